@@ -1,0 +1,264 @@
+"""The sandbox: the incident, live, as ordinary processes of the user, everything under `.sandbox/`.
+
+A real Redis, the GLPI stand-in, the patient's workers and beat; broken as in the incident, or healthy.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from lab.redis_server import RedisServer
+
+POLLS = 4700
+STUCK_CHECKS = 300
+PRINTERS = 60
+BROKER_DB, RESULTS_DB = 3, 4
+BROKEN_TIMEOUT, GOOD_TIMEOUT = "30s", "30"
+_READY_S = 20.0
+
+
+class SandboxError(Exception):
+    """The sandbox cannot be put up, or a part of it has died; the message ends with its last log lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process of the sandbox; `created_at` tells it from a later one with the same pid."""
+
+    name: str
+    pid: int
+    created_at: float
+    log: str
+
+    def process(self) -> psutil.Process | None:
+        """The living process, None when it is gone."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = process.create_time() == self.created_at and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+class Sandbox:
+    """The sandbox of one checkout."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        self.root = checkout / ".sandbox"
+        self.app = self.root / "app"
+        self.patient = checkout / "lab" / "patient"
+        self._parts_file = self.root / "parts.json"
+
+    # --- what an operator asks for
+
+    def up(self, *, healthy: bool) -> str:
+        """Put the sandbox up, or leave one that is up as it is; returns what to tell. Raises SandboxError."""
+        with self._alone():
+            if self._is_complete():
+                self._require_alive()
+                return "The sandbox is up already, as it was left. For a fresh one: inv sandbox --down, then inv sandbox."
+            self._end_everything()
+            try:
+                self._build(healthy=healthy)
+            except BaseException:
+                self._end_everything()
+                raise
+        state = "healthy" if healthy else "broken as in the incident"
+        return f"The sandbox is up, {state}. Look: inv diagnose. End it: inv sandbox --down."
+
+    def down(self) -> str:
+        """End every process of the sandbox and remove its folder."""
+        if not self.root.exists():
+            return "There is no sandbox."
+        with self._alone():
+            self._end_everything()
+        return "The sandbox is down; nothing of it runs, and .sandbox is gone."
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One of these at a time; the kernel lets go of the lock when the process ends."""
+        with (self.checkout / ".sandbox.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    # --- putting it up
+
+    def _build(self, *, healthy: bool) -> None:
+        for directory in (self.app, *(self.root / "root/etc" / name for name in ("systemd/system", "cron.d"))):
+            directory.mkdir(parents=True, mode=0o700)
+        tell("starting Redis and the GLPI stand-in")
+        redis = RedisServer.start(self.root / "redis")
+        self._remember("redis", redis.pid, self.root / "redis/redis.log")
+        self._write_secret(self.root / "broker.url", redis.url(BROKER_DB))
+        self._write_secret(self.root / "results.url", redis.url(RESULTS_DB))
+        tokens = {name: secrets.token_hex(16) for name in ("GLPI_APP_TOKEN", "GLPI_USER_TOKEN")}
+        glpi_port = self._start_glpi(tokens)
+        self._write_env(redis, glpi_port, tokens, GOOD_TIMEOUT if healthy else BROKEN_TIMEOUT)
+        tell("creating the application's database")
+        self._manage("migrate", "--verbosity", "0")
+        self._manage("seed_printers", "--count", str(PRINTERS))
+        if healthy:
+            self._install_files()
+        tell("starting the workers and beat")
+        self._script("start_workers.sh", *([] if healthy else ["worker_high", "worker_daemon", "beat"]))
+        if not healthy:
+            tell(f"queueing {POLLS:,} polls and {STUCK_CHECKS} stuck GLPI checks")
+            fill_queue(redis.url(BROKER_DB))
+        (self.root / "complete").touch()
+
+    def _start_glpi(self, tokens: dict[str, str]) -> int:
+        port_file, log = self.root / "glpi.port", self.root / "glpi.log"
+        command = [sys.executable, "-m", "lab.glpi", "--port", "0", "--port-file", str(port_file)]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, cwd=self.checkout, env=os.environ | tokens, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            )  # fmt: skip
+        self._remember("glpi", process.pid, log)
+        deadline = time.monotonic() + _READY_S
+        while not port_file.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SandboxError(f"the GLPI stand-in did not start:\n{last_lines(log)}")
+            time.sleep(0.02)
+        return int(port_file.read_text())
+
+    def _write_env(self, redis: RedisServer, glpi_port: int, tokens: dict[str, str], timeout: str) -> None:
+        variables = {
+            "CELERY_BROKER_URL": redis.url(BROKER_DB),
+            "CELERY_RESULT_BACKEND": redis.url(RESULTS_DB),
+            "DATABASE_PATH": str(self.app / "db.sqlite3"),
+            "DJANGO_SECRET_KEY": secrets.token_hex(24),
+            "GLPI_URL": f"http://127.0.0.1:{glpi_port}",
+            **tokens,
+            "GLPI_TIMEOUT_S": timeout,
+        }
+        text = "".join(f"{name}={value}\n" for name, value in variables.items())
+        self._write_secret(self.app / "printer_inventory.env", f"# The environment of printer_inventory.\n{text}")
+
+    def _write_secret(self, path: Path, text: str) -> None:
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+    def _install_files(self) -> None:
+        """Units and cron files as the runbooks would install them."""
+        from runbooks.core.inventory import load_inventory
+        from runbooks.core.render import Templates
+        from runbooks.core.settings import build_fleet
+        from runbooks.steps.files import MODE, cron_files, unit_files
+
+        inventory = load_inventory(self.checkout / "inventory.yaml")
+        fleet = build_fleet(inventory, tuple(inventory.hosts))
+        templates = Templates(self.checkout / "templates")
+        for wanted in (unit_files(fleet, templates), cron_files(fleet, templates)):
+            for path, content in wanted["sandbox"].items():
+                Path(path).write_bytes(content)
+                Path(path).chmod(MODE)
+
+    def _manage(self, *arguments: str) -> None:
+        lines = (self.app / "printer_inventory.env").read_text().splitlines()
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        self._run([sys.executable, "manage.py", *arguments], variables)
+
+    def _script(self, name: str, *arguments: str) -> None:
+        self._run([f"./{name}", *arguments], {})
+
+    def _run(self, command: list[str], variables: dict[str, str]) -> None:
+        here = {"PRINTER_INVENTORY_HOME": str(self.app), "PRINTER_INVENTORY_PYTHON": sys.executable}
+        done = subprocess.run(
+            command, cwd=self.patient, env=os.environ | here | variables, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            last = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+            raise SandboxError(f"{' '.join(command[-2:])} failed with exit code {done.returncode}:\n{last}")
+
+    # --- what runs
+
+    def _remember(self, name: str, pid: int, log: Path) -> None:
+        """Write a part down as soon as it runs, so that `--down` finds it whatever happens next."""
+        part = Part(name, pid, psutil.Process(pid).create_time(), str(log))
+        new = self._parts_file.with_suffix(".new")
+        new.write_text(json.dumps([asdict(known) for known in (*self._parts(), part)]))
+        new.replace(self._parts_file)
+
+    def _parts(self) -> list[Part]:
+        return [Part(**part) for part in json.loads(self._parts_file.read_text())] if self._parts_file.exists() else []
+
+    def _is_complete(self) -> bool:
+        return (self.root / "complete").exists()
+
+    def _require_alive(self) -> None:
+        workers = [self._worker_part(path) for path in sorted((self.app / "run").glob("*.pid"))]
+        for part in (*self._parts(), *workers):
+            if part is not None and part.process() is None:
+                raise SandboxError(
+                    f"{part.name} of the sandbox has died; its last log lines:\n{last_lines(Path(part.log))}\n"
+                    "For a fresh sandbox: inv sandbox --down, then inv sandbox."
+                )
+
+    def _worker_part(self, pid_file: Path) -> Part | None:
+        """A worker by the pid file of `start_workers.sh`: its pid and its start in clock ticks after boot."""
+        pid, ticks = map(int, pid_file.read_text().split())
+        log = str(self.app / "logs" / f"{pid_file.stem}.log")
+        created_at = psutil.boot_time() + ticks / os.sysconf("SC_CLK_TCK")
+        return Part(pid_file.stem, pid, created_at, log)
+
+    def _end_everything(self) -> None:
+        """End what was started, the workers by their own script, and remove the folder. Safe to call at any time."""
+        if (self.app / "printer_inventory.env").exists():
+            self._script("stop_workers.sh")
+        processes = [process for part in self._parts() if (process := part.process())]
+        for process in processes:
+            process.terminate()
+        _, alive = psutil.wait_procs(processes, timeout=10)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
+        if self.root.exists():
+            shutil.rmtree(self.root)
+
+
+def fill_queue(url: str) -> None:
+    """Queue polls with stuck GLPI checks evenly among them: overdue by hours, all retries used, as Celery makes them."""
+    import celery
+
+    app = celery.Celery("sandbox", broker=url, set_as_current=False)
+    now = datetime.now(UTC)
+    every = (POLLS + STUCK_CHECKS) // STUCK_CHECKS
+    with app.producer_pool.acquire(block=True) as producer:
+        for number in range(POLLS + STUCK_CHECKS):
+            if number % every == every // 2:
+                overdue = timedelta(hours=6, minutes=number % 600)
+                app.send_task(
+                    "integrations.tasks.check_all_devices_in_glpi",
+                    queue="low_priority", producer=producer, eta=now - overdue, retries=3,
+                )  # fmt: skip
+            else:
+                app.send_task(
+                    "inventory.tasks.poll_printer",
+                    args=(number % PRINTERS + 1,), queue="low_priority", producer=producer, ignore_result=True,
+                )  # fmt: skip
+    app.close()
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-count:]) if log.exists() else f"{log} does not exist"
+
+
+def tell(text: str) -> None:
+    """Progress, to standard error: standard output belongs to the verbs."""
+    print(f"sandbox: {text}", file=sys.stderr, flush=True)

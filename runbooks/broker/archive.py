@@ -1,0 +1,270 @@
+"""The archive of a run: the exact bytes of every message before it is taken out, and what became of it.
+
+One JSON object per line, appended and fsynced before the effect it announces; a line's `type` is one of
+
+    header     format (1), run, created_at (epoch seconds)
+    message    n (1, 2, … in this file), key, position (distance from the list's right end when read: 0 runs next),
+               older (sha256 of the raw item immediately to its right when read, null where it was the oldest),
+               reason, malformed (true: it kills the worker that receives it), sha256 (of the raw bytes), raw (base64)
+    taking     batch, first, last: about to take out the messages first..last, all of one key
+    taken      batch, messages: those n of it that really were taken out
+    restoring  batch, messages: about to put these n back, in this order
+    restored   batch, messages: those n of it that really were put back
+
+A `taking` or `restoring` without its result is a batch of unknown fate: the run was killed or the broker fell silent.
+Redis knows it (see `keys.py`: batches) and `surgery.settle` writes it down. A crash can tear only the last line:
+readers leave it out, and the next to append cuts it off. Keep the file as long as the messages matter: it holds all of them.
+
+**Source:** this module; nothing else writes the format.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from runbooks.core.errors import RunbookError
+
+FORMAT = 1
+
+
+class ArchiveError(RunbookError):
+    """The archive cannot be written or read; nothing was removed from a queue without being in it."""
+
+
+class Fate(Enum):
+    """Where an archived message is, as far as the archive knows."""
+
+    QUEUED = "queued"  # archived, and left in its queue
+    TAKEN = "taken"
+    RESTORED = "restored"
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest."""
+
+    n: int
+    key: str
+    position: int
+    older: str | None
+    reason: str
+    malformed: bool
+    sha256: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages moved by one script: `kind` is `taking` or `restoring`; `messages` are their n, in its order."""
+
+    number: int
+    kind: str
+    messages: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All that an archive says: the messages by n, the fate of each, and the batches of unknown fate."""
+
+    run_id: str = ""
+    created_at: float = 0.0
+    messages: dict[int, Archived] = field(default_factory=dict)
+    fates: dict[int, Fate] = field(default_factory=dict)
+    unsettled: dict[int, Batch] = field(default_factory=dict)
+    last_batch: int = 0
+    problems: list[str] = field(default_factory=list)
+    whole_bytes: int = 0
+
+    def in_state(self, fate: Fate) -> tuple[Archived, ...]:
+        """The messages whose fate is this, in the order in which they were archived."""
+        return tuple(message for n, message in self.messages.items() if self.fates[n] is fate)
+
+
+def sha256(raw: bytes) -> str:
+    """The checksum by which the archive names an item's bytes."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def read(path: Path) -> Ledger:
+    """Read an archive; a torn last line is left out, all other damage is listed in `problems`.
+
+    Raises ArchiveError where the file cannot be read or is no archive of this format.
+    """
+    ledger = Ledger()
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                ledger.whole_bytes += len(line)
+                try:
+                    _take_in(ledger, json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+                    ledger.problems.append(f"{path}:{number}: {error!r}")
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}", "name the archive of the run") from error
+    if not ledger.run_id:
+        raise ArchiveError(f"{path} is no archive of format {FORMAT}", "its first line must be the header")
+    return ledger
+
+
+def verify(path: Path) -> tuple[str, ...]:
+    """What is wrong with an archive, one line each; () where every message in it can be put back."""
+    return tuple(read(path).problems)
+
+
+def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
+    kind = line["type"]
+    if kind == "header":
+        if line["format"] != FORMAT:
+            raise ValueError(f"format {line['format']}")
+        ledger.run_id, ledger.created_at = line["run"], line["created_at"]
+    elif kind == "message":
+        _take_in_message(ledger, line)
+    elif kind in ("taking", "restoring"):
+        messages = range(line["first"], line["last"] + 1) if kind == "taking" else line["messages"]
+        ledger.unsettled[line["batch"]] = Batch(line["batch"], kind, tuple(messages))
+        ledger.last_batch = max(ledger.last_batch, line["batch"])
+    elif kind in ("taken", "restored"):
+        ledger.unsettled.pop(line["batch"], None)
+        for n in line["messages"]:
+            if n not in ledger.messages:
+                raise ValueError(f"batch {line['batch']} moved message {n}, which is not in the archive")
+            ledger.fates[n] = Fate(kind)
+    else:
+        raise ValueError(f"unknown type {kind!r}")
+
+
+def _take_in_message(ledger: Ledger, line: dict[str, Any]) -> None:
+    raw = base64.b64decode(line["raw"], validate=True)
+    message = Archived(
+        line["n"], line["key"], line["position"], line["older"], line["reason"], line["malformed"], line["sha256"], raw
+    )
+    if sha256(raw) != message.sha256:
+        raise ValueError(f"message {message.n} has another checksum than when it was archived")
+    ledger.messages[message.n] = message
+    ledger.fates[message.n] = Fate.QUEUED
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A message chosen to be taken out, as it was read: see the `message` line for its fields."""
+
+    raw: bytes
+    position: int
+    older: bytes | None
+    reason: str
+    malformed: bool
+
+    def line(self, n: int, key: str) -> dict[str, Any]:
+        """The archive's line for it."""
+        return {
+            "type": "message",
+            "n": n,
+            "key": key,
+            "position": self.position,
+            "older": None if self.older is None else sha256(self.older),
+            "reason": self.reason,
+            "malformed": self.malformed,
+            "sha256": sha256(self.raw),
+            "raw": base64.b64encode(self.raw).decode(),
+        }
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = "free the disk or name another place; nothing was removed without being archived"
+        raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
+
+
+class Archive:
+    """An archive open for appending; every append returns only after the lines are on the disk."""
+
+    def __init__(self, path: Path, descriptor: int, ledger: Ledger) -> None:
+        self.path = path
+        self.run_id = ledger.run_id
+        self._descriptor = descriptor
+        self._size = ledger.whole_bytes
+        self._next_n = max(ledger.messages, default=0) + 1
+        self._last_batch = ledger.last_batch
+
+    @classmethod
+    def create(cls, path: Path, run_id: str, created_at: float) -> "Archive":
+        """Start the archive of a run; raises ArchiveError where the file exists or cannot be written."""
+        with _os_errors(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            archive = cls(path, descriptor, Ledger(run_id=run_id))
+            archive._append([{"type": "header", "format": FORMAT, "run": run_id, "created_at": created_at}])
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        return archive
+
+    @classmethod
+    def open(cls, path: Path) -> "Archive":
+        """Open an archive to go on with it; a line torn by a crash is cut off first."""
+        ledger = read(path)
+        with _os_errors(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.ftruncate(descriptor, ledger.whole_bytes)
+            os.fsync(descriptor)
+        return cls(path, descriptor, ledger)
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def taking(self, key: str, victims: Iterable[Victim]) -> Batch:
+        """Write down messages of one key, and that they are about to be taken out."""
+        first, lines = self._next_n, []
+        for n, victim in enumerate(victims, first):
+            lines.append(victim.line(n, key))
+        number, last = self._last_batch + 1, first + len(lines) - 1
+        self._append([*lines, {"type": "taking", "batch": number, "first": first, "last": last}])
+        self._next_n, self._last_batch = last + 1, number
+        return Batch(number, "taking", tuple(range(first, last + 1)))
+
+    def restoring(self, messages: Iterable[int]) -> Batch:
+        """Write down that these messages are about to be put back."""
+        batch = Batch(self._last_batch + 1, "restoring", tuple(messages))
+        self._append([{"type": "restoring", "batch": batch.number, "messages": batch.messages}])
+        self._last_batch = batch.number
+        return batch
+
+    def done(self, batch: Batch, messages: Iterable[int]) -> None:
+        """Write down which messages of a batch really were moved."""
+        kind = Fate.TAKEN if batch.kind == "taking" else Fate.RESTORED
+        self._append([{"type": kind.value, "batch": batch.number, "messages": list(messages)}])
+
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        data = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+        with _os_errors(self.path):
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(self._descriptor, data[written:])
+                os.fsync(self._descriptor)
+            except OSError:
+                # A half-written line must not stay: the next append would run into it.
+                os.ftruncate(self._descriptor, self._size)
+                raise
+        self._size += len(data)

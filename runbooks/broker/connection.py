@@ -1,0 +1,154 @@
+"""Connects to the broker from Celery's own URL, and says in an operator's words why it cannot."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from runbooks.core.errors import BrokerRefused, BrokerUnreachable, RunbookError
+
+_SCHEMES = ("redis", "rediss", "redis+socket", "socket")
+
+# What a server's error reply begins with → what to do about it.
+_REFUSALS = {
+    "NOAUTH": "put the password into the broker URL: redis://:PASSWORD@host:port/db",
+    "WRONGPASS": "check user and password in the broker URL",
+    "NOPERM": "give this Redis user the right to run that command on that key (ACL SETUSER)",
+    "READONLY": "name the master in the broker URL: workers write there, a replica only copies",
+    "WRONGTYPE": "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
+    "OOM": "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory",
+    "MISCONF": "Redis cannot save to its disk and refuses writes: see its log, free the disk",
+    "MOVED": "a Redis Cluster has no transport in Celery: name the standalone server that the workers use",
+    "NOREPLICAS": "Redis refuses writes because too few replicas answer: see min-replicas-to-write",
+}
+
+
+def safe_url(url: str) -> str:
+    """The URL with its password hidden, for messages; a text that cannot be parsed is hidden whole."""
+    try:
+        parts = urlsplit(url)
+        if not parts.scheme:
+            return "***"
+        user = parts.username or ""
+        netloc = parts.netloc.rpartition("@")[2]
+        if parts.password is not None:
+            netloc = f"{user}:***@{netloc}"
+        elif user:
+            netloc = f"{user}@{netloc}"
+        query = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(parts.query)], safe="/*")
+    except ValueError:
+        return "***"
+    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{query}" if query else "")
+
+
+def address(client: "redis.Redis") -> str:
+    """Where a client connects to, as `host:port` or a socket's path, never with a password."""
+    options = client.connection_pool.connection_kwargs
+    if "path" in options:
+        return str(options["path"])
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+
+def db_of(client: "redis.Redis") -> int:
+    """The number of the db that a client uses."""
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def connect(url: str, *, timeout_s: float = 5.0) -> "redis.Redis":
+    """Connect and make sure at once that this is a broker that workers can use.
+
+    Nothing is ever sent twice: redis-py's retries are off. Raises BrokerUnreachable where nothing answers, and
+    BrokerRefused for a wrong password, a missing db, a Cluster or a replica.
+
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams` (URL forms); Redis `INFO` (cluster, replication).
+    """
+    try:
+        client = redis.Redis.from_url(
+            _redis_py_url(url),
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            client_name="celery-runbooks",
+            protocol=2,
+        )
+        where = address(client)
+        with broker_errors(where):
+            client.ping()
+    except (ValueError, TypeError) as error:
+        problem = f"{safe_url(url)} is no broker URL this tool can use"
+        raise BrokerRefused(problem, "see broker_url in Celery's settings") from error
+    _require_standalone_master(client, where)
+    return client
+
+
+def _redis_py_url(url: str) -> str:
+    """Celery's form of the URL in redis-py's: the socket's path, the db, and the names of certificate checks differ."""
+    parts = urlsplit(url)
+    if parts.scheme.startswith("sentinel"):
+        raise BrokerRefused("sentinel:// is not supported yet", "name the present master: redis://host:port/db")
+    if parts.scheme not in _SCHEMES:
+        problem = f"{safe_url(url)} is no Redis URL"
+        raise BrokerRefused(problem, "this tool repairs Celery on Redis: redis://host:port/db")
+    query = dict(parse_qsl(parts.query))
+    if "ssl_cert_reqs" in query:
+        query["ssl_cert_reqs"] = query["ssl_cert_reqs"].lower().removeprefix("cert_")
+    if parts.scheme.endswith("socket"):
+        query["db"] = query.pop("virtual_host", "0").strip("/") or "0"
+        return f"unix://{parts.netloc}{quote(unquote(parts.path))}?{urlencode(query)}"
+    db = parts.path.strip("/") or "0"
+    if not db.isdigit():
+        raise BrokerRefused(
+            f"{safe_url(url)} names no db number", "end the broker URL with the db: redis://host:port/0"
+        )
+    return f"{parts.scheme}://{parts.netloc}/{db}" + (f"?{urlencode(query)}" if query else "")
+
+
+def _require_standalone_master(client: "redis.Redis", where: str) -> None:
+    """Refuse a Cluster and a replica; where INFO itself is not allowed, trust the URL."""
+    try:
+        with broker_errors(where):
+            info: dict[str, Any] = client.info()
+    except BrokerRefused:
+        return
+    if info.get("cluster_enabled"):
+        raise BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
+    if info.get("role") == "slave":
+        master = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise BrokerRefused(f"{where} is a replica of {master}", _REFUSALS["READONLY"])
+
+
+@contextmanager
+def broker_errors(where: str) -> Iterator[None]:
+    """Turn redis-py's exceptions into this project's; `where` names the server, without its password."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise _translated(error, where) from error
+
+
+def _translated(error: redis.RedisError, where: str) -> RunbookError:
+    text = str(error)
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return BrokerUnreachable(f"{where} is still loading its data", "wait until redis-cli PING answers PONG")
+    for word, advice in _REFUSALS.items():
+        if word in text:
+            return BrokerRefused(f"{where} refuses: {text}", advice)
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["NOPERM"])
+    if isinstance(error, redis.exceptions.ReadOnlyError):
+        return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["READONLY"])
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["OOM"])
+    if isinstance(error, redis.AuthenticationError):
+        advice = _REFUSALS["NOAUTH"] if "required" in text.lower() else _REFUSALS["WRONGPASS"]
+        return BrokerRefused(f"{where} refuses: {text}", advice)
+    if "DB index is out of range" in text or "Invalid Database" in text:
+        return BrokerRefused(f"{where} has no such db: {text}", "see the number at the end of the broker URL")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return BrokerUnreachable(f"the broker at {where} does not answer: {text}", "is it up? try redis-cli PING there")
+    return BrokerRefused(f"{where} refuses: {text}", "see the server's log")

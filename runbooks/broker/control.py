@@ -1,0 +1,160 @@
+"""Asks the workers through remote control, and runs a task on them: knows only the broker's URL, not the application."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from runbooks.broker.connection import address, broker_errors, connect, safe_url
+from runbooks.broker.keys import REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
+from runbooks.core.errors import BrokerRefused, BrokerUnreachable
+from runbooks.core.model import NodeState
+
+_POLL_S = 0.2
+_ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """How a task ended, or where it stood when waiting ended: `state` is Celery's, PENDING where no result was seen.
+
+    `result` is the return value, the error's text, or the last progress; `ended` is False after the timeout.
+    """
+
+    task_id: str
+    state: str
+    result: Any
+    traceback: str
+    ended: bool
+
+
+def observe_nodes(
+    url: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0
+) -> dict[str, NodeState]:
+    """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
+
+    {} where none answers. One ping to all, waited out; then only those that answered are asked, by name. Nothing of
+    it stays behind in Redis. Raises BrokerUnreachable.
+
+    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues.
+    """
+    options = dict(transport_options or {})
+    client = connect(url)
+    keyspace = KeySpace.from_options(options)
+    with _remote(url, options, client) as mailbox:
+        try:
+            names = sorted(_by_node(mailbox.multi_call("ping", timeout=timeout_s)))
+            if not names:
+                return {}
+            registered = _by_node(mailbox.call(names, "registered", timeout=timeout_s))
+            queues = _by_node(mailbox.call(names, "active_queues", timeout=timeout_s))
+        finally:
+            _clean_up(client, keyspace, mailbox.oid)
+    return {
+        name: NodeState(
+            name,
+            frozenset(task.partition(" [")[0] for task in registered.get(name) or ()),
+            frozenset(queue["name"] for queue in queues.get(name) or ()),
+        )
+        for name in names
+    }
+
+
+@contextmanager
+def _remote(url: str, options: dict[str, Any], client: "redis.Redis") -> Iterator[Any]:
+    """A mailbox on a connection that gives up instead of retrying for ever."""
+    from kombu.exceptions import OperationalError
+
+    from runbooks.broker.mailbox import remote_control
+
+    bounded = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0, **options, "max_retries": 1}
+    try:
+        with remote_control(url, bounded) as mailbox:
+            yield mailbox
+    except (OperationalError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        problem = f"the broker at {address(client)} stopped answering: {error}"
+        raise BrokerUnreachable(problem, "is it up? try again when it is") from error
+
+
+def _by_node(replies: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """One dict of all replies, without the nodes that answered with an error."""
+    merged = {node: answer for reply in replies or () for node, answer in reply.items()}
+    return {node: answer for node, answer in merged.items() if not (isinstance(answer, dict) and "error" in answer)}
+
+
+def _clean_up(client: "redis.Redis", keyspace: KeySpace, oid: str) -> None:
+    """Remove the reply queue that kombu leaves behind: its lists, its binding, and the deadline if it was the last."""
+    name = f"{oid}{REPLY_SUFFIX}"
+    member = keyspace.sep.join((oid, "", name))
+    with broker_errors(address(client)), client.pipeline(transaction=True) as pipe:
+        pipe.delete(*keyspace.queue(name))
+        pipe.srem(keyspace.binding(REPLY_EXCHANGE), member)
+        pipe.execute()
+        pipe.watch(keyspace.binding(REPLY_EXCHANGE))  # type: ignore[no-untyped-call]
+        if not pipe.exists(keyspace.binding(REPLY_EXCHANGE)):
+            pipe.multi()
+            pipe.zrem(keyspace.binding_deadlines, REPLY_EXCHANGE)
+            pipe.execute(raise_on_error=False)
+
+
+def run_task(
+    url: str,
+    backend_url: str,
+    transport_options: Mapping[str, Any] | None = None,
+    *,
+    name: str,
+    queue: str,
+    task_id: str,
+    timeout_s: float,
+    kwargs: Mapping[str, Any] | None = None,
+    priority: int | None = None,
+    on_progress: Callable[[str, Any], None] = lambda _state, _meta: None,
+) -> TaskOutcome:
+    """Send a task by name, once, and wait for its end; each new state or progress goes to `on_progress(state, meta)`.
+
+    After `timeout_s` the outcome has the last state seen; the task itself goes on. Raises BrokerUnreachable where it
+    could not be sent, and BrokerRefused where the result cannot be read.
+
+    **Source:** celery 5.7.0 `app/base.py: send_task`, `backends/base.py: get_task_meta`.
+    """
+    import celery
+    from kombu.exceptions import ContentDisallowed, OperationalError
+
+    connect(url).close()
+    app = celery.Celery("celery-runbooks", broker=url, backend=backend_url, set_as_current=False)
+    app.conf.update(
+        broker_transport_options={"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1},
+        result_backend_transport_options={"retry_policy": {"max_retries": 3}},
+    )
+    try:
+        # retry=False: a send of unknown fate must not be sent again.
+        app.send_task(name, kwargs=dict(kwargs or {}), queue=queue, priority=priority, task_id=task_id, retry=False)
+        return _wait(app.backend, task_id, timeout_s, on_progress)
+    except ContentDisallowed as error:
+        raise BrokerRefused(f"the result of {task_id} cannot be read: {error}", "see the worker's log") from error
+    except (OperationalError, redis.RedisError, OSError) as error:
+        problem = f"{safe_url(url)} or {safe_url(backend_url)} stopped answering: {error}"
+        advice = f"look for task {task_id} in the workers' logs before sending it again"
+        raise BrokerUnreachable(problem, advice) from error
+    finally:
+        app.close()
+
+
+def _wait(backend: Any, task_id: str, timeout_s: float, on_progress: Callable[[str, Any], None]) -> TaskOutcome:
+    """Ask the result backend until the task has ended: polling works with every kind of backend."""
+    deadline = time.monotonic() + timeout_s
+    shown: Any = None
+    while True:
+        meta = backend.get_task_meta(task_id, cache=False)
+        state, result = meta["status"], meta.get("result")
+        ended = state in _ENDED
+        if not ended and (state, result) not in (shown, ("PENDING", None)):
+            shown = state, result
+            on_progress(state, result)
+        if ended or time.monotonic() >= deadline:
+            text = str(result) if isinstance(result, BaseException) else result
+            return TaskOutcome(task_id, state, text, meta.get("traceback") or "", ended)
+        time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))

@@ -1,0 +1,76 @@
+"""Names every Redis key that this tool reads or writes: the one catalogue.
+
+Celery's own, each with the transport option `global_keyprefix` in front:
+
+    <queue>                                   list    messages of priority step 0; left is newest, right runs next
+    <queue>\\x06\\x16<step>                     list    messages of the other priority steps (`sep`, `priority_steps`)
+    unacked                                   hash    delivery tag → json([message, exchange, routing key])
+    unacked_index                             zset    delivery tag → epoch seconds of the fetch
+    unacked_mutex                             string  lock of the worker that restores overdue messages
+    _kombu.binding.<exchange>                 set     "routing key SEP pattern SEP queue"
+    _kombu.binding_permanent.<exchange>       set     the same members, for queues without expiry (kombu >= 5.7)
+    _kombu.binding_deadlines                  zset    exchange → epoch milliseconds of its sweep (kombu >= 5.7)
+    <oid>.reply.celery.pidbox                 list    replies to one caller of remote control
+
+This tool's own:
+
+    celery-runbooks:lock                      string  JSON naming who is changing this fleet; 60 s, renewed
+    celery-runbooks:batches:<run id>          hash    batch number → ordinals of the messages it moved; then deleted
+
+**Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+REPLY_SUFFIX = ".reply.celery.pidbox"
+REPLY_EXCHANGE = "reply.celery.pidbox"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpace:
+    """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and `priority_steps` options."""
+
+    prefix: str = ""
+    sep: str = "\x06\x16"
+    steps: tuple[int, ...] = (0, 3, 6, 9)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "KeySpace":
+        """The key names that an app with these `broker_transport_options` uses."""
+        usual = cls()
+        steps = tuple(options.get("priority_steps", usual.steps))
+        return cls(options.get("global_keyprefix", usual.prefix), options.get("sep", usual.sep), steps)
+
+    def queue(self, name: str) -> tuple[str, ...]:
+        """The list keys of a queue, one per priority step, in the order in which workers ask for them."""
+        return tuple(f"{self.prefix}{name}{self.sep}{step}" if step else f"{self.prefix}{name}" for step in self.steps)
+
+    @property
+    def unacked(self) -> str:
+        """The hash of messages fetched and not yet acknowledged: one per db and prefix, shared by all queues."""
+        return f"{self.prefix}unacked"
+
+    @property
+    def unacked_index(self) -> str:
+        """The sorted set that says when each unacked message was fetched."""
+        return f"{self.prefix}unacked_index"
+
+    def binding(self, exchange: str) -> str:
+        """The set of queues that an exchange routes to."""
+        return f"{self.prefix}_kombu.binding.{exchange}"
+
+    @property
+    def binding_deadlines(self) -> str:
+        """The sorted set that says when each expiring binding table may be swept."""
+        return f"{self.prefix}_kombu.binding_deadlines"
+
+    @property
+    def lock(self) -> str:
+        """The lock that keeps two operators from changing one fleet at once."""
+        return f"{self.prefix}celery-runbooks:lock"
+
+    def batches(self, run_id: str) -> str:
+        """The hash in which each batch of a run records, atomically with its effect, what it moved."""
+        return f"{self.prefix}celery-runbooks:batches:{run_id}"

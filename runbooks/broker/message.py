@@ -1,0 +1,259 @@
+"""Reads one item of a queue's list as a worker would, without ever unpickling.
+
+An envelope is a JSON object `{body, content-type, content-encoding, headers, properties}`. Under protocol 2 the
+task stands in the headers and the body is base64 of `[args, kwargs, embed]`; under protocol 1 the headers are empty and the
+body is base64 of an object with task, id, args, eta and expires.
+
+**Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_read, QoS.append`, `transport/virtual/base.py: Message`,
+`message.py`; celery 5.7.0 `worker/consumer/consumer.py: create_task_handler`, `worker/strategy.py`, `worker/request.py`.
+"""
+
+import base64
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from runbooks.core.model import MessageSummary
+
+_ARGS_SHOWN = 120
+
+# Built once: `isinstance(x, str | bytes)` makes a new union at every call, and this runs for every message.
+_TEXT = (str, bytes)
+_SCALAR = (str, bytes, int, float)
+_SEQUENCE = (str, list)
+_UNHASHABLE = (list, dict)
+_CONTAINER = (str, list, dict)
+_SIZED = (str, bytes, list, dict)
+
+# kombu/compression.py: content types and their aliases, as far as the standard library reads them.
+_DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
+    **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompress),
+    **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.decompress),
+    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), lzma.decompress),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A waiting task: what a selection and a report need of it; times are epoch seconds, None where it has none."""
+
+    id: str
+    task: str
+    retries: int
+    eta_at: float | None
+    expires_at: float | None
+    args: str
+    delivery_tag: str
+
+    def summary(self) -> MessageSummary:
+        """The message as a report shows it."""
+        return MessageSummary(self.id, self.task, self.retries, self.eta_at, self.expires_at, self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """An item whose receipt raises inside the worker: it dies, or drops its connection, and the item is lost.
+
+    `why` is one of a few fixed phrases, so that items can be counted by it.
+    """
+
+    raw: bytes
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A proper envelope whose task cannot be known without unpickling, or not at all; workers survive it."""
+
+    raw: bytes
+    why: str
+
+
+class _FatalError(Exception):
+    """The worker that receives this raises; the text is the fixed phrase."""
+
+
+def parse(raw: bytes) -> Message | Malformed | Unreadable:
+    """Read one list item; never raises, whatever the bytes."""
+    try:
+        envelope = _load(raw.decode(errors="replace"))
+        body, properties, headers = _receive(envelope)
+        if "task" in headers:
+            _check_protocol_2(envelope, headers, body)
+            fields, args = headers, _args_text(headers.get("argsrepr"), headers.get("kwargsrepr"))
+        else:
+            found = _protocol_1(envelope, body)
+            if isinstance(found, str):
+                return Unreadable(raw, found)
+            fields, args = found, _args_text(repr(found.get("args", [])), repr(found.get("kwargs", {})))
+    except _FatalError as fatal:
+        return Malformed(raw, str(fatal))
+    if not isinstance(fields["task"], str):
+        return Unreadable(raw, "its task is no text")
+    return Message(
+        id=str(fields.get("id")),
+        task=fields["task"],
+        retries=_whole(fields.get("retries")),
+        eta_at=_epoch(fields.get("eta")),
+        expires_at=_epoch(fields.get("expires")),
+        args=args,
+        delivery_tag=str(properties["delivery_tag"]),
+    )
+
+
+def _load(text: str) -> Any:
+    # kombu's own loads: its `__type__` objects can raise too, and of several kinds.
+    from kombu.utils.json import loads
+
+    try:
+        return loads(text)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise _FatalError("not JSON") from error
+
+
+def _receive(envelope: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """What kombu does when it pops an item; returns the decoded body, the properties and the headers."""
+    if not isinstance(envelope, dict):
+        raise _FatalError("not a JSON object")
+    properties, headers = envelope.get("properties"), envelope.get("headers") or {}
+    if not isinstance(properties, dict):
+        raise _FatalError("no properties")
+    body = envelope.get("body")
+    if body:
+        body = _decode_body(body, properties.get("body_encoding"))
+    if not isinstance(headers, dict):
+        raise _FatalError("headers that are no object")
+    _check_delivery(properties)
+    # Celery logs the body's length on every way of discarding a message.
+    if not isinstance(body, _SIZED):
+        raise _FatalError("no body")
+    return body, properties, headers
+
+
+def _decode_body(body: Any, encoding: Any) -> Any:
+    if not encoding:
+        return body
+    if not isinstance(encoding, _TEXT) or (encoding != "base64" and encoding.lower() != "utf-8"):
+        raise _FatalError("an unknown body_encoding")
+    if encoding != "base64":
+        return body
+    try:
+        return base64.b64decode(body.encode() if isinstance(body, str) else body)
+    except (ValueError, TypeError) as error:
+        raise _FatalError("a body that is not base64") from error
+
+
+def _check_delivery(properties: dict[str, Any]) -> None:
+    """What kombu writes into `unacked` and `unacked_index` before the message is handed over."""
+    tag = properties.get("delivery_tag")
+    if isinstance(tag, bool) or not isinstance(tag, _SCALAR) or not _encodable(tag):
+        raise _FatalError("no delivery_tag")
+    delivery = properties.get("delivery_info")
+    if not isinstance(delivery, dict) or "exchange" not in delivery or "routing_key" not in delivery:
+        raise _FatalError("no delivery_info with exchange and routing_key")
+
+
+def _encodable(value: Any) -> bool:
+    """False for a text with half a surrogate pair, which JSON can hold and redis-py cannot send."""
+    try:
+        return not isinstance(value, str) or bool(value.encode()) or not value
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_protocol_2(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> None:
+    """What Celery needs of the headers and the body before it hands a known task to its pool."""
+    if _unhashable(headers["task"]) or _unhashable(headers.get("id")) or _unhashable(envelope.get("content-type")):
+        raise _FatalError("a task, id or content-type that is a list or an object")
+    try:
+        payload = _payload(envelope, headers, body)
+    except _DiscardedError:
+        return
+    if isinstance(payload, dict) and "args" in payload:
+        return  # the hybrid of both protocols
+    if not isinstance(payload, _CONTAINER):
+        raise _FatalError("a body that is not [args, kwargs, embed]")
+    if isinstance(payload, _SEQUENCE) and "args" in payload:
+        return  # taken for the hybrid, found not to be one, and discarded
+    if "id" not in headers:
+        raise _FatalError("a task without an id")
+    if any(_empty(headers.get(name)) for name in ("eta", "expires")):
+        raise _FatalError("an eta or expires that is empty")
+    if len(payload) != 3:
+        raise _FatalError("a body that is not [args, kwargs, embed]")
+    limits = headers.get("timelimit")
+    if limits and not (isinstance(limits, list) and len(limits) == 2):
+        raise _FatalError("a timelimit that is no pair")
+
+
+class _DiscardedError(Exception):
+    """Celery logs and discards such a message, or only unpickling could tell."""
+
+
+def _payload(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> Any:
+    """The decoded body, of the content types that can be read safely."""
+    from kombu.serialization import loads as decode
+    from kombu.utils.json import loads
+
+    kind, encoding = envelope.get("content-type") or "application/data", envelope.get("content-encoding")
+    if kind not in ("application/json", "application/data"):
+        raise _DiscardedError
+    if encoding and not isinstance(encoding, _TEXT):
+        raise _FatalError("a content-encoding that is no text")
+    try:
+        if headers.get("compression"):
+            body = _DECOMPRESS[headers["compression"]](body)
+        if body and kind == "application/json":
+            return loads(body)  # type: ignore[no-untyped-call]
+        if isinstance(body, str):
+            body = body.encode()
+        return decode(body, kind, encoding, accept=())  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise _DiscardedError from error
+
+
+def _protocol_1(envelope: dict[str, Any], body: Any) -> dict[str, Any] | str:
+    """The body's object, or why it cannot be read."""
+    if _unhashable(envelope.get("content-type")):
+        raise _FatalError("a task, id or content-type that is a list or an object")
+    if envelope.get("content-type") != "application/json":
+        return f"its content type is {envelope.get('content-type')}"
+    try:
+        payload = _payload(envelope, envelope.get("headers") or {}, body)
+    except _DiscardedError:
+        return "its body cannot be decoded"
+    if not isinstance(payload, dict) or "task" not in payload:
+        return "it names no task"
+    if _unhashable(payload["task"]) or _unhashable(payload.get("id")):
+        raise _FatalError("a task, id or content-type that is a list or an object")
+    return payload
+
+
+def _unhashable(value: Any) -> bool:
+    return isinstance(value, _UNHASHABLE)
+
+
+def _empty(value: Any) -> bool:
+    return value is not None and not value
+
+
+def _args_text(args: Any, kwargs: Any) -> str:
+    text = " ".join(part for part in (args, kwargs) if isinstance(part, str) and part not in ("", "{}"))
+    return text if len(text) <= _ARGS_SHOWN else text[: _ARGS_SHOWN - 1] + "…"
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _epoch(value: Any) -> float | None:
+    """Epoch seconds of an ISO 8601 text; without a zone it is UTC, as in `celery.utils.time.maybe_make_aware`."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,129 @@
+"""Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import redis
+
+from runbooks.broker.connection import address, broker_errors, db_of
+from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
+from runbooks.broker.message import Message, parse
+from runbooks.broker.scan import readable, scan_queue
+from runbooks.core.errors import BrokerRefused
+from runbooks.core.model import BrokerState, NodeState, Rule
+
+_LOOKED_AT = 3  # items at each end of a list that decide whether it holds Celery messages
+
+
+def observe_broker(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    queues: Sequence[str],
+    rules: Iterable[Rule],
+    now: float,
+    nodes: Mapping[str, NodeState],
+) -> BrokerState:
+    """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
+
+    Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
+    """
+    rules = tuple(rules)
+    states = {queue: scan_queue(client, keyspace, queue, rules, now) for queue in queues}
+    with broker_errors(address(client)):
+        info = _info(client)
+        return BrokerState(
+            version=str(info.get("redis_version", "")),
+            db=db_of(client),
+            maxmemory_bytes=int(info.get("maxmemory", 0)),
+            maxmemory_policy=str(info.get("maxmemory_policy", "")),
+            used_memory_bytes=int(info.get("used_memory", 0)),
+            queues=states,
+            nodes=nodes,
+            unacked=_unacked(client, keyspace),
+            other_lists=_other_lists(client, keyspace, queues),
+            depths_by_db=_depths_by_db(client, keyspace, queues, info),
+            blocked_clients=_blocked_clients(client),
+        )
+
+
+def _info(client: "redis.Redis") -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = client.info()
+    except redis.exceptions.NoPermissionError:
+        return {}
+    return info
+
+
+def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
+    try:
+        return int(client.hlen(keyspace.unacked))
+    except redis.ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        problem = f"{keyspace.unacked} in {address(client)} is no hash"
+        raise BrokerRefused(problem, "another application uses that name: workers cannot run in this db") from error
+
+
+def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """Lists of this db that are neither the inventory's queues nor replies to remote control."""
+    known = {key.encode() for queue in queues for key in keyspace.queue(queue)}
+    found: dict[str, tuple[int, bool]] = {}
+    for key in client.scan_iter(count=1000, _type="list"):
+        if key in known or key.endswith(REPLY_SUFFIX.encode()):
+            continue
+        with client.pipeline(transaction=True) as pipe:
+            pipe.llen(key)
+            pipe.lrange(key, 0, _LOOKED_AT - 1)
+            pipe.lrange(key, -_LOOKED_AT, -1)
+            length, newest, oldest = pipe.execute(raise_on_error=False)
+        # A key that was consumed empty or replaced since SCAN named it is no list any more.
+        if isinstance(length, int) and length:
+            found[readable(key)] = length, any(isinstance(parse(raw), Message) for raw in (*newest, *oldest))
+    return found
+
+
+def _depths_by_db(
+    client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str], info: Mapping[str, Any]
+) -> dict[int, int]:
+    """Messages under the inventory's queue names in the server's other dbs, where there are any.
+
+    **Source:** Redis `INFO keyspace`: one `dbN:keys=…` line per db that is not empty.
+    """
+    depths = {}
+    for db in (int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()):
+        if db != db_of(client):
+            try:
+                depth = _depth_in(client, db, [key for queue in queues for key in keyspace.queue(queue)])
+            except redis.exceptions.NoPermissionError:
+                return {}
+            if depth:
+                depths[db] = depth
+    return depths
+
+
+def _depth_in(client: "redis.Redis", db: int, keys: Sequence[str]) -> int:
+    pool = client.connection_pool
+    options = {**pool.connection_kwargs, "db": db}
+    other = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
+    with other, other.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.llen(key)
+        lengths = pipe.execute(raise_on_error=False)
+    other.connection_pool.disconnect()
+    for length in lengths:
+        if isinstance(length, redis.exceptions.NoPermissionError):
+            raise length
+    return sum(length for length in lengths if isinstance(length, int))
+
+
+def _blocked_clients(client: "redis.Redis") -> int | None:
+    """The clients of this db that wait in BRPOP: idle workers; None where CLIENT LIST is not allowed.
+
+    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, flag `b` a client waiting in a blocking operation.
+    """
+    try:
+        clients = client.client_list()
+    except redis.exceptions.NoPermissionError:
+        return None
+    db = str(db_of(client))
+    return sum(c["cmd"] == "brpop" and "b" in c["flags"] and c["db"] == db for c in clients)

@@ -1,0 +1,117 @@
+"""Effects and changes: what is to be done, as data, to be shown, written down, carried out and taken back."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass as checked
+
+BROKER = "broker"
+"""The `host` of a change that is made in the broker."""
+
+_BYTES_AS_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+
+def sha256(content: bytes | None) -> str:
+    """The hex digest of a file's content; `absent` for no file."""
+    return "absent" if content is None else hashlib.sha256(content).hexdigest()
+
+
+@checked(frozen=True, slots=True, config=_BYTES_AS_BASE64)
+class WriteFile:
+    """Put a file of exactly these bytes and this mode in place; `content` None removes it.
+
+    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted.
+    """
+
+    path: str
+    content: bytes | None = field(repr=False)
+    mode: int
+    replaces: str
+    kind: Literal["write_file"] = "write_file"
+
+
+@checked(frozen=True, slots=True)
+class SetEnvironment:
+    """Set variables in an environment file, None removing one; all its other lines stay as they are.
+
+    It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted. Only these variables
+    are written down: what else the file holds (tokens, keys) never leaves the host's file.
+    """
+
+    path: str
+    values: dict[str, str | None]
+    replaces: dict[str, str | None]
+    kind: Literal["set_environment"] = "set_environment"
+
+
+@checked(frozen=True, slots=True)
+class ControlService:
+    """Start, stop or restart a worker or beat through the host's service manager."""
+
+    service: str
+    action: Literal["start", "stop", "restart"]
+    kind: Literal["control_service"] = "control_service"
+
+
+@checked(frozen=True, slots=True)
+class TakeMessages:
+    """Move what the rules select, and what would kill a worker, from a queue into the run's archive file."""
+
+    queue: str
+    archive: str
+    kind: Literal["take_messages"] = "take_messages"
+
+
+@checked(frozen=True, slots=True)
+class RestoreMessages:
+    """Put the messages of an archive file back where they came from; malformed ones only when asked to."""
+
+    archive: str
+    malformed: bool = False
+    kind: Literal["restore_messages"] = "restore_messages"
+
+
+@checked(frozen=True, slots=True)
+class RunTask:
+    """Send a task and wait for its end."""
+
+    task: str
+    queue: str
+    task_id: str
+    kind: Literal["run_task"] = "run_task"
+
+
+Effect = Annotated[
+    WriteFile | SetEnvironment | ControlService | TakeMessages | RestoreMessages | RunTask, Field(discriminator="kind")
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Effect)
+
+
+def to_json(effect: Effect) -> dict[str, Any]:
+    """The effect as JSON types; bytes are base64."""
+    value: dict[str, Any] = _ADAPTER.dump_python(effect, mode="json")
+    return value
+
+
+def from_json(value: Any) -> Effect:
+    """The effect that `to_json` wrote. Raises ValueError for anything else."""
+    effect: Effect = _ADAPTER.validate_json(json.dumps(value))
+    return effect
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing can).
+
+    `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples.
+    """
+
+    host: str
+    step: str
+    summary: str
+    do: Effect
+    undo: Effect | None = None
+    detail: str = ""

@@ -1,0 +1,76 @@
+"""Every error an operator can be shown: what is wrong, what to do next, and the exit code that says so to a script."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a verb's process returns; a script may branch on these."""
+
+    OK = 0
+    FINDINGS = 1
+    FAILED = 2
+    UNREACHABLE = 4
+    USAGE = 5
+    FAILED_AND_UNREACHABLE = 6
+    STALE = 7
+    LOCKED = 8
+    INTERRUPTED = 99
+
+
+class RunbookError(Exception):
+    """A failure the operator can act on: `problem` names it in one line, `advice` says what to do next."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.advice = advice
+
+
+class UsageError(RunbookError):
+    """The command line or a file of the operator's is wrong; nothing was looked at or changed."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InventoryError(UsageError):
+    """The inventory is wrong: `problems` holds one line each, as `FILE:LINE: what`, all found at once."""
+
+    def __init__(self, problems: list[str], advice: str = "") -> None:
+        super().__init__("\n".join(problems), advice)
+        self.problems = problems
+
+
+class BrokerRefused(UsageError):
+    """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica, missing rights."""
+
+
+class BrokerUnreachable(RunbookError):
+    """The broker does not answer."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class HostUnreachable(RunbookError):
+    """A host does not answer, or not within its timeout."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class StalePlan(RunbookError):
+    """What a change was planned from is no longer so; it was not made."""
+
+    exit_code = ExitCode.STALE
+
+
+class LockHeld(RunbookError):
+    """Another run is changing this fleet; the message names its holder."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class Interrupted(RunbookError):
+    """The operator (^C) or the system (SIGTERM, SIGHUP) ended the run between two effects."""
+
+    exit_code = ExitCode.INTERRUPTED

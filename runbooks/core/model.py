@@ -1,0 +1,213 @@
+"""The frozen records that flow between the rooms: what was observed, what it means, what is to be done.
+
+Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Severity(Enum):
+    """How much a finding matters: an `INFO` is told, and is no reason to fail a check."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault: what it is (`code`), where (`subject`), the evidence for it, and what puts it right.
+
+    `remedy` is None where no step of this tool can; `blocks` says that remediation cannot succeed before it is gone.
+    """
+
+    code: str
+    subject: str
+    summary: str
+    evidence: tuple[str, ...] = ()
+    remedy: str | None = None
+    severity: Severity = Severity.ERROR
+    blocks: bool = False
+
+
+# --- queues -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which messages of a queue to take out, and why; every condition that is set must hold.
+
+    `task` is a shell-style pattern; `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds
+    where the message's retries are more than it; `expired` True asks for a passed `expires`.
+    """
+
+    reason: str
+    queue: str
+    task: str = "*"
+    eta_overdue_s: float | None = None
+    retries_over: int | None = None
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSummary:
+    """What a report shows of one message; `eta_at` and `expires_at` are None where the message has none."""
+
+    id: str
+    task: str
+    retries: int
+    eta_at: float | None
+    expires_at: float | None
+    args: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCount:
+    """The waiting messages of one task in one queue."""
+
+    count: int
+    max_retries_seen: int
+    eta_passed: int
+    oldest_eta_at: float | None
+    expired: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The messages one reason selects in a queue: how many, of which tasks, and the first few of them.
+
+    For malformed items `by_task` and `samples` are empty and `raw_samples` shows the first bytes and what is wrong.
+    """
+
+    reason: str
+    count: int
+    by_task: Mapping[str, int]
+    samples: tuple[MessageSummary, ...] = ()
+    raw_samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """One queue over all its priority lists, as a read-only scan found it.
+
+    `depths` maps each existing list key to its length; `selected` has one entry per reason that selects something;
+    `malformed` are items that kill the worker that pops them; `unreadable` well-formed ones whose task cannot be read.
+    """
+
+    name: str
+    depths: Mapping[str, int]
+    by_task: Mapping[str, TaskCount]
+    selected: tuple[Selection, ...]
+    malformed: Selection
+    unreadable: int
+
+    @property
+    def depth(self) -> int:
+        """Messages waiting, over all priorities."""
+        return sum(self.depths.values())
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A worker node that answered remote control: its registered task names and the queues it consumes."""
+
+    name: str
+    registered: frozenset[str]
+    queues: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerState:
+    """The broker as it answered: the server, the queues, the nodes, and who is blocked waiting for messages.
+
+    `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
+    messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
+    any. `blocked_clients` is the number of clients of this db waiting in BRPOP, None where CLIENT LIST is not allowed.
+    """
+
+    version: str
+    db: int
+    maxmemory_bytes: int
+    maxmemory_policy: str
+    used_memory_bytes: int
+    queues: Mapping[str, QueueState]
+    nodes: Mapping[str, NodeState]
+    unacked: int
+    other_lists: Mapping[str, tuple[int, bool]]
+    depths_by_db: Mapping[int, int]
+    blocked_clients: int | None
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file on a host; `content` is None where there is none (then the other fields mean nothing)."""
+
+    content: bytes | None
+    mode: int = 0
+    owner: str = ""
+    group: str = ""
+    changed_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
+
+    `answer` is what the status command printed, for the evidence.
+    """
+
+    pid: int | None
+    started_at: float | None
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportProbe:
+    """The application's tasks as its own Python imports them on the host, outside any worker.
+
+    `registered` are the task names after the application has loaded all it loads by itself; `errors` maps the module of
+    each expected task that is missing then to the traceback of importing it (empty where the import works).
+    """
+
+    registered: frozenset[str]
+    errors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """A host as it answered; what was not asked is empty.
+
+    `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
+    are the same object where these do not differ, and None where not asked.
+    """
+
+    clock_at: float
+    files: Mapping[str, FileState]
+    services: Mapping[str, ServiceState]
+    imports_now: ImportProbe | None = None
+    imports_wanted: ImportProbe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A host that did not answer, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that was observed at one time; `broker` is None where it was not asked."""
+
+    at: float
+    broker: BrokerState | None
+    hosts: Mapping[str, HostState | Unreachable]
+
+    def reachable(self) -> Mapping[str, HostState]:
+        """The hosts that answered."""
+        return {name: state for name, state in self.hosts.items() if isinstance(state, HostState)}

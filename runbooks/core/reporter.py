@@ -1,0 +1,62 @@
+"""What a run tells while it goes on: the events, and who listens. Nothing but a reporter prints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from runbooks.core.effects import Change
+from runbooks.core.errors import RunbookError
+from runbooks.core.model import Finding
+
+
+class Outcome(Enum):
+    """What became of a change."""
+
+    CHANGED = "changed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    ALREADY = "ok"
+    CANNOT = "cannot"
+
+
+@dataclass(slots=True)
+class Tally:
+    """A host's line of the recap, counted as Ansible does: steps that were right, changes made, failed, left out."""
+
+    ok: int = 0
+    changed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    unreachable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One expectation that was tested: what, whether it holds, and what was seen."""
+
+    what: str
+    ok: bool
+    seen: str
+
+
+class Reporter(Protocol):
+    """Hears of everything in the order it happens."""
+
+    def findings(self, findings: Sequence[Finding]) -> None: ...
+    def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None: ...
+    def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None: ...
+    def run_started(self, run_id: str) -> None: ...
+    def step(self, name: str) -> None: ...
+    def change(self, change: Change, outcome: Outcome, detail: str) -> None: ...
+    def waiting(self, text: str) -> None:
+        """Something transient; an empty text says that the waiting is over."""
+        ...
+
+    def checks(self, checks: Sequence[Check]) -> None: ...
+    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def recap(self, tallies: Mapping[str, Tally], undo: str) -> None: ...
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def message(self, text: str) -> None: ...
+    def error(self, error: RunbookError) -> None: ...
+    def close(self, exit_code: int) -> None: ...

@@ -1,0 +1,16 @@
+"""Times as an operator reads them."""
+
+
+def span(seconds: float) -> str:
+    """The two largest units of a duration: `3 d 4 h`, `5 min`, `12 s`."""
+    rest, parts = int(abs(seconds)), []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if rest >= size:
+            parts.append(f"{rest // size} {unit}")
+        rest %= size
+    return " ".join(parts[:2]) or "0 s"
+
+
+def ago(seconds: float) -> str:
+    """`3 h ago` for the past, `in 3 h` for the future."""
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(seconds)}"

@@ -1,0 +1,114 @@
+"""Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
+
+from collections.abc import Iterator
+
+from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
+from runbooks.core.settings import Fleet
+from runbooks.core.timefmt import span
+
+
+def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Every queue of the inventory in turn, then the lists that look like queues and are not in it."""
+    assert snapshot.broker is not None
+    for state in snapshot.broker.queues.values():
+        yield from _no_consumer(fleet, snapshot.broker, state)
+        yield from _selected(state)
+        yield from _malformed(state)
+        yield from _thresholds(fleet, snapshot, state)
+    yield from _other_lists(snapshot.broker)
+
+
+def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterator[Finding]:
+    if any(state.name in node.queues for node in broker.nodes.values()):
+        return
+    workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
+    wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
+    lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()) or "the queue is empty"
+    yield Finding(
+        "queue.no_consumer",
+        state.name,
+        f"{state.depth:,} messages wait in {state.name} and no node consumes it",
+        (
+            lengths,
+            f"{len(broker.nodes)} nodes answer and none lists it in active_queues"
+            + "".join(f"; {name}: {', '.join(sorted(node.queues))}" for name, node in sorted(broker.nodes.items())),
+            f"by the inventory {', '.join(wanted)} should" if wanted else "by the inventory no worker should",
+        ),
+        remedy="start its workers" if wanted else None,
+        severity=Severity.ERROR if state.depth or wanted else Severity.INFO,
+    )
+
+
+def _selected(state: QueueState) -> Iterator[Finding]:
+    for selection in state.selected:
+        tasks = ", ".join(f"{count:,} × {task}" for task, count in selection.by_task.items())
+        yield Finding(
+            "queue.selected",
+            state.name,
+            f"{selection.count:,} of {state.depth:,} messages are to be taken out: {selection.reason}",
+            (tasks, *(f"e.g. {sample.id} (retries {sample.retries})" for sample in selection.samples)),
+            remedy="take them out into the archive",
+            severity=Severity.WARNING,
+        )
+
+
+def _malformed(state: QueueState) -> Iterator[Finding]:
+    if state.malformed.count:
+        yield Finding(
+            "queue.malformed",
+            state.name,
+            f"{state.malformed.count:,} items are no Celery messages; each kills the worker that pops it",
+            state.malformed.raw_samples,
+            remedy="take them out into the archive, byte for byte",
+        )
+
+
+def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
+    limits = fleet.app.thresholds
+    if state.depth > limits.depth:
+        yield Finding(
+            "queue.depth",
+            state.name,
+            f"{state.depth:,} messages wait, more than {limits.depth:,}",
+            tuple(f"{count.count:,} × {task}" for task, count in state.by_task.items()),
+            severity=Severity.WARNING,
+        )
+    for task, count in state.by_task.items():
+        if sum(selection.by_task.get(task, 0) for selection in state.selected) == count.count:
+            continue  # a rule has found them already, with a reason of its own
+        if count.max_retries_seen > limits.retries:
+            yield Finding(
+                "queue.retries",
+                state.name,
+                f"messages of {task} wait after {count.max_retries_seen} retries, more than {limits.retries}",
+                (f"{count.count:,} × {task} wait",),
+                severity=Severity.WARNING,
+            )
+        late_s = snapshot.at - count.oldest_eta_at if count.oldest_eta_at is not None else 0.0
+        if late_s > limits.eta_overdue:
+            yield Finding(
+                "queue.eta_overdue",
+                state.name,
+                f"messages of {task} wait {span(late_s)} past their ETA, more than {span(limits.eta_overdue)}",
+                (f"the ETA of {count.eta_passed:,} of {count.count:,} has passed",),
+                severity=Severity.WARNING,
+            )
+
+
+def _other_lists(broker: BrokerState) -> Iterator[Finding]:
+    for key, (length, is_celery) in broker.other_lists.items():
+        if is_celery:
+            yield Finding(
+                "queue.unknown",
+                key,
+                f"{length:,} Celery messages wait in {key!r}, which is no queue of the inventory",
+                ("a misspelt route, a queue without a worker, or another application in this db; left alone",),
+                severity=Severity.WARNING,
+            )
+        else:
+            yield Finding(
+                "queue.foreign_list",
+                key,
+                f"the list {key!r} ({length:,} items) is not Celery's; it is never touched",
+                severity=Severity.INFO,
+            )

@@ -1,0 +1,68 @@
+"""Faults of the workers: hosts that do not answer, workers and beat that do not run, answer or consume."""
+
+from collections.abc import Iterator
+
+from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
+from runbooks.core.settings import Fleet, FleetHost
+
+
+def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """What each host's services do against what the inventory expects of them."""
+    for host in fleet.hosts:
+        match snapshot.hosts[host.name]:
+            case Unreachable(why=why):
+                yield Finding("host.unreachable", host.name, "the host does not answer", (why,))
+            case HostState() as state:
+                yield from _services(host, state)
+                yield from _nodes(host, state, snapshot)
+
+
+def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    environment = state.files[host.settings.env_file]
+    for name, service in state.services.items():
+        if service.pid is None:
+            yield Finding(
+                f"{'beat' if name == 'beat' else 'worker'}.not_running",
+                f"{name} on {host.name}",
+                f"{name} is not running",
+                (f"its status command says: {service.answer or 'nothing, with exit code 3'}",),
+                remedy="start it",
+            )
+        elif service.started_at is not None and environment.changed_at > service.started_at:
+            yield Finding(
+                "worker.outdated",
+                f"{name} on {host.name}",
+                f"{name} runs with an older environment than the file holds",
+                (f"pid {service.pid} started before {host.settings.env_file} was last changed",),
+                remedy="restart it",
+                severity=Severity.WARNING,
+            )
+
+
+def _nodes(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+    assert snapshot.broker is not None
+    for worker in host.settings.workers:
+        name, service = host.node(worker), state.services[worker.name]
+        node = snapshot.broker.nodes.get(name)
+        if node is None and service.pid is not None:
+            yield Finding(
+                "worker.not_answering",
+                name,
+                f"{worker.name} runs, but the node {name} does not answer ping",
+                (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
+                remedy="restart it",
+            )
+        elif node is not None and (missing := [queue for queue in worker.queues if queue not in node.queues]):
+            yield Finding(
+                "worker.not_consuming",
+                name,
+                f"{name} does not consume {', '.join(missing)}",
+                (f"inspect active_queues: {', '.join(sorted(node.queues)) or 'none'}",),
+                remedy="restart it",
+            )
+
+
+def _who_answers(snapshot: Snapshot) -> str:
+    assert snapshot.broker is not None
+    names = ", ".join(sorted(snapshot.broker.nodes))
+    return f"inspect ping was answered by {names or 'no node at all'}"

@@ -1,0 +1,188 @@
+"""Carry out a plan: write each effect down, make it, look again; a step has worked when its own plan is empty then."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runbooks.broker.lock import FleetLock
+from runbooks.core.effects import BROKER, Change, Effect, RestoreMessages, SetEnvironment, TakeMessages
+from runbooks.core.errors import ExitCode, RunbookError, StalePlan
+from runbooks.core.model import Snapshot, Unreachable
+from runbooks.core.reporter import Outcome, Tally
+from runbooks.core.settings import FleetHost
+from runbooks.engine.journal import Journal
+from runbooks.engine.observe import on_hosts
+from runbooks.engine.session import Session
+from runbooks.hosts import facts
+from runbooks.hosts.effects import STALE, as_write, fragment
+from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.transport import Transport
+from runbooks.steps.step import Needs, Step
+
+PAUSE_S = 0.25
+MARGIN_S = 60.0
+
+
+@dataclass(slots=True)
+class Recap:
+    """How it went on every host, and in the broker."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+    def at(self, host: str) -> Tally:
+        return self.tallies.setdefault(host, Tally())
+
+    @property
+    def exit_code(self) -> ExitCode:
+        failed = any(tally.failed for tally in self.tallies.values())
+        gone = any(tally.unreachable for tally in self.tallies.values())
+        if failed and gone:
+            return ExitCode.FAILED_AND_UNREACHABLE
+        return ExitCode.FAILED if failed else ExitCode.UNREACHABLE if gone else ExitCode.OK
+
+
+def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
+    """The changes of all steps in their order; each step knows those of the earlier ones."""
+    changes: tuple[Change, ...] = ()
+    for step in steps:
+        changes += step.plan(snapshot, changes)
+    return changes
+
+
+def start_recap(session: Session, snapshot: Snapshot) -> Recap:
+    """A recap with a line for every host, and the unreachable ones marked."""
+    recap = Recap()
+    for host in session.fleet.hosts:
+        recap.at(host.name).unreachable = int(isinstance(snapshot.hosts.get(host.name), Unreachable))
+    return recap
+
+
+def apply(
+    session: Session, journal: Journal, lock: FleetLock, steps: Sequence[Step], plan: Sequence[Change], recap: Recap
+) -> None:
+    """Carry the plan out step by step; a host that fails a step takes no part in the later ones."""
+    for step in steps:
+        changes = [change for change in plan if change.step == step.name]
+        hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
+        for host in hosts - {change.host for change in changes}:
+            recap.at(host).ok += 1
+        if changes:
+            session.reporter.step(step.name)
+            _run_step(session, journal, lock, step, changes, recap)
+
+
+def _run_step(
+    session: Session, journal: Journal, lock: FleetLock, step: Step, changes: Sequence[Change], recap: Recap
+) -> None:
+    out = {name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable}
+    for change in changes:
+        if change.host in out or (change.host == BROKER and recap.at(BROKER).failed):
+            recap.at(change.host).skipped += 1
+            session.reporter.change(change, Outcome.SKIPPED, "an earlier step failed on this host")
+    todo = [change for change in changes if change.host not in out]
+    results = perform(session, journal, lock, todo, recap)
+    done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
+    lacking = _second_look(session, step, {change.host for change in done})
+    for change, outcome, detail in results:
+        still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
+        if outcome is Outcome.CHANGED and still:
+            outcome, detail = Outcome.FAILED, "made, but a second look says: " + "; ".join(c.summary for c in still)
+        tally = recap.at(change.host)
+        tally.changed += outcome is Outcome.CHANGED
+        tally.failed += outcome is Outcome.FAILED
+        session.reporter.change(change, outcome, detail)
+
+
+def _same_target(one: Effect, other: Effect) -> bool:
+    """Whether two effects are about the same file, service or queue."""
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in ("kind", "path", "service", "queue"))
+
+
+def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> Sequence[Change]:
+    """What the step still lacks on these hosts, waiting as long as its state may take to come about."""
+    wanted = set(hosts)
+    deadline = time.monotonic() + step.patience_s
+    while wanted:
+        lacking = [change for change in step.plan(session.observe(step.needs)) if change.host in wanted]
+        if not lacking or time.monotonic() >= deadline:
+            session.reporter.waiting("")
+            return lacking
+        session.reporter.waiting(f"waiting: {lacking[0].summary}")
+        time.sleep(PAUSE_S)
+    return ()
+
+
+def perform(
+    session: Session, journal: Journal, lock: FleetLock, changes: Sequence[Change], recap: Recap
+) -> list[tuple[Change, Outcome, str]]:
+    """Make changes: on hosts all of one host in one exec, in the broker one after the other."""
+    lock.held()
+    results = []
+    for change in (change for change in changes if change.host == BROKER):
+        results.append((change, *_in_broker(session, journal, change)))
+    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
+    mine = {host.name: [change for change in changes if change.host == host.name] for host in hosts}
+    answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+    for name, answer in answers.items():
+        if isinstance(answer, Unreachable):
+            recap.at(name).unreachable = 1
+            results += [(change, Outcome.FAILED, answer.why) for change in mine[name]]
+        else:
+            results += answer
+    return results
+
+
+def _on_host(
+    journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
+) -> list[tuple[Change, Outcome, str]]:
+    numbered = [(journal.intend(change), change) for change in changes]
+    try:
+        fragments = {str(n): fragment(host, _concrete(transport, change.do)) for n, change in numbered}
+        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(changes)
+        answers = run_fragments(transport, fragments, timeout_s=budget_s, stop_at_failure=True)
+    except StalePlan as error:
+        answers = {str(numbered[0][0]): Answer(STALE, b"", error.problem)}
+    results = []
+    for n, change in numbered:
+        outcome, detail = _judge(answers.get(str(n)))
+        journal.finished(n, outcome, detail)
+        results.append((change, outcome, detail))
+    return results
+
+
+def _concrete(transport: Transport, effect: Effect) -> Effect:
+    """An effect that depends on what a file holds now, as the write it comes to; it stays unwritten in the journal."""
+    if not isinstance(effect, SetEnvironment):
+        return effect
+    answer = run_fragments(transport, {"file": facts.ask_file(effect.path)}, timeout_s=MARGIN_S)["file"]
+    return as_write(effect, facts.parse_file(effect.path, answer))
+
+
+def _judge(answer: Answer | None) -> tuple[Outcome, str]:
+    if answer is None:
+        return Outcome.SKIPPED, "not tried: an earlier change on this host failed"
+    if answer.code == 0:
+        return Outcome.CHANGED, ""
+    said = "\n".join((answer.err + answer.out.decode(errors="replace")).strip().splitlines()[-10:])
+    return Outcome.FAILED, f"exit code {answer.code}: {said or 'it said nothing'}"
+
+
+def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outcome, str]:
+    n = journal.intend(change)
+    try:
+        detail = _carry_out(session, journal.directory, change.do)
+    except RunbookError as error:
+        journal.finished(n, Outcome.FAILED, error.problem)
+        raise
+    journal.finished(n, Outcome.CHANGED, detail)
+    return Outcome.CHANGED, detail
+
+
+def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
+    match effect:
+        case TakeMessages(queue=queue, archive=archive):
+            return session.broker.take(session.fleet, queue, directory / archive, session.reporter.waiting)
+        case RestoreMessages(archive=archive, malformed=malformed):
+            return session.broker.restore(Path(archive), malformed=malformed)
+    raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

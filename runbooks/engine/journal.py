@@ -1,0 +1,206 @@
+"""The record of a run: every change is written down, with the effect that takes it back, before it is made.
+
+A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600) and the message archives.
+The journal is append-only JSON lines, each flushed to the disk before anything it speaks of is done:
+
+    {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory"}
+    {"type": "effect", "n", "host", "step", "summary", "do", "undo", "detail"}     before the effect
+    {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it
+    {"type": "undone", "n"}                                                        after it was taken back
+    {"type": "end", "outcome", "exit_code", "ended_at"}
+
+A crash can leave the last line torn; it is ignored when read and cut off before more is written. An effect without an
+outcome may or may not have happened: whoever undoes it looks first.
+"""
+
+import getpass
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runbooks.core.effects import Change, from_json, to_json
+from runbooks.core.errors import RunbookError, UsageError
+from runbooks.core.reporter import Outcome
+
+FORMAT = 1
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(slots=True)
+class Entry:
+    """A change of a run as its journal knows it; `outcome` None: the run ended while it was being made."""
+
+    n: int
+    change: Change
+    outcome: Outcome | None = None
+    detail: str = ""
+    undone: bool = False
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """A past run as read from its journal; `outcome` None: it was killed, or is still going on."""
+
+    directory: Path
+    id: str
+    verb: str
+    started_at: float
+    operator: str
+    inventory: str
+    entries: list[Entry] = field(default_factory=list)
+    outcome: str | None = None
+
+    @property
+    def state(self) -> str:
+        """One word for a list of runs."""
+        if self.entries and all(entry.undone for entry in self.entries if entry.change.undo):
+            return "undone"
+        return self.outcome or "unfinished"
+
+
+class Journal:
+    """An open journal; each method returns once its line is on the disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.run_id = directory.name
+        path = directory / JOURNAL
+        self._writing = threading.Lock()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        whole = path.read_bytes().rpartition(b"\n")
+        os.ftruncate(self._fd, len(whole[0]) + len(whole[1]))
+        os.lseek(self._fd, 0, os.SEEK_END)
+        self._n = sum(1 for entry in _lines(path) if entry["type"] == "effect")
+
+    @classmethod
+    def create(cls, state_directory: Path, run_id: str, verb: str, inventory: Path) -> "Journal":
+        """Start the record of a new run. Raises RunbookError when the state directory cannot be written."""
+        now = time.time()
+        directory = state_directory / "runs" / run_id
+        try:
+            directory.mkdir(parents=True, mode=0o700)
+            journal = cls(directory)
+            header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
+            journal._append("run", **header, operator=operator(), inventory=str(inventory.resolve()))
+            for folder in (directory, directory.parent, directory.parent.parent):
+                _sync_directory(folder)
+        except OSError as error:
+            raise RunbookError(
+                f"the run cannot be written down in {directory}: {error.strerror}",
+                "nothing was changed; mend that first",
+            ) from None
+        return journal
+
+    def intend(self, change: Change) -> int:
+        """Write a change down before it is made; the number names it from then on."""
+        undo = to_json(change.undo) if change.undo else None
+        what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
+        with self._writing:
+            self._n += 1
+            self._append("effect", n=self._n, **what, do=to_json(change.do), undo=undo)
+            return self._n
+
+    def finished(self, n: int, outcome: Outcome, detail: str = "") -> None:
+        with self._writing:
+            self._append("outcome", n=n, outcome=outcome.value, detail=detail)
+
+    def undone(self, n: int) -> None:
+        self._append("undone", n=n)
+
+    def end(self, outcome: str, exit_code: int) -> None:
+        self._append("end", outcome=outcome, exit_code=exit_code, ended_at=time.time())
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _append(self, kind: str, **values: Any) -> None:
+        line = json.dumps({"type": kind, **values}).encode() + b"\n"
+        if os.write(self._fd, line) != len(line):
+            raise OSError("short write to the journal")
+        os.fsync(self._fd)
+
+
+def new_run_id() -> str:
+    """An id that sorts by time (UTC) and is short enough to type."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def operator() -> str:
+    """Who runs this, as `user@machine`."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a uid without a name
+        return f"uid {os.getuid()}@{socket.gethostname()}"
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+        except ValueError:
+            raise RunbookError(f"{path}:{number}: not a line of a journal", "was it edited? restore it") from None
+
+
+def read_run(directory: Path) -> RunRecord:
+    """Read a run's journal. Raises RunbookError when it is missing or damaged."""
+    path = directory / JOURNAL
+    try:
+        head, *rest = list(_lines(path))
+        if head["type"] != "run" or head["format"] != FORMAT:
+            raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
+        known = (head["id"], head["verb"], head["started_at"], head["operator"], head["inventory"])
+        record = RunRecord(directory, *known)
+        for line in rest:
+            _apply(record, line)
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise RunbookError(f"{path} is missing or damaged: {error}", "this run cannot be shown or undone") from None
+    return record
+
+
+def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
+    match line["type"]:
+        case "effect":
+            undo = from_json(line["undo"]) if line["undo"] else None
+            do = from_json(line["do"])
+            change = Change(line["host"], line["step"], line["summary"], do, undo, line["detail"])
+            record.entries.append(Entry(line["n"], change))
+        case "outcome":
+            entry = record.entries[line["n"] - 1]
+            entry.outcome, entry.detail = Outcome(line["outcome"]), line["detail"]
+        case "undone":
+            record.entries[line["n"] - 1].undone = True
+        case "end":
+            record.outcome = line["outcome"]
+
+
+def list_runs(state_directory: Path) -> list[RunRecord]:
+    """All runs of a state directory, oldest first."""
+    folder = state_directory / "runs"
+    return [read_run(path) for path in sorted(folder.iterdir()) if (path / JOURNAL).exists()] if folder.exists() else []
+
+
+def find_run(state_directory: Path, name: str) -> RunRecord:
+    """The run whose id is, or begins with, `name`; `last` is the newest. Raises UsageError."""
+    folder = state_directory / "runs"
+    ids: Sequence[str] = sorted(path.parent.name for path in folder.glob(f"*/{JOURNAL}"))
+    found = ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
+    if len(found) != 1:
+        problem = "there is no run" if not found else "there are several runs"
+        raise UsageError(f"{problem} {name!r} in {folder}", "see `inv runs` for the runs there are")
+    return read_run(folder / found[0])

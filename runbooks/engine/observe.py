@@ -1,0 +1,119 @@
+"""Look at the whole fleet at once: the broker and every host, each in one round trip where it can be."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from runbooks.broker.session import Broker
+from runbooks.core.envfile import read_environment
+from runbooks.core.errors import HostUnreachable
+from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, Unreachable
+from runbooks.core.settings import Fleet, FleetHost, is_secret_name
+from runbooks.hosts import facts
+from runbooks.hosts.script import run_fragments
+from runbooks.hosts.transport import Transport
+from runbooks.steps.environment import drift
+from runbooks.steps.step import Needs
+
+FORKS = 16
+HOST_TIMEOUT_S = 60.0
+
+T = TypeVar("T")
+Transports = Mapping[str, Transport]
+Paths = Mapping[str, Iterable[str]]
+"""Host name → the paths of the files that matter there."""
+
+
+def on_hosts(
+    transports: Transports, hosts: Iterable[FleetHost], work: Callable[[FleetHost, Transport], T]
+) -> dict[str, T | Unreachable]:
+    """Do something on hosts at once, at most FORKS at a time; one that does not answer becomes Unreachable."""
+
+    def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
+        try:
+            return host.name, work(host, transports[host.name])
+        except HostUnreachable as error:
+            return host.name, Unreachable(error.problem)
+
+    with ThreadPoolExecutor(FORKS) as pool:
+        try:
+            return dict(pool.map(guarded, hosts))
+        except BaseException:  # also ^C: do not wait for scripts nobody wants any more
+            for transport in transports.values():
+                transport.abort()
+            raise
+
+
+def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs) -> Snapshot:
+    """One look at everything in `needs`; the broker is asked while the hosts are.
+
+    Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
+    """
+    now = time.time()
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(broker.observe, fleet, now, queues=Needs.QUEUES in needs, nodes=Needs.NODES in needs)
+        hosts: dict[str, HostState | Unreachable] = {}
+        if needs & (Needs.FILES | Needs.SERVICES):
+            hosts = on_hosts(transports, fleet.hosts, lambda host, way: _look(host, way, paths[host.name], needs))
+        state = asked.result()
+    if Needs.IMPORTS in needs:
+        hosts |= _probe_imports(fleet, transports, state, hosts)
+    return Snapshot(now, state, hosts)
+
+
+def _look(host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
+    files = list(paths) if Needs.FILES in needs else []
+    services = host.services if Needs.SERVICES in needs else ()
+    questions = {"clock": facts.ask_clock()}
+    questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
+    questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    answers = run_fragments(transport, questions, timeout_s=HOST_TIMEOUT_S)
+    return HostState(
+        facts.parse_clock(answers["clock"]),
+        {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(files)},
+        {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)},
+    )
+
+
+def _probe_imports(
+    fleet: Fleet, transports: Transports, broker: BrokerState, states: Mapping[str, HostState | Unreachable]
+) -> dict[str, HostState | Unreachable]:
+    """Import the application on the hosts whose nodes do not all know the expected tasks: it costs a process."""
+    suspects = [
+        host for host in fleet.hosts if isinstance(states[host.name], HostState) and _suspect(fleet, host, broker)
+    ]
+
+    def probe(host: FleetHost, transport: Transport) -> HostState:
+        state = states[host.name]
+        assert isinstance(state, HostState)
+        now = _imports(fleet, host, transport, state, {})
+        wanted = now
+        if drift(host, state) and not frozenset(fleet.app.expected_tasks) <= now.registered:
+            wanted = _imports(fleet, host, transport, state, host.settings.env)
+        return replace(state, imports_now=now, imports_wanted=wanted)
+
+    return on_hosts(transports, suspects, probe)
+
+
+def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
+    nodes = [broker.nodes.get(host.node(worker)) for worker in host.settings.workers]
+    return any(node is None or not node.registered >= frozenset(fleet.app.expected_tasks) for node in nodes)
+
+
+def _imports(
+    fleet: Fleet, host: FleetHost, transport: Transport, state: HostState, overrides: Mapping[str, str]
+) -> ImportProbe:
+    question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides)
+    answer = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S)["imports"]
+    secrets = secret_values(host, state)
+    probe = facts.parse_imports(answer)
+    return ImportProbe(probe.registered, {name: facts.redact(text, secrets) for name, text in probe.errors.items()})
+
+
+def secret_values(host: FleetHost, state: HostState) -> tuple[str, ...]:
+    """The values in the host's environment file that must never be shown."""
+    content = state.files[host.settings.env_file].content or b""
+    variables = read_environment(content.decode(errors="replace"))
+    return tuple(value for name, value in variables.items() if is_secret_name(name))

@@ -1,0 +1,124 @@
+"""What a verb works with: the fleet, the ways to it, and what the operator asked for."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbooks.broker.lock import FleetLock
+from runbooks.broker.session import Broker
+from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
+from runbooks.core.model import Finding, Snapshot
+from runbooks.core.render import Templates
+from runbooks.core.reporter import Reporter
+from runbooks.core.settings import Fleet
+from runbooks.diagnosis.diagnose import diagnose
+from runbooks.engine.journal import Journal, new_run_id
+from runbooks.engine.observe import Transports, observe
+from runbooks.steps.environment import EnvironmentSet
+from runbooks.steps.files import FilesInPlace, cron_files, unit_files
+from runbooks.steps.queues import QueuesClean
+from runbooks.steps.step import Needs
+from runbooks.steps.workers import WorkersRunning
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says; `confirm` asks the operator, and is None without a terminal."""
+
+    verb: str
+    inventory: Path
+    state_directory: Path
+    dry_run: bool = False
+    yes: bool = False
+    confirm: Callable[[str], bool] | None = None
+
+
+class Session:
+    """One verb's work on a fleet: looking, naming, asking, writing down. Changing is `engine.apply`'s."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        transports: Transports,
+        broker: Broker,
+        templates: Templates,
+        reporter: Reporter,
+        options: Options,
+    ) -> None:
+        self.fleet, self.transports, self.broker = fleet, transports, broker
+        self.reporter, self.options = reporter, options
+        self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
+
+    def observe(self, needs: Needs) -> Snapshot:
+        paths = {
+            host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
+            for host in self.fleet.hosts
+        }
+        return observe(self.fleet, self.transports, self.broker, paths, needs)
+
+    def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
+        """The findings of a snapshot of everything; tells them."""
+        findings = diagnose(self.fleet, snapshot, self.units, self.cron)
+        self.reporter.findings(findings)
+        return findings
+
+    # The steps there are, each a desired state of this fleet.
+
+    def environment(self) -> EnvironmentSet:
+        return EnvironmentSet(self.fleet)
+
+    def unit_files(self) -> FilesInPlace:
+        return FilesInPlace("units", self.units)
+
+    def cron_files(self) -> FilesInPlace:
+        return FilesInPlace("cron", self.cron)
+
+    def queues(self) -> QueuesClean:
+        return QueuesClean()
+
+    def workers(self, since: Mapping[str, float] | None = None) -> WorkersRunning:
+        loads = {host.name: (host.settings.env_file,) for host in self.fleet.hosts}
+        patience_s = max((host.settings.start_timeout for host in self.fleet.hosts), default=0.0)
+        return WorkersRunning(self.fleet, loads, patience_s, since or {})
+
+    def require_consent_possible(self) -> None:
+        """Fail before any work where the question at its end could not be asked. Raises UsageError."""
+        if not (self.options.dry_run or self.options.yes or self.options.confirm):
+            raise UsageError(
+                "this is not a terminal, so nobody can be asked, and --yes is not given; nothing was changed",
+                f"look first with `inv {self.options.verb} --dry-run`, then pass --yes",
+            )
+
+    def ask(self, question: str) -> None:
+        """Go on only with the operator's consent. Raises Interrupted when it is not given."""
+        if not self.options.yes and not (self.options.confirm and self.options.confirm(question)):
+            raise Interrupted("not confirmed; nothing was changed")
+
+    @contextmanager
+    def recorded(self) -> Iterator[tuple[Journal, FleetLock]]:
+        """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
+        run_id = new_run_id()
+        with self.broker.lock(run_id, self.options.verb) as lock:
+            journal = Journal.create(self.options.state_directory, run_id, self.options.verb, self.options.inventory)
+            self.reporter.run_started(run_id)
+            with closing_journal(journal):
+                yield journal, lock
+
+
+@contextmanager
+def closing_journal(journal: Journal) -> Iterator[None]:
+    """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to do next."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        journal.end("interrupted", ExitCode.INTERRUPTED)
+        raise Interrupted(
+            f"interrupted; what was done stands in run {journal.run_id}",
+            f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
+        ) from None
+    except RunbookError as error:
+        journal.end("failed", error.exit_code)
+        raise
+    finally:
+        journal.close()

@@ -1,0 +1,170 @@
+"""Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from runbooks.core.effects import (
+    BROKER, Change, ControlService, Effect, RestoreMessages, SetEnvironment, WriteFile, sha256,
+)  # fmt: skip
+from runbooks.core.envfile import read_environment
+from runbooks.core.model import HostState, Unreachable
+from runbooks.core.reporter import Outcome
+from runbooks.core.settings import FleetHost
+from runbooks.engine.apply import Recap, perform
+from runbooks.engine.journal import Entry, Journal, RunRecord
+from runbooks.engine.observe import on_hosts
+from runbooks.engine.session import Session
+from runbooks.hosts import facts
+from runbooks.hosts.script import run_fragments
+from runbooks.hosts.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why."""
+
+    entry: Entry
+    change: Change
+    outcome: Outcome
+    why: str
+
+
+def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[Undo]:
+    """Judge every effect of a run that has not been undone, in the order in which they are to be taken back.
+
+    Archived items that would kill a worker are put back only with `malformed`.
+
+    Newest first; but a worker that has to be restarted is so after all else, because it loads what the others put back.
+    """
+    pending = [
+        entry
+        for entry in reversed(record.entries)
+        if entry.outcome is not Outcome.SKIPPED and (not entry.undone or isinstance(entry.change.undo, RestoreMessages))
+    ]
+    states = on_hosts(session.transports, session.fleet.hosts, lambda host, way: _look(host, way, pending))
+    undos = [
+        _judge_in_broker(session, record, entry, malformed)
+        if isinstance(entry.change.undo, RestoreMessages)
+        else _judge(entry, states.get(entry.change.host))
+        for entry in pending
+    ]
+    files_change = any(
+        undo.outcome is Outcome.CHANGED and isinstance(undo.change.do, WriteFile | SetEnvironment) for undo in undos
+    )
+    undos = [_without_needless_restart(undo, files_change) for undo in undos]
+    return sorted(undos, key=lambda undo: _rank(undo.change.do))
+
+
+def _rank(effect: Effect) -> int:
+    match effect:
+        case ControlService(action="stop"):
+            return 0
+        case ControlService():
+            return 2
+    return 1
+
+
+def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
+    is_restart = isinstance(undo.change.do, ControlService) and undo.change.do.action == "restart"
+    if undo.outcome is Outcome.CHANGED and is_restart and not files_change:
+        return Undo(undo.entry, undo.change, Outcome.ALREADY, "it ran before the run, and it runs")
+    return undo
+
+
+def _look(host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
+    effects = [entry.change.undo for entry in entries if entry.change.host == host.name]
+    paths = sorted({effect.path for effect in effects if isinstance(effect, WriteFile | SetEnvironment)})
+    services = sorted({effect.service for effect in effects if isinstance(effect, ControlService)})
+    questions = {f"file{n}": facts.ask_file(path) for n, path in enumerate(paths)}
+    questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    answers = run_fragments(transport, questions, timeout_s=60.0)
+    files = {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(paths)}
+    found = {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)}
+    return HostState(0.0, files, found)
+
+
+def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malformed: bool) -> Undo:
+    effect = entry.change.undo
+    assert isinstance(effect, RestoreMessages)
+    archive = record.directory / effect.archive
+    restorable = session.broker.restorable(archive, malformed=malformed)
+    outcome = Outcome.CANNOT if restorable.damage else Outcome.CHANGED if restorable.count else Outcome.ALREADY
+    why = restorable.damage or f"{restorable.count:,} messages"
+    if restorable.held_back:
+        why += f"; {restorable.held_back:,} malformed stay in the archive, for each would kill the worker that pops it"
+        why += " (--malformed puts them back)"
+    do = RestoreMessages(str(archive), malformed)
+    return Undo(entry, Change(BROKER, entry.change.step, _summary(effect), do), outcome, why)
+
+
+def _judge(entry: Entry, state: HostState | Unreachable | None) -> Undo:
+    change, effect = entry.change, entry.change.undo
+    if effect is None:
+        return Undo(entry, change, Outcome.CANNOT, "what has run cannot be un-run")
+    reverse = Change(change.host, change.step, _summary(effect), effect)
+    if not isinstance(state, HostState):
+        return Undo(entry, reverse, Outcome.CANNOT, state.why if state else "this host is not selected")
+    return Undo(entry, reverse, *_judge_on_host(effect, state))
+
+
+def _summary(effect: Effect) -> str:
+    match effect:
+        case WriteFile(path=path, content=None):
+            return f"remove {path}"
+        case WriteFile(path=path):
+            return f"put back {path}"
+        case SetEnvironment(path=path, values=values):
+            return f"put back {', '.join(values)} in {path}"
+        case ControlService(service=service, action=action):
+            return f"{action} {service}"
+        case RestoreMessages():
+            return "put the messages back into their queue"
+    raise TypeError(f"{type(effect).__name__} takes nothing back")
+
+
+def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
+    match effect:
+        case WriteFile():
+            now = state.files[effect.path].content
+            if now == effect.content:
+                return Outcome.ALREADY, "it is as it was"
+            ours = sha256(now) == effect.replaces
+            return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+        case SetEnvironment():
+            found = read_environment((state.files[effect.path].content or b"").decode(errors="replace"))
+            if all(found.get(name) == value for name, value in effect.values.items()):
+                return Outcome.ALREADY, "it is as it was"
+            ours = all(found.get(name) in (effect.replaces[name], value) for name, value in effect.values.items())
+            return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+        case ControlService(service=service, action="stop") if state.services[service].pid is None:
+            return Outcome.ALREADY, "it does not run"
+    return Outcome.CHANGED, ""
+
+
+def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Recap) -> None:
+    """Take back what can be; each effect is marked in the undone run's journal as soon as it is."""
+    original = Journal(record.directory)
+    try:
+        with session.recorded() as (journal, lock):
+            for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
+                entries = {id(undo.change): undo.entry for undo in batch}
+                for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
+                    if outcome is Outcome.CHANGED:
+                        original.undone(entries[id(change)].n)
+                    tally = recap.at(change.host)
+                    tally.changed += outcome is Outcome.CHANGED
+                    tally.failed += outcome is not Outcome.CHANGED
+                    session.reporter.change(change, outcome, detail)
+            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+                original.undone(undo.entry.n)
+                recap.at(undo.change.host).ok += 1
+            journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
+    finally:
+        original.close()
+
+
+def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
+    """Neighbours that may travel together: of one rank, and all in the broker or all on hosts."""
+    for _, batch in groupby(undos, key=lambda undo: (_rank(undo.change.do), undo.change.host == BROKER)):
+        yield list(batch)

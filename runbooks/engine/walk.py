@@ -1,0 +1,44 @@
+"""The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
+
+from collections.abc import Callable, Sequence
+
+from runbooks.broker.lock import FleetLock
+from runbooks.core.errors import ExitCode
+from runbooks.core.model import Snapshot
+from runbooks.engine.apply import Recap, apply, make_plan, start_recap
+from runbooks.engine.journal import Journal
+from runbooks.engine.session import Session
+from runbooks.steps.step import Step
+
+Proof = Callable[[Session, Journal, FleetLock, Recap], None]
+"""What is done after all steps succeeded, to show that the fleet really works."""
+
+
+def walk(session: Session, steps: Sequence[Step], snapshot: Snapshot, proof: Proof | None = None) -> ExitCode:
+    """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with the plan.
+
+    Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
+    """
+    plan = make_plan(steps, snapshot)
+    recap = start_recap(session, snapshot)
+    session.reporter.plan(plan, dry_run=session.options.dry_run)
+    if session.options.dry_run:
+        return recap.exit_code
+    if not plan:
+        apply_nothing(steps, session, recap)
+        return recap.exit_code
+    session.ask(f"Make these {len(plan)} changes?")
+    with session.recorded() as (journal, lock):
+        apply(session, journal, lock, steps, plan, recap)
+        if proof and recap.exit_code == ExitCode.OK:
+            proof(session, journal, lock, recap)
+        journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
+        session.reporter.recap(recap.tallies, undo=f"inv undo {journal.run_id}")
+    return recap.exit_code
+
+
+def apply_nothing(steps: Sequence[Step], session: Session, recap: Recap) -> None:
+    """The recap of a fleet that is already right: every step ok on every host that answers."""
+    for tally in recap.tallies.values():
+        tally.ok = 0 if tally.unreachable else len(steps)
+    session.reporter.recap(recap.tallies, undo="")

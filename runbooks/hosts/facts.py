@@ -1,0 +1,111 @@
+"""What a host is asked, and what its answer means: pairs of pure functions, `ask_…` → shell, `parse_…` ← its answer."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+
+from runbooks.core.errors import RunbookError
+from runbooks.core.model import FileState, ImportProbe, ServiceState
+from runbooks.core.settings import FleetHost
+from runbooks.hosts.script import Answer, heredoc, quote
+
+NOT_RUNNING = 3
+"""**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
+
+
+def ask_clock() -> str:
+    return "date +%s.%N"
+
+
+def parse_clock(answer: Answer) -> float:
+    """Epoch seconds of the host's own clock. **Source:** GNU date."""
+    return float(answer.out)
+
+
+def ask_file(path: str) -> str:
+    quoted = quote(path)
+    return f"[ -e {quoted} ] || exit 0\nstat -c '%a %U %G %.Y' {quoted} && cat {quoted}"
+
+
+def parse_file(path: str, answer: Answer) -> FileState:
+    """A file's state; raises RunbookError when it exists and cannot be read. **Source:** GNU stat."""
+    if answer.code != 0:
+        raise RunbookError(f"{path} cannot be read: {answer.err.strip()}", "run as a user who may read it")
+    if not answer.out:
+        return FileState(None)
+    head, _, content = answer.out.partition(b"\n")
+    mode, owner, group, changed_at = head.decode().split(" ")
+    return FileState(content, int(mode, 8), owner, group, float(changed_at))
+
+
+def service_command(host: FleetHost, action: str, service: str) -> str:
+    """The shell command for an action on a service, from the inventory's `celery_commands`."""
+    command: str = getattr(host.settings.commands, action)
+    return f"cd {quote(host.settings.directory)} && {{ {command.replace('{worker}', quote(service))}\n}}"
+
+
+def ask_service(host: FleetHost, service: str) -> str:
+    return (
+        f"answer=$( {service_command(host, 'status', service)} 2>&1 )\ncode=$?\n"
+        f"pid=$(printf '%s\\n' \"$answer\" | sed -n '1s/^\\([0-9][0-9]*\\)$/\\1/p')\n"
+        '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
+        "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\nprintf '%s\\n' \"$answer\"\nexit $code"
+    )
+
+
+def parse_service(service: str, answer: Answer) -> ServiceState:
+    """A service's state; raises RunbookError when the status command answers neither "runs" nor "does not run".
+
+    **Source:** proc(5): field 22 of `/proc/PID/stat`, after the command in parentheses, is the start in clock ticks
+    since boot; `/proc/uptime` is in seconds.
+    """
+    stat, uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
+    said = "\n".join(rest).strip()
+    if answer.code == NOT_RUNNING or (answer.code == 0 and stat == "-" and said == ""):
+        return ServiceState(None, None, said)
+    if answer.code != 0 or stat == "-":
+        raise RunbookError(
+            f"the status command of {service} exited {answer.code} and said: {said[-300:] or 'nothing'}",
+            "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
+        )
+    fields = stat.rpartition(")")[2].split()
+    age_s = float(uptime.split()[0]) - int(fields[19]) / int(ticks_per_s)
+    return ServiceState(int(stat.split(" ", 1)[0]), float(now) - age_s, said)
+
+
+def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
+    """Import the application in its own Python, with its environment file and `overrides` on top of it."""
+    question = {
+        "app": app, "directory": host.settings.directory, "env_file": host.settings.env_file,
+        "overrides": dict(overrides), "expected": sorted(expected),
+    }  # fmt: skip
+    source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
+    program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
+    return f"{quote(host.settings.python)} - {heredoc(program)}"
+
+
+def parse_imports(answer: Answer) -> ImportProbe:
+    """The probe's last line is its JSON; where it could not even start, that is the error of every module."""
+    lines = answer.out.decode(errors="replace").strip().splitlines()
+    if answer.code != 0 or not lines:
+        return ImportProbe(frozenset(), {"": (answer.err or "the probe printed nothing").strip()})
+    found = json.loads(lines[-1])
+    return ImportProbe(frozenset(found["registered"]), found["errors"])
+
+
+def ask_log_tail(path: str, lines: int) -> str:
+    return f"tail -n {lines} -- {quote(path)}"
+
+
+def ask_log_follow(path: str, lines: int) -> str:
+    """`-F` also follows the file that logrotate puts in place. **Source:** GNU tail."""
+    return f"exec tail -n {lines} -F -- {quote(path)} 2>&1"
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """`text` with every known secret of four characters or more replaced, and passwords in URLs hidden."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, "********")
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s@/]+@", r"\1:********@", text)

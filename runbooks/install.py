@@ -1,0 +1,18 @@
+"""`inv install-units` and `inv install-cron`: files from `templates/`, exactly as rendered."""
+
+from runbooks.core.errors import ExitCode
+from runbooks.engine.session import Session
+from runbooks.engine.walk import walk
+from runbooks.steps.step import Needs
+
+
+def install_units(session: Session) -> ExitCode:
+    """One systemd unit per worker, and beat's; nothing is started."""
+    session.require_consent_possible()
+    return walk(session, (session.unit_files(),), session.observe(Needs.FILES))
+
+
+def install_cron(session: Session) -> ExitCode:
+    """The application's cron file."""
+    session.require_consent_possible()
+    return walk(session, (session.cron_files(),), session.observe(Needs.FILES))

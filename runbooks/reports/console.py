@@ -1,0 +1,181 @@
+"""What an operator reads: findings with their evidence, the plan, each change as it is made, and the recap."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from runbooks.core.effects import Change
+from runbooks.core.errors import RunbookError
+from runbooks.core.model import Finding, Severity
+from runbooks.core.reporter import Check, Outcome, Tally
+
+_SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
+_OUTCOME = {
+    Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
+    Outcome.ALREADY: "green", Outcome.CANNOT: "bold red",
+}  # fmt: skip
+
+
+class ConsoleReporter:
+    """Prints to standard output as things happen; errors go to standard error."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._out = _console(Pipe(out or sys.stdout))
+        self._err = _console(Pipe(err or sys.stderr))
+        self._status: Status | None = None
+
+    def _print(self, text: str = "", style: str = "") -> None:
+        self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        if not findings:
+            return self._print("Nothing is wrong.", "green")
+        faults = sum(finding.severity is not Severity.INFO for finding in findings)
+        self._print(f"{faults} findings" if faults != 1 else "1 finding", "bold")
+        for finding in findings:
+            self._print()
+            self._print(
+                f"{finding.severity.value.upper():8}{finding.code}  {finding.subject}", _SEVERITY[finding.severity]
+            )
+            self._print(f"        {finding.summary}")
+            for line in finding.evidence:
+                self._print(f"        | {line}", "dim")
+            if finding.remedy:
+                self._print(f"        → {finding.remedy}", "green")
+        self._print()
+
+    def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
+        if not changes:
+            return self._print("Nothing to change: everything is as the inventory wants it.", "green")
+        self._print(f"{'Would make' if dry_run else 'Plan:'} {len(changes)} changes", "bold")
+        for number, change in enumerate(changes, 1):
+            self._print(f"{number:3}. [{change.host}] {change.step}: {change.summary}", "bold")
+            self._detail(change.detail)
+        if dry_run:
+            self._print("Dry run: nothing was written anywhere.")
+
+    def _detail(self, detail: str) -> None:
+        for line in detail.splitlines():
+            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+            self._print(f"       {line}", style)
+
+    def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
+        words = {Outcome.CHANGED: "would be undone" if dry_run else "to undo", Outcome.ALREADY: "nothing to do"}
+        if not any(outcome is Outcome.CHANGED for _, outcome, _ in items):
+            self._print("Nothing left to undo.", "green")
+        for change, outcome, why in items:
+            word = words.get(outcome, "CANNOT be undone")
+            self._print(f"{word:16} [{change.host}] {change.summary}{f' ({why})' if why else ''}", _OUTCOME[outcome])
+        if dry_run:
+            self._print("Dry run: nothing was written anywhere.")
+
+    def run_started(self, run_id: str) -> None:
+        self._print(f"\nRun {run_id}", "bold")
+
+    def step(self, name: str) -> None:
+        self._print(f"\n{name.upper()} ".ljust(80, "*"), "bold")
+
+    def change(self, change: Change, outcome: Outcome, detail: str) -> None:
+        self.waiting("")
+        self._print(f"{outcome.value}: [{change.host}] {change.summary}", _OUTCOME[outcome])
+        for line in detail.splitlines():
+            self._print(f"    {line}")
+
+    def waiting(self, text: str) -> None:
+        """On a terminal one line that is overwritten; nothing elsewhere."""
+        if self._status and not text:
+            self._status.stop()
+            self._status = None
+        elif text and self._out.is_terminal:
+            self._status = self._status or self._out.status("")
+            self._status.update(escape(text))
+            self._status.start()
+
+    def checks(self, checks: Sequence[Check]) -> None:
+        for check in checks:
+            self._print(
+                f"{'ok    ' if check.ok else 'FAILED'} {check.what}: {check.seen}", "" if check.ok else "bold red"
+            )
+
+    def log(self, source: str, lines: Sequence[str]) -> None:
+        if len(lines) != 1:
+            self._print(f"\n{source}" + (" (nothing)" if not lines else ""), "bold")
+        for line in lines:
+            self._print(f"    {line}" if len(lines) != 1 else f"{source}  {line}")
+
+    def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
+        self.step("recap")
+        for host, tally in tallies.items():
+            counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__slots__)
+            bad = tally.failed or tally.unreachable
+            self._print(f"{host:20} : {counts}", "bold red" if bad else "yellow" if tally.changed else "green")
+        if undo:
+            self._print(f"\nTo take it back: {undo}")
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return self._print(f"No {name}.")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in rows[0]:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(str(value)) for value in row.values()))
+        self._out.print(table)
+
+    def message(self, text: str) -> None:
+        self._print(text)
+
+    def error(self, error: RunbookError) -> None:
+        self.waiting("")
+        self._err.print(error.problem, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        if error.advice:
+            self._err.print(f"→ {error.advice}", markup=False, highlight=False, soft_wrap=True)
+
+    def close(self, exit_code: int) -> None:  # noqa: ARG002
+        self.waiting("")
+
+
+class Pipe:
+    """A stream whose reader may go away: what is printed then goes nowhere, and the run goes on.
+
+    A remediation that stopped half-way because `head` had seen enough would be worse than one that nobody watched.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
+
+
+def _console(pipe: Pipe) -> Console:
+    return Console(file=pipe, soft_wrap=True)  # type: ignore[arg-type]

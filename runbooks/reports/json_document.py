@@ -1,0 +1,88 @@
+"""One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
+
+Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
+`recap`, `undo`, `hosts`, `runs`, `messages`, `error`; always `exit_code`.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from runbooks.core.effects import Change, to_json
+from runbooks.core.errors import RunbookError
+from runbooks.core.model import Finding
+from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.reports.console import Pipe
+
+
+class JsonReporter:
+    """Gathers everything that happens, and prints it once at the end."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = Pipe(out or sys.stdout)
+        self._document: dict[str, Any] = {}
+
+    def _add(self, key: str, value: Any) -> None:
+        self._document.setdefault(key, []).append(value)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        self._document["findings"] = [{**asdict(f), "severity": f.severity.value} for f in findings]
+
+    def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
+        self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}
+
+    def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
+        rows = [{**_change(change), "state": outcome.value, "why": why} for change, outcome, why in items]
+        self._document |= {"undo_plan": rows, "dry_run": dry_run}
+
+    def run_started(self, run_id: str) -> None:
+        self._document["run"] = run_id
+
+    def step(self, name: str) -> None:
+        pass
+
+    def change(self, change: Change, outcome: Outcome, detail: str) -> None:
+        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail})
+
+    def waiting(self, text: str) -> None:
+        pass
+
+    def checks(self, checks: Sequence[Check]) -> None:
+        self._document["checks"] = [asdict(check) for check in checks]
+
+    def log(self, source: str, lines: Sequence[str]) -> None:
+        self._add("logs", {"source": source, "lines": list(lines)})
+
+    def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
+        self._document["recap"] = {host: asdict(tally) for host, tally in tallies.items()}
+        if undo:
+            self._document["undo"] = undo
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._document[name] = [dict(row) for row in rows]
+
+    def message(self, text: str) -> None:
+        self._add("messages", text)
+
+    def error(self, error: RunbookError) -> None:
+        self._document["error"] = {"problem": error.problem, "advice": error.advice}
+
+    def close(self, exit_code: int) -> None:
+        print(json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str), file=self._out)
+        self._out.flush()
+
+
+class JsonLinesReporter(JsonReporter):
+    """For `--follow`, which has no end: each log line is printed as it comes."""
+
+    def log(self, source: str, lines: Sequence[str]) -> None:
+        for line in lines:
+            print(json.dumps({"source": source, "line": line}), file=self._out)
+        self._out.flush()
+
+
+def _change(change: Change) -> dict[str, Any]:
+    what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
+    return {**what, "do": to_json(change.do)}

@@ -1,0 +1,47 @@
+"""Desired environment: each variable of the inventory's `celery_env` stands in the host's environment file."""
+
+from collections.abc import Mapping, Sequence
+
+from runbooks.core.effects import Change, SetEnvironment
+from runbooks.core.envfile import read_environment
+from runbooks.core.model import HostState, Snapshot
+from runbooks.core.settings import Fleet, FleetHost
+from runbooks.steps.step import Needs
+
+
+def drift(host: FleetHost, state: HostState) -> dict[str, str | None]:
+    """The variables that differ from the inventory, each with the value it has now (None: it has none)."""
+    now = read_environment((state.files[host.settings.env_file].content or b"").decode(errors="replace"))
+    return {name: now.get(name) for name, value in host.settings.env.items() if now.get(name) != value}
+
+
+class EnvironmentSet:
+    """The environment file holds the inventory's values; what else stands in it is nobody's business."""
+
+    name = "environment"
+    needs = Needs.FILES
+    patience_s = 0.0
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
+        hosts = {host.name: host for host in self.fleet.hosts}
+        differing = {name: drift(hosts[name], state) for name, state in snapshot.reachable().items()}
+        return tuple(self._change(hosts[name], values) for name, values in differing.items() if values)
+
+    def _change(self, host: FleetHost, found: Mapping[str, str | None]) -> Change:
+        path, values = host.settings.env_file, {name: host.settings.env[name] for name in found}
+        lines = [line for name in found for line in (_shown("-", name, found[name]), _shown("+", name, values[name]))]
+        return Change(
+            host.name,
+            self.name,
+            f"set {', '.join(found)} in {path}",
+            do=SetEnvironment(path, dict(values), dict(found)),
+            undo=SetEnvironment(path, dict(found), dict(values)),
+            detail="\n".join((f"--- {path}", f"+++ {path}", *filter(None, lines))),
+        )
+
+
+def _shown(sign: str, name: str, value: str | None) -> str:
+    return "" if value is None else f"{sign}{name}={value}"

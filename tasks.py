@@ -1,0 +1,54 @@
+"""What `inv` offers in a checkout: the runbooks' verbs, and the two that only a checkout has."""
+
+import sys
+from pathlib import Path
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from runbooks import verbs
+
+CHECKOUT = Path(__file__).resolve().parent
+
+
+@task(help={"healthy": "put it up without the incident's faults", "down": "end it and remove everything of it"})
+def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
+    """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
+    from lab.redis_server import ServerNotStartedError
+    from lab.sandbox import Sandbox, SandboxError
+
+    world = Sandbox(CHECKOUT)
+    try:
+        print(world.down() if down else world.up(healthy=healthy), flush=True)
+    except (SandboxError, ServerNotStartedError, OSError) as error:
+        raise Exit(str(error), code=2) from None
+    except KeyboardInterrupt:
+        raise Exit("interrupted; the sandbox was taken down again", code=99) from None
+
+
+@task(help={"only": "only tests whose names match this pytest EXPRESSION; the checks are left out"})
+def test(c: Context, only: str = "") -> None:
+    """Lint, types, layers and all tests."""
+    python = sys.executable
+    checks = {
+        "lint": [python, "-m", "ruff", "check"],
+        "format": [python, "-m", "ruff", "format", "--check", "--quiet"],
+        "types": [python, "-m", "mypy"],
+        "layers": [str(Path(python).parent / "lint-imports"), "--no-logo"],
+        "tests": [python, "-m", "pytest", "-q", *(["-k", only] if only else [])],
+    }
+    import subprocess
+
+    for name, command in checks.items():
+        if only and name != "tests":
+            continue
+        print(f"--- {name}", flush=True)
+        if subprocess.run(command, cwd=CHECKOUT, check=False).returncode:
+            raise Exit(f"{name} failed", code=2)
+
+
+namespace = Collection.from_module(verbs)
+namespace.add_task(sandbox)
+namespace.add_task(test)
