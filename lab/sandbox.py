@@ -69,7 +69,9 @@ class Sandbox:
         with self._alone():
             if self._is_complete():
                 self._require_alive()
-                return "The sandbox is up already, as it was left. For a fresh one: inv sandbox --down, then inv sandbox."
+                return (
+                    "The sandbox is up already, as it was left. For a fresh one: inv sandbox --down, then inv sandbox."
+                )
             self._end_everything()
             try:
                 self._build(healthy=healthy)
@@ -237,10 +239,10 @@ def fill_queue(url: str) -> None:
 
     app = celery.Celery("sandbox", broker=url, set_as_current=False)
     now = datetime.now(UTC)
-    every = (POLLS + STUCK_CHECKS) // STUCK_CHECKS
+    stuck = {index * (POLLS + STUCK_CHECKS) // STUCK_CHECKS for index in range(STUCK_CHECKS)}
     with app.producer_pool.acquire(block=True) as producer:
         for number in range(POLLS + STUCK_CHECKS):
-            if number % every == every // 2:
+            if number in stuck:
                 overdue = timedelta(hours=6, minutes=number % 600)
                 app.send_task(
                     "integrations.tasks.check_all_devices_in_glpi",

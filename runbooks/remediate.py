@@ -6,7 +6,7 @@ from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.reporter import Outcome
-from runbooks.core.timefmt import span
+from runbooks.core.wording import span
 from runbooks.engine.apply import Recap
 from runbooks.engine.journal import Journal
 from runbooks.engine.session import Session
@@ -51,7 +51,7 @@ def prove(session: Session, journal: Journal, lock: FleetLock, recap: Recap) -> 
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:
         lock.held()
         run_canary(session, journal, recap)
-    show_last(session, lines=10)
+    show_last(session, lines=5)
 
 
 def run_canary(session: Session, journal: Journal, recap: Recap) -> None:

@@ -20,9 +20,7 @@ def verify(session: Session) -> ExitCode:
     return unreachable or (ExitCode.OK if all(check.ok for check in checks) else ExitCode.FINDINGS)
 
 
-def expectations(
-    session: Session, snapshot: Snapshot, findings: Sequence[Finding]
-) -> Iterator[Check]:
+def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Finding]) -> Iterator[Check]:
     """What the inventory expects, each with what was seen."""
     broker, fleet = snapshot.broker, session.fleet
     assert broker is not None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from runbooks.core.model import Finding, HostState, ImportProbe, Snapshot
 from runbooks.core.settings import Fleet, FleetHost
+from runbooks.core.wording import tasks
 from runbooks.steps.environment import drift
 
 
@@ -19,11 +20,11 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
     lacking = {name: missing for name, missing in lacking.items() if missing and name in own}
     if lacking:
-        tasks = sorted(frozenset[str]().union(*lacking.values()))
+        unknown = frozenset[str]().union(*lacking.values())
         yield Finding(
             "task.not_registered",
             ", ".join(sorted(lacking)),
-            f"running workers do not know {', '.join(tasks)}: such a message is discarded as soon as it is taken",
+            f"running workers do not know {tasks(unknown)}: such a message is discarded as soon as it is taken",
             tuple(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
             remedy="restart the workers once the import works",
         )
@@ -38,7 +39,7 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
         yield Finding(
             "task.never_imported",
             host.name,
-            f"{', '.join(missing)}: the module imports, but the application never imports it, or has no such task",
+            f"{tasks(missing)}: the module imports, but the application never imports it, or has no such task",
             (f"loaded as a worker loads it, `{fleet.app.app}` registers {len(now.registered)} tasks, not these",),
             blocks=True,
         )
@@ -48,7 +49,7 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
         yield Finding(
             "task.import_fails",
             host.name,
-            f"{module or fleet.app.app} fails to import, so {', '.join(missing)} cannot be registered: "
+            f"{module or fleet.app.app} fails to import, so {tasks(missing)} cannot be registered: "
             f"{error.splitlines()[-1]}",
             (*error.splitlines()[-8:], *_environment(host, state, mended)),
             remedy="set the inventory's values in the environment file, then restart" if mended else None,

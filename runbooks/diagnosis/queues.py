@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
 from runbooks.core.settings import Fleet
-from runbooks.core.timefmt import span
+from runbooks.core.wording import span
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:

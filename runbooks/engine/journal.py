@@ -60,7 +60,8 @@ class RunRecord:
     @property
     def state(self) -> str:
         """One word for a list of runs."""
-        if self.entries and all(entry.undone for entry in self.entries if entry.change.undo):
+        undoable = [entry for entry in self.entries if entry.change.undo]
+        if undoable and all(entry.undone for entry in undoable):
             return "undone"
         return self.outcome or "unfinished"
 

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from runbooks.core.effects import (
-    BROKER, Change, ControlService, Effect, RestoreMessages, SetEnvironment, WriteFile, sha256,
+    BROKER,
+    Change,
+    ControlService,
+    Effect,
+    RestoreMessages,
+    SetEnvironment,
+    WriteFile,
+    sha256,
 )  # fmt: skip
 from runbooks.core.envfile import read_environment
 from runbooks.core.model import HostState, Unreachable

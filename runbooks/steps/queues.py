@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages
 from runbooks.core.model import MessageSummary, QueueState, Selection, Snapshot
-from runbooks.core.timefmt import ago
+from runbooks.core.wording import ago
 from runbooks.steps.step import Needs
 
 

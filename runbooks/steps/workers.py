@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile
 from runbooks.core.model import HostState, NodeState, ServiceState, Snapshot
 from runbooks.core.settings import Fleet, FleetHost, Worker
+from runbooks.core.wording import tasks
 from runbooks.steps.step import Needs
 
 
@@ -14,7 +15,7 @@ def worker_faults(worker: Worker, node: NodeState | None, expected: Sequence[str
         return ["does not answer ping"]
     missing = [task for task in expected if task not in node.registered]
     unconsumed = [queue for queue in worker.queues if queue not in node.queues]
-    faults = [f"lacks {', '.join(missing)}"] if missing else []
+    faults = [f"lacks {tasks(missing)}"] if missing else []
     return faults + ([f"does not consume {', '.join(unconsumed)}"] if unconsumed else [])
 
 

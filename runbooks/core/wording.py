@@ -1,4 +1,7 @@
-"""Times as an operator reads them."""
+"""Times and names as an operator reads them."""
+
+from collections import Counter
+from collections.abc import Iterable
 
 
 def span(seconds: float) -> str:
@@ -14,3 +17,12 @@ def span(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """`3 h ago` for the past, `in 3 h` for the future."""
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(seconds)}"
+
+
+def tasks(names: Iterable[str]) -> str:
+    """Task names for one line: in full up to two, else how many of which module."""
+    ordered = sorted(names)
+    if len(ordered) <= 2:
+        return ", ".join(ordered)
+    modules = Counter(name.rpartition(".")[0] for name in ordered)
+    return ", ".join(f"{count} tasks of {module}" for module, count in modules.items())
