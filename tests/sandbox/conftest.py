@@ -1,0 +1,109 @@
+"""A sandbox of the tests' own: a copy of the checkout in a temporary folder, driven through the real command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A copy of the checkout, and its sandbox."""
+
+    path: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "invoke", "--search-root", str(self.path), *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
+        return kept | {"HOME": str(self.path / "home"), "NO_COLOR": "1"}
+
+    def inv(self, *arguments: str, stdin: str | None = None, timeout_s: float = 150) -> Done:
+        """Run `inv` to its end as an operator's script would: no terminal, an empty HOME."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=self.path, env=self.environment, input=stdin or "",
+            capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    @property
+    def root(self) -> Path:
+        return self.path / ".sandbox"
+
+    @property
+    def env_file(self) -> Path:
+        return self.root / "app/printer_inventory.env"
+
+    def broker(self) -> "redis.Redis":
+        return redis.Redis.from_url((self.root / "broker.url").read_text(), protocol=2)
+
+    def queue(self, name: str = "low_priority") -> list[bytes]:
+        """The waiting messages over all priorities, newest first."""
+        with self.broker() as client:
+            keys = (name, *(f"{name}\x06\x16{step}" for step in (3, 6, 9)))
+            return [item for key in keys for item in client.lrange(key, 0, -1)]
+
+    def inventory(self, *replacements: tuple[str, str]) -> str:
+        """Write a changed copy of the inventory beside it; returns its name."""
+        text = (self.path / "inventory.yaml").read_text()
+        for old, new in replacements:
+            assert old in text, old
+            text = text.replace(old, new)
+        (self.path / "changed.yaml").write_text(text)
+        return "changed.yaml"
+
+
+def make_world(path: Path) -> World:
+    ignored = shutil.ignore_patterns("__pycache__", ".sandbox*")
+    for name in ("runbooks", "lab", "templates"):
+        shutil.copytree(CHECKOUT / name, path / name, ignore=ignored)
+    for name in ("tasks.py", "inventory.yaml"):
+        shutil.copy(CHECKOUT / name, path / name)
+    (path / "home").mkdir()
+    (path / ".venv").symlink_to(sys.prefix)
+    return World(path)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world of one test's own; its sandbox, if it puts one up, is taken down afterwards."""
+    world = make_world(tmp_path)
+    yield world
+    down = world.inv("sandbox", "--down")
+    assert down.code == 0, down.err
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A healthy sandbox that the tests of a module share; they leave it as they found it."""
+    world = make_world(tmp_path_factory.mktemp("healthy"))
+    up = world.inv("sandbox", "--healthy")
+    assert up.code == 0, up.err
+    yield world
+    down = world.inv("sandbox", "--down")
+    assert down.code == 0, down.err

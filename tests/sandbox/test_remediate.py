@@ -1,0 +1,166 @@
+"""The whole way, driven as an operator drives it: broken, looked at, healed, proved, taken back; every message counted."""
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tests.sandbox.conftest import World
+
+CHECK = "integrations.tasks.check_all_devices_in_glpi"
+POLL = "inventory.tasks.poll_printer"
+WRITTEN_BY_WORKERS = ("logs", "run", "db.sqlite3", "redis")
+
+
+def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losing_a_message(world: World) -> None:
+    assert world.inv("sandbox").code == 0
+    put_in = world.queue()
+    tasks = Counter(task_of(raw) for raw in put_in)
+    assert tasks == {POLL: 4700, CHECK: 300}
+
+    codes = {finding["code"] for finding in world.inv("diagnose", "--json").json["findings"]}
+    assert codes == {
+        "task.import_fails", "task.not_registered", "worker.not_running", "queue.no_consumer", "queue.selected",
+        "unit.missing", "cron.missing",
+    }  # fmt: skip
+
+    before = redis_keys(world), files(world)
+    dry = world.inv("remediate", "--dry-run", "--json")
+    assert (redis_keys(world), files(world)) == before, "a dry run writes nothing"
+    assert dry.code == 0
+    assert not (world.root / "state").exists()
+    assert "+GLPI_TIMEOUT_S=30" in dry.json["plan"][0]["detail"]
+
+    healed = world.inv("remediate", "--yes", "--json")
+    assert healed.code == 0, healed.out + healed.err
+    assert healed.json["recap"]["sandbox"]["failed"] == 0
+    assert [change["summary"] for change in dry.json["plan"]] == [c["summary"] for c in healed.json["plan"]]
+    assert all(check["ok"] for check in healed.json["checks"])
+    canary = healed.json["changes"][-1]
+    assert canary["do"]["task"] == CHECK
+    assert "'total': 60" in canary["result"]
+    run = world.root / "state/runs" / healed.json["run"]
+    archived = archive(run / "low_priority.messages.jsonl")
+    assert Counter(task_of(raw) for raw in archived) == {CHECK: 300}
+    assert archived == [raw for raw in put_in if task_of(raw) == CHECK], "verbatim, in order"
+
+    assert world.inv("verify").code == 0
+    after = files(world)
+    again = world.inv("remediate", "--yes", "--json")
+    assert (again.code, again.json["plan"]) == (0, [])
+    assert files(world) == after
+    assert all(tally["changed"] == 0 for tally in again.json["recap"].values())
+
+    told = world.inv("undo", healed.json["run"], "--dry-run", "--json").json["undo_plan"]
+    assert [item["summary"] for item in told if item["state"] == "cannot"] == [canary["summary"]]
+    undone = world.inv("undo", healed.json["run"], "--yes", "--json")
+    assert undone.code == 0, undone.out + undone.err
+    assert {finding["code"] for finding in world.inv("diagnose", "--json").json["findings"]} == codes
+    assert files(world, besides=("state",)) == {k: v for k, v in before[1].items() if not k.startswith("state")}
+
+    left = world.queue()
+    consumed = executed(world)
+    assert set(consumed.values()) <= {1}, "no poll has run twice"
+    # A worker that stops gives back what it had reserved: marked as redelivered, and not always in order.
+    untouched = [raw for raw in left if not json.loads(raw)["headers"].get("redelivered")]
+    assert [raw for raw in put_in if raw in set(untouched)] == untouched, "the rest stands in order, byte for byte"
+    assert len(left) - len(untouched) <= 10
+    assert Counter(task_of(raw) for raw in left)[CHECK] == 300
+    assert unacked(world) == 0
+    assert sorted([*consumed, *(id_of(raw) for raw in left)]) == sorted(id_of(raw) for raw in put_in)
+
+    twice = world.inv("undo", healed.json["run"], "--yes")
+    assert twice.code == 0
+    assert "Nothing left to undo" in twice.out
+    assert world.queue() == left
+
+
+def test_messages_taken_from_a_queue_nobody_consumes_go_back_into_their_very_places(world: World) -> None:
+    assert world.inv("sandbox").code == 0
+    before = world.queue()
+    cleaned = world.inv("clean-queues", "--yes", "--json")
+    assert cleaned.code == 0
+    assert world.queue() == [raw for raw in before if task_of(raw) != CHECK]
+    assert world.inv("undo", "last", "--yes").code == 0
+    assert world.queue() == before
+
+
+def test_malformed_items_are_archived_byte_for_byte_and_given_back_only_when_asked(world: World) -> None:
+    assert world.inv("sandbox").code == 0
+    poison = [b"[]", b"not json", b"\xff\x00\xfe", b'{"body": "%%%"}', b"[]"]
+    with world.broker() as client:
+        for item in poison:
+            client.lpush("low_priority", item)
+        client.rpush("shopping", "milk", "eggs")
+    before = world.queue()
+
+    findings = {f["code"]: f for f in world.inv("diagnose", "--json").json["findings"]}
+    assert "5 items" in findings["queue.malformed"]["summary"]
+    assert findings["queue.foreign_list"]["subject"] == "shopping"
+    cleaned = world.inv("clean-queues", "--yes", "--json")
+    assert cleaned.code == 0
+    archived = archive(world.root / "state/runs" / cleaned.json["run"] / "low_priority.messages.jsonl")
+    assert [raw for raw in archived if raw in poison] == [raw for raw in before if raw in poison]
+
+    undone = world.inv("undo", "last", "--yes")
+    assert "5 malformed stay in the archive" in undone.out
+    assert world.queue() == [raw for raw in before if raw not in poison]
+    assert world.inv("undo", cleaned.json["run"], "--malformed", "--yes").code == 0
+    assert world.queue() == before
+    with world.broker() as client:
+        assert client.lrange("shopping", 0, -1) == [b"milk", b"eggs"], "a list that is not Celery's is never touched"
+
+
+def task_of(raw: bytes) -> str:
+    """The task of a message; "" for an item that is none."""
+    try:
+        return str(json.loads(raw)["headers"]["task"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def id_of(raw: bytes) -> str:
+    return str(json.loads(raw)["headers"]["id"])
+
+
+def archive(path: Path) -> list[bytes]:
+    """The raw messages of an archive, read by the format's documentation alone."""
+    import base64
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    messages = [line for line in lines if line["type"] == "message"]
+    raws = [base64.b64decode(line["raw"]) for line in messages]
+    assert [hashlib.sha256(raw).hexdigest() for raw in raws] == [line["sha256"] for line in messages]
+    assert path.stat().st_mode & 0o777 == 0o600
+    return raws
+
+
+def executed(world: World) -> dict[str, int]:
+    """How often each poll has run: the task writes a row each time."""
+    with closing(sqlite3.connect(world.root / "app/db.sqlite3")) as db:
+        return dict(db.execute("SELECT task_id, count(*) FROM inventory_pollrecord GROUP BY task_id"))
+
+
+def unacked(world: World) -> int:
+    with world.broker() as client:
+        return int(client.hlen("unacked"))
+
+
+def redis_keys(world: World) -> dict[bytes, Any]:
+    """Everything in the broker's db, but for what idle workers and beat keep changing."""
+    with world.broker() as client:
+        keys = [key for key in client.keys() if not key.startswith((b"daemon", b"unacked"))]
+        return {key: client.dump(key) for key in sorted(keys)}
+
+
+def files(world: World, besides: tuple[str, ...] = ()) -> dict[str, tuple[str, int]]:
+    """Every file of the sandbox with its checksum and mode, but for what workers, beat and Redis write by themselves."""
+    found = {}
+    for path in sorted(world.root.rglob("*")):
+        name = str(path.relative_to(world.root))
+        if path.is_file() and not any(part.startswith((*WRITTEN_BY_WORKERS, *besides)) for part in Path(name).parts):
+            found[name] = (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mode & 0o777)
+    return found
