@@ -1,0 +1,224 @@
+"""Wrong input and a broker that is not as it should be: a clear error with what to do next, and nothing changed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.redis_server import RedisServer, free_port
+from tests.sandbox.conftest import Done, World
+
+BROKER = "\"{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url') }}\""
+
+
+def refused(done: Done, code: int, *texts: str) -> None:
+    """The exit code, the error on stderr alone, and no traceback."""
+    assert done.code == code, done.out + done.err
+    for text in texts:
+        assert text in done.err
+    assert "Traceback" not in done.err + done.out
+
+
+def test_a_missing_inventory_is_named_with_what_to_do(healthy: World) -> None:
+    refused(healthy.inv("diagnose", "--inventory", "gone.yaml"), 5, "gone.yaml: no such file", "--inventory FILE")
+
+
+def test_an_inventory_that_is_no_yaml_is_told_with_its_line(healthy: World) -> None:
+    name = healthy.inventory(("celery_app: printer_inventory", "celery_app: [printer_inventory"))
+    refused(healthy.inv("diagnose", "--inventory", name), 5, "changed.yaml:", "not valid YAML")
+
+
+def test_all_mistakes_of_an_inventory_are_told_at_once_with_their_lines(healthy: World) -> None:
+    name = healthy.inventory(
+        ("celery_beat: true", "celery_beet: true"),
+        (
+            "            concurrency: 2\n          - name: worker_low",
+            "            concurency: 2\n          - name: worker_low",
+        ),
+        ('schedule: "0 */6 * * *"', 'schedule: "0 */6 * *"'),
+    )
+    lines = (healthy.path / name).read_text().splitlines()
+    done = healthy.inv("diagnose", "--inventory", name)
+    refused(
+        done,
+        5,
+        f"changed.yaml:{line_of(lines, 'celery_beet')}: unknown variable 'celery_beet'; did you mean 'celery_beat'?",
+        f"changed.yaml:{line_of(lines, 'concurency')}: celery_workers.0.concurency: unknown key; "
+        "did you mean 'concurrency'?",
+        f"changed.yaml:{line_of(lines, '0 */6 * *')}: celery_cron.0.schedule: not a cron schedule",
+    )
+
+
+def line_of(lines: list[str], text: str) -> int:
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [("", "--limit is empty"), ("sandbax", "did you mean 'sandbox'?"), ("all:!sandbox", "leaves no host")],
+)
+def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, told: str) -> None:
+    refused(healthy.inv("diagnose", "--limit", limit), 5, told)
+
+
+def test_an_unknown_flag_is_told_by_invoke(healthy: World) -> None:
+    refused(healthy.inv("diagnose", "--frobnicate"), 1, "frobnicate")
+
+
+def test_nobody_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
+    refused(healthy.inv("remediate"), 5, "not a terminal", "--yes")
+    refused(healthy.inv("undo", "last"), 5, "--yes")
+    assert not (healthy.root / "state").exists()
+
+
+def test_an_unknown_run_is_an_error(healthy: World) -> None:
+    refused(healthy.inv("show", "2019"), 5, "there is no run '2019'", "inv runs")
+
+
+def test_a_state_directory_that_cannot_be_written_stops_before_any_change(healthy: World) -> None:
+    unit = next((healthy.root / "root").rglob("celery-beat.service"))
+    unit.write_text("edited by hand\n")
+    done = healthy.inv("install-units", "--yes", "--state-dir", "/proc/nowhere")
+    refused(done, 2, "cannot be written down in /proc/nowhere", "nothing was changed")
+    assert unit.read_text() == "edited by hand\n"
+    assert healthy.inv("install-units", "--yes").code == 0
+    assert "ExecStart=" in unit.read_text()
+    assert healthy.inv("undo", "last", "--yes").code == 0
+    assert unit.read_text() == "edited by hand\n"
+    assert healthy.inv("install-units", "--yes").code == 0
+
+
+def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
+    refused(healthy.inv("tail-logs", "--grep", "["), 5, "--grep '[' is not a regular expression")
+
+
+def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> None:
+    import subprocess
+
+    command = " ".join(healthy.command("tail-logs", "--lines", "2000")) + " | head -n 1; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- brokers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_with(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers with options of the test's own, and ends them."""
+    servers = []
+
+    def start(*args: str) -> RedisServer:
+        servers.append(RedisServer.start(tmp_path / f"redis{len(servers)}", args=args))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def at_broker(world: World, url: str) -> str:
+    return world.inventory((BROKER, f'"{url}"'))
+
+
+def test_a_broker_that_does_not_answer_is_exit_code_4_and_names_its_address(healthy: World) -> None:
+    port = free_port()
+    name = at_broker(healthy, f"redis://:hunter2@127.0.0.1:{port}/3")
+    done = healthy.inv("remediate", "--yes", "--inventory", name)
+    refused(done, 4, f"127.0.0.1:{port}")
+    assert "hunter2" not in done.out + done.err
+
+
+def test_a_wrong_password_is_refused_without_showing_it(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+    server = redis_with("--requirepass", "right")
+    name = at_broker(healthy, f"redis://:hunter2@127.0.0.1:{server.port}/3")
+    done = healthy.inv("diagnose", "--inventory", name)
+    refused(done, 5, "password")
+    assert "hunter2" not in done.out + done.err
+
+
+def test_a_db_that_does_not_exist_is_refused(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+    name = at_broker(healthy, redis_with().url(99))
+    refused(healthy.inv("diagnose", "--inventory", name), 5, "no such db")
+
+
+def test_the_wrong_db_is_found_out_by_where_the_queues_are(healthy: World) -> None:
+    with healthy.broker() as client:
+        client.lpush("low_priority\x06\x167", b"a priority that no worker polls")
+        url = (healthy.root / "broker.url").read_text()
+        steps = ("celery_thresholds:", "celery_broker_options: {priority_steps: [0, 7]}\n        celery_thresholds:")
+        name = healthy.inventory((BROKER, f'"{url.removesuffix("3")}9"'), steps)
+        done = healthy.inv("diagnose", "--inventory", name, "--json")
+        client.delete("low_priority\x06\x167")
+    findings = {finding["code"]: finding for finding in done.json["findings"]}
+    assert findings["broker.other_db"]["subject"] == "db 3"
+    assert "worker.not_answering" in findings
+
+
+def test_a_cluster_is_refused(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+    name = at_broker(healthy, redis_with("--cluster-enabled", "yes").url(0))
+    refused(healthy.inv("diagnose", "--inventory", name), 5, "Redis Cluster")
+
+
+def test_a_replica_is_refused_and_its_master_named(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
+    master = redis_with()
+    replica = redis_with("--replicaof", "127.0.0.1", str(master.port))
+    name = at_broker(healthy, replica.url(3))
+    refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, "replica", f"127.0.0.1:{master.port}")
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_status_command_that_answers_nonsense_is_told(healthy: World) -> None:
+    name = healthy.inventory(("./workers_status.sh {worker}", "echo it depends"))
+    refused(healthy.inv("diagnose", "--inventory", name), 2, "status command of worker_high", "it depends", "exit 3")
+
+
+def test_a_start_command_that_fails_ends_the_run_with_what_it_said(healthy: World) -> None:
+    name = healthy.inventory(
+        ("./start_workers.sh {worker}", "false; echo cannot fork >&2; exit 3"), ("./stop_workers.sh {worker}", "true")
+    )
+    done = healthy.inv("restart-workers", "--yes", "--inventory", name, "--json")
+    assert done.code == 2
+    first, *others = done.json["changes"]
+    assert (first["outcome"], first["result"]) == ("failed", "exit code 3: cannot fork")
+    assert {other["outcome"] for other in others} == {"skipped"}
+
+
+def test_workers_that_never_come_back_are_told_each_with_its_state(healthy: World) -> None:
+    name = healthy.inventory(
+        ("./start_workers.sh {worker}", "true"),
+        ("./stop_workers.sh {worker}", "true"),
+        ("celery_start_timeout: 60s", "celery_start_timeout: 1s"),
+    )
+    done = healthy.inv("restart-workers", "--yes", "--inventory", name)
+    assert done.code == 2
+    for worker in ("worker_high", "worker_low", "worker_daemon", "beat"):
+        assert f"second look says: restart {worker}: a restart was asked for" in done.out
+
+
+def test_a_task_that_no_code_defines_blocks_a_remediation_before_any_change(healthy: World) -> None:
+    name = healthy.inventory(
+        ("- inventory.tasks.poll_printer\n", "- inventory.tasks.poll_printer\n          - inventory.tasks.gone\n")
+    )
+    done = healthy.inv("remediate", "--yes", "--inventory", name)
+    refused(done, 2, "nothing was changed", "inventory.tasks.gone")
+
+
+def test_another_operator_is_named_and_nothing_is_changed(healthy: World) -> None:
+    import json
+    import time
+
+    holder = {
+        "user": "alice", "hostname": "bastion", "pid": 1, "process_start": "1", "machine": "another",
+        "run_id": "20200101-000000-aaaa", "verb": "remediate", "since_at": time.time() - 42,
+    }  # fmt: skip
+    with healthy.broker() as client:
+        client.set("celery-runbooks:lock", json.dumps(holder), px=60_000)
+        try:
+            refused(healthy.inv("restart-workers", "--yes"), 8, "alice on bastion", "20200101-000000-aaaa")
+        finally:
+            client.delete("celery-runbooks:lock")

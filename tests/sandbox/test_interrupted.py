@@ -1,0 +1,73 @@
+"""A remediation that is ended in the middle, by ^C or by kill -9, at every step: readable, repeatable, undoable."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox.conftest import World
+from tests.sandbox.test_remediate import CHECK, executed, files, id_of, task_of, unacked
+
+
+def end_at(world: World, lines: int, how: signal.Signals) -> int:
+    """Start a remediation and end it once its journal has this many lines; returns its exit code."""
+    known = set(runs(world))
+    process = subprocess.Popen(
+        world.command("remediate", "--yes"), cwd=world.path, env=world.environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        written = [journal.read_bytes().count(b"\n") for journal in runs(world) if journal not in known]
+        if written and written[0] >= lines:
+            process.send_signal(how)
+            break
+        time.sleep(0.002)
+    output, _ = process.communicate(timeout=60)
+    assert b"Traceback" not in output, output.decode()
+    return process.returncode
+
+
+def runs(world: World) -> list[Path]:
+    return sorted((world.root / "state/runs").glob("*/journal.jsonl"))
+
+
+def healed_and_taken_back(world: World, put_in: list[bytes], before: dict[str, tuple[str, int]]) -> None:
+    """A rerun goes on to the end; undoing every run, newest first, brings everything back; no message is lost."""
+    healed = world.inv("remediate", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    assert world.inv("verify").code == 0
+    for journal in reversed(runs(world)):
+        undone = world.inv("undo", journal.parent.name, "--yes")
+        assert undone.code == 0, undone.out + undone.err
+    assert files(world, besides=("state",)) == before
+    left = [id_of(raw) for raw in world.queue()]
+    consumed = executed(world)
+    assert set(consumed.values()) <= {1}
+    assert unacked(world) == 0
+    assert sorted([*left, *consumed]) == sorted(id_of(raw) for raw in put_in)
+    assert sum(task_of(raw) == CHECK for raw in world.queue()) == 300
+
+
+def test_interrupted_again_and_again_the_record_stays_readable_and_everything_can_be_undone(world: World) -> None:
+    assert world.inv("sandbox").code == 0
+    put_in, before = world.queue(), files(world, besides=("state",))
+    for lines in (1, 4, 9):
+        assert end_at(world, lines, signal.SIGINT) == 99
+        shown = world.inv("show", "last")
+        assert shown.code == 0
+        assert "interrupted" in shown.out
+    healed_and_taken_back(world, put_in, before)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_killed_again_and_again_nothing_is_lost_and_everything_can_be_undone(world: World, stride: int) -> None:
+    assert world.inv("sandbox").code == 0
+    put_in, before = world.queue(), files(world, besides=("state",))
+    for lines in range(1, 20, stride):
+        if end_at(world, lines, signal.SIGKILL) == 0:
+            break  # it was right already before it could be killed
+        assert world.inv("show", "last").code == 0
+    healed_and_taken_back(world, put_in, before)
