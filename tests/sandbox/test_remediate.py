@@ -61,16 +61,12 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert {finding["code"] for finding in world.inv("diagnose", "--json").json["findings"]} == codes
     assert files(world, besides=("state",)) == {k: v for k, v in before[1].items() if not k.startswith("state")}
 
-    left = world.queue()
-    consumed = executed(world)
-    assert set(consumed.values()) <= {1}, "no poll has run twice"
+    left = conserved(world, put_in)
     # A worker that stops gives back what it had reserved: marked as redelivered, and not always in order.
     untouched = [raw for raw in left if not json.loads(raw)["headers"].get("redelivered")]
     assert [raw for raw in put_in if raw in set(untouched)] == untouched, "the rest stands in order, byte for byte"
     assert len(left) - len(untouched) <= 10
     assert Counter(task_of(raw) for raw in left)[CHECK] == 300
-    assert unacked(world) == 0
-    assert sorted([*consumed, *(id_of(raw) for raw in left)]) == sorted(id_of(raw) for raw in put_in)
 
     twice = world.inv("undo", healed.json["run"], "--yes")
     assert twice.code == 0
@@ -144,9 +140,21 @@ def executed(world: World) -> dict[str, int]:
         return dict(db.execute("SELECT task_id, count(*) FROM inventory_pollrecord GROUP BY task_id"))
 
 
-def unacked(world: World) -> int:
+def conserved(world: World, put_in: list[bytes]) -> list[bytes]:
+    """What is left in the queue, after making sure that each message is there or has run, and none is doubled.
+
+    A worker that is stopped while busy may give back a message that it has just run: Celery 5.7 restores what it has
+    not seen acknowledged, and marks it as redelivered. That is Celery's promise (at least once), not this tool's doing.
+    """
+    left, consumed = world.queue(), executed(world)
     with world.broker() as client:
-        return int(client.hlen("unacked"))
+        assert client.hlen("unacked") == 0
+    assert set(consumed.values()) <= {1}, "no poll has run twice"
+    both = [raw for raw in left if id_of(raw) in consumed]
+    assert all(json.loads(raw)["headers"]["redelivered"] for raw in both)
+    not_run = [id_of(raw) for raw in left if raw not in both]
+    assert sorted([*consumed, *not_run]) == sorted(id_of(raw) for raw in put_in)
+    return left
 
 
 def redis_keys(world: World) -> dict[bytes, Any]:
