@@ -234,7 +234,7 @@ class Sandbox:
 
 
 def fill_queue(url: str) -> None:
-    """Queue polls with stuck GLPI checks evenly among them: overdue by hours, all retries used, as Celery makes them."""
+    """Queue polls, and evenly among them stuck GLPI checks: overdue by hours, all retries used; made by Celery."""
     import celery
 
     app = celery.Celery("sandbox", broker=url, set_as_current=False)

@@ -1,4 +1,4 @@
-"""The whole way, driven as an operator drives it: broken, looked at, healed, proved, taken back; every message counted."""
+"""The whole way, as an operator drives it: broken, looked at, healed, proved, taken back; every message counted."""
 
 import hashlib
 import json
@@ -160,12 +160,12 @@ def conserved(world: World, put_in: list[bytes]) -> list[bytes]:
 def redis_keys(world: World) -> dict[bytes, Any]:
     """Everything in the broker's db, but for what idle workers and beat keep changing."""
     with world.broker() as client:
-        keys = [key for key in client.keys() if not key.startswith((b"daemon", b"unacked"))]
+        keys = [key for key in client.scan_iter() if not key.startswith((b"daemon", b"unacked"))]
         return {key: client.dump(key) for key in sorted(keys)}
 
 
 def files(world: World, besides: tuple[str, ...] = ()) -> dict[str, tuple[str, int]]:
-    """Every file of the sandbox with its checksum and mode, but for what workers, beat and Redis write by themselves."""
+    """Every file of the sandbox with its checksum and mode, but for what its own processes write."""
     found = {}
     for path in sorted(world.root.rglob("*")):
         name = str(path.relative_to(world.root))
