@@ -66,24 +66,33 @@ def connect(url: str, *, timeout_s: float = 5.0) -> "redis.Redis":
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams` (URL forms); Redis `INFO` (cluster, replication).
     """
+    redis_py_url = _redis_py_url(url)
     try:
-        client = redis.Redis.from_url(
-            _redis_py_url(url),
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-            client_name="celery-runbooks",
-            protocol=2,
-        )
+        client = _client(redis_py_url, timeout_s, "celery-runbooks")
         where = address(client)
         with broker_errors(where):
-            client.ping()
+            try:
+                client.ping()
+            except redis.exceptions.NoPermissionError:
+                # Perhaps only CLIENT SETNAME is not allowed.
+                client = _client(redis_py_url, timeout_s, None)
+                client.ping()
     except (ValueError, TypeError) as error:
         problem = f"{safe_url(url)} is no broker URL this tool can use"
         raise BrokerRefused(problem, "see broker_url in Celery's settings") from error
     _require_standalone_master(client, where)
     return client
+
+
+def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Redis":
+    return redis.Redis.from_url(
+        redis_py_url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        client_name=name,
+        protocol=2,
+    )
 
 
 def _redis_py_url(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Asks the workers through remote control, and runs a task on them: knows only the broker's URL, not the application."""
+"""Asks the workers through remote control, and runs a task on them: knows the broker's URL, not the application."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +70,15 @@ def _remote(url: str, options: dict[str, Any], client: "redis.Redis") -> Iterato
 
     from runbooks.broker.mailbox import remote_control
 
-    bounded = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0, **options, "max_retries": 1}
+    # Without ack_emulation=False this consumer, as any of kombu's, would put back all messages that have been unacked
+    # for longer than *its* visibility timeout: tasks that are still running would run twice.
+    bounded = {
+        "socket_timeout": 5.0,
+        "socket_connect_timeout": 5.0,
+        **options,
+        "max_retries": 1,
+        "ack_emulation": False,
+    }
     try:
         with remote_control(url, bounded) as mailbox:
             yield mailbox

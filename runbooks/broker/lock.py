@@ -113,7 +113,7 @@ class FleetLock:
 
     def _take_over_or_refuse(self, now: float) -> None:
         client, key = self._lock.redis, self._lock.name
-        with client.pipeline(transaction=True) as pipe:
+        with client.pipeline(transaction=False) as pipe:
             pipe.get(key)
             pipe.pttl(key)
             token, left_ms = pipe.execute()

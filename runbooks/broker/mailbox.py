@@ -1,4 +1,4 @@
-"""Remote control's mailbox as kombu has it, but giving up at the first lost connection. Import it lazily: it is slow."""
+"""Remote control's mailbox as kombu has it, but giving up at the first lost connection. Import it lazily: slow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,4 +31,4 @@ def remote_control(url: str, transport_options: dict[str, Any]) -> Iterator[Any]
     """A mailbox on a connection of its own."""
     with Connection(url, transport_options=transport_options) as connection:  # type: ignore[no-untyped-call]
         mailbox = OneTryMailbox("celery", type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
-        yield mailbox(connection)  # type: ignore[no-untyped-call]
+        yield mailbox(connection)

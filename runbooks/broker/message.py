@@ -1,11 +1,12 @@
 """Reads one item of a queue's list as a worker would, without ever unpickling.
 
-An envelope is a JSON object `{body, content-type, content-encoding, headers, properties}`. Under protocol 2 the
-task stands in the headers and the body is base64 of `[args, kwargs, embed]`; under protocol 1 the headers are empty and the
+An envelope is a JSON object `{body, content-type, content-encoding, headers, properties}`. Under protocol 2 the task
+stands in the headers and the body is base64 of `[args, kwargs, embed]`; under protocol 1 the headers are empty and the
 body is base64 of an object with task, id, args, eta and expires.
 
 **Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_read, QoS.append`, `transport/virtual/base.py: Message`,
-`message.py`; celery 5.7.0 `worker/consumer/consumer.py: create_task_handler`, `worker/strategy.py`, `worker/request.py`.
+`message.py`; celery 5.7.0 `worker/consumer/consumer.py: create_task_handler`, `worker/strategy.py`,
+`worker/request.py`.
 """
 
 import base64
@@ -24,7 +25,6 @@ _ARGS_SHOWN = 120
 # Built once: `isinstance(x, str | bytes)` makes a new union at every call, and this runs for every message.
 _TEXT = (str, bytes)
 _SCALAR = (str, bytes, int, float)
-_SEQUENCE = (str, list)
 _UNHASHABLE = (list, dict)
 _CONTAINER = (str, list, dict)
 _SIZED = (str, bytes, list, dict)
@@ -56,7 +56,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """An item whose receipt raises inside the worker: it dies, or drops its connection, and the item is lost.
+    """An item whose receipt raises inside a worker, even one that knows the task: it dies, or loses its connection.
 
     `why` is one of a few fixed phrases, so that items can be counted by it.
     """
@@ -86,7 +86,7 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
             _check_protocol_2(envelope, headers, body)
             fields, args = headers, _args_text(headers.get("argsrepr"), headers.get("kwargsrepr"))
         else:
-            found = _protocol_1(envelope, body)
+            found = _protocol_1(envelope, headers, body)
             if isinstance(found, str):
                 return Unreadable(raw, found)
             fields, args = found, _args_text(repr(found.get("args", [])), repr(found.get("kwargs", {})))
@@ -166,20 +166,22 @@ def _encodable(value: Any) -> bool:
 
 
 def _check_protocol_2(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> None:
-    """What Celery needs of the headers and the body before it hands a known task to its pool."""
-    if _unhashable(headers["task"]) or _unhashable(headers.get("id")) or _unhashable(envelope.get("content-type")):
-        raise _FatalError("a task, id or content-type that is a list or an object")
+    """What Celery needs of the headers and the body before it hands a task that it knows to its pool."""
     try:
-        payload = _payload(envelope, headers, body)
+        body = _decompressed(body, headers)
+        if _unhashable(headers["task"]) or _unhashable(envelope.get("content-type")):
+            raise _FatalError("a task or content-type that is a list or an object")
+        _check_payload(_payload(envelope, body), headers)
     except _DiscardedError:
         return
-    if isinstance(payload, dict) and "args" in payload:
-        return  # the hybrid of both protocols
+
+
+def _check_payload(payload: Any, headers: dict[str, Any]) -> None:
     if not isinstance(payload, _CONTAINER):
         raise _FatalError("a body that is not [args, kwargs, embed]")
-    if isinstance(payload, _SEQUENCE) and "args" in payload:
-        return  # taken for the hybrid, found not to be one, and discarded
-    if "id" not in headers:
+    if "args" in payload:
+        return  # a hybrid of both protocols, or taken for one and discarded
+    if "id" not in headers or _unhashable(headers["id"]):
         raise _FatalError("a task without an id")
     if any(_empty(headers.get(name)) for name in ("eta", "expires")):
         raise _FatalError("an eta or expires that is empty")
@@ -194,7 +196,15 @@ class _DiscardedError(Exception):
     """Celery logs and discards such a message, or only unpickling could tell."""
 
 
-def _payload(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> Any:
+def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
+    """The body without its compression; one that cannot be undone makes Celery discard the message unseen."""
+    try:
+        return _DECOMPRESS[headers["compression"]](body) if headers.get("compression") else body
+    except Exception as error:
+        raise _DiscardedError from error
+
+
+def _payload(envelope: dict[str, Any], body: Any) -> Any:
     """The decoded body, of the content types that can be read safely."""
     from kombu.serialization import loads as decode
     from kombu.utils.json import loads
@@ -205,31 +215,29 @@ def _payload(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> An
     if encoding and not isinstance(encoding, _TEXT):
         raise _FatalError("a content-encoding that is no text")
     try:
-        if headers.get("compression"):
-            body = _DECOMPRESS[headers["compression"]](body)
         if body and kind == "application/json":
             return loads(body)  # type: ignore[no-untyped-call]
         if isinstance(body, str):
             body = body.encode()
-        return decode(body, kind, encoding, accept=())  # type: ignore[no-untyped-call]
+        return decode(body, kind, encoding, accept={"application/json"})  # type: ignore[no-untyped-call]
     except Exception as error:
         raise _DiscardedError from error
 
 
-def _protocol_1(envelope: dict[str, Any], body: Any) -> dict[str, Any] | str:
+def _protocol_1(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> dict[str, Any] | str:
     """The body's object, or why it cannot be read."""
     if _unhashable(envelope.get("content-type")):
-        raise _FatalError("a task, id or content-type that is a list or an object")
+        raise _FatalError("a task or content-type that is a list or an object")
     if envelope.get("content-type") != "application/json":
         return f"its content type is {envelope.get('content-type')}"
     try:
-        payload = _payload(envelope, envelope.get("headers") or {}, body)
+        payload = _payload(envelope, _decompressed(body, headers))
     except _DiscardedError:
         return "its body cannot be decoded"
     if not isinstance(payload, dict) or "task" not in payload:
         return "it names no task"
     if _unhashable(payload["task"]) or _unhashable(payload.get("id")):
-        raise _FatalError("a task, id or content-type that is a list or an object")
+        raise _FatalError("a task or content-type that is a list or an object")
     return payload
 
 

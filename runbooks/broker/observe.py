@@ -71,7 +71,7 @@ def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str
     for key in client.scan_iter(count=1000, _type="list"):
         if key in known or key.endswith(REPLY_SUFFIX.encode()):
             continue
-        with client.pipeline(transaction=True) as pipe:
+        with client.pipeline(transaction=False) as pipe:
             pipe.llen(key)
             pipe.lrange(key, 0, _LOOKED_AT - 1)
             pipe.lrange(key, -_LOOKED_AT, -1)

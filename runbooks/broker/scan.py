@@ -50,7 +50,8 @@ def windows(client: "redis.Redis", key: str) -> Iterator[Window]:
     expected: int | None = None  # the length that this window finds, unless the list has changed
     popped = 0
     while True:
-        with client.pipeline(transaction=True) as pipe:
+        # No MULTI: a Redis at its maxmemory refuses to queue even reads.
+        with client.pipeline(transaction=False) as pipe:
             pipe.llen(key)
             pipe.lrange(key, first, first + size)
             length, items = pipe.execute()

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -152,10 +152,8 @@ def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     unsettled = read(archive.path).unsettled
     with broker_errors(address(client)):
         for batch in unsettled.values():
-            with client.pipeline(transaction=True) as pipe:
-                pipe.hsetnx(key, str(batch.number), "")
-                pipe.hget(key, str(batch.number))
-                result = pipe.execute()[1]
+            client.hsetnx(key, str(batch.number), "")
+            result = cast(bytes, client.hget(key, str(batch.number)))
             archive.done(batch, [batch.messages[i] for i in _ordinals(result)])
         # Only fences have no further use for the archive, and must outlive any late script.
         _forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])

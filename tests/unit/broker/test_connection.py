@@ -1,0 +1,148 @@
+"""Connecting: what keeps this tool from the broker is said at once, with advice and without the password."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+
+import pytest
+import redis
+
+from lab.redis_server import RedisServer, ServerNotStartedError, free_port
+from runbooks.broker.connection import address, broker_errors, connect, db_of, safe_url
+from runbooks.core.errors import BrokerRefused, BrokerUnreachable
+
+Start = Callable[..., RedisServer]
+
+
+@pytest.fixture
+def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Start]:
+    """Starts further servers, which end with the test."""
+    started: list[RedisServer] = []
+
+    def start_one(*args: str, port: int | None = None) -> RedisServer:
+        started.append(RedisServer.start(tmp_path / str(len(started)), port=port, args=args))
+        return started[-1]
+
+    yield start_one
+    for server in started:
+        server.stop()
+
+
+def test_a_server_that_is_down_is_unreachable_and_named_without_its_password() -> None:
+    port = free_port()
+    with pytest.raises(BrokerUnreachable, match=f"127.0.0.1:{port} does not answer") as down:
+        connect(f"redis://:s3cret@127.0.0.1:{port}/0")
+    assert "s3cret" not in down.value.problem + down.value.advice
+
+
+def test_a_wrong_and_a_missing_password_are_refused(start: Start) -> None:
+    server = start("--requirepass", "s3cret")
+    connect(server.url()).close()
+    with pytest.raises(BrokerRefused, match="invalid username-password pair") as wrong:
+        connect(f"redis://:wr0ng@127.0.0.1:{server.port}/0")
+    assert "wr0ng" not in wrong.value.problem + wrong.value.advice
+    with pytest.raises(BrokerRefused, match="Authentication required") as missing:
+        connect(f"redis://127.0.0.1:{server.port}/0")
+    assert "put the password into the broker URL" in missing.value.advice
+
+
+def test_a_cluster_is_refused(start: Start) -> None:
+    port = next(port for port in iter(free_port, None) if port < 55_000)  # its bus port is 10,000 higher
+    with pytest.raises(BrokerRefused, match="is a Redis Cluster"):
+        connect(start("--cluster-enabled", "yes", port=port).url())
+
+
+def test_a_replica_is_refused_and_its_master_named(start: Start, redis_server: RedisServer) -> None:
+    replica = start("--replicaof", "127.0.0.1", str(redis_server.port))
+    with pytest.raises(BrokerRefused, match=f"is a replica of 127.0.0.1:{redis_server.port}"):
+        connect(replica.url())
+
+
+def test_a_db_that_the_server_does_not_have_is_refused(redis_server: RedisServer) -> None:
+    with pytest.raises(BrokerRefused, match="has no such db"):
+        connect(redis_server.url(99))
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("sentinel://host:26379", "sentinel:// is not supported yet"),
+        ("amqp://guest:s3cret@host//", "is no Redis URL"),
+        ("redis://:s3cret@host/work", "names no db number"),
+        ("redis://:s3cret@host:port/0", "is no broker URL"),
+        ("redis://host/0?nonsense=1", "is no broker URL"),
+    ],
+)
+def test_a_url_of_another_kind_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(BrokerRefused, match=problem) as refused:
+        connect(url)
+    assert "s3cret" not in refused.value.problem + refused.value.advice
+
+
+def test_a_user_without_the_rights_to_ask_info_and_to_name_its_client_can_connect(start: Start) -> None:
+    server = start()
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL SETUSER ops on >pw ~* +@all -info -client")
+    connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
+
+
+def test_a_socket_path_is_reached_with_celerys_form_of_the_url(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    start("--unixsocket", str(path))
+    client = connect(f"redis+socket://{path}?virtual_host=3")
+    assert (address(client), db_of(client)) == (str(path), 3)
+    client.set("here", 1)
+    assert client.info("keyspace")["db3"]["keys"] == 1
+    client.close()
+
+
+def test_a_password_is_hidden_in_every_form_of_url() -> None:
+    assert safe_url("redis://:p%40w@host:1/0") == "redis://:***@host:1/0"
+    assert safe_url("redis://user:pw@host/0?ssl_password=pw") == "redis://user:***@host/0?ssl_password=***"
+    assert safe_url("redis+socket:///run/redis.sock?virtual_host=1") == "redis+socket:///run/redis.sock?virtual_host=1"
+    assert safe_url("redis://[pw@host") == "***"
+    assert safe_url("pw") == "***"
+
+
+class Silent(BaseRequestHandler):
+    """Takes commands and never answers; counts the connections and what came."""
+
+    received: bytes = b""
+
+    def handle(self) -> None:
+        while data := self.request.recv(4096):
+            type(self).received += data
+
+
+def test_a_command_is_never_sent_twice() -> None:
+    Silent.received = b""
+    with ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(BrokerUnreachable, match="Timeout"):
+                connect(f"redis://127.0.0.1:{server.server_address[1]}/0", timeout_s=0.3)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert Silent.received.count(b"SETNAME") == 1
+
+
+def test_errors_of_a_later_command_are_translated(
+    client: "redis.Redis", start: Start, redis_server: RedisServer
+) -> None:
+    client.set("text", 1)
+    with pytest.raises(BrokerRefused, match="WRONGTYPE") as wrong, broker_errors("here"):
+        client.llen("text")
+    assert "no list" in wrong.value.advice
+    replica = start("--replicaof", "127.0.0.1", str(redis_server.port))
+    with redis.Redis(port=replica.port) as writer, pytest.raises(BrokerRefused) as readonly, broker_errors("here"):
+        writer.set("a", 1)
+    assert "name the master" in readonly.value.advice
+
+
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(redis_server: RedisServer, tmp_path: Path) -> None:
+    with pytest.raises(ServerNotStartedError, match="Address already in use"):
+        RedisServer.start(tmp_path, port=redis_server.port)

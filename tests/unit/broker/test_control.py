@@ -1,0 +1,165 @@
+"""Remote control and tasks, on a real worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from lab.redis_server import RedisServer, free_port
+from runbooks.broker.connection import connect
+from runbooks.broker.control import observe_nodes, run_task
+from runbooks.broker.mailbox import remote_control
+from runbooks.core.errors import BrokerUnreachable
+
+APP = """
+import time
+from celery import Celery
+
+app = Celery("tiny", broker={url!r}, backend={url!r})
+app.conf.broker_transport_options = {options!r}
+
+@app.task(rate_limit="10/m")
+def limited(): ...
+
+@app.task(bind=True)
+def count(self, upto):
+    for i in range(upto):
+        self.update_state(state="PROGRESS", meta={{"current": i, "total": upto}})
+        time.sleep(0.5)
+    return {{"counted": upto}}
+
+@app.task
+def fail(): raise ValueError("no printer")
+"""
+
+OPTIONS: dict[str, Any] = {"global_keyprefix": "tiny:"}
+
+
+@pytest.fixture(scope="module")
+def worker_url(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A db with one worker: solo, queues work and mail."""
+    url, directory = redis_server.url(7), tmp_path_factory.mktemp("app")
+    (directory / "tiny.py").write_text(APP.format(url=url, options=OPTIONS))
+    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "solo", "-Q", "work,mail", "-n", "w1@here",
+               "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
+    log = (directory / "worker.log").open("wb")
+    process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while b"w1@here ready" not in (directory / "worker.log").read_bytes():
+        assert process.poll() is None, (directory / "worker.log").read_text()
+        assert time.monotonic() < deadline, (directory / "worker.log").read_text()
+        time.sleep(0.05)
+    settled = None
+    while settled != (settled := dump(url)):  # it still writes its bindings after saying so
+        time.sleep(2)
+    yield url
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    log.close()
+
+
+def dump(url: str) -> dict[bytes, Any]:
+    """Every key of the db, byte for byte."""
+    with connect(url) as client:
+        return {key: client.dump(key) for key in client.scan_iter()}
+
+
+def test_nodes_are_observed_and_nothing_of_it_stays_in_redis(worker_url: str) -> None:
+    before = dump(worker_url)
+    nodes = observe_nodes(worker_url, OPTIONS, timeout_s=2)
+    assert dump(worker_url) == before
+    assert list(nodes) == ["w1@here"]
+    assert nodes["w1@here"].queues == frozenset({"work", "mail"})
+    assert {"tiny.limited", "tiny.count", "tiny.fail"} <= nodes["w1@here"].registered
+
+
+def test_replies_waiting_for_other_callers_are_left_to_them(worker_url: str) -> None:
+    with connect(worker_url) as client:
+        theirs = "tiny:_kombu.binding.reply.celery.pidbox"
+        client.sadd(theirs, "other\x06\x16\x06\x16other.reply.celery.pidbox")
+        client.zadd("tiny:_kombu.binding_deadlines", {"reply.celery.pidbox": 9e15})
+        before = dump(worker_url)
+        assert observe_nodes(worker_url, OPTIONS, timeout_s=2)
+        assert dump(worker_url) == before
+        client.delete(theirs, "tiny:_kombu.binding_deadlines")
+
+
+def test_asking_nodes_never_puts_back_messages_that_workers_hold_for_long(client: "redis.Redis", url: str) -> None:
+    client.hset("unacked", "tag", json.dumps([{"headers": {}, "properties": {"delivery_info": {}}}, "", "work"]))
+    client.zadd("unacked_index", {"tag": time.time() - 7200})
+    for _ in range(2):
+        observe_nodes(url, timeout_s=0.2)
+    assert client.keys("work*") == []
+    assert client.hlen("unacked") == 1
+
+
+def test_where_nobody_answers_there_are_no_nodes_and_no_traces(client: "redis.Redis", url: str) -> None:
+    assert observe_nodes(url, timeout_s=0.2) == {}
+    assert client.keys() == []
+
+
+def test_a_broker_that_is_down_is_said_to_be_at_once() -> None:
+    with pytest.raises(BrokerUnreachable):
+        observe_nodes(f"redis://127.0.0.1:{free_port()}/0")
+
+
+def test_a_broker_that_dies_while_nodes_are_asked_ends_the_asking(tmp_path: Path) -> None:
+    server = RedisServer.start(tmp_path)
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.5)
+        os.kill(server.pid, signal.SIGKILL)
+        os._exit(0)
+    started_at = time.monotonic()
+    with pytest.raises(BrokerUnreachable):
+        observe_nodes(server.url(), timeout_s=3)
+    assert time.monotonic() - started_at < 20
+    os.waitpid(pid, 0)
+    server.stop()
+
+
+def test_a_broker_that_died_before_a_question_is_sent_is_not_tried_for_ever(tmp_path: Path) -> None:
+    server = RedisServer.start(tmp_path)
+    with remote_control(server.url(), {"max_retries": 1}) as mailbox:
+        mailbox.abcast("ping")  # connects
+        server.stop()
+        signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still trying"))
+        signal.alarm(20)
+        with pytest.raises((redis.ConnectionError, OperationalError)):
+            mailbox.abcast("ping")
+        signal.alarm(0)
+
+
+def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None:
+    progress: list[tuple[str, Any]] = []
+    outcome = run_task(
+        worker_url, worker_url, OPTIONS, name="tiny.count", queue="work", task_id="task-1", timeout_s=20,
+        kwargs={"upto": 3}, on_progress=lambda state, meta: progress.append((state, meta)),
+    )  # fmt: skip
+    assert (outcome.state, outcome.result, outcome.ended) == ("SUCCESS", {"counted": 3}, True)
+    assert ("PROGRESS", {"current": 1, "total": 3}) in progress
+    assert len(progress) == len({str(seen) for seen in progress})
+
+
+def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
+    outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.fail", queue="mail", task_id="task-2", timeout_s=20)
+    assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "no printer", True)
+    assert 'raise ValueError("no printer")' in outcome.traceback
+
+
+def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
+    outcome = run_task(
+        worker_url, worker_url, OPTIONS, name="tiny.count", queue="nobody", task_id="task-3", timeout_s=0.5, priority=9
+    )
+    assert (outcome.state, outcome.ended) == ("PENDING", False)
+    with connect(worker_url) as client:
+        assert client.llen("tiny:nobody\x06\x169") == 1

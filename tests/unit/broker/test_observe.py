@@ -1,0 +1,161 @@
+"""Reading queues and the broker, changing nothing."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from lab.redis_server import RedisServer
+from runbooks.broker.connection import connect
+from runbooks.broker.keys import KeySpace
+from runbooks.broker.observe import observe_broker
+from runbooks.broker.scan import scan_queue, windows
+from runbooks.core.errors import BrokerRefused
+from runbooks.core.model import Rule
+from tests.unit.broker.conftest import Send, listed
+
+KEYS = KeySpace()
+
+
+def test_a_scan_counts_tasks_over_all_priorities_and_changes_nothing(client: "redis.Redis", send: Send) -> None:
+    now = time.time()
+    for i in range(700):
+        send("report", "work", i, retries=i % 5, priority=i % 10)
+    send("mail", countdown=-50, expires=-10)
+    send("mail", countdown=500)
+    client.lpush("work", b"[]")
+    before = {key: client.dump(key) for key in client.scan_iter()}
+    state = scan_queue(client, KEYS, "work", [Rule("retried", "work", task="rep*", retries_over=3)], now)
+    assert {key: client.dump(key) for key in client.scan_iter()} == before
+    assert state.depths == {"work": 213, "work\x06\x163": 210, "work\x06\x166": 210, "work\x06\x169": 70}
+    assert state.depth == 703
+    assert (state.by_task["report"].count, state.by_task["report"].max_retries_seen) == (700, 4)
+    mail = state.by_task["mail"]
+    assert (mail.count, mail.eta_passed, mail.expired) == (2, 1, 1)
+    assert mail.oldest_eta_at == pytest.approx(now - 50, abs=5)
+    [selection] = state.selected
+    assert (selection.reason, selection.count, selection.by_task) == ("retried", 140, {"report": 140})
+    assert len(selection.samples) == 5
+    assert (state.malformed.count, state.unreadable) == (1, 0)
+    assert state.malformed.raw_samples == ("b'[]': not a JSON object",)
+
+
+def test_the_first_rule_that_holds_names_the_reason(client: "redis.Redis", send: Send) -> None:
+    send("mail.send", retries=9)
+    send("mail.send")
+    rules = [
+        Rule("wrong queue", "other"),
+        Rule("overdue", "work", eta_overdue_s=1),
+        Rule("retried", "work", retries_over=8),
+        Rule("expired", "work", expired=True),
+        Rule("all mail", "work", task="mail.*"),
+    ]
+    state = scan_queue(client, KEYS, "work", rules, time.time())
+    assert {s.reason: s.count for s in state.selected} == {"retried": 1, "all mail": 1}
+
+
+def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(client: "redis.Redis", send: Send) -> None:
+    send("report")
+    [template] = listed(client, "work")
+    client.delete("work")
+    items = [template.replace(b'"id": "', b'"id": "%d-' % i) for i in range(3000)]
+    client.lpush("work", *items[:2000])
+    seen: list[bytes] = []
+    for n, window in enumerate(windows(client, "work")):
+        seen += window.items
+        client.lpush("work", *items[2000 + n * 30 : 2030 + n * 30])
+        if n < 2:
+            client.rpop("work", 20)
+    assert seen == list(reversed(items[40:2000]))
+    assert window.popped == 40
+
+
+def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Redis") -> None:
+    client.hset("work\x06\x166", "a", "b")
+    with pytest.raises(BrokerRefused, match=r"work\\x06\\x166 in .* is a hash"):
+        scan_queue(client, KEYS, "work", [], 0)
+
+
+def test_a_full_redis_can_still_be_read(client: "redis.Redis", send: Send) -> None:
+    send("report")
+    client.config_set("maxmemory", 1)
+    try:
+        state = observe_broker(client, KEYS, ["work"], [], 0, {})
+    finally:
+        client.config_set("maxmemory", 0)
+    assert state.queues["work"].depth == 1
+    assert (state.maxmemory_bytes, state.maxmemory_policy) == (1, "noeviction")
+
+
+@pytest.fixture
+def other_db(redis_server: RedisServer) -> Iterator["redis.Redis"]:
+    other = connect(redis_server.url(6))
+    other.flushdb()
+    yield other
+    other.flushdb()
+    other.close()
+
+
+def test_the_broker_is_described_with_its_other_lists_and_dbs(
+    client: "redis.Redis", other_db: "redis.Redis", send: Send
+) -> None:
+    send("report", "work", priority=9)
+    send("report", "misspelt", priority=5)
+    client.rpush("invoices", "1", "2")
+    client.rpush("abc.reply.celery.pidbox", "{}")
+    client.hset("unacked", "tag", json.dumps([{}, "", "work"]))
+    other_db.lpush("work", "a", "b")
+    other_db.lpush("unknown", "a")
+    state = observe_broker(client, KEYS, ["work", "empty"], [], time.time(), {})
+    assert state.version.startswith(client.info()["redis_version"])
+    assert (state.db, state.unacked, state.depths_by_db) == (5, 1, {6: 2})
+    assert state.other_lists == {"misspelt\\x06\\x163": (1, True), "invoices": (2, False)}
+    assert state.queues["empty"].depths == {}
+    assert state.blocked_clients == 0
+
+
+def test_clients_waiting_in_brpop_in_this_db_are_counted(
+    client: "redis.Redis", other_db: "redis.Redis", url: str
+) -> None:
+    waiting = connect(url)
+    threads = [threading.Thread(target=lambda c=c: c.brpop(["work"], timeout=3)) for c in (waiting, other_db)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 5
+    while sum(c["cmd"] == "brpop" for c in client.client_list()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert observe_broker(client, KEYS, [], [], 0, {}).blocked_clients == 1
+    client.lpush("work", "a")
+    other_db.lpush("work", "a")
+    for thread in threads:
+        thread.join()
+    waiting.close()
+
+
+def test_what_the_user_may_not_ask_is_left_out(
+    client: "redis.Redis", redis_server: RedisServer, send: Send, other_db: "redis.Redis"
+) -> None:
+    send("report")
+    other_db.lpush("work", "a")
+    client.acl_setuser(
+        "ops", enabled=True, passwords="+pw", keys=["*"], categories=["+@all"], commands=["-info", "-client"]
+    )
+    try:
+        limited = connect(f"redis://ops:pw@127.0.0.1:{redis_server.port}/5")
+        state = observe_broker(limited, KEYS, ["work"], [], 0, {})
+        limited.close()
+    finally:
+        client.acl_deluser("ops")
+    assert (state.blocked_clients, state.depths_by_db, state.version) == (None, {}, "")
+    assert state.queues["work"].depth == 1
+
+
+def test_a_prefix_is_part_of_every_key(client: "redis.Redis", send: Send) -> None:
+    keys = KeySpace.from_options({"global_keyprefix": "{app1}:", "sep": ":", "priority_steps": [0, 5]})
+    assert keys.queue("work") == ("{app1}:work", "{app1}:work:5")
+    send("report")
+    client.rename("work", "{app1}:work")
+    assert observe_broker(client, keys, ["work"], [], 0, {}).queues["work"].depth == 1

@@ -1,0 +1,333 @@
+"""Taking messages out of a quiet queue and putting them back."""
+
+import os
+import random
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runbooks.broker import surgery
+from runbooks.broker.archive import Archive, ArchiveError, Fate, read, sha256, verify
+from runbooks.broker.keys import KeySpace
+from runbooks.core.errors import BrokerRefused
+from runbooks.core.model import Rule
+from tests.unit.broker.conftest import Send, listed
+
+KEYS = KeySpace()
+STALE = Rule("stale", "work", task="stale.*")
+RETRIED = Rule("retried too often", "work", retries_over=3)
+NOW = 1_800_000_000.0
+
+
+def contents(client: "redis.Redis") -> dict[bytes, list[bytes]]:
+    """Every list of the db with its items."""
+    return {key: listed(client, key) for key in client.scan_iter(_type="list")}
+
+
+@pytest.fixture
+def archive(archive_path: Path) -> Any:
+    with Archive.create(archive_path, "run-1", NOW) as opened:
+        yield opened
+
+
+def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
+    """Make the db hold exactly these lists, given from the left."""
+    client.flushdb()
+    for key, items in lists.items():
+        if items:
+            client.rpush(key, *items)
+
+
+def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    kept = []
+    for i in range(1200):
+        task_id = send(["stale.one", "live"][i % 2], priority=[0, 3][i % 4 // 2], retries=5 if i % 100 == 1 else 0)
+        if i % 2 and i % 100 != 1:
+            kept.append(task_id.encode())
+    before = contents(client)
+    report = surgery.take(client, KEYS, "work", [STALE, RETRIED], archive, NOW)
+    assert report == surgery.TakeReport({"stale": 600, "retried too often": 12}, gone=0, malformed=0)
+    after = contents(client)
+    for key, items in before.items():
+        assert after[key] == [item for item in items if any(task_id in item for task_id in kept)]
+    assert len(read(archive.path).in_state(Fate.TAKEN)) == 612
+    assert verify(archive.path) == ()
+    assert not client.exists(KEYS.batches("run-1"))
+
+
+def test_rules_of_other_queues_and_other_lists_are_left_alone(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    send("stale.one", "other")
+    client.rpush("invoices", b"not celery's", b"[]")
+    client.rpush("work", b"[]")
+    before = contents(client)
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    del before[b"work"]
+    assert contents(client) == before
+
+
+def test_malformed_items_are_taken_and_put_back_only_when_asked_for(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    send("stale.one")
+    client.lpush("work", b"[]", b"junk", b"[]", b"")
+    send("live")
+    client.lpush("work", b"[]")
+    before = contents(client)
+    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert (report.malformed, sum(report.taken.values())) == (5, 6)
+    assert report.taken["malformed: not a JSON object"] == 3
+    assert surgery.restore(client, KEYS, archive) == surgery.RestoreReport(restored=1, withheld=5)
+    assert listed(client, "work") == [before[b"work"][1], before[b"work"][-1]]
+    assert surgery.restore(client, KEYS, archive, malformed=True) == surgery.RestoreReport(restored=5, withheld=0)
+    assert contents(client) == before
+    assert surgery.restore(client, KEYS, archive, malformed=True) == surgery.RestoreReport(restored=0, withheld=0)
+    assert contents(client) == before
+
+
+POOL_SIZE = 8
+
+
+@pytest.fixture
+def pool(send: Send, client: "redis.Redis") -> list[bytes]:
+    """Raw messages of Celery's making (half of them stale), then malformed items."""
+    for i in range(POOL_SIZE):
+        send(["stale.one", "live"][i % 2], "pool", i)
+    return [*listed(client, "pool"), b"[]", b"", b"{}"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
+    data: st.DataObject, client: "redis.Redis", pool: list[bytes], tmp_path: Path
+) -> None:
+    items = st.lists(st.sampled_from(pool), max_size=150)
+    lists = {key: data.draw(items) for key in KEYS.queue("work")[: data.draw(st.integers(1, 3))]}
+    fill(client, lists)
+    before = contents(client)
+    path = tmp_path / f"{uuid.uuid4()}.jsonl"
+    with Archive.create(path, "run-2", NOW) as archive:
+        report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        everything = [item for items in lists.values() for item in items]
+        bad = [item for item in everything if item in (b"[]", b"", b"{}")]
+        stale = [item for item in everything if b"stale.one" in item]
+        assert (report.malformed, report.taken.get("stale", 0), report.gone) == (len(bad), len(stale), 0)
+        taken = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+        assert Counter(taken) == Counter([*bad, *stale])
+        in_steps = data.draw(st.booleans())
+        if in_steps:
+            surgery.restore(client, KEYS, archive)
+        surgery.restore(client, KEYS, archive, malformed=True)
+        assert contents(client) == before
+        assert set(client.keys()) == set(before)
+        assert verify(path) == ()
+
+
+def test_a_large_queue_comes_back_in_place_over_many_windows_and_scripts(
+    client: "redis.Redis", pool: list[bytes], archive: Archive
+) -> None:
+    draw = random.Random(5)
+    unique = [
+        item.replace(b'"id": "', b'"id": "%d-' % i) for i, item in enumerate(draw.choices(pool[:POOL_SIZE], k=4000))
+    ]
+    fill(client, {"work": [*unique, *draw.choices(pool, k=300)]})
+    before = contents(client)
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.restore(client, KEYS, archive, malformed=True)
+    assert contents(client) == before
+
+
+def test_messages_whose_neighbours_were_consumed_run_next_and_in_their_order(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    for i in range(20):
+        send(["stale.one", "live"][i % 2], "work", i)
+    before = listed(client, "work")
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    for _ in range(5):
+        client.rpop("work")
+    send("live")  # arrives meanwhile
+    arrived = client.lrange("work", 0, 0)
+    surgery.restore(client, KEYS, archive)
+    consumed = before[-10::2]
+    assert listed(client, "work") == [*arrived, *(item for item in before if item not in consumed)]
+
+
+def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    for i in range(400):
+        send("stale.one" if i % 3 else "live", "work", i)
+    stale = [item for item in listed(client, "work") if b"stale.one" in item]
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    client.delete("work")
+    surgery.restore(client, KEYS, archive)
+    assert listed(client, "work") == stale
+
+
+def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    send("stale.one")
+    client.set("work\x06\x163", "someone else's")
+    with pytest.raises(BrokerRefused, match=r"work\\x06\\x163 in .* is a string"):
+        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert client.llen("work") == 1
+
+
+def test_nothing_is_removed_when_the_disk_is_full(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("stale.one")
+    write, calls = os.write, iter(range(2))
+
+    def fill_up(descriptor: int, data: bytes) -> int:
+        if next(calls):
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[:100])  # torn in the middle of a line
+
+    monkeypatch.setattr(os, "write", fill_up)
+    with pytest.raises(ArchiveError, match="No space left"):
+        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    monkeypatch.undo()
+    assert client.llen("work") == 1
+    assert verify(archive.path) == ()
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert client.llen("work") == 0
+    assert verify(archive.path) == ()
+
+
+def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send, archive: Archive) -> None:
+    send("stale.one")
+    used = client.info("memory")["used_memory"]
+    client.config_set("maxmemory", used // 2)
+    client.config_set("maxmemory-policy", "noeviction")
+    try:
+        with pytest.raises(BrokerRefused, match="used memory") as refused:
+            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert "maxmemory" in refused.value.advice
+    assert client.llen("work") == 1
+    assert surgery.settle(client, KEYS, archive) == 1
+    assert read(archive.path).in_state(Fate.TAKEN) == ()
+
+
+def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("stale.one")
+    late: list[Any] = []
+
+    def timed_out(*command: Any) -> bytes:
+        late.append(command)
+        raise redis.TimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(client, "eval", timed_out)
+    with pytest.raises(Exception, match="Timeout reading"):
+        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    monkeypatch.undo()
+    assert surgery.settle(client, KEYS, archive) == 1
+    client.eval(*late[0])
+    assert client.llen("work") == 1
+    assert 0 < client.ttl(KEYS.batches("run-1")) <= 86_400
+
+
+def test_a_script_that_is_sent_twice_moves_each_message_once(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("stale.one")
+    item = client.lrange("work", 0, 0)[0]
+    client.rpush("work", item)  # the same bytes twice
+    send("live")
+    before = listed(client, "work")
+    once = client.eval
+
+    def twice(*command: Any) -> Any:
+        first = once(*command)
+        assert once(*command) == first.partition(b" ")[0]
+        return first
+
+    monkeypatch.setattr(client, "eval", twice)
+    assert surgery.take(client, KEYS, "work", [STALE], archive, NOW).taken == {"stale": 2}
+    assert client.llen("work") == 1
+    assert surgery.restore(client, KEYS, archive).restored == 2
+    assert listed(client, "work") == before
+
+
+def test_a_message_consumed_between_reading_and_removing_is_reported_as_gone(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        send("stale.one")
+    oldest = listed(client, "work")[-1]
+    run = client.eval
+
+    def consume_first(*command: Any) -> Any:
+        monkeypatch.undo()
+        assert client.rpop("work") == oldest
+        return run(*command)
+
+    monkeypatch.setattr(client, "eval", consume_first)
+    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert (report.taken, report.gone) == ({"stale": 2}, 1)
+    assert sha256(oldest) not in {message.sha256 for message in read(archive.path).in_state(Fate.TAKEN)}
+
+
+def test_a_message_moved_far_by_pushes_before_its_removal_is_taken_all_the_same(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("stale.one")
+    send("live")
+    kept = listed(client, "work")[0]
+    run = client.eval
+
+    def push_first(*command: Any) -> Any:
+        monkeypatch.undo()
+        client.lpush("work", *[kept.replace(b'"id": "', b'"id": "%d-' % i) for i in range(2000)])
+        return run(*command)
+
+    monkeypatch.setattr(client, "eval", push_first)
+    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert (report.taken, report.gone) == ({"stale": 1}, 0)
+    assert client.llen("work") == 2001
+
+
+def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, archive: Archive) -> None:
+    for i in range(900):
+        send(["stale.one", "live"][i % 2])
+    before = contents(client)
+
+    def stop(looked_at: int, total: int) -> None:
+        if looked_at > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surgery.take(client, KEYS, "work", [STALE], archive, NOW, stop)
+    assert 450 < client.llen("work") < 900
+    with Archive.open(archive.path) as again:
+        surgery.take(client, KEYS, "work", [STALE], again, NOW)
+        assert client.llen("work") == 450
+        surgery.restore(client, KEYS, again)
+    assert contents(client) == before
+
+
+def test_an_overdue_message_is_taken_and_one_due_later_stays(
+    client: "redis.Redis", send: Send, archive: Archive
+) -> None:
+    now = time.time()
+    send("report", countdown=3600)
+    send("report", countdown=10)
+    rule = Rule("overdue", "work", eta_overdue_s=60)
+    assert surgery.take(client, KEYS, "work", [rule], archive, now + 75).taken == {"overdue": 1}
+    assert client.llen("work") == 1
