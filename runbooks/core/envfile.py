@@ -8,14 +8,14 @@ import re
 import shlex
 from collections.abc import Mapping
 
-_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_LINE = re.compile(r"(\s*(?:export\s+)?)([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 
 
 def read_environment(text: str) -> dict[str, str]:
     """The variables of an environment file."""
-    found = (_LINE.fullmatch(line) for line in text.splitlines())
-    return {match[1]: _unquote(match[2].strip()) for match in found if match}
+    found = (_LINE.fullmatch(line) for line in text.split("\n"))  # splitlines() breaks at characters no shell breaks at
+    return {match[2]: _unquote(match[3].strip()) for match in found if match}
 
 
 def _unquote(value: str) -> str:
@@ -32,14 +32,14 @@ def edit_environment(text: str, values: Mapping[str, str | None]) -> str:
     """
     pending = dict(values)
     lines = []
-    for line in text.splitlines(keepends=True):
-        match = _LINE.fullmatch(line.rstrip("\n"))
-        if not match or match[1] not in values:
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+        match = _LINE.fullmatch(line.removesuffix("\n"))
+        if not match or match[2] not in values:
             lines.append(line)
-        elif (value := values[match[1]]) is not None:
-            lines.append(_line(match[1], value))
+        elif (value := values[match[2]]) is not None:
+            lines.append(match[1] + _line(match[2], value))
         if match:
-            pending.pop(match[1], None)
+            pending.pop(match[2], None)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     return "".join(lines) + "".join(_line(name, value) for name, value in pending.items() if value is not None)

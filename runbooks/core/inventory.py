@@ -9,6 +9,7 @@ errors.
 
 import difflib
 import re
+import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +18,21 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.resolver import VersionedResolver
 
 from runbooks.core.errors import InventoryError
 
 GROUP_KEYS = ("hosts", "children", "vars")
+PRIORITY = "ansible_group_priority"
+_LETTERS = string.ascii_letters  # a to z, then A to Z
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
     """A variable's raw value (Jinja unrendered) and the 1-based line of the inventory where it stands."""
 
-    value: Any
+    value: Any = field(repr=False)
     line: int
 
 
@@ -76,6 +81,7 @@ def _parse(path: Path) -> CommentedMap:
             )
     yaml = YAML(typ="rt")
     yaml.version = (1, 1)  # what Ansible reads: `yes` is true
+    yaml.Resolver = _Resolver
     try:
         document = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,13 +93,14 @@ def _parse(path: Path) -> CommentedMap:
         raise InventoryError([f"{path}: cannot be read: {error}"]) from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InventoryError([f"{path}:{line}: not valid YAML: {error.problem}"]) from None
+        problem = (error.problem or "").partition(" with value ")[0]  # a duplicate key's values may hold a password
+        raise InventoryError([f"{path}:{line}: not valid YAML: {problem}"]) from None
     except YAMLError as error:
         raise InventoryError([f"{path}: not valid YAML: {error}"]) from None
     if not isinstance(document, CommentedMap) or not document:
         raise InventoryError([f"{path}:1: an inventory is a map of groups, e.g. `all: {{hosts: …}}`"])
     if "plugin" in document:
-        raise InventoryError([f"{path}:{_line(document, 'plugin')}: an inventory plugin's file, not an inventory"])
+        raise InventoryError([f"{path}:{line_of(document, 'plugin')}: an inventory plugin's file, not an inventory"])
     return document
 
 
@@ -103,13 +110,22 @@ def did_you_mean(word: str, known: Iterator[str] | tuple[str, ...] | list[str]) 
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _line(mapping: CommentedMap, key: Any) -> int:
+def line_of(mapping: CommentedMap, key: Any) -> int:
     """The 1-based line of a key; of the whole map for one that came in through a `<<` merge."""
     return int((mapping.lc.data or {}).get(key, (mapping.lc.line,))[0]) + 1
 
 
 def _variables(mapping: CommentedMap) -> dict[str, Variable]:
-    return {str(key): Variable(mapping[key], _line(mapping, key)) for key in mapping}
+    return {str(key): Variable(mapping[key], line_of(mapping, key)) for key in mapping}
+
+
+class _Resolver(VersionedResolver):
+    """PyYAML's idea of YAML 1.1, which is Ansible's: `y`, `n` and `1e3` are strings."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is ScalarNode and implicit[0] and re.fullmatch(r"[yYnN]|[-+]?\d[\d_]*[eE][-+]?\d+", value):
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)
 
 
 class _Reader:
@@ -126,34 +142,44 @@ class _Reader:
 
     def read_groups(self, document: CommentedMap) -> None:
         for name in document:
-            self._read_group(str(name), document[name], _line(document, name))
+            self._read_group(name, document[name], line_of(document, name))
 
-    def _read_group(self, name: str, body: Any, line: int) -> None:
+    def _read_group(self, name: Any, body: Any, line: int) -> None:
+        if not isinstance(name, str):
+            return self.problem(line, f"group name {name!r} must be a string; put it in quotes")
         group = self.groups.setdefault(name, _Group(line=line))
         if body is None:
             return
         if not isinstance(body, CommentedMap):
             return self.problem(line, f"group '{name}' must be a map with {', '.join(GROUP_KEYS)}")
-        for key in body:
+        for key in body:  # in the file's order: of two places that set a host's variable the later wins
             if key not in GROUP_KEYS:
                 hint = did_you_mean(str(key), GROUP_KEYS)
-                self.problem(_line(body, key), f"group '{name}' has an unknown key '{key}'{hint}")
-        variables = self._section(body, "vars", name)
-        group.variables |= _variables(variables)
-        hosts = self._section(body, "hosts", name)
-        for host in hosts:
-            self._read_host(group, host, hosts[host], _line(hosts, host))
-        children = self._section(body, "children", name)
-        for child in children:
-            group.children[str(child)] = None
-            self._read_group(str(child), children[child], _line(children, child))
+                self.problem(line_of(body, key), f"group '{name}' has an unknown key '{key}'{hint}")
+                continue
+            section = self._section(body, key, name)
+            if key == "vars":
+                group.variables |= _variables(section)
+                self._require_number(group.variables.get(PRIORITY))
+                continue
+            for member in section:
+                if key == "hosts":
+                    self._read_host(group, member, section[member], line_of(section, member))
+                else:
+                    group.children[str(member)] = None
+                    self._read_group(member, section[member], line_of(section, member))
+
+    def _require_number(self, priority: Variable | None) -> None:
+        if priority and not re.fullmatch(r"-?\d+", str(priority.value)):
+            self.problem(priority.line, f"{PRIORITY} must be a whole number")
 
     def _section(self, body: CommentedMap, key: str, group: str) -> CommentedMap:
         section = body.get(key)
         if section is None:
             return CommentedMap()
         if not isinstance(section, CommentedMap):
-            self.problem(_line(body, key), f"`{key}` of group '{group}' must be a map: each name with a colon after it")
+            text = f"`{key}` of group '{group}' must be a map: each name with a colon after it"
+            self.problem(line_of(body, key), text)
             return CommentedMap()
         return section
 
@@ -162,13 +188,15 @@ class _Reader:
             return self.problem(line, f"host name {name!r} must be a string; put it in quotes")
         if variables is not None and not isinstance(variables, CommentedMap):
             return self.problem(line, f"the variables of host '{name}' must be a map")
+        pattern, port = _without_port(name)
         try:
-            hosts = list(_expand(name))
+            hosts = list(_expand(pattern))
         except ValueError as error:
             return self.problem(line, f"host '{name}': {error}")
         for host in hosts:
             group.hosts[host] = None
             own = self.host_variables.setdefault(host, {})
+            own |= {"ansible_port": Variable(port, line)} if port else {}
             own |= _variables(variables or CommentedMap())
 
     def result(self) -> Inventory:
@@ -186,6 +214,9 @@ class _Reader:
         has_parent = {child for group in self.groups.values() for child in group.children}
         everything = self.groups["all"]
         everything.hosts |= dict.fromkeys(self.host_variables)
+        ungrouped = self.groups.setdefault("ungrouped", _Group())
+        grouped = {h for name, group in self.groups.items() if name not in ("all", "ungrouped") for h in group.hosts}
+        ungrouped.hosts = {host: None for host in self.host_variables if host not in grouped}
         everything.children |= {name: None for name in self.groups if name != "all" and name not in has_parent}
 
     def _depths(self) -> dict[str, int]:
@@ -212,7 +243,7 @@ class _Reader:
         mine = [name for name in self.groups if host in members[name]]
 
         def rank(name: str) -> tuple[int, int, str]:
-            priority = self.groups[name].variables.get("ansible_group_priority")
+            priority = self.groups[name].variables.get(PRIORITY)
             return depths[name], int(priority.value) if priority else 1, name
 
         variables: dict[str, Variable] = {}
@@ -222,13 +253,19 @@ class _Reader:
         return Host(host, tuple(name for name in mine if name != "all"), variables)
 
 
+def _without_port(name: str) -> tuple[str, int | None]:
+    """A host pattern and the port after it. **Source:** `ansible/parsing/utils/addresses.py: parse_address`."""
+    found = re.fullmatch(r"\[([^\[\]]+)\]:(\d+)", name) or re.fullmatch(r"((?:[^:\[\]]|\[[^\]]*\])*):(\d+)", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
 def _expand(pattern: str) -> Iterator[str]:
     """Expand the first `[a:b:step]` range of a host pattern, and so the others.
 
-    Raises ValueError for a range that runs backwards or mixes letters and digits.
+    Raises ValueError for a range that runs backwards or mixes letters and digits, and for brackets without a range.
     **Source:** Ansible's "Adding ranges of hosts": inclusive, zero-padded when the start is, letters allowed.
     """
-    found = re.search(r"\[([^\[\]]*:[^\[\]]*)\]", pattern)
+    found = re.search(r"\[([^\[\]]*)\]", pattern)
     if not found:
         yield pattern
         return
@@ -245,7 +282,7 @@ def _range(text: str) -> Iterator[str]:
             raise ValueError(f"range [{text}]: a padded start needs an end of the same width")
         width = len(start) if start.startswith("0") else 0
         yield from (str(number).zfill(width) for number in range(int(start), int(stop) + 1, step))
-    elif start.isalpha() and stop.isalpha() and start <= stop:
-        yield from (chr(code) for code in range(ord(start), ord(stop) + 1, step))
+    elif start.isalpha() and stop.isalpha() and _LETTERS.index(start) <= _LETTERS.index(stop):
+        yield from _LETTERS[_LETTERS.index(start) : _LETTERS.index(stop) + 1 : step]
     else:
         raise ValueError(f"range [{text}] is not START:END or START:END:STEP with START not after END")

@@ -50,4 +50,4 @@ def _matches(inventory: Inventory, term: str) -> set[str]:
             f"--limit {term!r} matches no host or group of {inventory.path}{did_you_mean(term, list(names))}",
             "see `inv hosts` for the hosts and groups there are",
         )
-    return {host for name in hits for host in (inventory.groups.get(name) or (name,))}
+    return {host for name in hits for host in inventory.groups.get(name, (name,))}

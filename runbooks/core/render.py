@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateNotFound, meta
-from jinja2.exceptions import SecurityError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runbooks.core.errors import UsageError
@@ -58,7 +57,9 @@ def _render(environment: Environment, value: Any, context: _Lazy) -> Any:
     try:
         names = _names_in(environment, value)
         return environment.from_string(value).render({name: context[name] for name in names if name in context})
-    except (TemplateError, SecurityError) as error:
+    except RenderError:
+        raise
+    except Exception as error:  # an expression can fail in any way that Python can: {{ 1 / 0 }}
         raise RenderError(str(error)) from None
 
 
@@ -98,7 +99,7 @@ class Templates:
             return self._environment.get_template(name).render(**values).encode()
         except TemplateNotFound:
             raise RenderError(f"there is no template {name}") from None
-        except (TemplateError, SecurityError, RenderError) as error:
+        except Exception as error:  # as above: a template can fail in any way that Python can
             raise RenderError(f"template {name}: {error}") from None
 
 
@@ -120,7 +121,10 @@ def systemd_word(value: object) -> str:
 
 def systemd_path(value: object) -> str:
     """A value of a directive that takes the rest of its line. **Source:** systemd.unit(5), "Specifiers"."""
-    return _one_line(value).replace("%", "%%")
+    text = _one_line(value).replace("%", "%%")
+    if text.endswith("\\"):
+        raise RenderError(f"{text!r} ends with a backslash, which would join it with the next line")
+    return text
 
 
 def cron_command(value: object) -> str:

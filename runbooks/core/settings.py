@@ -4,9 +4,10 @@ A variable `celery_workers` is the field `workers` here. Variables of other pref
 used in templates and in Jinja expressions.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +17,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from runbooks.core.errors import InventoryError
-from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
+from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean, line_of
 from runbooks.core.model import Rule
 from runbooks.core.render import RenderError, render_value
 
 PREFIX = "celery_"
+STATE_DIRECTORY = "runbooks_state_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -35,7 +37,7 @@ def _duration(value: object) -> object:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
         return float(found[1]) * _UNITS_S[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
 
@@ -60,6 +62,9 @@ def _absolute(value: str) -> str:
 
 def _schedule(value: str) -> str:
     try:
+        # CronSim also takes what cron does not: a field of seconds, `L`, `#`, and a line break between two fields.
+        if not re.fullmatch(r"(\S+ +){4}\S+", value) or re.search(r"#|\bLW?\b|\dL\b", value, re.IGNORECASE):
+            raise CronSimError("five fields of numbers, names, ranges and steps are wanted")
         CronSim(value, _CRON_EPOCH)
     except CronSimError as error:
         raise ValueError(f"not a cron schedule ({error}); e.g. '0 */6 * * *'") from None
@@ -101,6 +106,13 @@ class Worker(_Settings):
     queues: Annotated[tuple[OneLine, ...], Field(min_length=1)]
     concurrency: Annotated[int, Field(ge=1)] = 1
     options: tuple[OneLine, ...] = ()
+
+
+def _names_differ(value: tuple[Worker, ...]) -> tuple[Worker, ...]:
+    names = [worker.name for worker in value]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two workers are called '{twice}'")
+    return value
 
 
 class Commands(_Settings):
@@ -185,7 +197,7 @@ class HostSettings(_Settings):
     user: OneLine
     env_file: AbsolutePath
     env: Environment = {}
-    workers: tuple[Worker, ...] = ()
+    workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
     beat: bool = False
     start_timeout: Duration = 90.0
     stop_timeout: Duration = 60.0
@@ -204,7 +216,7 @@ class FleetHost:
     name: str
     groups: tuple[str, ...]
     settings: HostSettings
-    variables: Mapping[str, Any]
+    variables: Mapping[str, Any] = field(repr=False)
 
     def node(self, worker: Worker) -> str:
         """The Celery node name of one of its workers."""
@@ -245,24 +257,22 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of the fleet.
     """
     problems: dict[str, None] = {}
-    built: list[tuple[AppSettings, FleetHost, Variable | None]] = []
+    built: list[tuple[AppSettings, FleetHost]] = []
     for host in inventory.hosts.values():
         if f"{PREFIX}app" not in host.variables:
             continue
         variables = _rendered(inventory, host, problems)
         if variables is not None and (settings := _validate(inventory, host, variables, problems)):
-            plain = {name: variables[name] for name in variables}
-            fleet_host = FleetHost(host.name, host.groups, settings[1], plain)
-            built.append((settings[0], fleet_host, host.variables.get("runbooks_state_directory")))
+            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], variables)))
     if not built and not problems:
         problems[f"{inventory.path}:1: no host has `celery_app`, so there is no application to look at"] = None
-    for app, host_of_app, _ in built[1:]:
+    for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
-    workers = tuple(worker for _, host, _ in built for worker in host.settings.workers)
-    state = built[0][1].variables.get("runbooks_state_directory")
-    hosts = tuple(host for _, host, _ in built if host.name in selected)
+    workers = tuple(worker for _, host in built for worker in host.settings.workers)
+    state = built[0][1].variables.get(STATE_DIRECTORY)
+    hosts = tuple(host for _, host in built if host.name in selected)
     return Fleet(built[0][0], hosts, workers, Path(state) if state else None)
 
 
@@ -300,7 +310,16 @@ def _validate(
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(inventory, host, error)))
+    if STATE_DIRECTORY in variables:
+        problems.update(dict.fromkeys(_state_directory_problem(inventory, host, variables[STATE_DIRECTORY])))
     return (built[0], built[1]) if len(built) == 2 else None
+
+
+def _state_directory_problem(inventory: Inventory, host: Host, value: object) -> Iterator[str]:
+    try:
+        _absolute(value if isinstance(value, str) else "")
+    except ValueError as error:
+        yield f"{inventory.path}:{host.variables[STATE_DIRECTORY].line}: {STATE_DIRECTORY}: {error}"
 
 
 def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:
@@ -331,7 +350,7 @@ def _deep_line(variable: Variable, path: list[str | int]) -> int:
     line, value = variable.line, variable.value
     for key in path:
         if isinstance(value, CommentedMap) and key in value:
-            line, value = int(value.lc.key(key)[0]) + 1, value[key]
+            line, value = line_of(value, key), value[key]
         elif isinstance(value, CommentedSeq) and isinstance(key, int) and key < len(value):
             line, value = int(value.lc.item(key)[0]) + 1, value[key]
     return line

@@ -46,10 +46,11 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
     wanted = state.imports_wanted
     mended = wanted is not None and not frozenset(missing) - wanted.registered
     for module, error in errors.items():
+        own = [task for task in missing if task.rpartition(".")[0] == module] or missing
         yield Finding(
             "task.import_fails",
             host.name,
-            f"{module or fleet.app.app} fails to import, so {tasks(missing)} cannot be registered: "
+            f"{module or fleet.app.app} fails to import, so {tasks(own)} cannot be registered: "
             f"{error.splitlines()[-1]}",
             (*error.splitlines()[-8:], *_environment(host, state, mended)),
             remedy="set the inventory's values in the environment file, then restart" if mended else None,

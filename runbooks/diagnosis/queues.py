@@ -23,6 +23,8 @@ def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterat
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
     wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
+    elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
+    who = ", ".join(wanted or elsewhere) or "no worker"
     lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()) or "the queue is empty"
     yield Finding(
         "queue.no_consumer",
@@ -32,10 +34,10 @@ def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterat
             lengths,
             f"{len(broker.nodes)} nodes answer and none lists it in active_queues"
             + "".join(f"; {name}: {', '.join(sorted(node.queues))}" for name, node in sorted(broker.nodes.items())),
-            f"by the inventory {', '.join(wanted)} should" if wanted else "by the inventory no worker should",
+            f"by the inventory {who}{' on a host outside --limit' if elsewhere else ''} should",
         ),
         remedy="start its workers" if wanted else None,
-        severity=Severity.ERROR if state.depth or wanted else Severity.INFO,
+        severity=Severity.ERROR if state.depth or wanted or elsewhere else Severity.INFO,
     )
 
 

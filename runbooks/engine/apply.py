@@ -1,13 +1,13 @@
 """Carry out a plan: write each effect down, make it, look again; a step has worked when its own plan is empty then."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import BROKER, Change, Effect, RestoreMessages, SetEnvironment, TakeMessages
-from runbooks.core.errors import ExitCode, RunbookError, StalePlan
+from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.core.settings import FleetHost
@@ -15,7 +15,7 @@ from runbooks.engine.journal import Journal
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts import facts
-from runbooks.hosts.effects import STALE, as_write, fragment
+from runbooks.hosts.effects import as_write, fragment
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs, Step
@@ -66,7 +66,7 @@ def apply(
         changes = [change for change in plan if change.step == step.name]
         hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
         for host in hosts - {change.host for change in changes}:
-            recap.at(host).ok += 1
+            recap.at(host).ok += not (recap.at(host).failed or recap.at(host).unreachable)
         if changes:
             session.reporter.step(step.name)
             _run_step(session, journal, lock, step, changes, recap)
@@ -83,14 +83,19 @@ def _run_step(
     todo = [change for change in changes if change.host not in out]
     results = perform(session, journal, lock, todo, recap)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-    lacking = _second_look(session, step, {change.host for change in done})
+    lacking, gone = _second_look(session, step, {change.host for change in done})
+    for host in gone:
+        recap.at(host).unreachable = 1
     for change, outcome, detail in results:
         still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
         if outcome is Outcome.CHANGED and still:
             outcome, detail = Outcome.FAILED, "made, but a second look says: " + "; ".join(c.summary for c in still)
+        elif outcome is Outcome.CHANGED and change.host in gone:
+            outcome, detail = Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
         tally = recap.at(change.host)
         tally.changed += outcome is Outcome.CHANGED
         tally.failed += outcome is Outcome.FAILED
+        tally.skipped += outcome is Outcome.SKIPPED
         session.reporter.change(change, outcome, detail)
 
 
@@ -99,18 +104,24 @@ def _same_target(one: Effect, other: Effect) -> bool:
     return all(getattr(one, name, None) == getattr(other, name, None) for name in ("kind", "path", "service", "queue"))
 
 
-def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> Sequence[Change]:
-    """What the step still lacks on these hosts, waiting as long as its state may take to come about."""
+def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> tuple[Sequence[Change], Mapping[str, str]]:
+    """What the step still lacks on these hosts, waiting as long as its state may take to come about.
+
+    Also those of them that do not answer now, and why: what cannot be seen is not proven.
+    """
     wanted = set(hosts)
     deadline = time.monotonic() + step.patience_s
     while wanted:
-        lacking = [change for change in step.plan(session.observe(step.needs)) if change.host in wanted]
-        if not lacking or time.monotonic() >= deadline:
+        snapshot = session.observe(step.needs)
+        lacking = [change for change in step.plan(snapshot) if change.host in wanted]
+        states = {name: state for name, state in snapshot.hosts.items() if name in wanted}
+        gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
+        if not (lacking or gone) or time.monotonic() >= deadline:
             session.reporter.waiting("")
-            return lacking
-        session.reporter.waiting(f"waiting: {lacking[0].summary}")
+            return lacking, gone
+        session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
         time.sleep(PAUSE_S)
-    return ()
+    return (), {}
 
 
 def perform(
@@ -141,8 +152,10 @@ def _on_host(
         fragments = {str(n): fragment(host, _concrete(transport, change.do)) for n, change in numbered}
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(changes)
         answers = run_fragments(transport, fragments, timeout_s=budget_s, stop_at_failure=True)
-    except StalePlan as error:
-        answers = {str(numbered[0][0]): Answer(STALE, b"", error.problem)}
+    except HostUnreachable:
+        raise
+    except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
+        answers = {str(numbered[0][0]): Answer(error.exit_code, b"", error.problem)}
     results = []
     for n, change in numbered:
         outcome, detail = _judge(answers.get(str(n)))

@@ -13,10 +13,10 @@ A crash can leave the last line torn; it is ignored when read and cut off before
 outcome may or may not have happened: whoever undoes it looks first.
 """
 
+import errno
 import getpass
 import json
 import os
-import secrets
 import socket
 import threading
 import time
@@ -74,10 +74,9 @@ class Journal:
         self.run_id = directory.name
         path = directory / JOURNAL
         self._writing = threading.Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         whole = path.read_bytes().rpartition(b"\n")
         os.ftruncate(self._fd, len(whole[0]) + len(whole[1]))
-        os.lseek(self._fd, 0, os.SEEK_END)
         self._n = sum(1 for entry in _lines(path) if entry["type"] == "effect")
 
     @classmethod
@@ -104,8 +103,8 @@ class Journal:
         undo = to_json(change.undo) if change.undo else None
         what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
         with self._writing:
+            self._append("effect", n=self._n + 1, **what, do=to_json(change.do), undo=undo)
             self._n += 1
-            self._append("effect", n=self._n, **what, do=to_json(change.do), undo=undo)
             return self._n
 
     def finished(self, n: int, outcome: Outcome, detail: str = "") -> None:
@@ -122,15 +121,25 @@ class Journal:
         os.close(self._fd)
 
     def _append(self, kind: str, **values: Any) -> None:
+        """Raises RunbookError where the line does not get onto the disk; nothing of it is left then."""
         line = json.dumps({"type": kind, **values}).encode() + b"\n"
-        if os.write(self._fd, line) != len(line):
-            raise OSError("short write to the journal")
-        os.fsync(self._fd)
+        size = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, size)
+            raise RunbookError(
+                f"{self.directory / JOURNAL} cannot be written: {error.strerror}",
+                f"mend that first; `inv show {self.run_id}` tells what was done before",
+            ) from None
 
 
 def new_run_id() -> str:
-    """An id that sorts by time (UTC) and is short enough to type."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """An id that sorts by time (UTC, its last part the fraction of the second) and is short enough to type."""
+    now = time.time()
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(now % 1 * 0x10000):04x}"
 
 
 def operator() -> str:
@@ -169,7 +178,7 @@ def read_run(directory: Path) -> RunRecord:
         record = RunRecord(directory, *known)
         for line in rest:
             _apply(record, line)
-    except (OSError, KeyError, IndexError, ValueError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise RunbookError(f"{path} is missing or damaged: {error}", "this run cannot be shown or undone") from None
     return record
 
@@ -192,14 +201,24 @@ def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
 
 def list_runs(state_directory: Path) -> list[RunRecord]:
     """All runs of a state directory, oldest first."""
-    folder = state_directory / "runs"
-    return [read_run(path) for path in sorted(folder.iterdir()) if (path / JOURNAL).exists()] if folder.exists() else []
+    return [read_run(path) for path in _run_directories(state_directory)]
+
+
+def _run_directories(state_directory: Path) -> list[Path]:
+    """The runs that got as far as their first line, oldest first; those that did not have changed nothing."""
+    journals = sorted((state_directory / "runs").glob(f"*/{JOURNAL}"))
+    return [path.parent for path in journals if _has_begun(path)]
+
+
+def _has_begun(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
 
 
 def find_run(state_directory: Path, name: str) -> RunRecord:
     """The run whose id is, or begins with, `name`; `last` is the newest. Raises UsageError."""
     folder = state_directory / "runs"
-    ids: Sequence[str] = sorted(path.parent.name for path in folder.glob(f"*/{JOURNAL}"))
+    ids: Sequence[str] = [path.name for path in _run_directories(state_directory)]
     found = ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
     if len(found) != 1:
         problem = "there is no run" if not found else "there are several runs"

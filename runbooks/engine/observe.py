@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostUnreachable, RunbookError
 from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, Unreachable
 from runbooks.core.settings import Fleet, FleetHost, is_secret_name
 from runbooks.hosts import facts
@@ -36,6 +36,9 @@ def on_hosts(
             return host.name, work(host, transports[host.name])
         except HostUnreachable as error:
             return host.name, Unreachable(error.problem)
+        except RunbookError as error:
+            error.problem = f"{host.name}: {error.problem}"
+            raise
 
     with ThreadPoolExecutor(FORKS) as pool:
         try:

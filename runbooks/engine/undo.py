@@ -56,10 +56,9 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
         else _judge(entry, states.get(entry.change.host))
         for entry in pending
     ]
-    files_change = any(
-        undo.outcome is Outcome.CHANGED and isinstance(undo.change.do, WriteFile | SetEnvironment) for undo in undos
-    )
-    undos = [_without_needless_restart(undo, files_change) for undo in undos]
+    changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
+    files_change = {change.host for change in changing if isinstance(change.do, WriteFile | SetEnvironment)}
+    undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
     return sorted(undos, key=lambda undo: _rank(undo.change.do))
 
 
@@ -133,10 +132,11 @@ def _summary(effect: Effect) -> str:
 def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
     match effect:
         case WriteFile():
-            now = state.files[effect.path].content
-            if now == effect.content:
+            now = state.files[effect.path]
+            ours = sha256(now.content) == effect.replaces
+            only_mode = ours and now.content is not None and now.mode != effect.mode
+            if now.content == effect.content and not only_mode:
                 return Outcome.ALREADY, "it is as it was"
-            ours = sha256(now) == effect.replaces
             return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
         case SetEnvironment():
             found = read_environment((state.files[effect.path].content or b"").decode(errors="replace"))

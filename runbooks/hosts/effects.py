@@ -19,13 +19,13 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
 
     Raises StalePlan when a variable is neither what was seen nor what is wanted.
     """
-    text = (actual.content or b"").decode()
-    found = read_environment(text)
+    content = actual.content or b""
+    found = read_environment(content.decode(errors="replace"))
     for name, value in effect.values.items():
         if found.get(name) not in (effect.replaces.get(name), value):
             raise StalePlan(f"{effect.path}: {name} has changed since it was looked at", "run the command again")
-    content = edit_environment(text, effect.values).encode()
-    return WriteFile(effect.path, content, actual.mode or 0o640, sha256(actual.content))
+    text = edit_environment(content.decode(errors="surrogateescape"), effect.values)  # other bytes stay as they are
+    return WriteFile(effect.path, text.encode(errors="surrogateescape"), actual.mode or 0o640, sha256(actual.content))
 
 
 def fragment(host: FleetHost, effect: Effect) -> str:
@@ -43,12 +43,16 @@ def fragment(host: FleetHost, effect: Effect) -> str:
 def _write(effect: WriteFile) -> str:
     """Write beside the target, flush, then rename: a reader sees the old file or the new one, whole.
 
-    The temporary name is fixed, so what a killed run left is written over by the next; cron and systemd ignore it.
+    The temporary name is fixed, so what a killed run left is removed by the next; cron and systemd ignore it. It is
+    made anew (`set -C`), for the directory may be another user's, who could put a link there. The file behind a link
+    is written; a link to anything else (a masked unit's to /dev/null) is replaced.
     """
     path = PurePosixPath(effect.path)
     new = str(path.parent / f".{path.name}.celery-runbooks")
     guard = (
         f"path={quote(effect.path)} new={quote(new)} dir={quote(str(path.parent))}\n"
+        'if [ -L "$path" ] && [ -f "$path" ]; then\n'
+        'path=$(readlink -f "$path") dir=${path%/*}/ new=$dir.${path##*/}.celery-runbooks\nfi\n'
         '[ -d "$dir" ] || { echo "the directory $dir does not exist" >&2; exit 1; }\n'
         'now=absent; [ ! -e "$path" ] || { now=$(sha256sum <"$path") || exit 1; now=${now%% *}; }\n'
         f"case $now in {effect.replaces}|{sha256(effect.content)}) ;; "
@@ -56,8 +60,9 @@ def _write(effect: WriteFile) -> str:
     )
     if effect.content is None:
         return guard + 'rm -f "$path" "$new" && sync "$dir"'
+    content = heredoc(base64.encodebytes(effect.content).decode())
     return (
-        guard + f'base64 -d >"$new" {heredoc(base64.encodebytes(effect.content).decode())}\n'
+        guard + f'umask 077; rm -f "$new"; set -C\nbase64 -d >"$new" {content}\n'
         '[ $? -eq 0 ] || exit 1\n[ ! -e "$path" ] || chown --reference="$path" "$new" || exit 1\n'
         f'chmod {effect.mode:o} "$new" && sync "$new" && mv -f "$new" "$path" && sync "$dir"'
     )

@@ -24,8 +24,9 @@ def parse_clock(answer: Answer) -> float:
 
 
 def ask_file(path: str) -> str:
+    """`-L`: of a link, the file it leads to. `LC_ALL`: seconds with a point. Names come last: they may hold spaces."""
     quoted = quote(path)
-    return f"[ -e {quoted} ] || exit 0\nstat -c '%a %U %G %.Y' {quoted} && cat {quoted}"
+    return f"[ -e {quoted} ] || exit 0\nLC_ALL=C stat -L -c '%a %.Y %U:%G' {quoted} && cat {quoted}"
 
 
 def parse_file(path: str, answer: Answer) -> FileState:
@@ -35,7 +36,8 @@ def parse_file(path: str, answer: Answer) -> FileState:
     if not answer.out:
         return FileState(None)
     head, _, content = answer.out.partition(b"\n")
-    mode, owner, group, changed_at = head.decode().split(" ")
+    mode, changed_at, names = head.decode(errors="replace").split(" ", 2)
+    owner, _, group = names.partition(":")
     return FileState(content, int(mode, 8), owner, group, float(changed_at))
 
 
@@ -65,6 +67,7 @@ def parse_service(service: str, answer: Answer) -> ServiceState:
     if answer.code == NOT_RUNNING or (answer.code == 0 and stat == "-" and said == ""):
         return ServiceState(None, None, said)
     if answer.code != 0 or stat == "-":
+        said = said or answer.err.strip()
         raise RunbookError(
             f"the status command of {service} exited {answer.code} and said: {said[-300:] or 'nothing'}",
             "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
@@ -86,11 +89,12 @@ def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: M
 
 
 def parse_imports(answer: Answer) -> ImportProbe:
-    """The probe's last line is its JSON; where it could not even start, that is the error of every module."""
-    lines = answer.out.decode(errors="replace").strip().splitlines()
-    if answer.code != 0 or not lines:
-        return ImportProbe(frozenset(), {"": (answer.err or "the probe printed nothing").strip()})
-    found = json.loads(lines[-1])
+    """One line of the probe is its JSON; where it did not come so far, that is the error of every module."""
+    out = answer.out.decode(errors="replace").strip()
+    line = next((line for line in reversed(out.splitlines()) if line.startswith('{"registered": ')), None)
+    if answer.code != 0 or line is None:
+        return ImportProbe(frozenset(), {"": (answer.err.strip() or out or "the probe printed nothing")[-3000:]})
+    found = json.loads(line)
     return ImportProbe(frozenset(found["registered"]), found["errors"])
 
 
@@ -108,4 +112,4 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "********")
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s@/]+@", r"\1:********@", text)
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)

@@ -7,6 +7,7 @@ an error which the application swallows comes to light.
 import importlib
 import json
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -17,12 +18,18 @@ question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 def read_env_file(path: str) -> None:
     if not os.path.exists(path):
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
-            name, equals, value = line.strip().removeprefix("export ").partition("=")
-            if equals and not name.startswith(("#", ";")):
-                quoted = value[:1] in ("'", '"')
-                os.environ[name.strip()] = "".join(shlex.split(value)) if quoted else value.strip()
+            found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line, re.DOTALL)
+            if found and "\0" not in line:
+                os.environ[found[1]] = unquote(found[2].strip())
+
+
+def unquote(value: str) -> str:
+    try:
+        return "".join(shlex.split(value)) if value[:1] in ("'", '"') else value
+    except ValueError:
+        return value
 
 
 os.chdir(question["directory"])
@@ -43,4 +50,5 @@ for module in sorted({name.rpartition(".")[0] for name in set(question["expected
         errors[module] = ""
     except BaseException:
         errors[module] = "".join(traceback.format_exception(*sys.exc_info(), limit=-4)).strip()
-print("\n" + json.dumps({"registered": sorted(registered), "errors": errors}))
+print("\n" + json.dumps({"registered": sorted(registered), "errors": errors}), flush=True)
+os._exit(0)  # neither wait for the application's threads, nor run what it does at exit

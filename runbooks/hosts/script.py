@@ -44,7 +44,8 @@ def run_fragments(
         f'base64 <"$dir/out" | tr -d "\\n"; printf " "; base64 <"$dir/err" | tr -d "\\n"; echo\n{stop}'
         for name, body in fragments.items()
     ]
-    head = "umask 077\nLC_ALL=C; export LC_ALL\ndir=$(mktemp -d) || exit 70\ntrap 'rm -rf \"$dir\"' EXIT\n"
+    # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
+    head = "dir=$(mktemp -d) || exit 70\ntrap 'rm -rf \"$dir\"' EXIT\n"
     done = transport.run(head + "".join(parts), timeout_s=timeout_s)
     if done.code != 0:
         raise HostUnreachable(f"its shell ended with {done.code}: {done.err.strip() or 'no message'}")

@@ -1,7 +1,7 @@
 """Desired queues: nothing waits in them that a rule of the inventory selects, or that would kill a worker."""
 
-import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages
 from runbooks.core.model import MessageSummary, QueueState, Selection, Snapshot
@@ -25,7 +25,7 @@ class QueuesClean:
 def _change(state: QueueState, now: float) -> Change:
     selections = [*state.selected, *([state.malformed] if state.malformed.count else [])]
     count = sum(selection.count for selection in selections)
-    archive = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', state.name)}.messages.jsonl"
+    archive = f"{quote(state.name, safe='')}.messages.jsonl"  # a name of its own for each queue, in the run's folder
     return Change(
         BROKER,
         QueuesClean.name,

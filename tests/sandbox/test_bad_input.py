@@ -108,7 +108,7 @@ def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> No
 @pytest.fixture
 def redis_with(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     """Starts servers with options of the test's own, and ends them."""
-    servers = []
+    servers: list[RedisServer] = []
 
     def start(*args: str) -> RedisServer:
         servers.append(RedisServer.start(tmp_path / f"redis{len(servers)}", args=args))

@@ -1,0 +1,92 @@
+"""`--limit`: which hosts are touched, and that a mistake never means all of them, or none in silence."""
+
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.errors import ExitCode, UsageError
+from runbooks.core.inventory import Inventory, load_inventory
+from runbooks.core.patterns import select_hosts
+
+TEXT = """\
+all:
+  hosts: {lone: }
+  children:
+    web: {hosts: {web1: , web2: , web3: }}
+    db: {hosts: {db1: , db2: }}
+    canary: {hosts: {web2: , db1: }}
+    empty:
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Inventory:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(TEXT)
+    return load_inventory(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (None, "lone web1 web2 web3 db1 db2"),
+        ("all", "lone web1 web2 web3 db1 db2"),
+        ("*", "lone web1 web2 web3 db1 db2"),
+        ("web2", "web2"),
+        ("web", "web1 web2 web3"),
+        ("db2,web1", "web1 db2"),
+        ("db2:web1", "web1 db2"),
+        (" db2 , web1 ,", "web1 db2"),
+        ("web:&canary", "web2"),
+        ("web:!canary", "web1 web3"),
+        ("!canary", "lone web1 web3 db2"),
+        ("&canary", "web2 db1"),
+        ("!web2:web:&all", "web1 web3"),
+        ("!db1,canary", "web2"),
+        ("web?", "web1 web2 web3"),
+        ("*1", "web1 db1"),
+        ("w*:!web[12]", "web3"),
+        ("ca*", "web2 db1"),
+        ("~web[13]", "web1 web3"),
+        ("~(web|db)2$", "web2 db2"),
+        ("~eb1|db2", "db2"),
+        ("ungrouped", "lone"),
+    ],
+)
+def test_a_pattern_selects_hosts_in_the_inventorys_order(inventory: Inventory, pattern: str | None, names: str) -> None:
+    assert select_hosts(inventory, pattern) == tuple(names.split())
+
+
+@pytest.mark.parametrize("pattern", ["", " ", ",", ":", " , : "])
+def test_an_empty_pattern_is_an_error_and_not_all_hosts(inventory: Inventory, pattern: str) -> None:
+    with pytest.raises(UsageError, match="--limit is empty") as caught:
+        select_hosts(inventory, pattern)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("pattern", ["web9", "web1,web9", "web:!web9", "web:&dbs", "~^eb", "web9*", "&", "!", "WEB"])
+def test_a_term_that_matches_nothing_is_an_error_and_not_ignored(inventory: Inventory, pattern: str) -> None:
+    with pytest.raises(UsageError, match="matches no host or group") as caught:
+        select_hosts(inventory, pattern)
+    assert "inv hosts" in caught.value.advice
+
+
+def test_a_misspelt_term_is_told_with_the_nearest_name(inventory: Inventory) -> None:
+    with pytest.raises(UsageError, match="did you mean 'canary'"):
+        select_hosts(inventory, "cannary")
+
+
+@pytest.mark.parametrize("pattern", ["web:!web", "web1:&db", "empty", "web:&empty", "all:!all"])
+def test_a_pattern_that_leaves_no_host_is_an_error(inventory: Inventory, pattern: str) -> None:
+    with pytest.raises(UsageError, match="leaves no host"):
+        select_hosts(inventory, pattern)
+
+
+def test_an_empty_group_adds_nothing_to_the_others(inventory: Inventory) -> None:
+    assert select_hosts(inventory, "empty,db1") == ("db1",)
+    assert select_hosts(inventory, "db:!empty") == ("db1", "db2")
+
+
+def test_a_broken_regular_expression_is_told_as_one(inventory: Inventory) -> None:
+    with pytest.raises(UsageError, match="not a regular expression"):
+        select_hosts(inventory, "~web(")

@@ -1,0 +1,282 @@
+"""Rendering: nothing undefined slips through, nothing escapes the sandbox, and files mean what their values say."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbooks.core.render import RenderError, Templates, cron_command, render_value, systemd_path, systemd_word
+from runbooks.core.settings import CronEntry, Worker
+from runbooks.steps.files import cron_files, unit_files
+from tests.unit.fleets import make_fleet, make_host
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = Templates(ROOT / "templates")
+
+
+def error_of(value: Any, context: Mapping[str, Any] | None = None) -> str:
+    with pytest.raises(RenderError) as caught:
+        render_value(value, context or {})
+    return caught.value.problem
+
+
+# --- values
+
+
+def test_a_final_newline_of_a_value_stays() -> None:
+    assert render_value("{{ x }}\n", {"x": "y"}) == "y\n"
+
+
+def test_strings_are_rendered_in_maps_and_lists_and_other_scalars_stay_as_they_are() -> None:
+    value = {"a": ["{{ x }}", 1, True, None], "b": {"c": "-{{ x }}-"}, "d": 1.5}
+    assert render_value(value, {"x": "y"}) == {"a": ["y", 1, True, None], "b": {"c": "-y-"}, "d": 1.5}
+
+
+def test_a_variable_that_holds_jinja_is_rendered_where_it_is_used() -> None:
+    context = {
+        "a": "{{ b }}/a",
+        "b": "{{ c.d }}/b",
+        "c": {"d": "c", "unused": "{{ nothing }}"},
+        "other": "{{ nothing }}",
+    }
+    context["c"] = {"d": "c"}
+    assert render_value("{{ a }}", context) == "c/b/a"
+
+
+def test_what_is_undefined_is_an_error_and_not_an_empty_string() -> None:
+    assert "'nothing' is undefined" in error_of("x{{ nothing }}")
+    assert "no attribute 'b'" in error_of("{{ a.b }}", {"a": {}})
+    assert render_value("{{ nothing | default('x') }}{{ 'y' if nothing is defined }}", {}) == "x"
+
+
+@pytest.mark.parametrize(
+    ("context", "trail"),
+    [
+        ({"a": "{{ a }}"}, "a → a"),
+        ({"a": "{{ b }}", "b": "{{ c }}", "c": "{{ a }}"}, "a → b → c → a"),
+        ({"a": {"x": "{{ a.x }}"}}, "a → a"),
+    ],
+)
+def test_a_variable_that_needs_itself_is_told_as_the_circle_it_is(context: Mapping[str, Any], trail: str) -> None:
+    assert error_of("{{ a }}", context) == f"'a' is defined by itself: {trail}"
+
+
+def test_a_secret_is_looked_up_in_a_file_without_its_last_newline(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:pä ss@h/0\n")
+    context = {"dir": str(tmp_path)}
+    assert render_value("{{ lookup('file', dir ~ '/url') }}", context) == "redis://:pä ss@h/0"
+    assert render_value("{{ lookup('ansible.builtin.file', dir ~ '/url') }}", context) == "redis://:pä ss@h/0"
+
+
+def test_a_secret_is_looked_up_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_PASSWORD", "s3cret")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    assert render_value("{{ lookup('env', 'BROKER_PASSWORD') }}{{ lookup('env', 'NOT_SET') }}", {}) == "s3cret"
+
+
+def test_a_file_that_cannot_be_looked_up_is_told_with_its_path(tmp_path: Path) -> None:
+    assert error_of("{{ lookup('file', '/no/such') }}") == "lookup('file'): No such file or directory: /no/such"
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    assert "decode" in error_of(f"{{{{ lookup('file', '{tmp_path}/binary') }}}}")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "password", "url", "community.hashi_vault.vault_read", "lines"])
+def test_a_lookup_that_could_run_something_is_not_supported(kind: str) -> None:
+    assert error_of(f"{{{{ lookup('{kind}', 'id') }}}}") == f"lookup('{kind}') is not supported; 'file' and 'env' are"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ ''['__class__'] }}",
+        "{{ ''|attr('__class__') }}",
+        "{{ ().__class__.__base__.__subclasses__() }}",
+        "{{ lookup.__globals__ }}",
+        "{{ lookup.__globals__['os'].system('id') }}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ '{0.__class__}'.format('') }}",
+        "{{ ''.format_map({}).__class__ }}",
+        "{{ x.append(1) }}",
+        "{{ x.clear() }}",
+        "{% set _ = d.update(a=1) %}",
+        "{{ range(10000000) | list }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+    ],
+)
+def test_an_expression_cannot_leave_the_sandbox(expression: str) -> None:
+    x, d = [0], {"b": 0}
+    error_of(expression, {"x": x, "d": d})
+    assert (x, d) == ([0], {"b": 0})
+
+
+@pytest.mark.parametrize(
+    "expression", ["{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{{ lookup('file') }}", "{{ lookup(3, 4) }}", "{{ x"]
+)
+def test_whatever_goes_wrong_in_an_expression_is_a_message_and_no_traceback(expression: str) -> None:
+    assert error_of(expression)
+
+
+# --- the three filters
+
+
+@pytest.mark.parametrize("escape", [systemd_word, systemd_path, cron_command])
+@pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\0b", "\n", "a\x1b[0m", "a\x7f"])
+def test_a_value_with_a_line_break_is_refused_for_it_would_be_a_new_directive(escape: Any, text: str) -> None:
+    with pytest.raises(RenderError, match="line break or a control character"):
+        escape(text)
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("high", "high"), ("a,b", "a,b"), ("high@web1", "high@web1"), ("", '""'), ("two words", '"two words"'),
+        ("50%", "50%%"), ("$HOME", '"$$HOME"'), ('say "hi"', r'"say \"hi\""'), ("back\\slash", r'"back\\slash"'),
+        (";", '";"'), ("it's", '"it\'s"'), ("ü", '"ü"'), ("%h %i", '"%%h %%i"'),
+    ],
+)  # fmt: skip
+def test_a_word_is_quoted_so_that_systemd_passes_exactly_it(word: str, quoted: str) -> None:
+    assert systemd_word(word) == quoted
+
+
+def test_a_path_keeps_its_spaces_and_doubles_its_percent_signs() -> None:
+    assert systemd_path("/srv/my shop/100%") == "/srv/my shop/100%%"
+
+
+def test_a_path_that_would_swallow_the_next_line_is_refused() -> None:
+    with pytest.raises(RenderError, match="backslash"):
+        systemd_path("/srv/shop\\")
+
+
+def test_a_percent_sign_in_a_cron_command_is_escaped() -> None:
+    assert cron_command("date +%F > /tmp/x") == r"date +\%F > /tmp/x"
+
+
+# --- templates
+
+
+def write_template(directory: Path, text: str) -> Templates:
+    (directory / "x.j2").write_text(text)
+    return Templates(directory)
+
+
+def test_a_template_that_uses_what_it_is_not_given_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=r"template x\.j2: 'user' is undefined"):
+        write_template(tmp_path, "User={{ user }}\n").render("x.j2")
+
+
+def test_a_value_that_a_filter_refuses_names_the_template(tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=r"template x\.j2: .*line break"):
+        write_template(tmp_path, "{{ user | systemd_path }}").render("x.j2", user="a\nb")
+
+
+@pytest.mark.parametrize("text", ["{{ x.__class__ }}", "{% if %}", "{{ 1 / 0 }}", "{{ x | nofilter }}"])
+def test_a_broken_template_is_a_message_and_no_traceback(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RenderError, match=r"template x\.j2: "):
+        write_template(tmp_path, text).render("x.j2", x="")
+
+
+def test_a_missing_template_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=r"there is no template systemd/none\.j2"):
+        Templates(tmp_path).render("systemd/none.j2")
+
+
+# --- the shipped templates
+
+AWKWARD = make_host(
+    "web 1",
+    directory="/srv/my shop 50%",
+    python="/usr/bin/env",
+    env_file="/etc/my shop.env",
+    user="root",
+    workers=(
+        Worker(
+            name="high", queues=("high_q", "two words"), options=("--max-tasks-per-child=100", "-O fair", "50%", "$X")
+        ),
+        Worker(name="low", queues=("low",), concurrency=4),
+    ),
+    cron=(
+        CronEntry(schedule="0 */6 * * *", user="deploy", command="date +%F >> '/var/log/50% x.log'"),
+        CronEntry(schedule="5 4 * * 1", user="root", command="true"),
+    ),
+)
+
+
+def test_the_worker_unit_says_what_the_inventory_says() -> None:
+    fleet = make_fleet(AWKWARD)
+    units = unit_files(fleet, SHIPPED)["web 1"]
+    assert list(units) == [
+        "/etc/systemd/system/celery-worker@high.service",
+        "/etc/systemd/system/celery-worker@low.service",
+        "/etc/systemd/system/celery-beat.service",
+    ]
+    lines = units["/etc/systemd/system/celery-worker@high.service"].decode().splitlines()
+    assert "WorkingDirectory=/srv/my shop 50%%" in lines
+    assert "EnvironmentFile=/etc/my shop.env" in lines
+    assert '    --hostname="high@web 1" \\' in lines
+    assert '    --queues="high_q,two words" \\' in lines
+    assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=100 "-O fair" 50%% "$$X"' in lines
+    assert "TimeoutStopSec=60" in lines
+    assert b"--concurrency=4 --loglevel=INFO\n" in units["/etc/systemd/system/celery-worker@low.service"]
+
+
+def test_a_unit_ends_with_a_newline_and_keeps_no_trace_of_the_templates_own_lines() -> None:
+    for content in unit_files(make_fleet(AWKWARD), SHIPPED)["web 1"].values():
+        text = content.decode()
+        assert text.endswith("WantedBy=multi-user.target\n")
+        assert "\n\n\n" not in text
+        assert "{" not in text
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    if not (analyze := shutil.which("systemd-analyze")):
+        pytest.skip("no systemd-analyze here")
+    directory = tmp_path / "units"
+    directory.mkdir()
+    host = make_host("web1", **{**AWKWARD.settings.model_dump(), "directory": "/tmp", "unit_directory": str(directory)})
+    for path, content in unit_files(make_fleet(host), SHIPPED)["web1"].items():
+        Path(path).write_bytes(content)
+        done = subprocess.run([analyze, "verify", "--man=no", path], capture_output=True, text=True, env=os.environ)
+        # Said about other units of this machine, or because no systemd runs here, is not about ours.
+        said = [line for line in done.stderr.splitlines() if Path(path).name in line or str(directory) in line]
+        assert not [
+            line for line in said if "Unknown" in line or "rror" in line or "gnoring" in line or "nvalid" in line
+        ], said
+
+
+def test_systemd_would_complain_about_a_wrong_unit(tmp_path: Path) -> None:
+    if not (analyze := shutil.which("systemd-analyze")):
+        pytest.skip("no systemd-analyze here")
+    path = tmp_path / "wrong.service"
+    path.write_text('[Service]\nExecStart=/bin/true "unbalanced\n')
+    done = subprocess.run([analyze, "verify", "--man=no", path], capture_output=True, text=True)
+    assert "Unbalanced quoting" in done.stderr
+
+
+def test_the_cron_file_has_percent_signs_escaped_a_user_column_and_a_final_newline() -> None:
+    ((path, content),) = cron_files(make_fleet(AWKWARD, app="shop.celery"), SHIPPED)["web 1"].items()
+    assert path == "/etc/cron.d/celery-shop-celery"
+    lines = content.decode().split("\n")
+    assert lines[-1] == ""
+    assert "\n\n\n" not in content.decode()
+    entries = [line for line in lines if re.match(r"[\d*]", line)]
+    assert entries == [
+        r"0 */6 * * * deploy date +\%F >> '/var/log/50\% x.log'",
+        "5 4 * * 1 root true",
+    ]
+
+
+def test_a_host_without_cron_entries_gets_no_cron_file() -> None:
+    assert cron_files(make_fleet(make_host()), SHIPPED) == {"web1": {}}
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    fleet = make_fleet(AWKWARD)
+    assert unit_files(fleet, SHIPPED) == unit_files(fleet, SHIPPED)

@@ -1,0 +1,327 @@
+"""The project's own inventory variables: every mistake is told with its line, and no secret is ever shown."""
+
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any
+
+import pytest
+
+from runbooks.core.errors import InventoryError
+from runbooks.core.inventory import load_inventory
+from runbooks.core.settings import Fleet, build_fleet, is_secret_name
+
+BASE = """\
+all:
+  hosts:
+    web1:
+  vars:
+    celery_app: shop
+    celery_broker_url: redis://:hunter2@broker:6379/0
+    celery_directory: /srv/shop
+    celery_python: /srv/shop/bin/python
+    celery_user: deploy
+    celery_env_file: /etc/shop.env
+    celery_service_manager: commands
+    celery_commands: {start: a, stop: b, status: c}
+"""
+FIRST = BASE.count("\n") + 1
+"""The line of the first variable that a test adds."""
+
+
+def fleet_of(tmp_path: Path, more: str = "", base: str = BASE) -> Fleet:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(base + indent(dedent(more), "    "))
+    inventory = load_inventory(path)
+    return build_fleet(inventory, tuple(inventory.hosts))
+
+
+def problems(tmp_path: Path, more: str = "", base: str = BASE) -> list[str]:
+    """The problems told, as `LINE: what`."""
+    with pytest.raises(InventoryError) as caught:
+        fleet_of(tmp_path, more, base)
+    assert "hunter2" not in f"{caught.value} {caught.value!r}"
+    return [problem.removeprefix(f"{tmp_path / 'inventory.yaml'}:") for problem in caught.value.problems]
+
+
+def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path)
+    (host,) = fleet.hosts
+    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == ("shop", (), (), None)
+    assert (host.settings.unit_directory, host.settings.cron_directory) == ("/etc/systemd/system", "/etc/cron.d")
+    assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (90.0, 60.0, ())
+
+
+def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: Path) -> None:
+    text = """\
+        celery_workers: [{name: a, queues: [q]}]
+        celery_queue_rules: [{reason: r, queue: q}]
+        celery_canary: {task: t, queue: q}
+        """
+    fleet = fleet_of(tmp_path, text)
+    assert fleet.hosts[0].settings.workers[0].concurrency == 1
+    assert (fleet.rules[0].task, fleet.rules[0].expired, fleet.rules[0].retries_over) == ("*", False, None)
+    limits, canary = fleet.app.thresholds, fleet.app.canary
+    assert (limits.depth, limits.retries, limits.eta_overdue) == (15000, 2, 3600)
+    assert canary is not None
+    assert (canary.priority, canary.kwargs, canary.timeout) == (0, {}, 120)
+    assert fleet.app.broker_options.priority_steps == (0, 3, 6, 9)  # kombu's
+
+
+@pytest.mark.parametrize(("key", "value"), [("priority", 10), ("priority", -1), ("priority", "high")])
+def test_a_canarys_priority_is_one_that_the_broker_knows(tmp_path: Path, key: str, value: object) -> None:
+    (problem,) = problems(tmp_path, f"celery_canary: {{task: t, queue: q, {key}: {value}}}")
+    assert problem.startswith(f"{FIRST}: celery_canary.{key}: ")
+
+
+def test_a_worker_needs_a_queue_and_a_process(tmp_path: Path) -> None:
+    found = problems(tmp_path, "celery_workers: [{name: a, queues: [], concurrency: 0}]")
+    assert [line.split(": ")[1] for line in found] == ["celery_workers.0.queues", "celery_workers.0.concurrency"]
+
+
+def test_hosts_that_are_not_selected_are_left_out_but_their_queues_are_known(tmp_path: Path) -> None:
+    text = BASE.replace("    web1:\n", "    web1: {celery_workers: [{name: a, queues: [x]}]}\n    web2:\n")
+    path = tmp_path / "inventory.yaml"
+    path.write_text(text)
+    fleet = build_fleet(load_inventory(path), ("web2",))
+    assert [host.name for host in fleet.hosts] == ["web2"]
+    assert fleet.queues == ("x",)
+
+
+def test_hosts_without_the_application_are_no_part_of_the_fleet(tmp_path: Path) -> None:
+    text = BASE.replace("all:\n", "db:\n  hosts: {db1: }\nx:\n", 1)
+    assert [host.name for host in fleet_of(tmp_path, base=text).hosts] == ["web1"]
+
+
+def test_an_inventory_without_any_application_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, base="all:\n  hosts: {web1: }\n")
+    assert problem.startswith("1: no host has `celery_app`")
+
+
+# --- validators
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1.5", 1.5), ("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172800), ("1.5 h", 5400), ("0", 0)],
+)
+def test_a_duration_is_seconds_or_carries_its_unit(tmp_path: Path, text: str, seconds: float) -> None:
+    assert fleet_of(tmp_path, f"celery_start_timeout: {text}").hosts[0].settings.start_timeout == seconds
+
+
+@pytest.mark.parametrize("text", ["yes", "soon", "1w", "'90'", "-5", "-1h", ".inf", ".nan", "[1]", "~", "1h30m"])
+def test_anything_else_is_no_duration(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_start_timeout: {text}")
+    assert problem.startswith(f"{FIRST}: celery_start_timeout: ")
+    assert "e.g. 15m" in problem
+
+
+@pytest.mark.parametrize(("text", "number"), [("'>2'", 2), ("'> 10'", 10), ("'>0'", 0)])
+def test_retries_are_given_as_more_than_a_number(tmp_path: Path, text: str, number: int) -> None:
+    fleet = fleet_of(tmp_path, f"celery_queue_rules: [{{reason: r, queue: q, retries: {text}}}]")
+    assert fleet.rules[0].retries_over == number
+
+
+@pytest.mark.parametrize("text", ["2", "'2'", "'>=2'", "'<2'", "'>-1'", "'>two'", "yes"])
+def test_retries_without_the_sign_are_refused_for_they_could_mean_both(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_queue_rules:\n  - reason: r\n    queue: q\n    retries: {text}")
+    assert problem == f"{FIRST + 3}: celery_queue_rules.0.retries: write it as '>N', e.g. '>2'"
+
+
+@pytest.mark.parametrize("name", ["directory", "python", "env_file", "unit_directory", "cron_directory"])
+@pytest.mark.parametrize("value", ["srv/shop", "~/shop", "./x", "''"])
+def test_a_path_must_be_absolute(tmp_path: Path, name: str, value: str) -> None:
+    base = "".join(line for line in BASE.splitlines(keepends=True) if f"celery_{name}:" not in line)
+    (problem,) = problems(tmp_path, f"celery_{name}: {value}", base)
+    assert f"celery_{name}: must be an absolute path" in problem
+
+
+@pytest.mark.parametrize("schedule", ["0 */6 * * *", "*/5 0-6,22 1 jan MON-fri", "0 0 * * 7"])
+def test_a_cron_schedule_is_what_cron_takes(tmp_path: Path, schedule: str) -> None:
+    fleet = fleet_of(tmp_path, f"celery_cron: [{{schedule: '{schedule}', user: deploy, command: 'true'}}]")
+    assert fleet.hosts[0].settings.cron[0].schedule == schedule
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        '"* * * *"', '"60 * * * *"', '"0 0 0 * * *"', '"hourly"', '""', '"* * * * 8"', '"*/0 * * * *"',
+        '"0 0 L * *"', '"0 0 LW * *"', '"0 0 * * 5L"', '"0 0 * * 5#2"',  # cronsim takes these, cron does not
+        r'"0 0 * *\n*"', r'"0 0 * * *\n"',  # a line break would be two lines of the cron file
+    ],
+)  # fmt: skip
+def test_a_schedule_that_cron_would_not_take_is_refused(tmp_path: Path, schedule: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_cron:\n  - user: deploy\n    command: ls\n    schedule: {schedule}")
+    assert problem.startswith(f"{FIRST + 3}: celery_cron.0.schedule: not a cron schedule")
+
+
+def test_environment_variables_need_names_that_a_shell_knows(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "celery_env: {GLPI-URL: x}")
+    assert "'GLPI-URL' is not the name of an environment variable" in problem
+
+
+@pytest.mark.parametrize(
+    "name", ["DJANGO_SECRET_KEY", "GLPI_APP_TOKEN", "db_password", "API_KEY", "APIKEY", "SSH_KEY", "SENTRY_DSN"]
+)
+def test_a_secret_does_not_belong_into_the_inventory(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_env: {{{name}: hunter2}}")
+    assert f"'{name}' looks like a secret" in problem
+
+
+@pytest.mark.parametrize("name", ["GLPI_TIMEOUT_S", "KEYBOARD", "DATABASE_PATH", "MONKEYS"])
+def test_a_harmless_name_is_no_secret(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize("value", [r'"a\nb"', r'"a\tb"', r'"\0"', '""', r'"x\x7f"'])
+def test_a_value_for_a_file_is_one_line_without_control_characters(tmp_path: Path, value: str) -> None:
+    problem, *_ = problems(tmp_path, f"celery_workers:\n  - name: a\n    queues:\n      - {value}")
+    assert problem.startswith(f"{FIRST + 3}: celery_workers.0.queues.0: must be one line")
+
+
+@pytest.mark.parametrize("name", ["beat", "a b", "a@b", "''", "ä", "a/b", '"$(id)"'])
+def test_a_workers_name_is_plain(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_workers: [{{name: {name}, queues: [q]}}]")
+    assert problem.startswith(f"{FIRST}: celery_workers.0.name: a worker's name is")
+
+
+def test_two_workers_of_one_name_on_one_host_are_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "celery_workers: [{name: a, queues: [x]}, {name: a, queues: [y]}]")
+    assert problem.startswith(f"{FIRST}: celery_workers: ")
+    assert "'a'" in problem
+
+
+@pytest.mark.parametrize("value", ["state", "5", "[a]", "''"])
+def test_the_state_directory_must_be_an_absolute_path_too(tmp_path: Path, value: str) -> None:
+    (problem,) = problems(tmp_path, f"runbooks_state_directory: {value}")
+    assert problem.startswith(f"{FIRST}: runbooks_state_directory: must be an absolute path")
+
+
+def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, 'runbooks_state_directory: "{{ inventory_dir }}/state"')
+    assert fleet.state_directory == tmp_path / "state"
+
+
+# --- where a mistake stands
+
+
+def test_an_unknown_variable_is_told_with_the_nearest_known_one_and_its_line(tmp_path: Path) -> None:
+    assert problems(tmp_path, "\ncelery_worker: []") == [
+        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'?"
+    ]
+
+
+def test_variables_of_other_prefixes_are_the_operators_own(tmp_path: Path) -> None:
+    assert fleet_of(tmp_path, "shop_colour: red").hosts[0].variables["shop_colour"] == "red"
+
+
+def test_an_unknown_nested_key_is_told_with_its_own_line(tmp_path: Path) -> None:
+    text = "celery_workers:\n  - name: a\n    queues: [q]\n  - name: b\n    queues: [q]\n    concurency: 2"
+    assert problems(tmp_path, text) == [
+        f"{FIRST + 5}: celery_workers.1.concurency: unknown key; did you mean 'concurrency'?"
+    ]
+
+
+def test_a_wrong_value_that_came_in_through_a_merge_key_is_told_and_no_traceback(tmp_path: Path) -> None:
+    text = """\
+        shared: &shared
+          depth: many
+        celery_thresholds:
+          <<: *shared
+          retries: 2
+        """
+    (problem,) = problems(tmp_path, text)
+    assert "celery_thresholds.depth: " in problem
+    assert FIRST <= int(problem.split(":")[0]) <= FIRST + 4
+
+
+def test_a_missing_variable_is_told_with_its_host(tmp_path: Path) -> None:
+    base = BASE.replace("    celery_user: deploy\n", "")
+    assert problems(tmp_path, base=base) == ["1: host 'web1' lacks the variable 'celery_user'"]
+
+
+def test_a_service_manager_that_is_not_supported_is_told(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, base=BASE.replace("manager: commands", "manager: upstart"))
+    assert problem.startswith("11: celery_service_manager: ")
+
+
+def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_path: Path) -> None:
+    base = BASE.replace(
+        "    web1:\n", "    web1: {celery_user: [x], celery_beat: maybe}\n    web2:\n      celery_workers: 5\n"
+    )
+    found = problems(tmp_path, "celery_start_timeout: soon\ncelery_bet: true\nx: '{{ y }}'\n", base)
+    # `x` cannot be rendered, so neither host is validated before that is mended: it is told for both at once.
+    assert [line for line in found if "'y' is undefined" in line] == [f"{FIRST + 4}: x: 'y' is undefined"]
+    found = problems(tmp_path, "celery_start_timeout: soon\ncelery_bet: true\n", base)
+    told = sorted((int(line.split(":")[0]), line.split(":")[1].strip()) for line in found)
+    assert told == [
+        (3, "celery_beat"),
+        (3, "celery_user"),
+        (5, "celery_workers"),
+        (FIRST + 2, "celery_start_timeout"),
+        (FIRST + 3, "unknown variable 'celery_bet'; did you mean 'celery_beat'?"),
+    ]
+
+
+def test_two_hosts_that_disagree_about_the_application_are_refused_without_its_secrets(tmp_path: Path) -> None:
+    base = BASE.replace("    web1:\n", "    web1:\n    web2: {celery_broker_url: redis://:hunter2@other/1}\n")
+    (problem,) = problems(tmp_path, base=base)
+    assert "web1 and web2 differ in celery_broker_url" in problem
+    assert "redis://" not in problem
+
+
+# --- secrets
+
+
+def test_the_brokers_password_is_in_no_repr_and_no_str(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path)
+    assert fleet.app.broker_url.get_secret_value() == "redis://:hunter2@broker:6379/0"
+    shown: list[Any] = [fleet, fleet.app, fleet.hosts, fleet.hosts[0].settings]
+    assert not [thing for thing in shown if "hunter2" in f"{thing} {thing!r}"]
+
+
+def test_the_brokers_password_is_not_in_the_error_of_a_wrong_value(tmp_path: Path) -> None:
+    base = BASE.replace("redis://:hunter2@broker:6379/0", "{url: redis://:hunter2@broker}")
+    (problem,) = problems(tmp_path, base=base)
+    assert problem.startswith("6: celery_broker_url: ")
+
+
+# --- Jinja in values
+
+
+def test_jinja_sees_the_hosts_variables_and_ansibles_own_names(tmp_path: Path) -> None:
+    text = """\
+        root: "/srv/{{ inventory_hostname }}"
+        shop: {name: blue}
+        celery_unit_directory: "{{ root }}/{{ shop.name }}/{{ group_names | join('-') }}"
+        """
+    base = BASE.replace("all:\n", "web:\n  hosts: {web1: }\nall:\n")
+    assert fleet_of(tmp_path, text, base).hosts[0].settings.unit_directory == "/srv/web1/blue/web"
+
+
+def test_jinja_without_quotes_is_told_with_its_line(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", "user: {{ celery_app }}"))
+    assert problem.startswith("9: celery_user: ")
+
+
+def test_inventory_dir_is_where_the_inventory_lies(tmp_path: Path) -> None:
+    base = BASE.replace("celery_directory: /srv/shop", 'celery_directory: "{{ inventory_dir }}/app"')
+    assert fleet_of(tmp_path, base=base).hosts[0].settings.directory == f"{tmp_path.resolve()}/app"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("{{ nothing_like_it }}", "'nothing_like_it' is undefined"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ celery_app + 1 }}", "can only concatenate"),
+        ("{{ celery_user }}", "'celery_user' is defined by itself"),
+        ("{{ broken", "celery_user"),
+        ("{{ lookup('pipe', 'id') }}", "lookup('pipe') is not supported"),
+        ("{{ lookup('file', '/nonexistent') }}", "No such file or directory: /nonexistent"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_value_that_cannot_be_rendered_is_told_with_its_line(tmp_path: Path, value: str, text: str) -> None:
+    (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", f'user: "{value}"'))
+    assert problem.startswith("9: celery_user: ")
+    assert text in problem

@@ -1,0 +1,403 @@
+"""Findings: each appears exactly when its fault is there, with the evidence an operator needs to believe it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbooks.core.model import (
+    BrokerState,
+    FileState,
+    Finding,
+    HostState,
+    ImportProbe,
+    NodeState,
+    Selection,
+    ServiceState,
+    Severity,
+    TaskCount,
+    Unreachable,
+)
+from runbooks.core.settings import Fleet, QueueRule, Worker
+from runbooks.diagnosis.diagnose import diagnose
+from tests.unit.fleets import (
+    ENV_FILE,
+    NOW,
+    TASKS,
+    in_place,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_queue,
+    make_snapshot,
+    make_state,
+    nothing_wanted,
+)
+
+HOST = make_host()
+FLEET = make_fleet(HOST)
+UNIT, CRON = "/etc/systemd/system/celery-beat.service", "/etc/cron.d/celery-shop"
+
+
+def findings(
+    fleet: Fleet = FLEET,
+    *,
+    broker: BrokerState | None = None,
+    hosts: Mapping[str, HostState | Unreachable] | None = None,
+    units: Mapping[str, bytes] | None = None,
+    cron: Mapping[str, bytes] | None = None,
+) -> tuple[Finding, ...]:
+    snapshot = make_snapshot(fleet, broker=broker, hosts=hosts)
+    wanted = nothing_wanted(fleet)
+    return diagnose(fleet, snapshot, {**wanted, "web1": units or {}}, {**wanted, "web1": cron or {}})
+
+
+def only(found: tuple[Finding, ...], code: str) -> Finding:
+    """The one finding there is, which is of this code."""
+    assert [finding.code for finding in found] == [code]
+    return found[0]
+
+
+def one(found: tuple[Finding, ...], code: str) -> Finding:
+    """The one finding of this code among others."""
+    (finding,) = [finding for finding in found if finding.code == code]
+    return finding
+
+
+def state(**changes: Any) -> HostState:
+    return make_state(HOST, **changes)
+
+
+def broker(**changes: Any) -> BrokerState:
+    return make_broker(FLEET, **changes)
+
+
+def node(**changes: Any) -> NodeState:
+    return replace(NodeState("high@web1", frozenset(TASKS), frozenset(["high_q"])), **changes)
+
+
+def test_a_fleet_that_is_right_has_no_findings() -> None:
+    assert findings() == ()
+
+
+def test_a_fleet_without_workers_rules_or_tasks_has_no_findings() -> None:
+    fleet = make_fleet(make_host(workers=(), beat=False, env={}), expected_tasks=(), queue_rules=())
+    assert findings(fleet) == ()
+
+
+# --- the broker
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "told"), [("allkeys-lru", 1000, True), ("noeviction", 1000, False), ("allkeys-lru", 0, False)]
+)
+def test_eviction_is_told_only_where_memory_is_limited(policy: str, limit: int, told: bool) -> None:
+    found = findings(broker=broker(maxmemory_bytes=limit, maxmemory_policy=policy))
+    assert [finding.code for finding in found] == ["broker.evicts"] * told
+    if told:
+        assert found[0].evidence == ("maxmemory 1,000 bytes, maxmemory-policy allkeys-lru",)
+        assert found[0].severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(("used", "told"), [(900, False), (901, True)])
+def test_a_broker_is_full_above_nine_tenths_of_its_memory(used: int, told: bool) -> None:
+    found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=used))
+    assert [finding.code for finding in found] == ["broker.full"] * told
+    assert not told or found[0].evidence == ("901 of 1,000 bytes used",)
+
+
+def test_queues_in_another_db_are_told_with_both_depths() -> None:
+    finding = only(findings(broker=broker(depths_by_db={3: 1500})), "broker.other_db")
+    assert finding.subject == "db 3"
+    assert finding.evidence == ("db 0, which the inventory names, holds 0; db 3 holds 1,500 under these names",)
+
+
+# --- queues
+
+
+def test_a_queue_that_nobody_consumes_is_told_with_its_depth_and_who_should() -> None:
+    queues = {"high_q": replace(make_queue(), depths={"high_q": 1200, "high_q\x06\x163": 34})}
+    nodes = {"high@web1": node(queues=frozenset(["other"]))}
+    finding = one(findings(broker=broker(queues=queues, nodes=nodes)), "queue.no_consumer")
+    assert finding.summary == "1,234 messages wait in high_q and no node consumes it"
+    assert finding.evidence == (
+        "LLEN 'high_q' = 1,200, LLEN 'high_q\\x06\\x163' = 34",
+        "1 nodes answer and none lists it in active_queues; high@web1: other",
+        "by the inventory high@web1 should",
+    )
+    assert (finding.severity, finding.remedy) == (Severity.ERROR, "start its workers")
+
+
+def test_a_queue_that_another_applications_node_consumes_has_a_consumer() -> None:
+    nodes = {"x@elsewhere": node(name="x@elsewhere")}
+    assert "queue.no_consumer" not in [f.code for f in findings(broker=broker(nodes=nodes))]
+
+
+@pytest.mark.parametrize(("depth", "severity"), [(0, Severity.INFO), (1, Severity.ERROR)])
+def test_a_queue_that_no_worker_should_consume_is_a_fault_once_messages_wait(depth: int, severity: Severity) -> None:
+    fleet = make_fleet(HOST, queue_rules=(QueueRule(reason="r", queue="orphan"),))
+    queues = {"high_q": make_queue(), "orphan": make_queue("orphan", depth)}
+    finding = only(findings(fleet, broker=make_broker(fleet, queues=queues)), "queue.no_consumer")
+    assert (finding.severity, finding.remedy) == (severity, None)
+    assert finding.evidence[-1] == "by the inventory no worker should"
+
+
+def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys() -> None:
+    fleet = replace(FLEET, all_workers=(*FLEET.all_workers, Worker(name="low", queues=("low_q",))))
+    finding = only(
+        findings(fleet, broker=broker(queues={"high_q": make_queue(), "low_q": make_queue("low_q")})),
+        "queue.no_consumer",
+    )
+    assert finding.evidence[-1] == "by the inventory low on a host outside --limit should"
+    assert (finding.severity, finding.remedy) == (Severity.ERROR, None)
+
+
+def test_what_a_rule_selects_is_told_with_its_reason_tasks_and_samples() -> None:
+    selection = Selection("too late", 1200, {"shop.tasks.bill": 1200})
+    queues = {"high_q": make_queue("high_q", 5000, selected=(selection,))}
+    finding = only(findings(broker=broker(queues=queues)), "queue.selected")
+    assert finding.summary == "1,200 of 5,000 messages are to be taken out: too late"
+    assert finding.evidence == ("1,200 × shop.tasks.bill",)
+
+
+def test_malformed_items_are_told_with_what_they_look_like() -> None:
+    malformed = Selection("malformed", 2, {}, (), ("b'{' no JSON",))
+    finding = only(
+        findings(broker=broker(queues={"high_q": make_queue(depth=2, malformed=malformed)})), "queue.malformed"
+    )
+    assert finding.evidence == ("b'{' no JSON",)
+    assert finding.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(("depth", "told"), [(15_000, False), (15_001, True)])
+def test_a_queue_is_too_deep_above_its_threshold(depth: int, told: bool) -> None:
+    queue = make_queue(depth=depth, by_task={"shop.tasks.bill": TaskCount(depth, 0, 0, None, 0)})
+    found = findings(broker=broker(queues={"high_q": queue}))
+    assert [finding.code for finding in found] == ["queue.depth"] * told
+    assert not told or found[0].evidence == ("15,001 × shop.tasks.bill",)
+
+
+@pytest.mark.parametrize(("retries", "told"), [(2, False), (3, True)])
+def test_messages_with_too_many_retries_are_told(retries: int, told: bool) -> None:
+    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, 0)})
+    found = findings(broker=broker(queues={"high_q": queue}))
+    assert [finding.code for finding in found] == ["queue.retries"] * told
+
+
+@pytest.mark.parametrize(("late_s", "told"), [(3600, False), (3700, True), (-3700, False)])
+def test_messages_long_past_their_eta_are_told(late_s: float, told: bool) -> None:
+    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, 0)})
+    found = findings(broker=broker(queues={"high_q": queue}))
+    assert [finding.code for finding in found] == ["queue.eta_overdue"] * told
+    assert not told or found[0].summary == "messages of shop.tasks.bill wait 1 h 1 min past their ETA, more than 1 h"
+    assert not told or found[0].evidence == ("the ETA of 4 of 5 has passed",)
+
+
+@pytest.mark.parametrize(("selected", "told"), [(5, False), (4, True)])
+def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(selected: int, told: bool) -> None:
+    selection = Selection("too late", selected, {"shop.tasks.bill": selected})
+    by_task = {"shop.tasks.bill": TaskCount(5, 9, 5, NOW - 9999, 0)}
+    queue = make_queue(depth=5, by_task=by_task, selected=(selection,))
+    codes = [finding.code for finding in findings(broker=broker(queues={"high_q": queue}))]
+    assert codes == ["queue.selected", *["queue.retries", "queue.eta_overdue"] * told]
+
+
+def test_other_lists_are_told_and_only_those_with_celery_messages_are_a_warning() -> None:
+    found = findings(broker=broker(other_lists={"hgih_q": (7, True), "sessions": (9, False)}))
+    assert [(f.code, f.subject, f.severity) for f in found] == [
+        ("queue.unknown", "hgih_q", Severity.WARNING),
+        ("queue.foreign_list", "sessions", Severity.INFO),
+    ]
+
+
+# --- hosts and workers
+
+
+def test_a_host_that_does_not_answer_is_told_with_the_reason_and_nothing_is_guessed_about_it() -> None:
+    found = findings(hosts={"web1": Unreachable("No route to host")}, units={UNIT: b"x"})
+    assert only(found, "host.unreachable").evidence == ("No route to host",)
+
+
+@pytest.mark.parametrize(("name", "code"), [("high", "worker.not_running"), ("beat", "beat.not_running")])
+def test_a_service_that_does_not_run_is_told_with_what_its_status_command_said(name: str, code: str) -> None:
+    services = {**state().services, name: ServiceState(None, None, "stopped")}
+    finding = only(findings(hosts={"web1": state(services=services)}), code)
+    assert finding.subject == f"{name} on web1"
+    assert finding.evidence == ("its status command says: stopped",)
+
+
+def test_a_worker_that_runs_but_does_not_answer_is_told_with_its_pid_and_who_answers() -> None:
+    other = node(name="x@elsewhere")
+    found = findings(broker=broker(nodes={"x@elsewhere": other}))
+    finding = only(found, "worker.not_answering")
+    assert finding.evidence == ("pid 100 is alive; inspect ping was answered by x@elsewhere",)
+    found = findings(broker=broker(nodes={}))
+    assert "answered by no node at all" in one(found, "worker.not_answering").evidence[0]
+
+
+def test_a_worker_that_is_stopped_is_not_also_said_not_to_answer() -> None:
+    services = {**state().services, "high": ServiceState(None, None, "")}
+    found = findings(broker=broker(nodes={}), hosts={"web1": state(services=services)})
+    assert [finding.code for finding in found] == ["worker.not_running", "queue.no_consumer"]
+
+
+def test_a_worker_that_does_not_consume_its_queue_is_told_with_what_it_consumes() -> None:
+    nodes = {"high@web1": node(queues=frozenset(["b", "a"]))}
+    finding = one(findings(broker=broker(nodes=nodes)), "worker.not_consuming")
+    assert finding.summary == "high@web1 does not consume high_q"
+    assert finding.evidence == ("inspect active_queues: a, b",)
+
+
+def test_services_older_than_their_environment_file_are_outdated() -> None:
+    files = {ENV_FILE: replace(state().files[ENV_FILE], changed_at=NOW - 400)}
+    services = {**state().services, "beat": ServiceState(9, NOW - 300, "9")}
+    finding = only(findings(hosts={"web1": state(files=files, services=services)}), "worker.outdated")
+    assert finding.subject == "high on web1"
+    assert ENV_FILE in finding.evidence[0]
+
+
+# --- code
+
+BROKEN = "Traceback (most recent call last):\n  File tasks.py\nValueError: invalid literal for int(): 'thirty'"
+UNKNOWING = {"high@web1": node(registered=frozenset(TASKS[:1]))}
+
+
+def with_imports(now: ImportProbe, wanted: ImportProbe | None = None, timeout: str = "30") -> HostState:
+    files = {ENV_FILE: replace(state().files[ENV_FILE], content=f"TIMEOUT={timeout}\n".encode())}
+    return state(imports_now=now, imports_wanted=wanted or now, files=files)
+
+
+GOOD = ImportProbe(frozenset(TASKS), {})
+BAD = ImportProbe(frozenset(), {"shop.tasks": BROKEN})
+
+
+def test_a_running_worker_that_lacks_tasks_is_told_by_name() -> None:
+    finding = only(findings(broker=broker(nodes=UNKNOWING)), "task.not_registered")
+    assert finding.subject == "high@web1"
+    assert finding.evidence == ("inspect registered: high@web1 lacks shop.tasks.ship",)
+
+
+def test_another_applications_node_need_not_know_our_tasks() -> None:
+    nodes = {**broker().nodes, "x@elsewhere": node(name="x@elsewhere", registered=frozenset())}
+    assert findings(broker=broker(nodes=nodes)) == ()
+
+
+def test_an_import_that_works_by_now_leaves_only_the_worker_to_be_restarted() -> None:
+    only(findings(broker=broker(nodes=UNKNOWING), hosts={"web1": with_imports(GOOD)}), "task.not_registered")
+
+
+def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_proof() -> None:
+    found = findings(hosts={"web1": with_imports(BAD, GOOD, timeout="thirty")})
+    finding = only(found, "task.import_fails")
+    assert finding.summary == (
+        "shop.tasks fails to import, so shop.tasks.bill, shop.tasks.ship cannot be registered: "
+        "ValueError: invalid literal for int(): 'thirty'"
+    )
+    assert finding.evidence == (
+        *BROKEN.splitlines(),
+        f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'",
+        "tried on the host: with the inventory's values the import works and every expected task is registered",
+    )
+    assert (finding.blocks, finding.remedy is not None) == (False, True)
+
+
+def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> None:
+    found = findings(hosts={"web1": with_imports(BAD, BAD, timeout="thirty")})
+    finding = one(found, "task.import_fails")
+    assert (finding.blocks, finding.remedy) == (True, None)
+    assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
+    assert "environment.differs" in [f.code for f in found]
+
+
+def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_blocks() -> None:
+    finding = only(findings(hosts={"web1": with_imports(BAD)}), "task.import_fails")
+    assert finding.blocks
+    assert finding.evidence[-1].startswith("the environment file agrees with the inventory")
+
+
+def test_a_long_traceback_is_told_by_its_last_eight_lines() -> None:
+    probe = ImportProbe(frozenset(), {"shop.tasks": "\n".join(f"line {n}" for n in range(20))})
+    finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
+    assert finding.evidence[:-1] == tuple(f"line {n}" for n in range(12, 20))
+
+
+def test_an_application_that_does_not_load_at_all_is_named_itself() -> None:
+    probe = ImportProbe(frozenset(), {"": "SyntaxError: invalid syntax"})
+    finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
+    assert finding.summary.startswith("shop fails to import, so ")
+
+
+def test_each_failing_module_is_told_with_its_own_tasks() -> None:
+    fleet = make_fleet(HOST, expected_tasks=("a.one", "b.two"))
+    probe = ImportProbe(frozenset(), {"a": "ImportError: x", "b": "KeyError: y"})
+    found = findings(fleet, hosts={"web1": with_imports(probe)})
+    assert [f.summary for f in found] == [
+        "a fails to import, so a.one cannot be registered: ImportError: x",
+        "b fails to import, so b.two cannot be registered: KeyError: y",
+    ]
+
+
+def test_a_module_that_imports_but_is_never_imported_by_the_application_blocks() -> None:
+    probe = ImportProbe(frozenset(["celery.backend_cleanup"]), {"shop.tasks": ""})
+    finding = only(findings(hosts={"web1": with_imports(probe)}), "task.never_imported")
+    assert finding.blocks
+    assert finding.evidence == ("loaded as a worker loads it, `shop` registers 1 tasks, not these",)
+
+
+# --- files
+
+
+def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
+    units = {UNIT: b"new", "/u/1": b"x", "/u/2": b"x"}
+    files = {**state().files, UNIT: in_place(b"old"), "/u/1": FileState(None), "/u/2": FileState(None)}
+    found = findings(hosts={"web1": state(files=files)}, units=units)
+    assert [(f.code, f.evidence, f.severity) for f in found] == [
+        ("unit.missing", ("/u/1", "/u/2"), Severity.WARNING),
+        ("unit.differs", (UNIT,), Severity.WARNING),
+    ]
+    assert [f.summary for f in found] == [
+        "2 unit files of 3: is not installed",
+        "1 unit file of 3: is not what its template says",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "codes"),
+    [
+        (in_place(b"x"), []),
+        (in_place(b"x", 0o666), ["cron.differs"]),
+        (in_place(b"y"), ["cron.differs"]),
+        (in_place(b""), ["cron.differs"]),
+        (FileState(None), ["cron.missing"]),
+    ],
+)
+def test_a_cron_file_is_right_only_with_its_bytes_and_mode(file: FileState, codes: list[str]) -> None:
+    found = findings(hosts={"web1": state(files={**state().files, CRON: file})}, cron={CRON: b"x"})
+    assert [finding.code for finding in found] == codes
+
+
+def test_environment_drift_is_told_variable_by_variable_without_the_files_secrets() -> None:
+    files = {ENV_FILE: replace(state().files[ENV_FILE], content=b"TOKEN=s3cret\n")}
+    finding = only(findings(hosts={"web1": state(files=files)}), "environment.differs")
+    assert finding.evidence == ("TIMEOUT: not set, the inventory says '30'",)
+    assert "s3cret" not in repr(finding)
+
+
+# --- all together
+
+
+def test_errors_come_first_and_information_last() -> None:
+    files = {ENV_FILE: replace(state().files[ENV_FILE], content=b"")}
+    services = {**state().services, "beat": ServiceState(None, None, "")}
+    found = findings(
+        broker=broker(other_lists={"sessions": (1, False)}), hosts={"web1": state(files=files, services=services)}
+    )
+    assert [f.code for f in found] == ["beat.not_running", "environment.differs", "queue.foreign_list"]
+
+
+def test_one_unreachable_host_does_not_hide_the_faults_of_another() -> None:
+    fleet = make_fleet(make_host("web1"), make_host("web2"))
+    services = {**make_state(fleet.hosts[1]).services, "beat": ServiceState(None, None, "")}
+    found = findings(fleet, hosts={"web1": Unreachable("gone"), "web2": make_state(fleet.hosts[1], services=services)})
+    assert {f.code for f in found} == {"host.unreachable", "beat.not_running"}

@@ -1,0 +1,257 @@
+"""A fleet on this machine: a folder for each host, real services in it, and a broker that is a few dicts."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from runbooks.broker.lock import FleetLock
+from runbooks.broker.session import Broker, Restorable
+from runbooks.core.effects import Change
+from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
+from runbooks.core.model import BrokerState, NodeState, Selection
+from runbooks.core.render import Templates
+from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
+from runbooks.engine.journal import RunRecord, find_run
+from runbooks.engine.session import Options, Session
+from runbooks.engine.walk import walk
+from runbooks.hosts.transport import Completed, LocalTransport
+from runbooks.steps.step import Needs, Step
+from tests.unit.fleets import TASKS, make_broker, make_fleet, make_host, make_queue
+
+ROOT = Path(__file__).parents[3]
+
+CTL = """\
+# ctl ACTION NAME: what a service manager does, with switches for a test to break it
+[ "$1" = status ] || echo "$1 $2" >>log
+case $1 in
+start)
+    [ ! -e "$2.broken" ] || { echo "$2 is broken" >&2; exit 1; }
+    [ ! -e "$2.dud" ] || exit 0
+    sleep 600 </dev/null >/dev/null 2>&1 &
+    echo $! >"$2.pid"
+    echo $! >>pids ;;
+stop)
+    [ ! -e "$2.stuck" ] || { echo "$2 does not stop" >&2; exit 1; }
+    [ ! -e "$2.pid" ] || kill -9 "$(cat "$2.pid")"
+    rm -f "$2.pid" ;;
+status)
+    [ ! -e "$2.silly" ] || exit 1
+    [ -e "$2.pid" ] || { echo stopped; exit 3; }
+    cat "$2.pid" ;;
+esac
+"""
+
+
+class FakeLock:
+    """The fleet's lock, which a test can take away."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.asked = 0
+
+    def held(self) -> None:
+        self.asked += 1
+        if self.lost:
+            raise LockHeld("the lock was lost")
+
+
+class FakeBroker:
+    """Queues as counts of bad messages; the nodes that answer are those of the workers that run."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.bad: dict[str, int] = {}
+        self.archives: dict[str, int] = {}
+        self.error: RunbookError | None = None
+        self.sticky = False
+        self.lock_held = FakeLock()
+        self.is_locked = False
+
+    def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
+        state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
+        return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
+
+    def _nodes(self, fleet: Fleet) -> dict[str, NodeState]:
+        return {
+            host.node(worker): NodeState(host.node(worker), frozenset(TASKS), frozenset(worker.queues))
+            for host in fleet.hosts
+            for worker in host.settings.workers
+            if (self.world.root / host.name / f"{worker.name}.pid").exists()
+        }
+
+    def _queue(self, name: str) -> Any:
+        bad = self.bad.get(name, 0)
+        selected = (Selection("too late", bad, {"shop.tasks.bill": bad}),) if bad else ()
+        return make_queue(name, bad, selected=selected)
+
+    @contextmanager
+    def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:
+        self.is_locked = True
+        try:
+            yield cast(FleetLock, self.lock_held)
+        finally:
+            self.is_locked = False
+
+    def take(self, fleet: Fleet, queue: str, path: Path, waiting: Callable[[str], None]) -> str:
+        assert self.is_locked
+        if self.error:
+            raise self.error
+        self.archives[str(path)] = self.bad[queue]
+        if not self.sticky:
+            self.bad[queue] = 0
+        return "taken out"
+
+    def restorable(self, path: Path, *, malformed: bool) -> Restorable:
+        return Restorable(self.archives.get(str(path), 0), 0, "")
+
+    def restore(self, path: Path, *, malformed: bool) -> str:
+        assert self.is_locked
+        if self.error:
+            raise self.error
+        self.bad["high_q"] = self.bad.get("high_q", 0) + self.archives.pop(str(path))
+        return "put back"
+
+
+class Flaky(LocalTransport):
+    """This machine, until a test takes it away: before the next script that holds `at` and those after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: str | None = None
+        self.before: Callable[[str], None] | None = None
+        self.is_gone = False
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        if self.before:
+            self.before(script)
+        self.is_gone = self.is_gone or (self.at is not None and self.at in script)
+        if self.is_gone:
+            raise HostUnreachable("No route to host")
+        return super().run(script, timeout_s=timeout_s)
+
+
+@dataclass
+class Recorder:
+    """A reporter that remembers."""
+
+    plans: list[Sequence[Change]] = field(default_factory=list)
+    changes: list[tuple[str, str, Outcome, str]] = field(default_factory=list)
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    waited: list[str] = field(default_factory=list)
+
+    def findings(self, findings: Sequence[Any]) -> None: ...
+    def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
+        self.plans.append(changes)
+
+    def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None: ...
+    def run_started(self, run_id: str) -> None: ...
+    def step(self, name: str) -> None: ...
+    def change(self, change: Change, outcome: Outcome, detail: str) -> None:
+        self.changes.append((change.host, change.summary, outcome, detail))
+
+    def waiting(self, text: str) -> None:
+        self.waited.append(text)
+
+    def checks(self, checks: Sequence[Check]) -> None: ...
+    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
+        self.tallies = tallies
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def message(self, text: str) -> None: ...
+    def error(self, error: RunbookError) -> None: ...
+    def close(self, exit_code: int) -> None: ...
+
+    def outcomes(self, host: str) -> dict[str, Outcome]:
+        """What became of each change of a host, by the beginning of its summary."""
+        return {summary.split(":")[0]: outcome for name, summary, outcome, _ in self.changes if name == host}
+
+    def detail(self, beginning: str) -> str:
+        (detail,) = [detail for _, summary, _, detail in self.changes if summary.startswith(beginning)]
+        return detail
+
+
+class World:
+    """Two hosts, `web1` and `web2`, each with the worker `high` and beat; nothing runs and no file is in place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state"
+        self.hosts = {name: self._host(name) for name in ("web1", "web2")}
+        self.transports = {name: Flaky() for name in self.hosts}
+        self.broker = FakeBroker(self)
+        self.reporter = Recorder()
+
+    def _host(self, name: str) -> FleetHost:
+        here = self.root / name
+        (here / "units").mkdir(parents=True)
+        (here / "cron").mkdir()
+        (here / "ctl").write_text(CTL)
+        (here / "env").write_text("TIMEOUT=x\nTOKEN=s3cret\n")
+        (here / "env").chmod(0o640)
+        commands = {action: f"sh ctl {action} {{worker}}" for action in ("start", "stop", "status")}
+        return make_host(
+            name, directory=str(here), env_file=str(here / "env"), commands=Commands(**commands),
+            unit_directory=str(here / "units"), cron_directory=str(here / "cron"), start_timeout=0.2,
+            cron=(CronEntry(schedule="* * * * *", user="deploy", command="true"),),
+        )  # fmt: skip
+
+    def session(self, *hosts: str, **options: Any) -> Session:
+        fleet = make_fleet(*(self.hosts[name] for name in hosts or self.hosts))
+        chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
+        broker = cast(Broker, self.broker)
+        return Session(fleet, self.transports, broker, Templates(ROOT / "templates"), self.reporter, chosen)
+
+    def steps(self, session: Session) -> tuple[Step, ...]:
+        return session.environment(), session.unit_files(), session.cron_files(), session.queues(), session.workers()
+
+    def remediate(self, *hosts: str, needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS, **options: Any) -> ExitCode:
+        """All steps, from a fresh look."""
+        self.reporter = Recorder()
+        session = self.session(*hosts, **options)
+        return walk(session, self.steps(session), session.observe(needs))
+
+    def last_run(self) -> RunRecord:
+        return find_run(self.state, "last")
+
+    def path(self, host: str, name: str) -> Path:
+        return self.root / host / name
+
+    def log(self, host: str) -> list[str]:
+        """The actions of the service manager, in order."""
+        path = self.path(host, "log")
+        return path.read_text().splitlines() if path.exists() else []
+
+    def files(self, host: str) -> dict[str, bytes]:
+        """All files that the tool may write on a host."""
+        here = self.root / host
+        found = [here / "env", *sorted((here / "units").iterdir()), *sorted((here / "cron").iterdir())]
+        return {str(path.relative_to(here)): path.read_bytes() for path in found if path.is_file()}
+
+    def end(self) -> None:
+        for host in self.hosts:
+            path = self.path(host, "pids")
+            for pid in map(int, path.read_text().split() if path.exists() else []):
+                if _command(pid) == b"sleep\x00600\x00":
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.end()

@@ -1,0 +1,324 @@
+"""Carrying out a plan: a second look proves what was made, and a host that fails does not drag the others along."""
+
+import json
+
+import pytest
+
+from runbooks.core.effects import BROKER
+from runbooks.core.errors import BrokerUnreachable, ExitCode, Interrupted, LockHeld, RunbookError
+from runbooks.core.reporter import Outcome, Tally
+from runbooks.engine.apply import Recap
+from runbooks.engine.journal import JOURNAL
+from runbooks.engine.walk import walk
+from runbooks.steps.step import Needs
+from tests.unit.engine.conftest import World
+
+CHANGED, FAILED, SKIPPED = Outcome.CHANGED, Outcome.FAILED, Outcome.SKIPPED
+STARTED = ["start high", "start beat"]
+
+
+def journal_lines(world: World) -> list[dict[str, object]]:
+    path = world.last_run().directory / JOURNAL
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_broken_fleet_is_put_right_and_a_second_run_finds_nothing_to_do(world: World) -> None:
+    world.broker.bad["high_q"] = 7
+    assert world.remediate() == ExitCode.OK
+    for host in ("web1", "web2"):
+        assert world.path(host, "env").read_text() == "TIMEOUT=30\nTOKEN=s3cret\n"
+        assert sorted(world.files(host)) == [
+            "cron/celery-shop", "env", "units/celery-beat.service", "units/celery-worker@high.service"
+        ]  # fmt: skip
+        assert world.log(host) == STARTED
+        assert world.reporter.tallies[host] == Tally(changed=6)
+    assert world.broker.bad["high_q"] == 0
+    assert {outcome for *_, outcome, _ in world.reporter.changes} == {CHANGED}
+    assert world.last_run().outcome == "ok"
+
+    assert world.remediate() == ExitCode.OK
+    assert world.reporter.plans == [()]
+    assert world.reporter.changes == []
+    assert len(list((world.state / "runs").iterdir())) == 1
+    assert world.log("web1") == STARTED
+
+
+def test_every_change_is_written_down_with_its_outcome_and_no_secret(world: World) -> None:
+    world.remediate()
+    lines = journal_lines(world)
+    effects = [line["n"] for line in lines if line["type"] == "effect"]
+    outcomes = {line["n"]: line["outcome"] for line in lines if line["type"] == "outcome"}
+    assert effects == list(range(1, 13))
+    assert outcomes == dict.fromkeys(effects, "changed")
+    text = (world.last_run().directory / JOURNAL).read_text()
+    assert "s3cret" not in text
+    assert "hunter2" not in text
+
+
+def test_a_dry_run_writes_nothing_anywhere(world: World) -> None:
+    before = world.files("web1")
+    assert world.remediate(dry_run=True, yes=False) == ExitCode.OK
+    assert len(world.reporter.plans[0]) == 12
+    assert world.files("web1") == before
+    assert world.log("web1") == []
+    assert not world.state.exists()
+
+
+def test_without_consent_nothing_is_changed_and_nothing_recorded(world: World) -> None:
+    before = world.files("web1")
+    with pytest.raises(Interrupted, match="not confirmed"):
+        world.remediate(yes=False, confirm=lambda question: False)
+    assert world.files("web1") == before
+    assert not world.state.exists()
+
+
+def test_the_question_says_how_many_changes_there_are(world: World) -> None:
+    asked: list[str] = []
+    world.remediate(yes=False, confirm=lambda question: not asked.append(question))  # type: ignore[func-returns-value]
+    assert asked == ["Make these 12 changes?"]
+
+
+# --- hosts that fail
+
+
+def test_a_host_that_fails_a_step_takes_no_part_in_the_later_ones_and_the_other_goes_on(world: World) -> None:
+    world.path("web1", "cron").rmdir()
+    world.path("web1", "cron").write_text("not a folder")
+    assert world.remediate() == ExitCode.FAILED
+    assert world.reporter.outcomes("web1") == {
+        f"set TIMEOUT in {world.path('web1', 'env')}": CHANGED,
+        f"create {world.path('web1', 'units')}/celery-worker@high.service": CHANGED,
+        f"create {world.path('web1', 'units')}/celery-beat.service": CHANGED,
+        f"create {world.path('web1', 'cron')}/celery-shop": FAILED,
+        "start high": SKIPPED,
+        "start beat": SKIPPED,
+    }
+    assert world.log("web1") == []
+    assert world.reporter.tallies["web1"] == Tally(changed=3, failed=1, skipped=2)
+    assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
+    assert world.log("web2") == STARTED
+    assert world.last_run().outcome == "failed"
+
+
+def test_what_a_failing_command_said_is_told(world: World) -> None:
+    world.path("web1", "high.broken").touch()
+    assert world.remediate("web1") == ExitCode.FAILED
+    assert world.reporter.detail("start high") == "exit code 1: high is broken"
+
+
+def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_and_counted_so(world: World) -> None:
+    world.path("web1", "high.broken").touch()
+    world.remediate("web1")
+    assert world.reporter.outcomes("web1")["start beat"] is SKIPPED
+    assert world.log("web1") == ["start high"]
+    assert world.reporter.tallies["web1"] == Tally(changed=4, failed=1, skipped=1)
+    assert [entry.outcome for entry in world.last_run().entries][-2:] == [FAILED, SKIPPED]
+
+
+def test_a_change_that_was_made_but_did_not_help_has_failed(world: World) -> None:
+    world.path("web1", "beat.dud").touch()
+    assert world.remediate("web1") == ExitCode.FAILED
+    outcomes = world.reporter.outcomes("web1")
+    assert (outcomes["start high"], outcomes["start beat"]) == (CHANGED, FAILED)
+    assert "a second look says: start beat: it is not running" in world.reporter.detail("start beat")
+    assert "waiting: start beat: it is not running" in world.reporter.waited
+    assert world.reporter.waited[-1] == ""
+
+
+def test_the_second_look_waits_for_a_state_that_takes_its_time(world: World) -> None:
+    """The node answers only after it was missed once."""
+    observe, looks = world.broker._nodes, []
+
+    def slow(fleet: object) -> object:
+        looks.append(1)
+        return {} if len(looks) == 2 else observe(fleet)  # type: ignore[arg-type]
+
+    world.broker._nodes = slow  # type: ignore[assignment, method-assign]
+    host = world.hosts["web1"]
+    patient = host.settings.model_copy(update={"start_timeout": 30.0})
+    world.hosts["web1"] = type(host)(host.name, host.groups, patient, host.variables)
+    assert world.remediate("web1") == ExitCode.OK
+    assert len(looks) == 3
+
+
+def test_a_variable_that_somebody_sets_meanwhile_is_left_alone_and_the_host_has_failed(world: World) -> None:
+    env = world.path("web1", "env")
+
+    def meddle(question: str) -> bool:
+        env.write_text("TIMEOUT=60\n")
+        return True
+
+    assert world.remediate(yes=False, confirm=meddle) == ExitCode.FAILED
+    assert env.read_text() == "TIMEOUT=60\n"
+    assert world.reporter.detail(f"set TIMEOUT in {env}").startswith("exit code 7: ")
+    assert world.reporter.outcomes("web1")["start high"] is SKIPPED
+    assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
+
+
+def test_a_file_that_becomes_unreadable_fails_its_host_and_not_the_run(world: World) -> None:
+    env, aside = world.path("web1", "env"), world.path("web1", "aside")
+
+    def meddle(script: str) -> None:
+        """A folder is where the file was while it is read to be changed, and only then."""
+        if aside.exists():
+            env.rmdir()
+            aside.rename(env)
+        elif "date +%s" not in script and f"cat {env}" in script:
+            env.rename(aside)
+            env.mkdir()
+
+    world.transports["web1"].before = meddle
+    assert world.remediate() == ExitCode.FAILED
+    assert "cannot be read" in world.reporter.detail(f"set TIMEOUT in {env}")
+    assert world.reporter.outcomes("web1")["start high"] is SKIPPED
+    assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
+    assert world.last_run().entries[0].outcome is FAILED
+
+
+# --- hosts that go away
+
+
+def test_a_host_that_does_not_answer_is_told_and_the_others_are_put_right(world: World) -> None:
+    world.transports["web1"].is_gone = True
+    assert world.remediate() == ExitCode.UNREACHABLE
+    assert world.reporter.tallies["web1"] == Tally(unreachable=1)
+    assert world.log("web2") == STARTED
+    world.remediate()
+    assert world.reporter.tallies["web1"] == Tally(unreachable=1)
+
+
+def test_a_host_that_goes_away_while_it_is_changed_leaves_an_effect_of_unknown_outcome(world: World) -> None:
+    world.transports["web1"].at = "sh ctl start"
+    assert world.remediate() == ExitCode.FAILED_AND_UNREACHABLE
+    assert world.reporter.outcomes("web1")["start high"] is FAILED
+    unknown = [e for e in world.last_run().entries if e.change.host == "web1" and e.change.step == "workers"]
+    assert [entry.outcome for entry in unknown] == [None, None]
+    assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
+
+
+def test_a_host_that_goes_away_before_the_second_look_is_no_success(world: World) -> None:
+    transport = world.transports["web1"]
+
+    def leave(script: str) -> None:
+        transport.at = "getconf CLK_TCK" if "sh ctl start" in script else transport.at
+
+    transport.before = leave
+    assert world.remediate() == ExitCode.FAILED_AND_UNREACHABLE
+    assert world.reporter.outcomes("web1")["start high"] is FAILED
+    assert world.reporter.tallies["web1"].unreachable == 1
+    assert world.reporter.outcomes("web2")["start high"] is CHANGED
+
+
+# --- the lock, the broker, interrupts
+
+
+def test_nothing_is_changed_once_the_lock_is_lost(world: World) -> None:
+    world.broker.lock_held.lost = True
+    before = world.files("web1")
+    with pytest.raises(LockHeld):
+        world.remediate()
+    assert world.files("web1") == before
+    assert world.log("web1") == []
+    assert world.last_run().outcome == "failed"
+
+
+def test_the_lock_is_asked_for_before_each_step(world: World) -> None:
+    world.broker.bad["high_q"] = 1
+    world.remediate()
+    assert world.broker.lock_held.asked == 5
+
+
+def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) -> None:
+    world.broker.bad["high_q"] = 1
+    world.broker.error = BrokerUnreachable("the broker at x does not answer")
+    with pytest.raises(BrokerUnreachable):
+        world.remediate()
+    record = world.last_run()
+    assert (record.outcome, record.entries[-1].outcome, record.entries[-1].change.host) == ("failed", FAILED, BROKER)
+    assert world.log("web1") == []
+
+
+def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: World) -> None:
+    world.broker.bad["high_q"] = 3
+    world.broker.sticky = True
+    assert world.remediate() == ExitCode.FAILED
+    assert world.reporter.outcomes(BROKER) == {"take 3 of 3 messages out of high_q into the archive": FAILED}
+    assert world.reporter.tallies[BROKER] == Tally(failed=1)
+
+
+def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -> None:
+    def interrupt(script: str) -> None:
+        if "sh ctl start" in script:
+            raise KeyboardInterrupt
+
+    world.transports["web1"].before = interrupt
+    with pytest.raises(Interrupted):
+        world.remediate("web1")
+    record = world.last_run()
+    assert record.outcome == "interrupted"
+    assert [entry.outcome for entry in record.entries] == [CHANGED] * 4 + [None] * 2
+    world.transports["web1"].before = None
+    assert world.remediate("web1") == ExitCode.OK
+
+
+def test_a_run_goes_on_where_an_interrupted_one_stopped(world: World) -> None:
+    world.transports["web1"].at = "sh ctl start"
+    world.remediate("web1")
+    world.transports["web1"] = type(world.transports["web1"])()
+    assert world.remediate("web1") == ExitCode.OK
+    assert [change.summary for change in world.reporter.plans[0]] == [
+        "start high: it is not running", "start beat: it is not running"
+    ]  # fmt: skip
+
+
+# --- restarts
+
+
+def test_workers_that_ran_are_restarted_once_on_the_new_environment(world: World) -> None:
+    world.remediate("web1")
+    world.path("web1", "env").write_text("TIMEOUT=x\n")
+    assert world.remediate("web1") == ExitCode.OK
+    assert world.log("web1")[2:] == ["stop high", "start high", "stop beat", "start beat"]
+    assert world.remediate("web1") == ExitCode.OK
+    assert len(world.log("web1")) == 6
+
+
+def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(world: World) -> None:
+    world.remediate("web1")
+    pid = world.path("web1", "high.pid").read_text()
+    session = world.session("web1")
+    needs = session.workers().needs | Needs.FILES
+    snapshot = session.observe(needs)
+    since = {name: state.clock_at for name, state in snapshot.reachable().items()}
+    steps = (session.workers(since),)
+    assert walk(session, steps, snapshot) == ExitCode.OK
+    assert world.path("web1", "high.pid").read_text() != pid
+    world.path("web1", "high.stuck").touch()
+    snapshot = session.observe(needs)
+    since = {name: state.clock_at for name, state in snapshot.reachable().items()}
+    assert walk(session, (session.workers(since),), snapshot) == ExitCode.FAILED
+
+
+# --- exit codes
+
+
+@pytest.mark.parametrize(
+    ("tallies", "code"),
+    [
+        ([], ExitCode.OK),
+        ([Tally(ok=1), Tally(changed=3), Tally(skipped=1)], ExitCode.OK),
+        ([Tally(ok=1), Tally(failed=1)], ExitCode.FAILED),
+        ([Tally(ok=1), Tally(unreachable=1)], ExitCode.UNREACHABLE),
+        ([Tally(failed=1), Tally(unreachable=1)], ExitCode.FAILED_AND_UNREACHABLE),
+    ],
+)
+def test_the_exit_code_says_the_worst_of_all_hosts(tallies: list[Tally], code: ExitCode) -> None:
+    assert Recap({str(n): tally for n, tally in enumerate(tallies)}).exit_code == code
+
+
+def test_an_unwritable_record_is_told_before_anything_is_changed(world: World) -> None:
+    world.state.write_text("a file")
+    before = world.files("web1")
+    with pytest.raises(RunbookError, match="cannot be written down"):
+        world.remediate()
+    assert world.files("web1") == before

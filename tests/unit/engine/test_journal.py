@@ -1,0 +1,382 @@
+"""The record of a run: private, on the disk before anything it speaks of, and readable whenever the run died."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.effects import BROKER, Change, ControlService, RunTask, SetEnvironment, WriteFile
+from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
+from runbooks.core.reporter import Outcome
+from runbooks.engine.journal import JOURNAL, Journal, find_run, list_runs, new_run_id, read_run
+from runbooks.engine.session import closing_journal
+
+ROOT = Path(__file__).parents[3]
+WRITE = Change(
+    "web1",
+    "units",
+    "create /f",
+    WriteFile("/f", b"\0\xff", 0o644, "absent"),
+    WriteFile("/f", None, 0, "x"),
+    "+ü\n\r\u2028",
+)
+CANARY = Change(BROKER, "canary", "run t", RunTask("t", "q", "id"))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "state"
+
+
+@contextmanager
+def journal(state: Path, run_id: str = "20250101-000000-aaaa") -> Iterator[Journal]:
+    opened = Journal.create(state, run_id, "remediate", Path("inventory.yaml"))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def test_a_run_is_read_back_as_it_was_written(state: Path) -> None:
+    with journal(state) as run:
+        assert [run.intend(WRITE), run.intend(CANARY), run.intend(WRITE)] == [1, 2, 3]
+        run.finished(1, Outcome.CHANGED, "made")
+        run.finished(2, Outcome.FAILED)
+        run.undone(1)
+        run.end("failed", 2)
+    record = read_run(run.directory)
+    assert (record.id, record.verb, record.outcome) == ("20250101-000000-aaaa", "remediate", "failed")
+    assert record.inventory == str(Path("inventory.yaml").resolve())
+    assert re.fullmatch(r".+@.+", record.operator)
+    assert [entry.change for entry in record.entries] == [WRITE, CANARY, WRITE]
+    assert [(e.n, e.outcome, e.detail, e.undone) for e in record.entries] == [
+        (1, Outcome.CHANGED, "made", True),
+        (2, Outcome.FAILED, "", False),
+        (3, None, "", False),
+    ]
+
+
+def test_nobody_else_can_read_a_run(state: Path) -> None:
+    before = os.umask(0)
+    try:
+        with journal(state) as run:
+            pass
+    finally:
+        os.umask(before)
+    assert run.directory.stat().st_mode & 0o777 == 0o700
+    assert (run.directory / JOURNAL).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_change_is_on_the_disk_before_intend_returns(state: Path) -> None:
+    with journal(state) as run:
+        n = run.intend(WRITE)
+        assert read_run(run.directory).entries[n - 1].change == WRITE
+
+
+def test_a_state_directory_that_cannot_be_written_is_told_before_anything_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(RunbookError, match="cannot be written down") as caught, journal(tmp_path / "state"):
+        pass
+    assert "nothing was changed" in caught.value.advice
+
+
+def test_a_run_id_that_is_taken_is_refused_and_the_first_run_is_not_written_over(state: Path) -> None:
+    with journal(state) as run:
+        run.intend(WRITE)
+    with pytest.raises(RunbookError, match="cannot be written down"), journal(state):
+        pass
+    assert len(read_run(run.directory).entries) == 1
+
+
+def write_ten(run: Journal) -> None:
+    for _ in range(10):
+        run.finished(run.intend(WRITE), Outcome.CHANGED)
+
+
+def test_changes_written_from_many_threads_get_numbers_of_their_own(state: Path) -> None:
+    with journal(state) as run:
+        threads = [threading.Thread(target=write_ten, args=(run,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [entry.n for entry in read_run(run.directory).entries] == list(range(1, 81))
+
+
+# --- torn and damaged
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"type": "outc', b"{", b'{"type": "end", "outcome": "ok", "exit_code": 0}', b"\xff\xfe"]
+)
+def test_a_torn_last_line_is_ignored_and_cut_off_before_more_is_written(state: Path, torn: bytes) -> None:
+    with journal(state) as run:
+        run.intend(WRITE)
+    path = run.directory / JOURNAL
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert read_run(run.directory).entries[0].outcome is None
+    again = Journal(run.directory)
+    again.finished(1, Outcome.CHANGED)
+    assert again.intend(WRITE) == 2
+    again.close()
+    assert [entry.outcome for entry in read_run(run.directory).entries] == [Outcome.CHANGED, None]
+    assert path.read_bytes().startswith(whole)
+    assert torn not in path.read_bytes().splitlines()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"garbage",
+        b"",
+        b"{",
+        b"\xff",
+        b"5",
+        b"null",
+        b"[1]",
+        b'{"n": 1}',
+        b'{"type": "outcome", "n": 9}',
+        b'{"type": "effect", "n": 1}',
+    ],
+)
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_the_file(state: Path, damage: bytes) -> None:
+    with journal(state) as run:
+        run.intend(WRITE)
+        run.end("ok", 0)
+    path = run.directory / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], damage + b"\n", *lines[1:]]))
+    with pytest.raises(RunbookError, match=str(path)) as caught:
+        read_run(run.directory)
+    assert caught.value.advice
+
+
+def test_a_journal_of_another_format_is_refused_and_not_misread(state: Path) -> None:
+    with journal(state) as run:
+        pass
+    path = run.directory / JOURNAL
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(RunbookError, match="not a journal of format 1"):
+        read_run(run.directory)
+
+
+def test_a_missing_journal_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunbookError, match="missing or damaged"):
+        read_run(tmp_path)
+
+
+def test_two_who_write_to_one_journal_do_not_write_over_each_other(state: Path) -> None:
+    """`inv undo` opens a run's journal; the run itself may not have ended yet."""
+    with journal(state) as run:
+        run.intend(WRITE)
+        other = Journal(run.directory)
+        run.finished(1, Outcome.CHANGED, "a long detail " * 50)
+        other.undone(1)
+        run.end("ok", 0)
+        other.close()
+    record = read_run(run.directory)
+    assert (record.entries[0].outcome, record.entries[0].undone, record.outcome) == (Outcome.CHANGED, True, "ok")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from runbooks.core.effects import Change, WriteFile
+from runbooks.core.reporter import Outcome
+from runbooks.engine.journal import Journal
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"))
+while True:
+    n = journal.intend(Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent")))
+    journal.finished(n, Outcome.CHANGED)
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 2, 40])
+def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_told(state: Path, after: int) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WRITER, state], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    told = 0
+    for line in process.stdout:
+        told = int(line)
+        if told >= after:
+            break
+    process.send_signal(signal.SIGKILL)
+    told = max([told, *map(int, process.stdout.read().split()[:-1])])
+    process.stdout.close()
+    process.wait()
+    record = find_run(state, "last")
+    assert len(record.entries) >= told
+    assert [entry.outcome for entry in record.entries[:told]] == [Outcome.CHANGED] * told
+    assert record.state == "unfinished"
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from runbooks.core.effects import Change, WriteFile
+from runbooks.core.errors import RunbookError
+from runbooks.engine.journal import JOURNAL, Journal
+from runbooks.engine.session import closing_journal
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"))
+change = Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent"))
+journal.intend(change)
+size = (journal.directory / JOURNAL).stat().st_size
+try:
+    with closing_journal(journal):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
+        try:
+            journal.intend(change)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+except RunbookError as error:
+    print(error.problem)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_the_journal_whole(state: Path) -> None:
+    """A limit on the file's size stands for the disk: the write stops half-way, then there is room again."""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, state], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert "journal.jsonl cannot be written" in done.stdout
+    record = find_run(state, "last")
+    assert (len(record.entries), record.outcome) == (1, "failed")
+
+
+# --- finding runs
+
+IDS = ("20250101-000000-aaaa", "20250101-000000-bbbb", "20250102-000000-cccc")
+
+
+@pytest.fixture
+def runs(state: Path) -> Path:
+    for run_id in (IDS[1], IDS[2], IDS[0]):
+        with journal(state, run_id) as run:
+            run.end("ok", 0)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "run_id"), [("last", IDS[2]), (IDS[0], IDS[0]), ("20250101-000000-b", IDS[1]), ("20250102", IDS[2])]
+)
+def test_a_run_is_found_by_its_id_the_beginning_of_it_or_as_the_last(runs: Path, name: str, run_id: str) -> None:
+    assert find_run(runs, name).id == run_id
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("2025", "several runs"),
+        ("20250101-000000", "several runs"),
+        ("x", "no run"),
+        ("", "no run"),
+        ("../runs", "no run"),
+    ],
+)
+def test_an_ambiguous_or_unknown_name_is_refused(runs: Path, name: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        find_run(runs, name)
+    assert "inv runs" in caught.value.advice
+
+
+def test_without_any_run_the_last_one_is_refused_and_the_list_is_empty(state: Path) -> None:
+    with pytest.raises(UsageError, match="no run 'last'"):
+        find_run(state, "last")
+    assert list_runs(state) == []
+
+
+def test_runs_are_listed_oldest_first(runs: Path) -> None:
+    assert [record.id for record in list_runs(runs)] == list(IDS)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"type": "run", "form'])
+def test_a_run_that_died_before_its_first_line_was_written_hides_no_other_run(runs: Path, content: bytes) -> None:
+    """It had changed nothing yet."""
+    died = runs / "runs" / "20250103-000000-dddd"
+    died.mkdir()
+    (died / JOURNAL).write_bytes(content)
+    assert [record.id for record in list_runs(runs)] == list(IDS)
+    assert find_run(runs, "last").id == IDS[2]
+
+
+def test_of_two_runs_of_one_second_the_later_is_the_last() -> None:
+    ids = []
+    for _ in range(10):
+        ids.append(new_run_id())
+        while new_run_id() == ids[-1]:
+            pass
+    assert ids == sorted(set(ids))
+    assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+
+
+# --- what a list of runs calls them
+
+
+def undoable() -> Change:
+    return Change("web1", "w", "stop", ControlService("high", "start"), ControlService("high", "stop"))
+
+
+def test_a_run_is_undone_once_all_that_can_be_taken_back_was(state: Path) -> None:
+    with journal(state) as run:
+        for change in (undoable(), CANARY, undoable()):
+            run.intend(change)
+        run.end("ok", 0)
+        run.undone(1)
+        assert read_run(run.directory).state == "ok"
+        run.undone(3)
+    assert read_run(run.directory).state == "undone"
+
+
+def test_a_run_without_anything_to_take_back_is_never_called_undone(state: Path) -> None:
+    with journal(state) as run:
+        run.intend(CANARY)
+        assert read_run(run.directory).state == "unfinished"
+        run.end("ok", 0)
+    assert read_run(run.directory).state == "ok"
+
+
+# --- how a run ends that does not end by itself
+
+
+def ends(state: Path) -> list[tuple[str, int]]:
+    lines = (state / "runs" / IDS[0] / JOURNAL).read_text().splitlines()
+    return [(line["outcome"], line["exit_code"]) for line in map(json.loads, lines) if line["type"] == "end"]
+
+
+def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None:
+    run = Journal.create(state, IDS[0], "remediate", Path("i"))
+    with pytest.raises(Interrupted, match=IDS[0]) as caught, closing_journal(run):
+        raise KeyboardInterrupt
+    assert ends(state) == [("interrupted", ExitCode.INTERRUPTED)]
+    assert f"inv undo {IDS[0]}" in caught.value.advice
+
+
+def test_an_error_is_written_down_with_its_exit_code(state: Path) -> None:
+    run = Journal.create(state, IDS[0], "remediate", Path("i"))
+    with pytest.raises(StalePlan), closing_journal(run):
+        raise StalePlan("changed")
+    assert ends(state) == [("failed", ExitCode.STALE)]
+
+
+def test_a_run_never_writes_down_more_of_an_environment_file_than_its_own_variables(state: Path) -> None:
+    effect = SetEnvironment("/etc/app.env", {"TIMEOUT": "30"}, {"TIMEOUT": "x"})
+    with journal(state) as run:
+        run.intend(Change("web1", "environment", "set TIMEOUT", effect))
+    written = json.loads((run.directory / JOURNAL).read_text().splitlines()[1])["do"]
+    assert written == {
+        "kind": "set_environment",
+        "path": "/etc/app.env",
+        "values": {"TIMEOUT": "30"},
+        "replaces": {"TIMEOUT": "x"},
+    }

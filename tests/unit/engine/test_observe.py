@@ -1,0 +1,176 @@
+"""One look at the fleet: only what is asked for, hosts at once, and no secret in what is found."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from runbooks.core.errors import RunbookError, UsageError
+from runbooks.core.model import FileState, HostState, Unreachable
+from runbooks.core.settings import FleetHost
+from runbooks.engine.observe import on_hosts, secret_values
+from runbooks.hosts.transport import Transport
+from runbooks.steps.step import Needs
+from tests.unit.engine.conftest import World
+from tests.unit.fleets import make_fleet, make_host, make_state
+from tests.unit.hosts.test_transport import is_alive, pid_in, wait_until
+
+
+def host_state(world: World, name: str, needs: Needs) -> HostState:
+    state = world.session().observe(needs).hosts[name]
+    assert isinstance(state, HostState)
+    return state
+
+
+def test_a_look_at_files_sees_the_environment_the_units_and_the_cron_file_and_asks_no_service(world: World) -> None:
+    world.path("web1", "high.silly").touch()
+    state = host_state(world, "web1", Needs.FILES)
+    here = world.root / "web1"
+    assert sorted(state.files) == [
+        f"{here}/cron/celery-shop",
+        f"{here}/env",
+        f"{here}/units/celery-beat.service",
+        f"{here}/units/celery-worker@high.service",
+    ]
+    assert state.files[f"{here}/env"].content == b"TIMEOUT=x\nTOKEN=s3cret\n"
+    assert state.services == {}
+
+
+def test_a_look_at_services_sees_workers_and_beat(world: World) -> None:
+    world.remediate("web1")
+    services = host_state(world, "web1", Needs.SERVICES | Needs.FILES).services
+    assert {name: service.pid for name, service in services.items()} == {
+        name: int(world.path("web1", f"{name}.pid").read_text()) for name in ("high", "beat")
+    }
+
+
+def test_a_look_at_queues_alone_asks_no_host(world: World) -> None:
+    for transport in world.transports.values():
+        transport.is_gone = True
+    assert world.session().observe(Needs.QUEUES).hosts == {}
+
+
+def test_a_host_that_does_not_answer_is_part_of_what_is_seen(world: World) -> None:
+    world.transports["web1"].is_gone = True
+    snapshot = world.session().observe(Needs.FILES)
+    assert snapshot.hosts["web1"] == Unreachable("No route to host")
+    assert list(snapshot.reachable()) == ["web2"]
+
+
+def test_a_broken_status_command_is_told_with_its_host(world: World) -> None:
+    world.path("web2", "high.silly").touch()
+    with pytest.raises(RunbookError) as caught:
+        world.session().observe(Needs.SERVICES)
+    assert caught.value.problem.startswith("web2: the status command of high exited 1")
+
+
+def test_an_error_on_one_host_ends_the_scripts_on_the_others(world: World, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+
+    def work(host: FleetHost, transport: Transport) -> None:
+        if host.name == "web1":
+            transport.run(f"echo $$ >{pid_file}; sleep 600", timeout_s=600)
+        pid_in(pid_file)
+        raise UsageError("no")
+
+    with pytest.raises(UsageError):
+        on_hosts(world.transports, [world.hosts["web2"], world.hosts["web1"]], work)
+    wait_until(lambda: not is_alive(pid_in(pid_file)), "the end of the other host's script")
+
+
+def test_more_hosts_than_can_be_asked_at_once_are_all_asked(world: World) -> None:
+    hosts = [make_host(f"h{n}") for n in range(50)]
+    transports = {host.name: world.transports["web1"].__class__() for host in hosts}
+    found = on_hosts(transports, hosts, lambda host, way: way.run("echo x", timeout_s=30).out)
+    assert found == {host.name: b"x\n" for host in hosts}
+
+
+def test_secrets_are_the_values_of_variables_named_so() -> None:
+    host = make_host()
+    content = b"GLPI_TOKEN='s3 cret'\nTIMEOUT=30\nDB_PASSWORD=hunter2\nNOTE=caf\xe9\n"
+    state = replace(make_state(host), files={host.settings.env_file: FileState(content, 0o640)})
+    assert secret_values(host, state) == ("s3 cret", "hunter2")
+    assert secret_values(host, replace(state, files={host.settings.env_file: FileState(None)})) == ()
+
+
+# --- why tasks are not registered, asked of a real application
+
+APP = """\
+    from celery import Celery
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    try:
+        import shop.tasks
+    except Exception:
+        pass
+    """
+TASKS = """\
+    import os
+    from shop import app
+    if os.environ["TIMEOUT"] != "30":
+        raise RuntimeError(f"{os.environ['TOKEN']} redis://:hunter2@h/0 {os.environ['TIMEOUT']}")
+
+    @app.task
+    def bill(): ...
+
+    @app.task
+    def ship(): ...
+    """
+
+
+@pytest.fixture
+def site(world: World) -> World:
+    for name in world.hosts:
+        package = world.path(name, "shop")
+        package.mkdir()
+        (package / "__init__.py").write_text(dedent(APP))
+        (package / "tasks.py").write_text(dedent(TASKS))
+    return world
+
+
+def test_imports_are_tried_with_the_files_environment_and_with_the_inventorys(site: World) -> None:
+    state = host_state(site, "web1", Needs.EVERYTHING)
+    assert state.imports_now is not None
+    assert state.imports_wanted is not None
+    assert "shop.tasks.bill" not in state.imports_now.registered
+    assert {"shop.tasks.bill", "shop.tasks.ship"} <= state.imports_wanted.registered
+
+
+def test_the_secrets_of_the_environment_file_and_passwords_in_urls_are_hidden_in_what_an_import_says(
+    site: World,
+) -> None:
+    state = host_state(site, "web1", Needs.EVERYTHING)
+    assert state.imports_now is not None
+    error = state.imports_now.errors["shop.tasks"]
+    assert error.splitlines()[-1] == "RuntimeError: ******** redis://:********@h/0 x"
+    assert "s3cret" not in repr(state.imports_now)
+    assert "hunter2" not in repr(state.imports_now)
+
+
+def test_imports_are_not_tried_where_every_node_knows_its_tasks(site: World) -> None:
+    site.remediate("web1")
+    snapshot = site.session().observe(Needs.EVERYTHING)
+    web1, web2 = snapshot.hosts["web1"], snapshot.hosts["web2"]
+    assert isinstance(web1, HostState)
+    assert isinstance(web2, HostState)
+    assert web1.imports_now is None
+    assert web2.imports_now is not None
+
+
+def test_where_the_environment_is_right_the_second_try_is_spared(site: World) -> None:
+    site.path("web1", "env").write_text("TIMEOUT=30\nTOKEN=s3cret\n")
+    state = host_state(site, "web1", Needs.EVERYTHING)
+    assert state.imports_now is not None
+    assert state.imports_now is state.imports_wanted
+
+
+def test_the_applications_own_python_is_asked(site: World) -> None:
+    host = site.hosts["web1"]
+    assert host.settings.python == sys.executable
+    settings = host.settings.model_copy(update={"python": "/no/such/python"})
+    site.hosts["web1"] = replace(host, settings=settings)
+    assert make_fleet(*site.hosts.values()).hosts[0].settings.python == "/no/such/python"
+    state = host_state(site, "web1", Needs.EVERYTHING)
+    assert state.imports_now is not None
+    assert "/no/such/python" in state.imports_now.errors[""]

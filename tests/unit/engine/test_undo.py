@@ -1,0 +1,305 @@
+"""Undo: what can be taken back is judged by what is there now, in an order in which it works, and done once."""
+
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.effects import BROKER, Change, ControlService, RunTask, WriteFile, sha256
+from runbooks.core.errors import BrokerUnreachable, ExitCode, RunbookError
+from runbooks.core.reporter import Outcome
+from runbooks.engine.apply import Recap
+from runbooks.engine.journal import Journal, RunRecord, find_run
+from runbooks.engine.undo import Undo, plan_undo, undo
+from tests.unit.engine.conftest import Recorder, World
+
+CHANGED, ALREADY, CANNOT, FAILED = Outcome.CHANGED, Outcome.ALREADY, Outcome.CANNOT, Outcome.FAILED
+RUN = "20250101-000000-aaaa"
+
+
+def judged(world: World, run: str = "last", *hosts: str) -> list[Undo]:
+    return plan_undo(world.session(*hosts), find_run(world.state, run), malformed=False)
+
+
+def outcomes(undos: list[Undo], host: str) -> dict[str, Outcome]:
+    return {
+        u.change.summary.split("/")[0] + u.change.summary.rpartition("/")[2]: u.outcome
+        for u in undos
+        if u.change.host == host
+    }
+
+
+def take_back(world: World, run: str, *hosts: str) -> Recap:
+    world.reporter = Recorder()
+    recap = Recap()
+    session = world.session(*hosts)
+    record = find_run(world.state, run)
+    undo(session, record, plan_undo(session, record, malformed=False), recap)
+    return recap
+
+
+@pytest.fixture
+def done(world: World) -> str:
+    """The id of a remediation of everything, on a fleet of which only web2's `high` and beat ran."""
+    world.remediate("web2")
+    world.path("web2", "env").write_text("TIMEOUT=x\nTOKEN=s3cret\n")
+    for host in world.hosts:
+        world.path(host, "log").unlink(missing_ok=True)
+    world.broker.bad["high_q"] = 7
+    world.remediate()
+    return world.last_run().id
+
+
+def record_of(world: World, *changes: Change, outcome: Outcome | None = CHANGED) -> RunRecord:
+    """A run of these changes as its journal has it; nothing is made."""
+    journal = Journal.create(world.state, RUN, "remediate", Path("i"))
+    for change in changes:
+        n = journal.intend(change)
+        if outcome:
+            journal.finished(n, outcome)
+    journal.close()
+    return find_run(world.state, RUN)
+
+
+def put_file(path: Path, before: bytes | None, after: bytes | None, before_mode: int = 0o644) -> Change:
+    """The change from `before` to `after`."""
+    do = WriteFile(str(path), after, 0o644, sha256(before))
+    return Change("web1", "units", f"change {path}", do, WriteFile(str(path), before, before_mode, sha256(after)))
+
+
+# --- a whole run
+
+
+def test_a_run_is_taken_back_files_messages_and_services(world: World, done: str) -> None:
+    before = {"env": b"TIMEOUT=x\nTOKEN=s3cret\n"}
+    recap = take_back(world, done)
+    assert recap.exit_code == ExitCode.OK
+    assert world.files("web1") == before
+    assert world.files("web2")["env"] == before["env"]
+    assert world.broker.bad["high_q"] == 7
+    assert not world.path("web1", "high.pid").exists()
+    assert world.path("web2", "high.pid").exists()
+    assert {outcome for *_, outcome, _ in world.reporter.changes} == {CHANGED}
+    assert find_run(world.state, done).state == "undone"
+
+
+def test_what_was_started_is_stopped_first_and_what_ran_before_is_restarted_last(world: World, done: str) -> None:
+    take_back(world, done)
+    made = [summary.split()[0] for host, summary, *_ in world.reporter.changes]
+    ranks = [{"stop": 0, "restart": 2}.get(word, 1) for word in made]
+    assert ranks == sorted(ranks)
+    assert set(ranks) == {0, 1, 2}
+    assert world.log("web1") == ["start high", "start beat", "stop beat", "stop high"]
+    assert world.log("web2")[-4:] == ["stop beat", "start beat", "stop high", "start high"]
+
+
+def test_files_are_put_back_newest_first(world: World, done: str) -> None:
+    undos = [u.change.summary for u in judged(world, done) if u.change.host == "web1"]
+    assert [line.rpartition("/")[2] for line in undos[2:]] == [
+        "celery-shop", "celery-beat.service", "celery-worker@high.service", "env"
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_undone_has_nothing_left_to_undo(world: World, done: str) -> None:
+    take_back(world, done)
+    undos = judged(world, done)
+    assert {undo.outcome for undo in undos} <= {ALREADY}
+    assert world.broker.bad["high_q"] == 7
+
+
+def test_an_undo_is_a_run_of_its_own(world: World, done: str) -> None:
+    take_back(world, done)
+    ids = sorted(path.name for path in (world.state / "runs").iterdir())
+    assert len(ids) == 3
+    (own,) = [
+        find_run(world.state, run)
+        for run in ids
+        if run != done and find_run(world.state, run).entries[0].change.undo is None
+    ]
+    assert own.outcome == "ok"
+    assert {entry.outcome for entry in own.entries} == {CHANGED}
+
+
+def test_planning_an_undo_changes_nothing(world: World, done: str) -> None:
+    files, log, record = world.files("web1"), world.log("web1"), find_run(world.state, done)
+    judged(world, done)
+    assert (world.files("web1"), world.log("web1")) == (files, log)
+    assert find_run(world.state, done) == record
+
+
+# --- judging
+
+
+def test_a_file_that_is_as_the_run_left_it_can_be_put_back(world: World) -> None:
+    path = world.path("web1", "f")
+    path.write_bytes(b"new")
+    (judgement,) = plan_undo(world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False)
+    assert (judgement.outcome, judgement.change.summary) == (CHANGED, f"put back {path}")
+
+
+def test_a_file_that_is_already_as_it_was_needs_nothing(world: World) -> None:
+    path = world.path("web1", "f")
+    path.write_bytes(b"old")
+    (judgement,) = plan_undo(world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False)
+    assert (judgement.outcome, judgement.why) == (ALREADY, "it is as it was")
+
+
+def test_a_file_that_differs_only_in_its_mode_is_not_yet_as_it_was(world: World) -> None:
+    path = world.path("web1", "f")
+    path.write_bytes(b"same")
+    path.chmod(0o644)
+    record = record_of(world, put_file(path, b"same", b"same", before_mode=0o600))
+    session = world.session("web1")
+    undos = plan_undo(session, record, malformed=False)
+    assert [judgement.outcome for judgement in undos] == [CHANGED]
+    undo(session, record, undos, Recap())
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("now", [b"somebody else's", b"", None])
+def test_a_file_that_was_changed_since_cannot_be_put_back(world: World, now: bytes | None) -> None:
+    path = world.path("web1", "f")
+    if now is not None:
+        path.write_bytes(now)
+    (judgement,) = plan_undo(world.session("web1"), record_of(world, put_file(path, b"old", b"new")), malformed=False)
+    assert (judgement.outcome, judgement.why) == (CANNOT, "it has been changed since by somebody else")
+
+
+def test_a_file_that_the_run_made_is_removed_and_one_that_is_gone_needs_nothing(world: World) -> None:
+    path = world.path("web1", "f")
+    record = record_of(world, put_file(path, None, b"new"))
+    (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
+    assert judgement.outcome is ALREADY
+    path.write_bytes(b"new")
+    (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
+    assert (judgement.outcome, judgement.change.summary) == (CHANGED, f"remove {path}")
+
+
+@pytest.mark.parametrize(
+    ("env", "outcome"),
+    [
+        ("TIMEOUT=30\nTOKEN=new\n", CHANGED),
+        ("TIMEOUT=x\n", ALREADY),
+        ("TIMEOUT=60\n", CANNOT),
+        ("", CANNOT),
+    ],
+)
+def test_a_variable_is_judged_by_its_own_value_and_not_by_the_rest_of_the_file(
+    world: World, done: str, env: str, outcome: Outcome
+) -> None:
+    world.path("web1", "env").write_text(env)
+    (judgement,) = [u for u in judged(world, done) if u.change.host == "web1" and "TIMEOUT" in u.change.summary]
+    assert judgement.outcome is outcome
+
+
+def test_a_service_that_is_stopped_already_needs_no_stop(world: World, done: str) -> None:
+    world.path("web1", "high.pid").unlink()
+    found = outcomes(judged(world, done), "web1")
+    assert (found["stop highstop high"], found["stop beatstop beat"]) == (ALREADY, CHANGED)
+
+
+def test_what_has_run_cannot_be_un_run(world: World) -> None:
+    record = record_of(world, Change(BROKER, "canary", "run t", RunTask("t", "q", "id")))
+    (judgement,) = plan_undo(world.session(), record, malformed=False)
+    assert (judgement.outcome, judgement.why) == (CANNOT, "what has run cannot be un-run")
+
+
+def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(world: World, done: str) -> None:
+    world.transports["web1"].is_gone = True
+    whys = {(u.outcome, u.why) for u in judged(world, done) if u.change.host == "web1"}
+    assert whys == {(CANNOT, "No route to host")}
+    whys = {(u.outcome, u.why) for u in judged(world, done, "web2") if u.change.host == "web1"}
+    assert whys == {(CANNOT, "this host is not selected")}
+
+
+def test_what_was_skipped_is_not_spoken_of_and_what_failed_is_looked_at(world: World) -> None:
+    path = world.path("web1", "f")
+    path.write_bytes(b"new")
+    assert (
+        plan_undo(
+            world.session("web1"),
+            record_of(world, put_file(path, b"old", b"new"), outcome=Outcome.SKIPPED),
+            malformed=False,
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("outcome", [FAILED, None])
+@pytest.mark.parametrize(("now", "expected"), [(b"new", CHANGED), (b"old", ALREADY)])
+def test_an_effect_of_failed_or_unknown_outcome_is_judged_by_what_is_there(
+    world: World, outcome: Outcome | None, now: bytes, expected: Outcome
+) -> None:
+    path = world.path("web1", "f")
+    path.write_bytes(now)
+    record = record_of(world, put_file(path, b"old", b"new"), outcome=outcome)
+    assert [u.outcome for u in plan_undo(world.session("web1"), record, malformed=False)] == [expected]
+
+
+# --- restarts
+
+
+def restarted(host: str) -> Change:
+    return Change(host, "workers", "restart high", ControlService("high", "restart"), ControlService("high", "restart"))
+
+
+def test_a_restart_is_not_repeated_where_no_file_comes_back(world: World) -> None:
+    record = record_of(world, restarted("web1"))
+    (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
+    assert (judgement.outcome, judgement.why) == (ALREADY, "it ran before the run, and it runs")
+
+
+def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: World) -> None:
+    path = world.path("web1", "f")
+    path.write_bytes(b"new")
+    record = record_of(world, put_file(path, b"old", b"new"), restarted("web1"), restarted("web2"))
+    found = {
+        (u.change.host, u.change.summary.split()[0]): u.outcome
+        for u in plan_undo(world.session(), record, malformed=False)
+    }
+    assert found == {("web1", "put"): CHANGED, ("web1", "restart"): CHANGED, ("web2", "restart"): ALREADY}
+
+
+# --- what goes wrong
+
+
+def test_what_cannot_be_undone_is_left_and_the_rest_is_undone(world: World, done: str) -> None:
+    cron = world.path("web1", "cron") / "celery-shop"
+    cron.write_text("somebody else's")
+    take_back(world, done)
+    assert cron.read_text() == "somebody else's"
+    assert world.path("web1", "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
+    assert find_run(world.state, done).state != "undone"
+
+
+def test_a_service_that_does_not_stop_is_a_failure_and_stays_to_be_undone(world: World, done: str) -> None:
+    world.path("web1", "beat.stuck").touch()
+    recap = take_back(world, done)
+    assert recap.exit_code == ExitCode.FAILED
+    assert "beat does not stop" in world.reporter.detail("stop beat")
+    assert find_run(world.state, done).state != "undone"
+    world.path("web1", "beat.stuck").unlink()
+    assert take_back(world, done).exit_code == ExitCode.OK
+    assert find_run(world.state, done).state == "undone"
+
+
+def test_a_broker_that_goes_away_leaves_the_messages_to_be_undone_later(world: World, done: str) -> None:
+    world.broker.error = BrokerUnreachable("no answer")
+    with pytest.raises(BrokerUnreachable):
+        take_back(world, done)
+    world.broker.error = None
+    assert take_back(world, done).exit_code == ExitCode.OK
+    assert world.broker.bad["high_q"] == 7
+
+
+def test_a_host_that_goes_away_meanwhile_is_marked_and_the_other_is_undone(world: World, done: str) -> None:
+    world.transports["web1"].at = "sh ctl stop"
+    assert take_back(world, done).exit_code == ExitCode.FAILED_AND_UNREACHABLE
+    assert world.path("web2", "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
+
+
+def test_the_undone_runs_journal_is_closed_whatever_happens(world: World, done: str) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    world.broker.error = RunbookError("boom")
+    with pytest.raises(RunbookError):
+        take_back(world, done)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before

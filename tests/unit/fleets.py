@@ -1,0 +1,88 @@
+"""Hand-built fleets and snapshots for the unit tests: everything right, to be broken one thing at a time."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from runbooks.core.model import (
+    BrokerState,
+    FileState,
+    HostState,
+    NodeState,
+    QueueState,
+    Selection,
+    ServiceState,
+    Snapshot,
+    Unreachable,
+)
+from runbooks.core.settings import AppSettings, Commands, Fleet, FleetHost, HostSettings, QueueRule, Worker
+from runbooks.steps.files import MODE, Wanted
+
+NOW = 1_750_000_000.0
+TASKS = ("shop.tasks.bill", "shop.tasks.ship")
+ENV_FILE = "/srv/shop/shop.env"
+NO_COMMANDS = Commands(start="false", stop="false", status="false")
+NOTHING_MALFORMED = Selection("malformed", 0, {})
+
+
+def make_host(name: str = "web1", **changes: Any) -> FleetHost:
+    """A host with one worker, `high`, beat, and one variable in its environment."""
+    settings: dict[str, Any] = {
+        "directory": "/srv/shop", "python": sys.executable, "user": "deploy", "env_file": ENV_FILE,
+        "env": {"TIMEOUT": "30"}, "workers": (Worker(name="high", queues=("high_q",)),), "beat": True,
+        "service_manager": "commands", "commands": NO_COMMANDS,
+    }  # fmt: skip
+    return FleetHost(name, ("web",), HostSettings(**(settings | changes)), {"ansible_connection": "local"})
+
+
+def make_fleet(*hosts: FleetHost, state_directory: Path | None = None, **app: Any) -> Fleet:
+    settings: dict[str, Any] = {
+        "app": "shop", "broker_url": SecretStr("redis://:hunter2@127.0.0.1:1/0"), "expected_tasks": TASKS,
+        "queue_rules": (QueueRule(reason="too late", queue="high_q", expired=True),),
+    }  # fmt: skip
+    hosts = hosts or (make_host(),)
+    workers = tuple(worker for host in hosts for worker in host.settings.workers)
+    return Fleet(AppSettings(**(settings | app)), hosts, workers, state_directory)
+
+
+def make_queue(name: str = "high_q", depth: int = 0, **changes: Any) -> QueueState:
+    return replace(QueueState(name, {name: depth} if depth else {}, {}, (), NOTHING_MALFORMED, 0), **changes)
+
+
+def make_broker(fleet: Fleet, **changes: Any) -> BrokerState:
+    """Every node answers, knows every task and consumes its queues; every queue is empty."""
+    nodes = {
+        host.node(worker): NodeState(host.node(worker), frozenset(fleet.app.expected_tasks), frozenset(worker.queues))
+        for host in fleet.hosts
+        for worker in host.settings.workers
+    }
+    queues = {name: make_queue(name) for name in fleet.queues}
+    return replace(BrokerState("7.2", 0, 0, "noeviction", 0, queues, nodes, 0, {}, {}, 1), **changes)
+
+
+def make_state(host: FleetHost, **changes: Any) -> HostState:
+    """Every service runs since after the environment file, which holds what it should, last changed."""
+    content = "".join(f"{name}={value}\n" for name, value in host.settings.env.items())
+    files = {host.settings.env_file: FileState(content.encode(), 0o640, "root", "deploy", NOW - 1000)}
+    services = {name: ServiceState(100 + n, NOW - 500, "100") for n, name in enumerate(host.services)}
+    return replace(HostState(NOW, files, services), **changes)
+
+
+def make_snapshot(
+    fleet: Fleet, *, broker: BrokerState | None = None, hosts: Mapping[str, HostState | Unreachable] | None = None
+) -> Snapshot:
+    """A fleet in which all is right, but for what is given."""
+    states: dict[str, HostState | Unreachable] = {host.name: make_state(host) for host in fleet.hosts}
+    return Snapshot(NOW, broker or make_broker(fleet), states | dict(hosts or {}))
+
+
+def nothing_wanted(fleet: Fleet) -> Wanted:
+    return {host.name: {} for host in fleet.hosts}
+
+
+def in_place(content: bytes, mode: int = MODE) -> FileState:
+    return FileState(content, mode, "root", "root", NOW - 2000)

@@ -1,0 +1,316 @@
+"""Effects on a host, tried on this machine: guarded, whole or not at all, and safe to kill at any instant."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.effects import ControlService, Effect, SetEnvironment, TakeMessages, WriteFile, sha256
+from runbooks.core.errors import ExitCode, StalePlan
+from runbooks.core.model import FileState
+from runbooks.core.settings import Commands
+from runbooks.hosts import facts
+from runbooks.hosts.effects import STALE, as_write, fragment
+from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.transport import LocalTransport
+from tests.unit.fleets import make_host
+
+HOST = make_host()
+OLD, NEW = b"old\0\xff\n" * 50, b"new $x `id` '\n" * 4000
+
+
+def do(effect: Effect) -> Answer:
+    return run_fragments(LocalTransport(), {"e": fragment(HOST, effect)}, timeout_s=30)["e"]
+
+
+def write(path: Path, content: bytes | None, *, mode: int = 0o644, replaces: bytes | None = None) -> WriteFile:
+    return WriteFile(str(path), content, mode, sha256(replaces))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "app.conf"
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+# --- writing files
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\n", b"no newline", bytes(range(256)) * 100, b"END_00\n'$(id)\n"])
+def test_a_file_is_made_of_exactly_these_bytes_and_this_mode(path: Path, content: bytes) -> None:
+    assert do(write(path, content, mode=0o604)).code == 0
+    assert (path.read_bytes(), mode_of(path)) == (content, 0o604)
+    assert names(path.parent) == [path.name]
+
+
+def test_a_file_is_changed_when_it_is_what_was_seen(path: Path) -> None:
+    path.write_bytes(OLD)
+    assert do(write(path, NEW, replaces=OLD)).code == 0
+    assert path.read_bytes() == NEW
+
+
+def test_a_file_is_removed_when_it_is_what_was_seen(path: Path) -> None:
+    path.write_bytes(OLD)
+    assert do(write(path, None, replaces=OLD)).code == 0
+    assert names(path.parent) == []
+
+
+@pytest.mark.parametrize("wanted", [NEW, None])
+def test_a_file_that_somebody_changed_meanwhile_is_left_alone(path: Path, wanted: bytes | None) -> None:
+    path.write_bytes(b"somebody else's")
+    answer = do(write(path, wanted, replaces=OLD))
+    assert answer.code == STALE == ExitCode.STALE
+    assert f"{path} has changed since it was looked at" in answer.err
+    assert path.read_bytes() == b"somebody else's"
+    assert names(path.parent) == [path.name]
+
+
+def test_a_file_that_appeared_or_vanished_meanwhile_is_left_alone(path: Path) -> None:
+    assert do(write(path, NEW, replaces=OLD)).code == STALE
+    assert not path.exists()
+    path.write_bytes(OLD)
+    assert do(write(path, NEW, replaces=None)).code == STALE
+    assert path.read_bytes() == OLD
+
+
+def test_an_effect_that_was_made_already_can_be_made_again(path: Path) -> None:
+    path.write_bytes(OLD)
+    for _ in range(2):
+        assert do(write(path, NEW, mode=0o600, replaces=OLD)).code == 0
+        assert (path.read_bytes(), mode_of(path)) == (NEW, 0o600)
+    for _ in range(2):
+        assert do(write(path, None, replaces=NEW)).code == 0
+        assert not path.exists()
+
+
+def test_a_changed_file_keeps_its_owner(path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root gives files away")
+    path.write_bytes(OLD)
+    os.chown(path, 12345, 23456)
+    assert do(write(path, NEW, mode=0o640, replaces=OLD)).code == 0
+    assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (12345, 23456, 0o640)
+
+
+def test_a_file_behind_a_link_is_changed_and_the_link_stays(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "app.env", tmp_path / "etc" / "app.env"
+    for directory in (real.parent, link.parent):
+        directory.mkdir()
+    real.write_bytes(OLD)
+    link.symlink_to(real)
+    assert do(write(link, NEW, replaces=OLD)).code == 0
+    assert link.is_symlink()
+    assert real.read_bytes() == NEW
+    assert names(real.parent) == names(link.parent) == ["app.env"]
+
+
+def test_a_masked_unit_is_replaced_and_dev_null_is_not(path: Path) -> None:
+    """systemctl mask makes a unit a link to /dev/null."""
+    path.symlink_to("/dev/null")
+    assert do(write(path, NEW, replaces=b"")).code == 0
+    assert (path.is_symlink(), path.read_bytes()) == (False, NEW)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_missing_directory_is_told_by_its_name_and_not_made(tmp_path: Path) -> None:
+    answer = do(write(tmp_path / "none" / "f", NEW))
+    assert answer.code == 1
+    assert f"the directory {tmp_path / 'none'} does not exist" in answer.err
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["two words", "it's", "$(touch evil)", "`id`", "new\nline", "-rf", "*", "a\\b"])
+def test_a_file_of_any_name_is_written_and_no_name_is_run(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    assert do(write(directory / name, NEW)).code == 0
+    assert (directory / name).read_bytes() == NEW
+    assert names(directory) == [name]
+    assert names(tmp_path) == [name]
+
+
+def test_what_a_killed_run_left_is_written_over(path: Path) -> None:
+    left = path.parent / f".{path.name}.celery-runbooks"
+    left.write_bytes(b"half a file that is longer than the new one " * 5000)
+    left.chmod(0o400)
+    assert do(write(path, NEW)).code == 0
+    assert path.read_bytes() == NEW
+    assert names(path.parent) == [path.name]
+
+
+def test_a_link_that_lies_in_wait_under_the_temporary_name_is_not_followed(path: Path) -> None:
+    victim = path.parent / "victim"
+    victim.write_bytes(b"precious")
+    (path.parent / f".{path.name}.celery-runbooks").symlink_to(victim)
+    assert do(write(path, NEW)).code == 0
+    assert (victim.read_bytes(), path.read_bytes()) == (b"precious", NEW)
+
+
+def test_a_secret_is_never_readable_by_others_while_it_is_written(path: Path, tmp_path: Path) -> None:
+    """What stands in the temporary file when chmod is about to run, seen by a chmod of the test's own."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "chmod").write_text(f'#!/bin/sh\nstat -c %a "$2" >{tools}/seen\nexec {shutil.which("chmod")} "$@"\n')
+    (tools / "chmod").chmod(0o755)
+    before = os.umask(0)
+    try:
+        body = f"PATH={tools}:$PATH\n{fragment(HOST, write(path, NEW, mode=0o640))}"
+        assert run_fragments(LocalTransport(), {"e": body}, timeout_s=30)["e"].code == 0
+    finally:
+        os.umask(before)
+    assert (tools / "seen").read_text() == "600\n"
+    assert mode_of(path) == 0o640
+
+
+TOOLS = ("sha256sum", "base64", "chown", "rm", "chmod", "sync", "mv")
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_killed_around_any_of_its_commands_a_write_leaves_the_old_file_or_the_new_one_whole(
+    tmp_path: Path, path: Path, tool: str, moment: str
+) -> None:
+    path.write_bytes(OLD)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = shutil.which(tool)
+    act = {
+        "before": "kill -9 0",
+        "during": f'{real} "$@" | head -c 1000; kill -9 0' if tool == "base64" else f'{real} "$@" & kill -9 0',
+        "after": f'{real} "$@"; kill -9 0',
+    }
+    (tools / tool).write_text(f"#!/bin/sh\n{act[moment]}\n")
+    (tools / tool).chmod(0o755)
+    body = fragment(HOST, write(path, NEW, replaces=OLD))
+    subprocess.run(
+        ["/bin/sh", "-s"], input=f"PATH={tools}:$PATH\n{body}\n".encode(), start_new_session=True, capture_output=True
+    )
+    assert path.read_bytes() in (OLD, NEW)
+    assert do(write(path, NEW, replaces=OLD)).code == 0
+    assert path.read_bytes() == NEW
+    assert names(tmp_path) == [path.name, "tools"]
+
+
+def test_killed_at_a_random_instant_a_write_leaves_the_old_file_or_the_new_one_whole(path: Path) -> None:
+    script = path.parent / "script"
+    script.write_text(fragment(HOST, write(path, NEW, replaces=OLD)))
+    instants, seen = random.Random(7), set()
+    for _ in range(40):
+        path.write_bytes(OLD)
+        process = subprocess.Popen(["/bin/sh", script], stderr=subprocess.DEVNULL, start_new_session=True)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(instants.uniform(0, 0.03))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert path.read_bytes() in (OLD, NEW)
+        seen.add(path.read_bytes() == NEW)
+    assert seen, "no instant was tried"
+
+
+# --- environment files
+
+
+def as_read(path: Path) -> FileState:
+    answer = run_fragments(LocalTransport(), {"f": facts.ask_file(str(path))}, timeout_s=30)["f"]
+    return facts.parse_file(str(path), answer)
+
+
+def set_in(path: Path, values: dict[str, str | None], replaces: dict[str, str | None]) -> Answer:
+    return do(as_write(SetEnvironment(str(path), values, replaces), as_read(path)))
+
+
+def test_variables_are_set_and_all_else_in_the_file_stays(path: Path) -> None:
+    path.write_bytes(b"# tokens\nTOKEN=s3cret\nTIMEOUT=x\nCAF\xc9=caf\xe9 \xff\n")
+    path.chmod(0o640)
+    assert set_in(path, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}).code == 0
+    assert path.read_bytes() == b"# tokens\nTOKEN=s3cret\nTIMEOUT=30\nCAF\xc9=caf\xe9 \xff\n"
+    assert mode_of(path) == 0o640
+
+
+def test_what_others_changed_elsewhere_in_the_file_meanwhile_is_kept(path: Path) -> None:
+    path.write_text("TIMEOUT=x\nTOKEN=new\n")
+    assert set_in(path, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}).code == 0
+    assert path.read_text() == "TIMEOUT=30\nTOKEN=new\n"
+
+
+@pytest.mark.parametrize("now", ["TIMEOUT=99\n", "", "# TIMEOUT=x\n"])
+def test_a_variable_that_somebody_changed_meanwhile_makes_the_plan_stale(path: Path, now: str) -> None:
+    path.write_text(now)
+    with pytest.raises(StalePlan, match=f"{path}: TIMEOUT has changed since it was looked at") as caught:
+        set_in(path, {"TIMEOUT": "30"}, {"TIMEOUT": "x"})
+    assert caught.value.exit_code == ExitCode.STALE
+    assert "99" not in caught.value.problem
+    assert path.read_text() == now
+
+
+def test_a_variable_that_has_its_wanted_value_already_is_no_reason_to_refuse(path: Path) -> None:
+    path.write_text("A=1\nB=old\n")
+    assert set_in(path, {"A": "1", "B": "2"}, {"A": "0", "B": "old"}).code == 0
+    assert path.read_text() == "A=1\nB=2\n"
+
+
+def test_a_variable_is_taken_out_again_as_it_was_put_in(path: Path) -> None:
+    path.write_text("A=1\n")
+    assert set_in(path, {"TIMEOUT": "30"}, {"TIMEOUT": None}).code == 0
+    assert set_in(path, {"TIMEOUT": None}, {"TIMEOUT": "30"}).code == 0
+    assert path.read_text() == "A=1\n"
+
+
+def test_a_new_environment_file_is_not_readable_by_everybody(path: Path) -> None:
+    assert set_in(path, {"TIMEOUT": "30"}, {"TIMEOUT": None}).code == 0
+    assert (path.read_text(), mode_of(path)) == ("TIMEOUT=30\n", 0o640)
+
+
+def test_a_file_that_changes_between_the_look_and_the_write_is_left_alone(path: Path) -> None:
+    path.write_text("TIMEOUT=x\n")
+    effect = as_write(SetEnvironment(str(path), {"TIMEOUT": "30"}, {"TIMEOUT": "x"}), as_read(path))
+    path.write_text("TIMEOUT=x\nTOKEN=just added\n")
+    assert do(effect).code == STALE
+    assert path.read_text() == "TIMEOUT=x\nTOKEN=just added\n"
+
+
+# --- services
+
+
+@pytest.mark.parametrize(
+    "name", ["high", "two words", "it's", "$(touch evil)", "`touch evil`", "-n", "a;touch evil", "*"]
+)
+def test_a_service_of_any_name_is_one_argument_of_its_command(tmp_path: Path, name: str) -> None:
+    log = tmp_path / "log"
+    say = f"printf '%s <%s>\\n' {{action}} {{worker}} >>{log}"
+    commands = {action: say.replace("{action}", action) for action in ("start", "stop", "status")}
+    host = make_host(directory=str(tmp_path), commands=Commands(**commands))
+    for action in ("start", "stop", "restart"):
+        body = fragment(host, ControlService(name, action))
+        assert run_fragments(LocalTransport(), {"e": body}, timeout_s=30)["e"].code == 0
+    assert log.read_text() == "".join(f"{action} <{name}>\n" for action in ("start", "stop", "stop", "start"))
+    assert names(tmp_path) == ["log"]
+
+
+def test_a_service_that_does_not_stop_is_not_started_a_second_time(tmp_path: Path) -> None:
+    host = make_host(
+        directory=str(tmp_path), commands=Commands(start="touch started", stop="echo no >&2; false", status="true")
+    )
+    answer = run_fragments(LocalTransport(), {"e": fragment(host, ControlService("high", "restart"))}, timeout_s=30)[
+        "e"
+    ]
+    assert (answer.code, answer.err) == (1, "no\n")
+    assert names(tmp_path) == []
+
+
+def test_an_effect_in_the_broker_is_no_shell_fragment() -> None:
+    with pytest.raises(TypeError, match="TakeMessages is not an effect on a host"):
+        fragment(HOST, TakeMessages("q", "a"))

@@ -1,0 +1,420 @@
+"""What a host is asked, tried on this machine: real files, real processes, a real Celery application."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runbooks.core.errors import RunbookError
+from runbooks.core.model import FileState, ImportProbe, ServiceState
+from runbooks.core.settings import Commands, FleetHost
+from runbooks.hosts import facts
+from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.transport import LocalTransport
+from tests.unit.fleets import make_host
+
+
+def ask(question: str) -> Answer:
+    return run_fragments(LocalTransport(), {"q": question}, timeout_s=30)["q"]
+
+
+def look(path: Path | str) -> FileState:
+    return facts.parse_file(str(path), ask(facts.ask_file(str(path))))
+
+
+# --- the clock
+
+
+def test_the_clock_is_the_hosts_own_in_epoch_seconds() -> None:
+    before = time.time()
+    assert before <= facts.parse_clock(ask(facts.ask_clock())) <= time.time()
+
+
+# --- files
+
+
+def test_a_file_is_its_bytes_mode_owner_and_the_time_of_its_last_change(tmp_path: Path) -> None:
+    path = tmp_path / "app.env"
+    path.write_bytes(b"A=1\n")
+    path.chmod(0o640)
+    os.utime(path, (1_700_000_000.25, 1_700_000_000.25))
+    assert look(path) == FileState(b"A=1\n", 0o640, path.owner(), path.group(), 1_700_000_000.25)
+
+
+def test_a_file_that_is_not_there_is_told_from_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert look(tmp_path / "none").content is None
+    assert look(tmp_path / "empty").content == b""
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)) * 3, b"\n", b"\n\nx", b"no newline", b"\0", b"0644 root\n"])
+def test_a_file_of_any_bytes_comes_back_as_it_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert look(tmp_path / "file").content == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["two words", "it's", 'say "hi"', "new\nline", "$(touch evil)", "`id`", "$HOME", "*", "-n", "ü", "a\\b", ";ls"],
+)
+def test_a_file_of_any_name_is_found_and_no_name_is_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(name)
+    (tmp_path / "other").write_text("other")
+    assert look(tmp_path / name).content == name.encode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "other"])
+
+
+def test_a_link_is_the_file_it_leads_to_and_not_mode_777(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "real").chmod(0o600)
+    (tmp_path / "link").symlink_to("real")
+    assert (look(tmp_path / "link").content, look(tmp_path / "link").mode) == (b"x", 0o600)
+
+
+def test_a_folder_where_a_file_belongs_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(RunbookError, match=f"{tmp_path} cannot be read: .*directory"):
+        look(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absent_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret.env"
+    path.write_text("x")
+    path.chmod(0)
+    as_nobody = ["/bin/sh", "-c", facts.ask_file(str(path))]
+    if os.getuid() == 0:
+        for parent in (tmp_path, *tmp_path.parents[:2]):
+            parent.chmod(0o755)
+        done = subprocess.run(as_nobody, capture_output=True, text=True, user=65534, group=65534, extra_groups=[])
+    else:
+        done = subprocess.run(as_nobody, capture_output=True, text=True)
+    with pytest.raises(RunbookError, match=f"{path} cannot be read: .*denied") as caught:
+        facts.parse_file(str(path), Answer(done.returncode, done.stdout.encode(), done.stderr))
+    assert "user" in caught.value.advice
+
+
+def test_an_owner_with_a_space_in_its_name_is_understood(tmp_path: Path) -> None:
+    """Accounts of a Windows domain: `stat` prints `DOM\\user` and `domain users`."""
+    path = tmp_path / "f"
+    path.write_bytes(b"content\n")
+    fake = tmp_path / "bin" / "stat"
+    fake.parent.mkdir()
+    # The real stat, with the names exchanged in what it prints.
+    fake.write_text(
+        f'#!/bin/sh\n{shutil.which("stat")} "$@" | sed "s/$(id -un)/DOM\\\\\\\\jane doe/; s/$(id -gn)$/domain users/"\n'
+    )
+    fake.chmod(0o755)
+    state = facts.parse_file(str(path), ask(f"PATH={fake.parent}:$PATH\n{facts.ask_file(str(path))}"))
+    assert (state.content, state.mode, state.owner, state.group) == (
+        b"content\n",
+        0o644,
+        "DOM\\jane doe",
+        "domain users",
+    )
+
+
+# --- services
+
+
+def service_host(tmp_path: Path, status: str) -> FleetHost:
+    return make_host(directory=str(tmp_path), commands=Commands(start="false", stop="false", status=status))
+
+
+def state_of(tmp_path: Path, status: str, service: str = "high") -> ServiceState:
+    return facts.parse_service(service, ask(facts.ask_service(service_host(tmp_path, status), service)))
+
+
+@pytest.fixture
+def process() -> Iterator["subprocess.Popen[bytes]"]:
+    running = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
+    yield running
+    running.kill()
+    running.wait()
+
+
+def test_a_running_service_is_its_pid_and_the_time_it_was_started(tmp_path: Path) -> None:
+    before = time.time()
+    running = subprocess.Popen(["sleep", "600"])
+    try:
+        after = time.time()
+        state = state_of(tmp_path, f"echo {running.pid}")
+    finally:
+        running.kill()
+        running.wait()
+    assert state.pid == running.pid
+    assert state.started_at is not None
+    tick_s = 0.03  # the kernel counts in ticks of 10 ms
+    assert before - tick_s <= state.started_at <= after + tick_s
+
+
+def test_a_process_with_an_odd_name_is_understood(tmp_path: Path) -> None:
+    program = tmp_path / "a) S 1 (b c"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    running = subprocess.Popen([program, "600"])
+    try:
+        assert state_of(tmp_path, f"echo {running.pid}").pid == running.pid
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_exit_code_3_means_that_it_does_not_run_and_what_was_said_is_evidence(tmp_path: Path) -> None:
+    assert state_of(tmp_path, "echo stopped; exit 3") == ServiceState(None, None, "stopped")
+
+
+def test_exit_code_3_counts_whatever_pid_is_printed(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+    assert state_of(tmp_path, f"echo {process.pid}; exit 3").pid is None
+
+
+def test_a_status_command_that_says_nothing_and_succeeds_found_nothing(tmp_path: Path) -> None:
+    assert state_of(tmp_path, "true") == ServiceState(None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("exit 1", "exited 1 and said: nothing"),
+        ("echo broken pipe >&2; exit 1", "exited 1 and said: broken pipe"),
+        ("echo running", "exited 0 and said: running"),
+        ("echo 12x", "exited 0 and said: 12x"),
+        ("echo -5", "exited 0 and said: -5"),
+        ("printf '\\377\\000'", "exited 0 and said: "),
+        ("nosuchcommand", "exited 127 and said: .*nosuchcommand"),
+        ("echo 4194305", "exited 0 and said: 4194305"),  # beyond the largest pid: nothing runs under it
+        ("yes | head -n 5000; exit 1", r"exited 1 and said: \s*y"),
+    ],
+)
+def test_any_other_answer_is_an_error_that_shows_it(tmp_path: Path, status: str, said: str) -> None:
+    with pytest.raises(RunbookError, match=f"the status command of high {said}") as caught:
+        state_of(tmp_path, status)
+    assert "celery_commands.status" in caught.value.advice
+    assert len(caught.value.problem) < 500
+
+
+def test_a_directory_that_is_not_there_is_told_and_not_said_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RunbookError, match=r"exited \d and said: .*/missing"):
+        state_of(tmp_path / "missing", "true")
+
+
+def test_more_lines_than_the_pid_are_evidence(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+    state = state_of(tmp_path, f"echo {process.pid}; echo since yesterday")
+    assert (state.pid, state.answer) == (process.pid, f"{process.pid}\nsince yesterday")
+
+
+def test_a_status_command_that_reads_its_input_does_not_wait_for_any(tmp_path: Path) -> None:
+    assert state_of(tmp_path, "cat; read -r x; exit 3").pid is None
+
+
+def test_a_status_command_runs_in_the_applications_directory(tmp_path: Path) -> None:
+    assert state_of(tmp_path, "pwd; exit 3").answer == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a-b.c_1", "two words", "$(touch evil)", "it's", "`id`"])
+def test_a_service_of_any_name_reaches_its_command_as_one_argument(tmp_path: Path, name: str) -> None:
+    assert state_of(tmp_path, "printf '<%s>' {worker}; exit 3", name).answer == f"<{name}>"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_status_command_may_end_with_a_comment(tmp_path: Path) -> None:
+    assert state_of(tmp_path, "exit 3 # not yet").pid is None
+
+
+# --- imports
+
+APP = """\
+    from celery import Celery
+    app = Celery("shop", broker="memory://", include=["tasks"])
+    """
+TASKS = """\
+    from shop import app
+
+    @app.task(name="tasks.bill")
+    def bill(): ...
+    """
+
+
+class Site:
+    """A tiny Celery application on the disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.host = make_host(directory=str(directory), env_file=str(directory / "app.env"), python=sys.executable)
+        self.write(**{"shop.py": APP, "tasks.py": TASKS, "app.env": ""})
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            (self.directory / name).write_text(dedent(text))
+
+    def probe(self, *expected: str, overrides: Mapping[str, str] | None = None, python: str = "") -> ImportProbe:
+        host = self.host
+        if python:
+            host = make_host(directory=str(self.directory), env_file=str(self.directory / "app.env"), python=python)
+        return facts.parse_imports(ask(facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {})))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_good_application_registers_its_tasks_and_has_no_errors(site: Site) -> None:
+    probe = site.probe()
+    assert "tasks.bill" in probe.registered
+    assert probe.errors == {}
+
+
+def test_a_module_that_imports_but_has_no_such_task_is_told_with_no_error(site: Site) -> None:
+    probe = site.probe("tasks.bill", "tasks.nosuch")
+    assert probe.errors == {"tasks": ""}
+
+
+def test_an_import_error_that_the_application_swallows_comes_to_light(site: Site) -> None:
+    site.write(**{
+        "shop.py": "import celery\napp = celery.Celery()\ntry:\n    import tasks\nexcept Exception:\n    pass\n",
+        "tasks.py": "import os\nTIMEOUT = int(os.environ['TIMEOUT'])\n" + dedent(TASKS),
+    })  # fmt: skip
+    site.write(**{"app.env": "TIMEOUT=thirty\n"})
+    probe = site.probe()
+    assert "tasks.bill" not in probe.registered
+    assert probe.errors["tasks"].splitlines()[-1] == "ValueError: invalid literal for int() with base 10: 'thirty'"
+    assert "tasks.py" in probe.errors["tasks"]
+
+
+def test_the_environment_file_is_read_and_overrides_come_on_top(site: Site) -> None:
+    site.write(**{
+        "tasks.py": "import os\nassert (os.environ['A'], os.environ['B']) == ('x y', '2')\n" + dedent(TASKS),
+        "app.env": "# A=no\n; A=no\nexport A='x y'\nB=1\nB= 2 \n",
+    })  # fmt: skip
+    assert site.probe().errors == {}
+    assert "AssertionError" in site.probe(overrides={"B": "3"}).errors[""]
+
+
+@pytest.mark.parametrize(
+    "line", [b"CAF\xc9=caf\xe9", b"NOTE=caf\xe9", b'A="unbalanced', b"=x", b"A B=c", b"\xff", b"A=\0"]
+)
+def test_a_line_that_is_no_variable_does_not_pass_for_an_import_error(site: Site, line: bytes) -> None:
+    (site.directory / "app.env").write_bytes(line + b"\nTIMEOUT=30\n")
+    site.write(**{"tasks.py": "import os\nint(os.environ['TIMEOUT'])\n" + dedent(TASKS)})
+    assert site.probe().errors == {}
+
+
+def test_a_syntax_error_in_the_application_is_the_error_of_everything(site: Site) -> None:
+    site.write(**{"shop.py": "def broken(:\n"})
+    probe = site.probe()
+    assert probe.registered == frozenset()
+    assert list(probe.errors) == [""]
+    assert probe.errors[""].splitlines()[-1].startswith("SyntaxError")
+
+
+def test_a_missing_python_is_the_error_of_everything(site: Site) -> None:
+    probe = site.probe(python="/no/such/python")
+    assert probe.registered == frozenset()
+    assert "/no/such/python: not found" in probe.errors[""] or "No such file" in probe.errors[""]
+
+
+def test_a_python_without_celery_is_the_error_of_everything(site: Site) -> None:
+    (site.directory / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    (site.directory / "bare").chmod(0o755)
+    assert "No module named 'celery'" in site.probe(python=str(site.directory / "bare")).errors[""]
+
+
+def test_a_module_that_exits_is_told_and_no_traceback_of_ours(site: Site) -> None:
+    site.write(**{"shop.py": "import sys\nprint('usage: shop')\nsys.exit(0)\n"})
+    probe = site.probe()
+    assert probe.registered == frozenset()
+    assert "usage: shop" in probe.errors[""]
+
+
+def test_an_application_that_prints_much_before_and_after_does_not_confuse_the_answer(site: Site) -> None:
+    noise = 'print("x" * 2_000_000, end="")\nimport atexit\natexit.register(print, "bye")\nprint({"registered": []})\n'
+    site.write(**{"tasks.py": noise + dedent(TASKS)})
+    probe = site.probe()
+    assert "tasks.bill" in probe.registered
+    assert probe.errors == {}
+
+
+def test_an_application_that_starts_a_thread_does_not_hold_the_answer_up(site: Site) -> None:
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    site.write(**{"tasks.py": thread + dedent(TASKS)})
+    assert "tasks.bill" in site.probe().registered
+
+
+def test_an_application_that_reads_its_input_finds_none(site: Site) -> None:
+    site.write(**{"tasks.py": "import sys\nassert sys.stdin.read() == ''\n" + dedent(TASKS)})
+    assert site.probe().errors == {}
+
+
+def test_awkward_names_and_values_reach_the_probe_as_they_are(site: Site) -> None:
+    value = 'it\'s "$(id)" \\ 😀 %s {x}'
+    check = "import os, pathlib\npathlib.Path('seen').write_text(os.environ['X'], encoding='utf-8')\n"
+    site.write(**{"tasks.py": check + dedent(TASKS)})
+    site.probe(overrides={"X": value})
+    assert (site.directory / "seen").read_text(encoding="utf-8") == value
+
+
+def test_garbage_instead_of_an_answer_is_the_error_of_everything() -> None:
+    assert facts.parse_imports(Answer(0, b"", "")).errors == {"": "the probe printed nothing"}
+    assert facts.parse_imports(Answer(0, b"hello\n{broken\n", "")).errors == {"": "hello\n{broken"}
+    assert facts.parse_imports(Answer(1, b"", "Traceback\nboom\n")).errors == {"": "Traceback\nboom"}
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:hunter2@host:6379/0", "redis://:********@host:6379/0"),
+        ("amqp://user:hunter2@host//", "amqp://user:********@host//"),
+        ("redis://:hun@ter2@host/0", "redis://:********@host/0"),
+        ("redis://user@host/0 and me@example.org", "redis://user@host/0 and me@example.org"),
+        ("redis://a:hunter2@h/0;redis://b:hunter2@h/1", "redis://a:********@h/0;redis://b:********@h/1"),
+        ("http://host:8080/path?x=a@b", "http://host:8080/path?x=a@b"),
+    ],
+)
+def test_a_password_in_a_url_is_hidden_and_the_rest_stays_readable(text: str, shown: str) -> None:
+    assert facts.redact(text, ()) == shown
+
+
+@given(st.text(max_size=20), st.lists(st.text("abc*", min_size=4, max_size=8), max_size=3))
+@example("xabcabcx", ["abca", "abcabc"])
+def test_no_known_secret_survives(text: str, secrets: list[str]) -> None:
+    shown = facts.redact("".join((text, *secrets, text)), secrets)
+    assert not [secret for secret in secrets if secret in shown and set(secret) != {"*"}]
+
+
+def test_a_short_value_is_not_hidden_for_it_would_hide_everything() -> None:
+    assert facts.redact("retry 1 of 10", ["1", "yes"]) == "retry 1 of 10"
+
+
+# --- logs
+
+
+def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "worker one.log"
+    log.write_text("".join(f"line {n}\n" for n in range(100)))
+    assert ask(facts.ask_log_tail(str(log), 2)).out == b"line 98\nline 99\n"
+    assert "No such file" in ask(facts.ask_log_tail(str(tmp_path / "none"), 2)).err
+
+
+def test_a_followed_log_goes_on_in_the_file_that_logrotate_puts_in_its_place(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text("old\n")
+    lines = LocalTransport().lines(facts.ask_log_follow(str(log), 5))
+    try:
+        assert next(lines) == "old"
+        with log.open("a") as file:
+            file.write("more\n")
+        assert next(lines) == "more"
+        log.rename(tmp_path / "worker.log.1")
+        log.write_text("new\n")
+        assert next(line for line in lines if not line.startswith("tail:")) == "new"
+    finally:
+        lines.close()  # type: ignore[attr-defined]

@@ -1,0 +1,118 @@
+"""The way to this machine: scripts end when they are to, with everything they started, and nothing hangs."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.errors import HostUnreachable
+from runbooks.hosts.transport import LocalTransport
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"not seen: {what}"
+        threading.Event().wait(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def pid_in(path: Path) -> int:
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), f"a pid in {path}")
+    return int(path.read_text())
+
+
+def test_a_script_gives_its_exit_code_and_both_streams() -> None:
+    done = LocalTransport().run("printf 'out\\000\\377'; echo err >&2; exit 5", timeout_s=20)
+    assert (done.code, done.out, done.err) == (5, b"out\0\xff", "err\n")
+
+
+def test_a_large_script_and_a_large_answer_on_both_streams_do_not_block_each_other() -> None:
+    filler = "x" * 1_000_000
+    script = f"head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2\n: '{filler}'\nprintf end"
+    done = LocalTransport().run(script, timeout_s=30)
+    assert (len(done.out), len(done.err), done.out[-3:]) == (3_000_003, 3_000_000, b"end")
+
+
+def test_variables_of_this_tools_own_python_do_not_reach_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", "/ours")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "ours")
+    monkeypatch.setenv("SOMEBODY_ELSES", "kept")
+    done = LocalTransport().run('echo "[$VIRTUAL_ENV$DJANGO_SETTINGS_MODULE][$SOMEBODY_ELSES]"', timeout_s=20)
+    assert done.out == b"[][kept]\n"
+
+
+def test_a_script_that_takes_too_long_is_an_unreachable_host_and_all_it_started_is_ended(tmp_path: Path) -> None:
+    script = f"sleep 600 & echo $! >{tmp_path}/child; ( sleep 600 & echo $! >{tmp_path}/grandchild; wait ) & wait"
+    with pytest.raises(HostUnreachable, match="did not end within"):
+        LocalTransport().run(script, timeout_s=0.5)
+    for name in ("child", "grandchild"):
+        pid = pid_in(tmp_path / name)
+        wait_until(lambda pid=pid: not is_alive(pid), f"the end of the {name}")  # type: ignore[misc]
+
+
+def test_a_script_that_ignores_signals_is_ended_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(HostUnreachable):
+        LocalTransport().run(f"trap '' TERM INT HUP; echo $$ >{tmp_path}/pid; while :; do sleep 1; done", timeout_s=0.5)
+    wait_until(lambda: not is_alive(pid_in(tmp_path / "pid")), "the end of the shell")
+
+
+def test_abort_ends_a_running_script_from_another_thread(tmp_path: Path) -> None:
+    transport = LocalTransport()
+    codes: list[int] = []
+    script = f"sleep 600 & echo $! >{tmp_path}/pid; wait"
+    thread = threading.Thread(target=lambda: codes.append(transport.run(script, timeout_s=600).code))
+    thread.start()
+    child = pid_in(tmp_path / "pid")
+    transport.abort()
+    thread.join(20)
+    assert codes == [-signal.SIGKILL]
+    wait_until(lambda: not is_alive(child), "the end of what the script started")
+
+
+def test_abort_without_a_running_script_does_nothing() -> None:
+    transport = LocalTransport()
+    transport.run("true", timeout_s=20)
+    transport.abort()
+
+
+def test_a_daemon_that_a_script_leaves_behind_lives_on(tmp_path: Path) -> None:
+    LocalTransport().run(f"sleep 600 >/dev/null 2>&1 & echo $! >{tmp_path}/pid", timeout_s=20)
+    pid = pid_in(tmp_path / "pid")
+    try:
+        assert is_alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_lines_come_as_they_are_printed_and_end_with_the_script(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    lines = LocalTransport().lines(f"echo one; until [ -e {go} ]; do sleep 0.01; done; printf 'two\\377\\nthree'")
+    assert next(lines) == "one"
+    go.touch()
+    assert list(lines) == ["two\ufffd", "three"]
+
+
+def test_closing_the_lines_ends_the_script(tmp_path: Path) -> None:
+    lines = LocalTransport().lines(f"echo $$ >{tmp_path}/pid; while echo x; do sleep 0.01; done")
+    next(lines)
+    lines.close()  # type: ignore[attr-defined]
+    wait_until(lambda: not is_alive(pid_in(tmp_path / "pid")), "the end of the script")
+
+
+def test_a_script_is_out_of_reach_of_a_ctrl_c_in_the_operators_terminal() -> None:
+    done = LocalTransport().run("ps -o sid= -p $$; echo $$", timeout_s=20)
+    sid, pid = done.out.split()
+    assert sid == pid != str(os.getsid(0)).encode()
+    assert subprocess.run(["ps", "-o", "sid=", "-p", pid], capture_output=True).returncode != 0

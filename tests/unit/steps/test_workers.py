@@ -1,0 +1,133 @@
+"""The worker step: what is started, what is restarted and for which reasons, and what is left to run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile
+from runbooks.core.model import FileState, NodeState, ServiceState, Unreachable
+from runbooks.core.settings import Worker
+from runbooks.steps.workers import WorkersRunning
+from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
+
+HOST = make_host(workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",))))
+FLEET = make_fleet(HOST)
+SET_ENV = Change("web1", "environment", "set TIMEOUT", SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}))
+
+
+def plan(
+    services: Mapping[str, ServiceState] | None = None,
+    nodes: Mapping[str, NodeState | None] | None = None,
+    *,
+    since: Mapping[str, float] | None = None,
+    earlier: Sequence[Change] = (),
+    env_changed_at: float = NOW - 1000,
+) -> list[str]:
+    """The summaries of what is to do when `services` and `nodes` (None: does not answer) are not as they should be."""
+    state = make_state(HOST)
+    env_file = replace(state.files[ENV_FILE], changed_at=env_changed_at)
+    state = replace(state, services={**state.services, **(services or {})}, files={ENV_FILE: env_file})
+    broker = make_broker(FLEET)
+    merged = {**broker.nodes, **(nodes or {})}
+    broker = replace(broker, nodes={name: node for name, node in merged.items() if node})
+    step = WorkersRunning(FLEET, {"web1": (ENV_FILE,)}, 0.0, since or {})
+    return [change.summary for change in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}), earlier)]
+
+
+def node(*, registered: tuple[str, ...] = TASKS, queues: tuple[str, ...] = ("high_q", "mail")) -> NodeState:
+    return NodeState("high@web1", frozenset(registered), frozenset(queues))
+
+
+STOPPED = ServiceState(None, None, "stopped")
+RUNNING = ServiceState(7, NOW - 500, "7")
+
+
+def test_workers_that_run_answer_know_their_tasks_and_consume_are_left_alone() -> None:
+    assert plan() == []
+
+
+def test_a_worker_that_knows_and_consumes_more_than_it_must_is_left_alone() -> None:
+    assert plan(nodes={"high@web1": node(registered=(*TASKS, "x"), queues=("high_q", "mail", "more"))}) == []
+
+
+def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None:
+    stopped = {"beat": STOPPED, "low": STOPPED, "high": STOPPED}
+    assert plan(stopped, {"high@web1": None, "low@web1": None}) == [
+        "start high: it is not running",
+        "start low: it is not running",
+        "start beat: it is not running",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (None, "does not answer ping"),
+        (node(registered=TASKS[:1]), "lacks shop.tasks.ship"),
+        (node(queues=("high_q",)), "does not consume mail"),
+        (node(registered=(), queues=()), "lacks shop.tasks.bill, shop.tasks.ship; does not consume high_q, mail"),
+    ],
+)
+def test_a_worker_that_runs_but_does_not_work_is_restarted_with_the_reason(found: NodeState | None, why: str) -> None:
+    assert plan(nodes={"high@web1": found}) == [f"restart high: {why}"]
+
+
+def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> None:
+    young = {name: replace(RUNNING, started_at=NOW - 5) for name in ("low",)}
+    why = f"it runs since before {ENV_FILE} changed"
+    assert plan(young, env_changed_at=NOW - 10) == [f"restart high: {why}", f"restart beat: {why}"]
+
+
+def test_a_file_that_an_earlier_step_is_about_to_write_is_a_reason_on_that_host_alone() -> None:
+    assert [line.split(":")[0] for line in plan(earlier=[SET_ENV])] == ["restart high", "restart low", "restart beat"]
+    assert plan(earlier=[replace(SET_ENV, host="web2")]) == []
+    assert plan(earlier=[replace(SET_ENV, do=WriteFile("/etc/cron.d/x", b"", 0o644, "absent"))]) == []
+
+
+def test_what_is_not_running_is_started_and_not_restarted_even_after_a_change() -> None:
+    assert plan({"low": STOPPED}, {"low@web1": None}, earlier=[SET_ENV], since={"web1": NOW})[1] == (
+        "start low: it is not running"
+    )
+
+
+def test_a_restart_that_was_asked_for_is_done_once() -> None:
+    assert plan(since={"web1": NOW - 400}) == [
+        "restart high: a restart was asked for",
+        "restart low: a restart was asked for",
+        "restart beat: a restart was asked for",
+    ]
+    assert plan(since={"web1": NOW - 500}) == []
+    assert plan(since={"web2": NOW}) == []
+
+
+def test_all_reasons_are_told_together() -> None:
+    (line, *_) = plan(nodes={"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
+    assert (
+        line == f"restart high: it runs since before {ENV_FILE} changed; a restart was asked for; does not answer ping"
+    )
+
+
+def test_undo_stops_what_was_started_and_restarts_what_was_restarted() -> None:
+    state = make_state(HOST)
+    state = replace(state, services={**state.services, "low": STOPPED})
+    broker = make_broker(FLEET)
+    broker = replace(broker, nodes={})
+    step = WorkersRunning(FLEET, {}, 0.0, {})
+    effects: list[Any] = [(c.do, c.undo) for c in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))]
+    assert effects == [
+        (ControlService("high", "restart"), ControlService("high", "restart")),
+        (ControlService("low", "start"), ControlService("low", "stop")),
+    ]
+
+
+def test_a_host_that_does_not_answer_is_left_out() -> None:
+    snapshot = make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})
+    assert WorkersRunning(FLEET, {}, 0.0, {}).plan(snapshot) == ()
+
+
+def test_a_missing_environment_file_makes_no_worker_outdated() -> None:
+    state = replace(make_state(HOST), files={ENV_FILE: FileState(None)})
+    step = WorkersRunning(FLEET, {"web1": (ENV_FILE,)}, 0.0, {})
+    assert step.plan(make_snapshot(FLEET, hosts={"web1": state})) == ()

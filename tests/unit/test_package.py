@@ -1,0 +1,32 @@
+"""The built wheel has everything the verbs need."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    program = (
+        f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['runbooks', '--list']\n"
+        "from runbooks import broker, program, verbs\n"
+        "from runbooks.broker import surgery\n"
+        f"assert program.__file__.startswith({str(installed)!r})\n"
+        "assert (verbs._templates() / 'systemd/celery-worker@.service.j2').exists()\n"
+        "assert (verbs._templates() / 'cron/celery.j2').exists()\n"
+        "from importlib.resources import files\n"
+        "assert files('runbooks.broker').joinpath('lua', 'take.lua').is_file()\n"
+        "program.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "remediate" in done.stdout
