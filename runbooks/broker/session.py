@@ -14,7 +14,7 @@ import redis
 
 from runbooks.broker import surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read
-from runbooks.broker.connection import connect
+from runbooks.broker.connection import address, connect, db_of
 from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
@@ -42,7 +42,7 @@ class Broker:
     def __init__(self, app: AppSettings) -> None:
         self._app = app
         self._options = app.broker_options.model_dump()
-        self._keys = KeySpace(self._options["global_keyprefix"], self._options["sep"], self._options["priority_steps"])
+        self._keys = KeySpace.from_options(self._options)
 
     @property
     def _url(self) -> str:
@@ -51,6 +51,11 @@ class Broker:
     @cached_property
     def _client(self) -> "redis.Redis":
         return connect(self._url)
+
+    @property
+    def name(self) -> str:
+        """Where it is: `host:port/db` or `path/db`, without a password."""
+        return f"{address(self._client)}/{db_of(self._client)}"
 
     def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
         """The broker's state; the queues and the nodes only when asked for, as these take time."""

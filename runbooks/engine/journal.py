@@ -3,7 +3,7 @@
 A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600) and the message archives.
 The journal is append-only JSON lines, each flushed to the disk before anything it speaks of is done:
 
-    {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory"}
+    {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker"}
     {"type": "effect", "n", "host", "step", "summary", "do", "undo", "detail"}     before the effect
     {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it
     {"type": "undone", "n"}                                                        after it was taken back
@@ -54,6 +54,7 @@ class RunRecord:
     started_at: float
     operator: str
     inventory: str
+    broker: str
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
 
@@ -80,15 +81,16 @@ class Journal:
         self._n = sum(1 for entry in _lines(path) if entry["type"] == "effect")
 
     @classmethod
-    def create(cls, state_directory: Path, run_id: str, verb: str, inventory: Path) -> "Journal":
-        """Start the record of a new run. Raises RunbookError when the state directory cannot be written."""
+    def create(cls, state_directory: Path, run_id: str, verb: str, inventory: Path, broker: str) -> "Journal":
+        """Start the record of a new run; `broker` is where it moves messages. Raises RunbookError when the state directory cannot be written."""
         now = time.time()
         directory = state_directory / "runs" / run_id
         try:
             directory.mkdir(parents=True, mode=0o700)
             journal = cls(directory)
             header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
-            journal._append("run", **header, operator=operator(), inventory=str(inventory.resolve()))
+            where = {"inventory": str(inventory.resolve()), "broker": broker}
+            journal._append("run", **header, operator=operator(), **where)
             for folder in (directory, directory.parent, directory.parent.parent):
                 _sync_directory(folder)
         except OSError as error:
@@ -174,7 +176,7 @@ def read_run(directory: Path) -> RunRecord:
         head, *rest = list(_lines(path))
         if head["type"] != "run" or head["format"] != FORMAT:
             raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
-        known = (head["id"], head["verb"], head["started_at"], head["operator"], head["inventory"])
+        known = (head["id"], head["verb"], head["started_at"], head["operator"], head["inventory"], head["broker"])
         record = RunRecord(directory, *known)
         for line in rest:
             _apply(record, line)

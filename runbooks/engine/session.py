@@ -100,7 +100,9 @@ class Session:
         """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
-            journal = Journal.create(self.options.state_directory, run_id, self.options.verb, self.options.inventory)
+            journal = Journal.create(
+                self.options.state_directory, run_id, self.options.verb, self.options.inventory, self.broker.name
+            )
             self.reporter.run_started(run_id)
             with closing_journal(journal):
                 yield journal, lock

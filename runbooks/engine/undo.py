@@ -94,6 +94,8 @@ def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malforme
     effect = entry.change.undo
     assert isinstance(effect, RestoreMessages)
     archive = record.directory / effect.archive
+    if record.broker != session.broker.name:
+        return Undo(entry, entry.change, Outcome.CANNOT, f"they came from {record.broker}, not {session.broker.name}")
     restorable = session.broker.restorable(archive, malformed=malformed)
     outcome = Outcome.CANNOT if restorable.damage else Outcome.CHANGED if restorable.count else Outcome.ALREADY
     why = restorable.damage or f"{restorable.count:,} messages"

@@ -108,6 +108,8 @@ class FakeBroker:
             self.bad[queue] = 0
         return "taken out"
 
+    name = "localhost:6379/3"
+
     def restorable(self, path: Path, *, malformed: bool) -> Restorable:
         return Restorable(self.archives.get(str(path), 0), 0, "")
 

@@ -39,7 +39,7 @@ def state(tmp_path: Path) -> Path:
 
 @contextmanager
 def journal(state: Path, run_id: str = "20250101-000000-aaaa") -> Iterator[Journal]:
-    opened = Journal.create(state, run_id, "remediate", Path("inventory.yaml"))
+    opened = Journal.create(state, run_id, "remediate", Path("inventory.yaml"), "localhost:6379/3")
     try:
         yield opened
     finally:
@@ -194,7 +194,7 @@ from pathlib import Path
 from runbooks.core.effects import Change, WriteFile
 from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import Journal
-journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"))
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"), "b")
 while True:
     n = journal.intend(Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent")))
     journal.finished(n, Outcome.CHANGED)
@@ -228,7 +228,7 @@ from runbooks.core.effects import Change, WriteFile
 from runbooks.core.errors import RunbookError
 from runbooks.engine.journal import JOURNAL, Journal
 from runbooks.engine.session import closing_journal
-journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"))
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"), "b")
 change = Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent"))
 journal.intend(change)
 size = (journal.directory / JOURNAL).stat().st_size
@@ -355,7 +355,7 @@ def ends(state: Path) -> list[tuple[str, int]]:
 
 
 def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "remediate", Path("i"))
+    run = Journal.create(state, IDS[0], "remediate", Path("i"), "localhost:6379/3")
     with pytest.raises(Interrupted, match=IDS[0]) as caught, closing_journal(run):
         raise KeyboardInterrupt
     assert ends(state) == [("interrupted", ExitCode.INTERRUPTED)]
@@ -363,7 +363,7 @@ def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None
 
 
 def test_an_error_is_written_down_with_its_exit_code(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "remediate", Path("i"))
+    run = Journal.create(state, IDS[0], "remediate", Path("i"), "localhost:6379/3")
     with pytest.raises(StalePlan), closing_journal(run):
         raise StalePlan("changed")
     assert ends(state) == [("failed", ExitCode.STALE)]

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from runbooks.core.effects import BROKER, Change, ControlService, RunTask, WriteFile, sha256
+from runbooks.core.effects import (
+    BROKER,
+    Change,
+    ControlService,
+    RestoreMessages,
+    RunTask,
+    TakeMessages,
+    WriteFile,
+    sha256,
+)
 from runbooks.core.errors import BrokerUnreachable, ExitCode, RunbookError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import Recap
@@ -51,7 +60,7 @@ def done(world: World) -> str:
 
 def record_of(world: World, *changes: Change, outcome: Outcome | None = CHANGED) -> RunRecord:
     """A run of these changes as its journal has it; nothing is made."""
-    journal = Journal.create(world.state, RUN, "remediate", Path("i"))
+    journal = Journal.create(world.state, RUN, "remediate", Path("i"), "localhost:6379/3")
     for change in changes:
         n = journal.intend(change)
         if outcome:
@@ -303,3 +312,14 @@ def test_the_undone_runs_journal_is_closed_whatever_happens(world: World, done: 
     with pytest.raises(RunbookError):
         take_back(world, done)
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+
+
+def test_messages_of_another_broker_are_not_put_into_this_one(world: World) -> None:
+    took = Change(BROKER, "queues", "take 3 messages", TakeMessages("q", "q.jsonl"), RestoreMessages("q.jsonl"))
+    record = record_of(world, took)
+    world.broker.name = "elsewhere:6379/3"
+    (judgement,) = plan_undo(world.session(), record, malformed=False)
+    assert (judgement.outcome, judgement.why) == (
+        Outcome.CANNOT,
+        "they came from localhost:6379/3, not elsewhere:6379/3",
+    )
