@@ -96,9 +96,9 @@ class RedisServer:
                     client.ping()
                     if client.info("server")["process_id"] == process.pid:
                         return
-                    break  # another server has this port
                 except redis.RedisError:
-                    time.sleep(0.02)
+                    pass
+                time.sleep(0.02)  # where another server has this port, ours is about to say so and end
         process.kill()
         process.wait()
         raise ServerNotStartedError(f"redis-server on port {self.port} did not come up:\n{self._log_end()}")

@@ -82,7 +82,10 @@ class Journal:
 
     @classmethod
     def create(cls, state_directory: Path, run_id: str, verb: str, inventory: Path, broker: str) -> "Journal":
-        """Start the record of a new run; `broker` is where it moves messages. Raises RunbookError when the state directory cannot be written."""
+        """Start the record of a new run; `broker` is where it moves messages.
+
+        Raises RunbookError when the state directory cannot be written.
+        """
         now = time.time()
         directory = state_directory / "runs" / run_id
         try:

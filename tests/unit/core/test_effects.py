@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbooks.core.effects import (
@@ -31,6 +31,7 @@ EFFECTS: st.SearchStrategy[Effect] = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EFFECTS)
 def test_every_effect_comes_back_from_json_as_it_was(effect: Effect) -> None:
     back = from_json(json.loads(json.dumps(to_json(effect))))

@@ -5,11 +5,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbooks.core.envfile import edit_environment, read_environment
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ("A", "B", "GLPI_TIMEOUT_S")
 # A shell cannot hold NUL, and a line break is refused; everything else may stand in a value.
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\n\0"), max_size=20)
@@ -40,6 +41,7 @@ def others(text: str) -> list[str]:
     return [line for line in lines(text) if assigned(line) != "A"]
 
 
+@PATIENT
 @given(text=TEXTS, value=VALUES)
 def test_an_edit_changes_only_the_named_variable_and_no_other_byte(text: str, value: str) -> None:
     after = edit_environment(text, {"A": value})
@@ -49,12 +51,14 @@ def test_an_edit_changes_only_the_named_variable_and_no_other_byte(text: str, va
     assert read_environment(after) == rest | {"A": value}
 
 
+@PATIENT
 @given(text=TEXTS, value=VALUES)
 def test_a_second_edit_changes_nothing_more(text: str, value: str) -> None:
     once = edit_environment(text, {"A": value, "NEW": value, "B": None})
     assert edit_environment(once, {"A": value, "NEW": value, "B": None}) == once
 
 
+@PATIENT
 @given(text=TEXTS)
 def test_a_removed_variable_is_gone_and_no_other_line(text: str) -> None:
     after = edit_environment(text, {"A": None})

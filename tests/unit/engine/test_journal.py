@@ -121,15 +121,16 @@ def test_changes_written_from_many_threads_get_numbers_of_their_own(state: Path)
 def test_a_torn_last_line_is_ignored_and_cut_off_before_more_is_written(state: Path, torn: bytes) -> None:
     with journal(state) as run:
         run.intend(WRITE)
+        run.intend(CANARY)
     path = run.directory / JOURNAL
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     assert read_run(run.directory).entries[0].outcome is None
     again = Journal(run.directory)
     again.finished(1, Outcome.CHANGED)
-    assert again.intend(WRITE) == 2
+    assert again.intend(WRITE) == 3
     again.close()
-    assert [entry.outcome for entry in read_run(run.directory).entries] == [Outcome.CHANGED, None]
+    assert [entry.outcome for entry in read_run(run.directory).entries] == [Outcome.CHANGED, None, None]
     assert path.read_bytes().startswith(whole)
     assert torn not in path.read_bytes().splitlines()
 

@@ -1,0 +1,46 @@
+"""The sandbox itself: up twice is fine, a part that dies is told with its log, down leaves nothing."""
+
+import os
+import signal
+
+import psutil
+
+from tests.sandbox.conftest import World
+from tests.sandbox.test_patient import wait_until
+
+
+def of(world: World) -> list[psutil.Process]:
+    """Every living process that was started from this world's folder."""
+    mine = []
+    for process in psutil.process_iter():
+        try:
+            at_home = str(world.root) in " ".join((process.cwd(), *process.cmdline(), *process.environ().values()))
+            if at_home and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                mine.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return mine
+
+
+def test_up_twice_is_fine_a_death_is_told_and_down_leaves_nothing(world: World) -> None:
+    first = world.inv("sandbox", "--healthy")
+    assert first.code == 0, first.err
+    assert world.inv("verify").code == 0
+    before = {process.pid for process in of(world)}
+    again = world.inv("sandbox")
+    assert (again.code, "is up already" in again.out) == (0, True)
+    assert {process.pid for process in of(world)} == before, "the second start started nothing"
+
+    glpi = next(process for process in of(world) if "lab.glpi" in process.cmdline())
+    glpi.send_signal(signal.SIGKILL)
+    wait_until(lambda: glpi.pid not in {process.pid for process in of(world)}, "the death of the stand-in")
+    dead = world.inv("sandbox")
+    assert dead.code == 2
+    assert "glpi of the sandbox has died" in dead.err
+    assert "inv sandbox --down" in dead.err
+
+    down = world.inv("sandbox", "--down")
+    assert down.code == 0, down.err
+    assert not world.root.exists()
+    assert of(world) == []
+    assert world.inv("sandbox", "--down").code == 0
