@@ -1,5 +1,6 @@
 """What `inv` offers in a checkout: the runbooks' verbs, and the two that only a checkout has."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     from lab.sandbox import Sandbox, SandboxError
 
     world = Sandbox(CHECKOUT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a sandbox as ^C does
     try:
         print(world.down() if down else world.up(healthy=healthy), flush=True)
     except (SandboxError, ServerNotStartedError, OSError) as error:

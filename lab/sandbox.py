@@ -69,9 +69,8 @@ class Sandbox:
         with self._alone():
             if self._is_complete():
                 self._require_alive()
-                return (
-                    "The sandbox is up already, as it was left. For a fresh one: inv sandbox --down, then inv sandbox."
-                )
+                fresh = "inv sandbox --down, then inv sandbox" + (" --healthy" if healthy else "")
+                return f"The sandbox is up already, as it was left. For a fresh one: {fresh}."
             self._end_everything()
             try:
                 self._build(healthy=healthy)

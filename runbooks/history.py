@@ -31,8 +31,11 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.started_at))
     reporter.message(f"Run {record.id}: {record.verb} by {record.operator}, {started} UTC, {record.state}")
     reporter.message(f"Inventory {record.inventory}; record {record.directory}")
+    if not record.entries:
+        reporter.message("It changed nothing.")
+        return ExitCode.OK
     reporter.plan([entry.change for entry in record.entries], dry_run=False)
     for entry in record.entries:
-        detail = entry.detail or ("" if entry.outcome else "the run ended meanwhile; undo looks first what was done")
-        reporter.change(entry.change, entry.outcome or Outcome.SKIPPED, detail + (" (undone)" if entry.undone else ""))
+        detail = entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
+        reporter.change(entry.change, entry.outcome or Outcome.UNKNOWN, detail + (" (undone)" if entry.undone else ""))
     return ExitCode.OK

@@ -5,10 +5,11 @@ import uuid
 from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, RunbookError
+from runbooks.core.model import Severity
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
-from runbooks.engine.apply import Recap
-from runbooks.engine.journal import Journal
+from runbooks.engine.apply import Recap, make_plan
+from runbooks.engine.journal import Journal, list_runs
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
@@ -37,7 +38,22 @@ def remediate(session: Session) -> ExitCode:
         session.queues(),
         session.workers(),
     )
-    return walk(session, steps, snapshot, prove)
+    unproved = _last_remedy_failed(session)
+    if unproved and not make_plan(steps, snapshot):
+        session.reporter.message("The last remediation did not end well, so its proof is made again.")
+    code = walk(session, steps, snapshot, prove, prove_anyway=unproved)
+    left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
+    return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
+
+
+def _last_remedy_failed(session: Session) -> bool:
+    inventory = str(session.options.inventory.resolve())
+    runs = [
+        run
+        for run in list_runs(session.options.state_directory)
+        if (run.verb, run.inventory) == (session.options.verb, inventory)
+    ]
+    return bool(runs) and runs[-1].state not in ("ok", "undone")
 
 
 def prove(session: Session, journal: Journal, lock: FleetLock, recap: Recap) -> None:
@@ -45,7 +61,9 @@ def prove(session: Session, journal: Journal, lock: FleetLock, recap: Recap) -> 
     session.reporter.step("proof")
     snapshot = session.observe(Needs.EVERYTHING)
     findings = session.diagnose(snapshot)
-    checks = list(expectations(session, snapshot, findings))
+    # A warning that no step can mend (messages of another application, say) is told, and no failure of this run.
+    ours = [finding for finding in findings if finding.severity is Severity.ERROR or finding.remedy]
+    checks = list(expectations(session, snapshot, ours))
     session.reporter.checks(checks)
     recap.at(BROKER).failed += sum(not check.ok for check in checks)
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:
@@ -67,9 +85,10 @@ def run_canary(session: Session, journal: Journal, recap: Recap) -> None:
     session.reporter.waiting("")
     succeeded = ended.state == "SUCCESS"
     outcome = Outcome.CHANGED if succeeded else Outcome.FAILED
-    detail = (
-        f"{ended.state}{'' if ended.ended else f' after {span(canary.timeout)}'}: {ended.result}\n{ended.traceback}"
-    )
+    detail = f"{ended.state}{'' if ended.ended else f' after {span(canary.timeout)}'}: {ended.result}"
+    if not succeeded:
+        detail += "\n" + "\n".join(ended.traceback.strip().splitlines()[-5:])
+        detail += f"\ntask {task_id} was revoked, so that no retry of it runs later"
     journal.finished(n, outcome, detail.strip())
     recap.at(BROKER).changed += succeeded
     recap.at(BROKER).failed += not succeeded

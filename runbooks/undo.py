@@ -1,24 +1,30 @@
 """`inv undo RUN`: take a run's changes back, newest first; what cannot be is said before anything is touched."""
 
-from runbooks.core.errors import ExitCode
+from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import Recap
-from runbooks.engine.journal import find_run
+from runbooks.engine.journal import find_run, list_runs
 from runbooks.engine.session import Session
-from runbooks.engine.undo import plan_undo
+from runbooks.engine.undo import newer_on_the_same, plan_undo
 from runbooks.engine.undo import undo as take_back
 
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
-    """Exit code 2 where something could not be taken back; what could be, was."""
+    """Exit code 2 where something that could have been taken back cannot be any more; what could be, was."""
     session.require_consent_possible()
-    record = find_run(session.options.state_directory, run)
+    record = find_run(session.options.state_directory, run, to_undo=True)
+    if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
+        raise UsageError(
+            f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
+            f"undo it first: inv undo {newer.id}",
+        )
     undos = plan_undo(session, record, malformed=malformed)
     items = [(undo.change, undo.outcome, undo.why) for undo in undos]
     session.reporter.undo_plan(items, dry_run=session.options.dry_run)
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
+    lost = [undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo]
     if session.options.dry_run or not todo:
-        return ExitCode.OK
+        return ExitCode.FAILED if lost else ExitCode.OK
     session.ask(f"Take these {len(todo)} changes of run {record.id} back?")
     recap = Recap()
     take_back(session, record, undos, recap)

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
 
+DEFAULT_INVENTORY = "inventory.yaml"
+
 _FLAGS = {
-    "inventory": "the inventory FILE (default: inventory.yaml)",
+    "inventory": "the inventory FILE (default: inventory.yaml here, in a parent folder, or in the checkout)",
     "limit": "only these hosts or groups: an Ansible PATTERN, e.g. 'workers:!web3'",
     "json": "print one JSON document instead of text",
     "state_dir": "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)",
@@ -55,13 +57,16 @@ def _run(flags: _Common, body: Callable[["Reporter"], "ExitCode"], *, follow: bo
     from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 
-    reporter: Reporter = (JsonLinesReporter if follow else JsonReporter)() if flags.json else ConsoleReporter()
+    kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
+    reporter: Reporter = kind(following=follow)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
         except RunbookError as error:
             reporter.error(error)
             code = error.exit_code
+        except BrokenPipeError:
+            return  # `--follow | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
@@ -87,25 +92,43 @@ def _signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _inventory_path(flags: _Common) -> Path:
+    """The file that --inventory names, else the nearest `inventory.yaml` upwards from here, else the checkout's."""
+    if flags.inventory:
+        return Path(flags.inventory)
+    here = Path.cwd()
+    folders = (here, *here.parents, Path(__file__).parents[1])
+    return next((path for folder in folders if (path := folder / DEFAULT_INVENTORY).exists()), here / DEFAULT_INVENTORY)
+
+
 def _fleet(flags: _Common) -> "Fleet":
     from runbooks.core.inventory import load_inventory
     from runbooks.core.patterns import select_hosts
     from runbooks.core.settings import build_fleet
 
-    inventory = load_inventory(Path(flags.inventory))
+    inventory = load_inventory(_inventory_path(flags))
     return build_fleet(inventory, select_hosts(inventory, flags.limit))
 
 
 def _state_directory(flags: _Common, fleet: "Fleet | None" = None) -> Path:
     """Where runs are recorded; the inventory is read for it only where no flag says it."""
-    if flags.state_dir:
-        return Path(flags.state_dir).absolute()
+    if flags.state_dir is not None:
+        return _existing_or_new(flags.state_dir)
     directory = (fleet or _fleet(flags)).state_directory
     if directory:
         return directory
     from platformdirs import user_state_path
 
     return user_state_path("celery-runbooks")
+
+
+def _existing_or_new(name: str) -> Path:
+    from runbooks.core.errors import UsageError
+
+    path = Path(name).absolute()
+    if not name or (path.exists() and not path.is_dir()):
+        raise UsageError(f"--state-dir {name!r} is no folder", "name the folder where runs are recorded")
+    return path
 
 
 def _session(flags: _Common, reporter: "Reporter") -> "Session":
@@ -117,7 +140,7 @@ def _session(flags: _Common, reporter: "Reporter") -> "Session":
     fleet = _fleet(flags)
     options = Options(
         flags.verb,
-        Path(flags.inventory),
+        _inventory_path(flags),
         _state_directory(flags, fleet),
         flags.dry_run,
         flags.yes,
@@ -140,6 +163,12 @@ def _templates() -> Path:
     return next(path for path in (here / "templates", here.parent / "templates") if path.is_dir())
 
 
+def _help_asked_as_run(run: str, verb: str) -> None:
+    """Invoke takes any word for a positional argument, also a flag."""
+    if run.startswith("-"):
+        raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
+
+
 def _on_fleet(flags: _Common, page: Callable[["Session"], "ExitCode"], *, follow: bool = False) -> None:
     _run(flags, lambda reporter: page(_session(flags, reporter)), follow=follow)
 
@@ -150,7 +179,7 @@ def _on_fleet(flags: _Common, page: Callable[["Session"], "ExitCode"], *, follow
 @task(help=_help())
 def diagnose(
     c: Context,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -164,7 +193,7 @@ def diagnose(
 @task(help=_help())
 def verify(
     c: Context,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -178,7 +207,7 @@ def verify(
 @task(help=_help())
 def hosts(
     c: Context,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -218,12 +247,12 @@ def _host_row(host: Any) -> Mapping[str, str]:
 def tail_logs(
     c: Context,
     grep: str = "",
-    lines: int = 20,
     follow: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
+    lines: int = 20,
 ) -> None:
     """Show the last lines of the workers' logs on every host; changes nothing."""
     from runbooks.tail_logs import tail_logs as page
@@ -240,7 +269,7 @@ def remediate(
     c: Context,
     dry_run: bool = False,
     yes: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -256,7 +285,7 @@ def clean_queues(
     c: Context,
     dry_run: bool = False,
     yes: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -272,7 +301,7 @@ def install_units(
     c: Context,
     dry_run: bool = False,
     yes: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -288,7 +317,7 @@ def install_cron(
     c: Context,
     dry_run: bool = False,
     yes: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -304,7 +333,7 @@ def restart_workers(
     c: Context,
     dry_run: bool = False,
     yes: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -321,7 +350,7 @@ def restart_workers(
 @task(help=_help())
 def runs(
     c: Context,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
@@ -337,12 +366,13 @@ def runs(
 def show(
     c: Context,
     run: str,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
 ) -> None:
     """Show what a run changed, in full, and what can be taken back."""
+    _help_asked_as_run(run, "show")
     from runbooks.history import show as page
 
     flags = _Common("show", inventory, limit, json, state_dir)
@@ -364,12 +394,13 @@ def undo(
     malformed: bool = False,
     dry_run: bool = False,
     yes: bool = False,
-    inventory: str = "inventory.yaml",
+    inventory: str = "",
     limit: str | None = None,
     json: bool = False,
     state_dir: str | None = None,
 ) -> None:
     """Take a run's changes back, newest first; says first what cannot be."""
+    _help_asked_as_run(run, "undo")
     from runbooks.undo import undo as page
 
     flags = _Common("undo", inventory, limit, json, state_dir, dry_run, yes)

@@ -156,6 +156,8 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
     if isinstance(error, redis.AuthenticationError):
         advice = _REFUSALS["NOAUTH"] if "required" in text.lower() else _REFUSALS["WRONGPASS"]
         return BrokerRefused(f"{where} refuses: {text}", advice)
+    if "not allowed in cluster mode" in text:
+        return BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
     if "DB index is out of range" in text or "Invalid Database" in text:
         return BrokerRefused(f"{where} has no such db: {text}", "see the number at the end of the broker URL")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):

@@ -14,7 +14,7 @@ from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import NodeState
 
 _POLL_S = 0.2
-_ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
+_ENDED = frozenset({"SUCCESS", "FAILURE", "RETRY", "REVOKED", "REJECTED", "IGNORED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ def run_task(
 ) -> TaskOutcome:
     """Send a task by name, once, and wait for its end; each new state or progress goes to `on_progress(state, meta)`.
 
-    After `timeout_s` the outcome has the last state seen; the task itself goes on. Raises BrokerUnreachable where it
+    A task that wants to be tried again counts as ended: its state is RETRY. After `timeout_s` the outcome has the last
+    state seen. A task that did not succeed is revoked. Raises BrokerUnreachable where it
     could not be sent, and BrokerRefused where the result cannot be read.
 
     **Source:** celery 5.7.0 `app/base.py: send_task`, `backends/base.py: get_task_meta`.
@@ -140,7 +141,10 @@ def run_task(
     try:
         # retry=False: a send of unknown fate must not be sent again.
         app.send_task(name, kwargs=dict(kwargs or {}), queue=queue, priority=priority, task_id=task_id, retry=False)
-        return _wait(app.backend, task_id, timeout_s, on_progress)
+        outcome = _wait(app.backend, task_id, timeout_s, on_progress)
+        if outcome.state != "SUCCESS":
+            app.control.revoke(task_id)  # no retry, and no late start, of a task that nobody waits for any more
+        return outcome
     except ContentDisallowed as error:
         raise BrokerRefused(f"the result of {task_id} cannot be read: {error}", "see the worker's log") from error
     except (OperationalError, redis.RedisError, OSError) as error:

@@ -11,13 +11,14 @@ from runbooks.core.model import Finding
 
 
 class Outcome(Enum):
-    """What became of a change."""
+    """What became of a change; UNKNOWN: the run ended while it was being made."""
 
     CHANGED = "changed"
     FAILED = "failed"
     SKIPPED = "skipped"
     ALREADY = "ok"
     CANNOT = "cannot"
+    UNKNOWN = "unknown"
 
 
 @dataclass(slots=True)

@@ -60,6 +60,19 @@ def _absolute(value: str) -> str:
     return _one_line(value)
 
 
+def _user(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*\$?", value):
+        raise ValueError("not a user name")
+    return value
+
+
+def _command(value: str) -> str:
+    for name in re.findall(r"(?<!\$)\{(\w+)\}", value):
+        if name != "worker":
+            raise ValueError(f"{{{name}}} means nothing here; {{worker}} is the worker's name")
+    return _one_line(value)
+
+
 def _schedule(value: str) -> str:
     try:
         # CronSim also takes what cron does not: a field of seconds, `L`, `#`, and a line break between two fields.
@@ -89,6 +102,8 @@ def _node_name(value: str) -> str:
 Duration = Annotated[float, BeforeValidator(_duration)]
 MoreThan = Annotated[int, BeforeValidator(_more_than)]
 OneLine = Annotated[str, AfterValidator(_one_line)]
+UserName = Annotated[str, AfterValidator(_user)]
+Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
@@ -123,16 +138,16 @@ class Commands(_Settings):
     **Source:** the exit codes are LSB's for the `status` action of an init script.
     """
 
-    start: OneLine
-    stop: OneLine
-    status: OneLine
+    start: Command
+    stop: Command
+    status: Command
 
 
 class CronEntry(_Settings):
     """One line of the application's cron file."""
 
     schedule: CronSchedule
-    user: OneLine
+    user: UserName
     command: OneLine
 
 
@@ -153,8 +168,8 @@ class QueueRule(_Settings):
 class Thresholds(_Settings):
     """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed."""
 
-    depth: int = 15000
-    retries: int = 2
+    depth: Annotated[int, Field(ge=0)] = 15000
+    retries: Annotated[int, Field(ge=0)] = 2
     eta_overdue: Duration = 3600.0
 
 
@@ -194,7 +209,7 @@ class HostSettings(_Settings):
 
     directory: AbsolutePath
     python: AbsolutePath
-    user: OneLine
+    user: UserName
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -254,18 +269,18 @@ class Fleet:
 def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     """Validate every host's variables and gather the application's fleet, restricted to the `selected` hosts.
 
-    Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of the fleet.
+    Raises InventoryError with all problems of all hosts. Hosts without a `celery_` variable are not part of the fleet.
     """
     problems: dict[str, None] = {}
     built: list[tuple[AppSettings, FleetHost]] = []
     for host in inventory.hosts.values():
-        if f"{PREFIX}app" not in host.variables:
+        if not any(name.startswith(PREFIX) for name in host.variables):
             continue
         variables = _rendered(inventory, host, problems)
         if variables is not None and (settings := _validate(inventory, host, variables, problems)):
             built.append((settings[0], FleetHost(host.name, host.groups, settings[1], variables)))
     if not built and not problems:
-        problems[f"{inventory.path}:1: no host has `celery_app`, so there is no application to look at"] = None
+        problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
     if problems:

@@ -25,4 +25,4 @@ def tasks(names: Iterable[str]) -> str:
     if len(ordered) <= 2:
         return ", ".join(ordered)
     modules = Counter(name.rpartition(".")[0] for name in ordered)
-    return ", ".join(f"{count} tasks of {module}" for module, count in modules.items())
+    return ", ".join(f"{count} {'task' if count == 1 else 'tasks'} of {module}" for module, count in modules.items())

@@ -1,16 +1,21 @@
 """Faults of the broker itself."""
 
+import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
+from runbooks.core.envfile import read_environment
 from runbooks.core.model import Finding, Severity, Snapshot
+from runbooks.core.settings import Fleet
 
 _FULL = 0.9
 
 
-def findings(snapshot: Snapshot) -> Iterator[Finding]:
+def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Eviction, memory, and the application's queues lying in another db than the one it is told to use."""
     broker = snapshot.broker
     assert broker is not None
+    yield from _not_the_workers_broker(fleet, snapshot)
     if broker.maxmemory_bytes and broker.maxmemory_policy != "noeviction":
         yield Finding(
             "broker.evicts",
@@ -35,3 +40,34 @@ def findings(snapshot: Snapshot) -> Iterator[Finding]:
             (f"db {broker.db}, which the inventory names, holds {here:,}; db {db} holds {depth:,} under these names",),
             severity=Severity.WARNING,
         )
+
+
+def _not_the_workers_broker(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Workers run, none answers, and their environment names Redis elsewhere: then restarting them mends nothing."""
+    assert snapshot.broker is not None
+    ours = _place(fleet.app.broker_url.get_secret_value())
+    for host in fleet.hosts:
+        state = snapshot.reachable().get(host.name)
+        nodes = {host.node(worker) for worker in host.settings.workers}
+        if not state or nodes & snapshot.broker.nodes.keys() or not any(s.pid for s in state.services.values()):
+            continue
+        content = (state.files[host.settings.env_file].content or b"").decode(errors="replace")
+        urls = {name: url for name, url in read_environment(content).items() if re.match(r"rediss?://", url)}
+        if urls and ours not in map(_place, urls.values()):
+            yield Finding(
+                "broker.not_the_workers",
+                host.name,
+                f"the workers of {host.name} run and none answers at {ours}, the broker that the inventory names",
+                tuple(f"{host.settings.env_file}: {name} is at {_place(url)}" for name, url in urls.items()),
+                blocks=True,
+            )
+
+
+def _place(url: str) -> str:
+    """`host:port/db` of a Redis URL, without user and password."""
+    try:
+        parts = urlsplit(url)
+        host = "127.0.0.1" if parts.hostname in (None, "localhost") else parts.hostname
+        return f"{host}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
+    except ValueError:
+        return "an unreadable URL"

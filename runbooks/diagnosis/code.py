@@ -15,6 +15,14 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         state = snapshot.reachable().get(host.name)
         if state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now)
+    for node, queue, task, count in discards(fleet, snapshot, repaired=True):
+        yield Finding(
+            "task.would_be_discarded",
+            node,
+            f"{count:,} messages of {task} wait in {queue}, and {node} would discard them as soon as it runs",
+            (f"imported on the host, the application does not register {task}, also with the inventory's values",),
+            blocks=True,
+        )
     expected = frozenset(fleet.app.expected_tasks)
     lacking = {name: expected - node.registered for name, node in snapshot.broker.nodes.items()}
     own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
@@ -32,21 +40,19 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) -> Iterator[Finding]:
     missing = sorted(frozenset(fleet.app.expected_tasks) - now.registered)
-    if not missing:
-        return
-    errors = {module: error for module, error in now.errors.items() if error}
-    if not errors:
+    never = [task for task in missing if now.errors.get(_module(task)) == ""]
+    if never:
         yield Finding(
             "task.never_imported",
             host.name,
-            f"{tasks(missing)}: the module imports, but the application never imports it, or has no such task",
+            f"{tasks(never)}: the module imports, but the application never imports it, or has no such task",
             (f"loaded as a worker loads it, `{fleet.app.app}` registers {len(now.registered)} tasks, not these",),
             blocks=True,
         )
     wanted = state.imports_wanted
-    mended = wanted is not None and not frozenset(missing) - wanted.registered
-    for module, error in errors.items():
-        own = [task for task in missing if task.rpartition(".")[0] == module] or missing
+    for module, error in ((module, error) for module, error in now.errors.items() if error):
+        own = [task for task in missing if _module(task) == module] or missing
+        mended = wanted is not None and frozenset(own) <= wanted.registered
         yield Finding(
             "task.import_fails",
             host.name,
@@ -58,13 +64,38 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
         )
 
 
+def _module(task: str) -> str:
+    return task.rpartition(".")[0]
+
+
+def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tuple[str, str, str, int]]:
+    """Messages that a worker would throw away once it is started, as (node, queue, task, count).
+
+    A worker discards what it does not know, so starting it on a queue with such messages loses them. `repaired` asks
+    how it would be with the inventory's environment in place and the selected messages taken out.
+    **Source:** celery 5.7.0 `worker/consumer/consumer.py: on_unknown_task`.
+    """
+    assert snapshot.broker is not None
+    for host in fleet.hosts:
+        state = snapshot.reachable().get(host.name)
+        probe = state and (state.imports_wanted if repaired else state.imports_now)
+        for worker in host.settings.workers if probe else ():
+            node = snapshot.broker.nodes.get(host.node(worker))
+            for queue in set(worker.queues) - (node.queues if node else frozenset()):
+                waiting = snapshot.broker.queues[queue]
+                for task, count in waiting.by_task.items():
+                    taken = sum(selection.by_task.get(task, 0) for selection in waiting.selected) if repaired else 0
+                    if probe and task not in probe.registered and count.count > taken:
+                        yield host.node(worker), queue, task, count.count - taken
+
+
 def _environment(host: FleetHost, state: HostState, mended: bool) -> Iterator[str]:
     values = drift(host, state)
     for name, value in values.items():
         now = "not set" if value is None else f"{value!r}"
         yield f"{host.settings.env_file}: {name} is {now}, the inventory says {host.settings.env[name]!r}"
     if mended:
-        yield "tried on the host: with the inventory's values the import works and every expected task is registered"
+        yield "tried on the host: with the inventory's values the import works and these tasks are registered"
     elif values:
         yield "tried on the host: with the inventory's values the import fails all the same"
     else:

@@ -27,11 +27,10 @@ def _files(kind: str, host: FleetHost, state: HostState, wanted: Wanted) -> Iter
     ]
     for what, found in (("missing", missing), ("differs", differing)):
         if found:
-            text = "is not installed" if what == "missing" else "is not what its template says"
             yield Finding(
                 f"{kind}.{what}",
                 host.name,
-                f"{len(found)} {kind} file{'s' if len(found) > 1 else ''} of {len(paths)}: {text}",
+                f"{len(found)} of {len(paths)} {kind} files: {'not installed' if what == 'missing' else 'edited'}",
                 tuple(found),
                 remedy="install it from its template",
                 severity=Severity.WARNING,

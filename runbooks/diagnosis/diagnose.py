@@ -11,7 +11,7 @@ _ORDER = list(Severity)
 def diagnose(fleet: Fleet, snapshot: Snapshot, units: Wanted, cron: Wanted) -> tuple[Finding, ...]:
     """Name every fault of the fleet with the evidence for it, errors first. Pure: all it knows is the snapshot."""
     findings = [
-        *broker.findings(snapshot),
+        *broker.findings(fleet, snapshot),
         *code.findings(fleet, snapshot),
         *workers.findings(fleet, snapshot),
         *queues.findings(fleet, snapshot),

@@ -31,6 +31,8 @@ from runbooks.core.reporter import Outcome
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
+UNDO = "undo"
+"""The verb of the runs that take others back; these cannot be taken back themselves."""
 
 
 @dataclass(slots=True)
@@ -220,12 +222,21 @@ def _has_begun(path: Path) -> bool:
         return file.readline().endswith(b"\n")
 
 
-def find_run(state_directory: Path, name: str) -> RunRecord:
-    """The run whose id is, or begins with, `name`; `last` is the newest. Raises UsageError."""
+def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunRecord:
+    """The run whose id is, or begins with, `name`; `last` is the newest, with `to_undo` the newest that is no undo.
+
+    Raises UsageError, with `to_undo` also for a run that is an undo.
+    """
+    if name == "last" and to_undo:
+        runs = [run.id for run in list_runs(state_directory) if run.verb != UNDO]
+        name = runs[-1] if runs else name
     folder = state_directory / "runs"
     ids: Sequence[str] = [path.name for path in _run_directories(state_directory)]
     found = ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
     if len(found) != 1:
         problem = "there is no run" if not found else "there are several runs"
         raise UsageError(f"{problem} {name!r} in {folder}", "see `inv runs` for the runs there are")
-    return read_run(folder / found[0])
+    record = read_run(folder / found[0])
+    if to_undo and record.verb == UNDO:
+        raise UsageError(f"run {record.id} is an undo itself", "to have its changes again, run the first command again")
+    return record

@@ -1,7 +1,7 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from runbooks.core.effects import (
@@ -11,6 +11,7 @@ from runbooks.core.effects import (
     Effect,
     RestoreMessages,
     SetEnvironment,
+    TakeMessages,
     WriteFile,
     sha256,
 )  # fmt: skip
@@ -19,12 +20,13 @@ from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import FleetHost
 from runbooks.engine.apply import Recap, perform
-from runbooks.engine.journal import Entry, Journal, RunRecord
+from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts import facts
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.transport import Transport
+from runbooks.steps.step import Needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,26 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     ]
     changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
     files_change = {change.host for change in changing if isinstance(change.do, WriteFile | SetEnvironment)}
+    undos = [_with_consumers(session, undo, undos) for undo in undos]
     undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
     return sorted(undos, key=lambda undo: _rank(undo.change.do))
+
+
+def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
+    """The newest later run that changed what this one did and still stands: it has to be undone first."""
+
+    def targets(run: RunRecord) -> set[tuple[str, str]]:
+        standing = [
+            e.change for e in run.entries if e.change.undo and not e.undone and e.outcome is not Outcome.SKIPPED
+        ]
+        return {(change.host, _target(change.do)) for change in standing}
+
+    later = [run for run in others if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)]
+    return later[-1] if later else None
+
+
+def _target(effect: Effect) -> str:
+    return str(getattr(effect, "path", "") or getattr(effect, "service", "") or getattr(effect, "queue", ""))
 
 
 def _rank(effect: Effect) -> int:
@@ -73,9 +93,27 @@ def _rank(effect: Effect) -> int:
 
 def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
     is_restart = isinstance(undo.change.do, ControlService) and undo.change.do.action == "restart"
-    if undo.outcome is Outcome.CHANGED and is_restart and not files_change:
+    if undo.outcome is Outcome.CHANGED and is_restart and not undo.why and not files_change:
         return Undo(undo.entry, undo.change, Outcome.ALREADY, "it ran before the run, and it runs")
     return undo
+
+
+def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
+    """Say of messages that are to go back who will run them at once: the consumers that this undo does not stop."""
+    effect = undo.entry.change.do
+    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages):
+        return undo
+    stopping = {
+        f"{other.change.do.service}@{other.change.host}"
+        for other in undos
+        if isinstance(other.change.do, ControlService) and other.change.do.action == "stop"
+    }
+    nodes = session.observe(Needs.NODES).broker
+    assert nodes is not None
+    consumers = sorted(n.name for n in nodes.nodes.values() if effect.queue in n.queues and n.name not in stopping)
+    if not consumers:
+        return undo
+    return replace(undo, why=f"{undo.why}; {', '.join(consumers)} consumes {effect.queue} and will run them at once")
 
 
 def _look(host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
@@ -148,6 +186,8 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
             return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
         case ControlService(service=service, action="stop") if state.services[service].pid is None:
             return Outcome.ALREADY, "it does not run"
+        case ControlService(service=service, action="restart") if state.services[service].pid is None:
+            return Outcome.CHANGED, "it ran before the run, and does not now"
     return Outcome.CHANGED, ""
 
 
@@ -168,6 +208,8 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
             for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
                 original.undone(undo.entry.n)
                 recap.at(undo.change.host).ok += 1
+            for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
+                recap.at(undo.change.host).failed += 1
             journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
     finally:
         original.close()

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from runbooks.broker.lock import FleetLock
-from runbooks.core.errors import ExitCode
+from runbooks.core.effects import BROKER
+from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot
 from runbooks.engine.apply import Recap, apply, make_plan, start_recap
 from runbooks.engine.journal import Journal
@@ -14,9 +15,17 @@ Proof = Callable[[Session, Journal, FleetLock, Recap], None]
 """What is done after all steps succeeded, to show that the fleet really works."""
 
 
-def walk(session: Session, steps: Sequence[Step], snapshot: Snapshot, proof: Proof | None = None) -> ExitCode:
+def walk(
+    session: Session,
+    steps: Sequence[Step],
+    snapshot: Snapshot,
+    proof: Proof | None = None,
+    *,
+    prove_anyway: bool = False,
+) -> ExitCode:
     """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with the plan.
 
+    The proof is made after changes, and with `prove_anyway` also when none is needed.
     Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
     """
     plan = make_plan(steps, snapshot)
@@ -24,16 +33,22 @@ def walk(session: Session, steps: Sequence[Step], snapshot: Snapshot, proof: Pro
     session.reporter.plan(plan, dry_run=session.options.dry_run)
     if session.options.dry_run:
         return recap.exit_code
-    if not plan:
+    if not plan and not prove_anyway:
         apply_nothing(steps, session, recap)
         return recap.exit_code
-    session.ask(f"Make these {len(plan)} changes?")
+    session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
     with session.recorded() as (journal, lock):
-        apply(session, journal, lock, steps, plan, recap)
-        if proof and recap.exit_code == ExitCode.OK:
-            proof(session, journal, lock, recap)
+        undo = f"inv undo {journal.run_id}"
+        try:
+            apply(session, journal, lock, steps, plan, recap)
+            if proof and recap.exit_code == ExitCode.OK:
+                proof(session, journal, lock, recap)
+        except RunbookError:
+            recap.at(BROKER).failed += 1
+            session.reporter.recap(recap.tallies, undo=undo)
+            raise
         journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
-        session.reporter.recap(recap.tallies, undo=f"inv undo {journal.run_id}")
+        session.reporter.recap(recap.tallies, undo=undo if plan else "")
     return recap.exit_code
 
 

@@ -64,7 +64,7 @@ def parse_service(service: str, answer: Answer) -> ServiceState:
     """
     stat, uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
     said = "\n".join(rest).strip()
-    if answer.code == NOT_RUNNING or (answer.code == 0 and stat == "-" and said == ""):
+    if answer.code == NOT_RUNNING:
         return ServiceState(None, None, said)
     if answer.code != 0 or stat == "-":
         said = said or answer.err.strip()

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -25,9 +25,9 @@ _OUTCOME = {
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        self._out = _console(Pipe(out or sys.stdout))
-        self._err = _console(Pipe(err or sys.stderr))
+    def __init__(self, *, following: bool = False) -> None:
+        self._out = _console(Pipe(sys.stdout, strict=following))
+        self._err = _console(Pipe(sys.stderr))
         self._status: Status | None = None
 
     def _print(self, text: str = "", style: str = "") -> None:
@@ -53,7 +53,9 @@ class ConsoleReporter:
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
             return self._print("Nothing to change: everything is as the inventory wants it.", "green")
-        self._print(f"{'Would make' if dry_run else 'Plan:'} {len(changes)} changes", "bold")
+        self._print(
+            f"{'Would make' if dry_run else 'Plan:'} {len(changes)} change{'' if len(changes) == 1 else 's'}", "bold"
+        )
         for number, change in enumerate(changes, 1):
             self._print(f"{number:3}. [{change.host}] {change.step}: {change.summary}", "bold")
             self._detail(change.detail)
@@ -123,7 +125,7 @@ class ConsoleReporter:
             return self._print(f"No {name}.")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in rows[0]:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column in ("run", "host"))
         for row in rows:
             table.add_row(*(escape(str(value)) for value in row.values()))
         self._out.print(table)
@@ -144,27 +146,29 @@ class ConsoleReporter:
 class Pipe:
     """A stream whose reader may go away: what is printed then goes nowhere, and the run goes on.
 
-    A remediation that stopped half-way because `head` had seen enough would be worse than one that nobody watched.
+    A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
+    full, would be worse than one that nobody watched. `strict` lets the error through: for what has no other end.
+    A stream that was closed from the start is None in Python.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None, *, strict: bool = False) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+        self._strict = strict
 
     def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            self._drop()
-            return len(text)
+        self._guarded(lambda: self._stream.write(text))
+        return len(text)
 
     def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
+        self._guarded(self._stream.flush)
 
-    def _drop(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if self._strict:
+                raise
 
     def isatty(self) -> bool:
         return self._stream.isatty()

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any
 
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
@@ -20,8 +20,8 @@ from runbooks.reports.console import Pipe
 class JsonReporter:
     """Gathers everything that happens, and prints it once at the end."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out = Pipe(out or sys.stdout)
+    def __init__(self, *, following: bool = False) -> None:
+        self._out = Pipe(sys.stdout, strict=following)
         self._document: dict[str, Any] = {}
 
     def _add(self, key: str, value: Any) -> None:

@@ -1,5 +1,8 @@
 """Wrong input and a broker that is not as it should be: a clear error with what to do next, and nothing changed."""
 
+import http.client
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,13 +96,24 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
 
 
 def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> None:
-    import subprocess
-
     command = " ".join(healthy.command("tail-logs", "--lines", "2000")) + " | head -n 1; exit ${PIPESTATUS[0]}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">/dev/full", "<&-"])
+def test_a_closed_or_full_stream_does_not_trouble_the_verb(healthy: World, closed: str) -> None:
+    command = " ".join(healthy.command("hosts")) + " " + closed
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_verb_that_needs_a_run_says_so(healthy: World) -> None:
+    refused(healthy.inv("undo", "--help"), 5, "undo needs a run", "inv --help undo")
 
 
 # --- brokers ----------------------------------------------------------------------------------------------------------
@@ -208,8 +222,57 @@ def test_a_task_that_no_code_defines_blocks_a_remediation_before_any_change(heal
     refused(done, 2, "nothing was changed", "inventory.tasks.gone")
 
 
+def test_a_broker_that_the_workers_do_not_use_is_found_out_before_they_are_restarted(healthy: World) -> None:
+    url = (healthy.root / "broker.url").read_text()
+    name = at_broker(healthy, url.removesuffix("3") + "7")
+    done = healthy.inv("remediate", "--yes", "--inventory", name)
+    refused(done, 2, "nothing was changed", "none answers at")
+    assert "broker.not_the_workers" in done.out
+    assert "is at 127.0.0.1:" in done.out
+
+
+def glpi(world: World, behaviour: dict[str, object]) -> None:
+    """Make the stand-in fail, or well again."""
+    connection = http.client.HTTPConnection("127.0.0.1", int((world.root / "glpi.port").read_text()))
+    connection.request("PUT", "/lab/behaviour", json.dumps(behaviour))
+    assert connection.getresponse().status < 300
+
+
+def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> None:
+    unit = next((healthy.root / "root").rglob("celery-beat.service"))
+    unit.write_text("edited by hand\n")
+    with healthy.broker() as client:
+        glpi(healthy, {"fail": 500})
+        for _ in range(2):
+            failed = healthy.inv("remediate", "--yes", "--json")
+            assert failed.code == 2
+            assert failed.json["changes"][-1]["outcome"] == "failed"
+            assert "RETRY" in failed.json["changes"][-1]["result"]
+        glpi(healthy, {"fail": None})
+        # Messages that are none of this application's business are told, and do not fail the run.
+        client.lpush("orphans", a_message())
+        again = healthy.inv("remediate", "--yes", "--json")
+        assert (again.code, again.json["plan"]) == (0, [])
+        assert again.json["changes"][-1]["outcome"] == "changed"
+        assert healthy.inv("remediate", "--yes", "--json").json.get("changes") is None
+        assert healthy.inv("verify").code == 1
+        client.delete("orphans")
+    assert healthy.inv("verify").code == 0
+
+
+def a_message() -> str:
+    """What Celery itself would queue."""
+    properties = {
+        "delivery_tag": "t",
+        "delivery_info": {"exchange": "", "routing_key": "orphans"},
+        "body_encoding": "base64",
+    }
+    headers = {"task": "another.app.task", "id": "1", "retries": 0, "eta": None, "expires": None, "lang": "py"}
+    envelope = {"body": "W1tdLCB7fSwge31d", "content-type": "application/json", "content-encoding": "utf-8"}
+    return json.dumps({**envelope, "headers": headers, "properties": properties})
+
+
 def test_another_operator_is_named_and_nothing_is_changed(healthy: World) -> None:
-    import json
     import time
 
     holder = {

@@ -77,6 +77,9 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
 def test_messages_taken_from_a_queue_nobody_consumes_go_back_into_their_very_places(world: World) -> None:
     assert world.inv("sandbox").code == 0
     before = world.queue()
+    loss = world.inv("restart-workers", "--yes")
+    assert (loss.code, "would discard 300 messages" in loss.err) == (2, True)
+    assert world.queue() == before, "no worker was started that throws away what it does not know"
     cleaned = world.inv("clean-queues", "--yes", "--json")
     assert cleaned.code == 0
     assert world.queue() == [raw for raw in before if task_of(raw) != CHECK]

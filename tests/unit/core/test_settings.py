@@ -94,7 +94,7 @@ def test_hosts_without_the_application_are_no_part_of_the_fleet(tmp_path: Path) 
 
 def test_an_inventory_without_any_application_is_refused(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, base="all:\n  hosts: {web1: }\n")
-    assert problem.startswith("1: no host has `celery_app`")
+    assert problem.startswith("1: no host has a `celery_` variable")
 
 
 # --- validators

@@ -23,4 +23,4 @@ def test_the_past_and_the_future_are_told_apart() -> None:
 
 def test_up_to_two_tasks_are_named_and_more_are_counted_by_module() -> None:
     assert tasks(["b.y", "a.x"]) == "a.x, b.y"
-    assert tasks(["a.x", "b.y", "a.z"]) == "2 tasks of a, 1 tasks of b"
+    assert tasks(["a.x", "b.y", "a.z"]) == "2 tasks of a, 1 task of b"

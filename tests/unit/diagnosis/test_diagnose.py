@@ -297,7 +297,7 @@ def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_pr
     assert finding.evidence == (
         *BROKEN.splitlines(),
         f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'",
-        "tried on the host: with the inventory's values the import works and every expected task is registered",
+        "tried on the host: with the inventory's values the import works and these tasks are registered",
     )
     assert (finding.blocks, finding.remedy is not None) == (False, True)
 
@@ -357,8 +357,8 @@ def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
         ("unit.differs", (UNIT,), Severity.WARNING),
     ]
     assert [f.summary for f in found] == [
-        "2 unit files of 3: is not installed",
-        "1 unit file of 3: is not what its template says",
+        "2 of 3 unit files: not installed",
+        "1 of 3 unit files: edited",
     ]
 
 

@@ -71,6 +71,7 @@ class FakeBroker:
         self.archives: dict[str, int] = {}
         self.error: RunbookError | None = None
         self.sticky = False
+        self.held_back = 0
         self.lock_held = FakeLock()
         self.is_locked = False
 
@@ -111,7 +112,7 @@ class FakeBroker:
     name = "localhost:6379/3"
 
     def restorable(self, path: Path, *, malformed: bool) -> Restorable:
-        return Restorable(self.archives.get(str(path), 0), 0, "")
+        return Restorable(self.archives.get(str(path), 0), 0 if malformed else self.held_back, "")
 
     def restore(self, path: Path, *, malformed: bool) -> str:
         assert self.is_locked

@@ -11,7 +11,7 @@ from runbooks.engine.apply import Recap
 from runbooks.engine.journal import JOURNAL
 from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
-from tests.unit.engine.conftest import World
+from tests.unit.engine.conftest import CTL, World
 
 CHANGED, FAILED, SKIPPED = Outcome.CHANGED, Outcome.FAILED, Outcome.SKIPPED
 STARTED = ["start high", "start beat"]
@@ -104,6 +104,12 @@ def test_what_a_failing_command_said_is_told(world: World) -> None:
     world.path("web1", "high.broken").touch()
     assert world.remediate("web1") == ExitCode.FAILED
     assert world.reporter.detail("start high") == "exit code 1: high is broken"
+
+
+def test_of_a_failing_command_that_says_much_the_last_ten_lines_are_told(world: World) -> None:
+    world.path("web1", "ctl").write_text(f'[ "$1" = start ] || exit 3\nseq 100\nexit 4\n{CTL}')
+    world.remediate("web1")
+    assert world.reporter.detail("start high").splitlines() == ["exit code 4: 91", *map(str, range(92, 101))]
 
 
 def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_and_counted_so(world: World) -> None:

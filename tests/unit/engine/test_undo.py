@@ -252,12 +252,20 @@ def restarted(host: str) -> Change:
 
 
 def test_a_restart_is_not_repeated_where_no_file_comes_back(world: World) -> None:
+    world.remediate("web1")
     record = record_of(world, restarted("web1"))
     (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
     assert (judgement.outcome, judgement.why) == (ALREADY, "it ran before the run, and it runs")
 
 
+def test_a_worker_that_a_restart_left_stopped_is_started_again(world: World) -> None:
+    record = record_of(world, restarted("web1"), outcome=None)
+    (judgement,) = plan_undo(world.session("web1"), record, malformed=False)
+    assert (judgement.outcome, judgement.why) == (CHANGED, "it ran before the run, and does not now")
+
+
 def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: World) -> None:
+    world.remediate()
     path = world.path("web1", "f")
     path.write_bytes(b"new")
     record = record_of(world, put_file(path, b"old", b"new"), restarted("web1"), restarted("web2"))
@@ -266,6 +274,28 @@ def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: W
         for u in plan_undo(world.session(), record, malformed=False)
     }
     assert found == {("web1", "put"): CHANGED, ("web1", "restart"): CHANGED, ("web2", "restart"): ALREADY}
+
+
+# --- what stays out, what needs nothing
+
+
+def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(world: World, done: str) -> None:
+    world.broker.held_back = 2
+    record = find_run(world.state, done)
+    told = [
+        [u.why for u in plan_undo(world.session(), record, malformed=malformed) if u.change.host == BROKER]
+        for malformed in (False, True)
+    ]
+    assert told[1] == ["7 messages; high@web2 consumes high_q and will run them at once"]
+    assert told[0][0].startswith("7 messages; 2 malformed stay in the archive")
+    assert "--malformed" in told[0][0]
+
+
+def test_what_is_as_it_was_already_counts_as_undone(world: World, done: str) -> None:
+    world.path("web1", "env").write_text("TIMEOUT=x\nTOKEN=s3cret\n")
+    recap = take_back(world, done)
+    assert recap.at("web1").ok == 1
+    assert find_run(world.state, done).state == "undone"
 
 
 # --- what goes wrong
