@@ -4,6 +4,7 @@ import http.client
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -233,9 +234,11 @@ def test_a_broker_that_the_workers_do_not_use_is_found_out_before_they_are_resta
 
 def glpi(world: World, behaviour: dict[str, object]) -> None:
     """Make the stand-in fail, or well again."""
-    connection = http.client.HTTPConnection("127.0.0.1", int((world.root / "glpi.port").read_text()))
-    connection.request("PUT", "/lab/behaviour", json.dumps(behaviour))
-    assert connection.getresponse().status < 300
+    port = int((world.root / "glpi.port").read_text())
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("PUT", "/lab/behaviour", json.dumps(behaviour))
+        with connection.getresponse() as response:
+            assert response.status < 300
 
 
 def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> None:
