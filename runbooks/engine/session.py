@@ -87,7 +87,7 @@ class Session:
         if not (self.options.dry_run or self.options.yes or self.options.confirm):
             raise UsageError(
                 "this is not a terminal, so nobody can be asked, and --yes is not given; nothing was changed",
-                f"look first with `inv {self.options.verb} --dry-run`, then pass --yes",
+                "look first with --dry-run, then pass --yes",
             )
 
     def ask(self, question: str) -> None:
