@@ -35,7 +35,7 @@ FIRST_ITEMS = 100
 _FIRST_BYTES = 256 * 1024
 _AHEAD = 4
 _HOME_ITEMS = 1000
-_ATTEMPTS = 20
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,16 @@ class Step:
 class Pass:
     """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
     its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first
-    decision is about the oldest `first_items` and has one step, unless these are 0; `again` takes it back.
+    decision is about the oldest `first_items` and has one step, unless these are 0;
+    `again` is told that this step did not happen, and to start anew.
     """
 
     decide: Callable[[Chunk], Sequence[Step]]
     durable: Callable[[], None]
     done: Callable[[Step, Sequence[int]], None]
     progress: Callable[[int, int], None]
-    again: Callable[[], None]
-    first_items: int = FIRST_ITEMS
+    again: Callable[[Step], None]
+    first_items: int
 
 
 def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
@@ -183,9 +184,7 @@ class _Walk:
             self._asked.clear()
             if what == b"moved":
                 self._steps -= 1
-                if first.batch:
-                    self._work.done(first, [])
-                self._work.again()
+                self._work.again(first)
                 continue
             self._finish(first, what, record)
             self._waiting.extend((step, None) for step in more)

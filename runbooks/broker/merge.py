@@ -5,7 +5,7 @@ older, so the message runs next.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runbooks.broker.archive import Archived, sha256
@@ -21,54 +21,67 @@ class _Group:
 
 
 class Merge:
-    """The messages of one key that go back; `withheld` were taken out of it too, and stay out."""
+    """The messages of one key that go back; `withheld` were taken out of it too, and stay out.
+
+    `anchors` are the checksums of the neighbours that they had; `count` is to be told how often each stands in the list
+    now, before the walk.
+    """
 
     def __init__(self, messages: Iterable[Archived], withheld: Iterable[Archived]) -> None:
         messages = sorted(messages, key=_place)
-        groups = _groups(messages, sorted([*messages, *withheld], key=_place))
-        self._groups = groups
+        self._groups = _groups(messages, sorted([*messages, *withheld], key=_place))
+        self.anchors = {group.anchor for group in self._groups if group.anchor is not None}
+        self._number: dict[str, int] = {}  # checksum of a neighbour that stands there once → the last group beside it
+        self.rewind()
+
+    def count(self, standing: Mapping[str, int]) -> None:
+        """Take in how often each anchor stands in the list; those that lead and are gone have been consumed."""
+        self._number = {
+            group.anchor: i
+            for i, group in enumerate(self._groups)
+            if group.anchor is not None and standing.get(group.anchor) == 1
+        }
+        for group in self._groups:
+            if group.anchor is not None and standing.get(group.anchor):
+                break
+            group.slot = 0
+
+    def rewind(self) -> None:
+        """Start from the oldest item again."""
         self._next = 0
-        self._drift = 0  # how many items further from the right end than expected the list stands
-        self._met = False
-        self._by_anchor: dict[str, int] = {}
-        for i, group in enumerate(groups):
-            if group.anchor is not None:
-                self._by_anchor.setdefault(group.anchor, i)
+        self._drift = 0  # how many items further from the right end than in the archive the list stands
 
     def feed(self, first: int, items: Sequence[bytes], *, last: bool) -> list[tuple[int, Archived]]:
         """The messages that go into this stretch, `first` items being older: behind how many of its items each goes."""
-        checksums = [sha256(raw) for raw in items]
-        known = self._find(first, checksums)
-        self._met |= known
-        end = first + len(items)
+        seen = self._seen(items)
+        upto = max((self._number[checksum] for checksum in seen if checksum), default=-1)
+        behind = 0
         result: list[tuple[int, Archived]] = []
-        while self._next < len(self._groups):
-            group = self._groups[self._next]
-            slot = group.slot + self._drift
-            if slot > end and not last:
-                break
-            # Nothing in this stretch is known, and its neighbour should be: it is gone, as all that is older.
-            lost = not known and (group.slot > 0) and not self._met
-            behind = 0 if lost else max(0, min(slot - first, len(items)))
+        for number in range(self._next, len(self._groups)):
+            group = self._groups[number]
+            if group.anchor in seen:
+                at = seen[group.anchor] + 1
+                self._drift = first + at - group.slot
+            elif number > upto and not last and (
+                group.anchor in self._number or group.slot + self._drift > first + len(items)
+            ):
+                break  # its neighbour is still to come
+            else:
+                at = group.slot + self._drift - first if group.slot else 0
+            behind = max(behind, min(at, len(items)))
             result += [(behind, message) for message in group.messages]
-            self._next += 1
+            self._next = number + 1
         return result
 
-    def _find(self, first: int, checksums: Sequence[str]) -> bool:
-        """Make sure how far the list has moved; False where nothing here is a neighbour of what is still to come."""
-        end = first + len(checksums)
-        for group in self._groups[self._next :]:
-            at = group.slot - 1 + self._drift
-            if at >= end:
-                break
-            if at >= first and checksums[at - first] == group.anchor:
-                return True
-        for i, checksum in enumerate(checksums, first):
-            number = self._by_anchor.get(checksum)
-            if number is not None and number >= self._next:
-                self._drift = i + 1 - self._groups[number].slot
-                return True
-        return False
+    def _seen(self, items: Sequence[bytes]) -> dict[str | None, int]:
+        """Where in a stretch the neighbours of messages still to come are that stand in the list once."""
+        seen: dict[str | None, int] = {}
+        if self._next < len(self._groups):
+            for i, raw in enumerate(items):
+                checksum = sha256(raw)
+                if self._number.get(checksum, -1) >= self._next:
+                    seen[checksum] = i
+        return seen
 
 
 def _place(message: Archived) -> tuple[int, int]:

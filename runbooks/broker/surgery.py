@@ -8,18 +8,18 @@ is brought home: what these functions are called under is the fleet's lock, so n
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim, read
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim, read, sha256
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, bring_home, detached, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
-from runbooks.broker.scan import require_list
+from runbooks.broker.scan import require_list, windows
 from runbooks.broker.selection import Judge, for_queue
 from runbooks.core.model import Rule
 
@@ -78,7 +78,7 @@ def take(
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
-                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
+                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again, FIRST_ITEMS)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
         archive.sync()
         _forget(client, keyspace.batches(archive.run_id), taking.numbers)
@@ -104,13 +104,15 @@ class _Taking:
     def begin(self, key: str) -> None:
         """Go on with another list."""
         ledger = read(self.archive.path)
-        self._key = key
-        self.again()
+        self._key, self._older, self._skipped = key, None, 0
         self._out = sorted(message.position for message in ledger.in_state(Fate.TAKEN) if message.key == key)
 
-    def again(self) -> None:
-        """Start from the oldest item."""
+    def again(self, step: Step) -> None:
+        """Start from the oldest item again: the first step did not happen."""
         self._older, self._skipped = None, 0
+        if step.batch:
+            self.archive.done(step.batch, [], sync=False)
+            del self._victims[step.batch.number]
 
     def decide(self, chunk: Chunk) -> list[Step]:
         """Choose what is to be dropped, and write it down."""
@@ -190,7 +192,8 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, *, malf
             back = [message for message in messages if malformed or not message.malformed]
             stay = [message for message in messages if message.malformed and not malformed]
             if back:
-                restoring = _Restoring(archive, back, stay)
+                restoring = _Restoring(archive, Merge(back, stay))
+                restoring.merge.count(_standing(client, key, restoring.merge.anchors))
                 few = len(back) <= _FIRST_INSERTS and sum(len(m.raw) for m in back) <= _STEP_BYTES
                 first_items = FIRST_ITEMS if few else 0
                 work = Pass(
@@ -204,26 +207,31 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, *, malf
     return RestoreReport(restored, withheld)
 
 
+def _standing(client: "redis.Redis", key: str, anchors: Set[str]) -> Counter[str]:
+    """How often each of these checksums stands in a list."""
+    standing: Counter[str] = Counter()
+    for window in windows(client, key):
+        standing.update(checksum for checksum in map(sha256, window.items) if checksum in anchors)
+    return standing
+
+
 @dataclass(slots=True)
 class _Restoring:
     """What goes back into each chunk."""
 
     archive: Archive
-    back: Sequence[Archived]
-    stay: Sequence[Archived]
+    merge: Merge
     numbers: list[int] = field(default_factory=list)
-    _merge: Merge = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.again()
-
-    def again(self) -> None:
-        """Start from the oldest item."""
-        self._merge = Merge(self.back, self.stay)
+    def again(self, step: Step) -> None:
+        """Start from the oldest item again: the first step did not happen."""
+        self.merge.rewind()
+        if step.batch:
+            self.archive.done(step.batch, [], sync=False)
 
     def decide(self, chunk: Chunk) -> list[Step]:
         """Choose what is to be inserted, and write it down."""
-        places = self._merge.feed(chunk.first, chunk.items, last=chunk.last)
+        places = self.merge.feed(chunk.first, chunk.items, last=chunk.last)
         inserts = [(behind, message.raw) for behind, message in places]
         steps: list[Step] = []
         count = 0  # items of the chunk that the steps so far have dealt with
