@@ -93,7 +93,7 @@ def readable(key: str | bytes) -> str:
 
 
 def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Iterable[Rule], now: float) -> QueueState:
-    """Read all priority lists of a queue and judge every message at `now` (epoch seconds).
+    """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
     Raises BrokerRefused where one of its keys is no list.
     """
@@ -103,10 +103,12 @@ def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Ite
         for key in keyspace.queue(queue):
             require_list(client, key)
         for key in keyspace.queue(queue):
-            for window in windows(client, key):
-                depths[key] = window.length
-                for raw in window.items:
-                    tally.add(raw)
+            # What a run has detached, or has left behind when it was killed, is waiting all the same.
+            for part in (keyspace.work(key), key):
+                for window in windows(client, part):
+                    depths[part] = window.length
+                    for raw in window.items:
+                        tally.add(raw)
     return tally.state(queue, depths)
 
 

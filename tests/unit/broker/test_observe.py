@@ -84,6 +84,18 @@ def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Red
         scan_queue(client, KEYS, "work", [], 0)
 
 
+def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: "redis.Redis", send: Send) -> None:
+    for _ in range(3):
+        send("report", "work")
+    client.rename("work", KEYS.work("work"))
+    client.sadd(KEYS.detached, "work")
+    send("report", "work")
+    state = observe_broker(client, KEYS, ["work"], [], time.time(), {})
+    assert state.queues["work"].by_task["report"].count == state.queues["work"].depth == 4
+    assert state.detached == {"work": 3}
+    assert state.other_lists == {}
+
+
 def test_a_full_redis_can_still_be_read(client: "redis.Redis", send: Send) -> None:
     send("report")
     client.config_set("maxmemory", 1)
