@@ -1,11 +1,11 @@
 """Measures queue surgery against a raw read of the same list: `python bench/queue.py [--n 100000 --n 1000000] [--big]`.
 
-Fills private Redis servers with messages that Celery itself made (a few hundred, then varied in their ids and delivery
-tags), of which one in ten, spread at random, is to be taken out, and does the same job in several ways, each in a process
-of its own on a freshly filled queue, the ways interleaved. Of each: the wall time as a multiple of the raw read's in the
-same round (median over the rounds), the client's CPU seconds and peak memory, and the longest time for which the server
-did not answer a second connection that pings it every millisecond. After each way that changes the queue every message
-is accounted for, and its order checked; what a way lost or put out of order is shown.
+Fills a private Redis with messages that Celery itself made (a few hundred, then varied in their ids and delivery tags),
+of which one in ten, spread at random, is to be taken out, and does the same job in several ways, each in a process of
+its own on a freshly filled queue, the ways interleaved. Of each: the wall time as a multiple of the raw read's in the same
+round (median over the rounds), the client's CPU seconds and peak memory, and the longest time for which the server did
+not answer a second connection that pings it every millisecond (a busy machine adds its own delays to that). After take
+and restore every message is accounted for, and its order checked.
 """
 
 import sys
@@ -107,7 +107,7 @@ def fill(client: "redis.Redis", made: list[bytes], n: int) -> None:
         client.lpush(QUEUE, *batch)
 
 
-# --- the ways, each run in a process of its own ------------------------------------------------------------------------
+# --- the ways, each run in a process of its own ----------------------------------------------------------------------
 
 
 def raw_read(client: "redis.Redis", _directory: Path) -> None:
@@ -229,10 +229,10 @@ def run_way(way: str, url: str, directory: Path) -> None:
     wall_s = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "rss_mib": after.ru_maxrss / 1024}))  # noqa: T201
+    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "rss_mib": after.ru_maxrss / 1024}))
 
 
-# --- around them -------------------------------------------------------------------------------------------------------
+# --- around them -----------------------------------------------------------------------------------------------------
 
 
 def longest_block(url: str, until: threading.Event) -> list[float]:
@@ -258,7 +258,7 @@ def measure(way: str, n: int, server: RedisServer, directory: Path) -> Row:
     watching = threading.Thread(target=watch)
     watching.start()
     command = [sys.executable, __file__, "--way", way, "--url", server.url(), "--directory", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     until.set()
     watching.join()
     if done.returncode:
@@ -286,7 +286,7 @@ def check(client: "redis.Redis", made: list[bytes], n: int, directory: Path, *, 
             if raw != wanted:
                 return f"queue and expectation part at item {at}"
     left = [raw for raw in expected if not taken or STALE not in raw or next(archived, b"") != raw]
-    keys = {key for key in client.keys() if not key.startswith(b"celery-runbooks:batches:")} - {QUEUE.encode()}
+    keys = {key for key in client.scan_iter() if not key.startswith(b"celery-runbooks:batches:")} - {QUEUE.encode()}
     return f"{len(left)} messages are missing" if left else f"keys left: {keys}" if keys else ""
 
 
@@ -334,7 +334,7 @@ def medians(rows: list[Row]) -> list[Row]:
 
 def say(text: str) -> None:
     """One line for the reader."""
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)
 
 
 def table(rows: list[Row]) -> None:
@@ -343,8 +343,9 @@ def table(rows: list[Row]) -> None:
     say("|---|---|---|---|---|---|---|---|")
     for row in rows:
         about = "~" if row.extrapolated else ""
+        note = row.check + (" (extrapolated)" if row.extrapolated else "")
         say(f"| {row.n:,} | {row.way} | {about}{row.times_raw:.2f} | {about}{row.wall_s:.2f} | {about}{row.cpu_s:.2f} "
-            f"| {row.rss_mib:.0f} | {row.block_ms:.0f} | {row.check}{' (extrapolated)' if row.extrapolated else ''} |")  # fmt: skip
+            f"| {row.rss_mib:.0f} | {row.block_ms:.0f} | {note} |")  # fmt: skip
 
 
 def main() -> None:

@@ -190,7 +190,7 @@ def _os_errors(path: Path) -> Iterator[None]:
 
 
 class Archive:
-    """An archive open for appending; an append returns only after the lines are on the disk, or leaves that to `sync`."""
+    """An archive open for appending; an append returns after its lines are on the disk, or leaves that to `sync`."""
 
     def __init__(self, path: Path, descriptor: int, ledger: Ledger) -> None:
         self.path = path

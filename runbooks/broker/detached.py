@@ -1,16 +1,17 @@
 """Walks once over a queue's list while producers and consumers are at work, taking items out and putting items in.
 
-The list is renamed to a work list that nobody else touches; from its right end (what runs next first) the items are read
-ahead, decided upon, and step by step moved back into the queue, so that the queue holds, from right to left: what has
-been dealt with, in its order, and what producers have pushed meanwhile. Each step is one script (`lua/pass.lua`), bounded
-in time: what has arrived steps aside onto the work list's left end, items go home, are dropped or inserted, and the
-journal's token changes. A script that does not find the token of the step before it does nothing, so none runs twice,
-and whoever changes the token has taken over from a run that is dead. The first step renames the queue and at once puts
-back what was decided upon before, so workers find it filled all the time.
+The list is renamed to a work list that nobody else touches; from its right end (what runs next first) the items are
+read ahead, decided upon, and step by step moved back into the queue, so that the queue holds, from right to left: what
+has been dealt with, in its order, and what producers have pushed meanwhile. Each step is one script (`lua/pass.lua`),
+bounded in time: what has arrived steps aside onto the work list's left end, items go home, are dropped or inserted, and
+the journal's token changes. A script that does not find the token of the step before it does nothing, so none runs
+twice, and whoever changes the token has taken over from a run that is dead. The first step renames the queue and at
+once puts back what was decided upon before, so workers find it filled all the time.
 
-Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to its place, undecided.
-The journal is a hash: token, border (bytes of the last item dealt with: what is to the left of it in the queue has
-arrived since), ttl (milliseconds the queue had to live, -1 for ever).
+Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to its place,
+undecided. The journal is a hash: token, border (bytes of the last item dealt with: what is to the left of it in the
+queue has arrived since), ttl (milliseconds the queue had to live, -1 for ever), clean (how many items at the right end
+of the late list have been dealt with).
 """
 
 import uuid
@@ -49,7 +50,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others behind so many items."""
+    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others behind so many."""
 
     count: int
     drops: Sequence[int] = ()
@@ -93,7 +94,7 @@ def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str) -> int:
     work, journal = keyspace.work(key), keyspace.journal(key)
     while True:
         token = client.hget(journal, "token")
-        if token is None and not client.exists(work):
+        if token is None and not client.exists(work, keyspace.late(key)):
             client.srem(keyspace.detached, key)
             return moved
         if token is None:  # cannot be: the journal is written before the work list, and deleted after it
@@ -110,11 +111,11 @@ def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
     """The queue keys that a run has detached and not brought home, with the length of their work lists."""
     members = cast("set[bytes]", client.smembers(keyspace.detached))
     keys = sorted(key.decode(errors="surrogateescape") for key in members)
-    return {key: int(client.llen(keyspace.work(key))) for key in keys}
+    return {key: sum(int(client.llen(part)) for part in keyspace.aside(key)) for key in keys}
 
 
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
-    return key, keyspace.work(key), keyspace.journal(key), keyspace.detached, batches
+    return key, keyspace.work(key), keyspace.journal(key), keyspace.detached, batches, keyspace.late(key)
 
 
 def _source() -> str:
@@ -177,7 +178,7 @@ class _Walk:
             chunk_items = max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * (len(items) or 1) // size_bytes)) if items else 100
             while items and size_bytes > _FIRST_BYTES and len(items) > 1:
                 size_bytes -= len(items.pop())
-            first, *more = self._work.decide(Chunk(0, items, last=not length or bool(items) and len(items) >= length))
+            first, *more = self._work.decide(Chunk(0, items, last=not length or (bool(items) and len(items) >= length)))
             self._work.durable()
             self._send_step("begin", first, items)
             what, record, left = self._stream.receive()
@@ -238,6 +239,9 @@ class _Walk:
         self._work.progress(self._seen, self._length)
 
     def _finish(self, step: Step, what: bytes, record: bytes) -> None:
+        if what == b"many":
+            problem = f"{readable(self._key)} grew faster than it could be worked on"
+            raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
         if what != b"ok":
             raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
         if step.batch:

@@ -62,8 +62,10 @@ class Merge:
             if group.anchor in seen:
                 at = seen[group.anchor] + 1
                 self._drift = first + at - group.slot
-            elif number > upto and not last and (
-                group.anchor in self._number or group.slot + self._drift > first + len(items)
+            elif (
+                number > upto
+                and not last
+                and (group.anchor in self._number or group.slot + self._drift > first + len(items))
             ):
                 break  # its neighbour is still to come
             else:

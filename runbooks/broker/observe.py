@@ -69,7 +69,7 @@ def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
 def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:
     """Lists of this db that are neither the inventory's queues nor replies to remote control."""
     own = [key for queue in queues for key in keyspace.queue(queue)]
-    known = {name.encode() for key in own for name in (key, keyspace.work(key))}
+    known = {name.encode() for key in own for name in (key, *keyspace.aside(key))}
     found: dict[str, tuple[int, bool]] = {}
     for key in client.scan_iter(count=1000, _type="list"):
         if key in known or key.endswith(REPLY_SUFFIX.encode()):

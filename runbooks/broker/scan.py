@@ -9,8 +9,8 @@ from typing import cast
 import redis
 
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.keys import KeySpace
 from runbooks.broker.glance import Headers, glance
+from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
 from runbooks.broker.selection import RulesByTask, choose, for_queue, holds
 from runbooks.broker.stream import Stream
@@ -71,7 +71,8 @@ def windows(client: "redis.Redis", key: str) -> Iterator[Window]:
             if next_item is None:
                 while asked:
                     asked.popleft()
-                    stream.receive(), stream.receive()
+                    stream.receive()
+                    stream.receive()
                 return
             if items and expected is None:
                 size = max(1, min(WINDOW_ITEMS, WINDOW_BYTES * len(items) // max(1, sum(map(len, items)))))
@@ -104,7 +105,7 @@ def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Ite
             require_list(client, key)
         for key in keyspace.queue(queue):
             # What a run has detached, or has left behind when it was killed, is waiting all the same.
-            for part in (keyspace.work(key), key):
+            for part in (*keyspace.aside(key), key):
                 for window in windows(client, part):
                     depths[part] = window.length
                     for raw in window.items:

@@ -24,13 +24,13 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._outstanding:
-            self._connection.disconnect()
+            self._connection.disconnect()  # type: ignore[no-untyped-call]
         self._pool.release(self._connection)
 
     def send(self, *command: Any) -> None:
         """Send a command; its reply is to be read by `receive`."""
         self._outstanding += 1
-        self._connection.send_command(*command)
+        self._connection.send_command(*command)  # type: ignore[no-untyped-call]
 
     def receive(self) -> Any:
         """The reply to the oldest command whose reply has not been read; raises what Redis answered as an error."""

@@ -1,10 +1,10 @@
 """Takes messages out of live queues and puts them back: none lost, none doubled, wherever it is killed.
 
-Both walk once over each of the queue's lists (see `detached.py`). Every batch goes one way: its messages are on the disk
-(fsynced), then one script moves them and, atomically with that, records in the run's batches hash which it moved, then
-the archive says so too. A script that finds its batch recorded does nothing, so a batch of unknown fate is settled by
-asking for its record, and fenced by writing an empty one. Before anything else, what a killed run has left in a work list
-is brought home: what these functions are called under is the fleet's lock, so no live run is disturbed.
+Both walk once over each of the queue's lists (see `detached.py`). Every batch goes one way: its messages are on the
+disk (fsynced), then one script moves them and, atomically with that, records in the run's batches hash which it moved,
+then the archive says so too. A script that finds its batch recorded does nothing, so a batch of unknown fate is settled
+by asking for its record, and fenced by writing an empty one. Before anything else, what a killed run has left aside is
+brought home; these functions are called under the fleet's lock, so no live run is disturbed.
 """
 
 from collections import Counter, defaultdict
@@ -196,9 +196,7 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, *, malf
                 restoring.merge.count(_standing(client, key, restoring.merge.anchors))
                 few = len(back) <= _FIRST_INSERTS and sum(len(m.raw) for m in back) <= _STEP_BYTES
                 first_items = FIRST_ITEMS if few else 0
-                work = Pass(
-                    restoring.decide, archive.sync, restoring.done, no_progress, restoring.again, first_items
-                )
+                work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again, first_items)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
                 archive.sync()
                 _forget(client, keyspace.batches(archive.run_id), restoring.numbers)

@@ -1,5 +1,6 @@
 """Taking messages out of a quiet queue and putting them back."""
 
+import itertools
 import os
 import random
 import time
@@ -7,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -230,7 +231,7 @@ def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any],
     send_it = Stream.send
 
     def send(stream: Stream, *command: Any) -> None:
-        if command[0] == "EVAL" and command[8] == mode:
+        if command[0] == "EVAL" and command[3 + command[2]] == mode:
             act(command)
         send_it(stream, *command)
 
@@ -252,7 +253,7 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
         surgery.take(client, KEYS, "work", [STALE], archive, NOW)
     monkeypatch.undo()
     assert surgery.settle(client, KEYS, archive) == 1
-    client.execute_command(*late[0])
+    client.execute_command(*late[0])  # type: ignore[no-untyped-call]
     assert client.llen("work") == 1
     assert 0 < client.ttl(KEYS.batches("run-1")) <= 86_400
 
@@ -271,7 +272,8 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
     before = contents(client)
     assert len(commands) == 2
     for command in commands:
-        assert client.execute_command(*command)[0] in (b"known", b"fenced")
+        answer = client.execute_command(*command)  # type: ignore[no-untyped-call]
+        assert answer[0] in (b"known", b"fenced")
     assert contents(client) == before
     assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
 
@@ -284,7 +286,7 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
     oldest: list[bytes] = []
 
     def consume(_command: Any) -> None:
-        oldest.append(client.rpop("work"))
+        oldest.append(cast(bytes, client.rpop("work")))
 
     before_each(monkeypatch, "begin", consume)
     report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
@@ -319,7 +321,8 @@ def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
         send(["stale.one", "live"][i % 2], "work", i)
     monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
     before = listed(client, "work")
-    template, arrived = before[0], []
+    template = before[0]
+    arrived: list[bytes] = []
 
     def arrive(command: Any) -> None:
         arrived.append(template.replace(b'"id": "', b'"id": "%d-' % len(arrived)))
@@ -355,6 +358,36 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
     before_each(monkeypatch, "go", give_back)
     surgery.take(client, KEYS, "work", [STALE], archive, NOW)
     assert b'"redelivered": true' in listed(client, "work")[-1]
+
+
+@pytest.mark.parametrize("consumed", [0, 30, 1000])
+def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
+    consumed: int, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(600):
+        send("live", "work", i)
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    before, steps = listed(client, "work"), itertools.count()
+
+    def die(_command: Any) -> None:
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    before_each(monkeypatch, "go", die)
+    with monkeypatch.context() as patch:
+        patch.setattr(detached, "bring_home", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert 300 <= client.llen(KEYS.work("work")) < 500
+    arrived = [before[0].replace(b'"id": "', b'"id": "%d-' % i) for i in range(12_000)]
+    client.lpush("work", *arrived)
+    first = cast("list[bytes]", client.rpop("work", consumed)) if consumed else []
+    surgery.settle(client, KEYS, archive)
+    everything = [*before[::-1], *arrived]
+    for raw in first:
+        everything.remove(raw)
+    assert listed(client, "work")[::-1] == everything
+    assert client.keys("celery-runbooks:[wjdl]*") == []
 
 
 def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send, archive: Archive) -> None:
