@@ -1,11 +1,11 @@
 """Measures queue surgery against a raw read of the same list: `python bench/queue.py [--n 100000 --n 1000000] [--big]`.
 
-Fills a private Redis with messages that Celery itself made (a few hundred, then varied in their ids and delivery tags),
-of which one in ten, spread at random, is to be taken out, and does the same job in several ways, each in a process of
-its own on a freshly filled queue, the ways interleaved. Of each: the wall time as a multiple of the raw read's in the same
-round (median over the rounds), the client's CPU seconds and peak memory, and the longest time for which the server did
-not answer a second connection that pings it every millisecond (a busy machine adds its own delays to that). After take
-and restore every message is accounted for, and its order checked.
+Fills a private Redis with messages that Celery itself made (a few hundred, then varied in their ids and delivery
+tags), of which one in ten, spread at random, is to be taken out, and does the same job in several ways, each in a
+process of its own on a freshly filled queue, the ways interleaved. Of each: the wall time as a multiple of the raw
+read's in the same round (median over the rounds), the client's CPU seconds and peak memory, and the longest time for
+which the server did not answer a second connection that pings it every millisecond (a busy machine adds delays of its
+own to that). After take and restore every message is accounted for, and its order checked.
 """
 
 import sys
