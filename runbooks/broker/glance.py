@@ -20,18 +20,14 @@ _DIGITS_MOST = 4300
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % _DIGITS_MOST)
 
 
-class Delivery(msgspec.Struct, gc=False):
-    """Where the message was sent."""
-
+class _Delivery(msgspec.Struct, gc=False):
     exchange: str
     routing_key: str
 
 
-class Properties(msgspec.Struct, gc=False):
-    """What kombu needs of a message before it hands it over."""
-
+class _Properties(msgspec.Struct, gc=False):
     delivery_tag: str
-    delivery_info: Delivery
+    delivery_info: _Delivery
     body_encoding: Literal["base64"]
 
 
@@ -48,33 +44,86 @@ class Headers(msgspec.Struct, gc=False):
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    properties: Properties
+    properties: _Properties
     headers: Headers
     body: bytes
     kind: Literal["application/json"] = msgspec.field(name="content-type")
     encoding: Literal["utf-8"] = msgspec.field(name="content-encoding")
 
 
-_envelope = msgspec.json.Decoder(_Envelope).decode
+# The same, with nothing else in it than what Celery itself writes: no deeper nesting, no object that kombu would turn
+# into something else, no text that is not one.
+
+
+class _OnlyDelivery(_Delivery, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class _OnlyProperties(_Properties, gc=False, forbid_unknown_fields=True):
+    delivery_info: _OnlyDelivery
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    delivery_mode: int | None = None
+    priority: int | None = None
+
+
+class _Nothing(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    pass
+
+
+class _OnlyHeaders(Headers, gc=False, forbid_unknown_fields=True):
+    timelimit: tuple[int | float | None, int | float | None] | None
+    lang: str | None = None
+    shadow: str | None = None
+    group: str | None = None
+    group_index: int | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    argsrepr: str | None = None
+    kwargsrepr: str | None = None
+    origin: str | None = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: int | None = None
+    stamped_headers: None = None
+    stamps: _Nothing | None = None
+
+
+class _OnlyEnvelope(_Envelope, gc=False, forbid_unknown_fields=True):
+    properties: _OnlyProperties
+    headers: _OnlyHeaders
+
+
+_only_celerys = msgspec.json.Decoder(_OnlyEnvelope).decode
+_with_others = msgspec.json.Decoder(_Envelope).decode
 _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]).decode
+_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def glance(raw: bytes) -> Headers | None:
     """The headers of a sound message, None where only `message.parse` can tell."""
+    envelope: _Envelope
     try:
-        envelope = _envelope(raw)
+        envelope = _only_celerys(raw)
         _three(envelope.body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
+    except _ERRORS:
+        try:  # headers that an application added
+            envelope = _with_others(raw)
+            _three(envelope.body)
+        except _ERRORS:
+            return None
+        if _unusual(raw):
+            return None
     headers = envelope.headers
-    if headers.eta == "" or headers.expires == "" or not raw.isascii():
+    if headers.eta == "" or headers.expires == "":
         return None
-    # kombu turns such objects into values of other types while it reads.
-    if b"__type__" in raw or (b"\\" in raw and (b"\\u005" in raw or b"\\ud" in raw or b"\\uD" in raw)):
+    if len(raw) > _DIGITS_MOST and _LONG_NUMBER.search(raw):
         return None
-    if len(raw) > _NESTED_BYTES:
-        if raw.count(b"[") + raw.count(b"{") > _NESTED_MOST:
-            return None
-        if len(raw) > _DIGITS_MOST and _LONG_NUMBER.search(raw):
-            return None
     return headers
+
+
+def _unusual(raw: bytes) -> bool:
+    """True where what was not looked at may be read differently, or not at all, by the JSON reader that workers use."""
+    if not raw.isascii() or (len(raw) > _NESTED_BYTES and raw.count(b"[") + raw.count(b"{") > _NESTED_MOST):
+        return True
+    # kombu turns such objects into values of other types while it reads.
+    return b"__type__" in raw or (b"\\" in raw and (b"\\u005" in raw or b"\\ud" in raw or b"\\uD" in raw))
