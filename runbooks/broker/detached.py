@@ -30,11 +30,12 @@ from runbooks.broker.scan import readable
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import RunbookError
 
-CHUNK_ITEMS = 1000
-_CHUNK_BYTES = 1024 * 1024
+CHUNK_ITEMS = 2000
+_CHUNK_BYTES = 2 * 1024 * 1024
 FIRST_ITEMS = 100
 _FIRST_BYTES = 256 * 1024
-_AHEAD = 4
+_AHEAD = 2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
+_WAITING = 4  # chunks that wait for the disk
 _HOME_ITEMS = 1000
 _ATTEMPTS = 5
 
@@ -151,7 +152,7 @@ class _Walk:
         self._open()
         chunk_items = self._begin()
         while self._unasked or self._asked or self._waiting:
-            while self._unasked and self._reads + len(self._waiting) < _AHEAD:
+            while self._unasked and self._reads < _AHEAD and self._reads + len(self._waiting) < _WAITING:
                 self._ask(min(chunk_items, self._unasked))
             self._send_decided(wait=not self._asked)
             if self._asked:

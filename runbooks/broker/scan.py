@@ -9,7 +9,7 @@ from typing import cast
 import redis
 
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.glance import Headers, glance
+from runbooks.broker.glance import glance
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
 from runbooks.broker.selection import RulesByTask, choose, for_queue, holds
@@ -20,7 +20,7 @@ from runbooks.core.model import QueueState, Rule, Selection, TaskCount
 WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
-_AHEAD = 3
+_AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
 _SAMPLES = 5
 _RAW_SHOWN = 60
 
@@ -99,7 +99,7 @@ def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Ite
     Raises BrokerRefused where one of its keys is no list.
     """
     tally = _Tally(for_queue(rules, queue), now)
-    depths: dict[str, int] = {}
+    add, depths = tally.add, dict[str, int]()
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
@@ -109,7 +109,7 @@ def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Ite
                 for window in windows(client, part):
                     depths[part] = window.length
                     for raw in window.items:
-                        tally.add(raw)
+                        add(raw)
     return tally.state(queue, depths)
 
 
@@ -144,25 +144,23 @@ class _Tally:
         self._fitting = RulesByTask(self.rules)
 
     def add(self, raw: bytes) -> None:
+        """Count one item. This runs for every message of a queue: what most of them are is done here."""
         headers = glance(raw)
         if headers is None:
             self._add_unusual(raw)
             return
-        self._add(raw, headers)
-
-    def _add(self, raw: bytes, headers: Headers) -> None:
         task, retries = headers.task, headers.retries or 0
         eta_at = expires_at = None
-        if headers.eta is None and headers.expires is None:
-            count = self.by_task.get(task)
-            if count is None:
-                count = self.by_task[task] = _Count()
+        if headers.eta is not None or headers.expires is not None:
+            eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
+            self._count(task, retries, eta_at, expires_at)
+        elif task in self.by_task:
+            count = self.by_task[task]
             count.count += 1
             if retries > count.max_retries_seen:
                 count.max_retries_seen = retries
         else:
-            eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
-            self._count(task, retries, eta_at, expires_at)
+            self._count(task, retries, None, None)
         for rule in self._fitting[task]:
             if holds(rule, retries, eta_at, expires_at, self.now):
                 self._choose(rule, task, raw)
