@@ -203,8 +203,8 @@ class _Walk:
         self._unasked -= size
 
     def _send_decided(self, *, wait: bool) -> None:
-        """Send the steps that are on the disk; `wait` for the first of them where nothing else is to be done."""
-        while self._waiting:
+        """Send one step that is on the disk: Redis serves others in between; `wait` for it if need be."""
+        if self._waiting:
             step, durable = self._waiting[0]
             if durable is not None and not wait and not durable.done():
                 return
@@ -213,7 +213,6 @@ class _Walk:
             self._waiting.popleft()
             self._send_step("go", step, ())
             self._ahead -= step.count
-            wait = False
 
     def _send_step(self, mode: str, step: Step, items: Sequence[bytes]) -> None:
         before, after = f"{self._name}:{self._steps}", f"{self._name}:{self._steps + 1}"

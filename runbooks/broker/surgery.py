@@ -166,6 +166,7 @@ def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
             client.hsetnx(key, str(batch.number), "")
             result = cast(bytes, client.hget(key, str(batch.number)))
             archive.done(batch, [batch.messages[i] for i in ordinals(result)])
+        archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
         _forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])
     return len(unsettled)
