@@ -164,19 +164,20 @@ class Victim:
     reason: str
     malformed: bool
 
-    def line(self, n: int, key: str) -> dict[str, Any]:
-        """The archive's line for it."""
-        return {
-            "type": "message",
-            "n": n,
-            "key": key,
-            "position": self.position,
-            "older": None if self.older is None else sha256(self.older),
-            "reason": self.reason,
-            "malformed": self.malformed,
-            "sha256": sha256(self.raw),
-            "raw": base64.b64encode(self.raw).decode(),
-        }
+    def line(self, n: int, key: bytes) -> bytes:
+        """The archive's line for it; `key` is in JSON already. By hand: of large queues these are many."""
+        older = b"null" if self.older is None else b'"%b"' % sha256(self.older).encode()
+        return b'{"type":"message","n":%d,"key":%b,"position":%d,"older":%b,"reason":%b,"malformed":%b,' % (
+            n,
+            key,
+            self.position,
+            older,
+            json.dumps(self.reason).encode(),
+            b"true" if self.malformed else b"false",
+        ) + b'"sha256":"%b","raw":"%b"}\n' % (
+            sha256(self.raw).encode(),
+            binascii.b2a_base64(self.raw, newline=False),
+        )
 
 
 @contextmanager
@@ -189,7 +190,7 @@ def _os_errors(path: Path) -> Iterator[None]:
 
 
 class Archive:
-    """An archive open for appending; every append returns only after the lines are on the disk."""
+    """An archive open for appending; an append returns after its lines are on the disk, or leaves that to `sync`."""
 
     def __init__(self, path: Path, descriptor: int, ledger: Ledger) -> None:
         self.path = path
@@ -205,7 +206,8 @@ class Archive:
         with _os_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             archive = cls(path, descriptor, Ledger(run_id=run_id))
-            archive._append([{"type": "header", "format": FORMAT, "run": run_id, "created_at": created_at}])
+            header = {"type": "header", "format": FORMAT, "run": run_id, "created_at": created_at}
+            archive._append([_line(header)], sync=True)
             directory = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(directory)
@@ -233,38 +235,50 @@ class Archive:
         """Close the file."""
         os.close(self._descriptor)
 
-    def taking(self, key: str, victims: Iterable[Victim]) -> Batch:
+    def taking(self, key: str, victims: Iterable[Victim], *, sync: bool = True) -> Batch:
         """Write down messages of one key, and that they are about to be taken out."""
         first, lines = self._next_n, []
+        key_json = json.dumps(key).encode()
         for n, victim in enumerate(victims, first):
-            lines.append(victim.line(n, key))
+            lines.append(victim.line(n, key_json))
         number, last = self._last_batch + 1, first + len(lines) - 1
-        self._append([*lines, {"type": "taking", "batch": number, "first": first, "last": last}])
+        lines.append(_line({"type": "taking", "batch": number, "first": first, "last": last}))
+        self._append(lines, sync=sync)
         self._next_n, self._last_batch = last + 1, number
         return Batch(number, "taking", tuple(range(first, last + 1)))
 
-    def restoring(self, messages: Iterable[int]) -> Batch:
+    def restoring(self, messages: Iterable[int], *, sync: bool = True) -> Batch:
         """Write down that these messages are about to be put back."""
         batch = Batch(self._last_batch + 1, "restoring", tuple(messages))
-        self._append([{"type": "restoring", "batch": batch.number, "messages": batch.messages}])
+        self._append([_line({"type": "restoring", "batch": batch.number, "messages": batch.messages})], sync=sync)
         self._last_batch = batch.number
         return batch
 
-    def done(self, batch: Batch, messages: Iterable[int]) -> None:
+    def done(self, batch: Batch, messages: Iterable[int], *, sync: bool = True) -> None:
         """Write down which messages of a batch really were moved."""
         kind = Fate.TAKEN if batch.kind == "taking" else Fate.RESTORED
-        self._append([{"type": kind.value, "batch": batch.number, "messages": list(messages)}])
+        self._append([_line({"type": kind.value, "batch": batch.number, "messages": list(messages)})], sync=sync)
 
-    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        data = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+    def sync(self) -> None:
+        """Return when all that was appended is on the disk; may be called from another thread."""
+        with _os_errors(self.path):
+            os.fsync(self._descriptor)
+
+    def _append(self, lines: Iterable[bytes], *, sync: bool) -> None:
+        data = b"".join(lines)
         with _os_errors(self.path):
             try:
                 written = 0
                 while written < len(data):
                     written += os.write(self._descriptor, data[written:])
-                os.fsync(self._descriptor)
+                if sync:
+                    os.fsync(self._descriptor)
             except OSError:
                 # A half-written line must not stay: the next append would run into it.
                 os.ftruncate(self._descriptor, self._size)
                 raise
         self._size += len(data)
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"

@@ -11,6 +11,7 @@ from redis.retry import Retry
 
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, RunbookError
 
+_READ_BYTES = 256 * 1024  # queues are read whole
 _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
 
 # What a server's error reply begins with → what to do about it.
@@ -88,6 +89,7 @@ def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Red
     return redis.Redis.from_url(
         redis_py_url,
         socket_timeout=timeout_s,
+        socket_read_size=_READ_BYTES,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         client_name=name,

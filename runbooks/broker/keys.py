@@ -16,6 +16,10 @@ This tool's own:
 
     celery-runbooks:lock                      string  JSON naming who is changing this fleet; 60 s, renewed
     celery-runbooks:batches:<run id>          hash    batch number → ordinals of the messages it moved; then deleted
+    celery-runbooks:detached                  set     queue keys that a run works on, or did when it was killed
+    celery-runbooks:work:<queue key>          list    what such a run has not dealt with yet; deleted when it is empty
+    celery-runbooks:late:<queue key>          list    what arrived long after such a run was killed; then deleted
+    celery-runbooks:journal:<queue key>       hash    how far such a run is: see `detached.py`; then deleted
 
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
 """
@@ -74,3 +78,24 @@ class KeySpace:
     def batches(self, run_id: str) -> str:
         """The hash in which each batch of a run records, atomically with its effect, what it moved."""
         return f"{self.prefix}celery-runbooks:batches:{run_id}"
+
+    @property
+    def detached(self) -> str:
+        """The set of queue keys that are being worked on, or were when a run was killed."""
+        return f"{self.prefix}celery-runbooks:detached"
+
+    def work(self, key: str) -> str:
+        """The list to which a queue's list is renamed while it is worked on."""
+        return f"{self.prefix}celery-runbooks:work:{key}"
+
+    def journal(self, key: str) -> str:
+        """The hash that says how far the work on a queue's list is."""
+        return f"{self.prefix}celery-runbooks:journal:{key}"
+
+    def late(self, key: str) -> str:
+        """The list to which a queue's list is renamed where a killed run is ended and very much has arrived since."""
+        return f"{self.prefix}celery-runbooks:late:{key}"
+
+    def aside(self, key: str) -> tuple[str, str]:
+        """The lists in which messages of a queue's list can wait while a run works on it, or since it was killed."""
+        return self.work(key), self.late(key)

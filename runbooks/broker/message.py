@@ -98,8 +98,8 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
         id=str(fields.get("id")),
         task=fields["task"],
         retries=_whole(fields.get("retries")),
-        eta_at=_epoch(fields.get("eta")),
-        expires_at=_epoch(fields.get("expires")),
+        eta_at=epoch(fields.get("eta")),
+        expires_at=epoch(fields.get("expires")),
         args=args,
         delivery_tag=str(properties["delivery_tag"]),
     )
@@ -258,8 +258,10 @@ def _whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _epoch(value: Any) -> float | None:
+def epoch(value: Any) -> float | None:
     """Epoch seconds of an ISO 8601 text; without a zone it is UTC, as in `celery.utils.time.maybe_make_aware`."""
+    if value is None:
+        return None
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -6,6 +6,7 @@ from typing import Any
 import redis
 
 from runbooks.broker.connection import address, broker_errors, db_of
+from runbooks.broker.detached import detached
 from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
 from runbooks.broker.message import Message, parse
 from runbooks.broker.scan import readable, scan_queue
@@ -43,6 +44,7 @@ def observe_broker(
             other_lists=_other_lists(client, keyspace, queues),
             depths_by_db=_depths_by_db(client, keyspace, queues, info),
             blocked_clients=_blocked_clients(client),
+            detached=detached(client, keyspace),
         )
 
 
@@ -66,7 +68,8 @@ def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
 
 def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:
     """Lists of this db that are neither the inventory's queues nor replies to remote control."""
-    known = {key.encode() for queue in queues for key in keyspace.queue(queue)}
+    own = [key for queue in queues for key in keyspace.queue(queue)]
+    known = {name.encode() for key in own for name in (key, *keyspace.aside(key))}
     found: dict[str, tuple[int, bool]] = {}
     for key in client.scan_iter(count=1000, _type="list"):
         if key in known or key.endswith(REPLY_SUFFIX.encode()):

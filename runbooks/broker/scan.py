@@ -9,35 +9,33 @@ from typing import cast
 import redis
 
 from runbooks.broker.connection import address, broker_errors
+from runbooks.broker.glance import glance
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.message import Malformed, Message, Unreadable, parse
-from runbooks.broker.selection import choose, for_queue
+from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
+from runbooks.broker.selection import RulesByTask, choose, for_queue, holds
+from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import QueueState, Rule, Selection, TaskCount
 
-_WINDOW_ITEMS = 500
-_WINDOW_BYTES = 512 * 1024
+WINDOW_ITEMS = 1000
+WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
+_AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
 _SAMPLES = 5
 _RAW_SHOWN = 60
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of a list: `items` from index `first` (0 is the newest) of a list that was `length` long.
 
-    `next_item` is the older neighbour of the last item, None at the list's end. Whoever removes items from the window
-    says so in `removed`, so that the next window starts where this one now ends; `unsure` says that items seen here
-    may have moved on, so that this is not yet the end. `popped` items have left on the right since the first window.
+    `popped` items have left on the right since the first window.
     """
 
     first: int
     length: int
     items: list[bytes]
-    next_item: bytes | None
     popped: int = 0
-    removed: int = 0
-    unsure: bool = False
 
 
 def windows(client: "redis.Redis", key: str) -> Iterator[Window]:
@@ -46,29 +44,39 @@ def windows(client: "redis.Redis", key: str) -> Iterator[Window]:
     Pushes on the left meanwhile make items appear twice, never not at all; what they move is mostly recognised.
     """
     first, size = 0, _FIRST_WINDOW_ITEMS
-    previous: bytes | None = None  # the item that this window starts with, unless pushes have moved it
-    expected: int | None = None  # the length that this window finds, unless the list has changed
+    previous: bytes | None = None  # the item that the next window starts with, unless pushes have moved it
+    expected: int | None = None  # the length that the next window finds, unless the list has changed
     popped = 0
-    while True:
-        # No MULTI: a Redis at its maxmemory refuses to queue even reads.
-        with client.pipeline(transaction=False) as pipe:
-            pipe.llen(key)
-            pipe.lrange(key, first, first + size)
-            length, items = pipe.execute()
-        if not items:
-            return
-        next_item = items.pop() if len(items) > size else None
-        pushed = items.index(previous) if previous in items else 0
-        popped += max(0, (length if expected is None else expected) + pushed - length)
-        # What pushes have moved here was in the window before.
-        window = Window(first + pushed, length, items[pushed:], next_item, popped)
-        if window.items:
-            yield window
-        if next_item is None and not window.unsure:
-            return
-        first, previous = window.first + len(window.items) - window.removed, next_item
-        expected = length - window.removed
-        size = max(1, min(_WINDOW_ITEMS, _WINDOW_BYTES * len(items) // max(1, sum(map(len, items)))))
+    asked: deque[tuple[int, int]] = deque()
+    with Stream(client) as stream:
+        while True:
+            # Only one is asked for ahead until the size of the items is known.
+            while len(asked) < (_AHEAD if expected is not None else 1) and (expected is None or first < expected):
+                # No MULTI: a Redis at its maxmemory refuses to queue even reads.
+                stream.send("LLEN", key)
+                stream.send("LRANGE", key, first, first + size)
+                asked.append((first, size))
+                first += size
+            if not asked:
+                return
+            start, count = asked.popleft()
+            length, items = stream.receive(), stream.receive()
+            next_item = items.pop() if len(items) > count else None
+            pushed = items.index(previous) if previous is not None and previous in items else 0
+            popped += max(0, (length if expected is None else expected) + pushed - length)
+            # What pushes have moved here was in the window before.
+            fresh = items[pushed:] if pushed else items
+            if fresh:
+                yield Window(start + pushed, length, fresh, popped)
+            if next_item is None:
+                while asked:
+                    asked.popleft()
+                    stream.receive()
+                    stream.receive()
+                return
+            if items and expected is None:
+                size = max(1, min(WINDOW_ITEMS, WINDOW_BYTES * len(items) // max(1, sum(map(len, items)))))
+            previous, expected = next_item, length
 
 
 def require_list(client: "redis.Redis", key: str) -> None:
@@ -86,20 +94,22 @@ def readable(key: str | bytes) -> str:
 
 
 def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Iterable[Rule], now: float) -> QueueState:
-    """Read all priority lists of a queue and judge every message at `now` (epoch seconds).
+    """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
     Raises BrokerRefused where one of its keys is no list.
     """
     tally = _Tally(for_queue(rules, queue), now)
-    depths: dict[str, int] = {}
+    add, depths = tally.add, dict[str, int]()
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
         for key in keyspace.queue(queue):
-            for window in windows(client, key):
-                depths[key] = window.length
-                for raw in window.items:
-                    tally.add(raw)
+            # What a run has detached, or has left behind when it was killed, is waiting all the same.
+            for part in (*keyspace.aside(key), key):
+                for window in windows(client, part):
+                    depths[part] = window.length
+                    for raw in window.items:
+                        add(raw)
     return tally.state(queue, depths)
 
 
@@ -108,7 +118,7 @@ class _Chosen:
     """What one reason has selected so far; the last samples seen are the oldest, which run next."""
 
     by_task: Counter[str] = field(default_factory=Counter)
-    samples: deque[Message] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    samples: deque[bytes] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
 
 @dataclass(slots=True)
@@ -120,7 +130,7 @@ class _Count:
     expired: int = 0
 
 
-@dataclass(slots=True)
+@dataclass
 class _Tally:
     rules: tuple[Rule, ...]
     now: float
@@ -130,7 +140,33 @@ class _Tally:
     malformed_samples: deque[str] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     unreadable: int = 0
 
+    def __post_init__(self) -> None:
+        self._fitting = RulesByTask(self.rules)
+
     def add(self, raw: bytes) -> None:
+        """Count one item. This runs for every message of a queue: what most of them are is done here."""
+        headers = glance(raw)
+        if headers is None:
+            self._add_unusual(raw)
+            return
+        task, retries = headers.task, headers.retries or 0
+        eta_at = expires_at = None
+        if headers.eta is not None or headers.expires is not None:
+            eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
+            self._count(task, retries, eta_at, expires_at)
+        elif task in self.by_task:
+            count = self.by_task[task]
+            count.count += 1
+            if retries > count.max_retries_seen:
+                count.max_retries_seen = retries
+        else:
+            self._count(task, retries, None, None)
+        for rule in self._fitting[task]:
+            if holds(rule, retries, eta_at, expires_at, self.now):
+                self._choose(rule, task, raw)
+                return
+
+    def _add_unusual(self, raw: bytes) -> None:
         message = parse(raw)
         if isinstance(message, Malformed):
             self.malformed += 1
@@ -138,21 +174,26 @@ class _Tally:
         elif isinstance(message, Unreadable):
             self.unreadable += 1
         else:
-            self._count(message)
+            self._count(message.task, message.retries, message.eta_at, message.expires_at)
             rule = choose(message, self.rules, self.now)
             if rule is not None:
-                chosen = self.chosen.setdefault(rule.reason, _Chosen())
-                chosen.by_task[message.task] += 1
-                chosen.samples.append(message)
+                self._choose(rule, message.task, raw)
 
-    def _count(self, message: Message) -> None:
-        count = self.by_task.setdefault(message.task, _Count())
+    def _choose(self, rule: Rule, task: str, raw: bytes) -> None:
+        chosen = self.chosen.get(rule.reason)
+        if chosen is None:
+            chosen = self.chosen[rule.reason] = _Chosen()
+        chosen.by_task[task] += 1
+        chosen.samples.append(raw)
+
+    def _count(self, task: str, retries: int, eta_at: float | None, expires_at: float | None) -> None:
+        count = self.by_task.setdefault(task, _Count())
         count.count += 1
-        count.max_retries_seen = max(count.max_retries_seen, message.retries)
-        if message.eta_at is not None:
-            count.eta_passed += message.eta_at < self.now
-            count.oldest_eta_at = min(message.eta_at, count.oldest_eta_at or message.eta_at)
-        count.expired += message.expires_at is not None and message.expires_at <= self.now
+        count.max_retries_seen = max(count.max_retries_seen, retries)
+        if eta_at is not None:
+            count.eta_passed += eta_at < self.now
+            count.oldest_eta_at = min(eta_at, count.oldest_eta_at or eta_at)
+        count.expired += expires_at is not None and expires_at <= self.now
 
     def state(self, queue: str, depths: dict[str, int]) -> QueueState:
         return QueueState(
@@ -167,7 +208,7 @@ class _Tally:
                     reason,
                     chosen.by_task.total(),
                     dict(chosen.by_task),
-                    tuple(message.summary() for message in reversed(chosen.samples)),
+                    tuple(m.summary() for m in map(parse, reversed(chosen.samples)) if isinstance(m, Message)),
                 )
                 for reason, chosen in self.chosen.items()
             ),

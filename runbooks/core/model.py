@@ -4,7 +4,7 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -125,6 +125,8 @@ class BrokerState:
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
     any. `blocked_clients` is the number of clients of this db waiting in BRPOP, None where CLIENT LIST is not allowed.
+    `detached` are queue keys that a run is working on, or has left so when it was killed: key → messages still aside,
+    which the queue's state counts too; the next run that takes or restores brings them home first.
     """
 
     version: str
@@ -138,6 +140,7 @@ class BrokerState:
     other_lists: Mapping[str, tuple[int, bool]]
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
+    detached: Mapping[str, int] = field(default_factory=dict)
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------

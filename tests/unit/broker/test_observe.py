@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from lab.redis_server import RedisServer
+from runbooks.broker import scan
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.observe import observe_broker
@@ -57,7 +58,10 @@ def test_the_first_rule_that_holds_names_the_reason(client: "redis.Redis", send:
     assert {s.reason: s.count for s in state.selected} == {"retried": 1, "all mail": 1}
 
 
-def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(client: "redis.Redis", send: Send) -> None:
+def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(
+    client: "redis.Redis", send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "WINDOW_ITEMS", 200)
     send("report")
     [template] = listed(client, "work")
     client.delete("work")
@@ -70,6 +74,7 @@ def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(client: "red
         if n < 2:
             client.rpop("work", 20)
     assert seen == list(reversed(items[40:2000]))
+    assert n > 5
     assert window.popped == 40
 
 
@@ -77,6 +82,18 @@ def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Red
     client.hset("work\x06\x166", "a", "b")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x166 in .* is a hash"):
         scan_queue(client, KEYS, "work", [], 0)
+
+
+def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: "redis.Redis", send: Send) -> None:
+    for _ in range(3):
+        send("report", "work")
+    client.rename("work", KEYS.work("work"))
+    client.sadd(KEYS.detached, "work")
+    send("report", "work")
+    state = observe_broker(client, KEYS, ["work"], [], time.time(), {})
+    assert state.queues["work"].by_task["report"].count == state.queues["work"].depth == 4
+    assert state.detached == {"work": 3}
+    assert state.other_lists == {}
 
 
 def test_a_full_redis_can_still_be_read(client: "redis.Redis", send: Send) -> None:

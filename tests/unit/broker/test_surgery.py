@@ -1,21 +1,24 @@
 """Taking messages out of a quiet queue and putting them back."""
 
+import itertools
 import os
 import random
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runbooks.broker import surgery
+from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read, sha256, verify
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed
@@ -219,8 +222,20 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
         client.config_set("maxmemory", 0)
     assert "maxmemory" in refused.value.advice
     assert client.llen("work") == 1
-    assert surgery.settle(client, KEYS, archive) == 1
+    surgery.settle(client, KEYS, archive)
     assert read(archive.path).in_state(Fate.TAKEN) == ()
+
+
+def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:
+    """Act before each script of a mode is sent, with its command."""
+    send_it = Stream.send
+
+    def send(stream: Stream, *command: Any) -> None:
+        if command[0] == "EVAL" and command[3 + command[2]] == mode:
+            act(command)
+        send_it(stream, *command)
+
+    monkeypatch.setattr(Stream, "send", send)
 
 
 def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
@@ -229,78 +244,158 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
     send("stale.one")
     late: list[Any] = []
 
-    def timed_out(*command: Any) -> bytes:
+    def time_out(command: Any) -> None:
         late.append(command)
         raise redis.TimeoutError("Timeout reading from socket")
 
-    monkeypatch.setattr(client, "eval", timed_out)
+    before_each(monkeypatch, "begin", time_out)
     with pytest.raises(Exception, match="Timeout reading"):
         surgery.take(client, KEYS, "work", [STALE], archive, NOW)
     monkeypatch.undo()
     assert surgery.settle(client, KEYS, archive) == 1
-    client.eval(*late[0])
+    client.execute_command(*late[0])  # type: ignore[no-untyped-call]
     assert client.llen("work") == 1
     assert 0 < client.ttl(KEYS.batches("run-1")) <= 86_400
 
 
-def test_a_script_that_is_sent_twice_moves_each_message_once(
-    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("with_victims", [True, False])
+def test_no_script_of_a_run_that_was_taken_over_does_anything(
+    with_victims: bool, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send("stale.one")
-    item = client.lrange("work", 0, 0)[0]
-    client.rpush("work", item)  # the same bytes twice
-    send("live")
-    before = listed(client, "work")
-    once = client.eval
-
-    def twice(*command: Any) -> Any:
-        first = once(*command)
-        assert once(*command) == first.partition(b" ")[0]
-        return first
-
-    monkeypatch.setattr(client, "eval", twice)
-    assert surgery.take(client, KEYS, "work", [STALE], archive, NOW).taken == {"stale": 2}
-    assert client.llen("work") == 1
-    assert surgery.restore(client, KEYS, archive).restored == 2
-    assert listed(client, "work") == before
+    for i in range(300):
+        send(["stale.one", "live"][i % 2] if with_victims else "live")
+    commands: list[Any] = []
+    before_each(monkeypatch, "begin", commands.append)
+    before_each(monkeypatch, "go", commands.append)
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    monkeypatch.undo()
+    before = contents(client)
+    assert len(commands) == 2
+    for command in commands:
+        answer = client.execute_command(*command)  # type: ignore[no-untyped-call]
+        assert answer[0] in (b"known", b"fenced")
+    assert contents(client) == before
+    assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
 
 
-def test_a_message_consumed_between_reading_and_removing_is_reported_as_gone(
+def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
     client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
         send("stale.one")
-    oldest = listed(client, "work")[-1]
-    run = client.eval
+    oldest: list[bytes] = []
 
-    def consume_first(*command: Any) -> Any:
-        monkeypatch.undo()
-        assert client.rpop("work") == oldest
-        return run(*command)
+    def consume(_command: Any) -> None:
+        oldest.append(cast(bytes, client.rpop("work")))
 
-    monkeypatch.setattr(client, "eval", consume_first)
+    before_each(monkeypatch, "begin", consume)
     report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
-    assert sha256(oldest) not in {message.sha256 for message in read(archive.path).in_state(Fate.TAKEN)}
+    assert sha256(oldest[0]) not in {message.sha256 for message in read(archive.path).in_state(Fate.TAKEN)}
 
 
-def test_a_message_moved_far_by_pushes_before_its_removal_is_taken_all_the_same(
+def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
     client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send("stale.one")
-    send("live")
-    kept = listed(client, "work")[0]
-    run = client.eval
+    for _ in range(300):
+        send("stale.one")
+    stale = listed(client, "work")
+    kept = [stale[0].replace(b"stale.one", b"live-%d" % i) for i in range(30)]
 
-    def push_first(*command: Any) -> Any:
-        monkeypatch.undo()
-        client.lpush("work", *[kept.replace(b'"id": "', b'"id": "%d-' % i) for i in range(2000)])
-        return run(*command)
+    def give_back(_command: Any) -> None:
+        if kept:
+            client.rpush("work", kept.pop())
 
-    monkeypatch.setattr(client, "eval", push_first)
+    before_each(monkeypatch, "begin", give_back)
     report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
-    assert (report.taken, report.gone) == ({"stale": 1}, 0)
-    assert client.llen("work") == 2001
+    assert (report.taken, report.gone) == ({"stale": 300}, 0)
+    assert verify(archive.path) == ()
+    surgery.restore(client, KEYS, archive)
+    assert Counter(item for item in listed(client, "work") if b"stale.one" in item) == Counter(stale)
+
+
+def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(600):
+        send(["stale.one", "live"][i % 2], "work", i)
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    before = listed(client, "work")
+    template = before[0]
+    arrived: list[bytes] = []
+
+    def arrive(command: Any) -> None:
+        arrived.append(template.replace(b'"id": "', b'"id": "%d-' % len(arrived)))
+        client.lpush("work", arrived[-1])
+        if len(arrived) == 3:
+            client.ltrim("work", 0, 0)  # all that was dealt with is consumed
+
+    before_each(monkeypatch, "go", arrive)
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    after = listed(client, "work")
+    assert after[: len(arrived)] == arrived[::-1]
+    rest = after[len(arrived) :]
+    kept = [item for item in before if b"stale.one" not in item]
+    assert rest == kept[: len(rest)]
+    assert 200 <= len(rest) < 300
+    assert len(arrived) > 8
+
+
+def test_what_a_worker_gives_back_meanwhile_runs_next(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(400):
+        send("live", "work", i)
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    before = listed(client, "work")
+    given = [raw.replace(b'"headers": {', b'"headers": {"redelivered": true, ') for raw in before[-2:]]
+
+    def give_back(_command: Any) -> None:
+        if given:
+            client.delete("work")
+            client.rpush("work", given.pop(0))
+
+    before_each(monkeypatch, "go", give_back)
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert b'"redelivered": true' in listed(client, "work")[-1]
+
+
+@pytest.mark.parametrize("consumed", [0, 30, 1000])
+def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
+    consumed: int, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(600):
+        send("live", "work", i)
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    before, steps = listed(client, "work"), itertools.count()
+
+    def die(_command: Any) -> None:
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    before_each(monkeypatch, "go", die)
+    with monkeypatch.context() as patch:
+        patch.setattr(detached, "bring_home", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert 300 <= client.llen(KEYS.work("work")) < 500
+    arrived = [before[0].replace(b'"id": "', b'"id": "%d-' % i) for i in range(12_000)]
+    client.lpush("work", *arrived)
+    first = cast("list[bytes]", client.rpop("work", consumed)) if consumed else []
+    surgery.settle(client, KEYS, archive)
+    everything = [*before[::-1], *arrived]
+    for raw in first:
+        everything.remove(raw)
+    assert listed(client, "work")[::-1] == everything
+    assert client.keys("celery-runbooks:[wjdl]*") == []
+
+
+def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send, archive: Archive) -> None:
+    for i in range(300):
+        send(["stale.one", "live"][i % 2])
+    client.expire("work", 1000)
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    assert 900 < client.ttl("work") <= 1000
 
 
 def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, archive: Archive) -> None:
@@ -315,6 +410,7 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
     with pytest.raises(KeyboardInterrupt):
         surgery.take(client, KEYS, "work", [STALE], archive, NOW, stop)
     assert 450 < client.llen("work") < 900
+    assert not client.exists(KEYS.work("work"))
     with Archive.open(archive.path) as again:
         surgery.take(client, KEYS, "work", [STALE], again, NOW)
         assert client.llen("work") == 450

@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 import redis
 
-from runbooks.broker import surgery
+from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive, Fate, read, verify
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.stream import Stream
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed
 
@@ -26,13 +28,15 @@ NOW = 1_800_000_000.0
 
 
 class Failpoint:
-    """Kills its own process at the n-th boundary: before and after each fsync, and around each script."""
+    """Kills its own process at the n-th boundary: around each fsync, each command sent, each reply read."""
 
     def __init__(self, at: int) -> None:
         self._left = at
+        self._lock = threading.Lock()
 
     def passed(self) -> None:
-        self._left -= 1
+        with self._lock:
+            self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,8 +82,11 @@ def restore(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
 
 
 def arm(client: "redis.Redis", failpoint: Failpoint | None) -> None:
+    detached.CHUNK_ITEMS, surgery.FIRST_ITEMS = 60, 20  # type: ignore[attr-defined]
     if failpoint is not None:  # in the forked child only: nothing to undo
         client.eval = failpoint.around(client.eval)  # type: ignore[method-assign]
+        Stream.send = failpoint.around(Stream.send)  # type: ignore[method-assign]
+        Stream.receive = failpoint.around(Stream.receive)  # type: ignore[method-assign]
         os.fsync = failpoint.around(os.fsync)
         os.write = failpoint.around(torn(os.write))
 
@@ -109,6 +116,7 @@ def queue(client: "redis.Redis", send: Send) -> list[bytes]:
 def assert_nothing_lost(client: "redis.Redis", path: Path, items: list[bytes]) -> None:
     archived = [message.raw for message in read(path).in_state(Fate.TAKEN)]
     assert Counter([*archived, *listed(client, "work")]) == Counter(items)
+    assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
     assert verify(path) == ()
 
 

@@ -1,5 +1,6 @@
 """Taking and restoring while producers and consumers are at work: each message is in exactly one place."""
 
+import itertools
 import multiprocessing
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from tests.unit.broker.conftest import Send, listed
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
 TEMPLATE_ID = b'"id": "'
+FIRST, LATER, CONSUMERS = 20_000, 2_500, 3  # 75,000 messages over the three attempts
 
 
 def variants(templates: list[bytes], start: int, count: int) -> list[bytes]:
@@ -51,13 +53,14 @@ def test_every_message_is_consumed_or_kept_or_archived_exactly_once_and_in_order
         send(task, "templates")
     templates = listed(client, "templates")
     client.delete("templates")
-    first = variants(templates, 0, 4000)
-    client.lpush("work", *first)
-    later = [variants(templates, 100_000 * i, 1500) for i in (1, 2)]
+    first = variants(templates, 0, FIRST)
+    for at in range(0, FIRST, 1000):
+        client.lpush("work", *first[at : at + 1000])
+    later = [variants(templates, 100_000 * i, LATER) for i in (1, 2)]
 
     context = multiprocessing.get_context("fork")
     stop = context.Event()
-    consumers = [context.Process(target=consume, args=(url, stop, f"consumed-{i}")) for i in range(2)]
+    consumers = [context.Process(target=consume, args=(url, stop, f"consumed-{i}")) for i in range(CONSUMERS)]
     producers = [context.Process(target=produce, args=(url, messages)) for messages in later]
     with Archive.create(archive_path, "live", time.time()) as archive:
         for process in (*producers, *consumers):
@@ -75,15 +78,15 @@ def test_every_message_is_consumed_or_kept_or_archived_exactly_once_and_in_order
     ledger = read(archive_path)
     archived = [message.raw for message in ledger.in_state(Fate.TAKEN)]
     kept = listed(client, "work")
-    consumed = [listed(client, f"consumed-{i}") for i in range(2)]
-    everything = Counter([*archived, *kept, *consumed[0], *consumed[1]])
+    consumed = [listed(client, f"consumed-{i}") for i in range(CONSUMERS)]
+    everything = Counter([*archived, *kept, *itertools.chain(*consumed)])
     sent = [*first, *later[0], *later[1]]
     assert everything == Counter(sent)
     if not attempt:
         rank = {raw: n for n, raw in enumerate(sent)}
-        for sender in (range(4000), range(4000, 5500), range(5500, 7000)):
+        for sender in (range(FIRST), range(FIRST, FIRST + LATER), range(FIRST + LATER, FIRST + 2 * LATER)):
             still_there = [rank[raw] for raw in reversed(kept) if rank[raw] in sender]
             assert still_there == sorted(still_there)
         for items in consumed:
-            of_first = [rank[raw] for raw in items if rank[raw] < 4000]
+            of_first = [rank[raw] for raw in items if rank[raw] < FIRST]
             assert of_first == sorted(of_first)

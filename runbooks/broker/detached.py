@@ -1,0 +1,267 @@
+"""Walks once over a queue's list while producers and consumers are at work, taking items out and putting items in.
+
+The list is renamed to a work list that nobody else touches; from its right end (what runs next first) the items are
+read ahead, decided upon, and step by step moved back into the queue, so that the queue holds, from right to left: what
+has been dealt with, in its order, and what producers have pushed meanwhile. Each step is one script (`lua/pass.lua`),
+bounded in time: what has arrived steps aside onto the work list's left end, items go home, are dropped or inserted, and
+the journal's token changes. A script that does not find the token of the step before it does nothing, so none runs
+twice, and whoever changes the token has taken over from a run that is dead. The first step renames the queue and at
+once puts back what was decided upon before, so workers find it filled all the time.
+
+Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to its place,
+undecided. The journal is a hash: token, border (bytes of the last item dealt with: what is to the left of it in the
+queue has arrived since), ttl (milliseconds the queue had to live, -1 for ever), clean (how many items at the right end
+of the late list have been dealt with).
+"""
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, cast
+
+import redis
+
+from runbooks.broker.archive import Batch
+from runbooks.broker.keys import KeySpace
+from runbooks.broker.scan import readable
+from runbooks.broker.stream import Stream
+from runbooks.core.errors import RunbookError
+
+CHUNK_ITEMS = 2000
+_CHUNK_BYTES = 2 * 1024 * 1024
+FIRST_ITEMS = 100
+_FIRST_BYTES = 256 * 1024
+_AHEAD = 2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
+_WAITING = 4  # chunks that wait for the disk
+_HOME_ITEMS = 1000
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive items, oldest first; `first` is how many older ones there were, `last` says that no newer follow."""
+
+    first: int
+    items: Sequence[bytes]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others behind so many."""
+
+    count: int
+    drops: Sequence[int] = ()
+    inserts: Sequence[tuple[int, bytes]] = ()
+    batch: Batch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
+    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first
+    decision is about the oldest `first_items` and has one step, unless these are 0;
+    `again` is told that this step did not happen, and to start anew.
+    """
+
+    decide: Callable[[Chunk], Sequence[Step]]
+    durable: Callable[[], None]
+    done: Callable[[Step, Sequence[int]], None]
+    progress: Callable[[int, int], None]
+    again: Callable[[Step], None]
+    first_items: int
+
+
+def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
+    """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
+    try:
+        with Stream(client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
+            _Walk(stream, keyspace, key, batches, work, beside).run()
+    except BaseException as error:
+        try:
+            bring_home(client, keyspace, key)
+        except (redis.RedisError, RunbookError) as second:
+            error.add_note(f"messages wait in {readable(keyspace.work(key))}: {second}")
+        raise
+    bring_home(client, keyspace, key)
+
+
+def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str) -> int:
+    """End a pass, one's own or a dead run's: move back what is left of the work list; returns how many items."""
+    moved = 0
+    work, journal = keyspace.work(key), keyspace.journal(key)
+    while True:
+        token = client.hget(journal, "token")
+        if token is None and not client.exists(work, keyspace.late(key)):
+            client.srem(keyspace.detached, key)
+            return moved
+        if token is None:  # cannot be: the journal is written before the work list, and deleted after it
+            client.hset(journal, "token", uuid.uuid4().hex)
+            continue
+        left = int(client.llen(work))
+        keys = _keys(keyspace, key, journal)
+        what, _, left_now = _eval(client, keys, "home", token, uuid.uuid4().hex, "", _HOME_ITEMS, 0, 0)
+        if what == b"ok":
+            moved += max(0, left - left_now)
+
+
+def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
+    """The queue keys that a run has detached and not brought home, with the length of their work lists."""
+    members = cast("set[bytes]", client.smembers(keyspace.detached))
+    keys = sorted(key.decode(errors="surrogateescape") for key in members)
+    return {key: sum(int(client.llen(part)) for part in keyspace.aside(key)) for key in keys}
+
+
+def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
+    return key, keyspace.work(key), keyspace.journal(key), keyspace.detached, batches, keyspace.late(key)
+
+
+def _source() -> str:
+    return files("runbooks.broker").joinpath("lua", "pass.lua").read_text()
+
+
+def _eval(client: "redis.Redis", keys: Sequence[str], *arguments: Any) -> tuple[bytes, bytes, int]:
+    return cast("tuple[bytes, bytes, int]", client.eval(_source(), len(keys), *keys, *arguments))
+
+
+class _Walk:
+    """One pass on one connection: the replies come in the order in which the commands were sent."""
+
+    def __init__(
+        self, stream: Stream, keyspace: KeySpace, key: str, batches: str, work: Pass, beside: ThreadPoolExecutor
+    ) -> None:
+        self._stream, self._key, self._work, self._beside = stream, key, work, beside
+        self._keyspace = keyspace
+        self._keys = _keys(keyspace, key, batches)
+        self._script = _source()
+        self._name = uuid.uuid4().hex
+        self._steps = 0
+        self._asked: deque[int | Step] = deque()  # what the outstanding replies answer: a read's size, or a step
+        self._waiting: deque[tuple[Step, Future[None] | None]] = deque()  # decided, and not yet sent
+        self._reads = 0  # reads outstanding
+        self._ahead = 0  # items read or asked for whose step has not been sent
+        self._unasked = 0
+        self._seen = 0
+        self._length = 0
+
+    def run(self) -> None:
+        """Begin, then go on until every item that was there is dealt with."""
+        self._open()
+        chunk_items = self._begin()
+        while self._unasked or self._asked or self._waiting:
+            while self._unasked and self._reads < _AHEAD and self._reads + len(self._waiting) < _WAITING:
+                self._ask(min(chunk_items, self._unasked))
+            self._send_decided(wait=not self._asked)
+            if self._asked:
+                self._take_reply()
+
+    def _open(self) -> None:
+        # In this order: a killed run is found by the set, and a first step that comes late finds no token any more.
+        self._call("SADD", self._keyspace.detached, self._key)
+        self._call("HSET", self._keyspace.journal(self._key), "token", f"{self._name}:0")
+
+    def _call(self, *command: Any) -> Any:
+        self._stream.send(*command)
+        return self._stream.receive()
+
+    def _begin(self) -> int:
+        """Deal with the first chunk and detach the list; returns how many items to read at once from now on."""
+        size = self._work.first_items
+        for attempt in range(_ATTEMPTS):
+            if attempt == _ATTEMPTS - 1:
+                size = 0  # the queue's end moves too fast to be read: workers find it empty for a moment
+            items = self._call("LRANGE", self._key, -size, -1)[::-1] if size else []
+            length = int(self._call("LLEN", self._key))
+            size_bytes = sum(map(len, items)) or 1
+            chunk_items = max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * (len(items) or 1) // size_bytes)) if items else 100
+            while items and size_bytes > _FIRST_BYTES and len(items) > 1:
+                size_bytes -= len(items.pop())
+            first, *more = self._work.decide(Chunk(0, items, last=not length or (bool(items) and len(items) >= length)))
+            self._work.durable()
+            self._send_step("begin", first, items)
+            what, record, left = self._stream.receive()
+            self._asked.clear()
+            if what == b"moved":
+                self._steps -= 1
+                self._work.again(first)
+                continue
+            self._finish(first, what, record)
+            self._waiting.extend((step, None) for step in more)
+            self._seen, self._unasked, self._length = len(items), int(left), len(items) + int(left)
+            self._work.progress(self._seen, self._length)
+            return chunk_items
+        raise AssertionError("the last attempt cannot find the queue moved")
+
+    def _ask(self, size: int) -> None:
+        self._stream.send("LRANGE", self._keyspace.work(self._key), -(self._ahead + size), -(self._ahead + 1))
+        self._asked.append(size)
+        self._reads += 1
+        self._ahead += size
+        self._unasked -= size
+
+    def _send_decided(self, *, wait: bool) -> None:
+        """Send one step that is on the disk: Redis serves others in between; `wait` for it if need be."""
+        if self._waiting:
+            step, durable = self._waiting[0]
+            if durable is not None and not wait and not durable.done():
+                return
+            if durable is not None:
+                durable.result()
+            self._waiting.popleft()
+            self._send_step("go", step, ())
+            self._ahead -= step.count
+
+    def _send_step(self, mode: str, step: Step, items: Sequence[bytes]) -> None:
+        before, after = f"{self._name}:{self._steps}", f"{self._name}:{self._steps + 1}"
+        inserts = [part for insert in step.inserts for part in insert]
+        number = step.batch.number if step.batch else ""
+        head = (mode, before, after, number, step.count, len(step.drops), len(step.inserts))
+        self._stream.send("EVAL", self._script, len(self._keys), *self._keys, *head, *step.drops, *inserts, *items)
+        self._steps += 1
+        self._asked.append(step)
+
+    def _take_reply(self) -> None:
+        reply = self._stream.receive()
+        asked = self._asked.popleft()
+        if isinstance(asked, Step):
+            self._finish(asked, reply[0], reply[1])
+            return
+        self._reads -= 1
+        items = reply[::-1]
+        chunk = Chunk(self._seen, items, last=not self._unasked and not self._reads)
+        self._seen += len(items)
+        steps = self._work.decide(chunk)
+        durable = self._beside.submit(self._work.durable) if any(step.batch for step in steps) else None
+        self._waiting.extend((step, durable) for step in steps)
+        self._work.progress(self._seen, self._length)
+
+    def _finish(self, step: Step, what: bytes, record: bytes) -> None:
+        if what == b"many":
+            problem = f"{readable(self._key)} grew faster than it could be worked on"
+            raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
+        if what != b"ok":
+            raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
+        if step.batch:
+            self._work.done(step, ordinals(record))
+
+
+def ordinals(record: bytes) -> list[int]:
+    """The 0-based places in a batch that a script's record names."""
+    return [int(ordinal) - 1 for ordinal in record.split(b",")] if record else []
+
+
+def in_bounds(inserts: Sequence[tuple[int, bytes]], most_items: int, most_bytes: int) -> Iterator[list[int]]:
+    """The indexes of inserts in groups that one script puts in in bounded time."""
+    group: list[int] = []
+    size_bytes = 0
+    for i, (_, raw) in enumerate(inserts):
+        if group and (len(group) == most_items or size_bytes + len(raw) > most_bytes):
+            yield group
+            group, size_bytes = [], 0
+        group.append(i)
+        size_bytes += len(raw)
+    if group:
+        yield group
