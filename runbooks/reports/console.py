@@ -18,7 +18,7 @@ from runbooks.core.reporter import Check, Outcome, Tally
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
     Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
-    Outcome.ALREADY: "green", Outcome.CANNOT: "bold red",
+    Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class JsonReporter:
 
     def __init__(self, *, following: bool = False) -> None:
         self._out = Pipe(sys.stdout, strict=following)
+        self._err = Pipe(sys.stderr)
         self._document: dict[str, Any] = {}
 
     def _add(self, key: str, value: Any) -> None:
@@ -68,6 +69,7 @@ class JsonReporter:
 
     def error(self, error: RunbookError) -> None:
         self._document["error"] = {"problem": error.problem, "advice": error.advice}
+        print(f"{error.problem}\n→ {error.advice}" if error.advice else error.problem, file=self._err)
 
     def close(self, exit_code: int) -> None:
         print(json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str), file=self._out)

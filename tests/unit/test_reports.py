@@ -1,0 +1,46 @@
+"""Every outcome, severity and event can be told, on the console and as JSON."""
+
+import json
+
+import pytest
+
+from runbooks.core.effects import Change, ControlService
+from runbooks.core.errors import UsageError
+from runbooks.core.model import Finding, Severity
+from runbooks.core.reporter import Check, Outcome, Reporter, Tally
+from runbooks.reports.console import ConsoleReporter
+from runbooks.reports.json_document import JsonReporter
+
+CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start"), detail="+a\n-b")
+
+
+def tell_everything(reporter: Reporter) -> None:
+    reporter.findings([Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "mend it", s) for s in Severity])
+    reporter.plan([CHANGE], dry_run=True)
+    reporter.undo_plan([(CHANGE, outcome, "why") for outcome in Outcome], dry_run=False)
+    for outcome in Outcome:
+        reporter.change(CHANGE, outcome, f"was {outcome.value}")
+    reporter.checks([Check("nodes answer", False, "0 of 1")])
+    reporter.log("web1:/log", ["[a line]"])
+    reporter.recap({"web1": Tally(changed=1)}, undo="inv undo X")
+    reporter.table("runs", [{"run": "20250101", "state": "ok"}])
+    reporter.error(UsageError("it is wrong", "mend it"))
+    reporter.close(2)
+
+
+def test_the_console_tells_everything_and_takes_no_text_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_everything(ConsoleReporter())
+    out, err = capsys.readouterr()
+    for text in ("start [high]", "[evidence]", "[a line]", "was unknown", "inv undo X", "0 of 1"):
+        assert text in out
+    assert err == "it is wrong\n→ mend it\n"
+
+
+def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_everything(JsonReporter())
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["exit_code"] == 2
+    assert [change["outcome"] for change in document["changes"]] == [outcome.value for outcome in Outcome]
+    assert document["recap"]["web1"]["changed"] == 1
+    assert "it is wrong" in err
