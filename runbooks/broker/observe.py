@@ -6,7 +6,6 @@ from typing import Any
 import redis
 
 from runbooks.broker.connection import address, broker_errors, db_of
-from runbooks.broker.detached import detached
 from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
 from runbooks.broker.message import Message, parse
 from runbooks.broker.scan import readable, scan_queue
@@ -44,7 +43,6 @@ def observe_broker(
             other_lists=_other_lists(client, keyspace, queues),
             depths_by_db=_depths_by_db(client, keyspace, queues, info),
             blocked_clients=_blocked_clients(client),
-            detached=detached(client, keyspace),
         )
 
 

@@ -110,7 +110,8 @@ def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Ite
                     depths[part] = window.length
                     for raw in window.items:
                         add(raw)
-    return tally.state(queue, depths)
+    aside = sum(depths.get(part, 0) for key in keyspace.queue(queue) for part in keyspace.aside(key))
+    return tally.state(queue, depths, aside)
 
 
 @dataclass(slots=True)
@@ -195,7 +196,7 @@ class _Tally:
             count.oldest_eta_at = min(eta_at, count.oldest_eta_at or eta_at)
         count.expired += expires_at is not None and expires_at <= self.now
 
-    def state(self, queue: str, depths: dict[str, int]) -> QueueState:
+    def state(self, queue: str, depths: dict[str, int], aside: int) -> QueueState:
         return QueueState(
             name=queue,
             depths=depths,
@@ -214,4 +215,5 @@ class _Tally:
             ),
             malformed=Selection("malformed", self.malformed, {}, raw_samples=tuple(reversed(self.malformed_samples))),
             unreadable=self.unreadable,
+            aside=aside,
         )

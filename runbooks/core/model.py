@@ -4,7 +4,7 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -94,6 +94,7 @@ class QueueState:
 
     `depths` maps each existing list key to its length; `selected` has one entry per reason that selects something;
     `malformed` are items that kill the worker that pops them; `unreadable` well-formed ones whose task cannot be read.
+    `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
     """
 
     name: str
@@ -102,6 +103,7 @@ class QueueState:
     selected: tuple[Selection, ...]
     malformed: Selection
     unreadable: int
+    aside: int = 0
 
     @property
     def depth(self) -> int:
@@ -125,8 +127,6 @@ class BrokerState:
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
     any. `blocked_clients` is the number of clients of this db waiting in BRPOP, None where CLIENT LIST is not allowed.
-    `detached` are queue keys that a run is working on, or has left so when it was killed: key → messages still aside,
-    which the queue's state counts too; the next run that takes or restores brings them home first.
     """
 
     version: str
@@ -140,7 +140,6 @@ class BrokerState:
     other_lists: Mapping[str, tuple[int, bool]]
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
-    detached: Mapping[str, int] = field(default_factory=dict)
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------

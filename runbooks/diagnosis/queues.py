@@ -12,6 +12,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     assert snapshot.broker is not None
     for state in snapshot.broker.queues.values():
         yield from _no_consumer(fleet, snapshot.broker, state)
+        yield from _aside(state)
         yield from _selected(state)
         yield from _malformed(state)
         yield from _thresholds(fleet, snapshot, state)
@@ -39,6 +40,18 @@ def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterat
         remedy="start its workers" if wanted else None,
         severity=Severity.ERROR if state.depth or wanted or elsewhere else Severity.INFO,
     )
+
+
+def _aside(state: QueueState) -> Iterator[Finding]:
+    if state.aside:
+        yield Finding(
+            "queue.aside",
+            state.name,
+            f"{state.aside:,} messages of {state.name} are set aside by a run that is going on, or was killed",
+            tuple(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()),
+            remedy="bring them home (clean-queues does, or an undo of that run)",
+            severity=Severity.WARNING,
+        )
 
 
 def _selected(state: QueueState) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from runbooks.steps.step import Needs
 
 
 class QueuesClean:
-    """No message is left that is to be taken out; every other one stays where it is, in order."""
+    """No message is left to be taken out, or aside by a killed run; all others stay where they are, in order."""
 
     name = "queues"
     needs = Needs.QUEUES
@@ -19,7 +19,9 @@ class QueuesClean:
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
         assert snapshot.broker is not None
         states = snapshot.broker.queues.values()
-        return tuple(_change(state, snapshot.at) for state in states if state.selected or state.malformed.count)
+        return tuple(
+            _change(state, snapshot.at) for state in states if state.selected or state.malformed.count or state.aside
+        )
 
 
 def _change(state: QueueState, now: float) -> Change:
@@ -29,7 +31,9 @@ def _change(state: QueueState, now: float) -> Change:
     return Change(
         BROKER,
         QueuesClean.name,
-        f"take {count:,} of {state.depth:,} messages out of {state.name} into the archive",
+        f"take {count:,} of {state.depth:,} messages out of {state.name} into the archive"
+        if count
+        else f"bring {state.aside:,} messages home into {state.name} that a killed run has left aside",
         do=TakeMessages(state.name, archive),
         undo=RestoreMessages(archive),
         detail="\n".join(line for selection in selections for line in _describe(selection, now)),

@@ -92,7 +92,7 @@ def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: 
     send("report", "work")
     state = observe_broker(client, KEYS, ["work"], [], time.time(), {})
     assert state.queues["work"].by_task["report"].count == state.queues["work"].depth == 4
-    assert state.detached == {"work": 3}
+    assert state.queues["work"].aside == 3
     assert state.other_lists == {}
 
 

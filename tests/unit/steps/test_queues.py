@@ -37,6 +37,12 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
     ]
 
 
+def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
+    (change,) = plan(make_queue("high_q", 5000, aside=4200))
+    assert change.summary == "bring 4,200 messages home into high_q that a killed run has left aside"
+    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl")
+
+
 def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> None:
     (change,) = plan(make_queue("high_q", 5, malformed=MALFORMED))
     assert change.summary.startswith("take 2 of 5 ")
