@@ -126,11 +126,12 @@ def id_of(raw: bytes) -> str:
 
 
 def archive(path: Path) -> list[bytes]:
-    """The raw messages of an archive, read by the format's documentation alone."""
+    """The raw messages of an archive, newest first, read by the format's documentation alone."""
     import base64
 
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     messages = [line for line in lines if line["type"] == "message"]
+    messages.sort(key=lambda line: -line["position"])
     raws = [base64.b64decode(line["raw"]) for line in messages]
     assert [hashlib.sha256(raw).hexdigest() for raw in raws] == [line["sha256"] for line in messages]
     assert path.stat().st_mode & 0o777 == 0o600
