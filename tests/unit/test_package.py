@@ -22,7 +22,7 @@ def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> No
         "assert (verbs._templates() / 'systemd/celery-worker@.service.j2').exists()\n"
         "assert (verbs._templates() / 'cron/celery.j2').exists()\n"
         "from importlib.resources import files\n"
-        "assert files('runbooks.broker').joinpath('lua', 'take.lua').is_file()\n"
+        "assert files('runbooks.broker').joinpath('lua', 'pass.lua').is_file()\n"
         "program.main()\n"
     )
     done = subprocess.run(
