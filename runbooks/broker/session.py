@@ -1,6 +1,5 @@
 """The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
 
-import getpass
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker
 from runbooks.core.errors import UsageError
 from runbooks.core.model import BrokerState
+from runbooks.core.operator import user_name
 from runbooks.core.settings import AppSettings, Canary, Fleet
 
 Waiting = Callable[[str], None]
@@ -67,7 +67,7 @@ class Broker:
     def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:
         """The one-operator lock of the fleet. Raises LockHeld naming who has it."""
         now = time.time()
-        holder = Holder.this_process(os.getpid(), user=_user(), run_id=run_id, verb=verb, since_at=now)
+        holder = Holder.this_process(os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now)
         with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
             yield lock
 
@@ -125,10 +125,3 @@ class Broker:
             timeout_s=canary.timeout,
             on_progress=progress,
         )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        return f"uid {os.getuid()}"

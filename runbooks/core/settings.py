@@ -245,10 +245,7 @@ class FleetHost:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
-
-    `cron_file` and `unit_file` names are derived from the application's name.
-    """
+    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not."""
 
     app: AppSettings
     hosts: tuple[FleetHost, ...]

@@ -14,7 +14,6 @@ outcome may or may not have happened: whoever undoes it looks first.
 """
 
 import errno
-import getpass
 import json
 import os
 import socket
@@ -27,6 +26,7 @@ from typing import Any
 
 from runbooks.core.effects import Change, from_json, to_json
 from runbooks.core.errors import RunbookError, UsageError
+from runbooks.core.operator import user_name
 from runbooks.core.reporter import Outcome
 
 FORMAT = 1
@@ -151,10 +151,7 @@ def new_run_id() -> str:
 
 def operator() -> str:
     """Who runs this, as `user@machine`."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a uid without a name
-        return f"uid {os.getuid()}@{socket.gethostname()}"
+    return f"{user_name()}@{socket.gethostname()}"
 
 
 def _sync_directory(path: Path) -> None:

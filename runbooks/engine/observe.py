@@ -1,7 +1,7 @@
 """Look at the whole fleet at once: the broker and every host, each in one round trip where it can be."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -67,8 +67,16 @@ def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, 
 
 
 def _look(host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
-    files = list(paths) if Needs.FILES in needs else []
-    services = host.services if Needs.SERVICES in needs else ()
+    return look(
+        host,
+        transport,
+        list(paths) if Needs.FILES in needs else [],
+        host.services if Needs.SERVICES in needs else (),
+    )
+
+
+def look(host: FleetHost, transport: Transport, files: Sequence[str], services: Sequence[str]) -> HostState:
+    """The host's clock and the state of these files and services, in one round trip."""
     questions = {"clock": facts.ask_clock()}
     questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
     questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}

@@ -21,10 +21,8 @@ from runbooks.core.reporter import Outcome
 from runbooks.core.settings import FleetHost
 from runbooks.engine.apply import Recap, perform
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord
-from runbooks.engine.observe import on_hosts
+from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
-from runbooks.hosts import facts
-from runbooks.hosts.script import run_fragments
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs
 
@@ -120,12 +118,7 @@ def _look(host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> Ho
     effects = [entry.change.undo for entry in entries if entry.change.host == host.name]
     paths = sorted({effect.path for effect in effects if isinstance(effect, WriteFile | SetEnvironment)})
     services = sorted({effect.service for effect in effects if isinstance(effect, ControlService)})
-    questions = {f"file{n}": facts.ask_file(path) for n, path in enumerate(paths)}
-    questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
-    answers = run_fragments(transport, questions, timeout_s=60.0)
-    files = {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(paths)}
-    found = {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)}
-    return HostState(0.0, files, found)
+    return look(host, transport, paths, services)
 
 
 def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malformed: bool) -> Undo:
