@@ -1,0 +1,23 @@
+"""The verbs: flags in, exit code out. The only room that knows Invoke's task machinery.
+
+Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
+"""
+
+from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
+from runbooks.verbs.looking import diagnose, hosts, tail_logs, verify
+from runbooks.verbs.record import runs, show, undo
+
+__all__ = [
+    "clean_queues",
+    "diagnose",
+    "hosts",
+    "install_cron",
+    "install_units",
+    "remediate",
+    "restart_workers",
+    "runs",
+    "show",
+    "tail_logs",
+    "undo",
+    "verify",
+]

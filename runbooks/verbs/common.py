@@ -1,0 +1,171 @@
+"""What every verb shares: its flags, the session they make, and the exit code it ends with.
+
+Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from invoke.exceptions import Exit
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
+    from runbooks.core.settings import Fleet
+    from runbooks.engine.session import Session
+
+DEFAULT_INVENTORY = "inventory.yaml"
+
+_FLAGS = {
+    "inventory": "the inventory FILE (default: inventory.yaml here, in a parent folder, or in the checkout)",
+    "limit": "only these hosts or groups: an Ansible PATTERN, e.g. 'workers:!web3'",
+    "json": "print one JSON document instead of text",
+    "state_dir": "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)",
+    "dry_run": "show what would happen; write nothing anywhere",
+    "yes": "do not ask before changing anything",
+}
+
+
+def help_for(*own: str, **more: str) -> dict[str, str]:
+    return {name: _FLAGS[name] for name in ("inventory", "limit", "json", "state_dir", *own)} | more
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The flags that every verb has."""
+
+    verb: str
+    inventory: str
+    limit: str | None
+    json: bool
+    state_dir: str | None
+    dry_run: bool = False
+    yes: bool = False
+
+
+def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False) -> None:
+    """Run a verb's body with its reporter; every way it can end becomes a documented exit code."""
+    from runbooks.core.errors import Interrupted, RunbookError
+    from runbooks.reports.console import ConsoleReporter
+    from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
+
+    kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
+    reporter: Reporter = kind(following=follow)
+    with _signals_as_interrupt():
+        try:
+            code = body(reporter)
+        except RunbookError as error:
+            reporter.error(error)
+            code = error.exit_code
+        except BrokenPipeError:
+            return  # `--follow | head`: the reader has seen enough
+        except KeyboardInterrupt:
+            interrupted = Interrupted("interrupted; nothing was changed")
+            if not follow:
+                reporter.error(interrupted)
+            code = interrupted.exit_code
+        reporter.close(code)
+    if code:
+        raise Exit(code=int(code))
+
+
+@contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """A terminal that goes away or a service manager that stops us ends a run as ^C does: written down."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def inventory_path(flags: Flags) -> Path:
+    """The file that --inventory names, else the nearest `inventory.yaml` upwards from here, else the checkout's."""
+    if flags.inventory:
+        return Path(flags.inventory)
+    here = Path.cwd()
+    folders = (here, *here.parents, Path(__file__).parents[2])
+    return next((path for folder in folders if (path := folder / DEFAULT_INVENTORY).exists()), here / DEFAULT_INVENTORY)
+
+
+def fleet_of(flags: Flags) -> "Fleet":
+    from runbooks.core.inventory import load_inventory
+    from runbooks.core.patterns import select_hosts
+    from runbooks.core.settings import build_fleet
+
+    inventory = load_inventory(inventory_path(flags))
+    return build_fleet(inventory, select_hosts(inventory, flags.limit))
+
+
+def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
+    """Where runs are recorded; the inventory is read for it only where no flag says it."""
+    if flags.state_dir is not None:
+        return _existing_or_new(flags.state_dir)
+    directory = (fleet or fleet_of(flags)).state_directory
+    if directory:
+        return directory
+    from platformdirs import user_state_path
+
+    return user_state_path("celery-runbooks")
+
+
+def _existing_or_new(name: str) -> Path:
+    from runbooks.core.errors import UsageError
+
+    path = Path(name).absolute()
+    if not name or (path.exists() and not path.is_dir()):
+        raise UsageError(f"--state-dir {name!r} is no folder", "name the folder where runs are recorded")
+    return path
+
+
+def session_of(flags: Flags, reporter: "Reporter") -> "Session":
+    from runbooks.broker.session import Broker
+    from runbooks.core.render import Templates
+    from runbooks.engine.session import Options, Session
+    from runbooks.hosts.connect import transport_to
+
+    fleet = fleet_of(flags)
+    options = Options(
+        flags.verb,
+        inventory_path(flags),
+        state_directory(flags, fleet),
+        flags.dry_run,
+        flags.yes,
+        _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
+    )
+    transports = {host.name: transport_to(host) for host in fleet.hosts}
+    return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
+
+
+def _ask(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def templates_directory() -> Path:
+    """`templates/`: in the wheel inside the package, in a checkout beside the package."""
+    package = Path(__file__).parents[1]
+    return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
+
+
+def help_asked_as_run(run: str, verb: str) -> None:
+    """Invoke takes any word for a positional argument, also a flag."""
+    if run.startswith("-"):
+        raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
+
+
+def on_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False) -> None:
+    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow)
