@@ -133,7 +133,7 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
     from runbooks.broker.session import Broker
     from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
-    from runbooks.hosts.connect import transport_to
+    from runbooks.hosts.connect import transports_to
 
     fleet = fleet_of(flags)
     options = Options(
@@ -144,7 +144,7 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
     )
-    transports = {host.name: transport_to(host) for host in fleet.hosts}
+    transports = transports_to(fleet.hosts)
     return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
 
 
