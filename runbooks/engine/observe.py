@@ -13,15 +13,13 @@ from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, U
 from runbooks.core.settings import Fleet, FleetHost, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.script import run_fragments
-from runbooks.hosts.transport import Transport
+from runbooks.hosts.transport import Transport, Transports
 from runbooks.steps.environment import drift
 from runbooks.steps.step import Needs
 
-FORKS = 16
 HOST_TIMEOUT_S = 60.0
 
 T = TypeVar("T")
-Transports = Mapping[str, Transport]
 Paths = Mapping[str, Iterable[str]]
 """Host name → the paths of the files that matter there."""
 
@@ -29,7 +27,7 @@ Paths = Mapping[str, Iterable[str]]
 def on_hosts(
     transports: Transports, hosts: Iterable[FleetHost], work: Callable[[FleetHost, Transport], T]
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts at once, at most FORKS at a time; one that does not answer becomes Unreachable."""
+    """Do something on hosts, `forks` of them at once; one that does not answer becomes Unreachable."""
 
     def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
         try:
@@ -40,7 +38,7 @@ def on_hosts(
             error.problem = f"{host.name}: {error.problem}"
             raise
 
-    with ThreadPoolExecutor(FORKS) as pool:
+    with ThreadPoolExecutor(transports.forks) as pool:
         try:
             return dict(pool.map(guarded, hosts))
         except BaseException:  # also ^C: do not wait for scripts nobody wants any more

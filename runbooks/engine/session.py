@@ -14,7 +14,8 @@ from runbooks.core.reporter import Reporter
 from runbooks.core.settings import Fleet
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id
-from runbooks.engine.observe import Transports, observe
+from runbooks.engine.observe import observe
+from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
 from runbooks.steps.files import FilesInPlace, cron_files, unit_files
 from runbooks.steps.queues import QueuesClean

@@ -6,39 +6,42 @@ from typing import TYPE_CHECKING, Any
 
 from runbooks.core.errors import UsageError
 from runbooks.core.settings import FleetHost
-from runbooks.hosts.transport import LocalTransport, Transport
+from runbooks.hosts.transport import LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
     from runbooks.hosts.ssh import Become
 
 
 def transports_to(
-    hosts: Iterable[FleetHost], *, accept_new: bool = False, ask_password: Callable[[], str] | None = None
-) -> dict[str, Transport]:
+    hosts: Iterable[FleetHost],
+    *,
+    forks: int = 16,
+    accept_new: bool = False,
+    ask_password: Callable[[], str] | None = None,
+) -> Transports:
     """The transport of each host, not connected yet; the servers on the way are shared.
 
     `accept_new` lets unknown host keys in and remembers them. `ask_password` is the become password of the hosts whose
     inventory has none; it is called once at most. Raises UsageError for variables that are not supported.
     """
+    if forks < 1:
+        raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
     hosts = tuple(hosts)
     if all(_connection(host) == "local" for host in hosts):
-        return {host.name: LocalTransport() for host in hosts}
+        return Transports({host.name: LocalTransport() for host in hosts}, forks)
     from runbooks.hosts.ssh import Jumps, SshTransport
     from runbooks.hosts.ssh_config import arguments_for
 
     jumps = Jumps(accept_new=accept_new)
     password = _once(ask_password) if ask_password else None
-    return {
-        host.name: LocalTransport()
-        if _connection(host) == "local"
-        else SshTransport(
-            arguments_for(host.name, host.variables),
-            _become(host, password),
-            jumps,
-            _text(host.variables, "ansible_password", "ansible_ssh_pass"),
-        )
-        for host in hosts
-    }
+
+    def to(host: FleetHost) -> Transport:
+        if _connection(host) == "local":
+            return LocalTransport()
+        login = _text(host.variables, "ansible_password", "ansible_ssh_pass")
+        return SshTransport(arguments_for(host.name, host.variables), _become(host, password), jumps, login)
+
+    return Transports({host.name: to(host) for host in hosts}, forks)
 
 
 def _connection(host: FleetHost) -> str:

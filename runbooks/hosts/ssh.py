@@ -50,6 +50,7 @@ class SshTransport:
     def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", password: str | None) -> None:
         self._arguments, self._become, self._jumps, self._password = arguments, become, jumps, password
         self._connection: Connection | None = None
+        self._refused = ""
         self._opening = threading.Lock()
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
@@ -67,6 +68,9 @@ class SshTransport:
             code = channel.recv_exit_status()
         if code < 0:
             raise HostUnreachable("the connection was lost")
+        if self._become and not self._become.password and not out and err.startswith(b"sudo: ") and code == 1:
+            advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
+            raise HostUnreachable("; ".join(filter(None, (err.decode(errors="replace").strip(), advice))))
         return Completed(code, out, err.decode(errors="replace"))
 
     def lines(self, script: str) -> Iterator[str]:
@@ -133,7 +137,17 @@ class SshTransport:
         sudo = f"exec sudo -H -u {shlex.quote(become.user)}"
         if become.password is None:
             return channel.exec_command(f"{sudo} -n -- /bin/sh -s")
-        _authenticate(channel, sudo, become.password, deadline)
+        if self._refused:
+            raise HostUnreachable(self._refused)
+        try:
+            _authenticate(channel, sudo, become.password, deadline)
+        except _WrongPassword as error:
+            self._refused = error.problem
+            raise
+
+
+class _WrongPassword(HostUnreachable):
+    """sudo does not accept the password; trying it again could lock the account."""
 
 
 def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], str], deadline: float) -> None:
@@ -153,7 +167,7 @@ def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], s
             reason = " ".join(said.replace(asks, "").split())
             raise HostUnreachable(f"sudo refuses: {reason[-300:] or 'it said nothing'}")
         if said.count(asks) > 1:
-            raise HostUnreachable("sudo does not accept the become password (tried once)")
+            raise _WrongPassword("sudo does not accept the become password (tried once)")
         if asks in said and not answered:
             channel.sendall((password() + "\n").encode())
             answered = True

@@ -21,7 +21,7 @@ from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.session import Options, Session
 from runbooks.engine.walk import walk
-from runbooks.hosts.transport import Completed, LocalTransport
+from runbooks.hosts.transport import Completed, LocalTransport, Transports
 from runbooks.steps.step import Needs, Step
 from tests.unit.fleets import TASKS, make_broker, make_fleet, make_host, make_queue
 
@@ -210,7 +210,7 @@ class World:
         fleet = make_fleet(*(self.hosts[name] for name in hosts or self.hosts))
         chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
         broker = cast(Broker, self.broker)
-        return Session(fleet, self.transports, broker, Templates(ROOT / "templates"), self.reporter, chosen)
+        return Session(fleet, Transports(self.transports), broker, Templates(ROOT / "templates"), self.reporter, chosen)
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return session.environment(), session.unit_files(), session.cron_files(), session.queues(), session.workers()
