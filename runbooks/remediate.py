@@ -33,9 +33,10 @@ def remediate(session: Session) -> ExitCode:
         )
     steps = (
         session.environment(),
-        session.unit_files(),
-        session.cron_files(),
+        *session.units_installed(),
+        session.cron_installed(),
         session.queues(),
+        session.nothing_leaked(),
         session.workers(),
     )
     unproved = _last_remedy_failed(session)

@@ -21,4 +21,4 @@ def restart_workers(session: Session) -> ExitCode:
             "`inv diagnose` tells why, `inv remediate` repairs what it can; `inv clean-queues` takes messages out",
         )
     since = {name: state.clock_at for name, state in snapshot.reachable().items()}
-    return walk(session, (session.workers(since),), snapshot)
+    return walk(session, (session.nothing_leaked(), session.workers(since)), snapshot)

@@ -19,7 +19,8 @@ from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
 from runbooks.steps.files import FilesInPlace, cron_files, unit_files
 from runbooks.steps.queues import QueuesClean
-from runbooks.steps.step import Needs
+from runbooks.steps.step import Needs, Step
+from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
 from runbooks.steps.workers import WorkersRunning
 
 
@@ -69,19 +70,23 @@ class Session:
     def environment(self) -> EnvironmentSet:
         return EnvironmentSet(self.fleet)
 
-    def unit_files(self) -> FilesInPlace:
-        return FilesInPlace("units", self.units)
+    def units_installed(self) -> tuple[Step, ...]:
+        """Stale services stopped, unit files in place, and systemd working with them."""
+        files = FilesInPlace("units", "unit", self.fleet, self.units)
+        return (StaleStopped(self.fleet), files, UnitsLoaded(self.fleet))
 
-    def cron_files(self) -> FilesInPlace:
-        return FilesInPlace("cron", self.cron)
+    def cron_installed(self) -> FilesInPlace:
+        return FilesInPlace("cron", "cron", self.fleet, self.cron)
 
     def queues(self) -> QueuesClean:
         return QueuesClean()
 
+    def nothing_leaked(self) -> NothingLeaked:
+        return NothingLeaked(self.fleet)
+
     def workers(self, since: Mapping[str, float] | None = None) -> WorkersRunning:
-        loads = {host.name: (host.settings.env_file,) for host in self.fleet.hosts}
         patience_s = max((host.settings.start_timeout for host in self.fleet.hosts), default=0.0)
-        return WorkersRunning(self.fleet, loads, patience_s, since or {})
+        return WorkersRunning(self.fleet, patience_s, since or {})
 
     def require_consent_possible(self) -> None:
         """Fail before any work where the question at its end could not be asked. Raises UsageError."""

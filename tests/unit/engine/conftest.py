@@ -213,7 +213,10 @@ class World:
         return Session(fleet, Transports(self.transports), broker, Templates(ROOT / "templates"), self.reporter, chosen)
 
     def steps(self, session: Session) -> tuple[Step, ...]:
-        return session.environment(), session.unit_files(), session.cron_files(), session.queues(), session.workers()
+        return (
+            session.environment(), *session.units_installed(), session.cron_installed(), session.queues(),
+            session.workers(),
+        )  # fmt: skip
 
     def remediate(self, *hosts: str, needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS, **options: Any) -> ExitCode:
         """All steps, from a fresh look."""

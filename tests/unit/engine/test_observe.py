@@ -33,6 +33,7 @@ def test_a_look_at_files_sees_the_environment_the_units_and_the_cron_file_and_as
         f"{here}/env",
         f"{here}/units/celery-beat.service",
         f"{here}/units/celery-worker@high.service",
+        f"{here}/units/celery.target",
     ]
     assert state.files[f"{here}/env"].content == b"TIMEOUT=x\nTOKEN=s3cret\n"
     assert state.services == {}
