@@ -1,9 +1,10 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import (
     BROKER,
     Change,
@@ -22,7 +23,7 @@ from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Fleet, FleetHost
 from runbooks.engine.apply import Recap, perform
-from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord
+from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
@@ -201,23 +202,38 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
     original = Journal(record.directory)
     try:
         with session.recorded() as (journal, lock):
-            for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
-                entries = {id(undo.change): undo.entry for undo in batch}
-                for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
-                    if outcome is Outcome.CHANGED:
-                        original.undone(entries[id(change)].n)
-                    tally = recap.at(change.host)
-                    tally.changed += outcome is Outcome.CHANGED
-                    tally.failed += outcome is not Outcome.CHANGED
-                    session.reporter.change(change, outcome, detail)
-            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-                original.undone(undo.entry.n)
-                recap.at(undo.change.host).ok += 1
+            _take_back(session, original, journal, lock, undos, recap)
             for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
                 recap.at(undo.change.host).failed += 1
             journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
     finally:
         original.close()
+
+
+def put_back(session: Session, journal: Journal, lock: FleetLock, hosts: Collection[str], recap: Recap) -> None:
+    """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
+    session.reporter.step("put back")
+    record = find_run(session.options.state_directory, journal.run_id)
+    entries = [entry for entry in record.entries if entry.change.host in hosts]
+    undos = plan_undo(session, replace(record, entries=entries), malformed=False)
+    _take_back(session, journal, journal, lock, undos, recap)
+
+
+def _take_back(
+    session: Session, original: Journal, journal: Journal, lock: FleetLock, undos: Sequence[Undo], recap: Recap
+) -> None:
+    for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
+        entries = {id(undo.change): undo.entry for undo in batch}
+        for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
+            if outcome is Outcome.CHANGED:
+                original.undone(entries[id(change)].n)
+            tally = recap.at(change.host)
+            tally.changed += outcome is Outcome.CHANGED
+            tally.failed += outcome is not Outcome.CHANGED
+            session.reporter.change(change, outcome, detail)
+    for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+        original.undone(undo.entry.n)
+        recap.at(undo.change.host).ok += 1
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
