@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 # systemd 252 uses these of cgroup v1. Not cpu: there the group of all hosts has the weight of one process.
 _CONTROLLERS = {"name=systemd", "cpuacct", "blkio", "memory", "devices", "pids"}
@@ -25,11 +25,16 @@ def create(name: str) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
-def start(name: str, command: Sequence[object], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start a process in the cgroup `name`, in a session of its own; it is in there before the command begins."""
-    words = ["sh", "-euc", _ENTER, "sh", *(root / name for root in _roots()), "--", *command]
-    return subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                            start_new_session=True)  # fmt: skip
+def start(name: str, command: Sequence[object], log: Path, **options: Any) -> None:
+    """Start a process in the cgroup `name`, made if need be; `options` are those of `subprocess.run`.
+
+    It is in there before the command begins, leads a session of its own, and goes on when this process ends.
+    """
+    create(name)
+    words = ["setsid", "--fork", "sh", "-euc", _ENTER, "sh", *(root / name for root in _roots()), "--", *command]
+    with log.open("wb") as out:
+        subprocess.run([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                       check=True, **options)  # fmt: skip
 
 
 def pids(name: str) -> set[int]:

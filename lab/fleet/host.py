@@ -3,18 +3,19 @@
 **Source:** systemd-nspawn(1) of systemd 252; overlayfs in the kernel's documentation.
 """
 
+import shutil
 import socket
-import subprocess
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.fleet import cgroups, network
+from lab.fleet import cgroups
 from lab.fleet.record import Host, Record
 from lab.fleet.shell import FleetError, run
 
-READY_S = 120.0
+READY_S = 60.0
+_NSPAWN = Path("/run/systemd/nspawn")
 
 
 def mount(layers: Sequence[Path], folder: Path) -> Path:
@@ -36,16 +37,24 @@ def make_unique(root: Path, host: Host) -> str:
     return key.with_suffix(".pub").read_text().strip()
 
 
-def boot(record: Record, host: Host, root: Path, namespace: Path, log: Path) -> "subprocess.Popen[bytes]":
+def boot(record: Record, host: Host, root: Path, namespace: Path, log: Path) -> None:
     """Start the host's systemd; it goes on after this process has ended."""
-    group = group_of(record, host)
-    cgroups.create(group)
-    with log.open("wb") as out:
-        return cgroups.start(group, [
-            "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", f"--directory={root}",
-            f"--machine={record.machine(host)}", f"--hostname={host.name}", f"--network-namespace-path={namespace}",
-            "--link-journal=no", "--resolv-conf=off", "--timezone=off",
-        ], out)  # fmt: skip
+    cgroups.start(group_of(record, host), [
+        "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", f"--directory={root}",
+        f"--machine={record.machine(host)}", f"--hostname={host.name}", f"--network-namespace-path={namespace}",
+        "--link-journal=no", "--resolv-conf=off", "--timezone=off",
+    ], log)  # fmt: skip
+
+
+def forget(record: Record, host: Host, root: Path) -> None:
+    """Remove what a killed systemd-nspawn leaves under /run.
+
+    **Source:** systemd 252, src/nspawn/nspawn.c (propagate) and src/shared/discover-image.c: image_path_lock (locks).
+    """
+    shutil.rmtree(_NSPAWN / "propagate" / record.machine(host), ignore_errors=True)
+    if root.exists():
+        where = root.stat()
+        (_NSPAWN / f"locks/inode-{where.st_dev}:{where.st_ino}").unlink(missing_ok=True)
 
 
 def group_of(record: Record, host: Host) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from platformdirs import user_cache_path
 
@@ -36,7 +37,7 @@ def image(checkout: Path, tell: Tell) -> Path:
     with locked(cache):
         if not directory.exists():
             tell(f"building the hosts' root file system in {directory} (once, about a minute)")
-            unfinished = directory.with_suffix(".unfinished")
+            unfinished = cache / "fleet.unfinished"
             if unfinished.exists():
                 shutil.rmtree(unfinished)
             _build(unfinished, requirements)
@@ -57,22 +58,24 @@ def locked(directory: Path) -> Iterator[None]:
 
 def _build(root: Path, requirements: str) -> None:
     """Build in namespaces of its own, and as this process's child: killed, it leaves neither mounts nor processes."""
-    root.mkdir(parents=True)
     run("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
         "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "--dpkgopt=path-exclude=/usr/share/man/*",
         f'--customize-hook=chroot "$1" sh -s <{shlex.quote(str(SETUP))}', SUITE, root)  # fmt: skip
-    packages = root.with_suffix(".txt")
-    packages.write_text(requirements)
-    run(*_installer(), "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
-        "--python-version=3.11", f"--target={root / SITE_PACKAGES}", f"--requirement={packages}")  # fmt: skip
-    packages.unlink()
+    with TemporaryDirectory() as scratch:
+        wanted = Path(scratch, "requirements.txt")
+        wanted.write_text(requirements)
+        run(*_installer(Path(scratch)), "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
+            "--python-version=3.11", f"--target={root / SITE_PACKAGES}", f"--requirement={wanted}")  # fmt: skip
     run("chroot", root, "/srv/venv/bin/python", "-m", "compileall", "-q", "/" + SITE_PACKAGES)
     run("chroot", root, "/srv/venv/bin/python", "-c", "import celery.bin.worker, django, kombu.transport.redis")
 
 
-def _installer() -> list[str]:
-    """What `inv` itself installed this checkout's packages with, and so can reach the package index."""
-    return ["uv", "pip"] if shutil.which("uv") else [sys.executable, "-m", "pip"]
+def _installer(scratch: Path) -> list[str]:
+    """An installer of this machine, so that it reaches the package index as `inv` itself did."""
+    if uv := shutil.which("uv"):
+        return [uv, "pip"]
+    run(sys.executable, "-m", "venv", scratch / "venv")
+    return [str(scratch / "venv/bin/python"), "-m", "pip", "--disable-pip-version-check"]
 
 
 def _requirements(lock: str) -> str:

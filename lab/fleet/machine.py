@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +45,10 @@ def inotify_limit() -> int:
 
 def set_inotify_limit(limit: int) -> None:
     _INOTIFY.write_text(f"{limit}\n")
+
+
+def lower_inotify_limit(raised: tuple[int, int]) -> None:
+    """Take back what was added for one fleet: another one may have added its own since."""
+    before, after = raised
+    if (now := inotify_limit()) != before:  # it is the same where a killed run did not come so far
+        set_inotify_limit(now - (after - before))

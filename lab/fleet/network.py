@@ -8,7 +8,6 @@ import ipaddress
 import json
 import shlex
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from lab.fleet.record import CONTROLLER, Record
@@ -36,17 +35,14 @@ def make_namespace(file: Path) -> None:
     run("unshare", f"--net={file}", "true")
 
 
-def make_link(record: Record, address: str, namespace: Path) -> None:
-    """Join a namespace to the bridge by a veth pair."""
-    link = record.link(address)
-    ip_batch([f"link add {link} type veth peer name eth0 netns {shlex.quote(str(namespace))}"])
-    set_up(record, address, namespace)
-
-
-def set_up(record: Record, address: str, namespace: Path) -> None:
-    """Give a namespace's eth0 its address, and put the other end into the bridge."""
-    link = record.link(address)
-    ip_batch([f"link set {link} master {record.bridge} up"])
+def join(record: Record, address: str, namespace: Path, *, by_tap: bool = False) -> None:
+    """Link a namespace to the bridge, by a veth pair or by the two taps of a delay line, and give it its address."""
+    link, file = record.link(address), shlex.quote(str(namespace))
+    if by_tap:
+        first = f"link set {record.inner_tap(address)} netns {file} name eth0"
+    else:
+        first = f"link add {link} type veth peer name eth0 netns {file}"
+    ip_batch([first, f"link set {link} master {record.bridge} up"])
     ip_batch([
         "link set lo up",
         f"address add {_with_prefix(record, address)} dev eth0",

@@ -1,15 +1,14 @@
-"""What a fleet consists of: written to the disk before any of it is made, so that it can be removed whatever happens."""
+"""What a fleet consists of: on the disk before any of it is made, so that it can be removed whatever happens."""
 
 import hashlib
 import ipaddress
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 CONTROLLER, GLPI, FIRST_HOST = 1, 2, 11  # the last byte of their addresses
-MAX_HOSTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,14 @@ class Record:
     hosts: tuple[Host, ...]
     inotify: tuple[int, int]
 
+    @classmethod
+    def of(cls, id: str, network: str, latency_ms: Mapping[str, float], inotify: tuple[int, int]) -> "Record":
+        """A fleet whose hosts are the keys of `latency_ms`, in this order."""
+        addresses = ipaddress.IPv4Network(network)
+        hosts = (Host(name, str(addresses[FIRST_HOST + number]), latency_ms[name])
+                 for number, name in enumerate(latency_ms))  # fmt: skip
+        return cls(id, network, tuple(hosts), inotify)
+
     @property
     def bridge(self) -> str:
         return f"cr{self.id}"
@@ -45,6 +52,10 @@ class Record:
     def link(self, address: str) -> str:
         """The bridge's end of the link to an address; the kernel allows 15 characters."""
         return f"{self.bridge}-{address.rpartition('.')[2]}"
+
+    def inner_tap(self, address: str) -> str:
+        """The host's end of a delay line, until it is the host's eth0."""
+        return f"{self.link(address)}i"
 
     def machine(self, host: Host) -> str:
         """What systemd-nspawn knows a host by; unique on this machine, unlike its name."""
