@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 from runbooks.broker.lock import FleetLock
@@ -246,13 +247,13 @@ def _take_back(
 
 
 def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
-    """Of these reverse changes on hosts those that do not show there (by id), and why; waits for services that start."""
+    """Of these reverse changes those that do not show on their hosts (by id), and why; services are waited for."""
     pending = [change for change in changes if change.host != BROKER]
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
     deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
     while pending:
-        effects = [(change.host, change.do) for change in pending]
-        states = on_hosts(session.transports, hosts, lambda host, way: _look(session.fleet, host, way, effects))
+        look_for = partial(_look, session.fleet, effects=[(change.host, change.do) for change in pending])
+        states = on_hosts(session.transports, hosts, look_for)
         why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
         pending = [change for change in pending if why[id(change)]]
         if time.monotonic() > deadline:
