@@ -1,7 +1,7 @@
 """The names under `hosts:`: one host, or a range of them, perhaps with a port.
 
 **Source:** `ansible/parsing/utils/addresses.py: parse_address` and `ansible/plugins/inventory/__init__.py:
-expand_hostname_range` (ansible-core 2.19): ranges are inclusive, padded with zeros as the start is, and several multiply.
+expand_hostname_range` (ansible-core 2.19): ranges are inclusive, padded with zeros as the start is; several multiply.
 """
 
 import ipaddress

@@ -1,10 +1,10 @@
 """`--limit` patterns: which hosts of an inventory a verb is to touch.
 
-**Source:** Ansible's "Patterns: targeting hosts and groups"; `ansible/inventory/manager.py` (ansible-core 2.19): terms are
-separated by `,` or, where there is none, by `:`; a plain term adds, `&` intersects, `!` takes away, in this order. A term
-is a host, a group, a glob over both, `~` and a regular expression, or `@` and a file with a term in each line; but for
-expressions, a subscript such as `[0]`, `[-1]` or `[1:2]` (inclusive) takes some of a term's hosts, in their order.
-Deviations, on purpose: an empty pattern or file, a term that matches nothing, and a pattern that leaves no host are errors.
+**Source:** Ansible's "Patterns: targeting hosts and groups"; `ansible/inventory/manager.py` (ansible-core 2.19): terms
+are separated by `,` or, where there is none, by `:`; a plain term adds, `&` intersects, `!` takes away, in this order.
+A term is a host, a group, a glob over both, `~` and a regular expression, or `@` and a file with a term in each line;
+but for expressions, a subscript such as `[0]`, `[-1]` or `[1:2]` (inclusive) takes some of a term's hosts, in order.
+Deviations, on purpose: an empty pattern or file, a term that matches nothing, a pattern that leaves no host are errors.
 """
 
 import fnmatch
@@ -90,7 +90,7 @@ def _matches(inventory: Inventory, term: str) -> set[str]:
 
 
 def _named(inventory: Inventory, term: str) -> list[str]:
-    """The hosts of the groups that a term matches, then those it matches itself; as for Ansible some stand there twice."""
+    """The hosts of the groups that a term matches, then those it matches itself; as for Ansible, some twice."""
     try:
         expression = re.compile(term[1:] if term.startswith("~") else fnmatch.translate(term))
     except re.error as error:

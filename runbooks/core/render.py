@@ -9,6 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runbooks.core.errors import RenderError
 
+
 class Templates:
     """The files this tool installs, by their name under `templates/` (`systemd/celery-worker@.service.j2`)."""
 

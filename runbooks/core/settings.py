@@ -19,7 +19,6 @@ from runbooks.core.errors import InventoryError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
 from runbooks.core.values import Renderer, Values
-from runbooks.core.yaml_file import Map, Sequence
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
@@ -243,8 +242,8 @@ _SECRETS = tuple(
 class FleetHost:
     """A host of the application with its settings; `variables` are all its inventory variables.
 
-    Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when it
-    is asked for, and raises InventoryError where it cannot be.
+    Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when
+    it is asked for, and raises InventoryError where it cannot be.
     """
 
     name: str
@@ -390,6 +389,8 @@ def _deep_line(variable: Variable, path: list[str | int]) -> int:
     """The line of the innermost part of a variable's value that the path reaches."""
     line, value = variable.line, variable.value
     for key in path:
-        if isinstance(value, Map) and key in value or isinstance(value, Sequence) and isinstance(key, int):
+        try:
             line, value = value.lines[key], value[key]
+        except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
+            break
     return line

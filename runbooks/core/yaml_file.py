@@ -1,7 +1,7 @@
 """Reads a YAML or JSON file as Ansible does, with the line of every key and item, and all duplicate keys at once.
 
-**Source:** `ansible/_internal/_yaml/_constructor.py`, `ansible/parsing/utils/yaml.py` (ansible-core 2.19): a text that is
-JSON is read as JSON, any other by PyYAML with libyaml, so scalars mean what they mean to Ansible (YAML 1.1: `yes` is
+**Source:** `ansible/_internal/_yaml/_constructor.py`, `ansible/parsing/utils/yaml.py` (ansible-core 2.19): a text that
+is JSON is read as JSON, any other by PyYAML with libyaml, so scalars mean what they mean to Ansible (YAML 1.1: `yes` is
 true); `!vault` and `!unsafe` are Ansible's own tags.
 """
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from runbooks.core.errors import InventoryError
 from runbooks.core.vault import Vault, VaultError, is_encrypted
 
 
@@ -54,9 +53,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         self.duplicates: list[tuple[int, Any]] = []
         self.unsafe_depth = 0
 
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
+    def construct_object(self, node: Any, deep: bool = True) -> Any:
         try:
-            return super().construct_object(node, deep=True)
+            return super().construct_object(node, deep)
         except (TypeError, ValueError) as error:  # a key that is a map; a date that is none
             hint = "a map or a list cannot be a key; Jinja needs quotes" if isinstance(error, TypeError) else str(error)
             raise yaml.constructor.ConstructorError(None, None, hint, node.start_mark) from None

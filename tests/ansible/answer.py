@@ -2,7 +2,7 @@
 
 Each line of stdin is a JSON list of an inventory's path, `--limit` patterns and templates; each line of stdout is what
 Ansible says to it: `error`, or `hosts` and `groups` (in order), `variables` as `ansible-inventory --list` prints them,
-`limits` (hosts, or an error's text), `values` (the templates' values on the first host, or an error's text) and `warnings`.
+`limits` (hosts, or an error's text), `values` (the templates' on the first host, or an error's text) and `warnings`.
 """
 
 import json

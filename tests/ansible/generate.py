@@ -1,4 +1,4 @@
-"""Inventories made at random from a seed, with everything that Ansible's format has, and `--limit` patterns for them."""
+"""Inventories made at random from a seed, with everything that Ansible's format has, and `--limit` patterns."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,14 +8,17 @@ from typing import Any
 
 GROUPS = ("web", "db", "canary", "eu", "us", "app", "site-1", "zz", "blue", "ungrouped")
 HOSTS = (
-    "web1", "web2", "db1", "lone", "10.0.0.7", "h.example.com", "'17'", "web[1:3]", "db[01:03].x", "node[1:7:3]", "n[a:c]",
-    "r[1:2]c[a:b]", "web2:2222", "p[8:10]:22", '"[2001:db8::1]:2200"', '"2001:db8::9"', "under_score", "q[:2]",
+    "web1", "web2", "db1", "lone", "10.0.0.7", "h.example.com", "'17'", "web[1:3]", "db[01:03].x", "node[1:7:3]",
+    "n[a:c]", "r[1:2]c[a:b]", "web2:2222", "p[8:10]:22", '"[2001:db8::1]:2200"', '"2001:db8::9"', "under_score",
+    "q[:2]",
 )  # fmt: skip
 NAMES = ("x", "y", "z", "celery_app", "ansible_user", "ansible_port", "some_map")
 SCALARS = (
-    "1", "0644", "'0644'", "0x1F", "1_000", "1e3", "1.0e+3", "1.5", ".5", ".inf", "yes", "Off", "y", "True", "'yes'", "~",
-    "null", "''", "text", "'{{ x }}'", '"{{ y | default(1) }}-a"', "2020-01-01", "2020-01-01 10:00:00", "1:30", "190:20:30",
-    "0o14", "0b11", "-0", "+1", '"a\\tb\\u00e4"', "ünï", "a b # no", "!unsafe '{{ x }}'", "<<x", "1.2.3", "0.", "[]", "{}",
+    "1", "0644", "'0644'", "0x1F", "1_000", "1e3", "1.0e+3", "1.5", ".5", ".inf", "yes", "Off", "y", "True", "'yes'",
+    "~", "null", "''", "text", "'{{ x }}'", '"{{ y | default(1) }}-a"', "2020-01-01", "2020-01-01 10:00:00", "1:30",
+    "190:20:30",
+    "0o14", "0b11", "-0", "+1", '"a\\tb\\u00e4"', "ünï", "a b # no", "!unsafe '{{ x }}'", "<<x", "1.2.3", "0.",
+    "[]", "{}",
     "|\n  two\n  lines", ">-\n  folded\n  text", "[1, two, {a: yes}]", "{a: 1, b: [x, ~], yes: 2, 3: c}", "!!str 5",
     "\n  <<: {b: 1, c: 2}\n  c: 3", "\n- 1\n- {k: v}", "2020-01-01T10:00:00Z", "'a: b'", "12e03", "1__0", "0_7",
 )  # fmt: skip
@@ -71,7 +74,9 @@ class _Maker:
         if self.wrong and self.may(0.05):
             return f"{' ' * indent}{name}: {self.draw.choice(WRONG)}\n"
         sections = [self.hosts(indent + 2)] if self.may(0.8) else []
-        sections += [self.section("vars", indent + 2, self.variables(indent + 4, priority=True))] if self.may(0.7) else []
+        sections += (
+            [self.section("vars", indent + 2, self.variables(indent + 4, priority=True))] if self.may(0.7) else []
+        )
         if depth and name != "ungrouped" and self.may(0.8):
             inner = self.draw.sample(GROUPS[:-1], self.draw.randint(1, 3))
             allowed = inner if self.wrong else [child for child in inner if child not in self.above(way)]
@@ -99,8 +104,13 @@ class _Maker:
         if self.may(0.05):
             return f"{' ' * indent}hosts: web1\n"
         names = self.draw.sample(HOSTS, self.draw.randint(1, 4))
-        names += [self.draw.choice(("17", "web[3:1]", "web1", "web-:22", "no[x]"))] if self.wrong and self.may(0.2) else []
-        bodies = ["\n" + self.variables(indent + 4) if self.may(0.5) else self.draw.choice(("", " {}", " ~", " []")) for _ in names]
+        names += (
+            [self.draw.choice(("17", "web[3:1]", "web1", "web-:22", "no[x]"))] if self.wrong and self.may(0.2) else []
+        )
+        bodies = [
+            "\n" + self.variables(indent + 4) if self.may(0.5) else self.draw.choice(("", " {}", " ~", " []"))
+            for _ in names
+        ]
         lines = [f"{' ' * (indent + 2)}{name}:{body.rstrip()}\n" for name, body in zip(names, bodies, strict=True)]
         return self.section("hosts", indent, "".join(lines))
 
@@ -117,7 +127,10 @@ class _Maker:
 
     def files(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for folder, names in (("group_vars", ("all", *GROUPS)), ("host_vars", ("web1", "db01.x", "h.example.com", "17"))):
+        for folder, names in (
+            ("group_vars", ("all", *GROUPS)),
+            ("host_vars", ("web1", "db01.x", "h.example.com", "17")),
+        ):
             for name in names:
                 if self.may(0.15):
                     found |= {f"{folder}/{name}{rest}": text for rest, text in self.beside().items()}
@@ -143,7 +156,9 @@ class _Maker:
 
     def term(self) -> str:
         name = self.draw.choice(("all", *GROUPS, "web1", "db01.x", "lone", "10.0.0.7", "2001:db8::1", "17"))
-        pattern = self.draw.choice((name, name, name, f"{name[0]}*", f"*{name[-1]}", f"~{name[0]}.*", "~(web|db)", "?eb*", "*"))
+        pattern: str = self.draw.choice(
+            (name, name, name, f"{name[0]}*", f"*{name[-1]}", f"~{name[0]}.*", "~(web|db)", "?eb*", "*")
+        )
         if self.may(0.2) and not pattern.startswith("~"):
             pattern += self.draw.choice(("[0]", "[-1]", "[1:2]", "[1:]", "[0:0]", "[5]", "[2:1]"))
         return pattern

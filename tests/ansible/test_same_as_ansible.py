@@ -1,7 +1,6 @@
-"""An inventory means the same to this tool and to Ansible; what this tool refuses, Ansible warns of, or is documented."""
+"""An inventory means the same to this tool and to Ansible; what is refused here, Ansible warns of, or is documented."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,24 +9,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.inventory import Inventory, load_inventory
 from runbooks.core.patterns import select_hosts
 from runbooks.core.values import Renderer
 from runbooks.core.yaml_file import Vaulted
+from tests.ansible.conftest import Run, environment
 from tests.ansible.generate import Case, make_case
 
 GENERATED = 3000
 ON_PURPOSE = ("duplicate key", "has no hosts", "with START not after END", "nor an IPv6 address", "the first is [0]")
 """What is refused though Ansible takes it without a word: docs/inventory.md lists it."""
 HARMLESS = ("Invalid characters were found in group names", "Found duplicate mapping key 'c'")  # `c` beside a merge key
-
-
-def environment(home: Path) -> dict[str, str]:
-    (home / "empty.cfg").touch()
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(home / "empty.cfg")}
 
 
 def ask_ansible(questions: Iterable[tuple[Path, Sequence[str], Sequence[str]]], home: Path) -> list[Any]:
@@ -115,3 +108,72 @@ def test_generated_inventories_and_limits_mean_the_same_as_to_ansible(tmp_path: 
     differences, same, _ = compare([make_case(seed) for seed in range(GENERATED)], tmp_path)
     assert not differences, f"{len(differences)} differences, the first:\n{min(differences, key=len)}"
     assert same >= 2000
+
+
+CASES = sorted(path for path in (Path(__file__).parent / "cases").glob("*") if path.suffix or path.is_dir())
+
+
+def written(case: Path) -> tuple[Path, list[str]]:
+    """The inventory of a case, and the limits that its first lines name."""
+    path = case / "inventory.yaml" if case.is_dir() else case
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return path, [limit for line in lines if line.startswith("# limits: ") for limit in line.split()[2:]]
+
+
+def test_awkward_inventories_mean_the_same_as_to_ansible(tmp_path: Path) -> None:
+    questions = [(*written(case), ()) for case in CASES]
+    for (path, limits, _), theirs in zip(questions, ask_ansible(questions, tmp_path), strict=True):
+        assert "error" not in theirs, (path, theirs)
+        assert difference(load_inventory(path), theirs, limits) is None, path
+
+
+TEMPLATES = (Path(__file__).parent / "templates.txt").read_text(encoding="utf-8").splitlines()
+VARIABLES = """\
+all:
+  hosts:
+    h.example.com:
+  vars:
+    list: [3, 1, 2]
+    map: {a: 1, b: {c: x}}
+    text: some text
+    digits: "012"
+    number: 5
+    nothing:
+    yes_: true
+    raw: "{{ text }}!"
+    typed: "{{ list }}"
+    broken: "{{ nope }}"
+    partly: {good: 1, bad: "{{ nope }}"}
+    safe: !unsafe "{{ text }}"
+    day: 2020-01-01
+db: {hosts: {d: {port: 6379}, h.example.com: }}
+"""
+
+
+def test_jinja_comes_to_the_same_as_for_ansible(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.yaml"
+    path.write_text(VARIABLES)
+    (theirs,) = ask_ansible([(path, (), TEMPLATES)], tmp_path)
+    different = []
+    (tmp_path / "host_vars").mkdir()
+    for number, template in enumerate(TEMPLATES):
+        (tmp_path / "host_vars/h.example.com.json").write_text(json.dumps({"value": template}))
+        try:
+            ours: Any = as_json(Renderer(load_inventory(path)).hosts["h.example.com"]["value"])
+        except InventoryError:
+            ours = None
+        answer = theirs["values"][number]
+        if ours != (None if isinstance(answer, str) else as_json(answer["value"])):
+            different.append((template, ours, answer))
+    assert not different, "\n".join(map(repr, different))
+
+
+def test_ansibles_command_line_says_what_its_library_says(tmp_path: Path, ansible: Run) -> None:
+    for case in ("files", "limits_of_all_kinds.yaml", "scalars.yaml"):
+        path, limits = written(Path(__file__).parent / "cases" / case)
+        (theirs,) = ask_ansible([(path, limits, ())], tmp_path)
+        listed = json.loads(ansible("ansible-inventory", "-i", str(path), "--list"))
+        assert as_json(listed["_meta"]["hostvars"]) == as_json({k: v for k, v in theirs["variables"].items() if v})
+        for limit in [limit for limit in limits if isinstance(theirs["limits"][limit], list)][:2]:
+            told = ansible("ansible", "all", "-i", str(path), "--list-hosts", "--limit", limit).splitlines()
+            assert [line.strip() for line in told[1:]] == theirs["limits"][limit]
