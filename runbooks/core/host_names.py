@@ -16,6 +16,8 @@ def expand(name: str) -> tuple[list[str], int | None]:
     """The hosts that a name stands for, and their port if it has one. Raises ValueError, which says what is wrong."""
     found = re.fullmatch(r"\[([^\[\]]+)\]:(\d+)", name) or re.fullmatch(r"((?:[^:\[\]]|\[[^\]]*\])*):(\d+)", name)
     pattern, port = (found[1], int(found[2])) if found else (name, None)
+    if re.search(r"[\s,\x00-\x1f\x7f]", pattern):
+        raise ValueError("a space or a comma in it, so that no --limit could name it")
     hosts = list(_expand(pattern))
     if any(not _is_address(host) for host in hosts if port or ":" in host):
         raise ValueError("neither a host with a port nor an IPv6 address")

@@ -1,14 +1,17 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import (
     BROKER,
     Change,
     ControlService,
     Effect,
+    EnableService,
+    ReloadUnits,
     RestoreMessages,
     SetEnvironment,
     TakeMessages,
@@ -18,9 +21,9 @@ from runbooks.core.effects import (
 from runbooks.core.envfile import read_environment
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
-from runbooks.core.settings import FleetHost
+from runbooks.core.settings import Fleet, FleetHost
 from runbooks.engine.apply import Recap, perform
-from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord
+from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
@@ -49,7 +52,9 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
         for entry in reversed(record.entries)
         if entry.outcome is not Outcome.SKIPPED and (not entry.undone or isinstance(entry.change.undo, RestoreMessages))
     ]
-    states = on_hosts(session.transports, session.fleet.hosts, lambda host, way: _look(host, way, pending))
+    states = on_hosts(
+        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, pending)
+    )
     undos = [
         _judge_in_broker(session, record, entry, malformed)
         if isinstance(entry.change.undo, RestoreMessages)
@@ -70,7 +75,7 @@ def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunReco
         standing = [
             e.change for e in run.entries if e.change.undo and not e.undone and e.outcome is not Outcome.SKIPPED
         ]
-        return {(change.host, _target(change.do)) for change in standing}
+        return {(change.host, target) for change in standing if (target := _target(change.do))}
 
     later = [run for run in others if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)]
     return later[-1] if later else None
@@ -85,6 +90,8 @@ def _rank(effect: Effect) -> int:
         case ControlService(action="stop"):
             return 0
         case ControlService():
+            return 3
+        case ReloadUnits():
             return 2
     return 1
 
@@ -114,11 +121,11 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     return replace(undo, why=f"{undo.why}; {', '.join(consumers)} consumes {effect.queue} and will run them at once")
 
 
-def _look(host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
+def _look(fleet: Fleet, host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
     effects = [entry.change.undo for entry in entries if entry.change.host == host.name]
     paths = sorted({effect.path for effect in effects if isinstance(effect, WriteFile | SetEnvironment)})
-    services = sorted({effect.service for effect in effects if isinstance(effect, ControlService)})
-    return look(host, transport, paths, services)
+    services = sorted({effect.service for effect in effects if isinstance(effect, ControlService | EnableService)})
+    return look(fleet, host, transport, paths, services)
 
 
 def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malformed: bool) -> Undo:
@@ -157,6 +164,10 @@ def _summary(effect: Effect) -> str:
             return f"put back {', '.join(values)} in {path}"
         case ControlService(service=service, action=action):
             return f"{action} {service}"
+        case ReloadUnits():
+            return "let systemd read its units again"
+        case EnableService(service=service, enabled=enabled):
+            return f"{'enable' if enabled else 'disable'} {service}"
         case RestoreMessages():
             return "put the messages back into their queue"
     raise TypeError(f"{type(effect).__name__} takes nothing back")
@@ -179,6 +190,8 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
             return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
         case ControlService(service=service, action="stop") if state.services[service].pid is None:
             return Outcome.ALREADY, "it does not run"
+        case EnableService(service=service, enabled=enabled) if state.services[service].enabled == enabled:
+            return Outcome.ALREADY, "it is as it was"
         case ControlService(service=service, action="restart") if state.services[service].pid is None:
             return Outcome.CHANGED, "it ran before the run, and does not now"
     return Outcome.CHANGED, ""
@@ -189,23 +202,38 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
     original = Journal(record.directory)
     try:
         with session.recorded() as (journal, lock):
-            for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
-                entries = {id(undo.change): undo.entry for undo in batch}
-                for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
-                    if outcome is Outcome.CHANGED:
-                        original.undone(entries[id(change)].n)
-                    tally = recap.at(change.host)
-                    tally.changed += outcome is Outcome.CHANGED
-                    tally.failed += outcome is not Outcome.CHANGED
-                    session.reporter.change(change, outcome, detail)
-            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-                original.undone(undo.entry.n)
-                recap.at(undo.change.host).ok += 1
+            _take_back(session, original, journal, lock, undos, recap)
             for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
                 recap.at(undo.change.host).failed += 1
             journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
     finally:
         original.close()
+
+
+def put_back(session: Session, journal: Journal, lock: FleetLock, hosts: Collection[str], recap: Recap) -> None:
+    """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
+    session.reporter.step("put back")
+    record = find_run(session.options.state_directory, journal.run_id)
+    entries = [entry for entry in record.entries if entry.change.host in hosts]
+    undos = plan_undo(session, replace(record, entries=entries), malformed=False)
+    _take_back(session, journal, journal, lock, undos, recap)
+
+
+def _take_back(
+    session: Session, original: Journal, journal: Journal, lock: FleetLock, undos: Sequence[Undo], recap: Recap
+) -> None:
+    for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
+        entries = {id(undo.change): undo.entry for undo in batch}
+        for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
+            if outcome is Outcome.CHANGED:
+                original.undone(entries[id(change)].n)
+            tally = recap.at(change.host)
+            tally.changed += outcome is Outcome.CHANGED
+            tally.failed += outcome is not Outcome.CHANGED
+            session.reporter.change(change, outcome, detail)
+    for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+        original.undone(undo.entry.n)
+        recap.at(undo.change.host).ok += 1
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:

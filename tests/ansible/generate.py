@@ -147,7 +147,7 @@ class _Maker:
         if rest.endswith(".json") or self.may(0.1):
             return json.dumps({name: self.draw.choice((1, 2e3, "s", None, [1], {"k": False})) for name in NAMES[:3]})
         if self.may(0.1):
-            return self.draw.choice(("", "---\n", "{}\n", *(("- a\n", "text\n") if self.wrong else ())))
+            return str(self.draw.choice(("", "---\n", "{}\n", *(("- a\n", "text\n") if self.wrong else ()))))
         return self.variables(0)
 
     def limit(self) -> str:

@@ -18,7 +18,10 @@ from tests.ansible.conftest import Run, environment
 from tests.ansible.generate import Case, make_case
 
 GENERATED = 3000
-ON_PURPOSE = ("duplicate key", "has no hosts", "with START not after END", "nor an IPv6 address", "the first is [0]")
+ON_PURPOSE = (
+    "duplicate key", "has no hosts", "with START not after END", "nor an IPv6 address",
+    "so that no --limit could name it", "the first is [0]",
+)  # fmt: skip
 """What is refused though Ansible takes it without a word: docs/inventory.md lists it."""
 HARMLESS = ("Invalid characters were found in group names", "Found duplicate mapping key 'c'")  # `c` beside a merge key
 

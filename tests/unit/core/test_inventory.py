@@ -306,6 +306,12 @@ def test_a_port_after_a_host_name_is_its_ansible_port(
     assert [values(inventory, name) for name in names] == [{"ansible_port": port}] * len(names)
 
 
+@pytest.mark.parametrize("name", ["the broker", "a,b", "a\\tb"])
+def test_a_name_that_no_limit_could_name_is_refused(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, f'all:\n  hosts:\n    "{name}":\n')
+    assert "a space or a comma in it" in problem
+
+
 def test_an_ipv6_address_without_a_port_is_a_host_name(tmp_path: Path) -> None:
     assert list(load(tmp_path, 'all:\n  hosts:\n    "2001:db8::1":\n').hosts) == ["2001:db8::1"]
 

@@ -275,6 +275,13 @@ def test_two_hosts_that_disagree_about_the_application_are_refused_without_its_s
     assert "redis://" not in problem
 
 
+def test_the_shipped_inventory_says_that_the_sandbox_has_to_be_put_up_first(tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[3] / "inventory.yaml").read_text()
+    found = problems(tmp_path, base=shipped)
+    assert [problem.split(": ")[1] for problem in found] == ["celery_broker_url", "celery_result_backend"]
+    assert all("put it up with `inv sandbox`" in problem for problem in found)
+
+
 # --- secrets
 
 

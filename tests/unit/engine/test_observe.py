@@ -11,7 +11,7 @@ from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.model import FileState, HostState, Unreachable
 from runbooks.core.settings import FleetHost
 from runbooks.engine.observe import on_hosts, secret_values
-from runbooks.hosts.transport import Transport
+from runbooks.hosts.transport import Transport, Transports
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import make_fleet, make_host, make_state
@@ -33,6 +33,7 @@ def test_a_look_at_files_sees_the_environment_the_units_and_the_cron_file_and_as
         f"{here}/env",
         f"{here}/units/celery-beat.service",
         f"{here}/units/celery-worker@high.service",
+        f"{here}/units/celery.target",
     ]
     assert state.files[f"{here}/env"].content == b"TIMEOUT=x\nTOKEN=s3cret\n"
     assert state.services == {}
@@ -76,13 +77,13 @@ def test_an_error_on_one_host_ends_the_scripts_on_the_others(world: World, tmp_p
         raise UsageError("no")
 
     with pytest.raises(UsageError):
-        on_hosts(world.transports, [world.hosts["web2"], world.hosts["web1"]], work)
+        on_hosts(Transports(world.transports), [world.hosts["web2"], world.hosts["web1"]], work)
     wait_until(lambda: not is_alive(pid_in(pid_file)), "the end of the other host's script")
 
 
 def test_more_hosts_than_can_be_asked_at_once_are_all_asked(world: World) -> None:
     hosts = [make_host(f"h{n}") for n in range(50)]
-    transports = {host.name: world.transports["web1"].__class__() for host in hosts}
+    transports = Transports({host.name: world.transports["web1"].__class__() for host in hosts})
     found = on_hosts(transports, hosts, lambda host, way: way.run("echo x", timeout_s=30).out)
     assert found == {host.name: b"x\n" for host in hosts}
 
