@@ -5,6 +5,7 @@ is used; results of lookups, `!vault` and `!unsafe` values are not rendered agai
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,11 +13,11 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, Undefined, UndefinedError
+from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError
 from jinja2.runtime import Context
 
-from runbooks.core.errors import InventoryError
-from runbooks.core.inventory import Inventory, Variable
+from runbooks.core.errors import InventoryError, RenderError
+from runbooks.core.inventory import Host, Inventory, Variable
 from runbooks.core.lookups import FILTERS, Lookups
 from runbooks.core.native import Environment, FailedError, MissingError, failed, missing, plain
 from runbooks.core.vault import VaultError
@@ -100,18 +101,13 @@ class Renderer:
         for prefix in ("", "ansible.builtin."):
             self._environment.filters |= {prefix + name: function for name, function in FILTERS.items()}
         self._environment.globals["lookup"] = self._lookups
+        self._templates: dict[str, Template] = {}
         self.hosts = {name: Values(name, host.variables, self) for name, host in inventory.hosts.items()}
-        self._known = {name: self._known_to(inventory, name) for name in inventory.hosts}
-
-    def _known_to(self, inventory: Inventory, host: str) -> dict[str, Any]:
-        """The variables that Ansible itself defines for a host."""
+        self._known = {name: _known_to(host) for name, host in inventory.hosts.items()}
         path = os.path.abspath(inventory.path)
-        return {
-            "inventory_hostname": host,
-            "inventory_hostname_short": host.split(".")[0],
+        self._environment.globals |= {
             "inventory_file": path,
             "inventory_dir": os.path.dirname(path),
-            "group_names": sorted(inventory.hosts[host].groups),
             "groups": {name: list(hosts) for name, hosts in inventory.groups.items()},
             "hostvars": self.hosts,
             "ansible_playbook_python": sys.executable,
@@ -137,16 +133,19 @@ class Renderer:
     def _decrypt(self, value: Vaulted, place: _Place) -> Any:
         self.secrets.update(self.busy)
         try:
-            return self._vault.decrypt(value)
+            text = self._vault.decrypt(value)
         except VaultError as error:
             return failed(place.of(error.problem))
+        self.hide(text)
+        return text
 
     def _render_text(self, text: str, place: _Place, host: str) -> Any:
         if "{{" not in text and "{%" not in text and "{#" not in text:
             return text
         variables = {name: _Promise(self.hosts[host], name) for name in self.hosts[host]}
         try:
-            template = self._environment.from_string(text)
+            template = self._templates.get(text) or self._environment.from_string(text)
+            self._templates[text] = template
             context = template.new_context(variables | self._known[host])
             return plain(self._environment.concat(template.root_render_func(context)))
         except FailedError as error:
@@ -157,6 +156,8 @@ class Renderer:
             return missing(place.of(self._without_secrets(str(error))))
         except TemplateSyntaxError as error:
             return failed(place.of(f"not valid Jinja: {error.message}"))
+        except RenderError as error:
+            return failed(place.of(error.problem))
         except Exception as error:  # an expression can fail in any way that Python can: {{ 1 / 0 }}
             return failed(place.of(self._without_secrets(str(error) or type(error).__name__)))
 
@@ -169,6 +170,13 @@ class Renderer:
         for secret in sorted(self._lookups.found - {""}, key=len, reverse=True):
             message = message.replace(secret, "…")
         return message
+
+
+def _known_to(host: Host) -> dict[str, Any]:
+    """The variables that Ansible itself defines for a host."""
+    name = host.name
+    short = name if re.fullmatch(r"[\d.]+|.*:.*", name) else name.split(".")[0]
+    return {"inventory_hostname": name, "inventory_hostname_short": short, "group_names": sorted(host.groups)}
 
 
 def _problems(value: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from runbooks.core.yaml_file import Vaulted
 from tests.ansible.conftest import Run, environment
 from tests.ansible.generate import Case, make_case
 
-GENERATED = 3000
+GENERATED = 2800
 ON_PURPOSE = (
     "duplicate key", "has no hosts", "with START not after END", "nor an IPv6 address",
     "so that no --limit could name it", "the first is [0]",
@@ -33,7 +33,7 @@ def ask_ansible(questions: Iterable[tuple[Path, Sequence[str], Sequence[str]]], 
     def answers(part: list[str]) -> list[Any]:
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("answer.py"))], input="\n".join(part), cwd=home,
-            env=environment(home), capture_output=True, text=True, check=True,
+            env=environment(home) | {"ANSIBLE_INVENTORY_ENABLED": "yaml"}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return [json.loads(line) for line in done.stdout.splitlines()]
 
