@@ -223,7 +223,7 @@ class HostState:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A host that did not answer, and why."""
+    """A host that did not answer, or not so that it could be worked with, and why."""
 
     why: str
 
