@@ -112,9 +112,17 @@ for _tag, _construct in {
 
 
 class _JsonLoader(_Loader):
-    """JSON is YAML but for its numbers: YAML 1.1 takes `1e3` for a string."""
+    """JSON is YAML but for its numbers (YAML 1.1 takes `1e3` for a string), and has keys where YAML has tags."""
+
+    def json_map(self, node: yaml.MappingNode) -> Any:
+        result = self.map(node)
+        for key, kind in (("__ansible_vault", Vaulted), ("__ansible_unsafe", Unsafe)):
+            if key in result:
+                return kind(result[key])
+        return result
 
 
+_JsonLoader.add_constructor("tag:yaml.org,2002:map", _JsonLoader.json_map)
 _JsonLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?$"), list("-0123456789")
 )
