@@ -21,7 +21,8 @@ STATE = r"""
 cd /etc && find systemd/system cron.d logrotate.d printer_inventory.env \( -type f -o -type l \) |
 sort | while read -r path; do echo "$path $(stat -c '%a %U:%G' "$path") $(readlink "$path" || sha256sum <"$path")"; done
 for unit in $(cd /etc/systemd/system && ls -d celery* 2>/dev/null); do
-echo "$unit $(systemctl is-enabled "$unit") $(systemctl is-active "$unit")" $(systemctl show -p NeedDaemonReload "$unit")
+echo "$unit $(systemctl is-enabled "$unit") $(systemctl is-active "$unit")"
+systemctl show -p NeedDaemonReload "$unit"
 done
 """
 
