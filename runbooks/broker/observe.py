@@ -1,7 +1,8 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -22,13 +23,16 @@ def observe_broker(
     rules: Iterable[Rule],
     now: float,
     nodes: Mapping[str, NodeState],
+    *,
+    read_until: float = math.inf,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
 
+    Messages are read until `read_until` (monotonic s), see `scan_queue`.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
     rules = tuple(rules)
-    states = {queue: scan_queue(client, keyspace, queue, rules, now) for queue in queues}
+    states = {queue: scan_queue(client, keyspace, queue, rules, now, read_until=read_until) for queue in queues}
     with broker_errors(address(client)):
         info, consumers = _info(client), _consumers(client)
         return BrokerState(
@@ -44,6 +48,7 @@ def observe_broker(
             depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
+            oldest_unacked_at=_oldest_unacked_at(client, keyspace),
         )
 
 
@@ -63,6 +68,12 @@ def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
             raise
         problem = f"{keyspace.unacked} in {address(client)} is no hash"
         raise BrokerRefused(problem, "another application uses that name: workers cannot run in this db") from error
+
+
+def _oldest_unacked_at(client: "redis.Redis", keyspace: KeySpace) -> float | None:
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was fetched."""
+    oldest = cast("list[tuple[bytes, float]]", client.zrange(keyspace.unacked_index, 0, 0, withscores=True))
+    return oldest[0][1] if oldest else None
 
 
 def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:

@@ -1,9 +1,11 @@
 """Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan need."""
 
+import math
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import redis
@@ -93,25 +95,41 @@ def readable(key: str | bytes) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-def scan_queue(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Iterable[Rule], now: float) -> QueueState:
+def scan_queue(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    queue: str,
+    rules: Iterable[Rule],
+    now: float,
+    *,
+    read_until: float = math.inf,
+) -> QueueState:
     """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
-    Raises BrokerRefused where one of its keys is no list.
+    At `read_until` (monotonic s) reading ends, and what was not read by then is `unseen`: the oldest messages. Raises
+    BrokerRefused where one of its keys is no list.
     """
     tally = _Tally(for_queue(rules, queue), now)
-    add, depths = tally.add, dict[str, int]()
+    add, depths, unseen = tally.add, dict[str, int](), 0
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
         for key in keyspace.queue(queue):
             # What a run has detached, or has left behind when it was killed, is waiting all the same.
             for part in (*keyspace.aside(key), key):
+                if time.monotonic() >= read_until:
+                    if length := client.llen(part):
+                        depths[part], unseen = length, unseen + length
+                    continue
                 for window in windows(client, part):
                     depths[part] = window.length
                     for raw in window.items:
                         add(raw)
+                    if time.monotonic() >= read_until:
+                        unseen += max(0, window.length - window.first - len(window.items))
+                        break
     aside = sum(depths.get(part, 0) for key in keyspace.queue(queue) for part in keyspace.aside(key))
-    return tally.state(queue, depths, aside)
+    return replace(tally.state(queue, depths, aside), unseen=unseen)
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import redis
 
 from runbooks.broker import surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read
-from runbooks.broker.connection import address, connect, db_of
+from runbooks.broker.connection import address, connect, db_of, safe_url
 from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
@@ -53,15 +54,26 @@ class Broker:
         return connect(self._url)
 
     @property
+    def url_shown(self) -> str:
+        """Where it is by its URL, without a password; asks nobody."""
+        return safe_url(self._url)
+
+    @property
     def name(self) -> str:
         """Where it is: `host:port/db` or `path/db`, without a password."""
         return f"{address(self._client)}/{db_of(self._client)}"
 
-    def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
-        """The broker's state; the queues and the nodes only when asked for, as these take time."""
+    def observe(
+        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, read_until: float = math.inf
+    ) -> BrokerState:
+        """The broker's state; the queues and the nodes only when asked for, as these take time.
+
+        Messages are read until `read_until` (monotonic s).
+        """
         client = self._client
         answering = observe_nodes(self._url, self._options) if nodes else {}
-        return observe_broker(client, self._keys, fleet.queues if queues else (), fleet.rules, now, answering)
+        named = fleet.queues if queues else ()
+        return observe_broker(client, self._keys, named, fleet.rules, now, answering, read_until=read_until)
 
     @contextmanager
     def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:

@@ -7,7 +7,7 @@ used in templates and in Jinja expressions.
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -33,6 +33,7 @@ PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
+BEAT_WRITES_EVERY_S = 300  # beat writes down what it has sent every three minutes at most
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -41,7 +42,7 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
-def _duration(value: object) -> object:
+def seconds(value: object) -> float:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
         return float(found[1]) * _UNITS_S[found[2]]
@@ -113,7 +114,7 @@ def _node_name(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[float, BeforeValidator(seconds)]
 MoreThan = Annotated[int, BeforeValidator(_more_than)]
 OneLine = Annotated[str, AfterValidator(_one_line)]
 UserName = Annotated[str, AfterValidator(_user)]
@@ -180,12 +181,58 @@ class QueueRule(_Settings):
         return Rule(self.reason, self.queue, self.task, self.eta_overdue, self.retries, self.expired)
 
 
-class Thresholds(_Settings):
-    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed."""
+class Limits(_Settings):
+    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed.
+
+    `drain_time` is how long the queue may take to empty as fast as it does now; None: it is not asked.
+    """
 
     depth: Annotated[int, Field(ge=0)] = 15000
     retries: Annotated[int, Field(ge=0)] = 2
     eta_overdue: Duration = 3600.0
+    drain_time: Duration | None = None
+
+
+class Thresholds(Limits):
+    """The limits of all queues, of single ones where they differ, and of what belongs to no queue.
+
+    `unacked_age` is how long a fetched message may stay without an acknowledgement: by default as long as Celery waits
+    until it is delivered a second time. `beat_silence` is how long ago beat may have sent something; None: not asked.
+    """
+
+    unacked_age: Duration = 3600.0
+    beat_silence: Annotated[Duration, Field(ge=BEAT_WRITES_EVERY_S)] | None = None
+    queues: dict[OneLine, Limits] = {}
+
+    def of(self, queue: str) -> Limits:
+        """What holds for a queue: its own limits, and those of all queues for the rest."""
+        own = self.queues.get(queue, Limits())
+        return Limits(**(self.model_dump(include=set(Limits.model_fields)) | own.model_dump(exclude_unset=True)))
+
+
+class MonitorSettings(_Settings):
+    """What `inv monitor` keeps and takes, and where cron runs it: on one host, the first one where `host` is a group.
+
+    `command`, `inventory`, `log` and `textfile` are paths on that host; `user` is the application's where it is None.
+    """
+
+    host: OneLine | None = None
+    schedule: CronSchedule = "0 */6 * * *"
+    user: UserName | None = None
+    command: AbsolutePath = "/usr/local/bin/runbooks"
+    inventory: AbsolutePath | None = None
+    log: AbsolutePath | None = None
+    textfile: AbsolutePath | None = None
+    timeout: Annotated[Duration, Field(ge=1)] = 120.0
+    keep: Duration = 90 * 86400.0
+
+    @model_validator(mode="after")
+    def _cron_needs_paths(self) -> "MonitorSettings":
+        if self.host and not (self.inventory and self.log):
+            raise ValueError("cron needs `inventory` and `log`: what it reads on that host, and what it appends to")
+        if self.user == "root":
+            raise ValueError("the monitor only looks: name a user without privileges")
+        return self
 
 
 class Canary(_Settings):
@@ -206,6 +253,15 @@ class BrokerOptions(_Settings):
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
 
 
+def _is_url(value: SecretStr) -> SecretStr:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", value.get_secret_value()):
+        raise ValueError("not a URL of Apprise's, e.g. mailtos://user:password@example.com")
+    return value
+
+
+NotifyUrl = Annotated[SecretStr, AfterValidator(_is_url)]
+
+
 class AppSettings(_Settings):
     """What is true of the whole application, and so must be the same on every host of it."""
 
@@ -217,6 +273,8 @@ class AppSettings(_Settings):
     queue_rules: tuple[QueueRule, ...] = ()
     thresholds: Thresholds = Thresholds()
     canary: Canary | None = None
+    monitor: MonitorSettings = MonitorSettings()
+    notify: tuple[NotifyUrl, ...] = ()
 
 
 class HostSettings(_Settings):
@@ -229,6 +287,7 @@ class HostSettings(_Settings):
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
     beat: bool = False
+    beat_schedule: AbsolutePath = "/var/lib/celery-beat/schedule"
     start_timeout: Duration = 90.0
     stop_timeout: Duration = 60.0
     service_manager: Literal["systemd", "commands"] = "systemd"
@@ -263,7 +322,7 @@ def mark_of(app: str) -> str:
 _SECRETS = tuple(
     PREFIX + name
     for name, field_info in AppSettings.model_fields.items()
-    if SecretStr in (field_info.annotation, *get_args(field_info.annotation))
+    if {SecretStr, NotifyUrl} & {field_info.annotation, *get_args(field_info.annotation)}
 )
 """The variables whose values are never shown."""
 
@@ -297,12 +356,16 @@ class FleetHost:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not."""
+    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
+
+    `monitor_host` is where cron runs the monitor, None where it does not.
+    """
 
     app: AppSettings
     hosts: tuple[FleetHost, ...]
     all_workers: tuple[Worker, ...]
     state_directory: Path | None
+    monitor_host: str | None = None
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -336,9 +399,37 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
+    fleet = Fleet(built[0][0], tuple(host for _, host in built), workers, None)
+    if named := list(_unknown_names(inventory, fleet)):
+        raise InventoryError(named, "nothing was looked at or changed; mend the inventory and run again")
     state = built[0][1].variables.get(STATE_DIRECTORY)
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None)
+    return replace(
+        fleet, hosts=hosts, state_directory=Path(state) if state else None, monitor_host=_monitor_host(inventory, fleet)
+    )
+
+
+def _monitor_host(inventory: Inventory, fleet: Fleet) -> str | None:
+    """The first host of the fleet that `celery_monitor` names, by its name or its group's."""
+    name = fleet.app.monitor.host
+    named = inventory.groups.get(name or "", {name: None})
+    return next((host.name for host in fleet.hosts if host.name in named), None)
+
+
+def _unknown_names(inventory: Inventory, fleet: Fleet) -> Iterator[str]:
+    """Names in the application's settings that mean nothing in this inventory."""
+    variables = inventory.hosts[fleet.hosts[0].name].variables
+    for queue in fleet.app.thresholds.queues:
+        if queue not in fleet.queues:
+            variable = variables["celery_thresholds"]
+            place = f"{variable.path}:{_deep_line(variable, ['queues', queue])}"
+            yield f"{place}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
+    name = fleet.app.monitor.host
+    if name and not _monitor_host(inventory, fleet):
+        variable = variables["celery_monitor"]
+        hint = did_you_mean(name, (*inventory.groups, *(host.name for host in fleet.hosts)))
+        place = f"{variable.path}:{_deep_line(variable, ['host'])}"
+        yield f"{place}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
@@ -418,6 +509,7 @@ def _keys_of(name: str) -> list[str]:
     nested: dict[str, type[BaseModel]] = {
         "workers": Worker, "commands": Commands, "cron": CronEntry, "queue_rules": QueueRule,
         "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions,
+        "monitor": MonitorSettings,
     }  # fmt: skip
     return list(nested[name].model_fields) if name in nested else []
 

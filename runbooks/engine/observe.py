@@ -1,5 +1,6 @@
 """Look at the whole fleet at once: the broker and every host, each in one round trip where it can be."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,16 +46,32 @@ def on_hosts(
             raise
 
 
-def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs) -> Snapshot:
+def observe(
+    fleet: Fleet,
+    transports: Transports,
+    broker: Broker,
+    paths: Paths,
+    needs: Needs,
+    *,
+    read_until: float = math.inf,
+) -> Snapshot:
     """One look at everything in `needs`; the broker is asked while the hosts are.
 
+    Messages are read until `read_until` (monotonic s).
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(broker.observe, fleet, now, queues=Needs.QUEUES in needs, nodes=Needs.NODES in needs)
+        asked = beside.submit(
+            broker.observe,
+            fleet,
+            now,
+            queues=Needs.QUEUES in needs,
+            nodes=Needs.NODES in needs,
+            read_until=read_until,
+        )
         hosts: dict[str, HostState | Unreachable] = {}
-        if needs & (Needs.FILES | Needs.SERVICES):
+        if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
             hosts = on_hosts(
                 transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
             )
@@ -66,13 +83,20 @@ def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, 
 
 def _look(fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
     files = list(paths) if Needs.FILES in needs else []
-    return look(fleet, host, transport, files, host.services if Needs.SERVICES in needs else ())
+    services = host.services if Needs.SERVICES in needs else ()
+    return look(fleet, host, transport, files, services, beat=Needs.BEAT in needs and host.settings.beat)
 
 
 def look(
-    fleet: Fleet, host: FleetHost, transport: Transport, files: Sequence[str], services: Sequence[str]
+    fleet: Fleet,
+    host: FleetHost,
+    transport: Transport,
+    files: Sequence[str],
+    services: Sequence[str],
+    *,
+    beat: bool = False,
 ) -> HostState:
-    """The host's clock, the state of these files and services, and what is left of ours; all in one round trip."""
+    """The host's clock, the state of these files, services and beat, and what is left of ours; in one round trip."""
     questions = {"clock": facts.ask_clock()}
     questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
     if files:
@@ -81,6 +105,8 @@ def look(
         questions["units"] = ask_units(host, fleet.app.app, services)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    if beat:
+        questions["beat"] = facts.ask_beat(host)
     answers = run_fragments(transport, questions, timeout_s=HOST_TIMEOUT_S)
     if "units" in answers:
         found = parse_units(answers["units"])
@@ -92,6 +118,7 @@ def look(
         {name: found[name] for name in services},
         facts.parse_managed(answers["managed"]) if files else {},
         {name: state for name, state in found.items() if name not in host.services},
+        beat_sent_at=facts.parse_beat(answers["beat"]) if beat else None,
     )
 
 

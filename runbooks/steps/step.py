@@ -16,7 +16,8 @@ class Needs(Flag):
     IMPORTS = auto()
     QUEUES = auto()
     NODES = auto()
-    EVERYTHING = FILES | SERVICES | IMPORTS | QUEUES | NODES
+    BEAT = auto()
+    EVERYTHING = FILES | SERVICES | IMPORTS | QUEUES | NODES | BEAT
 
 
 class Step(Protocol):

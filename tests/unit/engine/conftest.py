@@ -76,7 +76,9 @@ class FakeBroker:
         self.lock_held = FakeLock()
         self.is_locked = False
 
-    def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
+    def observe(
+        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, read_until: float = 0.0
+    ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
 
