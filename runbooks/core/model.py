@@ -210,7 +210,7 @@ class HostState:
     the services of those units that the inventory does not have.
     `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
     are the same object where these do not differ, and None where not asked.
-    `beat_sent_at` is when beat last wrote down that it has sent something, on the host's clock; None where it never did.
+    `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did.
     """
 
     clock_at: float

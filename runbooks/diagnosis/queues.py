@@ -121,8 +121,8 @@ def _unacked(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             f"a message was fetched {span(age_s)} ago and not acknowledged since, more than {span(limit_s)}",
             (
                 f"{broker.unacked:,} messages are fetched and not acknowledged",
-                "it waits for its ETA, a task runs that long, or its worker was killed; Celery delivers a message again "
-                "when it is unacknowledged for longer than the visibility timeout",
+                "it waits for its ETA, its task runs that long, or its worker was killed; after the visibility timeout "
+                "Celery delivers it again",
             ),
             severity=Severity.WARNING,
         )

@@ -1,7 +1,7 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `hosts`, `runs`, `messages`, `error`; always `exit_code`.
+`recap`, `undo`, `hosts`, `runs`, `look`, `depths`, `messages`, `warnings`, `error`; always `exit_code`.
 """
 
 import json
@@ -12,9 +12,10 @@ from typing import Any
 
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding
+from runbooks.core.model import Finding, Look
 from runbooks.core.reporter import Check, Outcome, Tally
 from runbooks.reports.console import Pipe
+from runbooks.reports.looks import look_document
 
 
 class JsonReporter:
@@ -64,8 +65,18 @@ class JsonReporter:
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._document[name] = [dict(row) for row in rows]
 
+    def look(self, look: Look) -> None:
+        self._document["look"] = look_document(look)
+
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], since_at: float, until_at: float) -> None:  # noqa: ARG002
+        self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
+
     def message(self, text: str) -> None:
         self._add("messages", text)
+
+    def warning(self, problem: str, advice: str) -> None:
+        self._add("warnings", {"problem": problem, "advice": advice})
+        print(f"{problem}\n→ {advice}", file=self._err)
 
     def error(self, error: RunbookError) -> None:
         self._document["error"] = {"problem": error.problem, "advice": error.advice}
@@ -77,11 +88,15 @@ class JsonReporter:
 
 
 class JsonLinesReporter(JsonReporter):
-    """For `--follow`, which has no end: each log line is printed as it comes."""
+    """For what has no end (`--follow`, `--listen`): each log line, and each look, is printed as it comes."""
 
     def log(self, source: str, lines: Sequence[str]) -> None:
         for line in lines:
             print(json.dumps({"source": source, "line": line}), file=self._out)
+        self._out.flush()
+
+    def look(self, look: Look) -> None:
+        print(json.dumps(look_document(look)), file=self._out)
         self._out.flush()
 
 

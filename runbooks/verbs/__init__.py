@@ -5,6 +5,7 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
 from runbooks.verbs.looking import diagnose, hosts, tail_logs, verify
+from runbooks.verbs.monitoring import monitor
 from runbooks.verbs.record import runs, show, undo
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "hosts",
     "install_cron",
     "install_units",
+    "monitor",
     "remediate",
     "restart_workers",
     "runs",
