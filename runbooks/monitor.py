@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from runbooks.broker.session import Broker
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
-from runbooks.core.inventory import did_you_mean
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
 from runbooks.core.reporter import Reporter
 from runbooks.core.settings import Duration, Fleet
@@ -89,15 +88,18 @@ class Watcher:
         return _exit_code(snapshot, look, failed)
 
     @contextmanager
-    def _alone(self) -> Iterator[Path]:
+    def _alone(self) -> Iterator[Path | None]:
+        """While no other monitor of this fleet works: the history's path, None where its folder cannot be used."""
         path = history_path(self.session.fleet, self.session.options.state_directory)
         with ExitStack() as held:
+            usable = False
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 held.enter_context(alone(path.parent))
+                usable = True
             except OSError as error:
                 self.session.reporter.warning(f"{path.parent} cannot be used: {error.strerror}", _WITHOUT_HISTORY)
-            yield path
+            yield path if usable else None
 
     def _observe(self) -> tuple[Snapshot | None, RunbookError | None]:
         """The queues, the nodes, and where this is asked the hosts of beat's; or why the broker cannot be asked."""
@@ -111,19 +113,22 @@ class Watcher:
         except (BrokerUnreachable, BrokerRefused) as error:
             return None, error
 
-    def _remember(self, path: Path, snapshot: Snapshot | None, failed: RunbookError | None) -> tuple[History, Look]:
+    def _remember(
+        self, path: Path | None, snapshot: Snapshot | None, failed: RunbookError | None
+    ) -> tuple[History, Look]:
         """Write the look down, in memory where the file cannot be used."""
         try:
-            history = self._open(path)
-            try:
-                return history, self._judge(history, snapshot, failed)
-            except BaseException:
-                history.close()
-                raise
+            if path:
+                history = self._open(path)
+                try:
+                    return history, self._judge(history, snapshot, failed)
+                except BaseException:
+                    history.close()
+                    raise
         except (sqlite3.Error, OSError) as error:
             self.session.reporter.warning(f"the history {path} cannot be used: {error}", _WITHOUT_HISTORY)
-            self.memory = self.memory or History(None)
-            return self.memory, self._judge(self.memory, snapshot, failed)
+        self.memory = self.memory or History(None)
+        return self.memory, self._judge(self.memory, snapshot, failed)
 
     def _open(self, path: Path) -> History:
         try:
@@ -195,7 +200,7 @@ def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, que
     path, now = history_path(fleet, state_directory), time.time()
     since_at = now - _duration("--since", since)
     if queue and queue not in fleet.queues:
-        raise UsageError(f"--queue {queue!r}: no worker consumes it{did_you_mean(queue, fleet.queues)}")
+        raise UsageError(f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}")
     try:
         depths, crossings = read_history(path, since_at) if path.exists() else ({}, [])
     except sqlite3.Error as error:
@@ -205,7 +210,7 @@ def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, que
     if not chosen:
         reporter.message(f"No look since {utc(since_at)} stands in {path}.")
     for name, points in chosen.items():
-        reporter.depths(name, points, since_at, now)
+        reporter.depths(name, points, now)
     rows = [
         {"from": utc(one.since_at), "to": utc(until_at) if until_at else "", "finding": one.code, "of": one.subject}
         for one, until_at in crossings

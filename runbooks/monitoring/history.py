@@ -19,7 +19,7 @@ from runbooks.core.wording import utc
 
 VERSION = 1
 _TREND_S = 3600.0  # a queue's rate is that of the last hour; where that has no look, since the last one before,
-_TREND_MOST_S = 86400.0  # which must not be older than this
+_TREND_LEAST_S, _TREND_MOST_S = 60.0, 86400.0  # which must be so old at least, and at most
 _SCHEMA = """
 CREATE TABLE depths (queue TEXT, at REAL, depth INTEGER, PRIMARY KEY (queue, at)) WITHOUT ROWID;
 CREATE TABLE crossings (code TEXT, subject TEXT, since_at REAL, until_at REAL, summary TEXT);
@@ -62,8 +62,9 @@ class History:
     def depth_before(self, queue: str, at: float) -> tuple[float, int] | None:
         """The look that a queue's rate is reckoned from, as (time, depth)."""
         sql = "SELECT at, depth FROM depths WHERE queue = ? AND at >= ? AND at < ? ORDER BY at"
-        rows = self._db.execute(f"{sql} LIMIT 1", (queue, at - _TREND_S, at)).fetchall()
-        rows = rows or self._db.execute(f"{sql} DESC LIMIT 1", (queue, at - _TREND_MOST_S, at)).fetchall()
+        until_at = at - _TREND_LEAST_S
+        rows = self._db.execute(f"{sql} LIMIT 1", (queue, at - _TREND_S, until_at)).fetchall()
+        rows = rows or self._db.execute(f"{sql} DESC LIMIT 1", (queue, at - _TREND_MOST_S, until_at)).fetchall()
         return (rows[0][0], rows[0][1]) if rows else None
 
     def remember(

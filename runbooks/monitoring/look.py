@@ -46,10 +46,17 @@ def _silence(state: HostState) -> float | None:
 
 
 def slow_to_drain(fleet: Fleet, queues: Sequence[QueueLook]) -> Iterator[Finding]:
-    """The queues that would take too long to empty if they went on as they do."""
+    """The queues that would take too long to empty if they went on as they do.
+
+    A queue that is served at once has some messages in it at any time, and never drains: only more than a tenth of the
+    depth that is allowed are a backlog.
+    """
     for queue in queues:
-        limit_s, drain_s = fleet.app.thresholds.of(queue.name).drain_time, queue.drain_s
+        limits, drain_s = fleet.app.thresholds.of(queue.name), queue.drain_s
+        limit_s = limits.drain_time
         if limit_s is None or drain_s is None or queue.per_s is None or drain_s <= limit_s:
+            continue
+        if queue.depth * 10 <= limits.depth:
             continue
         grows = queue.per_s >= 0
         rate = f"{abs(queue.per_s) * 3600:,.0f} an hour {'more' if grows else 'fewer'} than at an earlier look"

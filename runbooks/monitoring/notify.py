@@ -15,15 +15,15 @@ def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
     # What it logs can hold the URL, and so a password.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     try:
-        target = apprise.Apprise.instantiate(url.get_secret_value())
-        if target is None:
+        target = apprise.Apprise()
+        if not target.add(url.get_secret_value()):
             return "it is no URL that Apprise knows"
-        sent = target.notify(
-            body="\n\n".join(one.text for one in news), title=_title(app, news), body_format=apprise.NotifyFormat.TEXT
-        )
+        kind = apprise.NotifyType.WARNING if any(one.crossed for one in news) else apprise.NotifyType.SUCCESS
+        body = "\n\n".join(one.text for one in news)
+        sent = target.notify(body, _title(app, news), kind, body_format=apprise.NotifyFormat.TEXT)
     except Exception as error:  # a plugin of Apprise can fail in any way that Python can
         return type(error).__name__
-    return "" if sent else f"{target.service_name} did not take it"
+    return "" if sent else f"{target[0].service_name} did not take it"
 
 
 def _title(app: str, news: Sequence[News]) -> str:

@@ -136,11 +136,11 @@ class ConsoleReporter:
         for line in look_lines(look):
             self._print(line, "bold red" if " CROSSED " in line else "")
 
-    def depths(self, queue: str, points: Sequence[tuple[float, int]], since_at: float, until_at: float) -> None:
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:
         seen = [depth for _, depth in points]
         self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {len(seen)} looks", "bold")
-        self._print(f"  {sparkline(points, since_at, until_at, self._out.width - 4)}")
-        first, last = utc(since_at), utc(until_at)
+        self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
+        first, last = utc(points[0][0]), utc(until_at)
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
     def message(self, text: str) -> None:

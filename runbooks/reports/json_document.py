@@ -68,7 +68,7 @@ class JsonReporter:
     def look(self, look: Look) -> None:
         self._document["look"] = look_document(look)
 
-    def depths(self, queue: str, points: Sequence[tuple[float, int]], since_at: float, until_at: float) -> None:  # noqa: ARG002
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:  # noqa: ARG002
         self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
 
     def message(self, text: str) -> None:

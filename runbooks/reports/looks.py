@@ -60,13 +60,14 @@ def look_document(look: Look) -> dict[str, Any]:
     return asdict(look) | {"queues": queues}
 
 
-def sparkline(points: Sequence[tuple[float, int]], since_at: float, until_at: float, width: int) -> str:
+def sparkline(points: Sequence[tuple[float, int]], until_at: float, width: int) -> str:
     """The depth over time: a column shows the most in its time, or where nobody looked then, what was seen before."""
     columns: list[int | None] = [None] * max(1, width)
+    first_at = points[0][0]
     for at, depth in points:
-        n = min(len(columns) - 1, int((at - since_at) / max(1e-9, until_at - since_at) * len(columns)))
+        n = min(len(columns) - 1, int((at - first_at) / max(1.0, until_at - first_at) * len(columns)))
         columns[n] = max(depth, columns[n] or 0)
-    most, bars = max((depth for _, depth in points), default=0), ""
+    most, bars = max(depth for _, depth in points), ""
     for column in columns:
-        bars += (bars[-1:] or " ") if column is None else _BARS[math.ceil(column / most * 7) if most else 0]
+        bars += bars[-1] if column is None else _BARS[math.ceil(column / most * 7) if most else 0]
     return bars
