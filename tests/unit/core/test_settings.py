@@ -8,6 +8,7 @@ import pytest
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.inventory import load_inventory
+from runbooks.core.rules import MALFORMED
 from runbooks.core.settings import Fleet, build_fleet, is_secret_name
 
 BASE = """\
@@ -46,7 +47,7 @@ def problems(tmp_path: Path, more: str = "", base: str = BASE) -> list[str]:
 def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
     (host,) = fleet.hosts
-    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == ("shop", (), (), None)
+    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == ("shop", (), (MALFORMED,), None)
     assert (host.settings.unit_directory, host.settings.cron_directory) == ("/etc/systemd/system", "/etc/cron.d")
     assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (90.0, 60.0, ())
 
