@@ -146,7 +146,13 @@ def read(path: Path) -> Ledger:
 
 def verify(path: Path) -> tuple[str, ...]:
     """What is wrong with an archive, one line each; () where every message in it can be put back."""
-    return tuple(read(path).problems)
+    ledger = read(path)
+    numbers = list(ledger.messages)
+    lacking = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
+    problems = [f"{path}: message {n} is missing" for n in lacking]
+    if numbers != sorted(numbers):
+        problems.append(f"{path}: its messages are not in their order")
+    return (*ledger.problems, *problems)
 
 
 def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
@@ -215,7 +221,11 @@ class Victim:
 
     def _rest(self) -> bytes:
         rest = {"to": self.to, "requeue_to": self.requeue_to, "fetched_at": self.fetched_at}
-        return b"".join(b'"%b":%b,' % (name.encode(), json.dumps(value).encode()) for name, value in rest.items() if value)
+        return b"".join(
+            b'"%b":%b,' % (name.encode(), json.dumps(value).encode())
+            for name, value in rest.items()
+            if value not in ("", None)
+        )
 
 
 @contextmanager

@@ -42,8 +42,8 @@ def observe_nodes(
     {} where none answers. One ping to all, waited out; then only those that answered are asked, by name. Nothing of
     it stays behind in Redis. Raises BrokerUnreachable.
 
-    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues, active,
-    reserved, scheduled; a message held back by a rate limit is in none of these (`worker/strategy.py: default`).
+    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
+    active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
     """
     options = dict(transport_options or {})
     client = connect(url)

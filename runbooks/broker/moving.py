@@ -118,7 +118,7 @@ def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str 
 
 
 def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
-    """For each key the checksums of what was put there, with the messages' numbers: the same bytes may be there twice."""
+    """For each key the checksums of what was put there, each with the numbers of the messages that it stands for."""
     wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for n, message in ledger.messages.items():
         moved = ledger.fates[n] is Fate.MOVED

@@ -150,7 +150,7 @@ class Judge:
         return None
 
     def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
-        """The verdict of a rule that holds but for what is in the body; else why the message stays, "": it is not meant."""
+        """The verdict of a rule that holds but for what is in the body; else why the message stays; "": not meant."""
         if rule.args:
             body = read_body(raw)
             if body is None:
@@ -193,7 +193,7 @@ class Judge:
 
     @property
     def wants_keepers(self) -> bool:
-        """True where duplicates are asked for: `note_keeper` has to be shown everything first, what runs last before."""
+        """True where duplicates are asked for: `note_keeper` has to be shown everything first, newest to oldest."""
         return any(rule.duplicate for rule in self._all)
 
     def note_keeper(self, raw: bytes, kept: dict[bytes, bytes]) -> None:
@@ -202,20 +202,22 @@ class Judge:
         if not isinstance(message, Message):
             return
         for rule in self.by_task[message.task]:
-            if rule.duplicate and self._but_for_duplicates(rule, message, raw):
+            if rule.duplicate and means(rule, message, raw, self._facts.now):
                 alike = self._likeness(rule, message.task, raw)
                 if rule.duplicate == "oldest":
                     kept[alike] = _checksum(raw)
                 else:
                     kept.setdefault(alike, _checksum(raw))
 
-    def _but_for_duplicates(self, rule: Rule, message: Message, raw: bytes) -> bool:
-        if not holds(rule, message.retries, message.eta_at, message.expires_at, self._facts.now):
-            return False
-        if rule.ids and message.id not in self._ids[rule]:
-            return False
-        body = read_body(raw) if rule.args else None
-        return not rule.args or (body is not None and body.has(rule.args))
+
+def means(rule: Rule, message: Message, raw: bytes, now: float) -> bool:
+    """True where a rule's conditions hold that are about one message alone."""
+    if not fits(rule.task, message.task) or not holds(rule, message.retries, message.eta_at, message.expires_at, now):
+        return False
+    if rule.ids and message.id not in rule.ids:
+        return False
+    body = read_body(raw) if rule.args else None
+    return not rule.args or (body is not None and body.has(rule.args))
 
 
 def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None, str]:

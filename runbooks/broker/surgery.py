@@ -69,8 +69,8 @@ def take(
     """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the tasks that nodes know.
 
     What is to be moved is so by `moving.move` afterwards. What arrives meanwhile stays, unjudged. Raises
-    BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError before anything unarchived is
-    removed.
+    BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError before anything is
+    removed that is not archived.
     """
     rules = tuple(rules)
     with broker_errors(address(client)):

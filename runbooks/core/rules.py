@@ -14,7 +14,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Rule
@@ -112,33 +112,31 @@ class QueueRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    queue: Patterns = Field("*", description="messages of these queues: a PATTERN or several, e.g. 'low*,daemon'")
-    task: Patterns = Field("*", description="of these tasks: a PATTERN or several, e.g. 'integrations.*'")
-    eta_overdue: Duration | None = Field(None, description="whose ETA passed longer ago than this DURATION, e.g. 1h")
-    retries: MoreThan | None = Field(None, description="that were retried more often than this, e.g. '>2'")
-    expired: bool = Field(False, description="whose `expires` has passed")
-    unregistered: bool = Field(False, description="whose task no node that answers has registered")
-    duplicate: Annotated[Literal["newest", "oldest"], BeforeValidator(_keep)] | None = Field(
-        None, description="all but one of those with the same task and arguments: keep=newest or keep=oldest"
-    )
-    id: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field((), description="with one of these task IDs")
-    arg: Annotated[tuple[str, ...], BeforeValidator(_args)] = Field(
-        (), description="with this argument: a JSON VALUE among args, or KEY=VALUE among kwargs; all must be there"
-    )
-    malformed: bool = Field(False, description="that kill the worker that receives them")
-    unacked: bool = Field(False, description="also those fetched by a worker that is gone, and never acknowledged")
-    with_workflows: bool = Field(False, description="also those that a chord, a chain or a callback waits for")
-    requeue_to: Annotated[str, AfterValidator(_destination)] | None = Field(
-        None, description="do not archive them: move them into QUEUE, or into QUEUE:PRIORITY"
-    )
-    reason: OneLine | None = Field(None, description="what archive and reports say of them (default: the rule itself)")
+    queue: Patterns = "*"
+    task: Patterns = "*"
+    eta_overdue: Duration | None = None
+    retries: MoreThan | None = None
+    expired: bool = False
+    unregistered: bool = False
+    duplicate: Annotated[Literal["newest", "oldest"], BeforeValidator(_keep)] | None = None
+    id: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    arg: Annotated[tuple[str, ...], BeforeValidator(_args)] = ()
+    malformed: bool = False
+    unacked: bool = False
+    with_workflows: bool = False
+    requeue_to: Annotated[str, AfterValidator(_destination)] | None = None
+    reason: OneLine | None = None
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
-        given = self.model_fields_set - {"reason", "requeue_to", "with_workflows"}
+        given = {name for name in self.model_fields_set if getattr(self, name) is not False}
+        action = given & {"requeue_to", "with_workflows"}
+        given -= {"reason", "requeue_to", "with_workflows"}
         if not given:
             raise ValueError("it says nothing of which messages: name at least a queue")
-        if self.malformed and given - {"malformed", "queue"} | (self.model_fields_set & {"requeue_to"}):
+        if self.duplicate and self.unacked:
+            raise ValueError("which of several duplicates is the oldest is not known of unacked messages")
+        if self.malformed and (action or given - {"malformed", "queue"}):
             raise ValueError(
                 "malformed items are no messages: beside `malformed` only a queue and a reason mean anything"
             )
@@ -202,7 +200,7 @@ def text(rule: Rule) -> str:
 
 def _words(rule: Rule) -> Iterator[str]:
     values: dict[str, str | Iterable[str] | bool | None] = {
-        "queue": rule.queue if rule.queue != "*" or _bare(rule) else None,
+        "queue": rule.queue if rule.queue != "*" or (says_only_where(rule) and not rule.unacked) else None,
         "task": rule.task if rule.task != "*" else None,
         "eta_overdue": None if rule.eta_overdue_s is None else _span(rule.eta_overdue_s),
         "retries": None if rule.retries_over is None else f">{rule.retries_over}",
@@ -225,10 +223,10 @@ def _words(rule: Rule) -> Iterator[str]:
             )
 
 
-def _bare(rule: Rule) -> bool:
+def says_only_where(rule: Rule) -> bool:
     """True where nothing but the queue says which messages are meant."""
     told = ("task", "eta_overdue_s", "retries_over", "expired", "unregistered", "duplicate", "ids", "args", "malformed")
-    return not rule.unacked and all(getattr(rule, name) in ("*", None, False, ()) for name in told)
+    return all(getattr(rule, name) in ("*", None, False, ()) for name in told)
 
 
 def _flag(name: str) -> str:

@@ -1,9 +1,16 @@
 """The verbs that change the fleet: each shows its plan, asks, and writes down what it does."""
 
+from typing import TYPE_CHECKING, Any
+
 from invoke.context import Context
 from invoke.tasks import task
 
-from runbooks.verbs.common import Flags, help_for, on_fleet
+from runbooks.verbs.common import Flags, help_for, on_fleet, run_verb, session_of
+from runbooks.verbs.selecting import IN_QUEUES, MANY, selecting
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
 
 
 @task(help=help_for("dry_run", "yes"))
@@ -22,9 +29,11 @@ def remediate(
     on_fleet(Flags("remediate", inventory, limit, json, state_dir, dry_run, yes), page)
 
 
-@task(help=help_for("dry_run", "yes"))
+@task(iterable=[*MANY], help=help_for("dry_run", "yes", **IN_QUEUES))
+@selecting(IN_QUEUES)
 def clean_queues(
     c: Context,
+    said: dict[str, Any],
     dry_run: bool = False,
     yes: bool = False,
     inventory: str = "",
@@ -32,10 +41,16 @@ def clean_queues(
     json: bool = False,
     state_dir: str | None = None,
 ) -> None:
-    """Take the messages that the inventory's rules select, and malformed ones, out of the queues into an archive."""
-    from runbooks.clean_queues import clean_queues as page
+    """Take messages out of the queues into an archive, or move them: what the rules mean, or the flags."""
+    flags = Flags("clean-queues", inventory, limit, json, state_dir, dry_run, yes)
 
-    on_fleet(Flags("clean-queues", inventory, limit, json, state_dir, dry_run, yes), page)
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.clean_queues import clean_queues as page
+        from runbooks.core.rules import from_flags
+
+        return page(session_of(flags, reporter, from_flags(said)))
+
+    run_verb(flags, body)
 
 
 @task(help=help_for("dry_run", "yes"))

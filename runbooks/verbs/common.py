@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from invoke.exceptions import Exit
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
+    from runbooks.core.model import Rule
     from runbooks.core.reporter import Reporter
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
@@ -129,13 +130,13 @@ def _existing_or_new(name: str) -> Path:
     return path
 
 
-def session_of(flags: Flags, reporter: "Reporter") -> "Session":
+def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
     from runbooks.broker.session import Broker
     from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transport_to
 
-    fleet = fleet_of(flags)
+    fleet = replace(fleet_of(flags), selection=selection)
     options = Options(
         flags.verb,
         inventory_path(flags),
@@ -143,6 +144,7 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
         flags.dry_run,
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
+        every_message=flags.json,
     )
     transports = {host.name: transport_to(host) for host in fleet.hosts}
     return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)

@@ -2,10 +2,12 @@
 
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages
 from runbooks.core.model import MessageSummary, QueueState, Selection
+from runbooks.core.rules import text
 from runbooks.steps.queues import QueuesClean
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot
 
 FLEET = make_fleet()
+RULES = tuple(text(rule) for rule in FLEET.rules)
 LATE = Selection(
     "too late",
     1200,
@@ -17,7 +19,7 @@ MALFORMED = Selection("malformed", 2, {}, (), ("b'{' no JSON",))
 
 def plan(*queues: QueueState) -> tuple[Change, ...]:
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
-    return QueuesClean().plan(make_snapshot(FLEET, broker=broker))
+    return QueuesClean(FLEET).plan(make_snapshot(FLEET, broker=broker))
 
 
 def test_nothing_is_to_do_where_no_rule_selects_anything_however_deep_the_queue() -> None:
@@ -28,7 +30,7 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
     (change,) = plan(make_queue("high_q", 5000, selected=(LATE,)), make_queue("other", 3))
     assert (change.host, change.step) == (BROKER, "queues")
     assert change.summary == "take 1,200 of 5,000 messages out of high_q into the archive"
-    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl")
+    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
     assert change.undo == RestoreMessages("high_q.messages.jsonl")
     assert change.detail.splitlines() == [
         "1,200 × too late",
@@ -40,7 +42,7 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
 def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
     (change,) = plan(make_queue("high_q", 5000, aside=4200))
     assert change.summary == "bring 4,200 messages home into high_q that a killed run has left aside"
-    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl")
+    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
 
 
 def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> None:

@@ -1,0 +1,53 @@
+"""The flags of the selection language, for every verb that selects messages."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from invoke.context import Context
+
+# The vocabulary is that of `core/rules.py: QueueRule`, which takes too long to import for `inv --list`.
+MANY: Mapping[str, str] = {
+    "queue": "messages of these queues: a PATTERN or several, e.g. 'low*,daemon'",
+    "task": "of these tasks: a PATTERN or several, e.g. 'integrations.*'",
+    "id": "with one of these task IDs",
+    "arg": "called with this argument: a JSON VALUE, or KEY=VALUE; given several times, all must be there",
+}
+IN_ARCHIVES: Mapping[str, str] = {
+    **MANY,
+    "eta_overdue": "whose ETA passed longer ago than this DURATION, e.g. 1h",
+    "retries": "that were retried more often than this, e.g. '>2'",
+    "expired": "whose `expires` has passed",
+    "malformed": "that are no messages: each kills the worker that receives it",
+    "unacked": "that were fetched by a worker that was gone, and never acknowledged",
+}
+IN_QUEUES: Mapping[str, str] = {
+    **IN_ARCHIVES,
+    "unacked": "also those that were fetched by a worker that is gone, and never acknowledged",
+    "unregistered": "whose task no node that answers has registered",
+    "duplicate": "all but one of those with the same task and arguments: keep=newest or keep=oldest",
+    "with_workflows": "also those that a chord, a chain or a callback waits for",
+    "requeue_to": "move them into this QUEUE or QUEUE:PRIORITY, instead of taking them into the archive",
+    "reason": "what the archive and reports say of them (default: the rule itself)",
+}
+_YES = {"expired", "malformed", "unacked", "unregistered", "with_workflows"}
+
+
+def selecting(flags: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb these flags; it is called with what they say as `said`, a dict for `core/rules.py: from_flags`."""
+    defaults = {name: False if name in _YES else None for name in flags}
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
+
+    def decorate(body: Callable[..., None]) -> Callable[..., None]:
+        @wraps(body)
+        def verb(c: Context, **given: Any) -> None:
+            said = {name: given.pop(name, default) for name, default in defaults.items()}
+            body(c, **given, said=said)
+
+        own = inspect.signature(body)
+        parameters = [parameter for parameter in own.parameters.values() if parameter.name != "said"]
+        verb.__signature__ = own.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
+        return verb
+
+    return decorate
