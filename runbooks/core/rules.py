@@ -69,17 +69,17 @@ def _arg(value: object) -> str:
     """`VALUE` or `KEY=VALUE` with the value as canonical JSON; a text that is no JSON stands for itself."""
     if isinstance(value, str) and (found := _KEYWORD.fullmatch(value)):
         return (
-            f"{found[1]}={_arg(found[2])}" if not _KEYWORD.fullmatch(found[2]) else f"{found[1]}={json.dumps(found[2])}"
+            f"{found[1]}={_arg(found[2])}" if not _KEYWORD.fullmatch(found[2]) else f"{found[1]}={canonical(found[2])}"
         )
     try:
         return canonical(json.loads(value) if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        return json.dumps(str(value))
+        return canonical(str(value))
 
 
 def canonical(value: object) -> str:
     """The one JSON text of a value; 1, 1.0 and true are three values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _keep(value: object) -> object:

@@ -23,12 +23,12 @@ IN_ARCHIVES: Mapping[str, str] = {
     "unacked": "that were fetched by a worker that was gone, and never acknowledged",
 }
 IN_QUEUES: Mapping[str, str] = {
+    "requeue_to": "move them into this QUEUE or QUEUE:PRIORITY, instead of taking them into the archive",
     **IN_ARCHIVES,
     "unacked": "also those that were fetched by a worker that is gone, and never acknowledged",
     "unregistered": "whose task no node that answers has registered",
     "duplicate": "all but one of those with the same task and arguments: keep=newest or keep=oldest",
     "with_workflows": "also those that a chord, a chain or a callback waits for",
-    "requeue_to": "move them into this QUEUE or QUEUE:PRIORITY, instead of taking them into the archive",
     "reason": "what the archive and reports say of them (default: the rule itself)",
 }
 _YES = {"expired", "malformed", "unacked", "unregistered", "with_workflows"}
