@@ -79,11 +79,14 @@ class Judge:
         self._told: dict[str, tuple[list[str], int]] = {}
         self.by_task = _RulesByTask((), None)
 
-    def begin(self, key: str) -> None:
-        """Go on with another of the queue's lists; what stands where it is to be moved to stays."""
+    def begin(self, key: str, *, fetched: bool = False) -> None:
+        """Go on with another of the queue's lists, or with what was `fetched` from it.
+
+        What waits where it is to be moved to stays.
+        """
         step = self._keyspace.queue(self._queue).index(key)
         self._targets = {rule: _target(self._keyspace, rule, step) for rule in self._all if rule.requeue_to}
-        rules = [rule for rule in self._all if self._targets.get(rule, ("", None, ""))[2] != key]
+        rules = [rule for rule in self._all if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
         self.by_task = _RulesByTask(rules, self._facts.registered)
         self._newly_seen = []
 

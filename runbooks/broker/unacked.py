@@ -107,7 +107,7 @@ def choose(
     for entry in sorted((e for e in found if e.queue == queue), key=lambda e: (e.key, e.fetched_at)):
         if entry.message.id in held:
             continue
-        judge.begin(entry.key)
+        judge.begin(entry.key, fetched=True)
         verdict = judge.choose_for(entry.message, entry.item)
         if verdict and entry.message.task in limited:
             unsure.append(entry.message.id)

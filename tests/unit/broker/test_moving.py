@@ -196,8 +196,8 @@ def test_whatever_is_moved_and_consumed_every_message_is_in_one_place_and_undo_b
         consumed: list[Any] = []
         for key in (*KEYS.queue("high"), *KEYS.queue("work")):
             for _ in range(data.draw(st.integers(0, 5)) if data.draw(st.booleans()) else 0):
-                if raw := client.rpop(key):
-                    consumed.append(raw)
+                if popped := client.rpop(key):
+                    consumed.append(popped)
         moving.recall(client, KEYS, archive)
         surgery.restore(client, KEYS, archive)
     left = lists(client)
