@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 from runbooks.broker.archive import Archived, Fate, Ledger, read, verify
 from runbooks.broker.retrieval import archives_in, chosen, queue_of, row
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
-from runbooks.core.errors import ExitCode, UsageError
+from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import Rule
 from runbooks.core.reporter import Check, Outcome, Reporter
 from runbooks.core.rules import fits, text
@@ -21,6 +21,7 @@ from runbooks.core.wording import ago
 from runbooks.engine.apply import Recap, perform
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.session import Session
+from runbooks.steps.step import Needs
 
 Place = Literal["original", "next", "last"]
 
@@ -105,6 +106,8 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
     if not changes:
         session.reporter.message("Nothing to put back: none of these messages is in the archive.")
         return ExitCode.OK
+    for note in _consumers(session, {queue_of(path) for path, _ in _archives(record, rule)}):
+        session.reporter.message(f"note: {note}")
     session.reporter.plan(changes, dry_run=session.options.dry_run)
     if session.options.dry_run:
         return ExitCode.OK
@@ -119,7 +122,19 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
     return ExitCode.OK
 
 
+def _consumers(session: Session, queues: set[str]) -> Iterator[str]:
+    broker = session.observe(Needs.NODES).broker
+    assert broker is not None
+    for queue in sorted(queues):
+        if names := sorted(node.name for node in broker.nodes.values() if queue in node.queues):
+            yield f"{', '.join(names)} consumes {queue} and will run them at once"
+
+
 def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malformed: bool) -> Change | None:
+    if ledger.problems:
+        raise RunbookError(
+            f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
+        )
     out = [m for m in _chosen(ledger, rule) if ledger.fates[m.n] is Fate.TAKEN]
     back = [m for m in out if malformed or not m.malformed]
     held = (
@@ -134,7 +149,7 @@ def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malfor
     return Change(
         BROKER,
         "archive",
-        f"put {len(back):,} messages back into {queue_of(path)}, {where}{held}",
+        f"put {len(back):,} {'message' if len(back) == 1 else 'messages'} back into {queue_of(path)}, {where}{held}",
         RestoreSelected(name, text(rule) if rule else "", place, malformed, token),
         RecallMessages(name, token),
         "\n".join(f"{count:,} × {reason}" for reason, count in reasons.items()),

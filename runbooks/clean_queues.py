@@ -3,7 +3,7 @@
 from runbooks.core.errors import ExitCode, NodesSilent, UsageError
 from runbooks.core.inventory import did_you_mean
 from runbooks.core.model import Snapshot
-from runbooks.core.rules import destination, literal
+from runbooks.core.rules import destination, literal, text
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
 
@@ -20,6 +20,8 @@ def clean_queues(session: Session) -> ExitCode:
     snapshot = session.observe(step.needs)
     if session.fleet.selection:
         _require_known(session, snapshot)
+        if not step.plan(snapshot):
+            session.reporter.message(f"No message fits: {text(session.fleet.selection)}")
     for notice in step.notices(snapshot):
         session.reporter.message(f"note: {notice}")
     return walk(session, (step,), snapshot)

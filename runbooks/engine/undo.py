@@ -13,6 +13,7 @@ from runbooks.core.effects import (
     RestoreMessages,
     SetEnvironment,
     TakeMessages,
+    TakeUnacked,
     WriteFile,
     sha256,
 )  # fmt: skip
@@ -101,7 +102,7 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
     """Say of messages that are to go back who will run them at once: the consumers that this undo does not stop."""
     effect = undo.entry.change.do
-    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages):
+    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages | TakeUnacked):
         return undo
     stopping = {
         f"{other.change.do.service}@{other.change.host}"

@@ -48,6 +48,9 @@ class QueuesClean:
         rules = [rule for rule in self._fleet.rules if rule.unregistered]
         if rules and not snapshot.broker.nodes:
             told += [f"{rule.reason}: no node answers, so which tasks are unregistered is not known" for rule in rules]
+        silent = sorted(set(self._fleet.all_nodes) - snapshot.broker.nodes.keys())
+        if rules and snapshot.broker.nodes and silent:
+            told.append(f"{', '.join(silent)} does not answer, and may know tasks that count as unregistered")
         doubtful = _doubtful(self._fleet, snapshot)
         if doubtful and any(rule.unacked for rule in self._fleet.rules):
             told.append(f"unacked messages are left alone: {', '.join(doubtful)} may hold them and does not answer")
@@ -64,7 +67,7 @@ class QueuesClean:
         archive = archive_name(state.name)
         do = TakeMessages(state.name, archive, self._rules(state.name))
         home = f"bring {state.aside:,} messages home into {state.name} that a killed run has left aside"
-        what = _what(state.name, selections, f"{state.depth:,} messages") if selections else home
+        what = _what(state.name, selections, f"of {state.depth:,} messages") if selections else home
         return _change(what, do, RestoreMessages(archive), selections, state.notices, now)
 
     def _take_unacked(self, state: QueueState, snapshot: Snapshot) -> Change | None:
@@ -92,16 +95,18 @@ def _doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
     return sorted(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped)
 
 
-def _what(queue: str, selections: Sequence[Selection], among: str) -> str:
-    """One line: how many messages of how many go where."""
+def _what(queue: str, selections: Sequence[Selection], which: str) -> str:
+    """One line: how many messages (`which` goes on after their number) go where."""
     by_place: dict[str, int] = {}
     for selection in selections:
         by_place[selection.to] = by_place.get(selection.to, 0) + selection.count
     total = sum(by_place.values())
     if list(by_place) == [""]:
-        return f"take {total:,} of {among} out of {queue} into the archive"
+        return f"take {total:,} {which} out of {queue} into the archive"
+    if len(by_place) == 1:
+        return f"move {total:,} {which} from {queue} into {readable(next(iter(by_place)))}"
     places = [f"{count:,} into {readable(to) if to else 'the archive'}" for to, count in by_place.items()]
-    return f"move {total:,} of {among} out of {queue}: {', '.join(places)}"
+    return f"take {total:,} {which} out of {queue}: {', '.join(places)}"
 
 
 def _change(

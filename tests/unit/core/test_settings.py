@@ -116,6 +116,18 @@ def test_anything_else_is_no_duration(tmp_path: Path, text: str) -> None:
     assert "e.g. 15m" in problem
 
 
+def test_messages_are_moved_only_to_where_a_worker_gets_them(tmp_path: Path) -> None:
+    rule = "celery_queue_rules:\n  - queue: a\n    requeue_to: lwo:5"
+    workers = "celery_workers: [{name: w, queues: [low]}]"
+    (problem,) = problems(tmp_path, f"{workers}\n{rule}")
+    assert problem == f"{FIRST + 3}: celery_queue_rules.0.requeue_to: no worker consumes 'lwo'; did you mean 'low'?"
+
+
+def test_a_rule_may_name_queues_by_patterns(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, "celery_workers: [{name: w, queues: [low]}]\ncelery_queue_rules: [{queue: 'l*,old'}]")
+    assert fleet.queues == ("low", "old")
+
+
 @pytest.mark.parametrize(("text", "number"), [("'>2'", 2), ("'> 10'", 10), ("'>0'", 0)])
 def test_retries_are_given_as_more_than_a_number(tmp_path: Path, text: str, number: int) -> None:
     fleet = fleet_of(tmp_path, f"celery_queue_rules: [{{reason: r, queue: q, retries: {text}}}]")

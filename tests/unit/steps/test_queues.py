@@ -1,10 +1,16 @@
 """The queue step: what is taken out, into which archive, and what an operator reads before agreeing."""
 
-from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages
-from runbooks.core.model import MessageSummary, QueueState, Selection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
+from runbooks.core.model import MessageSummary, NodeState, Notice, QueueState, Rule, Selection, ServiceState
 from runbooks.core.rules import text
 from runbooks.steps.queues import QueuesClean
-from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot
+from runbooks.steps.step import Needs
+from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot, make_state
 
 FLEET = make_fleet()
 RULES = tuple(text(rule) for rule in FLEET.rules)
@@ -51,6 +57,76 @@ def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> 
     assert "b'{' no JSON" in change.detail
     (change,) = plan(make_queue("high_q", 5000, selected=(LATE,), malformed=MALFORMED))
     assert change.summary.startswith("take 1,202 of 5,000 ")
+
+
+def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> None:
+    moved = Selection("belongs there", 3, {"shop.tasks.ship": 3}, to="other\x06\x169")
+    state = make_queue(
+        "high_q", 9, selected=(moved,), notices=(Notice("are left alone", 6, ("a", "b", "c", "d", "e", "f")),)
+    )
+    (change,) = plan(state)
+    assert change.summary == "move 3 of 9 messages from high_q into other\\x06\\x169"
+    assert change.detail.splitlines()[0] == "3 × belongs there → other\\x06\\x169"
+    assert change.detail.splitlines()[-1] == "note: 6 are left alone: a, b, c, d, e, …"
+    (change,) = plan(make_queue("high_q", 2000, selected=(moved, LATE)))
+    assert change.summary.endswith("out of high_q: 3 into other\\x06\\x169, 1,200 into the archive")
+
+
+def test_every_message_is_listed_with_its_reason_as_far_as_it_was_asked_for() -> None:
+    (change,) = plan(make_queue("high_q", 5000, selected=(LATE,), malformed=MALFORMED))
+    assert [message["reason"] for message in change.messages] == ["too late", "malformed"]
+    assert change.messages[0]["id"] == "id-1"
+    assert change.count == 1202
+
+
+def test_malformed_items_stay_where_the_command_line_does_not_ask_for_them() -> None:
+    fleet = replace(FLEET, selection=Rule("r", "high_q"))
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, queues={"high_q": make_queue(malformed=MALFORMED)}))
+    assert QueuesClean(fleet).plan(snapshot) == ()
+
+
+UNACKED = replace(FLEET, selection=Rule("orphan", "high_q", unacked=True))
+
+
+def unacked_plan(nodes: dict[str, NodeState], **host: Any) -> tuple[tuple[Change, ...], list[str]]:
+    states = {"high_q": make_queue(unacked=(Selection("orphan", 2, {"shop.tasks.bill": 2}),))}
+    fleet = replace(UNACKED, all_nodes=("high@web1",))
+    broker = make_broker(fleet, queues=states, nodes=nodes)
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": make_state(fleet.hosts[0], **host)})
+    step = QueuesClean(fleet)
+    return step.plan(snapshot), step.notices(snapshot)
+
+
+def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None:
+    node = NodeState("high@web1", frozenset(), frozenset(), holds=frozenset())
+    (change,), notes = unacked_plan({"high@web1": node})
+    assert change.summary == "take 2 unacked messages that no node holds out of high_q into the archive"
+    assert change.do == TakeUnacked(
+        "high_q", "high_q+unacked.messages.jsonl", ("--queue high_q --unacked --reason orphan",), ()
+    )
+    assert change.undo == RestoreMessages("high_q+unacked.messages.jsonl")
+    assert notes == []
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_unacked_messages_are_left_alone_while_a_node_that_runs_is_silent(holds: bool) -> None:
+    nodes = {} if holds else {"high@web1": NodeState("high@web1", frozenset(), frozenset(), holds=None)}
+    changes, notes = unacked_plan(nodes)
+    assert changes == ()
+    assert notes == ["unacked messages are left alone: high@web1 may hold them and does not answer"]
+
+
+def test_a_node_whose_service_is_down_holds_nothing() -> None:
+    (change,), notes = unacked_plan({}, services={"high": ServiceState(None, None, "stopped")})
+    assert isinstance(change.do, TakeUnacked)
+    assert (change.do.stopped, notes) == (("high@web1",), [])
+
+
+def test_nodes_are_asked_only_where_a_rule_speaks_of_them() -> None:
+    assert QueuesClean(FLEET).needs == Needs.QUEUES
+    unregistered = replace(FLEET, selection=Rule("r", unregistered=True))
+    assert QueuesClean(unregistered).needs == Needs.QUEUES | Needs.NODES
+    assert QueuesClean(UNACKED).needs == Needs.QUEUES | Needs.NODES | Needs.SERVICES
 
 
 def test_queues_with_odd_names_have_archives_of_their_own_in_the_runs_folder() -> None:
