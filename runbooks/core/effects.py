@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-BROKER = "broker"
-"""The `host` of a change that is made in the broker."""
+BROKER = "the broker"
+"""The `host` of a change that is made in the broker; no host can have this name."""
 
 _BYTES_AS_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -24,13 +24,15 @@ def sha256(content: bytes | None) -> str:
 class WriteFile:
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
-    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted.
+    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted,
+    and, with `check`, when the host's own judge of such files finds anything wrong in it.
     """
 
     path: str
     content: bytes | None = field(repr=False)
     mode: int
     replaces: str
+    check: Literal["", "unit", "cron", "logrotate"] = ""
     kind: Literal["write_file"] = "write_file"
 
 
@@ -55,6 +57,31 @@ class ControlService:
     service: str
     action: Literal["start", "stop", "restart"]
     kind: Literal["control_service"] = "control_service"
+
+
+@checked(frozen=True, slots=True)
+class ReloadUnits:
+    """Let systemd read its unit files again."""
+
+    kind: Literal["reload_units"] = "reload_units"
+
+
+@checked(frozen=True, slots=True)
+class EnableService:
+    """Let a service start when the host does, or not."""
+
+    service: str
+    enabled: bool
+    kind: Literal["enable_service"] = "enable_service"
+
+
+@checked(frozen=True, slots=True)
+class EndProcesses:
+    """End processes, each named by its pid and its start in clock ticks since boot, warmly and then by force."""
+
+    service: str
+    processes: tuple[tuple[int, int], ...]
+    kind: Literal["end_processes"] = "end_processes"
 
 
 @checked(frozen=True, slots=True)
@@ -134,6 +161,9 @@ Effect = Annotated[
     WriteFile
     | SetEnvironment
     | ControlService
+    | ReloadUnits
+    | EnableService
+    | EndProcesses
     | TakeMessages
     | TakeUnacked
     | RestoreMessages

@@ -4,7 +4,7 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -158,7 +158,8 @@ class BrokerState:
 
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
-    any. `blocked_clients` is the number of clients of this db waiting in BRPOP, None where CLIENT LIST is not allowed.
+    any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
+    and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
     """
 
     version: str
@@ -172,6 +173,7 @@ class BrokerState:
     other_lists: Mapping[str, tuple[int, bool]]
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
+    consumer_ages_s: tuple[int, ...] | None = None
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------
@@ -189,15 +191,30 @@ class FileState:
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """A process on a host; its number may be given again, so `start_ticks` (since boot) belongs to its identity."""
+
+    pid: int
+    start_ticks: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceState:
     """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
 
-    `answer` is what the status command printed, for the evidence.
+    `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
+    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins`, and the processes in its control
+    group that do not descend from its main process (`leaked`).
     """
 
     pid: int | None
     started_at: float | None
     answer: str
+    enabled: bool = True
+    needs_reload: bool = False
+    drop_ins: tuple[str, ...] = ()
+    leaked: tuple[Process, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +233,8 @@ class ImportProbe:
 class HostState:
     """A host as it answered; what was not asked is empty.
 
+    `managed` are the unit and cron files that carry this tool's mark for the application, wanted or not; `stale` are
+    the services of those units that the inventory does not have.
     `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
     are the same object where these do not differ, and None where not asked.
     """
@@ -223,13 +242,20 @@ class HostState:
     clock_at: float
     files: Mapping[str, FileState]
     services: Mapping[str, ServiceState]
+    managed: Mapping[str, FileState] = field(default_factory=dict)
+    stale: Mapping[str, ServiceState] = field(default_factory=dict)
     imports_now: ImportProbe | None = None
     imports_wanted: ImportProbe | None = None
+
+    @property
+    def all_services(self) -> Mapping[str, ServiceState]:
+        """Those of the inventory and the stale ones."""
+        return {**self.services, **self.stale}
 
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A host that did not answer, and why."""
+    """A host that did not answer, or not so that it could be worked with, and why."""
 
     why: str
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from runbooks.core.errors import InventoryError
@@ -177,12 +185,33 @@ class HostSettings(_Settings):
     beat: bool = False
     start_timeout: Duration = 90.0
     stop_timeout: Duration = 60.0
-    service_manager: Literal["commands"]
-    commands: Commands
+    service_manager: Literal["systemd", "commands"] = "systemd"
+    commands: Commands | None = None
     unit_directory: AbsolutePath = "/etc/systemd/system"
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+
+    @model_validator(mode="after")
+    def _commands_belong_to_their_manager(self) -> "HostSettings":
+        if (self.service_manager == "commands") != (self.commands is not None):
+            raise ValueError("celery_commands is needed with `celery_service_manager: commands`, and only then")
+        return self
+
+
+def unit_of(service: str) -> str:
+    """The systemd unit of a service."""
+    return "celery-beat.service" if service == "beat" else f"celery-worker@{service}.service"
+
+
+def service_of(unit: str) -> str:
+    """The service of a unit that `unit_of` named."""
+    return "beat" if unit == "celery-beat.service" else unit.removeprefix("celery-worker@").removesuffix(".service")
+
+
+def mark_of(app: str) -> str:
+    """How a file of this tool's begins, so that one the inventory no longer wants can be told from anybody else's."""
+    return f"# Managed by celery-runbooks for {app};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +226,10 @@ class FleetHost:
     def node(self, worker: Worker) -> str:
         """The Celery node name of one of its workers."""
         return f"{worker.name}@{self.name}"
+
+    @property
+    def has_systemd(self) -> bool:
+        return self.settings.service_manager == "systemd"
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -325,7 +358,7 @@ def _state_directory_problem(inventory: Inventory, host: Host, value: object) ->
 
 def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_context=False):
-        name, *path = detail["loc"]
+        name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
         if variable is None:

@@ -21,6 +21,7 @@ class QueuesClean:
     """No message is left to be taken out, or aside by a killed run; all others stay where they are, in order."""
 
     name = "queues"
+    rolling = False
     patience_s = 0.0
 
     def __init__(self, fleet: Fleet) -> None:

@@ -1,11 +1,6 @@
-"""The flags of the selection language, for every verb that selects messages."""
+"""The flags of the selection language, with their help."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import Any
-
-from invoke.context import Context
+from collections.abc import Mapping
 
 # The vocabulary is that of `core/rules.py: QueueRule`, which takes too long to import for `inv --list`.
 MANY: Mapping[str, str] = {
@@ -34,20 +29,6 @@ IN_QUEUES: Mapping[str, str] = {
 _YES = {"expired", "malformed", "unacked", "unregistered", "with_workflows"}
 
 
-def selecting(flags: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb these flags; it is called with what they say as `said`, a dict for `core/rules.py: from_flags`."""
-    defaults = {name: False if name in _YES else None for name in flags}
-    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
-
-    def decorate(body: Callable[..., None]) -> Callable[..., None]:
-        @wraps(body)
-        def verb(c: Context, **given: Any) -> None:
-            said = {name: given.pop(name, default) for name, default in defaults.items()}
-            body(c, **given, said=said)
-
-        own = inspect.signature(body)
-        parameters = [parameter for parameter in own.parameters.values() if parameter.name != "said"]
-        verb.__signature__ = own.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
-        return verb
-
-    return decorate
+def unsaid(flag: str) -> bool | None:
+    """What a flag is where it was not given."""
+    return False if flag in _YES else None

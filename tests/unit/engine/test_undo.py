@@ -104,7 +104,7 @@ def test_what_was_started_is_stopped_first_and_what_ran_before_is_restarted_last
 def test_files_are_put_back_newest_first(world: World, done: str) -> None:
     undos = [u.change.summary for u in judged(world, done) if u.change.host == "web1"]
     assert [line.rpartition("/")[2] for line in undos[2:]] == [
-        "celery-shop", "celery-beat.service", "celery-worker@high.service", "env"
+        "celery-shop", "celery.target", "celery-beat.service", "celery-worker@high.service", "env"
     ]  # fmt: skip
 
 
