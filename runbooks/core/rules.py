@@ -38,11 +38,18 @@ def _more_than(value: object) -> object:
     raise ValueError("write it as '>N', e.g. '>2'")
 
 
+def one_line_or_empty(value: str) -> str:
+    """The value itself. Raises ValueError where it is more than a line."""
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise ValueError("must be one line without control characters")
+    return value
+
+
 def one_line(value: str) -> str:
     """The value itself. Raises ValueError where it is empty or more than a line."""
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters, and not empty")
-    return value
+    if not value:
+        raise ValueError("must not be empty")
+    return one_line_or_empty(value)
 
 
 def _list(value: object) -> list[object]:

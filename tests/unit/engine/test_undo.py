@@ -91,7 +91,7 @@ def test_a_run_is_taken_back_files_messages_and_services(world: World, done: str
     assert find_run(world.state, done).state == "undone"
 
 
-def test_what_was_started_is_stopped_first_what_ran_before_is_restarted_after_the_files_and_messages_come_last(
+def test_undo_stops_what_was_started_then_mends_files_then_restarts_and_last_moves_messages(
     world: World, done: str
 ) -> None:
     take_back(world, done)
