@@ -100,13 +100,12 @@ class Fleet:
     def _claim(self, names: Sequence[str], latency_ms: Mapping[str, float]) -> Record:
         """Choose and take what the fleet has of this machine, written down first."""
         with locked(_MACHINE_LOCK):
-            id, limit = fleet_id(self.checkout), machine.inotify_limit()
-            network_of_it = free_network(id, network.taken_networks())
-            inotify = (limit, limit + len(names) * machine.INOTIFY_PER_HOST)
-            record = Record.of(id, network_of_it, {name: latency_ms.get(name, 0) for name in names}, inotify)
+            id = fleet_id(self.checkout)
+            own = free_network(id, network.taken_networks())
+            record = Record.of(id, own, {name: latency_ms.get(name, 0) for name in names})
             record.save(self._record)
             network.make_bridge(record)
-            machine.set_inotify_limit(inotify[1])
+            machine.claim(id, len(names))
         return record
 
     def _common_layer(self, record: Record, application: Application, base: Path) -> Path:
@@ -168,7 +167,7 @@ class Fleet:
                 host.forget(record, each, self.mounts / each.name / "root")
             with locked(_MACHINE_LOCK):
                 network.remove_links(record)
-                machine.lower_inotify_limit(record.inotify)
+                machine.release(record.id)
         for mount in reversed(_mounts_under(self.mounts)):
             run("umount", mount)
         if self.root.exists():
