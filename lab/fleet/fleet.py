@@ -111,10 +111,10 @@ class Fleet:
     def _common_layer(self, record: Record, application: Application, base: Path) -> Path:
         """What is the same on all hosts of the fleet, as one more layer over the image."""
         root = host.mount([base], self.mounts / "common")
-        access.let_in(self.root, root)
+        access.let_in(self.root, record, root)
         names = {"localhost": "127.0.0.1", "glpi": record.address(GLPI)} | {h.name: h.address for h in record.hosts}
         (root / "etc/hosts").write_text("".join(f"{address} {name}\n" for name, address in names.items()))
-        application.install(self.checkout, root)
+        application.install(self.checkout, record, root)
         run("umount", root)
         return self.mounts / "common/upper"
 

@@ -28,6 +28,15 @@ def mount(layers: Sequence[Path], folder: Path) -> Path:
     return folder / "root"
 
 
+def in_root(record: Record, root: Path, script: str, stdin: str = "") -> str:
+    """Run a shell script as root in a root file system that is not booted. Raises FleetError.
+
+    It runs in the fleet's cgroup: should this process be killed, `--down` still finds and ends it.
+    """
+    group = cgroups.inside(f"{record.cgroup}/setup")
+    return run(*group, "chroot", root, "sh", "-euc", script, stdin=stdin)
+
+
 def make_unique(root: Path, host: Host) -> str:
     """Give a root file system what tells hosts apart; returns the host's public key."""
     (root / "etc/hostname").write_text(f"{host.name}\n")
