@@ -1,7 +1,9 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 from runbooks.broker.lock import FleetLock
@@ -22,7 +24,7 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Fleet, FleetHost
-from runbooks.engine.apply import Recap, perform
+from runbooks.engine.apply import PAUSE_S, Recap, perform
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
@@ -45,15 +47,17 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
 
     Archived items that would kill a worker are put back only with `malformed`.
 
-    Newest first; but a worker that has to be restarted is so after all else, because it loads what the others put back.
+    Newest first; but a worker that has to be restarted is so after the files, because it loads what they put back, and
+    messages come last, so that they meet the workers of before.
     """
     pending = [
         entry
         for entry in reversed(record.entries)
         if entry.outcome is not Outcome.SKIPPED and (not entry.undone or isinstance(entry.change.undo, RestoreMessages))
     ]
+    effects = [(entry.change.host, entry.change.undo) for entry in pending]
     states = on_hosts(
-        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, pending)
+        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, effects)
     )
     undos = [
         _judge_in_broker(session, record, entry, malformed)
@@ -93,6 +97,8 @@ def _rank(effect: Effect) -> int:
             return 3
         case ReloadUnits():
             return 2
+        case RestoreMessages():
+            return 4
     return 1
 
 
@@ -121,10 +127,13 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     return replace(undo, why=f"{undo.why}; {', '.join(consumers)} consumes {effect.queue} and will run them at once")
 
 
-def _look(fleet: Fleet, host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
-    effects = [entry.change.undo for entry in entries if entry.change.host == host.name]
-    paths = sorted({effect.path for effect in effects if isinstance(effect, WriteFile | SetEnvironment)})
-    services = sorted({effect.service for effect in effects if isinstance(effect, ControlService | EnableService)})
+def _look(
+    fleet: Fleet, host: FleetHost, transport: Transport, effects: Sequence[tuple[str, Effect | None]]
+) -> HostState:
+    """The files and services of a host that these effects, each with its host, are about."""
+    mine = [effect for name, effect in effects if name == host.name]
+    paths = sorted({effect.path for effect in mine if isinstance(effect, WriteFile | SetEnvironment)})
+    services = sorted({effect.service for effect in mine if isinstance(effect, ControlService | EnableService)})
     return look(fleet, host, transport, paths, services)
 
 
@@ -224,7 +233,11 @@ def _take_back(
 ) -> None:
     for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
         entries = {id(undo.change): undo.entry for undo in batch}
-        for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
+        results = perform(session, journal, lock, [u.change for u in batch], recap)
+        lacking = _second_look(session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED])
+        for change, outcome, detail in results:
+            if outcome is Outcome.CHANGED and id(change) in lacking:
+                outcome, detail = Outcome.FAILED, f"taken back, but a second look says: {lacking[id(change)]}"
             if outcome is Outcome.CHANGED:
                 original.undone(entries[id(change)].n)
             tally = recap.at(change.host)
@@ -234,6 +247,33 @@ def _take_back(
     for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
         original.undone(undo.entry.n)
         recap.at(undo.change.host).ok += 1
+
+
+def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
+    """Of these reverse changes those that do not show on their hosts (by id), and why; services are waited for."""
+    pending = [change for change in changes if change.host != BROKER]
+    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
+    deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
+    while pending:
+        look_for = partial(_look, session.fleet, effects=[(change.host, change.do) for change in pending])
+        states = on_hosts(session.transports, hosts, look_for)
+        why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
+        pending = [change for change in pending if why[id(change)]]
+        if time.monotonic() > deadline:
+            return {id(change): why[id(change)] for change in pending}
+        if pending:
+            time.sleep(PAUSE_S)
+    return {}
+
+
+def _why_not(effect: Effect, state: HostState | Unreachable) -> str:
+    if isinstance(state, Unreachable):
+        return state.why
+    if isinstance(effect, ControlService) and effect.action != "stop":
+        return "" if state.services[effect.service].pid is not None else f"{effect.service} does not run"
+    outcome, why = _judge_on_host(effect, state)
+    shows = outcome is Outcome.ALREADY or isinstance(effect, ReloadUnits)
+    return "" if shows else why or "it is not as it was"
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
