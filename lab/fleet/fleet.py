@@ -18,9 +18,9 @@ _AFRESH = "For a fresh fleet: inv fleet --down, then inv fleet."
 
 
 def host_names(count: int) -> list[str]:
-    """The names of a fleet's hosts; the first is the broker's. Raises ValueError."""
-    if not 1 <= count <= 100:
-        raise ValueError(f"--hosts: {count} is not a number from 1 to 100")
+    """The names of a fleet's hosts: the broker's, then the workers'. Raises ValueError."""
+    if not 2 <= count <= 100:
+        raise ValueError(f"--hosts: {count} is not a number from 2 to 100; the first host is the broker's")
     return ["broker", *(f"web{number}" for number in range(1, count))]
 
 
@@ -51,8 +51,8 @@ class Fleet:
                 self._remove()
                 raise
         return (
-            f"{len(names)} hosts are up, broken in several ways. Look: inv diagnose --inventory .fleet/inventory.yaml, "
-            f"or ssh -F .fleet/ssh_config {names[-1]}. End it: inv fleet --down."
+            f"{len(names)} hosts are up, broken in several ways. Look: inv diagnose --inventory .fleet/inventory.yaml. "
+            f"Log in: ssh -F .fleet/ssh_config {names[-1]}. End it: inv fleet --down."
         )
 
     def down(self) -> str:

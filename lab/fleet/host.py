@@ -100,7 +100,7 @@ def await_ready(record: Record, host: Host, log: Path) -> None:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise FleetError(f"the host {host.name} did not come up within {READY_S:g} s; its last words:\n{last}")
         time.sleep(0.05)
-    on_host(record, host, "systemctl", "is-system-running", "--wait", "--quiet")
+    on_host(record, host, "sh", "-euc", "systemctl is-system-running --wait || { systemctl --failed; exit 1; }")
 
 
 def _sshd_answers(address: str) -> bool:

@@ -73,7 +73,7 @@ def test_up_twice_is_fine_and_another_number_of_hosts_is_told(fleet: FleetWorld)
 
 def test_two_fleets_stand_side_by_side_and_one_goes_without_a_trace(fleet: FleetWorld, world: FleetWorld) -> None:
     assert world.traces() == set()
-    up = world.inv("fleet", "--hosts", "1")
+    up = world.inv("fleet", "--hosts", "2")
     assert up.code == 0, up.err
     assert world.ssh("broker", "systemctl is-system-running; systemctl is-active redis-server").out == (
         "running\nactive\n"

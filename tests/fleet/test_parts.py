@@ -42,8 +42,8 @@ def test_a_latency_that_means_nothing_is_told(text: str, told: str) -> None:
 
 def test_the_first_host_is_the_broker() -> None:
     assert host_names(3) == NAMES
-    with pytest.raises(ValueError, match="--hosts: 0 is not"):
-        host_names(0)
+    with pytest.raises(ValueError, match="--hosts: 1 is not a number from 2 to 100"):
+        host_names(1)
 
 
 def test_a_network_that_the_machine_knows_already_is_left_alone() -> None:
