@@ -11,10 +11,13 @@ from runbooks.core.effects import (
     Change,
     ControlService,
     Effect,
+    RecallMessages,
     RestoreMessages,
+    RestoreSelected,
     SetEnvironment,
     TakeMessages,
-)  # fmt: skip
+    TakeUnacked,
+)
 from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
@@ -155,7 +158,10 @@ def _run_step(
         recap.at(host).unreachable = 1
     for change, outcome, detail in results:
         still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
-        if outcome is Outcome.CHANGED and still:
+        if outcome is Outcome.CHANGED and still and sum(c.count for c in still) < change.count:
+            # Producers and workers go on meanwhile; what was there to be judged has been dealt with.
+            detail += "\nnew since, and still to do: " + "; ".join(c.summary for c in still)
+        elif outcome is Outcome.CHANGED and still:
             outcome, detail = Outcome.FAILED, "made, but a second look says: " + "; ".join(c.summary for c in still)
         elif outcome is Outcome.CHANGED and change.host in gone:
             outcome, detail = Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
@@ -261,8 +267,14 @@ def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outc
 
 def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
     match effect:
-        case TakeMessages(queue=queue, archive=archive):
-            return session.broker.take(session.fleet, queue, directory / archive, session.reporter.waiting)
+        case TakeMessages(archive=archive):
+            return session.broker.take(effect, directory / archive, session.reporter.waiting)
+        case TakeUnacked(archive=archive):
+            return session.broker.take_unacked(session.fleet, effect, directory / archive)
         case RestoreMessages(archive=archive, malformed=malformed):
             return session.broker.restore(Path(archive), malformed=malformed)
+        case RestoreSelected():
+            return session.broker.restore_selected(effect)
+        case RecallMessages(archive=archive, token=token):
+            return session.broker.recall(Path(archive), token)
     raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

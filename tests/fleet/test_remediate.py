@@ -139,7 +139,11 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(health
     before = {host: state(healthy, host) for host in HOSTS}
     running = {host: main_pids(healthy, host) for host in WORKERS[1:]}
     option = 'options: ["--no-such-option"]'
-    name = changed_inventory(healthy, ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"))
+    name = changed_inventory(
+        healthy,
+        ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"),
+        ("celery_start_timeout: 60s", "celery_start_timeout: 10s"),
+    )
     done = inv(healthy, "remediate", "--yes", "--limit", "web*", inventory=name)
     assert done.code == 2, done.out + done.err
     assert "--max-fail" in done.out

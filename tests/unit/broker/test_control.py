@@ -163,3 +163,19 @@ def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: st
     assert (outcome.state, outcome.ended) == ("PENDING", False)
     with connect(worker_url) as client:
         assert client.llen("tiny:nobody\x06\x169") == 1
+
+
+def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_url: str) -> None:
+    import celery
+
+    with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
+        app.conf.broker_transport_options = OPTIONS
+        later = app.send_task("tiny.fail", queue="work", countdown=600, expires=5).id
+    assert observe_nodes(worker_url, OPTIONS)["w1@here"].holds is None, "not asked"
+    deadline = time.monotonic() + 20
+    while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset({later}):
+        assert time.monotonic() < deadline, node
+    assert node.rate_limited == {"tiny.limited"}
+    with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
+        app.conf.broker_transport_options = OPTIONS
+        app.control.revoke(later)

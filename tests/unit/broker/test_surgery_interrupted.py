@@ -20,6 +20,7 @@ from runbooks.broker.keys import KeySpace
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -80,11 +81,11 @@ def test_a_connection_cut_at_any_command_loses_and_doubles_nothing(
         path = tmp_path / f"{n}.jsonl"
         with Archive.create(path, f"cut-{n}", NOW) as archive, monkeypatch.context() as patch:
             if verb == "restore":
-                surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+                surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
             at_command(patch, n, lambda: client.client_kill_filter(_type="normal", skipme=True))
             try:
                 if verb == "take":
-                    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+                    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
                 else:
                     surgery.restore(client, KEYS, archive)
             except BrokerUnreachable:
@@ -122,7 +123,7 @@ def test_a_redis_killed_in_the_middle_comes_back_with_every_message(
         with Archive.create(path, f"restarted-{n}", NOW) as archive:
             kill.start()
             try:
-                surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+                surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
                 surgery.restore(client, KEYS, archive)
             except BrokerUnreachable:
                 interrupted += 1

@@ -15,6 +15,7 @@ from runbooks.broker.archive import Archive, Fate, read
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -65,7 +66,7 @@ def test_every_message_is_consumed_or_kept_or_archived_exactly_once_and_in_order
     with Archive.create(archive_path, "live", time.time()) as archive:
         for process in (*producers, *consumers):
             process.start()
-        report = surgery.take(client, KEYS, "work", [STALE], archive, time.time())
+        report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time())
         if attempt:
             surgery.restore(client, KEYS, archive)
         for process in producers:
