@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -141,7 +141,8 @@ def _clean_up(client: "redis.Redis", keyspace: KeySpace, oid: str) -> None:
         if not pipe.exists(keyspace.binding(REPLY_EXCHANGE)):
             pipe.multi()
             pipe.zrem(keyspace.binding_deadlines, REPLY_EXCHANGE)
-            pipe.execute(raise_on_error=False)
+            with suppress(redis.WatchError):  # somebody else binds to it just now: then it is not ours to remove
+                pipe.execute(raise_on_error=False)
 
 
 def run_task(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,12 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
     with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
         app.conf.broker_transport_options = OPTIONS
         app.control.revoke(later)
+
+
+def test_several_may_ask_at_once_and_nothing_of_it_stays(worker_url: str) -> None:
+    """Whoever cleans up while another begins must neither fail nor take the other's reply queue away."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: observe_nodes(worker_url, OPTIONS), range(64)))
+    assert [list(answer) for answer in answers] == [["w1@here"]] * 64
+    with connect(worker_url) as client:
+        assert [key for key in client.scan_iter() if b"reply.celery.pidbox" in key] == []
