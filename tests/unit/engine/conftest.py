@@ -104,6 +104,9 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        assert self.is_locked
+
     def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
         assert self.is_locked
         if self.error:
