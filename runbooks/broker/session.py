@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,8 @@ from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker
+from runbooks.broker.preflight import require_able
+from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import UsageError
 from runbooks.core.model import BrokerState
 from runbooks.core.operator import user_name
@@ -70,6 +72,13 @@ class Broker:
         holder = Holder.this_process(os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now)
         with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
             yield lock
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""
+        queues = [change.do.queue for change in changes if isinstance(change.do, TakeMessages)]
+        if queues:
+            keys = [key for queue in queues for key in self._keys.queue(queue)]
+            require_able(self._client, self._keys, keys, "run")
 
     def take(self, fleet: Fleet, queue: str, path: Path, waiting: Waiting) -> str:
         """Take what the rules select out of a queue into a new archive; returns what was done, for the operator."""

@@ -19,7 +19,8 @@ from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, bring_home, detached, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
-from runbooks.broker.scan import require_list, windows
+from runbooks.broker.preflight import require_able
+from runbooks.broker.scan import windows
 from runbooks.broker.selection import Judge, for_queue
 from runbooks.core.model import Rule
 
@@ -71,9 +72,8 @@ def take(
     """
     judge = Judge(for_queue(rules, queue), now)
     taking = _Taking(archive, judge)
+    require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
     with broker_errors(address(client)):
-        for key in keyspace.queue(queue):
-            require_list(client, key)
         _bring_all_home(client, keyspace)
         for key in keyspace.queue(queue):
             if client.exists(key):
@@ -182,6 +182,10 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, *, malf
 
     Malformed items stay out unless `malformed` is true. A queue untouched since is byte for byte what it was.
     """
+    ledger = read(archive.path)
+    keys = tuple(dict.fromkeys(message.key for message in ledger.messages.values()))
+    restored_bytes = sum(len(message.raw) for message in ledger.in_state(Fate.TAKEN))
+    require_able(client, keyspace, keys, archive.run_id, restored_bytes=restored_bytes)
     settle(client, keyspace, archive)
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in read(archive.path).in_state(Fate.TAKEN):
@@ -189,7 +193,6 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, *, malf
     restored = withheld = 0
     with broker_errors(address(client)):
         for key, messages in by_key.items():
-            require_list(client, key)
             back = [message for message in messages if malformed or not message.malformed]
             stay = [message for message in messages if message.malformed and not malformed]
             if back:

@@ -21,7 +21,9 @@ def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Start]:
     started: list[RedisServer] = []
 
     def start_one(*args: str, port: int | None = None) -> RedisServer:
-        started.append(RedisServer.start(tmp_path / str(len(started)), port=port, args=args))
+        started.append(
+            RedisServer.start(tmp_path / str(len(started)), port=port, args=args, binary=redis_server.binary)
+        )
         return started[-1]
 
     yield start_one

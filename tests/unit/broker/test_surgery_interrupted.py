@@ -94,13 +94,13 @@ def test_a_connection_cut_at_any_command_loses_and_doubles_nothing(
 
 
 @pytest.fixture
-def durable(tmp_path: Path) -> Iterator[Callable[[], RedisServer]]:
+def durable(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[[], RedisServer]]:
     """Starts a Redis that keeps everything, again and again in the same place."""
     servers: list[RedisServer] = []
 
     def start() -> RedisServer:
         port = servers[0].port if servers else None
-        servers.append(RedisServer.start(tmp_path / "durable", port=port, args=AOF))
+        servers.append(RedisServer.start(tmp_path / "durable", port=port, args=AOF, binary=redis_server.binary))
         return servers[-1]
 
     yield start

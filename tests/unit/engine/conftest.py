@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +99,9 @@ class FakeBroker:
             yield cast(FleetLock, self.lock_held)
         finally:
             self.is_locked = False
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        pass
 
     def take(self, fleet: Fleet, queue: str, path: Path, waiting: Callable[[str], None]) -> str:
         assert self.is_locked
