@@ -73,8 +73,8 @@ def take(
     judge = Judge(for_queue(rules, queue), now)
     taking = _Taking(archive, judge)
     require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
+    settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        _bring_all_home(client, keyspace)
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)

@@ -28,11 +28,11 @@ def as_user(redis_server: RedisServer, client: "redis.Redis") -> Iterator[As]:
     """Connects as the user `ops` with these rights only."""
 
     def connect_as(rights: str) -> "redis.Redis":
-        client.execute_command(f"ACL SETUSER ops reset on >pw {rights}")
+        client.execute_command(f"ACL SETUSER ops reset on >pw {rights}")  # type: ignore[no-untyped-call]
         return connect(f"redis://ops:pw@127.0.0.1:{redis_server.port}/5")
 
     yield connect_as
-    client.execute_command("ACL DELUSER ops")
+    client.acl_deluser("ops")
 
 
 @pytest.fixture

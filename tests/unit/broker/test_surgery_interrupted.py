@@ -1,13 +1,13 @@
 """Taking and restoring while the connection is cut, or the Redis server is killed and comes back from its AOF."""
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -17,7 +17,6 @@ from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive, Fate, read, verify
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed
@@ -56,41 +55,92 @@ def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None
     assert verify(path) == ()
 
 
-def at_command(monkeypatch: pytest.MonkeyPatch, n: int, act: Callable[[], Any]) -> None:
-    """Act just after the n-th command of a stream has been sent."""
-    send_it, left = Stream.send, [n]
+class Proxy:
+    """Passes a server's traffic on until so many bytes have gone either way, then drops every connection.
 
-    def send(stream: Stream, *command: Any) -> None:
-        send_it(stream, *command)
-        left[0] -= 1
-        if not left[0]:
-            act()
+    None: no limit. `passed` counts them.
+    """
 
-    monkeypatch.setattr(Stream, "send", send)
+    def __init__(self, port: int, most_bytes: int | None) -> None:
+        self._port, self._most_bytes, self.passed = port, most_bytes, 0
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._start(self._accept)
+
+    def _start(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [near, far]
+                self._start(self._pass_on, near, far)
+                self._start(self._pass_on, far, near)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                with self._lock:
+                    left = len(data) if self._most_bytes is None else max(0, self._most_bytes - self.passed)
+                    self.passed += len(data)
+                target.sendall(data[:left])
+                if left < len(data):
+                    self.close()
+            target.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+
+def through(proxy: Proxy, verb: str, archive: Archive) -> bool:
+    """Take or restore over a proxy; False where the connection was cut."""
+    try:
+        client = connect(f"redis://127.0.0.1:{proxy.port}/5", timeout_s=10)
+        if verb == "take":
+            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        else:
+            surgery.restore(client, KEYS, archive)
+    except BrokerUnreachable:
+        return False
+    client.close()
+    return True
 
 
 @pytest.mark.parametrize("verb", ["take", "restore"])
-def test_a_connection_cut_at_any_command_loses_and_doubles_nothing(
-    verb: str, client: "redis.Redis", items: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_cut_after_any_byte_loses_and_doubles_nothing(
+    verb: str, client: "redis.Redis", redis_server: RedisServer, items: list[bytes], tmp_path: Path
 ) -> None:
-    cut = 0
-    for n in range(1, 60, 4):
+    draw = random.Random()
+    whole: int | None = None
+    for n in range(30):
         client.flushdb()
         client.rpush("work", *items)
         path = tmp_path / f"{n}.jsonl"
-        with Archive.create(path, f"cut-{n}", NOW) as archive, monkeypatch.context() as patch:
+        with Archive.create(path, f"cut-{n}", NOW) as archive:
             if verb == "restore":
                 surgery.take(client, KEYS, "work", [STALE], archive, NOW)
-            at_command(patch, n, lambda: client.client_kill_filter(_type="normal", skipme=True))
-            try:
-                if verb == "take":
-                    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
-                else:
-                    surgery.restore(client, KEYS, archive)
-            except BrokerUnreachable:
-                cut += 1
+            with Proxy(redis_server.port, whole and draw.randrange(whole)) as proxy:
+                assert through(proxy, verb, archive) is (whole is None)
+        whole = whole or proxy.passed
         accounted_for(client, path, items)
-    assert cut > 8
 
 
 @pytest.fixture
@@ -107,8 +157,9 @@ def durable(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[[], 
     servers[-1].stop()
 
 
-def test_a_redis_killed_in_the_middle_comes_back_with_every_message(
-    items: list[bytes], tmp_path: Path, durable: Callable[[], RedisServer]
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message(
+    ending: signal.Signals, items: list[bytes], tmp_path: Path, durable: Callable[[], RedisServer]
 ) -> None:
     server = durable()
     draw = random.Random()
@@ -118,19 +169,18 @@ def test_a_redis_killed_in_the_middle_comes_back_with_every_message(
         client.flushdb()
         client.rpush("work", *items)
         path = tmp_path / f"{n}.jsonl"
-        kill = threading.Timer(draw.uniform(0.005, 0.12), os.kill, (server.pid, signal.SIGKILL))
+        end = threading.Timer(draw.uniform(0.005, 0.12), os.kill, (server.pid, ending))
         with Archive.create(path, f"restarted-{n}", NOW) as archive:
-            kill.start()
+            end.start()
             try:
                 surgery.take(client, KEYS, "work", [STALE], archive, NOW)
                 surgery.restore(client, KEYS, archive)
             except BrokerUnreachable:
                 interrupted += 1
-        kill.join()
+        end.join()
         assert server._process is not None
         server._process.wait(timeout=10)
         client.close()
-        time.sleep(0)
         server = durable()
         client = connect(server.url(), timeout_s=10)
         accounted_for(client, path, items)
