@@ -13,7 +13,7 @@ import redis
 
 from runbooks.broker import surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read
-from runbooks.broker.connection import address, connect, db_of
+from runbooks.broker.connection import connect, place
 from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
@@ -43,7 +43,7 @@ class Broker:
 
     def __init__(self, app: AppSettings) -> None:
         self._app = app
-        self._options = app.broker_options.model_dump()
+        self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
     @property
@@ -52,12 +52,12 @@ class Broker:
 
     @cached_property
     def _client(self) -> "redis.Redis":
-        return connect(self._url)
+        return connect(self._url, self._options)
 
     @property
     def name(self) -> str:
-        """Where it is: `host:port/db` or `path/db`, without a password."""
-        return f"{address(self._client)}/{db_of(self._client)}"
+        """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password."""
+        return place(self._url, self._options, self._client)
 
     def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
         """The broker's state; the queues and the nodes only when asked for, as these take time."""

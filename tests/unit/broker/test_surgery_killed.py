@@ -83,10 +83,12 @@ def restore(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
 
 
 def arm(client: "redis.Redis", failpoint: Failpoint | None) -> None:
+    # In the forked child only: nothing to undo.
     detached.CHUNK_ITEMS, surgery.FIRST_ITEMS = 60, 20  # type: ignore[attr-defined]
-    if failpoint is not None:  # in the forked child only: nothing to undo
+    if failpoint is not None:
         client.eval = failpoint.around(client.eval)  # type: ignore[method-assign]
         Stream.send = failpoint.around(Stream.send)  # type: ignore[method-assign]
+        Stream.send_quietly = failpoint.around(Stream.send_quietly)  # type: ignore[method-assign]
         Stream.receive = failpoint.around(Stream.receive)  # type: ignore[method-assign]
         os.fsync = failpoint.around(os.fsync)
         os.write = failpoint.around(torn(os.write))
@@ -150,7 +152,7 @@ def test_a_restore_killed_at_any_boundary_loses_and_doubles_nothing(
         at += 1
         archive_path.unlink(missing_ok=True)
         Archive.create(archive_path, f"killed-{at}", NOW).close()
-        take(url, archive_path)
+        assert in_child(lambda: take(url, archive_path))
         finished = in_child(lambda at=at: restore(url, archive_path, Failpoint(at)))  # type: ignore[misc]
         settle_and_restore(client, url, archive_path, queue)
     assert at > 12
