@@ -7,12 +7,12 @@ from runbooks.steps.step import Needs
 
 
 def install_units(session: Session) -> ExitCode:
-    """One systemd unit per worker, and beat's; nothing is started."""
+    """One systemd unit per worker, and beat's; nothing is started, and what the inventory no longer has is removed."""
     session.require_consent_possible()
-    return walk(session, (session.unit_files(),), session.observe(Needs.FILES))
+    return walk(session, session.units_installed(), session.observe(Needs.FILES | Needs.SERVICES))
 
 
 def install_cron(session: Session) -> ExitCode:
     """The application's cron file."""
     session.require_consent_possible()
-    return walk(session, (session.cron_files(),), session.observe(Needs.FILES))
+    return walk(session, (session.cron_installed(),), session.observe(Needs.FILES))

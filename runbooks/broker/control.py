@@ -1,7 +1,7 @@
 """Asks the workers through remote control, and runs a task on them: knows the broker's URL, not the application."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import NodeState
 
 _POLL_S = 0.2
+_HELD = ("active", "reserved", "scheduled")
 _ENDED = frozenset({"SUCCESS", "FAILURE", "RETRY", "REVOKED", "REJECTED", "IGNORED"})
 
 
@@ -32,14 +33,17 @@ class TaskOutcome:
 
 
 def observe_nodes(
-    url: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0
+    url: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0, *, holdings: bool = False
 ) -> dict[str, NodeState]:
     """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
+
+    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
 
     {} where none answers. One ping to all, waited out; then only those that answered are asked, by name. Nothing of
     it stays behind in Redis. Raises BrokerUnreachable.
 
-    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues.
+    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
+    active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
     """
     options = dict(transport_options or {})
     client = connect(url, options)
@@ -51,6 +55,7 @@ def observe_nodes(
                 return {}
             registered = _by_node(mailbox.call(names, "registered", timeout=timeout_s))
             queues = _by_node(mailbox.call(names, "active_queues", timeout=timeout_s))
+            held = [_by_node(mailbox.call(names, which, timeout=timeout_s)) for which in _HELD] if holdings else []
         finally:
             _clean_up(client, keyspace, mailbox.oid)
     return {
@@ -58,9 +63,19 @@ def observe_nodes(
             name,
             frozenset(task.partition(" [")[0] for task in registered.get(name) or ()),
             frozenset(queue["name"] for queue in queues.get(name) or ()),
+            _held(name, held),
+            frozenset(task.partition(" [")[0] for task in registered.get(name) or () if "rate_limit=" in task),
         )
         for name in names
     }
+
+
+def _held(name: str, answers: Sequence[Mapping[str, Any]]) -> frozenset[str] | None:
+    """The ids in a node's answers; None where one is missing."""
+    if not answers or any(name not in answer for answer in answers):
+        return None
+    requests = (entry.get("request", entry) for answer in answers for entry in answer[name] or ())
+    return frozenset(str(request["id"]) for request in requests)
 
 
 @contextmanager

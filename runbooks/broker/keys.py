@@ -26,6 +26,7 @@ This tool's own:
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
 """
 
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,10 @@ class KeySpace:
     def queue(self, name: str) -> tuple[str, ...]:
         """The list keys of a queue, one per priority step, in the order in which workers ask for them."""
         return tuple(f"{self.prefix}{name}{self.sep}{step}" if step else f"{self.prefix}{name}" for step in self.steps)
+
+    def list_of(self, queue: str, priority: int) -> str:
+        """The list key that a message of this priority is published to."""
+        return self.queue(queue)[bisect(self.steps, priority) - 1]
 
     @property
     def unacked(self) -> str:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-BROKER = "broker"
-"""The `host` of a change that is made in the broker."""
+BROKER = "the broker"
+"""The `host` of a change that is made in the broker; no host can have this name."""
 
 _BYTES_AS_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -23,13 +24,15 @@ def sha256(content: bytes | None) -> str:
 class WriteFile:
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
-    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted.
+    It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted,
+    and, with `check`, when the host's own judge of such files finds anything wrong in it.
     """
 
     path: str
     content: bytes | None = field(repr=False)
     mode: int
     replaces: str
+    check: Literal["", "unit", "cron", "logrotate"] = ""
     kind: Literal["write_file"] = "write_file"
 
 
@@ -57,21 +60,91 @@ class ControlService:
 
 
 @checked(frozen=True, slots=True)
+class ReloadUnits:
+    """Let systemd read its unit files again."""
+
+    kind: Literal["reload_units"] = "reload_units"
+
+
+@checked(frozen=True, slots=True)
+class EnableService:
+    """Let a service start when the host does, or not."""
+
+    service: str
+    enabled: bool
+    kind: Literal["enable_service"] = "enable_service"
+
+
+@checked(frozen=True, slots=True)
+class EndProcesses:
+    """End processes, each named by its pid and its start in clock ticks since boot, warmly and then by force."""
+
+    service: str
+    processes: tuple[tuple[int, int], ...]
+    kind: Literal["end_processes"] = "end_processes"
+
+
+@checked(frozen=True, slots=True)
 class TakeMessages:
-    """Move what the rules select, and what would kill a worker, from a queue into the run's archive file."""
+    """Take what the rules mean out of a queue, into the run's archive file, and move on what is to be moved.
+
+    The rules are as `core/rules.py` writes them.
+    """
 
     queue: str
     archive: str
+    rules: tuple[str, ...]
     kind: Literal["take_messages"] = "take_messages"
 
 
 @checked(frozen=True, slots=True)
+class TakeUnacked:
+    """The same for a queue's messages that were fetched and that no node holds.
+
+    It is refused when a node of the inventory does not answer, but for those that are known to be `stopped`.
+    """
+
+    queue: str
+    archive: str
+    rules: tuple[str, ...]
+    stopped: tuple[str, ...]
+    kind: Literal["take_unacked"] = "take_unacked"
+
+
+@checked(frozen=True, slots=True)
 class RestoreMessages:
-    """Put the messages of an archive file back where they came from; malformed ones only when asked to."""
+    """Put the messages of an archive file back where they came from, also those that were moved and still wait.
+
+    Malformed ones only when asked to.
+    """
 
     archive: str
     malformed: bool = False
     kind: Literal["restore_messages"] = "restore_messages"
+
+
+@checked(frozen=True, slots=True)
+class RestoreSelected:
+    """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
+
+    The archive remembers the `token`, by which they can be recalled.
+    """
+
+    archive: str
+    rule: str
+    place: Literal["original", "next", "last"]
+    malformed: bool
+    token: str
+    kind: Literal["restore_selected"] = "restore_selected"
+
+
+@checked(frozen=True, slots=True)
+class RecallMessages:
+    """Take what a change has put back, and what still waits of it, out again into its archive."""
+
+    archive: str
+    token: str
+    kind: Literal["recall_messages"] = "recall_messages"
 
 
 @checked(frozen=True, slots=True)
@@ -85,7 +158,19 @@ class RunTask:
 
 
 Effect = Annotated[
-    WriteFile | SetEnvironment | ControlService | TakeMessages | RestoreMessages | RunTask, Field(discriminator="kind")
+    WriteFile
+    | SetEnvironment
+    | ControlService
+    | ReloadUnits
+    | EnableService
+    | EndProcesses
+    | TakeMessages
+    | TakeUnacked
+    | RestoreMessages
+    | RestoreSelected
+    | RecallMessages
+    | RunTask,
+    Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Effect)
 
@@ -106,7 +191,8 @@ def from_json(value: Any) -> Effect:
 class Change:
     """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing can).
 
-    `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples.
+    `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples. `messages` are
+    those it is about, as far as they were asked for, each with its reason; `count` is how many there are.
     """
 
     host: str
@@ -115,3 +201,5 @@ class Change:
     do: Effect
     undo: Effect | None = None
     detail: str = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    count: int = 0

@@ -4,7 +4,6 @@ A variable `celery_workers` is the field `workers` here. Variables of other pref
 used in templates and in Jinja expressions.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean, line_of
 from runbooks.core.model import Rule
 from runbooks.core.render import RenderError, render_value
+from runbooks.core.rules import MALFORMED, Duration, OneLine, QueueRule, destination, fits, literal, one_line
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def is_secret_name(name: str) -> bool:
@@ -33,31 +40,10 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
-def _duration(value: object) -> object:
-    """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
-        return float(found[1]) * _UNITS_S[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
-
-
-def _more_than(value: object) -> object:
-    if isinstance(value, str) and (found := re.fullmatch(r">\s*(\d+)", value.strip())):
-        return int(found[1])
-    raise ValueError("write it as '>N', e.g. '>2'")
-
-
-def _one_line(value: str) -> str:
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters, and not empty")
-    return value
-
-
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError('must be an absolute path, e.g. "{{ inventory_dir }}/app"')
-    return _one_line(value)
+    return one_line(value)
 
 
 def _user(value: str) -> str:
@@ -70,7 +56,7 @@ def _command(value: str) -> str:
     for name in re.findall(r"(?<!\$)\{(\w+)\}", value):
         if name != "worker":
             raise ValueError(f"{{{name}}} means nothing here; {{worker}} is the worker's name")
-    return _one_line(value)
+    return one_line(value)
 
 
 def _schedule(value: str) -> str:
@@ -99,9 +85,6 @@ def _node_name(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
-MoreThan = Annotated[int, BeforeValidator(_more_than)]
-OneLine = Annotated[str, AfterValidator(_one_line)]
 UserName = Annotated[str, AfterValidator(_user)]
 Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
@@ -149,20 +132,6 @@ class CronEntry(_Settings):
     schedule: CronSchedule
     user: UserName
     command: OneLine
-
-
-class QueueRule(_Settings):
-    """Which messages of a queue are taken out, and the reason an operator is shown."""
-
-    reason: OneLine
-    queue: OneLine
-    task: OneLine = "*"
-    eta_overdue: Duration | None = None
-    retries: MoreThan | None = None
-    expired: bool = False
-
-    def rule(self) -> Rule:
-        return Rule(self.reason, self.queue, self.task, self.eta_overdue, self.retries, self.expired)
 
 
 class Thresholds(_Settings):
@@ -233,12 +202,33 @@ class HostSettings(_Settings):
     beat: bool = False
     start_timeout: Duration = 90.0
     stop_timeout: Duration = 60.0
-    service_manager: Literal["commands"]
-    commands: Commands
+    service_manager: Literal["systemd", "commands"] = "systemd"
+    commands: Commands | None = None
     unit_directory: AbsolutePath = "/etc/systemd/system"
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+
+    @model_validator(mode="after")
+    def _commands_belong_to_their_manager(self) -> "HostSettings":
+        if (self.service_manager == "commands") != (self.commands is not None):
+            raise ValueError("celery_commands is needed with `celery_service_manager: commands`, and only then")
+        return self
+
+
+def unit_of(service: str) -> str:
+    """The systemd unit of a service."""
+    return "celery-beat.service" if service == "beat" else f"celery-worker@{service}.service"
+
+
+def service_of(unit: str) -> str:
+    """The service of a unit that `unit_of` named."""
+    return "beat" if unit == "celery-beat.service" else unit.removeprefix("celery-worker@").removesuffix(".service")
+
+
+def mark_of(app: str) -> str:
+    """How a file of this tool's begins, so that one the inventory no longer wants can be told from anybody else's."""
+    return f"# Managed by celery-runbooks for {app};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +245,10 @@ class FleetHost:
         return f"{worker.name}@{self.name}"
 
     @property
+    def has_systemd(self) -> bool:
+        return self.settings.service_manager == "systemd"
+
+    @property
     def services(self) -> tuple[str, ...]:
         """The names of all its services: its workers, then beat if it runs here."""
         return (*(worker.name for worker in self.settings.workers), *(("beat",) if self.settings.beat else ()))
@@ -262,22 +256,36 @@ class FleetHost:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not."""
+    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
+
+    `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
+    """
 
     app: AppSettings
     hosts: tuple[FleetHost, ...]
     all_workers: tuple[Worker, ...]
     state_directory: Path | None
+    all_nodes: tuple[str, ...] = ()
+    selection: Rule | None = None
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """Every queue that a worker consumes, in the inventory's order, once each."""
+        return tuple(dict.fromkeys(queue for worker in self.all_workers for queue in worker.queues))
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """Every queue that a worker consumes or a rule names, in the inventory's order, once each."""
-        consumed = (queue for worker in self.all_workers for queue in worker.queues)
-        return tuple(dict.fromkeys((*consumed, *(rule.queue for rule in self.app.queue_rules))))
+        """Every queue that a worker consumes or a rule names, once each; with a selection only those it means."""
+        named = (queue for rule in self.rules for queue in literal(rule.queue))
+        queues = dict.fromkeys((*self.consumed, *named))
+        return tuple(queue for queue in queues if self.selection is None or fits(self.selection.queue, queue))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        return tuple(rule.rule() for rule in self.app.queue_rules)
+        """What is to be done with messages; the first rule that holds decides."""
+        if self.selection:
+            return (self.selection,)
+        return (*(rule.rule() for rule in self.app.queue_rules), MALFORMED)
 
 
 def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
@@ -297,18 +305,32 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
+    if built:
+        consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
+        problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
     state = built[0][1].variables.get(STATE_DIRECTORY)
+    nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None)
+    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes)
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
     differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
     text = f"{path}:1: {name} and {other_name} differ in {differing}, but an inventory describes one application"
     return {text: None} if differing else {}
+
+
+def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:
+    for i, rule in enumerate(rules):
+        queue, _ = destination(rule.requeue_to or "")
+        if queue and queue not in consumed:
+            variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
+            line = _deep_line(variable, [i, "requeue_to"])
+            hint = did_you_mean(queue, sorted(consumed))
+            yield f"{inventory.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
 
 
 def _rendered(inventory: Inventory, host: Host, problems: dict[str, None]) -> dict[str, Any] | None:
@@ -353,7 +375,7 @@ def _state_directory_problem(inventory: Inventory, host: Host, value: object) ->
 
 def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_context=False):
-        name, *path = detail["loc"]
+        name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
         if variable is None:

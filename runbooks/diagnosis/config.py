@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
 from runbooks.core.settings import Fleet, FleetHost
 from runbooks.steps.environment import drift
-from runbooks.steps.files import MODE, Wanted
+from runbooks.steps.files import MODE, Kind, Wanted, stale_files
 
 
 def findings(fleet: Fleet, snapshot: Snapshot, units: Wanted, cron: Wanted) -> Iterator[Finding]:
@@ -14,10 +14,11 @@ def findings(fleet: Fleet, snapshot: Snapshot, units: Wanted, cron: Wanted) -> I
         if state := snapshot.reachable().get(host.name):
             yield from _files("unit", host, state, units)
             yield from _files("cron", host, state, cron)
+            yield from _units(host, state)
             yield from _environment(host, state)
 
 
-def _files(kind: str, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:
+def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:
     paths = wanted[host.name]
     missing = [path for path in paths if state.files[path].content is None]
     differing = [
@@ -25,6 +26,11 @@ def _files(kind: str, host: FleetHost, state: HostState, wanted: Wanted) -> Iter
         for path, content in paths.items()
         if path not in missing and (state.files[path].content, state.files[path].mode) != (content, MODE)
     ]
+    for path in stale_files(host, state, kind, wanted) if kind == "cron" else ():
+        yield Finding(
+            "cron.stale", host.name, f"{path} is ours, and the inventory no longer has it",
+            remedy="remove it", severity=Severity.WARNING,
+        )  # fmt: skip
     for what, found in (("missing", missing), ("differs", differing)):
         if found:
             yield Finding(
@@ -35,6 +41,32 @@ def _files(kind: str, host: FleetHost, state: HostState, wanted: Wanted) -> Iter
                 remedy="install it from its template",
                 severity=Severity.WARNING,
             )
+
+
+def _units(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    unread = [name for name, service in state.services.items() if service.needs_reload]
+    disabled = [name for name, service in state.services.items() if service.pid is not None and not service.enabled]
+    if unread:
+        yield Finding(
+            "unit.not_loaded", host.name, f"systemd has not read the unit of {', '.join(unread)} since it changed",
+            ("systemctl show: NeedDaemonReload=yes",), remedy="let systemd read it", severity=Severity.WARNING,
+        )  # fmt: skip
+    if disabled:
+        yield Finding(
+            "unit.not_enabled", host.name, f"{', '.join(disabled)} would not start with the host",
+            ("systemctl show: UnitFileState is not enabled",), remedy="enable it", severity=Severity.WARNING,
+        )  # fmt: skip
+    for name, service in state.stale.items():
+        yield Finding(
+            "unit.stale", f"{name} on {host.name}", f"{name} has a unit of ours, and the inventory no longer has it",
+            (f"systemctl show: {service.answer}",), remedy="stop it and remove its unit", severity=Severity.WARNING,
+        )  # fmt: skip
+    for name, service in state.all_services.items():
+        for drop_in in service.drop_ins:
+            yield Finding(
+                "unit.drop_in", f"{name} on {host.name}", f"{drop_in} changes the unit; it is left as it is",
+                severity=Severity.INFO,
+            )  # fmt: skip
 
 
 def _environment(host: FleetHost, state: HostState) -> Iterator[Finding]:

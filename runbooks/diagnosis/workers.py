@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
 from runbooks.core.settings import Fleet, FleetHost
+from runbooks.steps.workers import changed_since_start
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -11,15 +12,22 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     for host in fleet.hosts:
         match snapshot.hosts[host.name]:
             case Unreachable(why=why):
-                yield Finding("host.unreachable", host.name, "the host does not answer", (why,))
+                yield Finding("host.unreachable", host.name, "the host does not answer as it should", (why,))
             case HostState() as state:
                 yield from _services(host, state)
                 yield from _nodes(host, state, snapshot)
 
 
 def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    environment = state.files[host.settings.env_file]
     for name, service in state.services.items():
+        if service.leaked:
+            yield Finding(
+                "worker.leaked_processes",
+                f"{name} on {host.name}",
+                f"{len(service.leaked)} processes of {name} outlived an earlier start; they may still take messages",
+                tuple(f"pid {process.pid} ({process.name})" for process in service.leaked),
+                remedy="end them",
+            )
         if service.pid is None:
             yield Finding(
                 f"{'beat' if name == 'beat' else 'worker'}.not_running",
@@ -28,12 +36,12 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 (f"its status command says: {service.answer or 'nothing, with exit code 3'}",),
                 remedy="start it",
             )
-        elif service.started_at is not None and environment.changed_at > service.started_at:
+        elif changed := changed_since_start(host, name, state):
             yield Finding(
                 "worker.outdated",
                 f"{name} on {host.name}",
-                f"{name} runs with an older environment than the file holds",
-                (f"pid {service.pid} started before {host.settings.env_file} was last changed",),
+                f"{name} runs with older files than there are now",
+                (f"pid {service.pid} started before {', '.join(changed)} was last changed",),
                 remedy="restart it",
                 severity=Severity.WARNING,
             )

@@ -6,22 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
-from runbooks.core.errors import HostUnreachable, RunbookError
+from runbooks.core.errors import RunbookError
 from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, Unreachable
 from runbooks.core.settings import Fleet, FleetHost, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.script import run_fragments
-from runbooks.hosts.transport import Transport
+from runbooks.hosts.transport import Transport, Transports
+from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
 from runbooks.steps.step import Needs
 
-FORKS = 16
 HOST_TIMEOUT_S = 60.0
 
 T = TypeVar("T")
-Transports = Mapping[str, Transport]
 Paths = Mapping[str, Iterable[str]]
 """Host name → the paths of the files that matter there."""
 
@@ -29,18 +29,15 @@ Paths = Mapping[str, Iterable[str]]
 def on_hosts(
     transports: Transports, hosts: Iterable[FleetHost], work: Callable[[FleetHost, Transport], T]
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts at once, at most FORKS at a time; one that does not answer becomes Unreachable."""
+    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes Unreachable."""
 
     def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
         try:
             return host.name, work(host, transports[host.name])
-        except HostUnreachable as error:
-            return host.name, Unreachable(error.problem)
         except RunbookError as error:
-            error.problem = f"{host.name}: {error.problem}"
-            raise
+            return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))))
 
-    with ThreadPoolExecutor(FORKS) as pool:
+    with ThreadPoolExecutor(transports.forks) as pool:
         try:
             return dict(pool.map(guarded, hosts))
         except BaseException:  # also ^C: do not wait for scripts nobody wants any more
@@ -49,42 +46,56 @@ def on_hosts(
             raise
 
 
-def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs) -> Snapshot:
-    """One look at everything in `needs`; the broker is asked while the hosts are.
+def observe(
+    fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs, samples: int | None = SAMPLES
+) -> Snapshot:
+    """One look at everything in `needs`; the broker is asked while the hosts are. `samples` is `Broker.observe`'s.
 
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(broker.observe, fleet, now, queues=Needs.QUEUES in needs, nodes=Needs.NODES in needs)
+        what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
+        asked = beside.submit(broker.observe, fleet, now, **what, samples=samples)
         hosts: dict[str, HostState | Unreachable] = {}
         if needs & (Needs.FILES | Needs.SERVICES):
-            hosts = on_hosts(transports, fleet.hosts, lambda host, way: _look(host, way, paths[host.name], needs))
+            hosts = on_hosts(
+                transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
+            )
         state = asked.result()
     if Needs.IMPORTS in needs:
         hosts |= _probe_imports(fleet, transports, state, hosts)
     return Snapshot(now, state, hosts)
 
 
-def _look(host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
-    return look(
-        host,
-        transport,
-        list(paths) if Needs.FILES in needs else [],
-        host.services if Needs.SERVICES in needs else (),
-    )
+def _look(fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
+    files = list(paths) if Needs.FILES in needs else []
+    return look(fleet, host, transport, files, host.services if Needs.SERVICES in needs else ())
 
 
-def look(host: FleetHost, transport: Transport, files: Sequence[str], services: Sequence[str]) -> HostState:
-    """The host's clock and the state of these files and services, in one round trip."""
+def look(
+    fleet: Fleet, host: FleetHost, transport: Transport, files: Sequence[str], services: Sequence[str]
+) -> HostState:
+    """The host's clock, the state of these files and services, and what is left of ours; all in one round trip."""
     questions = {"clock": facts.ask_clock()}
     questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
-    questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    if files:
+        questions["managed"] = facts.ask_managed(host, fleet.app.app)
+    if services and host.has_systemd:
+        questions["units"] = ask_units(host, fleet.app.app, services)
+    elif services:
+        questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
     answers = run_fragments(transport, questions, timeout_s=HOST_TIMEOUT_S)
+    if "units" in answers:
+        found = parse_units(answers["units"])
+    else:
+        found = {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)}
     return HostState(
         facts.parse_clock(answers["clock"]),
         {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(files)},
-        {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)},
+        {name: found[name] for name in services},
+        facts.parse_managed(answers["managed"]) if files else {},
+        {name: state for name, state in found.items() if name not in host.services},
     )
 
 

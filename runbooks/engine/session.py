@@ -1,11 +1,12 @@
 """What a verb works with: the fleet, the ways to it, and what the operator asked for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import Finding, Snapshot
@@ -14,17 +15,22 @@ from runbooks.core.reporter import Reporter
 from runbooks.core.settings import Fleet
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id
-from runbooks.engine.observe import Transports, observe
+from runbooks.engine.observe import observe
+from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
 from runbooks.steps.files import FilesInPlace, cron_files, unit_files
 from runbooks.steps.queues import QueuesClean
-from runbooks.steps.step import Needs
+from runbooks.steps.step import Needs, Step
+from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
 from runbooks.steps.workers import WorkersRunning
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says; `confirm` asks the operator, and is None without a terminal."""
+    """What the command line says; `confirm` asks the operator, and is None without a terminal.
+
+    `every_message` asks for each message that a rule means, not for a few samples.
+    """
 
     verb: str
     inventory: Path
@@ -32,6 +38,7 @@ class Options:
     dry_run: bool = False
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
+    every_message: bool = False
 
 
 class Session:
@@ -50,12 +57,17 @@ class Session:
         self.reporter, self.options = reporter, options
         self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
 
-    def observe(self, needs: Needs) -> Snapshot:
+    def observe(self, needs: Needs, hosts: Collection[str] | None = None) -> Snapshot:
+        """One look at what is needed, on all hosts of the fleet or on these."""
+        fleet = self.fleet
+        if hosts is not None:
+            fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
             host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
             for host in self.fleet.hosts
         }
-        return observe(self.fleet, self.transports, self.broker, paths, needs)
+        samples = None if self.options.every_message else SAMPLES
+        return observe(fleet, self.transports, self.broker, paths, needs, samples)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
@@ -68,19 +80,23 @@ class Session:
     def environment(self) -> EnvironmentSet:
         return EnvironmentSet(self.fleet)
 
-    def unit_files(self) -> FilesInPlace:
-        return FilesInPlace("units", self.units)
+    def units_installed(self) -> tuple[Step, ...]:
+        """Stale services stopped, unit files in place, and systemd working with them."""
+        files = FilesInPlace("units", "unit", self.fleet, self.units)
+        return (StaleStopped(self.fleet), files, UnitsLoaded(self.fleet))
 
-    def cron_files(self) -> FilesInPlace:
-        return FilesInPlace("cron", self.cron)
+    def cron_installed(self) -> FilesInPlace:
+        return FilesInPlace("cron", "cron", self.fleet, self.cron)
 
     def queues(self) -> QueuesClean:
-        return QueuesClean()
+        return QueuesClean(self.fleet)
+
+    def nothing_leaked(self) -> NothingLeaked:
+        return NothingLeaked(self.fleet)
 
     def workers(self, since: Mapping[str, float] | None = None) -> WorkersRunning:
-        loads = {host.name: (host.settings.env_file,) for host in self.fleet.hosts}
         patience_s = max((host.settings.start_timeout for host in self.fleet.hosts), default=0.0)
-        return WorkersRunning(self.fleet, loads, patience_s, since or {})
+        return WorkersRunning(self.fleet, patience_s, since or {})
 
     def require_consent_possible(self) -> None:
         """Fail before any work where the question at its end could not be asked. Raises UsageError."""

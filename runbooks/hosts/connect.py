@@ -1,16 +1,81 @@
-"""Which way leads to a host, by Ansible's connection variables."""
+"""Which way leads to a host, by Ansible's connection and become variables."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from runbooks.core.errors import UsageError
 from runbooks.core.settings import FleetHost
-from runbooks.hosts.transport import LocalTransport, Transport
+from runbooks.hosts.transport import LocalTransport, Transport, Transports
+
+if TYPE_CHECKING:
+    from runbooks.hosts.ssh import Become
 
 
-def transport_to(host: FleetHost) -> Transport:
-    """The transport for `ansible_connection`. Raises UsageError for a connection that is not supported."""
+def transports_to(
+    hosts: Iterable[FleetHost],
+    *,
+    forks: int = 16,
+    accept_new: bool = False,
+    ask_password: Callable[[], str] | None = None,
+) -> Transports:
+    """The transport of each host, not connected yet; the servers on the way are shared.
+
+    `accept_new` lets unknown host keys in and remembers them. `ask_password` is the become password of the hosts whose
+    inventory has none; it is called once at most. Raises UsageError for variables that are not supported.
+    """
+    if forks < 1:
+        raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
+    hosts = tuple(hosts)
+    if all(_connection(host) == "local" for host in hosts):
+        return Transports({host.name: LocalTransport() for host in hosts}, forks)
+    from runbooks.hosts.ssh import Jumps, SshTransport
+    from runbooks.hosts.ssh_config import arguments_for
+
+    jumps = Jumps(accept_new=accept_new)
+    password = _once(ask_password) if ask_password else None
+
+    def to(host: FleetHost) -> Transport:
+        if _connection(host) == "local":
+            return LocalTransport()
+        login = _text(host.variables, "ansible_password", "ansible_ssh_pass")
+        return SshTransport(arguments_for(host.name, host.variables), _become(host, password), jumps, login)
+
+    return Transports({host.name: to(host) for host in hosts}, forks)
+
+
+def _connection(host: FleetHost) -> str:
     connection = host.variables.get("ansible_connection", "ssh")
-    if connection == "local":
-        return LocalTransport()
-    raise UsageError(
-        f"host '{host.name}': ansible_connection '{connection}' is not supported yet",
-        "run this tool on the host itself with `ansible_connection: local`",
-    )
+    if connection not in ("local", "ssh", "paramiko", "smart"):
+        raise UsageError(
+            f"host '{host.name}': ansible_connection '{connection}' is not supported", "'ssh' and 'local' are"
+        )
+    return "local" if connection == "local" else "ssh"
+
+
+def _become(host: FleetHost, ask: Callable[[], str] | None) -> "Become | None":
+    from runbooks.hosts.ssh import Become
+
+    if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
+        return None
+    if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
+        raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
+    password = _text(host.variables, "ansible_become_password", "ansible_become_pass")
+    return Become(str(host.variables.get("ansible_become_user", "root")), (lambda: password) if password else ask)
+
+
+def _text(variables: Mapping[str, Any], *names: str) -> str | None:
+    return next((str(variables[name]) for name in names if variables.get(name) not in (None, "")), None)
+
+
+def _once(ask: Callable[[], str]) -> Callable[[], str]:
+    lock = threading.Lock()
+    answers: list[str] = []
+
+    def answer() -> str:
+        with lock:
+            if not answers:
+                answers.append(ask())
+            return answers[0]
+
+    return answer

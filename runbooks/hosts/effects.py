@@ -3,11 +3,20 @@
 import base64
 from pathlib import PurePosixPath
 
-from runbooks.core.effects import ControlService, Effect, SetEnvironment, WriteFile, sha256
+from runbooks.core.effects import (
+    ControlService,
+    Effect,
+    EnableService,
+    EndProcesses,
+    ReloadUnits,
+    SetEnvironment,
+    WriteFile,
+    sha256,
+)  # fmt: skip
 from runbooks.core.envfile import edit_environment, read_environment
 from runbooks.core.errors import StalePlan
 from runbooks.core.model import FileState
-from runbooks.core.settings import FleetHost
+from runbooks.core.settings import FleetHost, unit_of
 from runbooks.hosts.facts import service_command
 from runbooks.hosts.script import heredoc, quote
 
@@ -33,10 +42,19 @@ def fragment(host: FleetHost, effect: Effect) -> str:
     match effect:
         case WriteFile():
             return _write(effect)
-        case ControlService(service=service, action="restart"):
+        case ControlService(service=service, action="restart") if not host.has_systemd:
             return f"{service_command(host, 'stop', service)} && {service_command(host, 'start', service)}"
+        case ControlService(service=service, action=action) if host.has_systemd and action != "stop":
+            unit = quote(unit_of(service))  # one that failed too often is not started before it is forgiven
+            return f"systemctl reset-failed -- {unit} 2>/dev/null\n{service_command(host, action, service)}"
         case ControlService(service=service, action=action):
             return service_command(host, action, service)
+        case ReloadUnits():
+            return "systemctl daemon-reload"
+        case EnableService(service=service, enabled=enabled):
+            return f"systemctl --quiet {'enable' if enabled else 'disable'} -- {quote(unit_of(service))}"
+        case EndProcesses():
+            return _end(effect, host.settings.stop_timeout)
     raise TypeError(f"{type(effect).__name__} is not an effect on a host")
 
 
@@ -64,5 +82,46 @@ def _write(effect: WriteFile) -> str:
     return (
         guard + f'umask 077; rm -f "$new"; set -C\nbase64 -d >"$new" {content}\n'
         '[ $? -eq 0 ] || exit 1\n[ ! -e "$path" ] || chown --reference="$path" "$new" || exit 1\n'
-        f'chmod {effect.mode:o} "$new" && sync "$new" && mv -f "$new" "$path" && sync "$dir"'
+        f'chmod {effect.mode:o} "$new" || exit 1\n{_JUDGES[effect.check]}'
+        'sync "$new" && mv -f "$new" "$path" && sync "$dir"'
+    )
+
+
+_REFUSED = '{ rm -rf "$new" "$judged"; printf "%s\n" "$said" >&2; exit 1; }\nrm -rf "$judged"\n'
+_JUDGES = {
+    "": "",
+    # systemd reads a unit's kind from its name; whatever it says of this unit counts, warnings too: a key that it does
+    # not know is ignored by some versions with exit code 0.
+    "unit": 'judged=$(mktemp -d) && cp "$new" "$judged/${path##*/}" || exit 1\n'
+    'said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$judged/${path##*/}" 2>&1) '
+    '&& ! printf "%s" "$said" | grep -qF -e "${path##*/}:" || ' + _REFUSED,
+    # cron says nothing of a line whose user does not exist, or of a file that is not root's: it just never runs it.
+    "cron": 'judged=; said=\nfor user in $(grep -vE "^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)" "$new" | '
+    "awk '{print ($1 ~ /^@/) ? $2 : $6}' | sort -u); do\n"
+    'id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here"\ndone\n'
+    '[ "$(stat -c %u "$new")" = 0 ] || said="$said; cron runs only files that belong to root"\n'
+    '[ -z "$said" ] || ' + _REFUSED,
+    "logrotate": 'judged=\nsaid=$(LC_ALL=C logrotate -d "$new" 2>&1) && ! printf "%s" "$said" | grep -q "^error:" || '
+    + _REFUSED,
+}
+
+
+def _end(effect: EndProcesses, patience_s: float) -> str:
+    """TERM to each process that is still the one that was seen, so that a worker finishes its tasks; KILL after that.
+
+    Only to those whose parent is not among them: a worker ends its own children, and TERM to these loses their tasks.
+    """
+    listed = " ".join(f"{pid}:{ticks}" for pid, ticks in effect.processes)
+    return (
+        'alive() { read -r stat 2>/dev/null <"/proc/${1%:*}/stat" || return 1; set -- "$1" ${stat##*) }; '
+        '[ "$2" != Z ] && [ "${21}" = "${1#*:}" ]; }\n'
+        'parent() { read -r stat <"/proc/${1%:*}/stat"; set -- ${stat##*) }; echo "$2"; }\n'
+        f'all="{listed}"; left=$all\n'
+        'for one in $all; do alive "$one" || continue; case " $all" in *" $(parent "$one"):"*) ;; '
+        '*) kill -TERM "${one%:*}";; esac; done\n'
+        f"end=$(( $(date +%s) + {int(patience_s)} ))\n"
+        'while :; do left=; for one in $all; do ! alive "$one" || left="$left $one"; done\n'
+        '[ -n "$left" ] && [ "$(date +%s)" -lt "$end" ] || break; sleep 0.2; done\n'
+        'for one in $left; do kill -KILL "${one%:*}"; done\n'
+        '[ -z "$left" ] || echo "did not end by themselves, and were killed:$left"'
     )

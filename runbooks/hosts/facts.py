@@ -1,5 +1,6 @@
 """What a host is asked, and what its answer means: pairs of pure functions, `ask_…` → shell, `parse_…` ← its answer."""
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -7,7 +8,7 @@ from importlib.resources import files
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import FleetHost
+from runbooks.core.settings import FleetHost, mark_of, unit_of
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3
@@ -36,13 +37,35 @@ def parse_file(path: str, answer: Answer) -> FileState:
     if not answer.out:
         return FileState(None)
     head, _, content = answer.out.partition(b"\n")
-    mode, changed_at, names = head.decode(errors="replace").split(" ", 2)
+    return _file_state(head.decode(errors="replace"), content)
+
+
+def _file_state(head: str, content: bytes) -> FileState:
+    mode, changed_at, names = head.split(" ", 2)
     owner, _, group = names.partition(":")
     return FileState(content, int(mode, 8), owner, group, float(changed_at))
 
 
+def ask_managed(host: FleetHost, app: str) -> str:
+    """The files in the host's unit and cron directories that carry this tool's mark for the application."""
+    settings, state = host.settings, "LC_ALL=C stat -L -c '%a %.Y %U:%G'"
+    places = " ".join(f"{quote(where)}/celery*" for where in (settings.unit_directory, settings.cron_directory))
+    return (
+        f'for path in {places}; do\n[ -f "$path" ] && head -n 1 "$path" | grep -qF {quote(mark_of(app))} || continue\n'
+        f'printf \'%s\\n\' "$path"; {state} "$path"; base64 <"$path" | tr -d \'\\n\'; echo\ndone; :'
+    )
+
+
+def parse_managed(answer: Answer) -> dict[str, FileState]:
+    lines = answer.out.decode(errors="replace").splitlines()
+    threes = zip(lines[0::3], lines[1::3], lines[2::3], strict=True)
+    return {path: _file_state(head, base64.b64decode(content)) for path, head, content in threes}
+
+
 def service_command(host: FleetHost, action: str, service: str) -> str:
-    """The shell command for an action on a service, from the inventory's `celery_commands`."""
+    """The shell command for an action on a service: systemd's, or the inventory's `celery_commands`."""
+    if host.has_systemd:
+        return f"systemctl {action} -- {quote(unit_of(service))}"
     command: str = getattr(host.settings.commands, action)
     return f"cd {quote(host.settings.directory)} && {{ {command.replace('{worker}', quote(service))}\n}}"
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +37,14 @@ class Transport(Protocol):
     def abort(self) -> None:
         """End the scripts that run now; may be called from any thread."""
         ...
+
+
+class Transports(dict[str, Transport]):
+    """The transport of each host by its name; at most `forks` of them are used at once."""
+
+    def __init__(self, ways: Mapping[str, Transport], forks: int = 16) -> None:
+        super().__init__(ways)
+        self.forks = forks
 
 
 class LocalTransport:

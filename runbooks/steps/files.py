@@ -1,13 +1,15 @@
-"""Desired files: the systemd units and the cron file of each host, as the templates render them."""
+"""Desired files: the systemd units, the cron file and the log rotation of each host, as the templates render them."""
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Literal
 
 from runbooks.core.effects import Change, WriteFile, sha256
-from runbooks.core.model import FileState, Snapshot
+from runbooks.core.model import FileState, HostState, Snapshot
 from runbooks.core.render import Templates
-from runbooks.core.settings import Fleet, FleetHost
+from runbooks.core.settings import Fleet, FleetHost, mark_of, unit_of
 from runbooks.steps.step import Needs
 
 MODE = 0o644
@@ -15,33 +17,36 @@ MODE = 0o644
 Wanted = Mapping[str, Mapping[str, bytes]]
 """Host name → path → the bytes that are wanted there."""
 
+Kind = Literal["unit", "cron", "logrotate"]
+
 
 def unit_files(fleet: Fleet, templates: Templates) -> Wanted:
-    """The unit files of every host: one per worker instance, and one for beat where it runs."""
+    """The unit files of every host: one per worker, beat's where it runs, and the target that holds them together."""
     return {host.name: _units(fleet, host, templates) for host in fleet.hosts}
 
 
 def _units(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, bytes]:
+    if not host.services:
+        return {}
     directory = host.settings.unit_directory
-    common = {"host": host, "settings": host.settings, "app": fleet.app.app}
+    common = _common(fleet, host)
     units = {
-        f"{directory}/celery-worker@{worker.name}.service": templates.render(
+        f"{directory}/{unit_of(worker.name)}": templates.render(
             "systemd/celery-worker@.service.j2", worker=worker, node=host.node(worker), **common
         )
         for worker in host.settings.workers
     }
     if host.settings.beat:
-        units[f"{directory}/celery-beat.service"] = templates.render("systemd/celery-beat.service.j2", **common)
-    return units
+        units[f"{directory}/{unit_of('beat')}"] = templates.render("systemd/celery-beat.service.j2", **common)
+    return units | {f"{directory}/celery.target": templates.render("systemd/celery.target.j2", **common)}
 
 
 def cron_files(fleet: Fleet, templates: Templates) -> Wanted:
     """The application's cron file on every host that has cron entries."""
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", f"celery-{fleet.app.app}")  # cron ignores names with a dot: cron(8)
     return {
         host.name: {
-            f"{host.settings.cron_directory}/{name}": templates.render(
-                "cron/celery.j2", host=host, entries=host.settings.cron, app=fleet.app.app
+            f"{host.settings.cron_directory}/{_file_name(fleet)}": templates.render(
+                "cron/celery.j2", entries=host.settings.cron, **_common(fleet, host)
             )
         }
         if host.settings.cron
@@ -50,34 +55,68 @@ def cron_files(fleet: Fleet, templates: Templates) -> Wanted:
     }
 
 
+def _common(fleet: Fleet, host: FleetHost) -> dict[str, object]:
+    return {"host": host, "settings": host.settings, "app": fleet.app.app, "mark": mark_of(fleet.app.app)}
+
+
+def _file_name(fleet: Fleet) -> str:
+    """A name that cron takes: it ignores those with a dot. **Source:** cron(8)."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"celery-{fleet.app.app}")
+
+
 class FilesInPlace:
-    """Every wanted file exists with exactly its bytes and mode."""
+    """Every wanted file exists with exactly its bytes and mode, and no file of ours is there that is not wanted.
+
+    A host with systemd judges each file by its own means before it is put in place.
+    """
 
     needs = Needs.FILES
+    rolling = False
     patience_s = 0.0
 
-    def __init__(self, name: str, wanted: Wanted) -> None:
-        self.name = name
-        self.wanted = wanted
+    def __init__(self, name: str, kind: Kind, fleet: Fleet, wanted: Wanted) -> None:
+        self.name, self.kind, self.fleet, self.wanted = name, kind, fleet, wanted
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
+        hosts = {host.name: host for host in self.fleet.hosts}
         return tuple(
-            self._change(host, path, state.files[path], content)
-            for host, state in snapshot.reachable().items()
-            for path, content in self.wanted[host].items()
-            if (state.files[path].content, state.files[path].mode) != (content, MODE)
+            change
+            for name, state in snapshot.reachable().items()
+            for change in (*self._missing(hosts[name], state), *self._stale(hosts[name], state))
         )
 
-    def _change(self, host: str, path: str, actual: FileState, content: bytes) -> Change:
-        verb = "create" if actual.content is None else "change"
+    def _missing(self, host: FleetHost, state: HostState) -> Iterator[Change]:
+        for path, content in self.wanted[host.name].items():
+            if (state.files[path].content, state.files[path].mode) != (content, MODE):
+                yield self._change(host, path, state.files[path], content)
+
+    def _stale(self, host: FleetHost, state: HostState) -> Iterator[Change]:
+        for path in stale_files(host, state, self.kind, self.wanted):
+            yield self._change(host, path, state.managed[path], None)
+
+    def _change(self, host: FleetHost, path: str, actual: FileState, content: bytes | None) -> Change:
+        verb = "create" if actual.content is None else "remove" if content is None else "change"
+        why = ": the inventory no longer has it" if content is None else ""
         return Change(
-            host,
+            host.name,
             self.name,
-            f"{verb} {path}",
-            do=WriteFile(path, content, MODE, sha256(actual.content)),
+            f"{verb} {path}{why}",
+            do=WriteFile(
+                path, content, MODE, sha256(actual.content), check=self.kind if content and host.has_systemd else ""
+            ),
             undo=WriteFile(path, actual.content, actual.mode, sha256(content)),
             detail=diff(path, actual.content, content) or f"mode {actual.mode:o} → {MODE:o}",
         )
+
+
+def stale_files(host: FleetHost, state: HostState, kind: Kind, wanted: Wanted) -> list[str]:
+    """The files of ours on a host that nobody wants there any more."""
+    directories = {"unit": host.settings.unit_directory, "cron": host.settings.cron_directory}
+    return [
+        path
+        for path in state.managed
+        if str(PurePosixPath(path).parent) == directories.get(kind) and path not in wanted[host.name]
+    ]
 
 
 def diff(path: str, before: bytes | None, after: bytes | None) -> str:

@@ -1,86 +1,60 @@
 """The verbs that change the fleet: each shows its plan, asks, and writes down what it does."""
 
-from invoke.context import Context
-from invoke.tasks import task
+from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, help_for, on_fleet
+from runbooks.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
+from runbooks.verbs.selecting import IN_QUEUES
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
+
+_SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
+_MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
 
-@task(help=help_for("dry_run", "yes"))
-def remediate(
-    c: Context,
-    dry_run: bool = False,
-    yes: bool = False,
-    inventory: str = "",
-    limit: str | None = None,
-    json: bool = False,
-    state_dir: str | None = None,
-) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
+def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     """Put the fleet right: environment, units, cron, queues, workers; then prove it."""
+    from runbooks.engine.rolling import Rolling
     from runbooks.remediate import remediate as page
 
-    on_fleet(Flags("remediate", inventory, limit, json, state_dir, dry_run, yes), page)
+    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))
 
 
-@task(help=help_for("dry_run", "yes"))
-def clean_queues(
-    c: Context,
-    dry_run: bool = False,
-    yes: bool = False,
-    inventory: str = "",
-    limit: str | None = None,
-    json: bool = False,
-    state_dir: str | None = None,
-) -> None:
-    """Take the messages that the inventory's rules select, and malformed ones, out of the queues into an archive."""
-    from runbooks.clean_queues import clean_queues as page
+@verb(changes=True, selecting=IN_QUEUES)
+def clean_queues(flags: Flags, said: Said) -> None:
+    """Take messages out of the queues into an archive, or move them: what the rules mean, or the flags."""
 
-    on_fleet(Flags("clean-queues", inventory, limit, json, state_dir, dry_run, yes), page)
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.clean_queues import clean_queues as page
+        from runbooks.core.rules import from_flags
+
+        return page(session_of(flags, reporter, from_flags(said)))
+
+    run_verb(flags, body)
 
 
-@task(help=help_for("dry_run", "yes"))
-def install_units(
-    c: Context,
-    dry_run: bool = False,
-    yes: bool = False,
-    inventory: str = "",
-    limit: str | None = None,
-    json: bool = False,
-    state_dir: str | None = None,
-) -> None:
+@verb(changes=True)
+def install_units(flags: Flags) -> None:
     """Install the systemd units from templates/systemd; starts nothing."""
     from runbooks.install import install_units as page
 
-    on_fleet(Flags("install-units", inventory, limit, json, state_dir, dry_run, yes), page)
+    on_fleet(flags, page)
 
 
-@task(help=help_for("dry_run", "yes"))
-def install_cron(
-    c: Context,
-    dry_run: bool = False,
-    yes: bool = False,
-    inventory: str = "",
-    limit: str | None = None,
-    json: bool = False,
-    state_dir: str | None = None,
-) -> None:
+@verb(changes=True)
+def install_cron(flags: Flags) -> None:
     """Install the cron file from templates/cron."""
     from runbooks.install import install_cron as page
 
-    on_fleet(Flags("install-cron", inventory, limit, json, state_dir, dry_run, yes), page)
+    on_fleet(flags, page)
 
 
-@task(help=help_for("dry_run", "yes"))
-def restart_workers(
-    c: Context,
-    dry_run: bool = False,
-    yes: bool = False,
-    inventory: str = "",
-    limit: str | None = None,
-    json: bool = False,
-    state_dir: str | None = None,
-) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
+def restart_workers(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     """Restart every worker and beat, and prove that each came back with its tasks and queues."""
+    from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 
-    on_fleet(Flags("restart-workers", inventory, limit, json, state_dir, dry_run, yes), page)
+    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))

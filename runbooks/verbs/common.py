@@ -5,48 +5,103 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from invoke.context import Context
 from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from runbooks.verbs.selecting import MANY, unsaid
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
+    from runbooks.core.model import Rule
     from runbooks.core.reporter import Reporter
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
 
+Said = dict[str, Any]
+"""What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
+
 DEFAULT_INVENTORY = "inventory.yaml"
 
-_FLAGS = {
+_EVERYWHERE = ("inventory", "limit", "json", "state_dir")
+_ON_HOSTS = ("forks", "accept_new", "ask_become_pass")
+_CHANGING = ("dry_run", "yes")
+_HELP = {
     "inventory": "the inventory FILE (default: inventory.yaml here, in a parent folder, or in the checkout)",
     "limit": "only these hosts or groups: an Ansible PATTERN, e.g. 'workers:!web3'",
     "json": "print one JSON document instead of text",
     "state_dir": "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)",
+    "forks": "how many hosts to work on at once (default: 16)",
+    "accept_new": "let hosts in whose key is not known yet, and remember it; one that has changed is never let in",
+    "ask_become_pass": "ask for sudo's password, once",
     "dry_run": "show what would happen; write nothing anywhere",
     "yes": "do not ask before changing anything",
 }
 
 
-def help_for(*own: str, **more: str) -> dict[str, str]:
-    return {name: _FLAGS[name] for name in ("inventory", "limit", "json", "state_dir", *own)} | more
-
-
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """The flags that every verb has."""
+    """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str
-    inventory: str
-    limit: str | None
-    json: bool
-    state_dir: str | None
+    inventory: str = ""
+    limit: str | None = None
+    json: bool = False
+    state_dir: str | None = None
+    forks: int = 16
+    accept_new: bool = False
+    ask_become_pass: bool = False
     dry_run: bool = False
     yes: bool = False
+
+
+def verb(
+    *,
+    hosts: bool = True,
+    changes: bool = False,
+    positional: tuple[str, ...] = (),
+    selecting: Mapping[str, str] = MappingProxyType({}),
+    collection: str = "",
+    **own: str,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of `Flags`, and of flags of its own with their help, a task of Invoke.
+
+    Every verb has the flags that say which fleet; one that works on hosts those that say how to reach them; one that
+    changes something `--dry-run` and `--yes`; one with `selecting` is called with what these flags say as `said`. The
+    function's first paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
+    """
+    shared = (*_EVERYWHERE, *(_ON_HOSTS if hosts else ()), *(_CHANGING if changes else ()))
+
+    def make(body: Callable[..., None]) -> Callable[..., None]:
+        short = body.__name__.replace("_", "-").removesuffix(f"-{collection}")
+        name = f"{collection}.{short}" if collection else short
+
+        def run(c: Context, **given: Any) -> None:  # noqa: ARG001
+            flags = Flags(name, **{flag: given.pop(flag) for flag in shared})
+            said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
+            body(flags, **given, **said)
+
+        parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
+        parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
+        defaults = {field.name: field.default for field in fields(Flags)}
+        parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
+        parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
+        run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
+        many = [flag for flag in selecting if flag in MANY]
+        made: Callable[..., None] = task(name=short, positional=positional, iterable=many, help=told)(run)
+        return made
+
+    return make
 
 
 def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False) -> None:
@@ -79,7 +134,7 @@ def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: 
 def _signals_as_interrupt() -> Iterator[None]:
     """A terminal that goes away or a service manager that stops us ends a run as ^C does: written down."""
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
+    def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -129,13 +184,13 @@ def _existing_or_new(name: str) -> Path:
     return path
 
 
-def session_of(flags: Flags, reporter: "Reporter") -> "Session":
+def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
     from runbooks.broker.session import Broker
     from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
-    from runbooks.hosts.connect import transport_to
+    from runbooks.hosts.connect import transports_to
 
-    fleet = fleet_of(flags)
+    fleet = replace(fleet_of(flags), selection=selection)
     options = Options(
         flags.verb,
         inventory_path(flags),
@@ -143,8 +198,10 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
         flags.dry_run,
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
+        every_message=flags.json,
     )
-    transports = {host.name: transport_to(host) for host in fleet.hosts}
+    password = _ask_become_password if flags.ask_become_pass else None
+    transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
     return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
 
 
@@ -153,6 +210,13 @@ def _ask(question: str) -> bool:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+def _ask_become_password() -> str:
+    """From the terminal itself, so that standard input and output stay what they are."""
+    from getpass import getpass
+
+    return getpass("become password: ")
 
 
 def templates_directory() -> Path:

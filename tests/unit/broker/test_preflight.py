@@ -15,6 +15,7 @@ from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.core.errors import BrokerRefused, LockHeld
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -42,7 +43,7 @@ def archive(archive_path: Path) -> Iterator[Archive]:
 
 
 def take(client: "redis.Redis", archive: Archive) -> surgery.TakeReport:
-    return surgery.take(client, KEYS, "work", [STALE], archive, time.time())
+    return surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time())
 
 
 def test_every_missing_command_and_key_is_named_at_once(
@@ -135,7 +136,7 @@ def test_a_queue_that_another_run_works_on_is_refused_and_its_holder_named(
         with pytest.raises(LockHeld, match="run r1, inv clean-queues"):
             FleetLock(client, KEYS.lock, holder("r2")).acquire(2.0)
 
-    surgery.take(client, KEYS, "work", [STALE], archive, time.time(), try_as_well)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time(), try_as_well)
     lock.release()
     assert client.llen("work") == 150
 

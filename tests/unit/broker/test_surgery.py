@@ -21,6 +21,7 @@ from runbooks.broker.keys import KeySpace
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -41,7 +42,7 @@ def archive(archive_path: Path) -> Any:
 
 
 def take(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> surgery.TakeReport:
-    return surgery.take(client, keyspace, "work", [STALE], archive, NOW)
+    return surgery.take(client, keyspace, "work", [STALE, MALFORMED], archive, NOW)
 
 
 def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
@@ -61,7 +62,7 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
         if i % 2 and i % 100 != 1:
             kept.append(task_id.encode())
     before = contents(client)
-    report = surgery.take(client, KEYS, "work", [STALE, RETRIED], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, RETRIED, MALFORMED], archive, NOW)
     assert report == surgery.TakeReport({"stale": 600, "retried too often": 12}, gone=0, malformed=0)
     after = contents(client)
     for key, items in before.items():
@@ -78,7 +79,7 @@ def test_rules_of_other_queues_and_other_lists_are_left_alone(
     client.rpush("invoices", b"not celery's", b"[]")
     client.rpush("work", b"[]")
     before = contents(client)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     del before[b"work"]
     assert contents(client) == before
 
@@ -91,7 +92,7 @@ def test_malformed_items_are_taken_and_put_back_only_when_asked_for(
     send("live")
     client.lpush("work", b"[]")
     before = contents(client)
-    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.malformed, sum(report.taken.values())) == (5, 6)
     assert report.taken["malformed: not a JSON object"] == 3
     assert surgery.restore(client, KEYS, archive) == surgery.RestoreReport(restored=1, withheld=5)
@@ -124,7 +125,7 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
     before = contents(client)
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
         everything = [item for items in lists.values() for item in items]
         bad = [item for item in everything if item in (b"[]", b"", b"{}")]
         stale = [item for item in everything if b"stale.one" in item]
@@ -149,7 +150,7 @@ def test_a_large_queue_comes_back_in_place_over_many_windows_and_scripts(
     ]
     fill(client, {"work": [*unique, *draw.choices(pool, k=300)]})
     before = contents(client)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     surgery.restore(client, KEYS, archive, malformed=True)
     assert contents(client) == before
 
@@ -160,7 +161,7 @@ def test_messages_whose_neighbours_were_consumed_run_next_and_in_their_order(
     for i in range(20):
         send(["stale.one", "live"][i % 2], "work", i)
     before = listed(client, "work")
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     for _ in range(5):
         client.rpop("work")
     send("live")  # arrives meanwhile
@@ -176,7 +177,7 @@ def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
     for i in range(400):
         send("stale.one" if i % 3 else "live", "work", i)
     stale = [item for item in listed(client, "work") if b"stale.one" in item]
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     client.delete("work")
     surgery.restore(client, KEYS, archive)
     assert listed(client, "work") == stale
@@ -188,7 +189,7 @@ def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
     send("stale.one")
     client.set("work\x06\x163", "someone else's")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x163 in .* is a string"):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert client.llen("work") == 1
 
 
@@ -205,11 +206,11 @@ def test_nothing_is_removed_when_the_disk_is_full(
 
     monkeypatch.setattr(os, "write", fill_up)
     with pytest.raises(ArchiveError, match="No space left"):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     assert client.llen("work") == 1
     assert verify(archive.path) == ()
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert client.llen("work") == 0
     assert verify(archive.path) == ()
 
@@ -221,7 +222,7 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     client.config_set("maxmemory-policy", "noeviction")
     try:
         with pytest.raises(BrokerRefused, match="left of its maxmemory of") as refused:
-            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+            surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     finally:
         client.config_set("maxmemory", 0)
     assert "maxmemory" in refused.value.advice
@@ -267,7 +268,7 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
 
     before_each(monkeypatch, "begin", time_out)
     with pytest.raises(Exception, match="Timeout reading"):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     assert surgery.settle(client, KEYS, archive) == 1
     client.execute_command(*late[0])  # type: ignore[no-untyped-call]
@@ -285,7 +286,7 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
     transactions: list[list[bytes]] = []
     before_each(monkeypatch, "begin", scripts.append)
     before_each(monkeypatch, "go", transactions.append)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     before = contents(client)
     assert (len(scripts), len(transactions)) == (1, 1)
@@ -320,7 +321,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
 
     send_quietly = Stream.send_quietly
     if verb == "restore":
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     with monkeypatch.context() as patch:
         before_each(patch, "go", die)
         patch.setattr(detached, "bring_home", lambda *_: None)
@@ -330,7 +331,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
     before_each(monkeypatch, "go", come_late)
     hooked = Stream.send_quietly
     with Archive.create(tmp_path / "next.jsonl", "run-2", NOW) as following:
-        surgery.take(client, KEYS, "work", [STALE], following, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], following, NOW)
     assert came > 3
 
 
@@ -345,7 +346,7 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
         oldest.append(cast(bytes, client.rpop("work")))
 
     before_each(monkeypatch, "begin", consume)
-    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
     assert sha256(oldest[0]) not in {message.sha256 for message in read(archive.path).in_state(Fate.TAKEN)}
 
@@ -363,7 +364,7 @@ def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
             client.rpush("work", kept.pop())
 
     before_each(monkeypatch, "begin", give_back)
-    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 300}, 0)
     assert verify(archive.path) == ()
     surgery.restore(client, KEYS, archive)
@@ -387,7 +388,7 @@ def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
             client.ltrim("work", 0, 0)  # all that was dealt with is consumed
 
     before_each(monkeypatch, "go", arrive)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     after = listed(client, "work")
     assert after[: len(arrived)] == arrived[::-1]
     rest = after[len(arrived) :]
@@ -412,7 +413,7 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
             client.rpush("work", given.pop(0))
 
     before_each(monkeypatch, "go", give_back)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert b'"redelivered": true' in listed(client, "work")[-1]
 
 
@@ -433,7 +434,7 @@ def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
     with monkeypatch.context() as patch:
         patch.setattr(detached, "bring_home", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
-            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+            surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert 300 <= client.llen(KEYS.work("work")) < 500
     arrived = [before[0].replace(b'"id": "', b'"id": "%d-' % i) for i in range(12_000)]
     client.lpush("work", *arrived)
@@ -450,7 +451,7 @@ def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send
     for i in range(300):
         send(["stale.one", "live"][i % 2])
     client.expire("work", 1000)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert 900 < client.ttl("work") <= 1000
 
 
@@ -464,11 +465,11 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW, stop)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW, stop)
     assert 450 < client.llen("work") < 900
     assert not client.exists(KEYS.work("work"))
     with Archive.open(archive.path) as again:
-        surgery.take(client, KEYS, "work", [STALE], again, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], again, NOW)
         assert client.llen("work") == 450
         surgery.restore(client, KEYS, again)
     assert contents(client) == before

@@ -19,6 +19,7 @@ from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -115,7 +116,7 @@ def through(proxy: Proxy, verb: str, archive: Archive) -> bool:
     try:
         client = connect(f"redis://127.0.0.1:{proxy.port}/5", timeout_s=10)
         if verb == "take":
-            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+            surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
         else:
             surgery.restore(client, KEYS, archive)
     except BrokerUnreachable:
@@ -136,7 +137,7 @@ def test_a_connection_cut_after_any_byte_loses_and_doubles_nothing(
         path = tmp_path / f"{n}.jsonl"
         with Archive.create(path, f"cut-{n}", NOW) as archive:
             if verb == "restore":
-                surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+                surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
             with Proxy(redis_server.port, whole and draw.randrange(whole)) as proxy:
                 assert through(proxy, verb, archive) is (whole is None)
         whole = whole or proxy.passed
@@ -173,7 +174,7 @@ def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message
         with Archive.create(path, f"restarted-{n}", NOW) as archive:
             end.start()
             try:
-                surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+                surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
                 surgery.restore(client, KEYS, archive)
             except BrokerUnreachable:
                 interrupted += 1

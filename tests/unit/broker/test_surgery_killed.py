@@ -20,6 +20,7 @@ from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.stream import Stream
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -72,7 +73,7 @@ def take(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
     client = connect(url)
     archive = Archive.open(path)
     arm(client, failpoint)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
 
 
 def restore(url: str, path: Path, failpoint: Failpoint | None = None) -> None:

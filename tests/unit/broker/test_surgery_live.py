@@ -20,6 +20,7 @@ from runbooks.broker import surgery
 from runbooks.broker.archive import Archive, Fate, read
 from runbooks.broker.keys import KeySpace
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -126,7 +127,7 @@ def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
             process.start()
         until(lambda: _ran(workers) - sum(before) > 300 and newest(client)[1] in "89")
         started, sending = _ran(workers), [process.is_alive() for process in producers]
-        report = surgery.take(client, KEYS, "work", [STALE], archive, time.time())
+        report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time())
         if restores:
             surgery.restore(client, KEYS, archive)
         assert _ran(workers) > started, "the workers ran while messages were taken"

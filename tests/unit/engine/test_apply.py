@@ -28,10 +28,11 @@ def test_a_broken_fleet_is_put_right_and_a_second_run_finds_nothing_to_do(world:
     for host in ("web1", "web2"):
         assert world.path(host, "env").read_text() == "TIMEOUT=30\nTOKEN=s3cret\n"
         assert sorted(world.files(host)) == [
-            "cron/celery-shop", "env", "units/celery-beat.service", "units/celery-worker@high.service"
+            "cron/celery-shop", "env", "units/celery-beat.service", "units/celery-worker@high.service",
+            "units/celery.target",
         ]  # fmt: skip
         assert world.log(host) == STARTED
-        assert world.reporter.tallies[host] == Tally(changed=6)
+        assert world.reporter.tallies[host] == Tally(ok=2, changed=7)
     assert world.broker.bad["high_q"] == 0
     assert {outcome for *_, outcome, _ in world.reporter.changes} == {CHANGED}
     assert world.last_run().outcome == "ok"
@@ -48,7 +49,7 @@ def test_every_change_is_written_down_with_its_outcome_and_no_secret(world: Worl
     lines = journal_lines(world)
     effects = [line["n"] for line in lines if line["type"] == "effect"]
     outcomes = {line["n"]: line["outcome"] for line in lines if line["type"] == "outcome"}
-    assert effects == list(range(1, 13))
+    assert effects == list(range(1, 15))
     assert outcomes == dict.fromkeys(effects, "changed")
     text = (world.last_run().directory / JOURNAL).read_text()
     assert "s3cret" not in text
@@ -58,7 +59,7 @@ def test_every_change_is_written_down_with_its_outcome_and_no_secret(world: Worl
 def test_a_dry_run_writes_nothing_anywhere(world: World) -> None:
     before = world.files("web1")
     assert world.remediate(dry_run=True, yes=False) == ExitCode.OK
-    assert len(world.reporter.plans[0]) == 12
+    assert len(world.reporter.plans[0]) == 14
     assert world.files("web1") == before
     assert world.log("web1") == []
     assert not world.state.exists()
@@ -75,7 +76,7 @@ def test_without_consent_nothing_is_changed_and_nothing_recorded(world: World) -
 def test_the_question_says_how_many_changes_there_are(world: World) -> None:
     asked: list[str] = []
     world.remediate(yes=False, confirm=lambda question: not asked.append(question))  # type: ignore[func-returns-value]
-    assert asked == ["Make these 12 changes?"]
+    assert asked == ["Make these 14 changes?"]
 
 
 # --- hosts that fail
@@ -89,12 +90,13 @@ def test_a_host_that_fails_a_step_takes_no_part_in_the_later_ones_and_the_other_
         f"set TIMEOUT in {world.path('web1', 'env')}": CHANGED,
         f"create {world.path('web1', 'units')}/celery-worker@high.service": CHANGED,
         f"create {world.path('web1', 'units')}/celery-beat.service": CHANGED,
+        f"create {world.path('web1', 'units')}/celery.target": CHANGED,
         f"create {world.path('web1', 'cron')}/celery-shop": FAILED,
         "start high": SKIPPED,
         "start beat": SKIPPED,
     }
     assert world.log("web1") == []
-    assert world.reporter.tallies["web1"] == Tally(changed=3, failed=1, skipped=2)
+    assert world.reporter.tallies["web1"] == Tally(ok=2, changed=4, failed=1, skipped=2)
     assert set(world.reporter.outcomes("web2").values()) == {CHANGED}
     assert world.log("web2") == STARTED
     assert world.last_run().outcome == "failed"
@@ -117,7 +119,7 @@ def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_an
     world.remediate("web1")
     assert world.reporter.outcomes("web1")["start beat"] is SKIPPED
     assert world.log("web1") == ["start high"]
-    assert world.reporter.tallies["web1"] == Tally(changed=4, failed=1, skipped=1)
+    assert world.reporter.tallies["web1"] == Tally(ok=2, changed=5, failed=1, skipped=1)
     assert [entry.outcome for entry in world.last_run().entries][-2:] == [FAILED, SKIPPED]
 
 
@@ -227,10 +229,10 @@ def test_nothing_is_changed_once_the_lock_is_lost(world: World) -> None:
     assert world.last_run().outcome == "failed"
 
 
-def test_the_lock_is_asked_for_before_each_step(world: World) -> None:
+def test_the_lock_is_asked_for_before_each_step_and_each_batch_of_one(world: World) -> None:
     world.broker.bad["high_q"] = 1
     world.remediate()
-    assert world.broker.lock_held.asked == 5
+    assert world.broker.lock_held.asked == 6
 
 
 def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) -> None:
@@ -261,7 +263,7 @@ def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -
         world.remediate("web1")
     record = world.last_run()
     assert record.outcome == "interrupted"
-    assert [entry.outcome for entry in record.entries] == [CHANGED] * 4 + [None] * 2
+    assert [entry.outcome for entry in record.entries] == [CHANGED] * 5 + [None] * 2
     world.transports["web1"].before = None
     assert world.remediate("web1") == ExitCode.OK
 

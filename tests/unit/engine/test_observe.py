@@ -7,11 +7,10 @@ from textwrap import dedent
 
 import pytest
 
-from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.model import FileState, HostState, Unreachable
 from runbooks.core.settings import FleetHost
 from runbooks.engine.observe import on_hosts, secret_values
-from runbooks.hosts.transport import Transport
+from runbooks.hosts.transport import Transport, Transports
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import make_fleet, make_host, make_state
@@ -33,6 +32,7 @@ def test_a_look_at_files_sees_the_environment_the_units_and_the_cron_file_and_as
         f"{here}/env",
         f"{here}/units/celery-beat.service",
         f"{here}/units/celery-worker@high.service",
+        f"{here}/units/celery.target",
     ]
     assert state.files[f"{here}/env"].content == b"TIMEOUT=x\nTOKEN=s3cret\n"
     assert state.services == {}
@@ -59,11 +59,14 @@ def test_a_host_that_does_not_answer_is_part_of_what_is_seen(world: World) -> No
     assert list(snapshot.reachable()) == ["web2"]
 
 
-def test_a_broken_status_command_is_told_with_its_host(world: World) -> None:
+def test_a_broken_status_command_is_that_hosts_fault_and_the_others_are_looked_at(world: World) -> None:
     world.path("web2", "high.silly").touch()
-    with pytest.raises(RunbookError) as caught:
-        world.session().observe(Needs.SERVICES)
-    assert caught.value.problem.startswith("web2: the status command of high exited 1")
+    snapshot = world.session().observe(Needs.SERVICES)
+    state = snapshot.hosts["web2"]
+    assert isinstance(state, Unreachable)
+    assert state.why.startswith("the status command of high exited 1")
+    assert "celery_commands.status" in state.why
+    assert list(snapshot.reachable()) == ["web1"]
 
 
 def test_an_error_on_one_host_ends_the_scripts_on_the_others(world: World, tmp_path: Path) -> None:
@@ -73,16 +76,16 @@ def test_an_error_on_one_host_ends_the_scripts_on_the_others(world: World, tmp_p
         if host.name == "web1":
             transport.run(f"echo $$ >{pid_file}; sleep 600", timeout_s=600)
         pid_in(pid_file)
-        raise UsageError("no")
+        raise ValueError("no")
 
-    with pytest.raises(UsageError):
-        on_hosts(world.transports, [world.hosts["web2"], world.hosts["web1"]], work)
+    with pytest.raises(ValueError, match="no"):
+        on_hosts(Transports(world.transports), [world.hosts["web2"], world.hosts["web1"]], work)
     wait_until(lambda: not is_alive(pid_in(pid_file)), "the end of the other host's script")
 
 
 def test_more_hosts_than_can_be_asked_at_once_are_all_asked(world: World) -> None:
     hosts = [make_host(f"h{n}") for n in range(50)]
-    transports = {host.name: world.transports["web1"].__class__() for host in hosts}
+    transports = Transports({host.name: world.transports["web1"].__class__() for host in hosts})
     found = on_hosts(transports, hosts, lambda host, way: way.run("echo x", timeout_s=30).out)
     assert found == {host.name: b"x\n" for host in hosts}
 

@@ -104,7 +104,7 @@ def test_what_was_started_is_stopped_first_and_what_ran_before_is_restarted_last
 def test_files_are_put_back_newest_first(world: World, done: str) -> None:
     undos = [u.change.summary for u in judged(world, done) if u.change.host == "web1"]
     assert [line.rpartition("/")[2] for line in undos[2:]] == [
-        "celery-shop", "celery-beat.service", "celery-worker@high.service", "env"
+        "celery-shop", "celery.target", "celery-beat.service", "celery-worker@high.service", "env"
     ]  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def test_the_undone_runs_journal_is_closed_whatever_happens(world: World, done: 
 
 
 def test_messages_of_another_broker_are_not_put_into_this_one(world: World) -> None:
-    took = Change(BROKER, "queues", "take 3 messages", TakeMessages("q", "q.jsonl"), RestoreMessages("q.jsonl"))
+    took = Change(BROKER, "queues", "take 3 messages", TakeMessages("q", "q.jsonl", ()), RestoreMessages("q.jsonl"))
     record = record_of(world, took)
     world.broker.name = "elsewhere:6379/3"
     (judgement,) = plan_undo(world.session(), record, malformed=False)

@@ -5,17 +5,27 @@ from dataclasses import replace
 import pytest
 
 from runbooks.core.errors import ExitCode, UsageError
-from runbooks.hosts.connect import transport_to
+from runbooks.hosts.connect import transports_to
+from runbooks.hosts.ssh import SshTransport
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 
 
-def test_a_local_connection_is_this_machine() -> None:
-    assert isinstance(transport_to(make_host()), LocalTransport)
+def test_a_local_connection_is_this_machine_and_any_other_is_ssh() -> None:
+    remote = replace(make_host("web2"), variables={})
+    ways = transports_to([make_host(), remote])
+    assert isinstance(ways["web1"], LocalTransport)
+    assert isinstance(ways["web2"], SshTransport)
 
 
-@pytest.mark.parametrize("variables", [{"ansible_connection": "winrm"}, {}])
-def test_a_connection_that_is_not_supported_is_told_with_its_host(variables: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"host 'web1': ansible_connection .* is not supported yet") as caught:
-        transport_to(replace(make_host(), variables=variables))
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [
+        ({"ansible_connection": "winrm"}, "ansible_connection 'winrm' is not supported"),
+        ({"ansible_become": True, "ansible_become_method": "su"}, "ansible_become_method 'su' is not supported"),
+    ],
+)
+def test_a_way_that_is_not_supported_is_told_with_its_host(variables: dict[str, object], what: str) -> None:
+    with pytest.raises(UsageError, match=f"host 'web1': {what}") as caught:
+        transports_to([replace(make_host(), variables=variables)])
     assert caught.value.exit_code == ExitCode.USAGE

@@ -15,7 +15,7 @@ WANTED = {"web1": {PATH: b"one\ntwo\n"}}
 
 def plan(file: FileState) -> tuple[Change, ...]:
     state = replace(make_state(HOST), files={**make_state(HOST).files, PATH: file})
-    return FilesInPlace("cron", WANTED).plan(make_snapshot(FLEET, hosts={"web1": state}))
+    return FilesInPlace("cron", "cron", FLEET, WANTED).plan(make_snapshot(FLEET, hosts={"web1": state}))
 
 
 def test_nothing_is_to_do_where_bytes_and_mode_are_right_whoever_owns_the_file() -> None:
@@ -51,4 +51,7 @@ def test_an_empty_file_is_not_a_missing_one() -> None:
 
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
-    assert FilesInPlace("cron", WANTED).plan(make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})) == ()
+    assert (
+        FilesInPlace("cron", "cron", FLEET, WANTED).plan(make_snapshot(FLEET, hosts={"web1": Unreachable("gone")}))
+        == ()
+    )

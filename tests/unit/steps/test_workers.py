@@ -32,7 +32,7 @@ def plan(
     broker = make_broker(FLEET)
     merged = {**broker.nodes, **(nodes or {})}
     broker = replace(broker, nodes={name: node for name, node in merged.items() if node})
-    step = WorkersRunning(FLEET, {"web1": (ENV_FILE,)}, 0.0, since or {})
+    step = WorkersRunning(FLEET, 0.0, since or {})
     return [change.summary for change in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}), earlier)]
 
 
@@ -114,7 +114,7 @@ def test_undo_stops_what_was_started_and_restarts_what_was_restarted() -> None:
     state = replace(state, services={**state.services, "low": STOPPED})
     broker = make_broker(FLEET)
     broker = replace(broker, nodes={})
-    step = WorkersRunning(FLEET, {}, 0.0, {})
+    step = WorkersRunning(FLEET, 0.0, {})
     effects: list[Any] = [(c.do, c.undo) for c in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))]
     assert effects == [
         (ControlService("high", "restart"), ControlService("high", "restart")),
@@ -124,10 +124,10 @@ def test_undo_stops_what_was_started_and_restarts_what_was_restarted() -> None:
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
     snapshot = make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})
-    assert WorkersRunning(FLEET, {}, 0.0, {}).plan(snapshot) == ()
+    assert WorkersRunning(FLEET, 0.0, {}).plan(snapshot) == ()
 
 
 def test_a_missing_environment_file_makes_no_worker_outdated() -> None:
     state = replace(make_state(HOST), files={ENV_FILE: FileState(None)})
-    step = WorkersRunning(FLEET, {"web1": (ENV_FILE,)}, 0.0, {})
+    step = WorkersRunning(FLEET, 0.0, {})
     assert step.plan(make_snapshot(FLEET, hosts={"web1": state})) == ()

@@ -1,0 +1,298 @@
+"""The way to a host over SSH: one Fabric connection per host and run, one channel per script, sudo where asked for.
+
+Fabric connects and jumps; what it would do carelessly is done here: host keys are judged by `known_hosts`, options come
+from OpenSSH's own answer, and scripts go to a shell's standard input, where no argument list shows them.
+"""
+
+import logging
+import os
+import secrets
+import select
+import shlex
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import paramiko
+from fabric import Connection
+from invoke.exceptions import Exit
+
+from runbooks.core.errors import HostUnreachable
+from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
+from runbooks.hosts.ssh_config import Target, resolve
+from runbooks.hosts.transport import Completed
+
+WINDOW_BYTES = 64 * 2**20
+"""How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
+
+KEEPALIVE_S = 15
+SESSION_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 65536
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its errors go to standard error beside ours
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """Who the scripts run as, through sudo; `password` is asked for once a run, at the first host that needs it."""
+
+    user: str
+    password: Callable[[], str] | None = field(default=None, repr=False)
+
+
+class SshTransport:
+    """Runs scripts on a host over one SSH connection, made at its first use."""
+
+    def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", password: str | None) -> None:
+        self._arguments, self._become, self._jumps, self._password = arguments, become, jumps, password
+        self._connection: Connection | None = None
+        self._refused = ""
+        self._opening = threading.Lock()
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        deadline = time.monotonic() + timeout_s
+        with self._shell(deadline) as channel:
+            try:
+                channel.sendall(script.encode())
+                channel.shutdown_write()
+                out = _read(channel.recv, channel, deadline)
+                err = _read(channel.recv_stderr, channel, deadline)
+            except TimeoutError:
+                raise HostUnreachable(f"a script did not end within {timeout_s:.0f} s") from None
+            if not channel.exit_status_ready() and not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
+                raise HostUnreachable("the connection was lost")
+            code = channel.recv_exit_status()
+        if code < 0:
+            raise HostUnreachable("the connection was lost")
+        if self._become and not self._become.password and not out and err.startswith(b"sudo: ") and code == 1:
+            advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
+            raise HostUnreachable("; ".join(filter(None, (err.decode(errors="replace").strip(), advice))))
+        return Completed(code, out, err.decode(errors="replace"))
+
+    def lines(self, script: str) -> Iterator[str]:
+        try:
+            with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
+                channel.settimeout(None)
+                channel.sendall(script.encode())
+                channel.shutdown_write()
+                yield from (line.decode(errors="replace").rstrip("\n") for line in channel.makefile("rb"))
+        except HostUnreachable as error:
+            yield f"unreachable: {error.problem}"
+
+    def abort(self) -> None:
+        if self._connection:
+            self._connection.close()
+
+    @contextmanager
+    def forward(self, host: str, port: int) -> Iterator[int]:
+        """A port of this machine that leads, through the host, to an address it can reach."""
+        transport = self._connected().transport
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                asked_by = self.client_address
+                with (
+                    suppress(paramiko.SSHException, OSError, EOFError),  # the client sees its connection closed
+                    transport.open_channel("direct-tcpip", (host, port), asked_by) as channel,
+                ):
+                    _pump(self.request, channel)
+
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            try:
+                yield server.server_address[1]
+            finally:
+                server.shutdown()
+
+    def _connected(self) -> Connection:
+        with self._opening:
+            if self._connection is None or not self._connection.is_connected:
+                self._connection = connect(resolve(self._arguments), self._jumps, self._password)
+            return self._connection
+
+    @contextmanager
+    def _shell(self, deadline: float) -> Iterator[paramiko.Channel]:
+        """A shell that reads its script from the channel, as the user the script is to run as."""
+        transport = self._connected().transport
+        try:
+            channel = transport.open_session(window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic()))
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
+        with channel:
+            try:
+                self._start(channel, deadline)
+                yield channel
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+
+    def _start(self, channel: paramiko.Channel, deadline: float) -> None:
+        become = self._become
+        if become is None:
+            return channel.exec_command("exec /bin/sh -s")
+        sudo = f"exec sudo -H -u {shlex.quote(become.user)}"
+        if become.password is None:
+            return channel.exec_command(f"{sudo} -n -- /bin/sh -s")
+        if self._refused:
+            raise HostUnreachable(self._refused)
+        try:
+            _authenticate(channel, sudo, become.password, deadline)
+        except _WrongPassword as error:
+            self._refused = error.problem
+            raise
+
+
+class _WrongPassword(HostUnreachable):
+    """sudo does not accept the password; trying it again could lock the account."""
+
+
+def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], str], deadline: float) -> None:
+    """Answer sudo's question, if it asks at all, once: a wrong password that is repeated may lock the account."""
+    asks, ready = f"asks-{secrets.token_hex(8)}", f"ready-{secrets.token_hex(8)}"
+    channel.exec_command(f"{sudo} -S -p {asks} -- /bin/sh -c 'echo {ready} >&2; exec /bin/sh -s'")
+    said = ""
+    answered = False
+    while ready not in said:
+        channel.settimeout(max(0.1, deadline - time.monotonic()))
+        try:
+            chunk = channel.recv_stderr(_CHUNK_BYTES)
+        except TimeoutError:
+            raise HostUnreachable("sudo did not answer in time") from None
+        said += chunk.decode(errors="replace")
+        if not chunk:
+            reason = " ".join(said.replace(asks, "").split())
+            raise HostUnreachable(f"sudo refuses: {reason[-300:] or 'it said nothing'}")
+        if said.count(asks) > 1:
+            raise _WrongPassword("sudo does not accept the become password (tried once)")
+        if asks in said and not answered:
+            channel.sendall((password() + "\n").encode())
+            answered = True
+
+
+def _pump(one: socket.socket, other: paramiko.Channel) -> None:
+    """Carry bytes both ways until one side ends."""
+    other_end: dict[socket.socket | paramiko.Channel, socket.socket | paramiko.Channel] = {one: other, other: one}
+    while True:
+        for reader in select.select(list(other_end), [], [])[0]:
+            if not (data := reader.recv(_CHUNK_BYTES)):
+                return
+            other_end[reader].sendall(data)
+
+
+def _read(receive: Callable[[int], bytes], channel: paramiko.Channel, deadline: float) -> bytes:
+    chunks: list[bytes] = []
+    while True:
+        channel.settimeout(max(0.01, deadline - time.monotonic()))
+        if not (chunk := receive(_CHUNK_BYTES)):
+            return b"".join(chunks)
+        chunks.append(chunk)
+
+
+class Jumps:
+    """The connections to servers on the way, each made once a run; and whether unknown host keys are accepted."""
+
+    def __init__(self, *, accept_new: bool) -> None:
+        self.accept_new = accept_new
+        self._connections: dict[tuple[tuple[str, ...], ...], Connection] = {}
+        self._opening = threading.Lock()
+
+    def through(self, hops: tuple[tuple[str, ...], ...]) -> Connection:
+        """The connection to the last of these servers through those before it."""
+        with self._opening:
+            for length in range(1, len(hops) + 1):
+                way = hops[:length]
+                if way not in self._connections or not self._connections[way].is_connected:
+                    gateway = self._connections.get(way[:-1])
+                    self._connections[way] = connect(resolve(way[-1]), self, None, gateway)
+        return self._connections[hops]
+
+
+def connect(target: Target, jumps: Jumps, password: str | None, gateway: Connection | None = None) -> Connection:
+    """An open connection to a server whose key was checked. Raises HostUnreachable with what to do about it."""
+    keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
+
+    class KeysKnownFirst(paramiko.Transport):
+        @property
+        def preferred_keys(self) -> tuple[str, ...]:
+            return keys.algorithms(super().preferred_keys)
+
+    where = f"{target.user}@{target.host}:{target.port}"
+    try:
+        if target.jumps and gateway is None:
+            gateway = jumps.through(target.jumps)
+        connection = Connection(
+            target.host, user=target.user, port=target.port, gateway=gateway or target.proxy_command or False,
+            connect_timeout=max(1, round(target.connect_timeout_s)),
+            connect_kwargs={
+                "key_filename": [str(path) for path in target.identities], "allow_agent": target.use_agent,
+                "look_for_keys": False, "password": password, "transport_factory": KeysKnownFirst,
+                "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,
+                "channel_timeout": target.connect_timeout_s,
+            },
+        )  # fmt: skip
+        connection.client.set_missing_host_key_policy(_Checked(target, keys, accept_new=jumps.accept_new))
+        with _closed_on_error(connection):
+            connection.open()
+        connection.transport.set_keepalive(KEEPALIVE_S)
+    except paramiko.PasswordRequiredException:
+        raise HostUnreachable(f"{where}: its private key is encrypted; load it into an agent with `ssh-add`") from None
+    except paramiko.AuthenticationException as error:
+        raise HostUnreachable(f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)") from None
+    except (paramiko.SSHException, OSError, EOFError, Exit) as error:
+        raise HostUnreachable(f"{where}: {str(error) or type(error).__name__}") from None
+    return connection
+
+
+@contextmanager
+def _closed_on_error(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.client.close()
+        raise
+
+
+def _key_port(target: Target) -> int:
+    """The port that belongs to the name in known_hosts: none to an alias."""
+    return 22 if target.key_name else target.port
+
+
+class _Checked(paramiko.MissingHostKeyPolicy):
+    """Every server's key comes here, because paramiko is given no known hosts of its own."""
+
+    def __init__(self, target: Target, keys: KnownHosts, *, accept_new: bool) -> None:
+        self.target, self.keys, self.accept_new = target, keys, accept_new
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        certificate = getattr(key, "public_blob", None)
+        shown = HostKey.from_blob(certificate.key_blob if certificate else key.asbytes())
+        verdict, why = self.keys.judge(shown)
+        name, print_ = self.keys.name, f"{shown.key_type} {shown.fingerprint}"
+        match verdict:
+            case Verdict.KNOWN:
+                return
+            case Verdict.REVOKED:
+                raise HostUnreachable(f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it")
+            case Verdict.CHANGED:
+                raise HostUnreachable(
+                    f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another; somebody may stand "
+                    f"in between. If it was reinstalled: ssh-keygen -R '{name}' -f {why.rpartition(':')[0]}"
+                )
+        if not (self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")):
+            raise HostUnreachable(
+                f"the host key of {name} is not known: {print_}{f' ({why})' if why else ''}; "
+                "compare it, then `ssh` there once or pass --accept-new"
+            )
+        self._remember(shown)
+
+    def _remember(self, key: HostKey) -> None:
+        path = self.target.known_hosts[0]
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = self.target.key_name or self.target.host
+        line = line_for(name, _key_port(self.target), key, hashed=self.target.hash_names)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+            file.write(line)

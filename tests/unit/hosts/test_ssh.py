@@ -1,0 +1,95 @@
+"""Scripts over a real SSH connection: whole, in time, over one connection, and as the right user."""
+
+import getpass
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.errors import HostUnreachable
+from runbooks.hosts.script import run_fragments
+from runbooks.hosts.ssh_config import arguments_for, resolve
+from tests.unit.hosts.conftest import Server
+
+
+def connections(server: Server) -> int:
+    return (server.directory / "run" / "log").read_text().count("Accepted publickey")
+
+
+def test_scripts_run_over_one_connection_and_bring_back_all_they_say(server: Server, known_hosts: Path) -> None:
+    transport, before = server.transport(known_hosts), connections(server)
+    done = transport.run('cat; echo "a\'b"; echo wrong >&2; exit 3', timeout_s=30)
+    assert (done.code, done.out, done.err) == (3, b"a'b\n", "wrong\n")
+    assert run_fragments(transport, {"a": "printf '\\0\\377'", "b": "false"}, timeout_s=30)["a"].out == b"\0\xff"
+    assert connections(server) == before + 1
+    transport.abort()
+
+
+def test_large_output_on_both_streams_does_not_stall(server: Server, known_hosts: Path) -> None:
+    filling = "head -c 8000000 /dev/zero; head -c 8000000 /dev/zero >&2\n"
+    done = server.transport(known_hosts).run(filling + "# " + "x" * 4_000_000 + "\n" + filling, timeout_s=60)
+    assert (len(done.out), len(done.err)) == (16_000_000, 16_000_000)
+
+
+def test_a_script_that_takes_too_long_makes_the_host_unreachable(server: Server, known_hosts: Path) -> None:
+    with pytest.raises(HostUnreachable, match="did not end within 1 s"):
+        server.transport(known_hosts).run("sleep 600", timeout_s=1)
+
+
+def test_a_connection_that_breaks_makes_the_host_unreachable(server: Server, known_hosts: Path) -> None:
+    transport = server.transport(known_hosts)
+    with pytest.raises(HostUnreachable, match="lost"):
+        transport.run('kill -9 "$(ps -o ppid= -p $$)"', timeout_s=30)
+    assert transport.run("echo again", timeout_s=30).out == b"again\n"
+
+
+def test_aborting_ends_what_is_waited_for(server: Server, known_hosts: Path) -> None:
+    transport = server.transport(known_hosts)
+    lines = transport.lines("echo ready; exec sleep 600")
+    assert next(lines) == "ready"
+    threading.Thread(target=transport.abort).start()
+    assert [line for line in lines if not line.startswith("unreachable")] == []
+
+
+def test_a_server_that_says_nothing_is_given_up_in_time(tmp_path: Path, server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        transport = server.transport(tmp_path / "none", f"Port={port}", "ConnectTimeout=1")
+        with pytest.raises(HostUnreachable, match=rf"{getpass.getuser()}@127.0.0.1:{port}"):
+            transport.run("true", timeout_s=30)
+
+
+def test_a_port_where_nobody_listens_is_told_with_its_address(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(HostUnreachable, match=r"@127.0.0.1:1: .*(refused|connect)"):
+        server.transport(tmp_path / "none", "Port=1").run("true", timeout_s=30)
+
+
+def test_a_key_that_is_not_let_in_is_told_with_a_command_to_try(server: Server, known_hosts: Path) -> None:
+    with pytest.raises(HostUnreachable, match=r"lets us not in.*try `ssh"):
+        server.transport(known_hosts, "User=nobody").run("true", timeout_s=30)
+
+
+def test_ports_behind_a_host_can_be_reached_through_it(server: Server, known_hosts: Path) -> None:
+    through = server.transport(known_hosts).forward("127.0.0.1", server.port)
+    with through as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        assert connection.recv(4) == b"SSH-"
+
+
+# --- what the inventory says, as OpenSSH understands it
+
+
+def test_connection_variables_become_what_openssh_makes_of_them(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    (tmp_path / "extra").write_text("Host printers\n  HostName 10.0.0.7\n  User from_the_file\n")
+    (tmp_path / "config").write_text(f"Include {tmp_path}/extra\n")
+    variables = {
+        "ansible_host": "printers", "ansible_port": 2222, "ansible_private_key_file": str(tmp_path / "key"),
+        "ansible_timeout": 7, "ansible_ssh_common_args": f"-F {tmp_path}/config -J me@first:2200,second -o Port=1",
+    }  # fmt: skip
+    config = ("-F", f"{tmp_path}/config")
+    target = resolve(arguments_for("web1", variables))
+    assert (target.host, target.port, target.user) == ("10.0.0.7", 2222, "from_the_file")
+    assert target.identities == (tmp_path / "key",)
+    assert target.jumps == ((*config, "-l", "me", "-p", "2200", "--", "first"), (*config, "--", "second"))
+    assert target.connect_timeout_s == 7
