@@ -74,17 +74,26 @@ class RedisServer:
 
     @classmethod
     def start(
-        cls, directory: Path, *, port: int | None = None, args: Sequence[str] = (), binary: Path | None = None
+        cls,
+        directory: Path,
+        *,
+        port: int | None = None,
+        args: Sequence[str] = (),
+        binary: Path | None = None,
+        sentinel: Path | None = None,
     ) -> "RedisServer":
         """Start a server in `directory` (its data, `redis.log`) and wait until it answers; `binary` None: the newest.
+
+        With the configuration file `sentinel` it is a Sentinel, which rewrites that file.
 
         `args` are further redis-server options, as `--requirepass x`. Raises ServerNotStartedError with the log's end.
         """
         directory.mkdir(parents=True, exist_ok=True)
         port, binary = port or free_port(), binary or redis_server_binary()
         log = directory / "redis.log"
-        command = [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory),
-                   "--logfile", str(log), "--daemonize", "no", "--save", "", *args]  # fmt: skip
+        mode = [str(sentinel), "--sentinel"] if sentinel else ["--save", ""]
+        command = [str(binary), *mode, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory),
+                   "--logfile", str(log), "--daemonize", "no", *args]  # fmt: skip
         with (directory / "redis.out").open("wb") as out:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
