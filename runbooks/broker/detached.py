@@ -124,6 +124,18 @@ def has_replica(client: "redis.Redis") -> bool:
         return False
 
 
+def require_replicated(client: "redis.Redis") -> None:
+    """Raise RunbookError where a replica follows, and none has what was written so far."""
+    if has_replica(client):
+        _require_confirmed(client.execute_command(*_WAIT))  # type: ignore[no-untyped-call]
+
+
+def _require_confirmed(replicas: int) -> None:
+    if not replicas:
+        problem = f"no replica has confirmed a step within {_WAIT[2] // 1000} s"
+        raise RunbookError(problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again")
+
+
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
     aside, own = keyspace.aside(key), (keyspace.held(key), keyspace.inserts(key))
     return key, aside[0], keyspace.journal(key), keyspace.detached, batches, aside[1], *own
@@ -228,7 +240,7 @@ class _Walk:
                 continue
             self._require_ok(what)
             if self._has_replica:
-                self._require_replica(self._call(*_WAIT))
+                _require_confirmed(self._call(*_WAIT))
             self._finish(first, ordinals(record))
             self._waiting.extend((step, None) for step in more)
             self._seen, self._unasked, self._length = len(items), int(left), len(items) + int(left)
@@ -314,7 +326,7 @@ class _Walk:
         if self._stream.receive() != sent.after.encode():
             self._explain(sent)
         if self._has_replica:
-            self._require_replica(self._stream.receive())
+            _require_confirmed(self._stream.receive())
         self._finish(sent.step, range(len(sent.step.drops) + len(sent.step.inserts)))
 
     def _explain(self, sent: _Sent) -> NoReturn:
@@ -329,11 +341,6 @@ class _Walk:
             raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
         if what != b"ok":
             raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
-
-    def _require_replica(self, confirmed: int) -> None:
-        if not confirmed:
-            problem = f"no replica has confirmed a step on {readable(self._key)} within {_WAIT[2] // 1000} s"
-            raise RunbookError(problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again")
 
     def _finish(self, step: Step, moved: Sequence[int]) -> None:
         if step.batch:

@@ -8,15 +8,26 @@ brought home; these functions are called under the fleet's lock, so no live run 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim, read, sha256
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim, read
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, bring_home, detached, in_bounds, ordinals, walk
+from runbooks.broker.detached import (
+    FIRST_ITEMS,
+    Chunk,
+    Pass,
+    Step,
+    bring_home,
+    detached,
+    in_bounds,
+    ordinals,
+    require_replicated,
+    walk,
+)
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
 from runbooks.broker.preflight import require_able
@@ -165,14 +176,19 @@ def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
     fenced. To be called on the broker of the run, under its lock.
     """
-    key = keyspace.batches(archive.run_id)
-    unsettled = read(archive.path).unsettled
+    return _settle(client, keyspace, archive, read(archive.path))
+
+
+def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger: Ledger) -> int:
+    key, unsettled = keyspace.batches(archive.run_id), ledger.unsettled
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
-        for batch in unsettled.values():
-            client.hsetnx(key, str(batch.number), "")
-            result = cast(bytes, client.hget(key, str(batch.number)))
-            archive.done(batch, [batch.messages[i] for i in ordinals(result)])
+        for number in unsettled:
+            client.hsetnx(key, str(number), "")
+        require_replicated(client)
+        for number, batch in unsettled.items():
+            result = cast(bytes, client.hget(key, str(number)))
+            archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
         archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
         forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])
@@ -200,11 +216,12 @@ def restore(
     """
     ledger = read(archive.path)
     keys = tuple(dict.fromkeys(message.key for message in ledger.messages.values()))
-    restored_bytes = sum(len(message.raw) for message in ledger.in_state(Fate.TAKEN))
+    restored_bytes = sum(message.size_bytes for message in ledger.in_state(Fate.TAKEN))
     require_able(client, keyspace, keys, archive.run_id, restored_bytes=restored_bytes)
-    settle(client, keyspace, archive)
+    if _settle(client, keyspace, archive, ledger):
+        ledger = read(archive.path)
     by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in read(archive.path).in_state(Fate.TAKEN):
+    for message in ledger.in_state(Fate.TAKEN):
         if message.fetched_at is None:
             by_key[message.key].append(message)
     restored = withheld = 0
@@ -225,8 +242,8 @@ def _put_in_place(
     client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, back: Sequence[Archived]
 ) -> None:
     restoring = _Restoring(archive, merge)
-    merge.count(_standing(client, key, merge.anchors))
-    few = len(back) <= _FIRST_INSERTS and sum(len(m.raw) for m in back) <= _STEP_BYTES
+    merge.count(_standing(client, key, merge))
+    few = len(back) <= _FIRST_INSERTS and sum(message.size_bytes for message in back) <= _STEP_BYTES
     first_items = FIRST_ITEMS if few else 0
     work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again, first_items)
     walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
@@ -234,11 +251,11 @@ def _put_in_place(
     forget(client, keyspace.batches(archive.run_id), restoring.numbers)
 
 
-def _standing(client: "redis.Redis", key: str, anchors: Set[str]) -> Counter[str]:
-    """How often each of these checksums stands in a list."""
+def _standing(client: "redis.Redis", key: str, merge: Merge) -> Counter[str]:
+    """How often each of the neighbours that the messages had stands in the list."""
     standing: Counter[str] = Counter()
     for window in windows(client, key):
-        standing.update(checksum for checksum in map(sha256, window.items) if checksum in anchors)
+        standing.update(checksum for _, checksum in merge.standing(window.items))
     return standing
 
 
