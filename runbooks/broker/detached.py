@@ -63,9 +63,8 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
-    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first
-    decision is about the oldest `first_items` and has one step, unless these are 0;
-    `again` is told that this step did not happen, and to start anew.
+    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first decision is
+    about a few of the oldest items; `again` is told that one of its steps did not happen, and to start anew.
     """
 
     decide: Callable[[Chunk], Sequence[Step]]
@@ -73,7 +72,6 @@ class Pass:
     done: Callable[[Step, Sequence[int]], None]
     progress: Callable[[int, int], None]
     again: Callable[[Step], None]
-    first_items: int
 
 
 def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
@@ -220,32 +218,29 @@ class _Walk:
         return True
 
     def _begin(self) -> int:
-        """Deal with the first chunk and detach the list; returns how many items to read at once from now on."""
-        size = self._work.first_items
+        """Deal with the oldest items and detach the list; returns how many items to read at once from now on."""
         for attempt in range(_ATTEMPTS):
-            if attempt == _ATTEMPTS - 1:
-                size = 0  # the queue's end moves too fast to be read: workers find it empty for a moment
-            items = self._call("LRANGE", self._key, -size, -1)[::-1] if size else []
+            oldest = self._call("LRANGE", self._key, -FIRST_ITEMS, -1)[::-1]
             length = int(self._call("LLEN", self._key))
-            size_bytes = sum(map(len, items)) or 1
-            chunk_items = max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * (len(items) or 1) // size_bytes)) if items else 100
-            while items and size_bytes > _FIRST_BYTES and len(items) > 1:
-                size_bytes -= len(items.pop())
-            first, *more = self._work.decide(Chunk(0, items, last=not length or (bool(items) and len(items) >= length)))
+            # At last the queue's end moves too fast to be read: workers find it empty for a moment.
+            items = list(_first(oldest)) if attempt < _ATTEMPTS - 1 else []
+            steps = self._work.decide(Chunk(0, items, last=len(items) >= length))
             self._work.durable()
-            what, record, left = self._call("EVAL", *self._script_call("begin", first), *items)
+            what, record, left = self._call("EVAL", *self._script_call("begin", steps[0]), *items)
             if what == b"moved":
                 self._steps -= 1
-                self._work.again(first)
+                for step in steps:
+                    self._work.again(step)
                 continue
             self._require_ok(what)
             if self._has_replica:
                 _require_confirmed(self._call(*_WAIT))
-            self._finish(first, ordinals(record))
-            self._waiting.extend((step, None) for step in more)
-            self._seen, self._unasked, self._length = len(items), int(left), len(items) + int(left)
+            self._finish(steps[0], ordinals(record))
+            self._waiting.extend((step, None) for step in steps[1:])
+            self._ahead = len(items) - steps[0].count
+            self._seen, self._unasked, self._length = len(items), int(left) - self._ahead, steps[0].count + int(left)
             self._work.progress(self._seen, self._length)
-            return chunk_items
+            return max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1)))
         raise AssertionError("the last attempt cannot find the queue moved")
 
     def _ask(self, size: int) -> None:
@@ -345,6 +340,16 @@ class _Walk:
     def _finish(self, step: Step, moved: Sequence[int]) -> None:
         if step.batch:
             self._work.done(step, moved)
+
+
+def _first(oldest: Sequence[bytes]) -> Iterator[bytes]:
+    """So many of the oldest items as one script can deal with besides detaching the list."""
+    size_bytes = 0
+    for raw in oldest:
+        size_bytes += len(raw)
+        if size_bytes > _FIRST_BYTES and size_bytes > len(raw):
+            return
+        yield raw
 
 
 def ordinals(record: bytes) -> list[int]:

@@ -14,7 +14,7 @@ import redis
 
 from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, read, sha256
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, in_bounds, ordinals, walk
+from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import redirected
 from runbooks.broker.scan import require_list, windows
@@ -109,7 +109,7 @@ def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str 
             require_list(client, key)
             if client.exists(key):
                 recalling = _Recalling(archive, wanted)
-                work = Pass(recalling.decide, archive.sync, recalling.done, no_progress, recalling.again, FIRST_ITEMS)
+                work = Pass(recalling.decide, archive.sync, recalling.done, no_progress, recalling.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
                 archive.sync()
                 forget(client, keyspace.batches(archive.run_id), recalling.numbers)

@@ -17,7 +17,6 @@ import redis
 from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim, read
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import (
-    FIRST_ITEMS,
     Chunk,
     Pass,
     Step,
@@ -46,7 +45,6 @@ def no_progress(_looked_at: int, _total: int) -> None:
 _FENCE_KEPT_S = 86_400  # far longer than a command can linger in a socket or a proxy
 _STEP_INSERTS = 1000
 _STEP_BYTES = 1024 * 1024
-_FIRST_INSERTS = 500
 _FORGET_AT_ONCE = 1000
 
 
@@ -92,7 +90,7 @@ def take(
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
-                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again, FIRST_ITEMS)
+                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
         archive.sync()
         forget(client, keyspace.batches(archive.run_id), taking.numbers)
@@ -232,20 +230,16 @@ def restore(
             numbers = {message.n for message in back}
             stay = [message for message in messages if message.n not in numbers]
             if back:
-                _put_in_place(client, keyspace, archive, key, Merge(back, stay), back)
+                _put_in_place(client, keyspace, archive, key, Merge(back, stay))
             withheld += len(asked) - len(back)
             restored += len(back)
     return RestoreReport(restored, withheld)
 
 
-def _put_in_place(
-    client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, back: Sequence[Archived]
-) -> None:
+def _put_in_place(client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge) -> None:
     restoring = _Restoring(archive, merge)
     merge.count(_standing(client, key, merge))
-    few = len(back) <= _FIRST_INSERTS and sum(message.size_bytes for message in back) <= _STEP_BYTES
-    first_items = FIRST_ITEMS if few else 0
-    work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again, first_items)
+    work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again)
     walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
     archive.sync()
     forget(client, keyspace.batches(archive.run_id), restoring.numbers)

@@ -4,7 +4,7 @@
 -- ARGV: mode (begin, go, look or home), the token that the journal must hold, the token that it gets, batch number ("": none),
 -- n: how many items from the work list's right end are dealt with, the number of drops, the number of inserts, then
 -- the ordinals (1 is the oldest) of the items to drop, then for each insert the number of items it goes behind and its
--- bytes; in mode begin then the n items as they were read, oldest first.
+-- bytes; in mode begin then the items as they were read, oldest first: n, or more where later steps deal with the rest.
 -- In mode go the items are moved by the commands that follow in the same transaction, which takes a third of the time:
 -- the work list is renamed to the list held, and the inserts are laid ready. Where nothing is to be done there are
 -- neither, and those commands do nothing. The transaction ends with close.lua. Mode look tells why one did nothing.
@@ -41,24 +41,25 @@ end
 
 -- How many of the items that were read have been consumed since: those at the right end must be the others.
 local gone = 0
-if mode == 'begin' and n > 0 then
-  local range = redis.call('LRANGE', queue, -n, -1)
+local read = mode == 'begin' and #ARGV - first_item + 1 or 0
+if read > 0 then
+  local range = redis.call('LRANGE', queue, -read, -1)
   local length = #range
   local function stands(consumed)
-    if length < n - consumed then
+    if length < read - consumed then
       return false
     end
-    for i = 1, n - consumed do
+    for i = 1, read - consumed do
       if range[length - i + 1] ~= ARGV[first_item + consumed + i - 1] then
         return false
       end
     end
     return true
   end
-  while gone < n and not stands(gone) do
+  while gone < read and not stands(gone) do
     gone = gone + 1
   end
-  if gone == n then
+  if gone == read or (gone > 0 and n < read) then
     return {'moved', '', 0}
   end
 end

@@ -1,6 +1,7 @@
 """Taking and restoring while the connection is cut, or the Redis server is killed and comes back from its AOF."""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,6 +19,7 @@ from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive, Fate, read, verify
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
@@ -41,7 +44,7 @@ def items(send: Send, client: "redis.Redis") -> list[bytes]:
 @pytest.fixture(autouse=True)
 def many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
-    monkeypatch.setattr(surgery, "FIRST_ITEMS", 20)
+    monkeypatch.setattr(detached, "FIRST_ITEMS", 20)
 
 
 def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None:
@@ -160,25 +163,32 @@ def durable(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[[], 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message(
-    ending: signal.Signals, items: list[bytes], tmp_path: Path, durable: Callable[[], RedisServer]
+    ending: signal.Signals,
+    items: list[bytes],
+    tmp_path: Path,
+    durable: Callable[[], RedisServer],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    send_quietly = Stream.send_quietly
     server = durable()
-    draw = random.Random()
-    interrupted = 0
-    for n in range(6):
+    for at in random.sample(range(1, 35), 6):
+        steps = itertools.count(1)
+
+        def end_it(
+            stream: Stream, commands: list[bytes], *, at: int = at, steps: Any = steps, pid: int = server.pid
+        ) -> None:
+            send_quietly(stream, commands)
+            if next(steps) == at:
+                os.kill(pid, ending)
+
         client = connect(server.url(), timeout_s=10)
         client.flushdb()
         client.rpush("work", *items)
-        path = tmp_path / f"{n}.jsonl"
-        end = threading.Timer(draw.uniform(0.005, 0.12), os.kill, (server.pid, ending))
-        with Archive.create(path, f"restarted-{n}", NOW) as archive:
-            end.start()
-            try:
-                surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
-                surgery.restore(client, KEYS, archive)
-            except BrokerUnreachable:
-                interrupted += 1
-        end.join()
+        path = tmp_path / f"{at}.jsonl"
+        with Archive.create(path, f"restarted-{at}", NOW) as archive, monkeypatch.context() as patch:
+            patch.setattr(Stream, "send_quietly", end_it)
+            with pytest.raises(BrokerUnreachable):
+                take_and_restore(client, archive)
         assert server._process is not None
         server._process.wait(timeout=10)
         client.close()
@@ -186,4 +196,9 @@ def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message
         client = connect(server.url(), timeout_s=10)
         accounted_for(client, path, items)
         client.close()
-    assert interrupted
+
+
+def take_and_restore(client: "redis.Redis", archive: Archive) -> None:
+    while True:  # until the server is gone
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+        surgery.restore(client, KEYS, archive)

@@ -85,7 +85,7 @@ def restore(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
 
 def arm(client: "redis.Redis", failpoint: Failpoint | None) -> None:
     # In the forked child only: nothing to undo.
-    detached.CHUNK_ITEMS, surgery.FIRST_ITEMS = 60, 20  # type: ignore[attr-defined]
+    detached.CHUNK_ITEMS, detached.FIRST_ITEMS = 60, 20
     if failpoint is not None:
         client.eval = failpoint.around(client.eval)  # type: ignore[method-assign]
         Stream.send = failpoint.around(Stream.send)  # type: ignore[method-assign]
