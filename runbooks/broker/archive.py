@@ -286,6 +286,7 @@ class Archive:
         self.path = path
         self.run_id = ledger.run_id
         self._by = by
+        self._ledger = ledger
         self._descriptor = descriptor
         self._size = ledger.whole_bytes
         self._next_n = max(ledger.messages, default=0) + 1
@@ -325,6 +326,12 @@ class Archive:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    def ledger(self) -> Ledger:
+        """All that the archive says by now."""
+        if self._ledger.whole_bytes != self._size:
+            self._ledger = read(self.path)
+        return self._ledger
 
     def taking(self, key: str, victims: Iterable[Victim], *, sync: bool = True) -> Batch:
         """Write down messages of one key, and that they are about to be taken out."""

@@ -14,7 +14,7 @@ from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim, read
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import (
     Chunk,
@@ -115,7 +115,7 @@ class _Taking:
 
     def begin(self, key: str) -> None:
         """Go on with another list."""
-        ledger = read(self.archive.path)
+        ledger = self.archive.ledger()
         self._key, self._older, self._skipped = key, None, 0
         self.judge.begin(key)
         self._out = sorted(message.position for message in ledger.in_state(Fate.TAKEN) if message.key == key)
@@ -174,7 +174,7 @@ def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
     fenced. To be called on the broker of the run, under its lock.
     """
-    return _settle(client, keyspace, archive, read(archive.path))
+    return _settle(client, keyspace, archive, archive.ledger())
 
 
 def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger: Ledger) -> int:
@@ -212,12 +212,12 @@ def restore(
     With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A queue untouched since is
     byte for byte what it was. What was unacked is not this function's: see `unacked.restore`.
     """
-    ledger = read(archive.path)
+    ledger = archive.ledger()
     keys = tuple(dict.fromkeys(message.key for message in ledger.messages.values()))
     restored_bytes = sum(message.size_bytes for message in ledger.in_state(Fate.TAKEN))
     require_able(client, keyspace, keys, archive.run_id, restored_bytes=restored_bytes)
     if _settle(client, keyspace, archive, ledger):
-        ledger = read(archive.path)
+        ledger = archive.ledger()
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in ledger.in_state(Fate.TAKEN):
         if message.fetched_at is None:
