@@ -5,6 +5,7 @@ One JSON object per line, appended and fsynced before the effect it announces; a
     header     format (1), run, created_at (epoch seconds)
     message    n (1, 2, … in this file), key, position (distance from the list's right end when read: 0 runs next),
                older (sha256 of the raw item immediately to its right when read, null where it was the oldest),
+               older_end (base64 of that item's last 24 bytes, by which it is looked for),
                reason, malformed (true: it kills the worker that receives it), sha256 (of the raw bytes), raw (base64);
                only where it is to be moved: requeue_to (`QUEUE` or `QUEUE:PRIORITY`), to (the key that this means);
                only where it was unacked: fetched_at (epoch seconds), and then raw is what stood in the `unacked` hash
@@ -30,6 +31,7 @@ import binascii
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +42,8 @@ from typing import Any
 from runbooks.core.errors import RunbookError
 
 FORMAT = 1
+END_BYTES = 24
+"""So much of an item's end tells it from most others: Celery ends a message with its delivery tag."""
 
 
 class ArchiveError(RunbookError):
@@ -59,6 +63,23 @@ _RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "reca
 _FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
 
 
+class _Stored:
+    """The archive's file, from which messages are read again when they are needed: they do not fit into memory."""
+
+    _descriptor = -1
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def raw(self, offset: int, size: int) -> bytes:
+        """The bytes of a message, whose base64 stands there."""
+        return binascii.a2b_base64(os.pread(self._descriptor, size, offset))
+
+
 @dataclass(frozen=True, slots=True)
 class Archived:
     """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
@@ -70,13 +91,21 @@ class Archived:
     key: str
     position: int
     older: str | None
+    older_end: bytes
     reason: str
     malformed: bool
     sha256: str
-    raw: bytes
+    size_bytes: int
+    _stored: _Stored = field(repr=False, compare=False)
+    _offset: int
     to: str = ""
     requeue_to: str = ""
     fetched_at: float | None = None
+
+    @property
+    def raw(self) -> bytes:
+        """The exact bytes, read from the file anew."""
+        return self._stored.raw(self._offset, (self.size_bytes + 2) // 3 * 4)
 
     @property
     def item(self) -> bytes:
@@ -128,13 +157,19 @@ def read(path: Path) -> Ledger:
     """
     ledger = Ledger()
     try:
+        stored = _Stored(path)
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break
+                start = ledger.whole_bytes
                 ledger.whole_bytes += len(line)
                 try:
-                    _take_in(ledger, json.loads(line))
+                    fields = json.loads(line)
+                    if fields["type"] == "message":
+                        _take_in_message(ledger, fields, stored, start + line.rindex(fields["raw"].encode()))
+                    else:
+                        _take_in(ledger, fields)
                 except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
                     ledger.problems.append(f"{path}:{number}: {error!r}")
     except OSError as error:
@@ -161,8 +196,6 @@ def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
         if line["format"] != FORMAT:
             raise ValueError(f"format {line['format']}")
         ledger.run_id, ledger.created_at = line["run"], line["created_at"]
-    elif kind == "message":
-        _take_in_message(ledger, line)
     elif kind in _RESULTS:
         messages = range(line["first"], line["last"] + 1) if kind == "taking" else line["messages"]
         ledger.unsettled[line["batch"]] = Batch(line["batch"], kind, tuple(messages), line.get("by", ""))
@@ -178,11 +211,12 @@ def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
         raise ValueError(f"unknown type {kind!r}")
 
 
-def _take_in_message(ledger: Ledger, line: dict[str, Any]) -> None:
+def _take_in_message(ledger: Ledger, line: dict[str, Any], stored: _Stored, offset: int) -> None:
     raw = base64.b64decode(line["raw"], validate=True)
     message = Archived(
-        line["n"], line["key"], line["position"], line["older"], line["reason"], line["malformed"], line["sha256"], raw,
-        line.get("to", ""), line.get("requeue_to", ""), line.get("fetched_at"),
+        line["n"], sys.intern(line["key"]), line["position"], line["older"], base64.b64decode(line["older_end"]),
+        sys.intern(line["reason"]), line["malformed"], line["sha256"], len(raw), stored, offset,
+        sys.intern(line.get("to", "")), sys.intern(line.get("requeue_to", "")), line.get("fetched_at"),
     )  # fmt: skip
     if sha256(raw) != message.sha256:
         raise ValueError(f"message {message.n} has another checksum than when it was archived")
@@ -206,11 +240,16 @@ class Victim:
     def line(self, n: int, key: bytes) -> bytes:
         """The archive's line for it; `key` is in JSON already. By hand: of large queues these are many."""
         older = b"null" if self.older is None else b'"%b"' % sha256(self.older).encode()
-        return b'{"type":"message","n":%d,"key":%b,"position":%d,"older":%b,"reason":%b,"malformed":%b,' % (
+        older_end = binascii.b2a_base64((self.older or b"")[-END_BYTES:], newline=False)
+        head = (
+            b'{"type":"message","n":%d,"key":%b,"position":%d,"older":%b,"older_end":"%b","reason":%b,"malformed":%b,'
+        )
+        return head % (
             n,
             key,
             self.position,
             older,
+            older_end,
             json.dumps(self.reason).encode(),
             b"true" if self.malformed else b"false",
         ) + b'%b"sha256":"%b","raw":"%b"}\n' % (
@@ -247,6 +286,7 @@ class Archive:
         self.path = path
         self.run_id = ledger.run_id
         self._by = by
+        self._ledger = ledger
         self._descriptor = descriptor
         self._size = ledger.whole_bytes
         self._next_n = max(ledger.messages, default=0) + 1
@@ -286,6 +326,12 @@ class Archive:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    def ledger(self) -> Ledger:
+        """All that the archive says by now."""
+        if self._ledger.whole_bytes != self._size:
+            self._ledger = read(self.path)
+        return self._ledger
 
     def taking(self, key: str, victims: Iterable[Victim], *, sync: bool = True) -> Batch:
         """Write down messages of one key, and that they are about to be taken out."""

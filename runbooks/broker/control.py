@@ -46,7 +46,7 @@ def observe_nodes(
     active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
     """
     options = dict(transport_options or {})
-    client = connect(url)
+    client = connect(url, options)
     keyspace = KeySpace.from_options(options)
     with _remote(url, options, client) as mailbox:
         try:
@@ -194,7 +194,7 @@ def run_task(
     import celery
     from kombu.exceptions import ContentDisallowed, OperationalError
 
-    connect(url).close()
+    connect(url, transport_options).close()
     app = celery.Celery("celery-runbooks", broker=url, backend=backend_url, set_as_current=False)
     app.conf.update(
         broker_transport_options={"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1},

@@ -12,9 +12,9 @@ from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, read, sha256
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, sha256
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, in_bounds, ordinals, walk
+from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import redirected
 from runbooks.broker.scan import require_list, windows
@@ -29,7 +29,7 @@ _PUSH_BYTES = 1024 * 1024
 def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in read(archive.path).in_state(Fate.TAKEN):
+    for message in archive.ledger().in_state(Fate.TAKEN):
         if message.to:
             by_key[message.to].append(message)
     for key, messages in by_key.items():
@@ -105,11 +105,11 @@ def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str 
     recalled = 0
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
-        for key, wanted in _wanted(read(archive.path), by).items():
+        for key, wanted in _wanted(archive.ledger(), by).items():
             require_list(client, key)
             if client.exists(key):
                 recalling = _Recalling(archive, wanted)
-                work = Pass(recalling.decide, archive.sync, recalling.done, no_progress, recalling.again, FIRST_ITEMS)
+                work = Pass(recalling.decide, archive.sync, recalling.done, no_progress, recalling.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
                 archive.sync()
                 forget(client, keyspace.batches(archive.run_id), recalling.numbers)

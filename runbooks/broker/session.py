@@ -13,15 +13,16 @@ import redis
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
-from runbooks.broker.connection import address, connect, db_of
+from runbooks.broker.connection import connect, place
 from runbooks.broker.control import TaskOutcome, drain, observe_nodes, run_task
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
+from runbooks.broker.preflight import require_able
 from runbooks.broker.retrieval import chosen
 from runbooks.broker.scan import SAMPLES
 from runbooks.broker.selection import Facts
-from runbooks.core.effects import RestoreSelected, TakeMessages, TakeUnacked
+from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import NodesSilent, UsageError
 from runbooks.core.model import BrokerState, NodeState
 from runbooks.core.operator import user_name
@@ -53,7 +54,7 @@ class Broker:
 
     def __init__(self, app: AppSettings) -> None:
         self._app = app
-        self._options = app.broker_options.model_dump()
+        self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
     @property
@@ -62,12 +63,12 @@ class Broker:
 
     @cached_property
     def _client(self) -> "redis.Redis":
-        return connect(self._url)
+        return connect(self._url, self._options)
 
     @property
     def name(self) -> str:
-        """Where it is: `host:port/db` or `path/db`, without a password."""
-        return f"{address(self._client)}/{db_of(self._client)}"
+        """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password."""
+        return place(self._url, self._options, self._client)
 
     def observe(
         self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = SAMPLES
@@ -99,6 +100,13 @@ class Broker:
         holder = Holder.this_process(os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now)
         with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
             yield lock
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""
+        queues = [change.do.queue for change in changes if isinstance(change.do, TakeMessages)]
+        if queues:
+            keys = [key for queue in queues for key in self._keys.queue(queue)]
+            require_able(self._client, self._keys, keys, "run")
 
     def take(self, effect: TakeMessages, path: Path, waiting: Waiting) -> str:
         """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""

@@ -8,18 +8,29 @@ brought home; these functions are called under the fleet's lock, so no live run 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim, read, sha256
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, bring_home, detached, in_bounds, ordinals, walk
+from runbooks.broker.detached import (
+    Chunk,
+    Pass,
+    Step,
+    bring_home,
+    detached,
+    in_bounds,
+    ordinals,
+    require_replicated,
+    walk,
+)
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
-from runbooks.broker.scan import judge_of, require_list, windows
+from runbooks.broker.preflight import require_able
+from runbooks.broker.scan import judge_of, windows
 from runbooks.broker.selection import Facts, Judge
 from runbooks.core.model import Notice, Rule
 
@@ -34,7 +45,6 @@ def no_progress(_looked_at: int, _total: int) -> None:
 _FENCE_KEPT_S = 86_400  # far longer than a command can linger in a socket or a proxy
 _STEP_INSERTS = 1000
 _STEP_BYTES = 1024 * 1024
-_FIRST_INSERTS = 500
 _FORGET_AT_ONCE = 1000
 
 
@@ -73,15 +83,14 @@ def take(
     removed that is not archived.
     """
     rules = tuple(rules)
+    require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
+    settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        for key in keyspace.queue(queue):
-            require_list(client, key)
-        bring_all_home(client, keyspace)
         taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered)))
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
-                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again, FIRST_ITEMS)
+                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
         archive.sync()
         forget(client, keyspace.batches(archive.run_id), taking.numbers)
@@ -106,7 +115,7 @@ class _Taking:
 
     def begin(self, key: str) -> None:
         """Go on with another list."""
-        ledger = read(self.archive.path)
+        ledger = self.archive.ledger()
         self._key, self._older, self._skipped = key, None, 0
         self.judge.begin(key)
         self._out = sorted(message.position for message in ledger.in_state(Fate.TAKEN) if message.key == key)
@@ -165,14 +174,19 @@ def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
     fenced. To be called on the broker of the run, under its lock.
     """
-    key = keyspace.batches(archive.run_id)
-    unsettled = read(archive.path).unsettled
+    return _settle(client, keyspace, archive, archive.ledger())
+
+
+def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger: Ledger) -> int:
+    key, unsettled = keyspace.batches(archive.run_id), ledger.unsettled
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
-        for batch in unsettled.values():
-            client.hsetnx(key, str(batch.number), "")
-            result = cast(bytes, client.hget(key, str(batch.number)))
-            archive.done(batch, [batch.messages[i] for i in ordinals(result)])
+        for number in unsettled:
+            client.hsetnx(key, str(number), "")
+        require_replicated(client)
+        for number, batch in unsettled.items():
+            result = cast(bytes, client.hget(key, str(number)))
+            archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
         archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
         forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])
@@ -198,44 +212,44 @@ def restore(
     With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A queue untouched since is
     byte for byte what it was. What was unacked is not this function's: see `unacked.restore`.
     """
-    settle(client, keyspace, archive)
+    ledger = archive.ledger()
+    keys = tuple(dict.fromkeys(message.key for message in ledger.messages.values()))
+    restored_bytes = sum(message.size_bytes for message in ledger.in_state(Fate.TAKEN))
+    require_able(client, keyspace, keys, archive.run_id, restored_bytes=restored_bytes)
+    if _settle(client, keyspace, archive, ledger):
+        ledger = archive.ledger()
     by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in read(archive.path).in_state(Fate.TAKEN):
+    for message in ledger.in_state(Fate.TAKEN):
         if message.fetched_at is None:
             by_key[message.key].append(message)
     restored = withheld = 0
     with broker_errors(address(client)):
         for key, messages in by_key.items():
-            require_list(client, key)
             asked = [message for message in messages if wanted is None or message.n in wanted]
             back = [message for message in asked if malformed or not message.malformed]
             numbers = {message.n for message in back}
             stay = [message for message in messages if message.n not in numbers]
             if back:
-                _put_in_place(client, keyspace, archive, key, Merge(back, stay), back)
+                _put_in_place(client, keyspace, archive, key, Merge(back, stay))
             withheld += len(asked) - len(back)
             restored += len(back)
     return RestoreReport(restored, withheld)
 
 
-def _put_in_place(
-    client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, back: Sequence[Archived]
-) -> None:
+def _put_in_place(client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge) -> None:
     restoring = _Restoring(archive, merge)
-    merge.count(_standing(client, key, merge.anchors))
-    few = len(back) <= _FIRST_INSERTS and sum(len(m.raw) for m in back) <= _STEP_BYTES
-    first_items = FIRST_ITEMS if few else 0
-    work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again, first_items)
+    merge.count(_standing(client, key, merge))
+    work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again)
     walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
     archive.sync()
     forget(client, keyspace.batches(archive.run_id), restoring.numbers)
 
 
-def _standing(client: "redis.Redis", key: str, anchors: Set[str]) -> Counter[str]:
-    """How often each of these checksums stands in a list."""
+def _standing(client: "redis.Redis", key: str, merge: Merge) -> Counter[str]:
+    """How often each of the neighbours that the messages had stands in the list."""
     standing: Counter[str] = Counter()
     for window in windows(client, key):
-        standing.update(checksum for checksum in map(sha256, window.items) if checksum in anchors)
+        standing.update(checksum for _, checksum in merge.standing(window.items))
     return standing
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim, read
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import ordinals
 from runbooks.broker.keys import KeySpace
@@ -162,14 +162,14 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, wanted:
     Their visibility timeout goes on: where it has passed the next worker that looks gives them back to their queue.
     """
     settle(client, keyspace, archive)
-    out = read(archive.path).in_state(Fate.TAKEN)
+    out = archive.ledger().in_state(Fate.TAKEN)
     back = [m for m in out if m.fetched_at is not None and (wanted is None or m.n in wanted)]
     return _for_all(client, keyspace, archive, back, "restore")
 
 
 def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str) -> int:
     """Take those entries out again that this change has put back, and that are still there."""
-    ledger = read(archive.path)
+    ledger = archive.ledger()
     put = [m for m in ledger.in_state(Fate.RESTORED) if m.fetched_at is not None and ledger.put_by[m.n] == by]
     return _for_all(client, keyspace, archive, put, "take")
 

@@ -162,12 +162,29 @@ class Canary(_Settings):
     timeout: Duration = 120.0
 
 
+class SentinelAccess(_Settings):
+    """How the Sentinels themselves, not the servers they watch, let this tool in."""
+
+    username: OneLine | None = None
+    password: SecretStr | None = None
+
+
 class BrokerOptions(_Settings):
-    """The application's own `broker_transport_options`, as far as they name keys."""
+    """The application's own `broker_transport_options`, as far as they name keys and the way to the master."""
 
     global_keyprefix: str = ""
     sep: str = "\x06\x16"
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
+    master_name: OneLine | None = None
+    sentinel_kwargs: SentinelAccess = SentinelAccess()
+
+    def transport_options(self) -> dict[str, Any]:
+        """As kombu takes them, with the password in clear."""
+        options = self.model_dump(exclude={"sentinel_kwargs"}, exclude_none=True)
+        access = self.sentinel_kwargs.model_dump(exclude_none=True)
+        if password := self.sentinel_kwargs.password:
+            access["password"] = password.get_secret_value()
+        return options | ({"sentinel_kwargs": access} if access else {})
 
 
 class AppSettings(_Settings):

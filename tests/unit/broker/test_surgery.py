@@ -41,6 +41,10 @@ def archive(archive_path: Path) -> Any:
         yield opened
 
 
+def take(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> surgery.TakeReport:
+    return surgery.take(client, keyspace, "work", [STALE, MALFORMED], archive, NOW)
+
+
 def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
     """Make the db hold exactly these lists, given from the left."""
     client.flushdb()
@@ -217,7 +221,7 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     client.config_set("maxmemory", used // 2)
     client.config_set("maxmemory-policy", "noeviction")
     try:
-        with pytest.raises(BrokerRefused, match="used memory") as refused:
+        with pytest.raises(BrokerRefused, match="left of its maxmemory of") as refused:
             surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     finally:
         client.config_set("maxmemory", 0)
@@ -228,15 +232,28 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
 
 
 def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:
-    """Act before each script of a mode is sent, with its command."""
-    send_it = Stream.send
+    """Act before each step of a mode is sent: with its command, or with the packed commands of its transaction."""
+    send_it, send_quietly = Stream.send, Stream.send_quietly
 
     def send(stream: Stream, *command: Any) -> None:
-        if command[0] == "EVAL" and command[3 + command[2]] == mode:
+        if command[0] == "EVAL" and mode == "begin":
             act(command)
         send_it(stream, *command)
 
+    def transact(stream: Stream, commands: list[bytes]) -> None:
+        if mode == "go":
+            act(commands)
+        send_quietly(stream, commands)
+
     monkeypatch.setattr(Stream, "send", send)
+    monkeypatch.setattr(Stream, "send_quietly", transact)
+
+
+def send_late(client: "redis.Redis", commands: list[bytes]) -> None:
+    """Send a transaction as a run did that is dead by now."""
+    with Stream(client) as stream:
+        stream.send_quietly(commands)
+        stream.receive()
 
 
 def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
@@ -265,18 +282,57 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
 ) -> None:
     for i in range(300):
         send(["stale.one", "live"][i % 2] if with_victims else "live")
-    commands: list[Any] = []
-    before_each(monkeypatch, "begin", commands.append)
-    before_each(monkeypatch, "go", commands.append)
+    scripts: list[Any] = []
+    transactions: list[list[bytes]] = []
+    before_each(monkeypatch, "begin", scripts.append)
+    before_each(monkeypatch, "go", transactions.append)
     surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     before = contents(client)
-    assert len(commands) == 2
-    for command in commands:
-        answer = client.execute_command(*command)  # type: ignore[no-untyped-call]
-        assert answer[0] in (b"known", b"fenced")
+    assert (len(scripts), len(transactions)) == (1, 1)
+    assert client.execute_command(*scripts[0])[0] in (b"known", b"fenced")  # type: ignore[no-untyped-call]
+    send_late(client, transactions[0])
     assert contents(client) == before
     assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
+
+
+@pytest.mark.parametrize("verb", ["take", "restore"])
+def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
+    verb: str, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for i in range(2000):
+        send(["stale.one", "live"][i % 2])
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 200)
+    late: list[list[bytes]] = []
+    came = 0
+
+    def die(commands: list[bytes]) -> None:
+        late.append(commands)
+        raise KeyboardInterrupt
+
+    def come_late(_commands: list[bytes]) -> None:
+        nonlocal came
+        came += 1
+        before = contents(client)
+        monkeypatch.setattr(Stream, "send_quietly", send_quietly)
+        send_late(client, late[0])
+        monkeypatch.setattr(Stream, "send_quietly", hooked)
+        assert contents(client) == before
+
+    send_quietly = Stream.send_quietly
+    if verb == "restore":
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    with monkeypatch.context() as patch:
+        before_each(patch, "go", die)
+        patch.setattr(detached, "bring_home", lambda *_: None)
+        work = take if verb == "take" else surgery.restore
+        with pytest.raises(KeyboardInterrupt):
+            work(client, KEYS, archive)
+    before_each(monkeypatch, "go", come_late)
+    hooked = Stream.send_quietly
+    with Archive.create(tmp_path / "next.jsonl", "run-2", NOW) as following:
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], following, NOW)
+    assert came > 3
 
 
 def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(

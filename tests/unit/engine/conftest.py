@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,6 +106,9 @@ class FakeBroker:
 
     def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
         assert self.is_locked
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        pass
 
     def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
         assert self.is_locked
