@@ -42,7 +42,7 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
-def _duration(value: object) -> object:
+def seconds(value: object) -> float:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
         return float(found[1]) * _UNITS_S[found[2]]
@@ -108,7 +108,7 @@ def _node_name(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[float, BeforeValidator(seconds)]
 MoreThan = Annotated[int, BeforeValidator(_more_than)]
 OneLine = Annotated[str, AfterValidator(_one_line)]
 UserName = Annotated[str, AfterValidator(_user)]

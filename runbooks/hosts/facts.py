@@ -121,15 +121,6 @@ def parse_imports(answer: Answer) -> ImportProbe:
     return ImportProbe(frozenset(found["registered"]), found["errors"])
 
 
-def ask_log_tail(path: str, lines: int) -> str:
-    return f"tail -n {lines} -- {quote(path)}"
-
-
-def ask_log_follow(path: str, lines: int) -> str:
-    """`-F` also follows the file that logrotate puts in place. **Source:** GNU tail."""
-    return f"exec tail -n {lines} -F -- {quote(path)} 2>&1"
-
-
 def redact(text: str, secrets: Iterable[str]) -> str:
     """`text` with every known secret of four characters or more replaced, and passwords in URLs hidden."""
     for secret in sorted(secrets, key=len, reverse=True):

@@ -2,17 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding, Severity
+from runbooks.core.model import Finding, LogLine, Severity
 from runbooks.core.reporter import Check, Outcome, Tally
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
@@ -20,15 +22,19 @@ _OUTCOME = {
     Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
+_HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
+_UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
+"""A log may hold what a terminal takes for commands."""
 
 
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, *, following: bool = False) -> None:
-        self._out = _console(Pipe(sys.stdout, strict=following))
+    def __init__(self, *, only_read: bool = False) -> None:
+        self._out = _console(Pipe(sys.stdout, strict=only_read))
         self._err = _console(Pipe(sys.stderr))
         self._status: Status | None = None
+        self._host_colors: dict[str, str] = {}
 
     def _print(self, text: str = "", style: str = "") -> None:
         self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -105,11 +111,13 @@ class ConsoleReporter:
                 f"{'ok    ' if check.ok else 'FAILED'} {check.what}: {check.seen}", "" if check.ok else "bold red"
             )
 
-    def log(self, source: str, lines: Sequence[str]) -> None:
-        if len(lines) != 1:
-            self._print(f"\n{source}" + (" (nothing)" if not lines else ""), "bold")
+    def log(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
-            self._print(f"    {line}" if len(lines) != 1 else f"{source}  {line}")
+            color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])
+            at = "" if line.at is None else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
+            shown = Text(f"{at:18} {line.host} {line.log}", style=color)
+            shown.append(f"  {line.text.translate(_UNPRINTABLE)}", "" if line.log else "bold red")
+            self._out.print(shown, soft_wrap=True, highlight=False)
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")

@@ -86,14 +86,19 @@ def verb(
     return make
 
 
-def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False) -> None:
-    """Run a verb's body with its reporter; every way it can end becomes a documented exit code."""
+def run_verb(
+    flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+) -> None:
+    """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
+
+    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
+    """
     from runbooks.core.errors import Interrupted, RunbookError
     from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
-    reporter: Reporter = kind(following=follow)
+    reporter: Reporter = kind(only_read=only_read)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
@@ -101,7 +106,7 @@ def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: 
             reporter.error(error)
             code = error.exit_code
         except BrokenPipeError:
-            return  # `--follow | head`: the reader has seen enough
+            return  # `tail-logs | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
@@ -212,5 +217,7 @@ def help_asked_as_run(run: str, verb: str) -> None:
         raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
 
 
-def on_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False) -> None:
-    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow)
+def on_fleet(
+    flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+) -> None:
+    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow, only_read=only_read)

@@ -54,11 +54,17 @@ def _host_row(host: Any) -> Mapping[str, str]:
 
 @verb(
     grep="only lines that match this regular EXPRESSION",
-    lines="how many lines of each file",
-    follow="go on as the files grow, until ^C",
+    since="only lines since this TIME: how long ago (15m, 2h, 1d), or when (2026-11-21T12:00)",
+    lines="the last NUMBER of lines of each log (default: 20; with --since all)",
+    follow="go on as the logs grow, until ^C",
 )
-def tail_logs(flags: Flags, grep: str = "", follow: bool = False, lines: int = 20) -> None:
-    """Show the last lines of the workers' logs on every host; changes nothing."""
+def tail_logs(flags: Flags, grep: str = "", since: str = "", lines: str = "", follow: bool = False) -> None:
+    """Show the logs of every host as one, by time: the units' journals and celery_logs; changes nothing."""
     from runbooks.tail_logs import tail_logs as page
 
-    on_fleet(flags, lambda session: page(session, grep=grep, lines=lines, follow=follow), follow=follow)
+    on_fleet(
+        flags,
+        lambda session: page(session, grep=grep, since=since, lines=lines, following=follow),
+        follow=follow,
+        only_read=True,
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import UsageError
-from runbooks.core.model import Finding, Severity
+from runbooks.core.model import Finding, LogLine, Severity
 from runbooks.core.reporter import Check, Outcome, Reporter, Tally
 from runbooks.reports.console import ConsoleReporter
 from runbooks.reports.json_document import JsonReporter
@@ -21,7 +21,7 @@ def tell_everything(reporter: Reporter) -> None:
     for outcome in Outcome:
         reporter.change(CHANGE, outcome, f"was {outcome.value}")
     reporter.checks([Check("nodes answer", False, "0 of 1")])
-    reporter.log("web1:/log", ["[a line]"])
+    reporter.log([LogLine(None, "web1", "high", "[a line]"), LogLine(1.5, "web1", "high", "\x1b[2Jnext")])
     reporter.recap({"web1": Tally(changed=1)}, undo="inv undo X")
     reporter.table("runs", [{"run": "20250101", "state": "ok"}])
     reporter.error(UsageError("it is wrong", "mend it"))

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
-from runbooks.core.model import BrokerState, NodeState, Selection
+from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Tally
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
@@ -148,6 +148,7 @@ class Recorder:
     changes: list[tuple[str, str, Outcome, str]] = field(default_factory=list)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     waited: list[str] = field(default_factory=list)
+    logged: list[LogLine] = field(default_factory=list)
 
     def findings(self, findings: Sequence[Any]) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -163,7 +164,9 @@ class Recorder:
         self.waited.append(text)
 
     def checks(self, checks: Sequence[Check]) -> None: ...
-    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def log(self, lines: Iterable[LogLine]) -> None:
+        self.logged += lines
+
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.tallies = tallies
 
