@@ -30,7 +30,7 @@ def observe_broker(
     rules = tuple(rules)
     states = {queue: scan_queue(client, keyspace, queue, rules, now) for queue in queues}
     with broker_errors(address(client)):
-        info = _info(client)
+        info, consumers = _info(client), _consumers(client)
         return BrokerState(
             version=str(info.get("redis_version", "")),
             db=db_of(client),
@@ -40,9 +40,10 @@ def observe_broker(
             queues=states,
             nodes=nodes,
             unacked=_unacked(client, keyspace),
-            other_lists=_other_lists(client, keyspace, queues),
-            depths_by_db=_depths_by_db(client, keyspace, queues, info),
-            blocked_clients=_blocked_clients(client),
+            other_lists=_other_lists(client, keyspace, queues) if queues else {},
+            depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
+            blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
+            consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
         )
 
 
@@ -117,14 +118,15 @@ def _depth_in(client: "redis.Redis", db: int, keys: Sequence[str]) -> int:
     return sum(length for length in lengths if isinstance(length, int))
 
 
-def _blocked_clients(client: "redis.Redis") -> int | None:
-    """The clients of this db that wait in BRPOP: idle workers; None where CLIENT LIST is not allowed.
+def _consumers(client: "redis.Redis") -> list[dict[str, str]] | None:
+    """The clients of this db whose last command is BRPOP: workers; None where CLIENT LIST is not allowed.
 
-    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, flag `b` a client waiting in a blocking operation.
+    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, `age` the connection's in seconds, flag `b` a client
+    that waits in a blocking operation: a worker that has nothing to do.
     """
     try:
         clients = client.client_list()
     except redis.exceptions.NoPermissionError:
         return None
     db = str(db_of(client))
-    return sum(c["cmd"] == "brpop" and "b" in c["flags"] and c["db"] == db for c in clients)
+    return [c for c in clients if c["cmd"] == "brpop" and c["db"] == db]

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-BROKER = "broker"
-"""The `host` of a change that is made in the broker."""
+BROKER = "the broker"
+"""The `host` of a change that is made in the broker; no host can have this name."""
 
 _BYTES_AS_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 

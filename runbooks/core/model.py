@@ -126,7 +126,8 @@ class BrokerState:
 
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
-    any. `blocked_clients` is the number of clients of this db waiting in BRPOP, None where CLIENT LIST is not allowed.
+    any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
+    and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
     """
 
     version: str
@@ -140,6 +141,7 @@ class BrokerState:
     other_lists: Mapping[str, tuple[int, bool]]
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
+    consumer_ages_s: tuple[int, ...] | None = None
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ class HostState:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A host that did not answer, and why."""
+    """A host that did not answer, or not so that it could be worked with, and why."""
 
     why: str
 

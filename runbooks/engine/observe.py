@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
-from runbooks.core.errors import HostUnreachable, RunbookError
+from runbooks.core.errors import RunbookError
 from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, Unreachable
 from runbooks.core.settings import Fleet, FleetHost, is_secret_name
 from runbooks.hosts import facts
@@ -28,16 +28,13 @@ Paths = Mapping[str, Iterable[str]]
 def on_hosts(
     transports: Transports, hosts: Iterable[FleetHost], work: Callable[[FleetHost, Transport], T]
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts, `forks` of them at once; one that does not answer becomes Unreachable."""
+    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes Unreachable."""
 
     def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
         try:
             return host.name, work(host, transports[host.name])
-        except HostUnreachable as error:
-            return host.name, Unreachable(error.problem)
         except RunbookError as error:
-            error.problem = f"{host.name}: {error.problem}"
-            raise
+            return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))))
 
     with ThreadPoolExecutor(transports.forks) as pool:
         try:

@@ -1,8 +1,8 @@
 """What a verb works with: the fleet, the ways to it, and what the operator asked for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
@@ -52,12 +52,16 @@ class Session:
         self.reporter, self.options = reporter, options
         self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
 
-    def observe(self, needs: Needs) -> Snapshot:
+    def observe(self, needs: Needs, hosts: Collection[str] | None = None) -> Snapshot:
+        """One look at what is needed, on all hosts of the fleet or on these."""
+        fleet = self.fleet
+        if hosts is not None:
+            fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
             host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
             for host in self.fleet.hosts
         }
-        return observe(self.fleet, self.transports, self.broker, paths, needs)
+        return observe(fleet, self.transports, self.broker, paths, needs)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""

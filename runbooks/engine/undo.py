@@ -1,9 +1,12 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
+from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import (
     BROKER,
     Change,
@@ -21,8 +24,8 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Fleet, FleetHost
-from runbooks.engine.apply import Recap, perform
-from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord
+from runbooks.engine.apply import PAUSE_S, Recap, perform
+from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
@@ -51,8 +54,9 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
         for entry in reversed(record.entries)
         if entry.outcome is not Outcome.SKIPPED and (not entry.undone or isinstance(entry.change.undo, RestoreMessages))
     ]
+    effects = [(entry.change.host, entry.change.undo) for entry in pending]
     states = on_hosts(
-        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, pending)
+        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, effects)
     )
     undos = [
         _judge_in_broker(session, record, entry, malformed)
@@ -120,10 +124,13 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     return replace(undo, why=f"{undo.why}; {', '.join(consumers)} consumes {effect.queue} and will run them at once")
 
 
-def _look(fleet: Fleet, host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
-    effects = [entry.change.undo for entry in entries if entry.change.host == host.name]
-    paths = sorted({effect.path for effect in effects if isinstance(effect, WriteFile | SetEnvironment)})
-    services = sorted({effect.service for effect in effects if isinstance(effect, ControlService | EnableService)})
+def _look(
+    fleet: Fleet, host: FleetHost, transport: Transport, effects: Sequence[tuple[str, Effect | None]]
+) -> HostState:
+    """The files and services of a host that these effects, each with its host, are about."""
+    mine = [effect for name, effect in effects if name == host.name]
+    paths = sorted({effect.path for effect in mine if isinstance(effect, WriteFile | SetEnvironment)})
+    services = sorted({effect.service for effect in mine if isinstance(effect, ControlService | EnableService)})
     return look(fleet, host, transport, paths, services)
 
 
@@ -201,23 +208,69 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
     original = Journal(record.directory)
     try:
         with session.recorded() as (journal, lock):
-            for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
-                entries = {id(undo.change): undo.entry for undo in batch}
-                for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
-                    if outcome is Outcome.CHANGED:
-                        original.undone(entries[id(change)].n)
-                    tally = recap.at(change.host)
-                    tally.changed += outcome is Outcome.CHANGED
-                    tally.failed += outcome is not Outcome.CHANGED
-                    session.reporter.change(change, outcome, detail)
-            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-                original.undone(undo.entry.n)
-                recap.at(undo.change.host).ok += 1
+            _take_back(session, original, journal, lock, undos, recap)
             for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
                 recap.at(undo.change.host).failed += 1
             journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
     finally:
         original.close()
+
+
+def put_back(session: Session, journal: Journal, lock: FleetLock, hosts: Collection[str], recap: Recap) -> None:
+    """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
+    session.reporter.step("put back")
+    record = find_run(session.options.state_directory, journal.run_id)
+    entries = [entry for entry in record.entries if entry.change.host in hosts]
+    undos = plan_undo(session, replace(record, entries=entries), malformed=False)
+    _take_back(session, journal, journal, lock, undos, recap)
+
+
+def _take_back(
+    session: Session, original: Journal, journal: Journal, lock: FleetLock, undos: Sequence[Undo], recap: Recap
+) -> None:
+    for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
+        entries = {id(undo.change): undo.entry for undo in batch}
+        results = perform(session, journal, lock, [u.change for u in batch], recap)
+        lacking = _second_look(session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED])
+        for change, outcome, detail in results:
+            if outcome is Outcome.CHANGED and id(change) in lacking:
+                outcome, detail = Outcome.FAILED, f"taken back, but a second look says: {lacking[id(change)]}"
+            if outcome is Outcome.CHANGED:
+                original.undone(entries[id(change)].n)
+            tally = recap.at(change.host)
+            tally.changed += outcome is Outcome.CHANGED
+            tally.failed += outcome is not Outcome.CHANGED
+            session.reporter.change(change, outcome, detail)
+    for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+        original.undone(undo.entry.n)
+        recap.at(undo.change.host).ok += 1
+
+
+def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
+    """Of these reverse changes those that do not show on their hosts (by id), and why; services are waited for."""
+    pending = [change for change in changes if change.host != BROKER]
+    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
+    deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
+    while pending:
+        look_for = partial(_look, session.fleet, effects=[(change.host, change.do) for change in pending])
+        states = on_hosts(session.transports, hosts, look_for)
+        why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
+        pending = [change for change in pending if why[id(change)]]
+        if time.monotonic() > deadline:
+            return {id(change): why[id(change)] for change in pending}
+        if pending:
+            time.sleep(PAUSE_S)
+    return {}
+
+
+def _why_not(effect: Effect, state: HostState | Unreachable) -> str:
+    if isinstance(state, Unreachable):
+        return state.why
+    if isinstance(effect, ControlService) and effect.action != "stop":
+        return "" if state.services[effect.service].pid is not None else f"{effect.service} does not run"
+    outcome, why = _judge_on_host(effect, state)
+    shows = outcome is Outcome.ALREADY or isinstance(effect, ReloadUnits)
+    return "" if shows else why or "it is not as it was"
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:

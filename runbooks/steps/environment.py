@@ -20,6 +20,7 @@ class EnvironmentSet:
 
     name = "environment"
     needs = Needs.FILES
+    rolling = False
     patience_s = 0.0
 
     def __init__(self, fleet: Fleet) -> None:

@@ -71,6 +71,7 @@ class FilesInPlace:
     """
 
     needs = Needs.FILES
+    rolling = False
     patience_s = 0.0
 
     def __init__(self, name: str, kind: Kind, fleet: Fleet, wanted: Wanted) -> None:

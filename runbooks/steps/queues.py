@@ -14,6 +14,7 @@ class QueuesClean:
 
     name = "queues"
     needs = Needs.QUEUES
+    rolling = False
     patience_s = 0.0
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002

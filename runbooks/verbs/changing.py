@@ -2,13 +2,17 @@
 
 from runbooks.verbs.common import Flags, on_fleet, verb
 
+_SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
+_MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
-@verb(changes=True)
-def remediate(flags: Flags) -> None:
+
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
+def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     """Put the fleet right: environment, units, cron, queues, workers; then prove it."""
+    from runbooks.engine.rolling import Rolling
     from runbooks.remediate import remediate as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))
 
 
 @verb(changes=True)
@@ -35,9 +39,10 @@ def install_cron(flags: Flags) -> None:
     on_fleet(flags, page)
 
 
-@verb(changes=True)
-def restart_workers(flags: Flags) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
+def restart_workers(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     """Restart every worker and beat, and prove that each came back with its tasks and queues."""
+    from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))

@@ -19,6 +19,7 @@ from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Tally
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
+from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
 from runbooks.engine.walk import walk
 from runbooks.hosts.transport import Completed, LocalTransport, Transports
@@ -187,10 +188,10 @@ class Recorder:
 class World:
     """Two hosts, `web1` and `web2`, each with the worker `high` and beat; nothing runs and no file is in place."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hosts: Sequence[str] = ("web1", "web2")) -> None:
         self.root = root
         self.state = root / "state"
-        self.hosts = {name: self._host(name) for name in ("web1", "web2")}
+        self.hosts = {name: self._host(name) for name in hosts}
         self.transports = {name: Flaky() for name in self.hosts}
         self.broker = FakeBroker(self)
         self.reporter = Recorder()
@@ -221,11 +222,17 @@ class World:
             session.workers(),
         )  # fmt: skip
 
-    def remediate(self, *hosts: str, needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS, **options: Any) -> ExitCode:
+    def remediate(
+        self,
+        *hosts: str,
+        needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS,
+        rolling: Rolling | None = None,
+        **options: Any,
+    ) -> ExitCode:
         """All steps, from a fresh look."""
         self.reporter = Recorder()
         session = self.session(*hosts, **options)
-        return walk(session, self.steps(session), session.observe(needs))
+        return walk(session, self.steps(session), session.observe(needs), rolling=rolling)
 
     def last_run(self) -> RunRecord:
         return find_run(self.state, "last")
