@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,7 +18,7 @@ from runbooks.hosts.facts import redact
 from runbooks.hosts.script import Answer, quote
 
 STEP_BYTES = 256 * 2**10
-STEP_ENTRIES = 256
+STEP_ENTRIES = 1000
 LINE_BYTES = 64 * 2**10
 """Of a longer line only the beginning is kept."""
 
@@ -71,7 +71,7 @@ class _Entry(msgspec.Struct):
 
     cursor: str = msgspec.field(name="__CURSOR")
     at_us: str = msgspec.field(name="__REALTIME_TIMESTAMP")
-    message: str | list[int] | list[str | list[int]] | None = msgspec.field(name="MESSAGE", default=None)
+    message: str | list[Any] | None = msgspec.field(name="MESSAGE", default=None)
     unit: str = msgspec.field(name="_SYSTEMD_UNIT", default="")
     about: str = msgspec.field(name="UNIT", default="")
 
@@ -81,12 +81,13 @@ class _Entry(msgspec.Struct):
         return (LogLine(int(self.at_us) / 1e6, host, service, redact(line, ())) for line in text.split("\n"))
 
 
-def _text(message: str | Sequence[object]) -> str:
+def _text(message: str | Sequence[Any]) -> str:
+    """A list is the bytes of a message, or several messages."""
     if isinstance(message, str):
         return message
     if all(isinstance(byte, int) for byte in message):
-        return bytes(message).decode(errors="replace")  # type: ignore[arg-type]
-    return "\n".join(_text(part) for part in message)  # type: ignore[arg-type]
+        return bytes(message).decode(errors="replace")
+    return "\n".join(_text(part) for part in message)
 
 
 _DECODER = msgspec.json.Decoder(_Entry)
