@@ -32,6 +32,7 @@ from runbooks.core.render import RenderError, render_value
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
+TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -219,6 +220,7 @@ class HostSettings(_Settings):
     directory: AbsolutePath
     python: AbsolutePath
     user: UserName
+    group: UserName | None = None
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -231,6 +233,7 @@ class HostSettings(_Settings):
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+    logrotate_directory: AbsolutePath = "/etc/logrotate.d"
 
     @model_validator(mode="after")
     def _commands_belong_to_their_manager(self) -> "HostSettings":
@@ -285,6 +288,7 @@ class Fleet:
     hosts: tuple[FleetHost, ...]
     all_workers: tuple[Worker, ...]
     state_directory: Path | None
+    templates_directory: Path | None = None
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -317,9 +321,9 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    state = built[0][1].variables.get(STATE_DIRECTORY)
+    state, templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None)
+    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, Path(templates) if templates else None)
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
@@ -356,16 +360,22 @@ def _validate(
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(inventory, host, error)))
-    if STATE_DIRECTORY in variables:
-        problems.update(dict.fromkeys(_state_directory_problem(inventory, host, variables[STATE_DIRECTORY])))
+    problems.update(dict.fromkeys(_directory_problems(inventory, host, variables)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
-def _state_directory_problem(inventory: Inventory, host: Host, value: object) -> Iterator[str]:
-    try:
-        _absolute(value if isinstance(value, str) else "")
-    except ValueError as error:
-        yield f"{inventory.path}:{host.variables[STATE_DIRECTORY].line}: {STATE_DIRECTORY}: {error}"
+def _directory_problems(inventory: Inventory, host: Host, variables: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in variables:
+            continue
+        value, where = variables[name], f"{inventory.path}:{host.variables[name].line}: {name}"
+        try:
+            _absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
 
 
 def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:

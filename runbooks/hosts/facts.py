@@ -47,9 +47,10 @@ def _file_state(head: str, content: bytes) -> FileState:
 
 
 def ask_managed(host: FleetHost, app: str) -> str:
-    """The files in the host's unit and cron directories that carry this tool's mark for the application."""
+    """The files in the directories this tool writes to that carry its mark for the application."""
     settings, state = host.settings, "LC_ALL=C stat -L -c '%a %.Y %U:%G'"
-    places = " ".join(f"{quote(where)}/celery*" for where in (settings.unit_directory, settings.cron_directory))
+    directories = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
+    places = " ".join(f"{quote(directory)}/celery*" for directory in dict.fromkeys(directories))
     return (
         f'for path in {places}; do\n[ -f "$path" ] && head -n 1 "$path" | grep -qF {quote(mark_of(app))} || continue\n'
         f'printf \'%s\\n\' "$path"; {state} "$path"; base64 <"$path" | tr -d \'\\n\'; echo\ndone; :'

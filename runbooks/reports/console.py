@@ -111,6 +111,10 @@ class ConsoleReporter:
                 f"{'ok    ' if check.ok else 'FAILED'} {check.what}: {check.seen}", "" if check.ok else "bold red"
             )
 
+    def file(self, host: str, path: str, content: bytes) -> None:
+        self._print(f"[{host}] {path}", "bold")
+        self._print(content.decode())
+
     def log(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
             color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])

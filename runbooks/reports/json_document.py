@@ -1,7 +1,8 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `hosts`, `runs`, `messages`, `error`; always `exit_code`.
+`recap`, `undo`, `hosts`, `runs`, `files`, `messages`, `error`; always `exit_code`. A line of logs is `time` (ISO 8601,
+UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host itself) and `line`.
 """
 
 import json
@@ -55,6 +56,9 @@ class JsonReporter:
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]
 
+    def file(self, host: str, path: str, content: bytes) -> None:
+        self._add("files", {"host": host, "path": path, "content": content.decode()})
+
     def log(self, lines: Iterable[LogLine]) -> None:
         """Logs may be longer than what fits into memory, so the document begins with them as they come."""
         for line in lines:
@@ -83,11 +87,15 @@ class JsonReporter:
 
 
 class JsonLinesReporter(JsonReporter):
-    """For `--follow`, which has no end: each log line is printed as it comes."""
+    """For `--follow`, which has no end: each log line is printed as it comes, and what is left to say as the last."""
 
     def log(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
             print(_log_line(line), file=self._out)
+        self._out.flush()
+
+    def close(self, exit_code: int) -> None:
+        print(json.dumps({**self._document, "exit_code": int(exit_code)}, default=str), file=self._out)
         self._out.flush()
 
 

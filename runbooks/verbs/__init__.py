@@ -4,7 +4,7 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 """
 
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
-from runbooks.verbs.looking import diagnose, hosts, tail_logs, verify
+from runbooks.verbs.looking import diagnose, hosts, render, tail_logs, verify
 from runbooks.verbs.record import runs, show, undo
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "install_cron",
     "install_units",
     "remediate",
+    "render",
     "restart_workers",
     "runs",
     "show",

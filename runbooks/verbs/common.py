@@ -19,6 +19,7 @@ from invoke.tasks import task
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
+    from runbooks.core.render import Templates
     from runbooks.core.reporter import Reporter
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
@@ -173,7 +174,6 @@ def _existing_or_new(name: str) -> Path:
 
 def session_of(flags: Flags, reporter: "Reporter") -> "Session":
     from runbooks.broker.session import Broker
-    from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transports_to
 
@@ -188,7 +188,7 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
     )
     password = _ask_become_password if flags.ask_become_pass else None
     transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
+    return Session(fleet, transports, Broker(fleet.app), templates_of(fleet), reporter, options)
 
 
 def _ask(question: str) -> bool:
@@ -205,10 +205,13 @@ def _ask_become_password() -> str:
     return getpass("become password: ")
 
 
-def templates_directory() -> Path:
-    """`templates/`: in the wheel inside the package, in a checkout beside the package."""
-    package = Path(__file__).parents[1]
-    return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
+def templates_of(fleet: "Fleet") -> "Templates":
+    """The operator's own templates before those of `templates/`: in the wheel inside the package, else beside it."""
+    from runbooks.core.render import Templates
+
+    package, own = Path(__file__).parents[1], fleet.templates_directory
+    shipped = next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
+    return Templates(*((own, shipped) if own else (shipped,)))
 
 
 def help_asked_as_run(run: str, verb: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, verb
+from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, templates_of, verb
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
@@ -35,6 +35,19 @@ def hosts(flags: Flags) -> None:
 
         reporter.table("hosts", [_host_row(host) for host in fleet_of(flags).hosts])
         return ExitCode.OK
+
+    run_verb(flags, body)
+
+
+@verb(hosts=False, only="only files whose path or name matches this GLOB, e.g. 'celery-worker@*'")
+def render(flags: Flags, only: str = "") -> None:
+    """Show the files that would be installed on each host, from their templates; asks nobody."""
+
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.render import render as page
+
+        fleet = fleet_of(flags)
+        return page(fleet, templates_of(fleet), reporter, only=only)
 
     run_verb(flags, body)
 

@@ -21,6 +21,7 @@ def tell_everything(reporter: Reporter) -> None:
     for outcome in Outcome:
         reporter.change(CHANGE, outcome, f"was {outcome.value}")
     reporter.checks([Check("nodes answer", False, "0 of 1")])
+    reporter.file("web1", "/etc/cron.d/celery", b"[a file]\n")
     reporter.log([LogLine(None, "web1", "high", "[a line]"), LogLine(1.5, "web1", "high", "\x1b[2Jnext")])
     reporter.recap({"web1": Tally(changed=1)}, undo="inv undo X")
     reporter.table("runs", [{"run": "20250101", "state": "ok"}])

@@ -165,6 +165,7 @@ class Recorder:
         self.waited.append(text)
 
     def checks(self, checks: Sequence[Check]) -> None: ...
+    def file(self, host: str, path: str, content: bytes) -> None: ...
     def log(self, lines: Iterable[LogLine]) -> None:
         self.logged += lines
 
@@ -218,7 +219,7 @@ class World:
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return (
-            session.environment(), *session.units_installed(), session.cron_installed(), session.queues(),
+            session.environment(), *session.units_installed(), *session.cron_installed(), session.queues(),
             session.workers(),
         )  # fmt: skip
 
