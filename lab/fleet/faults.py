@@ -39,7 +39,7 @@ Restart=always
 WantedBy=multi-user.target
 """
 _CRON = """\
-# Managed by celery-runbooks; changes made here are replaced by the next `inv install-cron`.
+# Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-cron`.
 SHELL=/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 

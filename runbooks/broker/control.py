@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 
 from runbooks.broker.connection import address, broker_errors, connect, safe_url
-from runbooks.broker.keys import REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
+from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import NodeState
 
@@ -36,8 +36,8 @@ def observe_nodes(
 ) -> dict[str, NodeState]:
     """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
 
-    {} where none answers. One ping to all, waited out; then only those that answered are asked, by name. Nothing of
-    it stays behind in Redis. Raises BrokerUnreachable.
+    {} where none answers. One ping to all, waited out only while a node that is bound to remote control is silent; then
+    those that answered are asked, by name. Nothing of it stays behind in Redis. Raises BrokerUnreachable.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues.
     """
@@ -46,7 +46,7 @@ def observe_nodes(
     keyspace = KeySpace.from_options(options)
     with _remote(url, options, client) as mailbox:
         try:
-            names = sorted(_by_node(mailbox.multi_call("ping", timeout=timeout_s)))
+            names = sorted(_ping(mailbox, _bound(client, keyspace), timeout_s))
             if not names:
                 return {}
             registered = _by_node(mailbox.call(names, "registered", timeout=timeout_s))
@@ -61,6 +61,27 @@ def observe_nodes(
         )
         for name in names
     }
+
+
+def _ping(mailbox: Any, bound: frozenset[str], timeout_s: float) -> set[str]:
+    """Who answers. Two nodes of one name answer twice, so whoever is still silent then is asked by name."""
+    deadline = time.monotonic() + timeout_s
+    names = set(_by_node(mailbox.multi_call("ping", timeout=timeout_s, limit=len(bound) or None)))
+    if (silent := bound - names) and time.monotonic() < deadline:
+        names |= set(_by_node(mailbox.call(sorted(silent), "ping", timeout=timeout_s)))
+    return names
+
+
+def _bound(client: "redis.Redis", keyspace: KeySpace) -> frozenset[str]:
+    """The nodes whose mailboxes are bound to remote control: all that live, and those that were killed.
+
+    **Source:** kombu 5.7.0 `pidbox.py: Node`, whose queue is `NODE.celery.pidbox`, bound to `celery.pidbox`.
+    """
+    suffix = f".{PIDBOX}"
+    with broker_errors(address(client)):
+        members = cast("set[bytes]", client.smembers(keyspace.binding(PIDBOX)))
+    queues = [member.decode(errors="replace").rpartition(keyspace.sep)[2] for member in members]
+    return frozenset(queue.removesuffix(suffix) for queue in queues if queue.endswith(suffix))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -23,12 +23,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from runbooks.core.errors import InventoryError
-from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean, line_of
+from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
-from runbooks.core.render import RenderError, render_value
+from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
@@ -58,10 +57,16 @@ def _more_than(value: object) -> object:
     raise ValueError("write it as '>N', e.g. '>2'")
 
 
-def _one_line(value: str) -> str:
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters, and not empty")
+def _one_line_or_empty(value: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise ValueError("must be one line without control characters")
     return value
+
+
+def _one_line(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty")
+    return _one_line_or_empty(value)
 
 
 def _absolute(value: str) -> str:
@@ -117,7 +122,8 @@ Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
-Environment = Annotated[dict[str, OneLine], AfterValidator(_no_secrets)]
+EnvironmentValue = Annotated[str, AfterValidator(_one_line_or_empty)]
+Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
 
 
 class _Settings(BaseModel):
@@ -257,9 +263,21 @@ def mark_of(app: str) -> str:
     return f"# Managed by celery-runbooks for {app};"
 
 
+_SECRETS = tuple(
+    PREFIX + name
+    for name, field_info in AppSettings.model_fields.items()
+    if SecretStr in (field_info.annotation, *get_args(field_info.annotation))
+)
+"""The variables whose values are never shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class FleetHost:
-    """A host of the application with its settings; `variables` are all its inventory variables, rendered."""
+    """A host of the application with its settings; `variables` are all its inventory variables.
+
+    Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when
+    it is asked for, and raises InventoryError where it cannot be.
+    """
 
     name: str
     groups: tuple[str, ...]
@@ -308,12 +326,13 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     """
     problems: dict[str, None] = {}
     built: list[tuple[AppSettings, FleetHost]] = []
-    for host in inventory.hosts.values():
+    renderer = Renderer(inventory)
+    for host in (inventory.hosts[name] for name in inventory.groups["all"]):
         if not any(name.startswith(PREFIX) for name in host.variables):
             continue
-        variables = _rendered(inventory, host, problems)
-        if variables is not None and (settings := _validate(inventory, host, variables, problems)):
-            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], variables)))
+        values = renderer.hosts[host.name]
+        if settings := _validate(inventory, host, values, problems):
+            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], values)))
     if not built and not problems:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
@@ -332,43 +351,50 @@ def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, o
     return {text: None} if differing else {}
 
 
-def _rendered(inventory: Inventory, host: Host, problems: dict[str, None]) -> dict[str, Any] | None:
-    context = {name: variable.value for name, variable in host.variables.items()}
-    context |= {"inventory_hostname": host.name, "inventory_dir": str(inventory.path.parent.resolve())}
-    context |= {"inventory_file": str(inventory.path.resolve()), "group_names": sorted(host.groups)}
-    rendered = {}
-    for name, variable in host.variables.items():
-        try:
-            rendered[name] = render_value(variable.value, context)
-        except RenderError as error:
-            problems[f"{inventory.path}:{variable.line}: {name}: {error}"] = None
-    return rendered if len(rendered) == len(host.variables) else None
-
-
 def _validate(
-    inventory: Inventory, host: Host, variables: Mapping[str, Any], problems: dict[str, None]
+    inventory: Inventory, host: Host, values: Values, problems: dict[str, None]
 ) -> tuple[AppSettings, HostSettings] | None:
     known = {PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields}
-    given = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
-    for name in sorted(given.keys() - known.keys()):
-        hint = did_you_mean(name, list(known))
-        problems[f"{inventory.path}:{host.variables[name].line}: unknown variable '{name}'{hint}"] = None
+    given = _rendered(host, values, problems)
+    for name in sorted(name for name in host.variables if name.startswith(PREFIX) and name not in known):
+        problems[f"{_place(host.variables[name])}: unknown variable '{name}'{did_you_mean(name, known)}"] = None
     built: list[Any] = []
     for model in (AppSettings, HostSettings):
         try:
             own = {name.removeprefix(PREFIX): value for name, value in given.items() if known.get(name) is model}
             built.append(model.model_validate(own))
         except ValidationError as error:
-            problems.update(dict.fromkeys(_located(inventory, host, error)))
-    problems.update(dict.fromkeys(_directory_problems(inventory, host, variables)))
+            problems.update(dict.fromkeys(_located(inventory, host, given, error)))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
-def _directory_problems(inventory: Inventory, host: Host, variables: Mapping[str, Any]) -> Iterator[str]:
-    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
-        if name not in variables:
+def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str, Any]:
+    """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
+    given = {}
+    for name in sorted(host.variables):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
             continue
-        value, where = variables[name], f"{inventory.path}:{host.variables[name].line}: {name}"
+        try:
+            given[name] = values[name]
+        except InventoryError as error:
+            problems.update(dict.fromkeys(error.problems))
+            continue
+        if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
+            what = f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or stays on the host"
+            problems[f"{_place(host.variables[name])}: {name}: {what}"] = None
+    return given
+
+
+def _place(variable: Variable) -> str:
+    return f"{variable.path}:{variable.line}"
+
+
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
         try:
             _absolute(value if isinstance(value, str) else "")
         except ValueError as error:
@@ -378,18 +404,23 @@ def _directory_problems(inventory: Inventory, host: Host, variables: Mapping[str
                 yield f"{where}: there is no directory {value}"
 
 
-def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:
+def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+    rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
     for detail in error.errors(include_url=False, include_context=False):
+        if not detail["loc"] and not rendered:
+            continue  # it is about variables together, and of one of them it was told that it cannot be had
         name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
         if variable is None:
-            yield f"{inventory.path}:1: host '{host.name}' lacks the variable '{where}'"
+            yield f"{inventory.path}:{host.line}: host '{host.name}' lacks the variable '{where}'"
             continue
+        if f"{PREFIX}{name}" not in given:
+            continue  # it is there but could not be rendered, which has been told
         text = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
-        yield f"{inventory.path}:{_deep_line(variable, path)}: {where}: {text}"
+        yield f"{variable.path}:{_deep_line(variable, path)}: {where}: {text}"
 
 
 def _keys_of(name: str) -> list[str]:
@@ -405,8 +436,8 @@ def _deep_line(variable: Variable, path: list[str | int]) -> int:
     """The line of the innermost part of a variable's value that the path reaches."""
     line, value = variable.line, variable.value
     for key in path:
-        if isinstance(value, CommentedMap) and key in value:
-            line, value = line_of(value, key), value[key]
-        elif isinstance(value, CommentedSeq) and isinstance(key, int) and key < len(value):
-            line, value = int(value.lc.item(key)[0]) + 1, value[key]
+        try:
+            line, value = value.lines[key], value[key]
+        except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
+            break
     return line

@@ -81,7 +81,7 @@ class _Entry(msgspec.Struct):
         return (LogLine(int(self.at_us) / 1e6, host, service, redact(line, ())) for line in text.split("\n"))
 
 
-def _text(message: str | Sequence[Any]) -> str:
+def _text(message: str | list[Any]) -> str:
     """A list is the bytes of a message, or several messages."""
     if isinstance(message, str):
         return message
@@ -240,10 +240,11 @@ class LogFile:
         """Of a file that was renamed the rest comes first; one that was replaced or cut off is read from its start."""
         return (
             f"path={quote(self._path)} inode={self._inode} from={self._end}\n"
-            f'set -- $({_INODE}" %s" -- "$path" 2>/dev/null)\n[ $# = 2 ] || exit 0\n'
+            f'set -- $({_INODE}" %s" -- "$path" 2>/dev/null)\n'
             'if [ "$1" != $inode ] || [ "$2" -lt $from ]; then\nnew=$1\n'
             f'set -- $({_INODE}" %s" -- "$path.1" 2>/dev/null)\n'
-            'if [ "$1" = $inode ] && [ "$2" -gt $from ]; then path=$path.1; else inode=$new from=0; fi\nfi\n'
+            'if [ "$1" = $inode ] && [ "$2" -gt $from ]; then path=$path.1\n'
+            'elif [ -n "$new" ]; then inode=$new from=0\nelse exit 0; fi\nfi\n'
             f'echo "$inode $from"; tail -c +$((from + 1)) -- "$path" | head -c {STEP_BYTES}'
         )
 

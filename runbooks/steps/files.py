@@ -79,7 +79,7 @@ def all_files(fleet: Fleet, templates: Templates) -> Mapping[Kind, Wanted]:
 
 
 def _common(fleet: Fleet, host: FleetHost) -> dict[str, Any]:
-    return {"host": host, "settings": host.settings, "app": fleet.app.app, "mark": mark_of(fleet.app.app)}
+    return {"host": host.name, "settings": host.settings, "app": fleet.app.app, "mark": mark_of(fleet.app.app)}
 
 
 def _file_name(fleet: Fleet) -> str:

@@ -21,6 +21,7 @@ from runbooks.core.model import (
 )
 from runbooks.core.settings import Fleet, QueueRule, Worker
 from runbooks.diagnosis.diagnose import diagnose
+from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
     ENV_FILE,
     NOW,
