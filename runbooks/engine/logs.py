@@ -16,7 +16,7 @@ from runbooks.hosts.transport import Runner, Transport
 
 STEP_TIMEOUT_S = 60.0
 POLL_S = 1.0
-POLL_TIMEOUT_S = 20.0
+POLL_TIMEOUT_S = 10.0
 GATHER_S = 1.2
 """How long followed lines are gathered to be put in order: longer than it takes until a host is asked again."""
 

@@ -127,4 +127,4 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "********")
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
+    return re.sub(r"(\b\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
