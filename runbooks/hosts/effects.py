@@ -34,7 +34,8 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
         if found.get(name) not in (effect.replaces.get(name), value):
             raise StalePlan(f"{effect.path}: {name} has changed since it was looked at", "run the command again")
     text = edit_environment(content.decode(errors="surrogateescape"), effect.values)  # other bytes stay as they are
-    return WriteFile(effect.path, text.encode(errors="surrogateescape"), actual.mode or 0o640, sha256(actual.content))
+    content, mode = text.encode(errors="surrogateescape"), actual.mode or 0o640
+    return WriteFile(effect.path, content, mode, sha256(actual.content), changed_at=effect.changed_at)
 
 
 def fragment(host: FleetHost, effect: Effect) -> str:
@@ -78,11 +79,12 @@ def _write(effect: WriteFile) -> str:
     )
     if effect.content is None:
         return guard + 'rm -f "$path" "$new" && sync "$dir"'
+    touch = "" if effect.changed_at is None else f' && touch -d @{effect.changed_at!r} "$new"'
     content = heredoc(base64.encodebytes(effect.content).decode())
     return (
         guard + f'umask 077; rm -f "$new"; set -C\nbase64 -d >"$new" {content}\n'
         '[ $? -eq 0 ] || exit 1\n[ ! -e "$path" ] || chown --reference="$path" "$new" || exit 1\n'
-        f'chmod {effect.mode:o} "$new" || exit 1\n{_JUDGES[effect.check]}'
+        f'chmod {effect.mode:o} "$new"{touch} || exit 1\n{_JUDGES[effect.check]}'
         'sync "$new" && mv -f "$new" "$path" && sync "$dir"'
     )
 

@@ -127,7 +127,7 @@ class FilesInPlace:
             do=WriteFile(
                 path, content, MODE, sha256(actual.content), check=self.kind if content and host.has_systemd else ""
             ),
-            undo=WriteFile(path, actual.content, actual.mode, sha256(content)),
+            undo=WriteFile(path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None),
             detail=diff(path, actual.content, content) or f"mode {actual.mode:o} → {MODE:o}",
         )
 
