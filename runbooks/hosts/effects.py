@@ -103,8 +103,10 @@ _JUDGES = {
     'id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here"\ndone\n'
     '[ "$(stat -c %u "$new")" = 0 ] || said="$said; cron runs only files that belong to root"\n'
     '[ -z "$said" ] || ' + _REFUSED,
-    "logrotate": 'judged=\nsaid=$(LC_ALL=C logrotate -d "$new" 2>&1) && ! printf "%s" "$said" | grep -q "^error:" || '
-    + _REFUSED,
+    # logrotate tells a mistake among much else, and exits with 0.
+    "logrotate": "judged=; if command -v logrotate >/dev/null; then\n"
+    'said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep "^error:")\n'
+    'else said="logrotate is not installed on this host"; fi\n[ -z "$said" ] || ' + _REFUSED,
 }
 
 

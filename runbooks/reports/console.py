@@ -155,11 +155,15 @@ class ConsoleReporter:
         self.waiting("")
 
 
+class ReaderGone(Exception):
+    """Nobody reads what is printed any more, and there is no other reason to go on."""
+
+
 class Pipe:
     """A stream whose reader may go away: what is printed then goes nowhere, and the run goes on.
 
     A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
-    full, would be worse than one that nobody watched. `strict` lets the error through: for what has no other end.
+    full, would be worse than one that nobody watched. `strict` raises ReaderGone: for what only shows.
     A stream that was closed from the start is None in Python.
     """
 
@@ -180,7 +184,7 @@ class Pipe:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             if self._strict:
-                raise
+                raise ReaderGone from None
 
     def isatty(self) -> bool:
         return self._stream.isatty()

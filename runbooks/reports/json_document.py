@@ -61,6 +61,7 @@ class JsonReporter:
 
     def log(self, lines: Iterable[LogLine]) -> None:
         """Logs may be longer than what fits into memory, so the document begins with them as they come."""
+        self._document["logs"] = []
         for line in lines:
             print('{"logs": [\n' if not self._logs else ",\n", _log_line(line), sep="", end="", file=self._out)
             self._logs = True
@@ -81,6 +82,8 @@ class JsonReporter:
         print(f"{error.problem}\n→ {error.advice}" if error.advice else error.problem, file=self._err)
 
     def close(self, exit_code: int) -> None:
+        if self._logs:
+            del self._document["logs"]
         document = json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str)
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
         self._out.flush()

@@ -95,7 +95,7 @@ def run_verb(
     `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
     """
     from runbooks.core.errors import Interrupted, RunbookError
-    from runbooks.reports.console import ConsoleReporter
+    from runbooks.reports.console import ConsoleReporter, ReaderGone
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
@@ -106,7 +106,7 @@ def run_verb(
         except RunbookError as error:
             reporter.error(error)
             code = error.exit_code
-        except BrokenPipeError:
+        except ReaderGone:
             return  # `tail-logs | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")

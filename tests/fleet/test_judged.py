@@ -71,5 +71,5 @@ def test_a_logrotate_file_with_a_mistake_is_refused(fleet: FleetWorld, old: str,
     own = own_template(fleet, "logrotate/celery.j2", old, new)
     logs = "        celery_logs: [/var/log/printers.log]\n        celery_service_manager"
     inventory = changed(fleet, own, ("        celery_service_manager", logs))
-    assert fleet.ssh("broker", f"test -e {LOGROTATE}").code == 1
-    refused(fleet, "install-cron", "broker", inventory, told)
+    assert fleet.ssh("web2", f"test -e {LOGROTATE}").code == 1
+    refused(fleet, "install-cron", "web2", inventory, told)
