@@ -40,6 +40,7 @@ from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
+TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 
@@ -206,6 +207,7 @@ class HostSettings(_Settings):
     directory: AbsolutePath
     python: AbsolutePath
     user: UserName
+    group: UserName | None = None
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -218,6 +220,7 @@ class HostSettings(_Settings):
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+    logrotate_directory: AbsolutePath = "/etc/logrotate.d"
 
     @model_validator(mode="after")
     def _commands_belong_to_their_manager(self) -> "HostSettings":
@@ -289,6 +292,7 @@ class Fleet:
     state_directory: Path | None
     all_nodes: tuple[str, ...] = ()
     selection: Rule | None = None
+    templates_directory: Path | None = None
 
     @property
     def consumed(self) -> tuple[str, ...]:
@@ -334,10 +338,17 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    state = built[0][1].variables.get(STATE_DIRECTORY)
+    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes)
+    return Fleet(
+        built[0][0],
+        hosts,
+        workers,
+        Path(state) if state else None,
+        nodes,
+        templates_directory=Path(own_templates) if own_templates else None,
+    )
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
@@ -370,8 +381,7 @@ def _validate(
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(inventory, host, given, error)))
-    if STATE_DIRECTORY in given:
-        problems.update(dict.fromkeys(_state_directory_problem(host, given[STATE_DIRECTORY])))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
@@ -379,7 +389,7 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
     """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
     given = {}
     for name in sorted(host.variables):
-        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY)):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
             continue
         try:
             given[name] = values[name]
@@ -396,11 +406,18 @@ def _place(variable: Variable) -> str:
     return f"{variable.path}:{variable.line}"
 
 
-def _state_directory_problem(host: Host, value: object) -> Iterator[str]:
-    try:
-        _absolute(value if isinstance(value, str) else "")
-    except ValueError as error:
-        yield f"{_place(host.variables[STATE_DIRECTORY])}: {STATE_DIRECTORY}: {error}"
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        try:
+            _absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
 
 
 def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
