@@ -5,7 +5,7 @@ used in templates and in Jinja expressions.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -194,6 +194,7 @@ class AppSettings(_Settings):
     app: OneLine
     broker_url: SecretStr
     result_backend: SecretStr | None = None
+    broker_tunnel: OneLine | None = None
     broker_options: BrokerOptions = BrokerOptions()
     expected_tasks: tuple[OneLine, ...] = ()
     queue_rules: tuple[QueueRule, ...] = ()
@@ -293,6 +294,7 @@ class Fleet:
     all_nodes: tuple[str, ...] = ()
     selection: Rule | None = None
     templates_directory: Path | None = None
+    tunnel: FleetHost | None = None
 
     @property
     def consumed(self) -> tuple[str, ...]:
@@ -335,20 +337,30 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if built:
         consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
         problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
+        problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
     state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
-    hosts = tuple(host for _, host in built if host.name in selected)
+    by_name = {host.name: host for _, host in built}
     return Fleet(
         built[0][0],
-        hosts,
+        tuple(host for host in by_name.values() if host.name in selected),
         workers,
         Path(state) if state else None,
         nodes,
         templates_directory=Path(own_templates) if own_templates else None,
+        tunnel=by_name.get(built[0][0].broker_tunnel or ""),
     )
+
+
+def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
+    name, names = app.broker_tunnel, [host.name for host in hosts]
+    if name and name not in names:
+        variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
+        where = f"{variable.path}:{variable.line}: celery_broker_tunnel"
+        yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:

@@ -206,8 +206,10 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         every_message=flags.json,
     )
     password = _ask_become_password if flags.ask_become_pass else None
-    transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    return Session(fleet, transports, Broker(fleet.app), templates_of(fleet), reporter, options)
+    reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
+    transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
+    broker = Broker(fleet.app, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
+    return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 
 def _ask(question: str) -> bool:
