@@ -8,7 +8,7 @@ from datetime import datetime
 
 from runbooks.core.errors import ExitCode, HostUnreachable, UsageError
 from runbooks.core.model import LogLine, Unreachable
-from runbooks.core.settings import seconds
+from runbooks.core.rules import seconds
 from runbooks.engine.logs import Asked, HostLogs, follow, when
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.session import Session

@@ -1,10 +1,9 @@
 """The project's own inventory variables: one validated, frozen record per host, every problem with its line at once.
 
 A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the operator's own, free to be
-used in templates and in Jinja expressions.
+used in Jinja expressions.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -27,6 +25,17 @@ from pydantic import (
 from runbooks.core.errors import InventoryError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
+from runbooks.core.rules import (
+    MALFORMED,
+    Duration,
+    OneLine,
+    QueueRule,
+    destination,
+    fits,
+    literal,
+    one_line,
+    one_line_or_empty,
+)  # fmt: skip
 from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
@@ -34,7 +43,6 @@ STATE_DIRECTORY = "runbooks_state_directory"
 TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def is_secret_name(name: str) -> bool:
@@ -42,37 +50,10 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
-def seconds(value: object) -> float:
-    """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
-        return float(found[1]) * _UNITS_S[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
-
-
-def _more_than(value: object) -> object:
-    if isinstance(value, str) and (found := re.fullmatch(r">\s*(\d+)", value.strip())):
-        return int(found[1])
-    raise ValueError("write it as '>N', e.g. '>2'")
-
-
-def _one_line_or_empty(value: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters")
-    return value
-
-
-def _one_line(value: str) -> str:
-    if not value:
-        raise ValueError("must not be empty")
-    return _one_line_or_empty(value)
-
-
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError('must be an absolute path, e.g. "{{ inventory_dir }}/app"')
-    return _one_line(value)
+    return one_line(value)
 
 
 def _user(value: str) -> str:
@@ -85,7 +66,7 @@ def _command(value: str) -> str:
     for name in re.findall(r"(?<!\$)\{(\w+)\}", value):
         if name != "worker":
             raise ValueError(f"{{{name}}} means nothing here; {{worker}} is the worker's name")
-    return _one_line(value)
+    return one_line(value)
 
 
 def _schedule(value: str) -> str:
@@ -114,15 +95,12 @@ def _node_name(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(seconds)]
-MoreThan = Annotated[int, BeforeValidator(_more_than)]
-OneLine = Annotated[str, AfterValidator(_one_line)]
 UserName = Annotated[str, AfterValidator(_user)]
 Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
-EnvironmentValue = Annotated[str, AfterValidator(_one_line_or_empty)]
+EnvironmentValue = Annotated[str, AfterValidator(one_line_or_empty)]
 Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
 
 
@@ -167,20 +145,6 @@ class CronEntry(_Settings):
     command: OneLine
 
 
-class QueueRule(_Settings):
-    """Which messages of a queue are taken out, and the reason an operator is shown."""
-
-    reason: OneLine
-    queue: OneLine
-    task: OneLine = "*"
-    eta_overdue: Duration | None = None
-    retries: MoreThan | None = None
-    expired: bool = False
-
-    def rule(self) -> Rule:
-        return Rule(self.reason, self.queue, self.task, self.eta_overdue, self.retries, self.expired)
-
-
 class Thresholds(_Settings):
     """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed."""
 
@@ -199,12 +163,29 @@ class Canary(_Settings):
     timeout: Duration = 120.0
 
 
+class SentinelAccess(_Settings):
+    """How the Sentinels themselves, not the servers they watch, let this tool in."""
+
+    username: OneLine | None = None
+    password: SecretStr | None = None
+
+
 class BrokerOptions(_Settings):
-    """The application's own `broker_transport_options`, as far as they name keys."""
+    """The application's own `broker_transport_options`, as far as they name keys and the way to the master."""
 
     global_keyprefix: str = ""
     sep: str = "\x06\x16"
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
+    master_name: OneLine | None = None
+    sentinel_kwargs: SentinelAccess = SentinelAccess()
+
+    def transport_options(self) -> dict[str, Any]:
+        """As kombu takes them, with the password in clear."""
+        options = self.model_dump(exclude={"sentinel_kwargs"}, exclude_none=True)
+        access = self.sentinel_kwargs.model_dump(exclude_none=True)
+        if password := self.sentinel_kwargs.password:
+            access["password"] = password.get_secret_value()
+        return options | ({"sentinel_kwargs": access} if access else {})
 
 
 class AppSettings(_Settings):
@@ -300,23 +281,37 @@ class FleetHost:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not."""
+    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
+
+    `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
+    """
 
     app: AppSettings
     hosts: tuple[FleetHost, ...]
     all_workers: tuple[Worker, ...]
     state_directory: Path | None
+    all_nodes: tuple[str, ...] = ()
+    selection: Rule | None = None
     templates_directory: Path | None = None
 
     @property
+    def consumed(self) -> tuple[str, ...]:
+        """Every queue that a worker consumes, in the inventory's order, once each."""
+        return tuple(dict.fromkeys(queue for worker in self.all_workers for queue in worker.queues))
+
+    @property
     def queues(self) -> tuple[str, ...]:
-        """Every queue that a worker consumes or a rule names, in the inventory's order, once each."""
-        consumed = (queue for worker in self.all_workers for queue in worker.queues)
-        return tuple(dict.fromkeys((*consumed, *(rule.queue for rule in self.app.queue_rules))))
+        """Every queue that a worker consumes or a rule names, once each; with a selection only those it means."""
+        named = (queue for rule in self.rules for queue in literal(rule.queue))
+        queues = dict.fromkeys((*self.consumed, *named))
+        return tuple(queue for queue in queues if self.selection is None or fits(self.selection.queue, queue))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        return tuple(rule.rule() for rule in self.app.queue_rules)
+        """What is to be done with messages; the first rule that holds decides."""
+        if self.selection:
+            return (self.selection,)
+        return (*(rule.rule() for rule in self.app.queue_rules), MALFORMED)
 
 
 def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
@@ -337,18 +332,33 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
+    if built:
+        consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
+        problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    state, templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
+    nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, Path(templates) if templates else None)
+    state, templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
+    own = Path(templates) if templates else None
+    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes, templates_directory=own)
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
     differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
     text = f"{path}:1: {name} and {other_name} differ in {differing}, but an inventory describes one application"
     return {text: None} if differing else {}
+
+
+def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:
+    for i, rule in enumerate(rules):
+        queue, _ = destination(rule.requeue_to or "")
+        if queue and queue not in consumed:
+            variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
+            line = _deep_line(variable, [i, "requeue_to"])
+            hint = did_you_mean(queue, sorted(consumed))
+            yield f"{variable.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
 
 
 def _validate(

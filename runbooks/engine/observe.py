@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
@@ -45,14 +46,17 @@ def on_hosts(
             raise
 
 
-def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs) -> Snapshot:
-    """One look at everything in `needs`; the broker is asked while the hosts are.
+def observe(
+    fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs, samples: int | None = SAMPLES
+) -> Snapshot:
+    """One look at everything in `needs`; the broker is asked while the hosts are. `samples` is `Broker.observe`'s.
 
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(broker.observe, fleet, now, queues=Needs.QUEUES in needs, nodes=Needs.NODES in needs)
+        what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
+        asked = beside.submit(broker.observe, fleet, now, **what, samples=samples)
         hosts: dict[str, HostState | Unreachable] = {}
         if needs & (Needs.FILES | Needs.SERVICES):
             hosts = on_hosts(

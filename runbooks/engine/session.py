@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import Finding, Snapshot
@@ -26,7 +27,10 @@ from runbooks.steps.workers import WorkersRunning
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says; `confirm` asks the operator, and is None without a terminal."""
+    """What the command line says; `confirm` asks the operator, and is None without a terminal.
+
+    `every_message` asks for each message that a rule means, not for a few samples.
+    """
 
     verb: str
     inventory: Path
@@ -34,6 +38,7 @@ class Options:
     dry_run: bool = False
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
+    every_message: bool = False
 
 
 class Session:
@@ -61,7 +66,8 @@ class Session:
             host.name: (host.settings.env_file, *(path for wanted in self.files.values() for path in wanted[host.name]))
             for host in self.fleet.hosts
         }
-        return observe(fleet, self.transports, self.broker, paths, needs)
+        samples = None if self.options.every_message else SAMPLES
+        return observe(fleet, self.transports, self.broker, paths, needs, samples)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
@@ -87,7 +93,7 @@ class Session:
         )
 
     def queues(self) -> QueuesClean:
-        return QueuesClean()
+        return QueuesClean(self.fleet)
 
     def nothing_leaked(self) -> NothingLeaked:
         return NothingLeaked(self.fleet)

@@ -89,25 +89,38 @@ def _write(effect: WriteFile) -> str:
     )
 
 
-_REFUSED = '{ rm -rf "$new" "$judged"; printf "%s\n" "$said" >&2; exit 1; }\nrm -rf "$judged"\n'
+_USERS_EXIST = """
+for user in $users; do id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here;"; done
+"""
+# systemd reads a unit's kind from its name. Whatever it says of this unit counts, its warnings too: a key that it does
+# not know is ignored by some versions with exit code 0; a user that does not exist is seen only at the start.
+_JUDGE_UNIT = """
+judged=$(mktemp -d) && cp "$new" "$judged/${path##*/}" || exit 1
+said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$judged/${path##*/}" 2>&1) &&
+said=$(printf '%s\\n' "$said" | grep -F -e "${path##*/}:")
+rm -rf "$judged"
+users=$(sed -n 's/^User=//p' "$new")
+"""
+# cron says nothing of a line whose user does not exist, or of a file that is not root's: it just never runs it.
+_JUDGE_CRON = """
+said=; [ "$(stat -c %u "$new")" = 0 ] || said='cron runs only files that belong to root;'
+users=$(grep -vE '^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)' "$new" | awk '{print ($1 ~ /^@/) ? $2 : $6}' | sort -u)
+"""
+# logrotate tells a mistake among much else, and exits with 0.
+_JUDGE_LOGROTATE = """
+if command -v logrotate >/dev/null; then said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep '^error:')
+else said='logrotate is not installed on this host'; fi
+"""
+_REFUSE = """
+[ -z "$said" ] || { rm -f "$new"; printf '%s\\n' "$said" >&2; exit 1; }
+"""
 _JUDGES = {
     "": "",
-    # systemd reads a unit's kind from its name; whatever it says of this unit counts, warnings too: a key that it does
-    # not know is ignored by some versions with exit code 0.
-    "unit": 'judged=$(mktemp -d) && cp "$new" "$judged/${path##*/}" || exit 1\n'
-    'said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$judged/${path##*/}" 2>&1) '
-    '&& ! printf "%s" "$said" | grep -qF -e "${path##*/}:" || ' + _REFUSED,
-    # cron says nothing of a line whose user does not exist, or of a file that is not root's: it just never runs it.
-    "cron": 'judged=; said=\nfor user in $(grep -vE "^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)" "$new" | '
-    "awk '{print ($1 ~ /^@/) ? $2 : $6}' | sort -u); do\n"
-    'id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here"\ndone\n'
-    '[ "$(stat -c %u "$new")" = 0 ] || said="$said; cron runs only files that belong to root"\n'
-    '[ -z "$said" ] || ' + _REFUSED,
-    # logrotate tells a mistake among much else, and exits with 0.
-    "logrotate": "judged=; if command -v logrotate >/dev/null; then\n"
-    'said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep "^error:")\n'
-    'else said="logrotate is not installed on this host"; fi\n[ -z "$said" ] || ' + _REFUSED,
+    "unit": _JUDGE_UNIT + _USERS_EXIST + _REFUSE,
+    "cron": _JUDGE_CRON + _USERS_EXIST + _REFUSE,
+    "logrotate": _JUDGE_LOGROTATE + _REFUSE,
 }
+"""What a host itself thinks of a new file: shell that leaves what is wrong with it in `said`, and refuses it then."""
 
 
 def _end(effect: EndProcesses, patience_s: float) -> str:

@@ -1,14 +1,16 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `hosts`, `runs`, `files`, `messages`, `error`; always `exit_code`. A line of logs is `time` (ISO 8601,
-UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host itself) and `line`.
+`recap`, `undo`, `hosts`, `runs`, `files`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A change of
+a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A line of
+logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host
+itself) and `line`.
 """
 
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,7 +50,7 @@ class JsonReporter:
         pass
 
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
-        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail})
+        self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
     def waiting(self, text: str) -> None:
         pass
@@ -109,4 +111,5 @@ def _log_line(line: LogLine) -> str:
 
 def _change(change: Change) -> dict[str, Any]:
     what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
-    return {**what, "do": to_json(change.do)}
+    messages = {"messages": list(change.messages)} if change.messages else {}
+    return {**what, "do": to_json(change.do), **messages}

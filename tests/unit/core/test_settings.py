@@ -8,6 +8,7 @@ import pytest
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.inventory import load_inventory
+from runbooks.core.rules import MALFORMED
 from runbooks.core.settings import Fleet, build_fleet, is_secret_name
 
 BASE = """\
@@ -46,7 +47,7 @@ def problems(tmp_path: Path, more: str = "", base: str = BASE) -> list[str]:
 def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
     (host,) = fleet.hosts
-    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == ("shop", (), (), None)
+    assert (fleet.app.app, fleet.queues, fleet.rules, fleet.state_directory) == ("shop", (), (MALFORMED,), None)
     assert (host.settings.unit_directory, host.settings.cron_directory) == ("/etc/systemd/system", "/etc/cron.d")
     assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (90.0, 60.0, ())
 
@@ -113,6 +114,18 @@ def test_anything_else_is_no_duration(tmp_path: Path, text: str) -> None:
     (problem,) = problems(tmp_path, f"celery_start_timeout: {text}")
     assert problem.startswith(f"{FIRST}: celery_start_timeout: ")
     assert "e.g. 15m" in problem
+
+
+def test_messages_are_moved_only_to_where_a_worker_gets_them(tmp_path: Path) -> None:
+    rule = "celery_queue_rules:\n  - queue: a\n    requeue_to: lwo:5"
+    workers = "celery_workers: [{name: w, queues: [low]}]"
+    (problem,) = problems(tmp_path, f"{workers}\n{rule}")
+    assert problem == f"{FIRST + 3}: celery_queue_rules.0.requeue_to: no worker consumes 'lwo'; did you mean 'low'?"
+
+
+def test_a_rule_may_name_queues_by_patterns(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, "celery_workers: [{name: w, queues: [low]}]\ncelery_queue_rules: [{queue: 'l*,old'}]")
+    assert fleet.queues == ("low", "old")
 
 
 @pytest.mark.parametrize(("text", "number"), [("'>2'", 2), ("'> 10'", 10), ("'>0'", 0)])

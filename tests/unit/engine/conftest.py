@@ -12,7 +12,7 @@ import pytest
 
 from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
-from runbooks.core.effects import Change
+from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
 from runbooks.core.render import Templates
@@ -72,11 +72,14 @@ class FakeBroker:
         self.archives: dict[str, int] = {}
         self.error: RunbookError | None = None
         self.sticky = False
+        self.arriving = 0
         self.held_back = 0
         self.lock_held = FakeLock()
         self.is_locked = False
 
-    def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
+    def observe(
+        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = None
+    ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
 
@@ -101,13 +104,19 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
-    def take(self, fleet: Fleet, queue: str, path: Path, waiting: Callable[[str], None]) -> str:
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        assert self.is_locked
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        pass
+
+    def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
         assert self.is_locked
         if self.error:
             raise self.error
-        self.archives[str(path)] = self.bad[queue]
+        self.archives[str(path)] = self.bad[effect.queue]
         if not self.sticky:
-            self.bad[queue] = 0
+            self.bad[effect.queue] = self.arriving
         return "taken out"
 
     name = "localhost:6379/3"

@@ -253,6 +253,12 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
 
 
+def test_what_arrives_while_a_queue_is_cleaned_is_told_and_no_failure(world: World) -> None:
+    world.broker.bad["high_q"], world.broker.arriving = 3, 2
+    assert world.remediate() == ExitCode.OK
+    assert "new since, and still to do: take 2 of 2 messages" in world.reporter.detail("take 3")
+
+
 def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -> None:
     def interrupt(script: str) -> None:
         if "sh ctl start" in script:
