@@ -1,7 +1,7 @@
 """The project's own inventory variables: one validated, frozen record per host, every problem with its line at once.
 
 A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the operator's own, free to be
-used in templates and in Jinja expressions.
+used in Jinja expressions.
 """
 
 import re
