@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,14 @@ import redis
 from runbooks.broker import surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read
 from runbooks.broker.connection import address, connect, db_of
-from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
+from runbooks.broker.control import TaskOutcome, find_holder, observe_nodes, run_task
+from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker
+from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.errors import UsageError
-from runbooks.core.model import BrokerState
+from runbooks.core.model import BrokerState, HeldTask, MessagePlace
 from runbooks.core.operator import user_name
 from runbooks.core.settings import AppSettings, Canary, Fleet
 
@@ -104,6 +106,26 @@ class Broker:
             report = surgery.restore(self._client, self._keys, archive, malformed=malformed)
         held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
         return f"{report.restored:,} messages put back{held}"
+
+    def find(self, queues: Iterable[str], task_id: str) -> MessagePlace | None:
+        """Where a task's message is, in these queues or with a worker."""
+        return find_message(self._client, self._keys, queues, task_id)
+
+    def holder(self, task_id: str) -> HeldTask | None:
+        """The node that runs a task or has reserved it, if one says so."""
+        return find_holder(self._url, task_id, self._options)
+
+    @property
+    def has_results(self) -> bool:
+        return self._app.result_backend is not None
+
+    def watch(self, task_id: str, event_nodes: Sequence[str] = ()) -> AbstractContextManager[Watch]:
+        """Watch a task through the result backend, or by the events of `event_nodes` where these are given."""
+        if event_nodes:
+            return watch_events(self._url, self._options, event_nodes, task_id)
+        backend = self._app.result_backend
+        assert backend is not None
+        return watch_results(backend.get_secret_value(), task_id)
 
     def run_task(self, canary: Canary, task_id: str, waiting: Waiting) -> TaskOutcome:
         """Run a task to its end, or to the canary's timeout. Raises UsageError without a result backend."""

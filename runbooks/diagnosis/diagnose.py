@@ -2,7 +2,7 @@
 
 from runbooks.core.model import Finding, Severity, Snapshot
 from runbooks.core.settings import Fleet
-from runbooks.diagnosis import broker, code, config, queues, workers
+from runbooks.diagnosis import broker, code, config, probes, queues, workers
 from runbooks.steps.files import Wanted
 
 _ORDER = list(Severity)
@@ -15,6 +15,7 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, units: Wanted, cron: Wanted) -> t
         *code.findings(fleet, snapshot),
         *workers.findings(fleet, snapshot),
         *queues.findings(fleet, snapshot),
+        *probes.findings(fleet, snapshot),
         *config.findings(fleet, snapshot, units, cron),
     ]
     explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}

@@ -1,7 +1,7 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `hosts`, `runs`, `messages`, `error`; always `exit_code`.
+`recap`, `undo`, `task`, `hosts`, `runs`, `messages`, `error`; always `exit_code`.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.reports.console import Pipe
 
 
@@ -49,6 +49,12 @@ class JsonReporter:
 
     def waiting(self, text: str) -> None:
         pass
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def task(self, report: TaskReport) -> None:
+        self._document["task"] = asdict(report)
 
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]

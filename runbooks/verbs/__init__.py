@@ -6,6 +6,7 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
 from runbooks.verbs.looking import diagnose, hosts, tail_logs, verify
 from runbooks.verbs.record import runs, show, undo
+from runbooks.verbs.tasks import run_task
 
 __all__ = [
     "clean_queues",
@@ -15,6 +16,7 @@ __all__ = [
     "install_units",
     "remediate",
     "restart_workers",
+    "run_task",
     "runs",
     "show",
     "tail_logs",

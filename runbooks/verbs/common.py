@@ -80,7 +80,9 @@ def verb(
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        made: Callable[..., None] = task(positional=positional, help={flag: _HELP[flag] for flag in shared} | own)(run)
+        helps = {flag: _HELP[flag] for flag in shared} | own
+        # Invoke would give the letter that is `--yes` here to `--async` there.
+        made: Callable[..., None] = task(positional=positional, auto_shortflags=False, help=helps)(run)
         return made
 
     return make

@@ -16,7 +16,7 @@ from runbooks.core.effects import Change
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.model import BrokerState, NodeState, Selection
 from runbooks.core.render import Templates
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.session import Options, Session
@@ -162,6 +162,8 @@ class Recorder:
     def waiting(self, text: str) -> None:
         self.waited.append(text)
 
+    def progress(self, progress: Progress) -> None: ...
+    def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
     def log(self, source: str, lines: Sequence[str]) -> None: ...
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
