@@ -21,14 +21,15 @@ class Meter:
         self._first: tuple[float, float] | None = None
 
     def read(self, seen: TaskState, now: float, note: str) -> Progress:
-        meta = seen.result if isinstance(seen.result, Mapping) and not seen.ended else {}
+        meta = seen.result if isinstance(seen.result, Mapping) and seen.state != "STARTED" else {}
+        counts = str(seen.result).partition("\n")[0] if seen.state == "RETRY" else _counts(meta)
         percent = _percent(meta)
         if percent is None:
             self._first = None
         elif self._first is None:
             self._first = (now, percent)
         elapsed_s = now - self._started_at
-        return Progress(self._task, seen.state, elapsed_s, percent, _counts(meta), self._left_s(now, percent), note)
+        return Progress(self._task, seen.state, elapsed_s, percent, counts, self._left_s(now, percent), note)
 
     def _left_s(self, now: float, percent: float | None) -> float | None:
         if percent is None or self._first is None or percent <= self._first[1]:

@@ -1,7 +1,7 @@
 """Watches one task to its end, telling its progress; what is told is freed of secrets first."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from runbooks.broker.watch import Watch
@@ -44,10 +44,11 @@ class Watched:
                 away = f"{redact(error.problem, self.secrets)}; trying again"
             now = time.monotonic()
             note = away or self.where(seen, place)
+            if seen.ended:
+                return self.report(seen, "", now - started_at)
             self.session.reporter.progress(meter.read(seen, now, note))
-            if seen.ended or now - started_at >= timeout_s:
-                if not seen.ended:
-                    note = f"{note + '; ' if note else ''}it has not ended within {span(timeout_s)} and goes on"
+            if now - started_at >= timeout_s:
+                note = f"{note + '; ' if note else ''}it has not ended within {span(timeout_s)} and goes on"
                 return self.report(seen, note, now - started_at)
 
     def place(self) -> MessagePlace | None:
@@ -58,6 +59,8 @@ class Watched:
         """Where it is while it does not run: its next attempt, its place in the queue, or the node that has it."""
         if holder and holder.started_at:
             return f"runs on {holder.node} since {span(time.time() - holder.started_at)}"
+        if seen.state == "STARTED" and isinstance(seen.result, Mapping) and "hostname" in seen.result:
+            return f"on {seen.result['hostname']}"
         if place is None:
             return ""
         message = place.message
@@ -75,7 +78,7 @@ class Watched:
         shown = self._shown(seen)
         names = {"task": self.task, "queue": self.queue, "note": "" if seen.ended else note}
         return TaskReport(
-            self.id, shown.state, **names, elapsed_s=elapsed_s,
+            self.id, shown.state, **names, elapsed_s=None if elapsed_s is None else round(elapsed_s, 1),
             result=shown.result, traceback=shown.traceback, ended=seen.ended,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.wording import span
-from runbooks.reports.task_bar import TaskBar, words
+from runbooks.reports.task_bar import TaskBar, numbers, words
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
@@ -114,7 +114,7 @@ class ConsoleReporter:
         step = (progress.state, progress.note.partition(", in ")[0], int(progress.percent or 0) // 10)
         if step != self._told:
             self._told = step
-            self._print(" · ".join((progress.state, *words(progress))))
+            self._print(" · ".join((progress.state, *numbers(progress), *words(progress))))
 
     def task(self, report: TaskReport) -> None:
         self.waiting("")

@@ -9,33 +9,39 @@ from rich.table import Column
 from runbooks.core import reporter
 from runbooks.core.wording import span
 
+_BAR_WIDTH = 12  # leaves room for the counts on a terminal of 80 columns
 
-def words(progress: reporter.Progress) -> Iterator[str]:
-    """All that is known besides the state, in the order of its weight."""
+
+def numbers(progress: reporter.Progress) -> Iterator[str]:
+    """How far it is, and its times."""
     if progress.percent is not None:
         yield f"{progress.percent:.0f} %"
-    yield from filter(None, (progress.counts, progress.note))
     yield f"{span(progress.elapsed_s)} gone"
     if progress.left_s is not None:
         yield f"{span(progress.left_s)} left"
 
 
+def words(progress: reporter.Progress) -> Iterator[str]:
+    """What it counts, and what there is to say of it."""
+    yield from filter(None, (progress.counts, progress.note))
+
+
 class TaskBar:
-    """Drawn from the first `show` to `stop`; it then stays as it was last."""
+    """Drawn from the first `show` to `stop`, which removes it."""
 
     def __init__(self, console: Console) -> None:
-        words = TextColumn("{task.fields[words]}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True))
-        self._bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(24), words, console=console)
-        self._row = self._bar.add_task("", total=None, words="")
+        state = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+        told = TextColumn("{task.fields[told]}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True))
+        self._bar = Progress(state, BarColumn(_BAR_WIDTH), told, console=console, transient=True)
+        self._row = self._bar.add_task("", total=None, told="")
         self._bar.start()
 
     def show(self, progress: reporter.Progress) -> None:
         """Draw it; where the task tells no percent the bar is only seen to be alive."""
         total = None if progress.percent is None else 100.0
-        told = " · ".join(words(progress))
-        self._bar.update(
-            self._row, description=progress.state, total=total, completed=progress.percent or 0, words=told
-        )
+        told = "\n".join(filter(None, (" · ".join(numbers(progress)), " · ".join(words(progress)))))
+        done = progress.percent or 0.0
+        self._bar.update(self._row, description=progress.state, total=total, completed=done, told=told)
 
     def stop(self) -> None:
         self._bar.stop()
