@@ -110,14 +110,14 @@ def task_status(session: Session, task_id: str, *, watch_on: bool, timeout_s: fl
             seen = watch.look()
     report = watched.report(seen, "")
     if not seen.ended:
-        place, holder = watched.place(), session.broker.holder(task_id)
-        if seen.state == "PENDING" and not place and not holder:
+        trace = watched.trace(seen)
+        if seen.state == "PENDING" and trace.lost:
             raise _no_trace(session, task_id, record)
-        if holder and holder.doing == "active" and seen.state == "PENDING":
+        if trace.holder and trace.holder.started_at and seen.state == "PENDING":
             seen = replace(seen, state="STARTED")
-        task = watched.task or (holder.task if holder else "") or (place.message.task if place else "")
-        watched = replace(watched, task=task, queue=queue or (place and place.queue) or "")
-        report = watched.report(seen, watched.where(seen, place, holder))
+        known = trace.place.message.task if trace.place else trace.holder.task if trace.holder else ""
+        watched = replace(watched, task=watched.task or known)
+        report = watched.report(seen, watched.where(seen, trace))
         if watch_on:
             nodes = () if session.broker.has_results else _all_nodes(session)
             with session.broker.watch(task_id, nodes) as watch:

@@ -76,11 +76,12 @@ class EventWatch:
         self._url, self._options, self._nodes, self._task_id = url, options, nodes, task_id
         self._state = TaskState("PENDING")
         self._pubsub: Any = None
+        self._client: redis.Redis | None = None
         self._switched: set[str] = set()
 
     def open(self) -> None:
         """Subscribe, then let the nodes send events; a worker forgets what it was told when it is restarted."""
-        client = connect(self._url)
+        client = self._client = connect(self._url)  # kept: a client that is let go of ends its connections
         with broker_errors(safe_url(self._url)):
             pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             pubsub.psubscribe(f"{self._options.get('global_keyprefix', '')}/{db_of(client)}.celeryev*")
@@ -89,8 +90,8 @@ class EventWatch:
 
     def close(self) -> None:
         """Put back what was switched on; where the broker is away, it stays so until the workers are restarted."""
-        if self._pubsub is not None:
-            self._pubsub.close()
+        if self._client is not None:
+            self._client.close()
         if self._switched:
             with suppress(BrokerUnreachable):
                 switch_events(self._url, sorted(self._switched), self._options, on=False)
@@ -118,6 +119,8 @@ class EventWatch:
             if state == "RECEIVED" and self._state.state == "RETRY":
                 continue  # the message of the next attempt, which waits for its time
             result = event.get("result") or event.get("exception")
+            if state == "STARTED":
+                result = {"hostname": event.get("hostname")}  # as the result backend has it
             self._state = TaskState(state, result, event.get("traceback") or "")
 
 
@@ -133,8 +136,8 @@ def _events(raw: bytes) -> list[dict[str, Any]]:
 def watch_events(url: str, options: Mapping[str, Any], nodes: Sequence[str], task_id: str) -> Iterator[EventWatch]:
     """Watch a task by the events of these nodes; their settings are put back when the block ends."""
     watch = EventWatch(url, options, nodes, task_id)
-    watch.open()
     try:
+        watch.open()
         yield watch
     finally:
         watch.close()

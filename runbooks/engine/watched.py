@@ -13,8 +13,18 @@ from runbooks.core.wording import span
 from runbooks.engine.session import Session
 from runbooks.hosts.facts import redact, redact_value
 
-PLACE_EVERY_S = 5.0
+TRACE_EVERY_S = 5.0
+QUIET_S = 15.0
 _WAITS = ("PENDING", "RECEIVED", "RETRY")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a task was found; `lost` says that it was looked for in vain, in the queues and on the nodes."""
+
+    place: MessagePlace | None = None
+    holder: HeldTask | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,35 +40,50 @@ class Watched:
 
     def to_its_end(self, watch: Watch, timeout_s: float) -> TaskReport:
         """Look until it has ended or the time is over; the broker may go away meanwhile and come back."""
-        started_at = time.monotonic()
+        started_at = changed_at = time.monotonic()
         meter = Meter(self.task or self.id, started_at)
-        seen, place, looked_at = TaskState("PENDING"), None, -PLACE_EVERY_S
+        seen, trace, traced_at = TaskState("PENDING"), Trace(), -QUIET_S
         while True:
-            before, away = seen.state, ""
+            before, away = seen, ""
             try:
                 seen = self._shown(watch.look())
-                if seen.state != before or time.monotonic() - looked_at >= PLACE_EVERY_S:
-                    place = self.place() if seen.state in _WAITS else None
-                    looked_at = time.monotonic()
+                now = time.monotonic()
+                if seen != before:
+                    changed_at = now
+                    trace = Trace(trace.place)
+                every_s = TRACE_EVERY_S if trace.place else QUIET_S
+                if not seen.ended and (seen.state != before.state or now - traced_at >= every_s):
+                    trace = self.trace(seen, quiet_s=now - changed_at)
+                    traced_at = time.monotonic()
             except BrokerUnreachable as error:
                 away = f"{redact(error.problem, self.secrets)}; trying again"
             now = time.monotonic()
-            note = away or self.where(seen, place)
             if seen.ended:
                 return self.report(seen, "", now - started_at)
+            note = away or self.where(seen, trace)
             self.session.reporter.progress(meter.read(seen, now, note))
             if now - started_at >= timeout_s:
-                note = f"{note + '; ' if note else ''}it has not ended within {span(timeout_s)} and goes on"
+                note = f"{note + '; ' if note else ''}it has not ended within {span(timeout_s)}"
                 return self.report(seen, note, now - started_at)
 
-    def place(self) -> MessagePlace | None:
+    def trace(self, seen: TaskState, *, quiet_s: float = QUIET_S) -> Trace:
+        """Look for its message where it waits; for the node that has it where nothing was heard for a while."""
         queues = dict.fromkeys((*self.session.fleet.queues, *([self.queue] if self.queue else [])))
-        return self.session.broker.find(queues, self.id)
+        place = self.session.broker.find(queues, self.id) if seen.state in _WAITS else None
+        if place or quiet_s < QUIET_S:
+            return Trace(place)
+        holder = self.session.broker.holder(self.id)
+        return Trace(None, holder, lost=holder is None)
 
-    def where(self, seen: TaskState, place: MessagePlace | None, holder: HeldTask | None = None) -> str:
-        """Where it is while it does not run: its next attempt, its place in the queue, or the node that has it."""
+    def where(self, seen: TaskState, trace: Trace) -> str:
+        """Where it is: its next attempt, its place in the queue, or the node that has it."""
+        place, holder = trace.place, trace.holder
         if holder and holder.started_at:
             return f"runs on {holder.node} since {span(time.time() - holder.started_at)}"
+        if holder:
+            return f"{holder.node} has it and has not started it yet"
+        if trace.lost:
+            return f"no queue and no node has it any more: see `inv tail-logs --grep {self.id}`"
         if seen.state == "STARTED" and isinstance(seen.result, Mapping) and "hostname" in seen.result:
             return f"on {seen.result['hostname']}"
         if place is None:
