@@ -1,4 +1,4 @@
-"""What `inv` offers in a checkout: the runbooks' verbs, and the two that only a checkout has."""
+"""What `inv` offers in a checkout: the runbooks' verbs, and the three that only a checkout has."""
 
 import signal
 import sys
@@ -30,6 +30,32 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
         raise Exit("interrupted; the sandbox was taken down again", code=99) from None
 
 
+@task(
+    help={
+        "hosts": "how many (6): the broker's, and those of the workers",
+        "latency": "MS on every round trip: 20, or web1=20,web2=5",
+        "down": "end it and remove everything of it",
+    }
+)
+def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> None:
+    """Put up real Debian hosts with systemd and sshd, broken in several ways, under .fleet/ (needs root and Linux)."""
+    from lab.fleet.fleet import Fleet, host_names
+    from lab.fleet.latency import parse
+    from lab.fleet.shell import FleetError
+
+    world = Fleet(CHECKOUT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a fleet as ^C does
+    try:
+        names = host_names(hosts)
+        print(world.down() if down else world.up(names, parse(latency, names)), flush=True)
+    except ValueError as error:
+        raise Exit(str(error), code=5) from None
+    except (FleetError, OSError) as error:
+        raise Exit(str(error), code=2) from None
+    except KeyboardInterrupt:
+        raise Exit("interrupted; the fleet was taken down again", code=99) from None
+
+
 @task(help={"only": "only tests whose names match this pytest EXPRESSION; the checks are left out"})
 def test(c: Context, only: str = "") -> None:
     """Lint, types, layers and all tests."""
@@ -53,4 +79,5 @@ def test(c: Context, only: str = "") -> None:
 
 namespace = Collection.from_module(verbs)
 namespace.add_task(sandbox)
+namespace.add_task(fleet)
 namespace.add_task(test)

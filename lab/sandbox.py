@@ -6,7 +6,6 @@ A real Redis, the GLPI stand-in, the patient's workers and beat; broken as in th
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -14,18 +13,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 
+from lab import incident
 from lab.redis_server import RedisServer
 
-POLLS = 4700
-STUCK_CHECKS = 300
-PRINTERS = 60
-BROKER_DB, RESULTS_DB = 3, 4
-BROKEN_TIMEOUT, GOOD_TIMEOUT = "30s", "30"
 _READY_S = 20.0
 
 
@@ -103,21 +97,21 @@ class Sandbox:
         tell("starting Redis and the GLPI stand-in")
         redis = RedisServer.start(self.root / "redis")
         self._remember("redis", redis.pid, self.root / "redis/redis.log")
-        self._write_secret(self.root / "broker.url", redis.url(BROKER_DB))
-        self._write_secret(self.root / "results.url", redis.url(RESULTS_DB))
-        tokens = {name: secrets.token_hex(16) for name in ("GLPI_APP_TOKEN", "GLPI_USER_TOKEN")}
+        self._write_secret(self.root / "broker.url", redis.url(incident.BROKER_DB))
+        self._write_secret(self.root / "results.url", redis.url(incident.RESULTS_DB))
+        tokens = incident.glpi_tokens()
         glpi_port = self._start_glpi(tokens)
-        self._write_env(redis, glpi_port, tokens, GOOD_TIMEOUT if healthy else BROKEN_TIMEOUT)
+        self._write_env(redis, glpi_port, tokens, healthy=healthy)
         tell("creating the application's database")
         self._manage("migrate", "--verbosity", "0")
-        self._manage("seed_printers", "--count", str(PRINTERS))
+        self._manage("seed_printers", "--count", str(incident.PRINTERS))
         if healthy:
             self._install_files()
         tell("starting the workers and beat")
         self._script("start_workers.sh", *([] if healthy else ["worker_high", "worker_daemon", "beat"]))
         if not healthy:
-            tell(f"queueing {POLLS:,} polls and {STUCK_CHECKS} stuck GLPI checks")
-            fill_queue(redis.url(BROKER_DB))
+            tell(f"queueing {incident.POLLS:,} polls and {incident.STUCK_CHECKS} stuck GLPI checks")
+            incident.fill_queue(redis.url(incident.BROKER_DB))
         (self.root / "complete").touch()
 
     def _start_glpi(self, tokens: dict[str, str]) -> int:
@@ -136,18 +130,13 @@ class Sandbox:
             time.sleep(0.02)
         return int(port_file.read_text())
 
-    def _write_env(self, redis: RedisServer, glpi_port: int, tokens: dict[str, str], timeout: str) -> None:
-        variables = {
-            "CELERY_BROKER_URL": redis.url(BROKER_DB),
-            "CELERY_RESULT_BACKEND": redis.url(RESULTS_DB),
-            "DATABASE_PATH": str(self.app / "db.sqlite3"),
-            "DJANGO_SECRET_KEY": secrets.token_hex(24),
-            "GLPI_URL": f"http://127.0.0.1:{glpi_port}",
-            **tokens,
-            "GLPI_TIMEOUT_S": timeout,
-        }
-        text = "".join(f"{name}={value}\n" for name, value in variables.items())
-        self._write_secret(self.app / "printer_inventory.env", f"# The environment of printer_inventory.\n{text}")
+    def _write_env(self, redis: RedisServer, glpi_port: int, tokens: dict[str, str], *, healthy: bool) -> None:
+        text = incident.environment(
+            broker_url=redis.url(incident.BROKER_DB), result_backend=redis.url(incident.RESULTS_DB),
+            database=self.app / "db.sqlite3", glpi_url=f"http://127.0.0.1:{glpi_port}", glpi_tokens=tokens,
+            healthy=healthy,
+        )  # fmt: skip
+        self._write_secret(self.app / "printer_inventory.env", text)
 
     def _write_secret(self, path: Path, text: str) -> None:
         path.touch(mode=0o600)
@@ -230,29 +219,6 @@ class Sandbox:
         psutil.wait_procs(alive, timeout=10)
         if self.root.exists():
             shutil.rmtree(self.root)
-
-
-def fill_queue(url: str) -> None:
-    """Queue polls, and evenly among them stuck GLPI checks: overdue by hours, all retries used; made by Celery."""
-    import celery
-
-    app = celery.Celery("sandbox", broker=url, set_as_current=False)
-    now = datetime.now(UTC)
-    stuck = {index * (POLLS + STUCK_CHECKS) // STUCK_CHECKS for index in range(STUCK_CHECKS)}
-    with app.producer_pool.acquire(block=True) as producer:
-        for number in range(POLLS + STUCK_CHECKS):
-            if number in stuck:
-                overdue = timedelta(hours=6, minutes=number % 600)
-                app.send_task(
-                    "integrations.tasks.check_all_devices_in_glpi",
-                    queue="low_priority", producer=producer, eta=now - overdue, retries=3,
-                )  # fmt: skip
-            else:
-                app.send_task(
-                    "inventory.tasks.poll_printer",
-                    args=(number % PRINTERS + 1,), queue="low_priority", producer=producer, ignore_result=True,
-                )  # fmt: skip
-    app.close()
 
 
 def last_lines(log: Path, count: int = 15) -> str:

@@ -10,6 +10,7 @@ from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import Recap, make_plan
 from runbooks.engine.journal import Journal, list_runs
+from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
@@ -17,7 +18,7 @@ from runbooks.tail_logs import show_last
 from runbooks.verify import expectations
 
 
-def remediate(session: Session) -> ExitCode:
+def remediate(session: Session, rolling: Rolling) -> ExitCode:
     """Repair the environment, install units and cron entries, clean the queues, restart the workers, then prove it.
 
     The order matters: workers load the environment when they start, and a queue is cleaned before its worker wakes.
@@ -42,7 +43,7 @@ def remediate(session: Session) -> ExitCode:
     unproved = _last_remedy_failed(session)
     if unproved and not make_plan(steps, snapshot):
         session.reporter.message("The last remediation did not end well, so its proof is made again.")
-    code = walk(session, steps, snapshot, prove, prove_anyway=unproved)
+    code = walk(session, steps, snapshot, prove, prove_anyway=unproved, rolling=rolling)
     left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
 

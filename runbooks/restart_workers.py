@@ -2,12 +2,13 @@
 
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.diagnosis.code import discards
+from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
 
 
-def restart_workers(session: Session) -> ExitCode:
+def restart_workers(session: Session, rolling: Rolling) -> ExitCode:
     """A worker counts as restarted when it runs since later than this look, answers, knows its tasks and consumes.
 
     Raises RunbookError, before any change, where a worker would throw away messages that wait for it.
@@ -21,4 +22,4 @@ def restart_workers(session: Session) -> ExitCode:
             "`inv diagnose` tells why, `inv remediate` repairs what it can; `inv clean-queues` takes messages out",
         )
     since = {name: state.clock_at for name, state in snapshot.reachable().items()}
-    return walk(session, (session.nothing_leaked(), session.workers(since)), snapshot)
+    return walk(session, (session.nothing_leaked(), session.workers(since)), snapshot, rolling=rolling)

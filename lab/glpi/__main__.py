@@ -16,7 +16,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
-    with GlpiServer(arguments.port, Api(_token("GLPI_APP_TOKEN"), _token("GLPI_USER_TOKEN"))) as server:
+    api = Api(_token("GLPI_APP_TOKEN"), _token("GLPI_USER_TOKEN"))
+    with GlpiServer(arguments.port, api, arguments.address) as server:
         if arguments.port_file:
             _write_atomically(arguments.port_file, f"{server.server_port}\n")
         server.serve_forever()
@@ -24,6 +25,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab.glpi", description="A stand-in for GLPI's REST API.")
+    parser.add_argument("--address", default="127.0.0.1", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes any free port")
     parser.add_argument("--port-file", type=Path, help="the port is written here once the server listens")
     return parser

@@ -38,14 +38,14 @@ class Behaviour:
 
 
 class GlpiServer(ThreadingHTTPServer):
-    """Serves one `Api` on 127.0.0.1; closing it does not wait for requests that hang."""
+    """Serves one `Api`; closing it does not wait for requests that hang."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, port: int, api: Api) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, port: int, api: Api, address: str = "127.0.0.1") -> None:
+        super().__init__((address, port), _Handler)
         self.api = api
         self.behaviour = Behaviour()
 

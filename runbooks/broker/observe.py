@@ -1,14 +1,18 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis
 
+from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of
 from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
 from runbooks.broker.message import Message, parse
-from runbooks.broker.scan import readable, scan_queue
+from runbooks.broker.scan import SAMPLES, readable, scan_queue
+from runbooks.broker.selection import Facts
+from runbooks.broker.unacked import Entry
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import BrokerState, NodeState, Rule
 
@@ -22,15 +26,27 @@ def observe_broker(
     rules: Iterable[Rule],
     now: float,
     nodes: Mapping[str, NodeState],
+    *,
+    fetched: Iterable[Entry] = (),
+    samples: int | None = SAMPLES,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
 
+    `fetched` are the unacked entries as they were before that; `samples` is `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
     rules = tuple(rules)
-    states = {queue: scan_queue(client, keyspace, queue, rules, now) for queue in queues}
+    facts = Facts(now, registered_in(nodes))
+    states = {
+        queue: scan_queue(client, keyspace, queue, rules, now, registered=facts.registered, samples=samples)
+        for queue in queues
+    }
+    for queue in queues if fetched else ():
+        chosen, notices = unacked.choose(fetched, nodes, rules, keyspace, queue, facts)
+        selected, state = unacked.selections(chosen, samples), states[queue]
+        states[queue] = replace(state, unacked=selected, notices=(*state.notices, *notices))
     with broker_errors(address(client)):
-        info = _info(client)
+        info, consumers = _info(client), _consumers(client)
         return BrokerState(
             version=str(info.get("redis_version", "")),
             db=db_of(client),
@@ -40,10 +56,16 @@ def observe_broker(
             queues=states,
             nodes=nodes,
             unacked=_unacked(client, keyspace),
-            other_lists=_other_lists(client, keyspace, queues),
-            depths_by_db=_depths_by_db(client, keyspace, queues, info),
-            blocked_clients=_blocked_clients(client),
+            other_lists=_other_lists(client, keyspace, queues) if queues else {},
+            depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
+            blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
+            consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
         )
+
+
+def registered_in(nodes: Mapping[str, NodeState]) -> frozenset[str] | None:
+    """The tasks that any of the nodes knows, None where there is no node to tell."""
+    return frozenset[str]().union(*(node.registered for node in nodes.values())) if nodes else None
 
 
 def _info(client: "redis.Redis") -> dict[str, Any]:
@@ -117,14 +139,15 @@ def _depth_in(client: "redis.Redis", db: int, keys: Sequence[str]) -> int:
     return sum(length for length in lengths if isinstance(length, int))
 
 
-def _blocked_clients(client: "redis.Redis") -> int | None:
-    """The clients of this db that wait in BRPOP: idle workers; None where CLIENT LIST is not allowed.
+def _consumers(client: "redis.Redis") -> list[dict[str, str]] | None:
+    """The clients of this db whose last command is BRPOP: workers; None where CLIENT LIST is not allowed.
 
-    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, flag `b` a client waiting in a blocking operation.
+    **Source:** Redis `CLIENT LIST`: `cmd` is the last command, `age` the connection's in seconds, flag `b` a client
+    that waits in a blocking operation: a worker that has nothing to do.
     """
     try:
         clients = client.client_list()
     except redis.exceptions.NoPermissionError:
         return None
     db = str(db_of(client))
-    return sum(c["cmd"] == "brpop" and "b" in c["flags"] and c["db"] == db for c in clients)
+    return [c for c in clients if c["cmd"] == "brpop" and c["db"] == db]

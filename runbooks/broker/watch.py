@@ -81,7 +81,9 @@ class EventWatch:
 
     def open(self) -> None:
         """Subscribe, then let the nodes send events; a worker forgets what it was told when it is restarted."""
-        client = self._client = connect(self._url)  # kept: a client that is let go of ends its connections
+        client = self._client = connect(
+            self._url, self._options
+        )  # kept: a client that is let go of ends its connections
         with broker_errors(safe_url(self._url)):
             pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             pubsub.psubscribe(f"{self._options.get('global_keyprefix', '')}/{db_of(client)}.celeryev*")

@@ -42,6 +42,10 @@ class InventoryError(UsageError):
         self.problems = problems
 
 
+class RenderError(UsageError):
+    """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
+
+
 class BrokerRefused(UsageError):
     """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica, missing rights."""
 
@@ -54,6 +58,12 @@ class BrokerUnreachable(RunbookError):
 
 class HostUnreachable(RunbookError):
     """A host does not answer, or not within its timeout."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class NodesSilent(RunbookError):
+    """Nodes do not answer, and without their answer it cannot be known what may be done."""
 
     exit_code = ExitCode.UNREACHABLE
 

@@ -6,7 +6,7 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 
 class Severity(Enum):
@@ -38,18 +38,29 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which messages of a queue to take out, and why; every condition that is set must hold.
+    """Which messages are meant, what becomes of them, and why; every condition that is set must hold.
 
-    `task` is a shell-style pattern; `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds
-    where the message's retries are more than it; `expired` True asks for a passed `expires`.
+    `core/rules.py` is the language in which it is written. `queue` and `task` are shell-style patterns, separated by
+    commas; `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds where the retries are
+    more; `duplicate` says which one of those with the same task and arguments stays; each of `args` is canonical JSON,
+    or a keyword with `=` before it. With `malformed` the items that are no messages are meant, with `unacked` also
+    messages that a worker fetched which is gone. `requeue_to` is `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
     """
 
     reason: str
-    queue: str
+    queue: str = "*"
     task: str = "*"
     eta_overdue_s: float | None = None
     retries_over: int | None = None
     expired: bool = False
+    unregistered: bool = False
+    duplicate: Literal["newest", "oldest"] | None = None
+    ids: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    malformed: bool = False
+    unacked: bool = False
+    with_workflows: bool = False
+    requeue_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +87,20 @@ class TaskCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The messages one reason selects in a queue: how many, of which tasks, and the first few of them.
+class Notice:
+    """What an operator has to know of messages that a rule means: `what` goes on after their number; the first ids."""
 
-    For malformed items `by_task` and `samples` are empty and `raw_samples` shows the first bytes and what is wrong.
+    what: str
+    count: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The messages one reason selects in a queue: how many, of which tasks, and the first few of them, or all.
+
+    They go into the list `to`, or where that is empty into the archive. For malformed items `by_task` and `samples` are
+    empty and `raw_samples` shows the first bytes and what is wrong.
     """
 
     reason: str
@@ -87,6 +108,7 @@ class Selection:
     by_task: Mapping[str, int]
     samples: tuple[MessageSummary, ...] = ()
     raw_samples: tuple[str, ...] = ()
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +118,7 @@ class QueueState:
     `depths` maps each existing list key to its length; `selected` has one entry per reason that selects something;
     `malformed` are items that kill the worker that pops them; `unreadable` well-formed ones whose task cannot be read.
     `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
+    `unacked` is like `selected`, of the messages that nobody works on any more though they were fetched.
     """
 
     name: str
@@ -105,6 +128,8 @@ class QueueState:
     malformed: Selection
     unreadable: int
     aside: int = 0
+    notices: tuple[Notice, ...] = ()
+    unacked: tuple[Selection, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -114,11 +139,17 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """A worker node that answered remote control: its registered task names and the queues it consumes."""
+    """A worker node that answered remote control: its registered task names and the queues it consumes.
+
+    `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
+    `rate_limited` those of its tasks of which it may hold some without listing them.
+    """
 
     name: str
     registered: frozenset[str]
     queues: frozenset[str]
+    holds: frozenset[str] | None = None
+    rate_limited: frozenset[str] = frozenset()
 
 
 ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
@@ -166,7 +197,8 @@ class BrokerState:
 
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
-    any. `blocked_clients` is the number of clients of this db waiting in BRPOP, None where CLIENT LIST is not allowed.
+    any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
+    and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
     """
 
     version: str
@@ -180,6 +212,7 @@ class BrokerState:
     other_lists: Mapping[str, tuple[int, bool]]
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
+    consumer_ages_s: tuple[int, ...] | None = None
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------
@@ -293,7 +326,7 @@ class AppTask:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A host that did not answer, and why."""
+    """A host that did not answer, or not so that it could be worked with, and why."""
 
     why: str
 

@@ -1,82 +1,13 @@
-"""Jinja, sandboxed and strict: the inventory's values, and the files made from `templates/`."""
+"""The files made from `templates/`: Jinja, sandboxed and strict."""
 
-import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, meta
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runbooks.core.errors import UsageError
-
-
-class RenderError(UsageError):
-    """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
-
-
-def render_value(value: Any, context: Mapping[str, Any]) -> Any:
-    """Render every string in an inventory value; maps and lists are copied, other scalars returned as they are.
-
-    `lookup('file', PATH)` and `lookup('env', NAME)` mean what they mean to Ansible, so a secret can stay outside the
-    inventory. A context value that itself holds Jinja is rendered when it is used, as Ansible does.
-    Raises RenderError.
-    """
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.globals["lookup"] = _lookup
-    return _render(environment, value, _Lazy(environment, context))
-
-
-class _Lazy(dict[str, Any]):
-    """The variables of a host, each rendered at its first use; a variable that needs itself is an error."""
-
-    def __init__(self, environment: Environment, raw: Mapping[str, Any]) -> None:
-        super().__init__(raw)
-        self.environment, self.busy = environment, list[str]()
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self.busy:
-            raise RenderError(f"'{name}' is defined by itself: {' → '.join((*self.busy, name))}")
-        self.busy.append(name)
-        try:
-            return _render(self.environment, super().__getitem__(name), self)
-        finally:
-            self.busy.pop()
-
-
-def _render(environment: Environment, value: Any, context: _Lazy) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _render(environment, item, context) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_render(environment, item, context) for item in value]
-    if not isinstance(value, str):
-        return value
-    if "{{" not in value and "{%" not in value:
-        return str(value)
-    try:
-        names = _names_in(environment, value)
-        return environment.from_string(value).render({name: context[name] for name in names if name in context})
-    except RenderError:
-        raise
-    except Exception as error:  # an expression can fail in any way that Python can: {{ 1 / 0 }}
-        raise RenderError(str(error)) from None
-
-
-def _names_in(environment: Environment, text: str) -> set[str]:
-    return meta.find_undeclared_variables(environment.parse(text))
-
-
-def _lookup(kind: str, term: str) -> str:
-    match kind.removeprefix("ansible.builtin."):
-        case "file":
-            try:
-                return Path(term).read_text(encoding="utf-8").rstrip()
-            except OSError as error:
-                raise RenderError(f"lookup('file'): {error.strerror}: {term}") from None
-        case "env":
-            return os.environ.get(term, "")
-    raise RenderError(f"lookup('{kind}') is not supported; 'file' and 'env' are")
+from runbooks.core.errors import RenderError
 
 
 class Templates:
@@ -99,7 +30,7 @@ class Templates:
             return self._environment.get_template(name).render(**values).encode()
         except TemplateNotFound:
             raise RenderError(f"there is no template {name}") from None
-        except Exception as error:  # as above: a template can fail in any way that Python can
+        except Exception as error:  # a template can fail in any way that Python can
             raise RenderError(f"template {name}: {error}") from None
 
 

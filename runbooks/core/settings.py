@@ -4,38 +4,45 @@ A variable `celery_workers` is the field `workers` here. Variables of other pref
 used in templates and in Jinja expressions.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from runbooks.core.errors import InventoryError, UsageError
-from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean, line_of
+from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
 from runbooks.core.patterns import select_hosts
-from runbooks.core.render import RenderError, render_value
+from runbooks.core.rules import (
+    MALFORMED,
+    Duration,
+    OneLine,
+    QueueRule,
+    destination,
+    fits,
+    literal,
+    one_line,
+    one_line_or_empty,
+)  # fmt: skip
+from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def is_secret_name(name: str) -> bool:
@@ -43,31 +50,10 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
-def _duration(value: object) -> object:
-    """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
-        return float(found[1]) * _UNITS_S[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
-
-
-def _more_than(value: object) -> object:
-    if isinstance(value, str) and (found := re.fullmatch(r">\s*(\d+)", value.strip())):
-        return int(found[1])
-    raise ValueError("write it as '>N', e.g. '>2'")
-
-
-def _one_line(value: str) -> str:
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters, and not empty")
-    return value
-
-
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError('must be an absolute path, e.g. "{{ inventory_dir }}/app"')
-    return _one_line(value)
+    return one_line(value)
 
 
 def _user(value: str) -> str:
@@ -80,7 +66,7 @@ def _command(value: str) -> str:
     for name in re.findall(r"(?<!\$)\{(\w+)\}", value):
         if name != "worker":
             raise ValueError(f"{{{name}}} means nothing here; {{worker}} is the worker's name")
-    return _one_line(value)
+    return one_line(value)
 
 
 def _schedule(value: str) -> str:
@@ -117,16 +103,14 @@ def _expression(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
-MoreThan = Annotated[int, BeforeValidator(_more_than)]
-OneLine = Annotated[str, AfterValidator(_one_line)]
 UserName = Annotated[str, AfterValidator(_user)]
 Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 Expression = Annotated[str, AfterValidator(_expression)]
-Environment = Annotated[dict[str, OneLine], AfterValidator(_no_secrets)]
+EnvironmentValue = Annotated[str, AfterValidator(one_line_or_empty)]
+Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
 
 
 class _Settings(BaseModel):
@@ -168,20 +152,6 @@ class CronEntry(_Settings):
     schedule: CronSchedule
     user: UserName
     command: OneLine
-
-
-class QueueRule(_Settings):
-    """Which messages of a queue are taken out, and the reason an operator is shown."""
-
-    reason: OneLine
-    queue: OneLine
-    task: OneLine = "*"
-    eta_overdue: Duration | None = None
-    retries: MoreThan | None = None
-    expired: bool = False
-
-    def rule(self) -> Rule:
-        return Rule(self.reason, self.queue, self.task, self.eta_overdue, self.retries, self.expired)
 
 
 class Thresholds(_Settings):
@@ -229,12 +199,29 @@ class Probe(_Settings):
     output: Expression | None = None
 
 
+class SentinelAccess(_Settings):
+    """How the Sentinels themselves, not the servers they watch, let this tool in."""
+
+    username: OneLine | None = None
+    password: SecretStr | None = None
+
+
 class BrokerOptions(_Settings):
-    """The application's own `broker_transport_options`, as far as they name keys."""
+    """The application's own `broker_transport_options`, as far as they name keys and the way to the master."""
 
     global_keyprefix: str = ""
     sep: str = "\x06\x16"
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
+    master_name: OneLine | None = None
+    sentinel_kwargs: SentinelAccess = SentinelAccess()
+
+    def transport_options(self) -> dict[str, Any]:
+        """As kombu takes them, with the password in clear."""
+        options = self.model_dump(exclude={"sentinel_kwargs"}, exclude_none=True)
+        access = self.sentinel_kwargs.model_dump(exclude_none=True)
+        if password := self.sentinel_kwargs.password:
+            access["password"] = password.get_secret_value()
+        return options | ({"sentinel_kwargs": access} if access else {})
 
 
 class AppSettings(_Settings):
@@ -293,9 +280,21 @@ def mark_of(app: str) -> str:
     return f"# Managed by celery-runbooks for {app};"
 
 
+_SECRETS = tuple(
+    PREFIX + name
+    for name, field_info in AppSettings.model_fields.items()
+    if SecretStr in (field_info.annotation, *get_args(field_info.annotation))
+)
+"""The variables whose values are never shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class FleetHost:
-    """A host of the application with its settings; `variables` are all its inventory variables, rendered."""
+    """A host of the application with its settings; `variables` are all its inventory variables.
+
+    Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when
+    it is asked for, and raises InventoryError where it cannot be.
+    """
 
     name: str
     groups: tuple[str, ...]
@@ -318,22 +317,36 @@ class FleetHost:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not."""
+    """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
+
+    `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
+    """
 
     app: AppSettings
     hosts: tuple[FleetHost, ...]
     all_workers: tuple[Worker, ...]
     state_directory: Path | None
+    all_nodes: tuple[str, ...] = ()
+    selection: Rule | None = None
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """Every queue that a worker consumes, in the inventory's order, once each."""
+        return tuple(dict.fromkeys(queue for worker in self.all_workers for queue in worker.queues))
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """Every queue that a worker consumes or a rule names, in the inventory's order, once each."""
-        consumed = (queue for worker in self.all_workers for queue in worker.queues)
-        return tuple(dict.fromkeys((*consumed, *(rule.queue for rule in self.app.queue_rules))))
+        """Every queue that a worker consumes or a rule names, once each; with a selection only those it means."""
+        named = (queue for rule in self.rules for queue in literal(rule.queue))
+        queues = dict.fromkeys((*self.consumed, *named))
+        return tuple(queue for queue in queues if self.selection is None or fits(self.selection.queue, queue))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        return tuple(rule.rule() for rule in self.app.queue_rules)
+        """What is to be done with messages; the first rule that holds decides."""
+        if self.selection:
+            return (self.selection,)
+        return (*(rule.rule() for rule in self.app.queue_rules), MALFORMED)
 
 
 def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
@@ -343,23 +356,28 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     """
     problems: dict[str, None] = {}
     built: list[tuple[AppSettings, FleetHost]] = []
-    for host in inventory.hosts.values():
+    renderer = Renderer(inventory)
+    for host in (inventory.hosts[name] for name in inventory.groups["all"]):
         if not any(name.startswith(PREFIX) for name in host.variables):
             continue
-        variables = _rendered(inventory, host, problems)
-        if variables is not None and (settings := _validate(inventory, host, variables, problems)):
+        values = renderer.hosts[host.name]
+        if settings := _validate(inventory, host, values, problems):
             own = _with_own_probes(inventory, host, settings[1], problems)
-            built.append((settings[0], FleetHost(host.name, host.groups, own, variables)))
+            built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
     if not built and not problems:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
+    if built:
+        consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
+        problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
     state = built[0][1].variables.get(STATE_DIRECTORY)
+    nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None)
+    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes)
 
 
 def _with_own_probes(
@@ -384,58 +402,80 @@ def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, o
     return {text: None} if differing else {}
 
 
-def _rendered(inventory: Inventory, host: Host, problems: dict[str, None]) -> dict[str, Any] | None:
-    context = {name: variable.value for name, variable in host.variables.items()}
-    context |= {"inventory_hostname": host.name, "inventory_dir": str(inventory.path.parent.resolve())}
-    context |= {"inventory_file": str(inventory.path.resolve()), "group_names": sorted(host.groups)}
-    rendered = {}
-    for name, variable in host.variables.items():
-        try:
-            rendered[name] = render_value(variable.value, context)
-        except RenderError as error:
-            problems[f"{inventory.path}:{variable.line}: {name}: {error}"] = None
-    return rendered if len(rendered) == len(host.variables) else None
+def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:
+    for i, rule in enumerate(rules):
+        queue, _ = destination(rule.requeue_to or "")
+        if queue and queue not in consumed:
+            variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
+            line = _deep_line(variable, [i, "requeue_to"])
+            hint = did_you_mean(queue, sorted(consumed))
+            yield f"{variable.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
 
 
 def _validate(
-    inventory: Inventory, host: Host, variables: Mapping[str, Any], problems: dict[str, None]
+    inventory: Inventory, host: Host, values: Values, problems: dict[str, None]
 ) -> tuple[AppSettings, HostSettings] | None:
     known = {PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields}
-    given = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
-    for name in sorted(given.keys() - known.keys()):
-        hint = did_you_mean(name, list(known))
-        problems[f"{inventory.path}:{host.variables[name].line}: unknown variable '{name}'{hint}"] = None
+    given = _rendered(host, values, problems)
+    for name in sorted(name for name in host.variables if name.startswith(PREFIX) and name not in known):
+        problems[f"{_place(host.variables[name])}: unknown variable '{name}'{did_you_mean(name, known)}"] = None
     built: list[Any] = []
     for model in (AppSettings, HostSettings):
         try:
             own = {name.removeprefix(PREFIX): value for name, value in given.items() if known.get(name) is model}
             built.append(model.model_validate(own))
         except ValidationError as error:
-            problems.update(dict.fromkeys(_located(inventory, host, error)))
-    if STATE_DIRECTORY in variables:
-        problems.update(dict.fromkeys(_state_directory_problem(inventory, host, variables[STATE_DIRECTORY])))
+            problems.update(dict.fromkeys(_located(inventory, host, given, error)))
+    if STATE_DIRECTORY in given:
+        problems.update(dict.fromkeys(_state_directory_problem(host, given[STATE_DIRECTORY])))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
-def _state_directory_problem(inventory: Inventory, host: Host, value: object) -> Iterator[str]:
+def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str, Any]:
+    """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
+    given = {}
+    for name in sorted(host.variables):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY)):
+            continue
+        try:
+            given[name] = values[name]
+        except InventoryError as error:
+            problems.update(dict.fromkeys(error.problems))
+            continue
+        if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
+            what = f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or stays on the host"
+            problems[f"{_place(host.variables[name])}: {name}: {what}"] = None
+    return given
+
+
+def _place(variable: Variable) -> str:
+    return f"{variable.path}:{variable.line}"
+
+
+def _state_directory_problem(host: Host, value: object) -> Iterator[str]:
     try:
         _absolute(value if isinstance(value, str) else "")
     except ValueError as error:
-        yield f"{inventory.path}:{host.variables[STATE_DIRECTORY].line}: {STATE_DIRECTORY}: {error}"
+        yield f"{_place(host.variables[STATE_DIRECTORY])}: {STATE_DIRECTORY}: {error}"
 
 
-def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:
+def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+    rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
     for detail in error.errors(include_url=False, include_context=False):
+        if not detail["loc"] and not rendered:
+            continue  # it is about variables together, and of one of them it was told that it cannot be had
         name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
         if variable is None:
-            yield f"{inventory.path}:1: host '{host.name}' lacks the variable '{where}'"
+            yield f"{inventory.path}:{host.line}: host '{host.name}' lacks the variable '{where}'"
             continue
+        if f"{PREFIX}{name}" not in given:
+            continue  # it is there but could not be rendered, which has been told
         text = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
-        yield f"{inventory.path}:{_deep_line(variable, path)}: {where}: {text}"
+        yield f"{variable.path}:{_deep_line(variable, path)}: {where}: {text}"
 
 
 def _keys_of(name: str) -> list[str]:
@@ -452,8 +492,8 @@ def _deep_line(variable: Variable, path: list[str | int]) -> int:
     """The line of the innermost part of a variable's value that the path reaches."""
     line, value = variable.line, variable.value
     for key in path:
-        if isinstance(value, CommentedMap) and key in value:
-            line, value = line_of(value, key), value[key]
-        elif isinstance(value, CommentedSeq) and isinstance(key, int) and key < len(value):
-            line, value = int(value.lc.item(key)[0]) + 1, value[key]
+        try:
+            line, value = value.lines[key], value[key]
+        except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
+            break
     return line

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from runbooks.core.model import Finding, Snapshot
 from runbooks.core.settings import Fleet
+from runbooks.hosts.facts import redact
 
 _LINES = 10
 
@@ -20,5 +21,5 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                     "probe.failed",
                     f"{name} on {host.name}",
                     f"the probe {name} {result.fault}",
-                    (f"$ {commands[name]}", *said),
+                    (f"$ {redact(commands[name], ())}", *said),
                 )

@@ -12,7 +12,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     for host in fleet.hosts:
         match snapshot.hosts[host.name]:
             case Unreachable(why=why):
-                yield Finding("host.unreachable", host.name, "the host does not answer", (why,))
+                yield Finding("host.unreachable", host.name, "the host does not answer as it should", (why,))
             case HostState() as state:
                 yield from _services(host, state)
                 yield from _nodes(host, state, snapshot)

@@ -6,13 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
-from runbooks.core.effects import BROKER, Change, Effect, RestoreMessages, SetEnvironment, TakeMessages
+from runbooks.core.effects import (
+    BROKER,
+    Change,
+    ControlService,
+    Effect,
+    RecallMessages,
+    RestoreMessages,
+    RestoreSelected,
+    SetEnvironment,
+    TakeMessages,
+    TakeUnacked,
+)
 from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.core.settings import FleetHost
 from runbooks.engine.journal import Journal
 from runbooks.engine.observe import on_hosts
+from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.hosts import facts
 from runbooks.hosts.effects import as_write, fragment
@@ -22,6 +34,7 @@ from runbooks.steps.step import Needs, Step
 
 PAUSE_S = 0.25
 MARGIN_S = 60.0
+DRAIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -59,9 +72,20 @@ def start_recap(session: Session, snapshot: Snapshot) -> Recap:
 
 
 def apply(
-    session: Session, journal: Journal, lock: FleetLock, steps: Sequence[Step], plan: Sequence[Change], recap: Recap
-) -> None:
-    """Carry the plan out step by step; a host that fails a step takes no part in the later ones."""
+    session: Session,
+    journal: Journal,
+    lock: FleetLock,
+    steps: Sequence[Step],
+    plan: Sequence[Change],
+    recap: Recap,
+    rolling: Rolling,
+) -> frozenset[str]:
+    """Carry the plan out step by step; a host that fails a step takes no part in the later ones.
+
+    Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more: they are
+    better off as they were.
+    """
+    worse: frozenset[str] = frozenset()
     for step in steps:
         changes = [change for change in plan if change.step == step.name]
         hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
@@ -69,26 +93,76 @@ def apply(
             recap.at(host).ok += not (recap.at(host).failed or recap.at(host).unreachable)
         if changes:
             session.reporter.step(step.name)
-            _run_step(session, journal, lock, step, changes, recap)
+            todo = _without_failed(session, changes, recap)
+            if step.rolling:
+                worse |= _roll(session, journal, lock, step, todo, recap, rolling)
+            else:
+                _run_step(session, journal, lock, step, todo, recap)
+    return worse
+
+
+def _without_failed(session: Session, changes: Sequence[Change], recap: Recap) -> list[Change]:
+    out = {name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable}
+    _skip(session, [change for change in changes if change.host in out], recap, "an earlier step failed on this host")
+    return [change for change in changes if change.host not in out]
+
+
+def _skip(session: Session, changes: Iterable[Change], recap: Recap, why: str) -> None:
+    for change in changes:
+        recap.at(change.host).skipped += 1
+        session.reporter.change(change, Outcome.SKIPPED, why)
+
+
+def _roll(
+    session: Session,
+    journal: Journal,
+    lock: FleetLock,
+    step: Step,
+    changes: Sequence[Change],
+    recap: Recap,
+    rolling: Rolling,
+) -> frozenset[str]:
+    """Change the hosts in batches, each proved before the next; stop when more have failed than may."""
+    hosts = list(dict.fromkeys(change.host for change in changes))
+    worse: set[str] = set()
+    left = list(hosts)
+    for batch in rolling.batches(hosts):
+        failed = [name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable]
+        if worse and len(failed) > rolling.max_fail:
+            why = f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
+            _skip(session, [change for change in changes if change.host in left], recap, why)
+            return frozenset(worse.union(left))
+        if len(hosts) > 1:
+            session.reporter.message(f"{len(hosts) - len(left)} of {len(hosts)} hosts done; now {', '.join(batch)}")
+        mine = [change for change in changes if change.host in batch]
+        _run_step(session, journal, lock, step, mine, recap)
+        worse |= {host for host in batch if recap.at(host).failed and _was_running(mine, host)}
+        left = left[len(batch) :]
+    return frozenset(worse)
+
+
+def _was_running(changes: Sequence[Change], host: str) -> bool:
+    """Whether the step interrupts something on a host; a service that did not run is no worse for a failed start."""
+    return any(
+        change.host == host and isinstance(change.do, ControlService) and change.do.action == "restart"
+        for change in changes
+    )
 
 
 def _run_step(
     session: Session, journal: Journal, lock: FleetLock, step: Step, changes: Sequence[Change], recap: Recap
 ) -> None:
-    out = {name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable}
-    for change in changes:
-        if change.host in out or (change.host == BROKER and recap.at(BROKER).failed):
-            recap.at(change.host).skipped += 1
-            session.reporter.change(change, Outcome.SKIPPED, "an earlier step failed on this host")
-    todo = [change for change in changes if change.host not in out]
-    results = perform(session, journal, lock, todo, recap)
+    results = perform(session, journal, lock, changes, recap)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
     lacking, gone = _second_look(session, step, {change.host for change in done})
     for host in gone:
         recap.at(host).unreachable = 1
     for change, outcome, detail in results:
         still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
-        if outcome is Outcome.CHANGED and still:
+        if outcome is Outcome.CHANGED and still and sum(c.count for c in still) < change.count:
+            # Producers and workers go on meanwhile; what was there to be judged has been dealt with.
+            detail += "\nnew since, and still to do: " + "; ".join(c.summary for c in still)
+        elif outcome is Outcome.CHANGED and still:
             outcome, detail = Outcome.FAILED, "made, but a second look says: " + "; ".join(c.summary for c in still)
         elif outcome is Outcome.CHANGED and change.host in gone:
             outcome, detail = Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
@@ -112,7 +186,7 @@ def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> tuple[Se
     wanted = set(hosts)
     deadline = time.monotonic() + step.patience_s
     while wanted:
-        snapshot = session.observe(step.needs)
+        snapshot = session.observe(step.needs, wanted)
         lacking = [change for change in step.plan(snapshot) if change.host in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in wanted}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
@@ -134,7 +208,9 @@ def perform(
         results.append((change, *_in_broker(session, journal, change)))
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     mine = {host.name: [change for change in changes if change.host == host.name] for host in hosts}
-    answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+    answers = on_hosts(
+        session.transports, hosts, lambda host, way: _on_host(session, journal, host, way, mine[host.name])
+    )
     for name, answer in answers.items():
         if isinstance(answer, Unreachable):
             recap.at(name).unreachable = 1
@@ -145,11 +221,12 @@ def perform(
 
 
 def _on_host(
-    journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
+    session: Session, journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
 ) -> list[tuple[Change, Outcome, str]]:
     numbered = [(journal.intend(change), change) for change in changes]
     try:
         fragments = {str(n): fragment(host, _concrete(transport, change.do)) for n, change in numbered}
+        _drain(session, host, changes)
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(changes)
         answers = run_fragments(transport, fragments, timeout_s=budget_s, stop_at_failure=True)
     except HostUnreachable:
@@ -162,6 +239,14 @@ def _on_host(
         journal.finished(n, outcome, detail)
         results.append((change, outcome, detail))
     return results
+
+
+def _drain(session: Session, host: FleetHost, changes: Sequence[Change]) -> None:
+    """Before workers are stopped: what they hold is finished, as far as that is soon."""
+    effects = [change.do for change in changes]
+    ending = {e.service for e in effects if isinstance(e, ControlService) and e.action != "start"}
+    if queues := {host.node(worker): worker.queues for worker in host.settings.workers if worker.name in ending}:
+        session.broker.drain(queues, min(DRAIN_S, host.settings.stop_timeout))
 
 
 def _concrete(transport: Transport, effect: Effect) -> Effect:
@@ -194,8 +279,14 @@ def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outc
 
 def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
     match effect:
-        case TakeMessages(queue=queue, archive=archive):
-            return session.broker.take(session.fleet, queue, directory / archive, session.reporter.waiting)
+        case TakeMessages(archive=archive):
+            return session.broker.take(effect, directory / archive, session.reporter.waiting)
+        case TakeUnacked(archive=archive):
+            return session.broker.take_unacked(session.fleet, effect, directory / archive)
         case RestoreMessages(archive=archive, malformed=malformed):
             return session.broker.restore(Path(archive), malformed=malformed)
+        case RestoreSelected():
+            return session.broker.restore_selected(effect)
+        case RecallMessages(archive=archive, token=token):
+            return session.broker.recall(Path(archive), token)
     raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

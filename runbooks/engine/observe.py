@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
-from runbooks.core.errors import HostUnreachable, RunbookError
+from runbooks.core.errors import RunbookError
 from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
 from runbooks.core.settings import Fleet, FleetHost, Probe, is_secret_name
 from runbooks.hosts import facts
@@ -29,16 +30,13 @@ Paths = Mapping[str, Iterable[str]]
 def on_hosts(
     transports: Transports, hosts: Iterable[FleetHost], work: Callable[[FleetHost, Transport], T]
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts, `forks` of them at once; one that does not answer becomes Unreachable."""
+    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes Unreachable."""
 
     def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
         try:
             return host.name, work(host, transports[host.name])
-        except HostUnreachable as error:
-            return host.name, Unreachable(error.problem)
         except RunbookError as error:
-            error.problem = f"{host.name}: {error.problem}"
-            raise
+            return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))))
 
     with ThreadPoolExecutor(transports.forks) as pool:
         try:
@@ -49,14 +47,17 @@ def on_hosts(
             raise
 
 
-def observe(fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs) -> Snapshot:
-    """One look at everything in `needs`; the broker is asked while the hosts are.
+def observe(
+    fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs, samples: int | None = SAMPLES
+) -> Snapshot:
+    """One look at everything in `needs`; the broker is asked while the hosts are. `samples` is `Broker.observe`'s.
 
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(broker.observe, fleet, now, queues=Needs.QUEUES in needs, nodes=Needs.NODES in needs)
+        what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
+        asked = beside.submit(broker.observe, fleet, now, **what, samples=samples)
         hosts: dict[str, HostState | Unreachable] = {}
         if needs & (Needs.FILES | Needs.SERVICES):
             hosts = on_hosts(

@@ -1,11 +1,12 @@
 """What a verb works with: the fleet, the ways to it, and what the operator asked for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import Finding, Snapshot
@@ -26,7 +27,10 @@ from runbooks.steps.workers import WorkersRunning
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says; `confirm` asks the operator, and is None without a terminal."""
+    """What the command line says; `confirm` asks the operator, and is None without a terminal.
+
+    `every_message` asks for each message that a rule means, not for a few samples.
+    """
 
     verb: str
     inventory: Path
@@ -34,6 +38,7 @@ class Options:
     dry_run: bool = False
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
+    every_message: bool = False
 
 
 class Session:
@@ -52,12 +57,17 @@ class Session:
         self.reporter, self.options = reporter, options
         self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
 
-    def observe(self, needs: Needs) -> Snapshot:
+    def observe(self, needs: Needs, hosts: Collection[str] | None = None) -> Snapshot:
+        """One look at what is needed, on all hosts of the fleet or on these."""
+        fleet = self.fleet
+        if hosts is not None:
+            fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
             host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
             for host in self.fleet.hosts
         }
-        return observe(self.fleet, self.transports, self.broker, paths, needs)
+        samples = None if self.options.every_message else SAMPLES
+        return observe(fleet, self.transports, self.broker, paths, needs, samples)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
@@ -79,7 +89,7 @@ class Session:
         return FilesInPlace("cron", "cron", self.fleet, self.cron)
 
     def queues(self) -> QueuesClean:
-        return QueuesClean()
+        return QueuesClean(self.fleet)
 
     def nothing_leaked(self) -> NothingLeaked:
         return NothingLeaked(self.fleet)

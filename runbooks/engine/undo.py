@@ -1,19 +1,24 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
+from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import (
     BROKER,
     Change,
     ControlService,
     Effect,
     EnableService,
+    RecallMessages,
     ReloadUnits,
     RestoreMessages,
     SetEnvironment,
     TakeMessages,
+    TakeUnacked,
     WriteFile,
     sha256,
 )  # fmt: skip
@@ -21,8 +26,8 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Fleet, FleetHost
-from runbooks.engine.apply import Recap, perform
-from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord
+from runbooks.engine.apply import PAUSE_S, Recap, perform
+from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
@@ -44,19 +49,22 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
 
     Archived items that would kill a worker are put back only with `malformed`.
 
-    Newest first; but a worker that has to be restarted is so after all else, because it loads what the others put back.
+    Newest first; but a worker that has to be restarted is so after the files, because it loads what they put back, and
+    messages come last, so that they meet the workers of before.
     """
     pending = [
         entry
         for entry in reversed(record.entries)
-        if entry.outcome is not Outcome.SKIPPED and (not entry.undone or isinstance(entry.change.undo, RestoreMessages))
+        if entry.outcome is not Outcome.SKIPPED
+        and (not entry.undone or isinstance(entry.change.undo, RestoreMessages | RecallMessages))
     ]
+    effects = [(entry.change.host, entry.change.undo) for entry in pending]
     states = on_hosts(
-        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, pending)
+        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, effects)
     )
     undos = [
         _judge_in_broker(session, record, entry, malformed)
-        if isinstance(entry.change.undo, RestoreMessages)
+        if isinstance(entry.change.undo, RestoreMessages | RecallMessages)
         else _judge(entry, states.get(entry.change.host))
         for entry in pending
     ]
@@ -92,6 +100,8 @@ def _rank(effect: Effect) -> int:
             return 3
         case ReloadUnits():
             return 2
+        case RestoreMessages():
+            return 4
     return 1
 
 
@@ -105,7 +115,7 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
     """Say of messages that are to go back who will run them at once: the consumers that this undo does not stop."""
     effect = undo.entry.change.do
-    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages):
+    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages | TakeUnacked):
         return undo
     stopping = {
         f"{other.change.do.service}@{other.change.host}"
@@ -120,26 +130,35 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     return replace(undo, why=f"{undo.why}; {', '.join(consumers)} consumes {effect.queue} and will run them at once")
 
 
-def _look(fleet: Fleet, host: FleetHost, transport: Transport, entries: Sequence[Entry]) -> HostState:
-    effects = [entry.change.undo for entry in entries if entry.change.host == host.name]
-    paths = sorted({effect.path for effect in effects if isinstance(effect, WriteFile | SetEnvironment)})
-    services = sorted({effect.service for effect in effects if isinstance(effect, ControlService | EnableService)})
+def _look(
+    fleet: Fleet, host: FleetHost, transport: Transport, effects: Sequence[tuple[str, Effect | None]]
+) -> HostState:
+    """The files and services of a host that these effects, each with its host, are about."""
+    mine = [effect for name, effect in effects if name == host.name]
+    paths = sorted({effect.path for effect in mine if isinstance(effect, WriteFile | SetEnvironment)})
+    services = sorted({effect.service for effect in mine if isinstance(effect, ControlService | EnableService)})
     return look(fleet, host, transport, paths, services)
 
 
 def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malformed: bool) -> Undo:
     effect = entry.change.undo
-    assert isinstance(effect, RestoreMessages)
-    archive = record.directory / effect.archive
+    assert isinstance(effect, RestoreMessages | RecallMessages)
+    archive = record.directory / effect.archive  # an absolute name stands for itself
     if record.broker != session.broker.name:
         return Undo(entry, entry.change, Outcome.CANNOT, f"they came from {record.broker}, not {session.broker.name}")
-    restorable = session.broker.restorable(archive, malformed=malformed)
+    do: Effect = effect
+    if isinstance(effect, RecallMessages):
+        restorable = session.broker.recallable(archive, effect.token)
+    else:
+        restorable = session.broker.restorable(archive, malformed=malformed)
+        do = RestoreMessages(str(archive), malformed)
     outcome = Outcome.CANNOT if restorable.damage else Outcome.CHANGED if restorable.count else Outcome.ALREADY
     why = restorable.damage or f"{restorable.count:,} messages"
     if restorable.held_back:
         why += f"; {restorable.held_back:,} malformed stay in the archive, for each would kill the worker that pops it"
         why += " (--malformed puts them back)"
-    do = RestoreMessages(str(archive), malformed)
+    if restorable.gone:
+        why += f"; {restorable.gone:,} are out of reach, for they have been consumed"
     return Undo(entry, Change(BROKER, entry.change.step, _summary(effect), do), outcome, why)
 
 
@@ -169,6 +188,8 @@ def _summary(effect: Effect) -> str:
             return f"{'enable' if enabled else 'disable'} {service}"
         case RestoreMessages():
             return "put the messages back into their queue"
+        case RecallMessages():
+            return "take the messages out again, into their archive"
     raise TypeError(f"{type(effect).__name__} takes nothing back")
 
 
@@ -201,23 +222,69 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
     original = Journal(record.directory)
     try:
         with session.recorded() as (journal, lock):
-            for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
-                entries = {id(undo.change): undo.entry for undo in batch}
-                for change, outcome, detail in perform(session, journal, lock, [u.change for u in batch], recap):
-                    if outcome is Outcome.CHANGED:
-                        original.undone(entries[id(change)].n)
-                    tally = recap.at(change.host)
-                    tally.changed += outcome is Outcome.CHANGED
-                    tally.failed += outcome is not Outcome.CHANGED
-                    session.reporter.change(change, outcome, detail)
-            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-                original.undone(undo.entry.n)
-                recap.at(undo.change.host).ok += 1
+            _take_back(session, original, journal, lock, undos, recap)
             for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
                 recap.at(undo.change.host).failed += 1
             journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
     finally:
         original.close()
+
+
+def put_back(session: Session, journal: Journal, lock: FleetLock, hosts: Collection[str], recap: Recap) -> None:
+    """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
+    session.reporter.step("put back")
+    record = find_run(session.options.state_directory, journal.run_id)
+    entries = [entry for entry in record.entries if entry.change.host in hosts]
+    undos = plan_undo(session, replace(record, entries=entries), malformed=False)
+    _take_back(session, journal, journal, lock, undos, recap)
+
+
+def _take_back(
+    session: Session, original: Journal, journal: Journal, lock: FleetLock, undos: Sequence[Undo], recap: Recap
+) -> None:
+    for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
+        entries = {id(undo.change): undo.entry for undo in batch}
+        results = perform(session, journal, lock, [u.change for u in batch], recap)
+        lacking = _second_look(session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED])
+        for change, outcome, detail in results:
+            if outcome is Outcome.CHANGED and id(change) in lacking:
+                outcome, detail = Outcome.FAILED, f"taken back, but a second look says: {lacking[id(change)]}"
+            if outcome is Outcome.CHANGED:
+                original.undone(entries[id(change)].n)
+            tally = recap.at(change.host)
+            tally.changed += outcome is Outcome.CHANGED
+            tally.failed += outcome is not Outcome.CHANGED
+            session.reporter.change(change, outcome, detail)
+    for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+        original.undone(undo.entry.n)
+        recap.at(undo.change.host).ok += 1
+
+
+def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
+    """Of these reverse changes those that do not show on their hosts (by id), and why; services are waited for."""
+    pending = [change for change in changes if change.host != BROKER]
+    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
+    deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
+    while pending:
+        look_for = partial(_look, session.fleet, effects=[(change.host, change.do) for change in pending])
+        states = on_hosts(session.transports, hosts, look_for)
+        why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
+        pending = [change for change in pending if why[id(change)]]
+        if time.monotonic() > deadline:
+            return {id(change): why[id(change)] for change in pending}
+        if pending:
+            time.sleep(PAUSE_S)
+    return {}
+
+
+def _why_not(effect: Effect, state: HostState | Unreachable) -> str:
+    if isinstance(state, Unreachable):
+        return state.why
+    if isinstance(effect, ControlService) and effect.action != "stop":
+        return "" if state.services[effect.service].pid is not None else f"{effect.service} does not run"
+    outcome, why = _judge_on_host(effect, state)
+    shows = outcome is Outcome.ALREADY or isinstance(effect, ReloadUnits)
+    return "" if shows else why or "it is not as it was"
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:

@@ -8,7 +8,9 @@ from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot
 from runbooks.engine.apply import Recap, apply, make_plan, start_recap
 from runbooks.engine.journal import Journal
+from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
+from runbooks.engine.undo import put_back
 from runbooks.steps.step import Step
 
 Proof = Callable[[Session, Journal, FleetLock, Recap], None]
@@ -22,15 +24,18 @@ def walk(
     proof: Proof | None = None,
     *,
     prove_anyway: bool = False,
+    rolling: Rolling | None = None,
 ) -> ExitCode:
     """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with the plan.
 
-    The proof is made after changes, and with `prove_anyway` also when none is needed.
+    The proof is made after changes, and with `prove_anyway` also when none is needed. Hosts whose services a rolling
+    step interrupted and did not bring back, or did not come to any more, get back the files they had.
     Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
     """
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
     session.reporter.plan(plan, dry_run=session.options.dry_run)
+    session.broker.require_able(plan)
     if session.options.dry_run:
         return recap.exit_code
     if not plan and not prove_anyway:
@@ -40,7 +45,9 @@ def walk(
     with session.recorded() as (journal, lock):
         undo = f"inv undo {journal.run_id}"
         try:
-            apply(session, journal, lock, steps, plan, recap)
+            worse = apply(session, journal, lock, steps, plan, recap, rolling or Rolling())
+            if worse:
+                put_back(session, journal, lock, worse, recap)
             if proof and recap.exit_code == ExitCode.OK:
                 proof(session, journal, lock, recap)
         except RunbookError:

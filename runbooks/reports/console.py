@@ -157,7 +157,7 @@ class ConsoleReporter:
             return self._print(f"No {name}.")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in rows[0]:
-            table.add_column(column, overflow="fold", no_wrap=column in ("run", "host"))
+            table.add_column(column, overflow="fold", no_wrap=column in ("run", "host", "id"))
         for row in rows:
             table.add_row(*(escape(str(value)) for value in row.values()))
         self._out.print(table)

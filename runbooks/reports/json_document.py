@@ -1,13 +1,14 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `task`, `hosts`, `runs`, `messages`, `error`; always `exit_code`.
+`recap`, `undo`, `task`, `hosts`, `runs`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A change of a
+plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own.
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from runbooks.core.effects import Change, to_json
@@ -45,7 +46,7 @@ class JsonReporter:
         pass
 
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
-        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail})
+        self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
     def waiting(self, text: str) -> None:
         pass
@@ -93,4 +94,5 @@ class JsonLinesReporter(JsonReporter):
 
 def _change(change: Change) -> dict[str, Any]:
     what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
-    return {**what, "do": to_json(change.do)}
+    messages = {"messages": list(change.messages)} if change.messages else {}
+    return {**what, "do": to_json(change.do), **messages}

@@ -71,6 +71,7 @@ class FilesInPlace:
     """
 
     needs = Needs.FILES
+    rolling = False
     patience_s = 0.0
 
     def __init__(self, name: str, kind: Kind, fleet: Fleet, wanted: Wanted) -> None:
@@ -103,7 +104,7 @@ class FilesInPlace:
             do=WriteFile(
                 path, content, MODE, sha256(actual.content), check=self.kind if content and host.has_systemd else ""
             ),
-            undo=WriteFile(path, actual.content, actual.mode, sha256(content)),
+            undo=WriteFile(path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None),
             detail=diff(path, actual.content, content) or f"mode {actual.mode:o} → {MODE:o}",
         )
 

@@ -23,11 +23,13 @@ class Needs(Flag):
 class Step(Protocol):
     """A desired state. It is reached when `plan` of a new look is empty; that is the only proof that counts.
 
+    `rolling` says that its changes interrupt service, so that hosts are changed in batches.
     `patience_s` is how long the state may take to come about after the changes are made (workers start slowly).
     """
 
     name: str
     needs: Needs
+    rolling: bool
     patience_s: float
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:

@@ -12,6 +12,7 @@ class _OnSystemd:
     """What the steps of this file share: they ask each reachable host that has systemd."""
 
     needs = Needs.SERVICES
+    rolling = False
     patience_s = 0.0
 
     def __init__(self, fleet: Fleet) -> None:

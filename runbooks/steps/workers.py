@@ -1,9 +1,9 @@
 """Desired workers: each runs, on its present files, answers, knows the expected tasks and consumes its queues."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile
+from runbooks.core.effects import Change, ControlService, EndProcesses, SetEnvironment, WriteFile
 from runbooks.core.model import HostState, NodeState, Snapshot
 from runbooks.core.settings import Fleet, FleetHost, Worker, unit_of
 from runbooks.core.wording import tasks
@@ -32,6 +32,30 @@ def changed_since_start(host: FleetHost, service: str, state: HostState) -> list
     return [path for path in loads(host, service) if path in state.files and state.files[path].changed_at > started_at]
 
 
+def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
+    """The running nodes for which there are too few connections that take messages: some of them are deaf.
+
+    A worker takes messages over one connection, which is younger than itself. So among the workers up to any age there
+    must be as many such connections up to that age; this needs no address, and a foreign worker can only hide a fault.
+    """
+    assert snapshot.broker is not None
+    if (connections := snapshot.broker.consumer_ages_s) is None:
+        return frozenset()
+    ages_s = sorted(
+        (state.clock_at - service.started_at, host.node(worker))
+        for host in fleet.hosts
+        if (state := snapshot.reachable().get(host.name))
+        for worker in host.settings.workers
+        if (service := state.services.get(worker.name)) and service.started_at is not None
+    )
+    younger = [sum(connection <= age_s + MARGIN_S for connection in connections) for age_s, _ in ages_s]
+    return frozenset(node for n, (_, node) in enumerate(ages_s, 1) if younger[n - 1] < n)
+
+
+MARGIN_S = 2.0
+"""Host and broker are asked one after the other, and the broker counts whole seconds."""
+
+
 class WorkersRunning:
     """Every worker and beat of the inventory runs, since its files last changed, and proves it.
 
@@ -42,6 +66,7 @@ class WorkersRunning:
 
     name = "workers"
     needs = Needs.SERVICES | Needs.NODES | Needs.FILES
+    rolling = True
 
     def __init__(self, fleet: Fleet, patience_s: float, since: Mapping[str, float]) -> None:
         self.fleet, self.patience_s, self.since = fleet, patience_s, since
@@ -49,23 +74,35 @@ class WorkersRunning:
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:
         assert snapshot.broker is not None
         hosts = {host.name: host for host in self.fleet.hosts}
+        unseen = not_seen_by_the_broker(self.fleet, snapshot)
         return tuple(
             change
             for name, state in snapshot.reachable().items()
-            for change in self._host(hosts[name], state, snapshot.broker.nodes, _written(earlier, name))
+            for change in self._host(hosts[name], state, snapshot.broker.nodes, unseen, earlier)
         )
 
     def _host(
-        self, host: FleetHost, state: HostState, nodes: Mapping[str, NodeState], written: set[str]
+        self,
+        host: FleetHost,
+        state: HostState,
+        nodes: Mapping[str, NodeState],
+        unseen: Collection[str],
+        earlier: Sequence[Change],
     ) -> Iterator[Change]:
         workers = {worker.name: worker for worker in host.settings.workers}
-        for service, found in state.services.items():
+        for service in host.services:
+            found = state.services[service]
             if found.pid is None:
                 yield self._change(host, service, "start", "it is not running", "stop")
                 continue
-            why = self._outdated(host, service, state, written)
+            why = self._outdated(host, service, state, _written(earlier, host.name))
+            if found.leaked and not any(isinstance(change.do, EndProcesses) for change in earlier):
+                why.append(f"{len(found.leaked)} processes of an earlier start live on")
             if worker := workers.get(service):
-                why += worker_faults(worker, nodes.get(host.node(worker)), self.fleet.app.expected_tasks)
+                faults = worker_faults(worker, nodes.get(host.node(worker)), self.fleet.app.expected_tasks)
+                if not faults and host.node(worker) in unseen:
+                    faults = ["the broker sees no connection of it that takes messages"]
+                why += faults
             if why:
                 yield self._change(host, service, "restart", "; ".join(why), "restart")
 

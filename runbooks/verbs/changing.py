@@ -1,22 +1,38 @@
 """The verbs that change the fleet: each shows its plan, asks, and writes down what it does."""
 
-from runbooks.verbs.common import Flags, on_fleet, verb
+from typing import TYPE_CHECKING
+
+from runbooks.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
+from runbooks.verbs.selecting import IN_QUEUES
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
+
+_SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
+_MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
 
-@verb(changes=True)
-def remediate(flags: Flags) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
+def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     """Put the fleet right: environment, units, cron, queues, workers; then prove it."""
+    from runbooks.engine.rolling import Rolling
     from runbooks.remediate import remediate as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))
 
 
-@verb(changes=True)
-def clean_queues(flags: Flags) -> None:
-    """Take the messages that the inventory's rules select, and malformed ones, out of the queues into an archive."""
-    from runbooks.clean_queues import clean_queues as page
+@verb(changes=True, selecting=IN_QUEUES)
+def clean_queues(flags: Flags, said: Said) -> None:
+    """Take messages out of the queues into an archive, or move them: what the rules mean, or the flags."""
 
-    on_fleet(flags, page)
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.clean_queues import clean_queues as page
+        from runbooks.core.rules import from_flags
+
+        return page(session_of(flags, reporter, from_flags(said)))
+
+    run_verb(flags, body)
 
 
 @verb(changes=True)
@@ -35,9 +51,10 @@ def install_cron(flags: Flags) -> None:
     on_fleet(flags, page)
 
 
-@verb(changes=True)
-def restart_workers(flags: Flags) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
+def restart_workers(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     """Restart every worker and beat, and prove that each came back with its tasks and queues."""
+    from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))

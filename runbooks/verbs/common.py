@@ -5,23 +5,29 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from runbooks.verbs.selecting import MANY, unsaid
+
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
+    from runbooks.core.model import Rule
     from runbooks.core.reporter import Reporter
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
+
+Said = dict[str, Any]
+"""What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
 
 DEFAULT_INVENTORY = "inventory.yaml"
 
@@ -58,31 +64,44 @@ class Flags:
 
 
 def verb(
-    *, hosts: bool = True, changes: bool = False, positional: tuple[str, ...] = (), **own: str
+    *,
+    hosts: bool = True,
+    changes: bool = False,
+    positional: tuple[str, ...] = (),
+    selecting: Mapping[str, str] = MappingProxyType({}),
+    collection: str = "",
+    **own: str,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function of `Flags`, and of flags of its own with their help, a task of Invoke.
 
     Every verb has the flags that say which fleet; one that works on hosts those that say how to reach them; one that
-    changes something `--dry-run` and `--yes`. The function's first paragraph is its help.
+    changes something `--dry-run` and `--yes`; one with `selecting` is called with what these flags say as `said`. The
+    function's first paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
     """
     shared = (*_EVERYWHERE, *(_ON_HOSTS if hosts else ()), *(_CHANGING if changes else ()))
 
     def make(body: Callable[..., None]) -> Callable[..., None]:
-        name = body.__name__.replace("_", "-")
+        short = body.__name__.replace("_", "-").removesuffix(f"-{collection}")
+        name = f"{collection}.{short}" if collection else short
 
         def run(c: Context, **given: Any) -> None:  # noqa: ARG001
             flags = Flags(name, **{flag: given.pop(flag) for flag in shared})
-            body(flags, **given)
+            said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
+            body(flags, **given, **said)
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
-        parameters += list(signature(body).parameters.values())[1:]
+        parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
         defaults = {field.name: field.default for field in fields(Flags)}
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
+        parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        helps = {flag: _HELP[flag] for flag in shared} | own
+        told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
+        many = [flag for flag in selecting if flag in MANY]
         # Invoke would give the letter that is `--yes` here to `--async` there.
-        made: Callable[..., None] = task(positional=positional, auto_shortflags=False, help=helps)(run)
+        made: Callable[..., None] = task(
+            name=short, positional=positional, auto_shortflags=False, iterable=many, help=told
+        )(run)
         return made
 
     return make
@@ -168,13 +187,13 @@ def _existing_or_new(name: str) -> Path:
     return path
 
 
-def session_of(flags: Flags, reporter: "Reporter") -> "Session":
+def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
     from runbooks.broker.session import Broker
     from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transports_to
 
-    fleet = fleet_of(flags)
+    fleet = replace(fleet_of(flags), selection=selection)
     options = Options(
         flags.verb,
         inventory_path(flags),
@@ -182,6 +201,7 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
         flags.dry_run,
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
+        every_message=flags.json,
     )
     password = _ask_become_password if flags.ask_become_pass else None
     transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)

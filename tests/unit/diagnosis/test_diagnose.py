@@ -19,7 +19,8 @@ from runbooks.core.model import (
     TaskCount,
     Unreachable,
 )
-from runbooks.core.settings import Fleet, QueueRule, Worker
+from runbooks.core.rules import QueueRule
+from runbooks.core.settings import Fleet, Worker
 from runbooks.diagnosis.diagnose import diagnose
 from tests.unit.fleets import (
     ENV_FILE,

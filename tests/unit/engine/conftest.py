@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +12,14 @@ import pytest
 
 from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
-from runbooks.core.effects import Change
+from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.model import BrokerState, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
+from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
 from runbooks.engine.walk import walk
 from runbooks.hosts.transport import Completed, LocalTransport, Transports
@@ -71,11 +72,14 @@ class FakeBroker:
         self.archives: dict[str, int] = {}
         self.error: RunbookError | None = None
         self.sticky = False
+        self.arriving = 0
         self.held_back = 0
         self.lock_held = FakeLock()
         self.is_locked = False
 
-    def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool) -> BrokerState:
+    def observe(
+        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = None
+    ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
 
@@ -100,13 +104,19 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
-    def take(self, fleet: Fleet, queue: str, path: Path, waiting: Callable[[str], None]) -> str:
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        assert self.is_locked
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        pass
+
+    def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
         assert self.is_locked
         if self.error:
             raise self.error
-        self.archives[str(path)] = self.bad[queue]
+        self.archives[str(path)] = self.bad[effect.queue]
         if not self.sticky:
-            self.bad[queue] = 0
+            self.bad[effect.queue] = self.arriving
         return "taken out"
 
     name = "localhost:6379/3"
@@ -186,10 +196,10 @@ class Recorder:
 class World:
     """Two hosts, `web1` and `web2`, each with the worker `high` and beat; nothing runs and no file is in place."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hosts: Sequence[str] = ("web1", "web2")) -> None:
         self.root = root
         self.state = root / "state"
-        self.hosts = {name: self._host(name) for name in ("web1", "web2")}
+        self.hosts = {name: self._host(name) for name in hosts}
         self.transports = {name: Flaky() for name in self.hosts}
         self.broker = FakeBroker(self)
         self.reporter = Recorder()
@@ -220,11 +230,17 @@ class World:
             session.workers(),
         )  # fmt: skip
 
-    def remediate(self, *hosts: str, needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS, **options: Any) -> ExitCode:
+    def remediate(
+        self,
+        *hosts: str,
+        needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS,
+        rolling: Rolling | None = None,
+        **options: Any,
+    ) -> ExitCode:
         """All steps, from a fresh look."""
         self.reporter = Recorder()
         session = self.session(*hosts, **options)
-        return walk(session, self.steps(session), session.observe(needs))
+        return walk(session, self.steps(session), session.observe(needs), rolling=rolling)
 
     def last_run(self) -> RunRecord:
         return find_run(self.state, "last")

@@ -229,10 +229,10 @@ def test_nothing_is_changed_once_the_lock_is_lost(world: World) -> None:
     assert world.last_run().outcome == "failed"
 
 
-def test_the_lock_is_asked_for_before_each_step(world: World) -> None:
+def test_the_lock_is_asked_for_before_each_step_and_each_batch_of_one(world: World) -> None:
     world.broker.bad["high_q"] = 1
     world.remediate()
-    assert world.broker.lock_held.asked == 5
+    assert world.broker.lock_held.asked == 6
 
 
 def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) -> None:
@@ -251,6 +251,12 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     assert world.remediate() == ExitCode.FAILED
     assert world.reporter.outcomes(BROKER) == {"take 3 of 3 messages out of high_q into the archive": FAILED}
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
+
+
+def test_what_arrives_while_a_queue_is_cleaned_is_told_and_no_failure(world: World) -> None:
+    world.broker.bad["high_q"], world.broker.arriving = 3, 2
+    assert world.remediate() == ExitCode.OK
+    assert "new since, and still to do: take 2 of 2 messages" in world.reporter.detail("take 3")
 
 
 def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -> None:

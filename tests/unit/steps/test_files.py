@@ -35,7 +35,7 @@ def test_a_differing_file_is_changed_and_undo_puts_back_its_bytes_and_mode() -> 
     (change,) = plan(in_place(b"one\n2\xff\n", 0o600))
     assert change.summary == f"change {PATH}"
     assert change.do == WriteFile(PATH, b"one\ntwo\n", MODE, sha256(b"one\n2\xff\n"))
-    assert change.undo == WriteFile(PATH, b"one\n2\xff\n", 0o600, sha256(b"one\ntwo\n"))
+    assert change.undo == WriteFile(PATH, b"one\n2\xff\n", 0o600, sha256(b"one\ntwo\n"), changed_at=NOW - 2000)
     assert change.detail.endswith(" one\n-2\ufffd\n+two")
 
 

@@ -1,0 +1,65 @@
+"""What the fleet needs of this machine: Linux, root, a few Debian packages and one kernel limit."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.fleet.shell import FleetError, run
+
+Tell = Callable[[str], None]
+
+_TOOLS = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap debian-archive-keyring", "ip": "iproute2",
+          "ssh-keygen": "openssh-client"}  # fmt: skip
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_PER_HOST = 16  # systemd and its services hold 7 or 8
+_CLAIMS = Path("/run/celery-runbooks-fleets")  # a file for what was found, and one for each fleet: NAME-NUMBER
+
+
+def require_root() -> None:
+    """Raise FleetError where hosts cannot be made at all."""
+    if not sys.platform.startswith("linux"):
+        raise FleetError("the fleet lab needs Linux: its hosts are systemd-nspawn containers. Try: inv sandbox")
+    if os.geteuid() != 0:
+        raise FleetError("the fleet lab needs root, to make namespaces, mounts and cgroups. Try: sudo ./inv fleet "
+                         "on a machine of your own, or without root: inv sandbox")  # fmt: skip
+
+
+def require_tools(tell: Tell) -> None:
+    """Install the Debian packages that the fleet needs and this machine lacks. Raises FleetError."""
+    lacking = [
+        package for tool, packages in _TOOLS.items() if shutil.which(tool) is None for package in packages.split()
+    ]
+    if not lacking:
+        return
+    if shutil.which("apt-get") is None:
+        raise FleetError(f"{', '.join(lacking)} (Debian's names) must be installed, and this machine has no apt-get")
+    tell(f"installing Debian packages: {', '.join(lacking)}")
+    run("apt-get", "update", "--quiet")
+    run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--quiet", "--yes",
+        "--no-install-recommends", *lacking)  # fmt: skip
+
+
+def claim(fleet_id: str, hosts: int) -> None:
+    """Raise the limit on inotify instances for a fleet; twice is as once."""
+    _CLAIMS.mkdir(exist_ok=True)
+    if not any(_CLAIMS.glob("base-*")):
+        (_CLAIMS / f"base-{int(_INOTIFY.read_text())}").touch()
+    (_CLAIMS / f"{fleet_id}-{hosts * _INOTIFY_PER_HOST}").touch()
+    _set_limit()
+
+
+def release(fleet_id: str) -> None:
+    """Take back what was raised for a fleet; the last one puts the limit back that was found."""
+    if _CLAIMS.exists():
+        for claimed in _CLAIMS.glob(f"{fleet_id}-*"):
+            claimed.unlink()
+        _set_limit()
+        if len(list(_CLAIMS.iterdir())) < 2:
+            shutil.rmtree(_CLAIMS)
+
+
+def _set_limit() -> None:
+    """The limit follows from the claims alone, so it comes right whoever was killed, and whichever fleet goes first."""
+    _INOTIFY.write_text(str(sum(int(claim.name.rpartition("-")[2]) for claim in _CLAIMS.iterdir())))

@@ -1,0 +1,84 @@
+"""Rolling restarts: one host first, then batches, and an end before a bad change has reached everywhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from runbooks.core.errors import ExitCode, UsageError
+from runbooks.core.reporter import Outcome
+from runbooks.engine.rolling import Rolling
+from tests.unit.engine.conftest import World
+
+HOSTS = ("web1", "web2", "web3", "web4")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> World:
+    """Four hosts that run, with an environment file that has changed since: each has to be restarted."""
+    world = World(tmp_path, HOSTS)
+    assert world.remediate() == ExitCode.OK
+    for name in HOSTS:
+        world.path(name, "env").write_text("TIMEOUT=x\nTOKEN=s3cret\n")
+        world.path(name, "log").unlink()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("serial", "sizes"),
+    [("1", [1] * 10), ("4", [1, 4, 4, 1]), ("30%", [1, 3, 3, 3]), ("100%", [1, 9]), ("1%", [1] * 10), ("99", [1, 9])],
+)
+def test_one_host_is_the_canary_and_the_others_follow_in_batches(serial: str, sizes: Sequence[int]) -> None:
+    hosts = [f"web{n}" for n in range(10)]
+    batches = list(Rolling(serial).batches(hosts))
+    assert [len(batch) for batch in batches] == sizes
+    assert [host for batch in batches for host in batch] == hosts
+
+
+@pytest.mark.parametrize("serial", ["0", "0%", "101%", "-1", "", "half", "30 %", "1.5"])
+def test_a_serial_that_means_nothing_is_refused(serial: str) -> None:
+    with pytest.raises(UsageError, match="neither a number of hosts nor a share"):
+        Rolling(serial)
+
+
+def test_each_batch_is_proved_before_the_next_is_touched(fleet: World) -> None:
+    begun: list[str] = []
+
+    def note(name: str, script: str) -> None:
+        if "sh ctl stop" in script:
+            begun.append(name)
+            for other in begun[:-1] if len(begun) < 3 else begun[:2]:
+                assert fleet.path(other, "high.pid").exists()
+
+    for name in HOSTS:
+        fleet.transports[name].before = lambda script, name=name: note(name, script)
+    assert fleet.remediate(rolling=Rolling("1")) == ExitCode.OK
+    assert begun == list(HOSTS)
+
+
+def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets_its_files_back(fleet: World) -> None:
+    fleet.path("web1", "high.broken").touch()
+    assert fleet.remediate() == ExitCode.FAILED
+    assert [fleet.reporter.outcomes(name).get("restart high") for name in HOSTS] == [
+        Outcome.FAILED, Outcome.SKIPPED, Outcome.SKIPPED, Outcome.SKIPPED
+    ]  # fmt: skip
+    for name in HOSTS:
+        assert fleet.path(name, "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
+    assert not any(fleet.path(name, "log").exists() for name in HOSTS[1:])
+    assert fleet.last_run().outcome == "failed"
+
+
+def test_as_many_hosts_as_allowed_may_fail_and_only_they_get_their_files_back(fleet: World) -> None:
+    fleet.path("web1", "high.broken").touch()
+    assert fleet.remediate(rolling=Rolling("1", max_fail=1)) == ExitCode.FAILED
+    assert [fleet.path(name, "env").read_text().startswith("TIMEOUT=30") for name in HOSTS] == [
+        False, True, True, True
+    ]  # fmt: skip
+
+
+def test_the_failures_are_counted_over_the_whole_run(fleet: World) -> None:
+    for name in ("web1", "web3"):
+        fleet.path(name, "high.broken").touch()
+    fleet.remediate(rolling=Rolling("1", max_fail=1))
+    assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.CHANGED
+    assert fleet.reporter.outcomes("web4")["restart high"] is Outcome.SKIPPED
