@@ -99,7 +99,10 @@ def verb(
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
         many = [flag for flag in selecting if flag in MANY]
-        made: Callable[..., None] = task(name=short, positional=positional, iterable=many, help=told)(run)
+        # Invoke would give the letter that is `--yes` here to `--async` there.
+        made: Callable[..., None] = task(
+            name=short, positional=positional, auto_shortflags=False, iterable=many, help=told
+        )(run)
         return made
 
     return make
