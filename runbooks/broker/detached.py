@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import redis
 
@@ -37,6 +37,7 @@ _FIRST_BYTES = 256 * 1024
 _AHEAD = 2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
 _WAITING = 4  # chunks that wait for the disk
 _HOME_ITEMS = 1000
+_WAIT = ("WAIT", 1, 3000)  # for one replica, so many milliseconds
 _ATTEMPTS = 5
 
 
@@ -62,9 +63,8 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
-    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first
-    decision is about the oldest `first_items` and has one step, unless these are 0;
-    `again` is told that this step did not happen, and to start anew.
+    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first decision is
+    about a few of the oldest items; `again` is told that one of its steps did not happen, and to start anew.
     """
 
     decide: Callable[[Chunk], Sequence[Step]]
@@ -72,14 +72,13 @@ class Pass:
     done: Callable[[Step, Sequence[int]], None]
     progress: Callable[[int, int], None]
     again: Callable[[Step], None]
-    first_items: int
 
 
 def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
     """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
     try:
         with Stream(client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
-            _Walk(stream, keyspace, key, batches, work, beside).run()
+            _Walk(client, stream, keyspace, key, batches, work, beside).run()
     except BaseException as error:
         try:
             bring_home(client, keyspace, key)
@@ -115,31 +114,73 @@ def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
     return {key: sum(int(client.llen(part)) for part in keyspace.aside(key)) for key in keys}
 
 
+def has_replica(client: "redis.Redis") -> bool:
+    """Whether a replica follows this server; False where that may not be asked."""
+    try:
+        return int(client.info("replication")["connected_slaves"]) > 0
+    except redis.exceptions.NoPermissionError:
+        return False
+
+
+def require_replicated(client: "redis.Redis") -> None:
+    """Raise RunbookError where a replica follows, and none has what was written so far."""
+    if has_replica(client):
+        _require_confirmed(client.execute_command(*_WAIT))  # type: ignore[no-untyped-call]
+
+
+def _require_confirmed(replicas: int) -> None:
+    if not replicas:
+        problem = f"no replica has confirmed a step within {_WAIT[2] // 1000} s"
+        raise RunbookError(problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again")
+
+
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
-    return key, keyspace.work(key), keyspace.journal(key), keyspace.detached, batches, keyspace.late(key)
+    aside, own = keyspace.aside(key), (keyspace.held(key), keyspace.inserts(key))
+    return key, aside[0], keyspace.journal(key), keyspace.detached, batches, aside[1], *own
 
 
-def _source() -> str:
-    return files("runbooks.broker").joinpath("lua", "pass.lua").read_text()
+def _source(name: str) -> str:
+    return files("runbooks.broker").joinpath("lua", name).read_text()
 
 
 def _eval(client: "redis.Redis", keys: Sequence[str], *arguments: Any) -> tuple[bytes, bytes, int]:
-    return cast("tuple[bytes, bytes, int]", client.eval(_source(), len(keys), *keys, *arguments))
+    return cast("tuple[bytes, bytes, int]", client.eval(_source("pass.lua"), len(keys), *keys, *arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A step under way: the tokens before and after it, and how many replies its transaction has."""
+
+    step: Step
+    before: str
+    after: str
+    replies: int
 
 
 class _Walk:
     """One pass on one connection: the replies come in the order in which the commands were sent."""
 
     def __init__(
-        self, stream: Stream, keyspace: KeySpace, key: str, batches: str, work: Pass, beside: ThreadPoolExecutor
+        self,
+        client: "redis.Redis",
+        stream: Stream,
+        keyspace: KeySpace,
+        key: str,
+        batches: str,
+        work: Pass,
+        beside: ThreadPoolExecutor,
     ) -> None:
-        self._stream, self._key, self._work, self._beside = stream, key, work, beside
+        self._client, self._stream, self._key, self._work, self._beside = client, stream, key, work, beside
         self._keyspace = keyspace
         self._keys = _keys(keyspace, key, batches)
-        self._script = _source()
+        self._script, self._close = _source("pass.lua"), _source("close.lua")
+        self._keep = stream.pack("RPOPLPUSH", keyspace.held(key), key)
+        self._drop = stream.pack("RPOP", keyspace.held(key))
+        self._insert = stream.pack("RPOPLPUSH", keyspace.inserts(key), key)
         self._name = uuid.uuid4().hex
         self._steps = 0
-        self._asked: deque[int | Step] = deque()  # what the outstanding replies answer: a read's size, or a step
+        self._quiet = self._has_replica = False
+        self._asked: deque[int | _Sent] = deque()  # what the outstanding replies answer: a read's size, or a step
         self._waiting: deque[tuple[Step, Future[None] | None]] = deque()  # decided, and not yet sent
         self._reads = 0  # reads outstanding
         self._ahead = 0  # items read or asked for whose step has not been sent
@@ -159,6 +200,8 @@ class _Walk:
                 self._take_reply()
 
     def _open(self) -> None:
+        self._quiet = self._allowed("CLIENT", "REPLY", "ON")
+        self._has_replica = has_replica(self._client)
         # In this order: a killed run is found by the set, and a first step that comes late finds no token any more.
         self._call("SADD", self._keyspace.detached, self._key)
         self._call("HSET", self._keyspace.journal(self._key), "token", f"{self._name}:0")
@@ -167,32 +210,37 @@ class _Walk:
         self._stream.send(*command)
         return self._stream.receive()
 
+    def _allowed(self, *command: Any) -> bool:
+        try:
+            self._call(*command)
+        except redis.exceptions.NoPermissionError:
+            return False
+        return True
+
     def _begin(self) -> int:
-        """Deal with the first chunk and detach the list; returns how many items to read at once from now on."""
-        size = self._work.first_items
+        """Deal with the oldest items and detach the list; returns how many items to read at once from now on."""
         for attempt in range(_ATTEMPTS):
-            if attempt == _ATTEMPTS - 1:
-                size = 0  # the queue's end moves too fast to be read: workers find it empty for a moment
-            items = self._call("LRANGE", self._key, -size, -1)[::-1] if size else []
+            oldest = self._call("LRANGE", self._key, -FIRST_ITEMS, -1)[::-1]
             length = int(self._call("LLEN", self._key))
-            size_bytes = sum(map(len, items)) or 1
-            chunk_items = max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * (len(items) or 1) // size_bytes)) if items else 100
-            while items and size_bytes > _FIRST_BYTES and len(items) > 1:
-                size_bytes -= len(items.pop())
-            first, *more = self._work.decide(Chunk(0, items, last=not length or (bool(items) and len(items) >= length)))
+            # At last the queue's end moves too fast to be read: workers find it empty for a moment.
+            items = list(_first(oldest)) if attempt < _ATTEMPTS - 1 else []
+            steps = self._work.decide(Chunk(0, items, last=len(items) >= length))
             self._work.durable()
-            self._send_step("begin", first, items)
-            what, record, left = self._stream.receive()
-            self._asked.clear()
+            what, record, left = self._call("EVAL", *self._script_call("begin", steps[0]), *items)
             if what == b"moved":
                 self._steps -= 1
-                self._work.again(first)
+                for step in steps:
+                    self._work.again(step)
                 continue
-            self._finish(first, what, record)
-            self._waiting.extend((step, None) for step in more)
-            self._seen, self._unasked, self._length = len(items), int(left), len(items) + int(left)
+            self._require_ok(what)
+            if self._has_replica:
+                _require_confirmed(self._call(*_WAIT))
+            self._finish(steps[0], ordinals(record))
+            self._waiting.extend((step, None) for step in steps[1:])
+            self._ahead = len(items) - steps[0].count
+            self._seen, self._unasked, self._length = len(items), int(left) - self._ahead, steps[0].count + int(left)
             self._work.progress(self._seen, self._length)
-            return chunk_items
+            return max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1)))
         raise AssertionError("the last attempt cannot find the queue moved")
 
     def _ask(self, size: int) -> None:
@@ -211,26 +259,55 @@ class _Walk:
             if durable is not None:
                 durable.result()
             self._waiting.popleft()
-            self._send_step("go", step, ())
+            self._send_step(step)
             self._ahead -= step.count
 
-    def _send_step(self, mode: str, step: Step, items: Sequence[bytes]) -> None:
-        before, after = f"{self._name}:{self._steps}", f"{self._name}:{self._steps + 1}"
-        inserts = [part for insert in step.inserts for part in insert]
-        number = step.batch.number if step.batch else ""
-        head = (mode, before, after, number, step.count, len(step.drops), len(step.inserts))
-        self._stream.send("EVAL", self._script, len(self._keys), *self._keys, *head, *step.drops, *inserts, *items)
+    def _script_call(self, mode: str, step: Step) -> tuple[Any, ...]:
+        before = self._token
         self._steps += 1
-        self._asked.append(step)
+        number = step.batch.number if step.batch else ""
+        head = (mode, before, self._token, number, step.count, len(step.drops), len(step.inserts))
+        inserts = (part for insert in step.inserts for part in insert)
+        return self._script, len(self._keys), *self._keys, *head, *step.drops, *inserts
+
+    @property
+    def _token(self) -> str:
+        return f"{self._name}:{self._steps}"
+
+    def _send_step(self, step: Step) -> None:
+        pack, (queue, work, journal, *_, held, _) = self._stream.pack, self._keys
+        before = self._token
+        opening = pack("EVAL", *self._script_call("go", step))
+        closing = pack("EVAL", self._close, 4, queue, work, journal, held, self._token)
+        commands = [pack("MULTI"), opening, *self._moves(step), closing, pack("EXEC")]
+        count = 1 if self._quiet else 4 + step.count + len(step.inserts)
+        if self._quiet:
+            self._stream.send_quietly(commands)
+        else:
+            self._stream.send_packed(commands, count)
+        self._stream.send("HGET", journal, "token")
+        if self._has_replica:
+            self._stream.send(*_WAIT)
+        self._asked.append(_Sent(step, before, self._token, count))
+
+    def _moves(self, step: Step) -> Iterator[bytes]:
+        """A command for each item, oldest first."""
+        at = 0
+        for ordinal in step.drops:
+            yield self._keep * (ordinal - 1 - at) + self._drop
+            at = ordinal
+        for behind, _ in step.inserts:
+            yield self._keep * (behind - at) + self._insert
+            at = behind
+        yield self._keep * (step.count - at)
 
     def _take_reply(self) -> None:
-        reply = self._stream.receive()
         asked = self._asked.popleft()
-        if isinstance(asked, Step):
-            self._finish(asked, reply[0], reply[1])
+        if isinstance(asked, _Sent):
+            self._take_steps_end(asked)
             return
+        items = self._stream.receive()[::-1]
         self._reads -= 1
-        items = reply[::-1]
         chunk = Chunk(self._seen, items, last=not self._unasked and not self._reads)
         self._seen += len(items)
         steps = self._work.decide(chunk)
@@ -238,14 +315,41 @@ class _Walk:
         self._waiting.extend((step, durable) for step in steps)
         self._work.progress(self._seen, self._length)
 
-    def _finish(self, step: Step, what: bytes, record: bytes) -> None:
+    def _take_steps_end(self, sent: _Sent) -> None:
+        for _ in range(sent.replies):
+            self._stream.receive()
+        if self._stream.receive() != sent.after.encode():
+            self._explain(sent)
+        if self._has_replica:
+            _require_confirmed(self._stream.receive())
+        self._finish(sent.step, range(len(sent.step.drops) + len(sent.step.inserts)))
+
+    def _explain(self, sent: _Sent) -> NoReturn:
+        """Raise why a step did not happen, which its transaction did not tell; those sent after it did not either."""
+        what, _, _ = _eval(self._client, self._keys, "look", sent.before, sent.before, "", 0, 0, 0)
+        self._require_ok(what)
+        raise RunbookError(f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again")
+
+    def _require_ok(self, what: bytes) -> None:
         if what == b"many":
             problem = f"{readable(self._key)} grew faster than it could be worked on"
             raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
         if what != b"ok":
             raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
+
+    def _finish(self, step: Step, moved: Sequence[int]) -> None:
         if step.batch:
-            self._work.done(step, ordinals(record))
+            self._work.done(step, moved)
+
+
+def _first(oldest: Sequence[bytes]) -> Iterator[bytes]:
+    """So many of the oldest items as one script can deal with besides detaching the list."""
+    size_bytes = 0
+    for raw in oldest:
+        size_bytes += len(raw)
+        if size_bytes > _FIRST_BYTES and size_bytes > len(raw):
+            return
+        yield raw
 
 
 def ordinals(record: bytes) -> list[int]:

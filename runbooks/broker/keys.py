@@ -19,11 +19,14 @@ This tool's own:
     celery-runbooks:detached                  set     queue keys that a run works on, or did when it was killed
     celery-runbooks:work:<queue key>          list    what such a run has not dealt with yet; deleted when it is empty
     celery-runbooks:late:<queue key>          list    what arrived long after such a run was killed; then deleted
+    celery-runbooks:held:<queue key>          list    the work list within a transaction; never seen outside of one
+    celery-runbooks:inserts:<queue key>       list    what a transaction puts in; never seen outside of it
     celery-runbooks:journal:<queue key>       hash    how far such a run is: see `detached.py`; then deleted
 
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
 """
 
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +54,10 @@ class KeySpace:
     def queue(self, name: str) -> tuple[str, ...]:
         """The list keys of a queue, one per priority step, in the order in which workers ask for them."""
         return tuple(f"{self.prefix}{name}{self.sep}{step}" if step else f"{self.prefix}{name}" for step in self.steps)
+
+    def list_of(self, queue: str, priority: int) -> str:
+        """The list key that a message of this priority is published to."""
+        return self.queue(queue)[bisect(self.steps, priority) - 1]
 
     @property
     def unacked(self) -> str:
@@ -96,6 +103,14 @@ class KeySpace:
     def late(self, key: str) -> str:
         """The list to which a queue's list is renamed where a killed run is ended and very much has arrived since."""
         return f"{self.prefix}celery-runbooks:late:{key}"
+
+    def held(self, key: str) -> str:
+        """The work list's name within the transaction of a step: without it the transaction's moves do nothing."""
+        return f"{self.prefix}celery-runbooks:held:{key}"
+
+    def inserts(self, key: str) -> str:
+        """The list from which the transaction of a step puts messages in."""
+        return f"{self.prefix}celery-runbooks:inserts:{key}"
 
     def aside(self, key: str) -> tuple[str, str]:
         """The lists in which messages of a queue's list can wait while a run works on it, or since it was killed."""

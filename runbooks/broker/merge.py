@@ -5,10 +5,10 @@ older, so the message runs next.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runbooks.broker.archive import Archived, sha256
+from runbooks.broker.archive import END_BYTES, Archived, sha256
 
 
 @dataclass(slots=True)
@@ -29,8 +29,10 @@ class Merge:
 
     def __init__(self, messages: Iterable[Archived], withheld: Iterable[Archived]) -> None:
         messages = sorted(messages, key=_place)
-        self._groups = _groups(messages, sorted([*messages, *withheld], key=_place))
+        out = sorted([*messages, *withheld], key=_place)
+        self._groups = _groups(messages, out)
         self.anchors = {group.anchor for group in self._groups if group.anchor is not None}
+        self._ends = {message.older_end for message in out}
         self._number: dict[str, int] = {}  # checksum of a neighbour that stands there once → the last group beside it
         self.rewind()
 
@@ -45,6 +47,12 @@ class Merge:
             if group.anchor is not None and standing.get(group.anchor):
                 break
             group.slot = 0
+
+    def standing(self, items: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+        """Which of a stretch's items are anchors, and their checksums; the ends of items spare most of them a hash."""
+        for i, raw in enumerate(items):
+            if raw[-END_BYTES:] in self._ends and (checksum := sha256(raw)) in self.anchors:
+                yield i, checksum
 
     def rewind(self) -> None:
         """Start from the oldest item again."""
@@ -79,8 +87,7 @@ class Merge:
         """Where in a stretch the neighbours of messages still to come are that stand in the list once."""
         seen: dict[str | None, int] = {}
         if self._next < len(self._groups):
-            for i, raw in enumerate(items):
-                checksum = sha256(raw)
+            for i, checksum in self.standing(items):
                 if self._number.get(checksum, -1) >= self._next:
                     seen[checksum] = i
         return seen

@@ -11,6 +11,7 @@ body is base64 of an object with task, id, args, eta and expires.
 
 import base64
 import bz2
+import json
 import lzma
 import zlib
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ _CONTAINER = (str, list, dict)
 _SIZED = (str, bytes, list, dict)
 
 # kombu/compression.py: content types and their aliases, as far as the standard library reads them.
-_DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
+DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompress),
     **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.decompress),
     **dict.fromkeys(("application/x-lzma", "lzma", "xz"), lzma.decompress),
@@ -71,6 +72,25 @@ class Unreadable:
 
     raw: bytes
     why: str
+
+
+def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
+    """A message as it would be had it been sent to `queue`, with `priority` where given; None where that is not sure.
+
+    Where a message goes when it is given back or retried is written in it, so a move has to change that; all else, the
+    body and the delivery tag too, stays. **Source:** kombu 5.7.0 `transport/redis.py: Channel._do_restore_message`;
+    celery 5.7.0 `app/task.py: Context.as_execution_options`.
+    """
+    before = parse(raw)
+    if not isinstance(before, Message):
+        return None
+    envelope = json.loads(raw)
+    properties = envelope["properties"]
+    properties["delivery_info"] |= {"exchange": "", "routing_key": queue}
+    if priority is not None:
+        properties["priority"] = priority
+    moved = json.dumps(envelope).encode()
+    return moved if parse(moved) == before else None
 
 
 class _FatalError(Exception):
@@ -199,7 +219,7 @@ class _DiscardedError(Exception):
 def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
     """The body without its compression; one that cannot be undone makes Celery discard the message unseen."""
     try:
-        return _DECOMPRESS[headers["compression"]](body) if headers.get("compression") else body
+        return DECOMPRESS[headers["compression"]](body) if headers.get("compression") else body
     except Exception as error:
         raise _DiscardedError from error
 

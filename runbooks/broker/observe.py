@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import redis
 
+from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of
 from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
 from runbooks.broker.message import Message, parse
-from runbooks.broker.scan import readable, scan_queue
+from runbooks.broker.scan import SAMPLES, readable, scan_queue
+from runbooks.broker.selection import Facts
+from runbooks.broker.unacked import Entry
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import BrokerState, NodeState, Rule
 
@@ -24,15 +28,27 @@ def observe_broker(
     now: float,
     nodes: Mapping[str, NodeState],
     *,
+    fetched: Iterable[Entry] = (),
+    samples: int | None = SAMPLES,
     read_until: float = math.inf,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
 
-    Messages are read until `read_until` (monotonic s), see `scan_queue`.
+    `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
     rules = tuple(rules)
-    states = {queue: scan_queue(client, keyspace, queue, rules, now, read_until=read_until) for queue in queues}
+    facts = Facts(now, registered_in(nodes))
+    states = {
+        queue: scan_queue(
+            client, keyspace, queue, rules, now, registered=facts.registered, samples=samples, read_until=read_until
+        )
+        for queue in queues
+    }
+    for queue in queues if fetched else ():
+        chosen, notices = unacked.choose(fetched, nodes, rules, keyspace, queue, facts)
+        selected, state = unacked.selections(chosen, samples), states[queue]
+        states[queue] = replace(state, unacked=selected, notices=(*state.notices, *notices))
     with broker_errors(address(client)):
         info, consumers = _info(client), _consumers(client)
         return BrokerState(
@@ -50,6 +66,11 @@ def observe_broker(
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
         )
+
+
+def registered_in(nodes: Mapping[str, NodeState]) -> frozenset[str] | None:
+    """The tasks that any of the nodes knows, None where there is no node to tell."""
+    return frozenset[str]().union(*(node.registered for node in nodes.values())) if nodes else None
 
 
 def _info(client: "redis.Redis") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.glance import glance
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
-from runbooks.broker.selection import RulesByTask, choose, for_queue, holds
+from runbooks.broker.selection import Facts, Judge, Verdict
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import QueueState, Rule, Selection, TaskCount
@@ -23,7 +23,7 @@ WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
 _AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
-_SAMPLES = 5
+SAMPLES = 5
 _RAW_SHOWN = 60
 
 
@@ -102,19 +102,25 @@ def scan_queue(
     rules: Iterable[Rule],
     now: float,
     *,
+    registered: frozenset[str] | None = None,
+    samples: int | None = SAMPLES,
     read_until: float = math.inf,
 ) -> QueueState:
     """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
-    At `read_until` (monotonic s) reading ends, and what was not read by then is `unseen`: the oldest messages. Raises
-    BrokerRefused where one of its keys is no list.
+    `registered` are the tasks that nodes know, None where none answers; `samples` of the messages that a rule selects
+    are remembered, None: all. At `read_until` (monotonic s) reading ends, and what was not read by then is `unseen`:
+    the oldest messages. Raises BrokerRefused where one of its keys is no list.
     """
-    tally = _Tally(for_queue(rules, queue), now)
-    add, depths, unseen = tally.add, dict[str, int](), 0
+    rules = tuple(rules)
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
+        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), read_until)
+        tally = _Tally(judge, now, samples)
+        add, depths, unseen = tally.add, dict[str, int](), 0
         for key in keyspace.queue(queue):
+            judge.begin(key)
             # What a run has detached, or has left behind when it was killed, is waiting all the same.
             for part in (*keyspace.aside(key), key):
                 if time.monotonic() >= read_until:
@@ -132,12 +138,39 @@ def scan_queue(
     return replace(tally.state(queue, depths, aside), unseen=unseen)
 
 
+def judge_of(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    queue: str,
+    rules: Iterable[Rule],
+    facts: Facts,
+    read_until: float = math.inf,
+) -> Judge:
+    """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay.
+
+    What is not read by `read_until` (monotonic s) counts as no duplicate.
+    """
+    judge = Judge(rules, keyspace, queue, facts)
+    if not judge.wants_keepers:
+        return judge
+    kept: dict[bytes, bytes] = {}
+    for key in reversed(keyspace.queue(queue)):
+        judge.begin(key)
+        for part in (key, *keyspace.aside(key)):
+            for window in windows(client, part):
+                for raw in window.items:
+                    judge.note_keeper(raw, kept)
+                if time.monotonic() >= read_until:
+                    break
+    return Judge(rules, keyspace, queue, replace(facts, kept=kept))
+
+
 @dataclass(slots=True)
 class _Chosen:
-    """What one reason has selected so far; the last samples seen are the oldest, which run next."""
+    """What one verdict has selected so far; the last samples seen are the oldest, which run next."""
 
+    samples: deque[bytes]
     by_task: Counter[str] = field(default_factory=Counter)
-    samples: deque[bytes] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
 
 @dataclass(slots=True)
@@ -151,16 +184,16 @@ class _Count:
 
 @dataclass
 class _Tally:
-    rules: tuple[Rule, ...]
+    judge: Judge
     now: float
+    samples: int | None
     by_task: dict[str, _Count] = field(default_factory=dict)
-    chosen: dict[str, _Chosen] = field(default_factory=dict)
+    chosen: dict[Verdict, _Chosen] = field(default_factory=dict)
     malformed: int = 0
-    malformed_samples: deque[str] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     unreadable: int = 0
 
     def __post_init__(self) -> None:
-        self._fitting = RulesByTask(self.rules)
+        self.malformed_samples: deque[str] = deque(maxlen=self.samples)
 
     def add(self, raw: bytes) -> None:
         """Count one item. This runs for every message of a queue: what most of them are is done here."""
@@ -180,10 +213,9 @@ class _Tally:
                 count.max_retries_seen = retries
         else:
             self._count(task, retries, None, None)
-        for rule in self._fitting[task]:
-            if holds(rule, retries, eta_at, expires_at, self.now):
-                self._choose(rule, task, raw)
-                return
+        rules = self.judge.by_task[task]
+        if rules:
+            self._choose(self.judge.choose(rules, raw, task, headers.id, retries, eta_at, expires_at), task, raw)
 
     def _add_unusual(self, raw: bytes) -> None:
         message = parse(raw)
@@ -192,16 +224,17 @@ class _Tally:
             self.malformed_samples.append(f"{raw[:_RAW_SHOWN]!r}: {message.why}")
         elif isinstance(message, Unreadable):
             self.unreadable += 1
+            self.judge.verdict(raw)
         else:
             self._count(message.task, message.retries, message.eta_at, message.expires_at)
-            rule = choose(message, self.rules, self.now)
-            if rule is not None:
-                self._choose(rule, message.task, raw)
+            self._choose(self.judge.choose_for(message, raw), message.task, raw)
 
-    def _choose(self, rule: Rule, task: str, raw: bytes) -> None:
-        chosen = self.chosen.get(rule.reason)
+    def _choose(self, verdict: Verdict | None, task: str, raw: bytes) -> None:
+        if verdict is None:
+            return
+        chosen = self.chosen.get(verdict)
         if chosen is None:
-            chosen = self.chosen[rule.reason] = _Chosen()
+            chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples))
         chosen.by_task[task] += 1
         chosen.samples.append(raw)
 
@@ -224,14 +257,16 @@ class _Tally:
             },
             selected=tuple(
                 Selection(
-                    reason,
+                    verdict.reason,
                     chosen.by_task.total(),
                     dict(chosen.by_task),
                     tuple(m.summary() for m in map(parse, reversed(chosen.samples)) if isinstance(m, Message)),
+                    to=verdict.to,
                 )
-                for reason, chosen in self.chosen.items()
+                for verdict, chosen in self.chosen.items()
             ),
             malformed=Selection("malformed", self.malformed, {}, raw_samples=tuple(reversed(self.malformed_samples))),
             unreadable=self.unreadable,
             aside=aside,
+            notices=self.judge.notices,
         )

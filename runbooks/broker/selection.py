@@ -1,77 +1,242 @@
-"""Decides which messages of a queue are to be taken out, and why: pure."""
+"""Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is given."""
 
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 
+from runbooks.broker.body import likeness, links, read_body
 from runbooks.broker.glance import glance
-from runbooks.broker.message import Malformed, Message, epoch, parse
-from runbooks.core.model import Rule
+from runbooks.broker.keys import KeySpace
+from runbooks.broker.message import Message, Unreadable, epoch, parse, redirected
+from runbooks.core.model import Notice, Rule
+from runbooks.core.rules import destination, fits
+
+_IDS_LISTED = 100
+
+_UNREADABLE = "cannot be read without unpickling, and stay"
+_UNKNOWN = f"have a body that {_UNREADABLE}: a chord may wait for them (--with-workflows takes them too)"
+_STRANDED = "are left alone, for a chord, a chain or a callback waits for them (--with-workflows takes them too)"
+_STRANDING = "are taken although a chord, a chain or a callback waits for them, which will not come to its end"
+_NO_MOVE = "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
 
 
 def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
     """The rules that speak of this queue, in their order."""
-    return tuple(rule for rule in rules if rule.queue == queue)
+    return tuple(rule for rule in rules if fits(rule.queue, queue))
 
 
-def choose(message: Message, rules: Sequence[Rule], now: float) -> Rule | None:
-    """The first rule whose every condition holds for the message at `now` (epoch seconds); None: it stays.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that nodes know.
 
-    A message without an ETA is never overdue, one without `expires` never expired.
+    `registered` is None where no node answers; `kept` has for each likeness of duplicates the checksum of the one that
+    stays (see `keepers`).
     """
-    for rule in rules:
-        if fnmatchcase(message.task, rule.task) and holds(
-            rule, message.retries, message.eta_at, message.expires_at, now
-        ):
-            return rule
-    return None
+
+    now: float
+    registered: frozenset[str] | None = None
+    kept: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an item is taken out, and into which list (`to`) it is moved then; "": into the archive alone."""
+
+    reason: str
+    malformed: bool = False
+    to: str = ""
+    requeue_to: str = ""
+
+
+class _RulesByTask(dict[str, tuple[Rule, ...]]):
+    """The rules that a task's name allows, remembered: a queue holds few names and many messages."""
+
+    def __init__(self, rules: Sequence[Rule], registered: frozenset[str] | None) -> None:
+        super().__init__()
+        self._rules, self._registered = rules, registered
+
+    def __missing__(self, task: str) -> tuple[Rule, ...]:
+        fitting = tuple(rule for rule in self._rules if fits(rule.task, task) and self._may(rule, task))
+        self[task] = fitting
+        return fitting
+
+    def _may(self, rule: Rule, task: str) -> bool:
+        return not rule.unregistered or (self._registered is not None and task not in self._registered)
+
+
+class Judge:
+    """Judges raw items of one queue's lists; `notices` tells what it left alone, or took with a warning."""
+
+    def __init__(self, rules: Iterable[Rule], keyspace: KeySpace, queue: str, facts: Facts) -> None:
+        rules = for_queue(rules, queue)
+        self.malformed = next((rule for rule in rules if rule.malformed), None)
+        self._all = tuple(rule for rule in rules if not rule.malformed)
+        self._keyspace, self._queue, self._facts = keyspace, queue, facts
+        self._targets: dict[Rule, tuple[str, int | None, str]] = {}
+        self._ids = {rule: frozenset(rule.ids) for rule in rules if rule.ids}
+        self._seen: set[bytes] = set()  # the one of each kind of duplicates that stays
+        self._newly_seen: list[bytes] = []
+        self._told: dict[str, tuple[list[str], int]] = {}
+        self.by_task = _RulesByTask((), None)
+
+    def begin(self, key: str, *, fetched: bool = False) -> None:
+        """Go on with another of the queue's lists, or with what was `fetched` from it.
+
+        What waits where it is to be moved to stays.
+        """
+        step = self._keyspace.queue(self._queue).index(key)
+        self._targets = {rule: _target(self._keyspace, rule, step) for rule in self._all if rule.requeue_to}
+        rules = [rule for rule in self._all if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
+        self.by_task = _RulesByTask(rules, self._facts.registered)
+        self._newly_seen = []
+
+    def rewind(self) -> None:
+        """Start the list again: what was judged of it so far did not happen."""
+        self._seen.difference_update(self._newly_seen)
+        self._newly_seen = []
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in self._told.items())
+
+    def verdict(self, raw: bytes) -> Verdict | None:
+        """Why an item is to be taken out; None: it stays."""
+        headers = glance(raw)
+        if headers is None:
+            return self._judge_closely(raw)
+        rules = self.by_task[headers.task]
+        if not rules:
+            return None
+        eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
+        return self.choose(rules, raw, headers.task, headers.id, headers.retries or 0, eta_at, expires_at)
+
+    def _judge_closely(self, raw: bytes) -> Verdict | None:
+        message = parse(raw)
+        if isinstance(message, Message):
+            return self.choose_for(message, raw)
+        if isinstance(message, Unreadable):
+            if self._all:
+                self._note("are of a task that " + _UNREADABLE, "")
+            return None
+        return Verdict(f"malformed: {message.why}", malformed=True) if self.malformed else None
+
+    def choose_for(self, message: Message, raw: bytes) -> Verdict | None:
+        """`choose` for a message that was read closely."""
+        rules = self.by_task[message.task]
+        return self.choose(
+            rules, raw, message.task, message.id, message.retries, message.eta_at, message.expires_at
+        )  # fmt: skip
+
+    def choose(
+        self,
+        rules: Sequence[Rule],
+        raw: bytes,
+        task: str,
+        id: str,
+        retries: int,
+        eta_at: float | None,
+        expires_at: float | None,
+    ) -> Verdict | None:
+        """The verdict of the first of the rules (those of `by_task`) whose every condition holds; None: it stays.
+
+        A message without an ETA is never overdue, one without `expires` never expired.
+        """
+        left = ""
+        for rule in rules:
+            if holds(rule, retries, eta_at, expires_at, self._facts.now) and (not rule.ids or id in self._ids[rule]):
+                found = self._look_inside(rule, raw, task, id)
+                if isinstance(found, Verdict):
+                    return found
+                left = left or found
+        if left:
+            self._note(left, id)
+        return None
+
+    def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
+        """The verdict of a rule that holds but for what is in the body; else why the message stays; "": not meant."""
+        if rule.args:
+            body = read_body(raw)
+            if body is None:
+                return "have arguments that " + _UNREADABLE
+            if not body.has(rule.args):
+                return ""
+        if rule.duplicate and not self._is_duplicate(rule, task, raw):
+            return ""
+        if rule.requeue_to:
+            queue, priority, key = self._targets[rule]
+            if redirected(raw, queue, priority) is None:
+                return _NO_MOVE
+            return Verdict(rule.reason, to=key, requeue_to=rule.requeue_to)
+        waits = links(raw)
+        if waits != () and not rule.with_workflows:
+            return _UNKNOWN if waits is None else _STRANDED
+        if waits:
+            self._note(_STRANDING, id)
+        return Verdict(rule.reason)
+
+    def _note(self, what: str, id: str) -> None:
+        ids, count = self._told.get(what, ([], 0))
+        if id and len(ids) < _IDS_LISTED:
+            ids.append(id)
+        self._told[what] = ids, count + 1
+
+    def _is_duplicate(self, rule: Rule, task: str, raw: bytes) -> bool:
+        alike = self._likeness(rule, task, raw)
+        kept = self._facts.kept.get(alike)
+        if kept is None:
+            return False  # it arrived after the look ahead
+        if kept != _checksum(raw) or alike in self._seen:
+            return True
+        self._seen.add(alike)
+        self._newly_seen.append(alike)
+        return False
+
+    def _likeness(self, rule: Rule, task: str, raw: bytes) -> bytes:
+        return likeness(task, raw) + b"%d" % self._all.index(rule)
+
+    @property
+    def wants_keepers(self) -> bool:
+        """True where duplicates are asked for: `note_keeper` has to be shown everything first, newest to oldest."""
+        return any(rule.duplicate for rule in self._all)
+
+    def note_keeper(self, raw: bytes, kept: dict[bytes, bytes]) -> None:
+        """Learn which message of each kind stays."""
+        message = parse(raw)
+        if not isinstance(message, Message):
+            return
+        for rule in self.by_task[message.task]:
+            if rule.duplicate and means(rule, message, raw, self._facts.now):
+                alike = self._likeness(rule, message.task, raw)
+                if rule.duplicate == "oldest":
+                    kept[alike] = _checksum(raw)
+                else:
+                    kept.setdefault(alike, _checksum(raw))
+
+
+def means(rule: Rule, message: Message, raw: bytes, now: float) -> bool:
+    """True where a rule's conditions hold that are about one message alone."""
+    if not fits(rule.task, message.task) or not holds(rule, message.retries, message.eta_at, message.expires_at, now):
+        return False
+    if rule.ids and message.id not in rule.ids:
+        return False
+    body = read_body(raw) if rule.args else None
+    return not rule.args or (body is not None and body.has(rule.args))
+
+
+def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None, str]:
+    """Queue, priority and key of where a rule moves what stands in the `step`-th of its queue's lists."""
+    queue, priority = destination(rule.requeue_to)
+    return queue, priority, keyspace.queue(queue)[step] if priority is None else keyspace.list_of(queue, priority)
+
+
+def _checksum(raw: bytes) -> bytes:
+    return blake2b(raw, digest_size=16).digest()
 
 
 def holds(rule: Rule, retries: int, eta_at: float | None, expires_at: float | None, now: float) -> bool:
-    """True where all conditions of a rule but the task's name hold."""
+    """True where the conditions hold that are about times and retries."""
     if rule.eta_overdue_s is not None and (eta_at is None or now - eta_at < rule.eta_overdue_s):
         return False
     if rule.retries_over is not None and retries <= rule.retries_over:
         return False
     return not (rule.expired and (expires_at is None or expires_at > now))
-
-
-class RulesByTask(dict[str, tuple[Rule, ...]]):
-    """The rules whose pattern fits a task's name, remembered: a queue holds few names and many messages."""
-
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        super().__init__()
-        self._rules = rules
-
-    def __missing__(self, task: str) -> tuple[Rule, ...]:
-        fitting = tuple(rule for rule in self._rules if fnmatchcase(task, rule.task))
-        self[task] = fitting
-        return fitting
-
-
-class Judge:
-    """Judges raw items of one queue at a given time."""
-
-    def __init__(self, rules: Sequence[Rule], now: float) -> None:
-        self._rules = rules
-        self._now = now
-        self._by_task = RulesByTask(rules)
-
-    def verdict(self, raw: bytes) -> tuple[str, bool] | None:
-        """Why an item is to be taken out, and whether it is malformed; None: it stays."""
-        headers = glance(raw)
-        if headers is None:
-            return self._judge_closely(raw)
-        rules = self._by_task[headers.task]
-        if rules:
-            eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
-            for rule in rules:
-                if holds(rule, headers.retries or 0, eta_at, expires_at, self._now):
-                    return rule.reason, False
-        return None
-
-    def _judge_closely(self, raw: bytes) -> tuple[str, bool] | None:
-        message = parse(raw)
-        if isinstance(message, Malformed):
-            return f"malformed: {message.why}", True
-        rule = choose(message, self._rules, self._now) if isinstance(message, Message) else None
-        return (rule.reason, False) if rule else None

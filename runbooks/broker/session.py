@@ -3,8 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +12,28 @@ from typing import Any
 
 import redis
 
-from runbooks.broker import surgery
-from runbooks.broker.archive import Archive, ArchiveError, Fate, read
-from runbooks.broker.connection import address, connect, db_of, safe_url
-from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
+from runbooks.broker import moving, surgery, unacked
+from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
+from runbooks.broker.connection import Tunnel, connect, place, safe_url, through
+from runbooks.broker.control import TaskOutcome, drain, find_holder, observe_nodes, run_task
+from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
-from runbooks.broker.observe import observe_broker
-from runbooks.core.errors import UsageError
-from runbooks.core.model import BrokerState
+from runbooks.broker.observe import observe_broker, registered_in
+from runbooks.broker.preflight import require_able
+from runbooks.broker.retrieval import chosen
+from runbooks.broker.scan import SAMPLES
+from runbooks.broker.selection import Facts
+from runbooks.broker.watch import Watch, watch_events, watch_results
+from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
+from runbooks.core.errors import NodesSilent, UsageError
+from runbooks.core.model import BrokerState, HeldTask, MessagePlace, NodeState
 from runbooks.core.operator import user_name
+from runbooks.core.rules import parse
 from runbooks.core.settings import AppSettings, Canary, Fleet
+from runbooks.core.wording import notice
+
+_SILENT = "see why with `inv diagnose`; then run again"
 
 Waiting = Callable[[str], None]
 """Told what is going on, for a line that is overwritten."""
@@ -30,50 +41,76 @@ Waiting = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Restorable:
-    """What of an archive can be put back: messages, malformed items held back, and the damage that forbids it all."""
+    """What of an archive can be put back, or taken out again: messages, and malformed items that are held back.
+
+    `gone` were moved or put back, and wait no more; `damage` forbids it all.
+    """
 
     count: int
     held_back: int
     damage: str
+    gone: int = 0
 
 
 class Broker:
-    """Looks at the broker, and moves messages in it."""
+    """Looks at the broker, and moves messages in it; where only a host can reach it, through a `tunnel`."""
 
-    def __init__(self, app: AppSettings) -> None:
-        self._app = app
-        self._options = app.broker_options.model_dump()
+    def __init__(self, app: AppSettings, tunnel: Tunnel | None = None) -> None:
+        self._app, self._tunnel = app, tunnel
+        self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
-    @property
+    @cached_property
     def _url(self) -> str:
-        return self._app.broker_url.get_secret_value()
+        return self._reached(self._app.broker_url.get_secret_value())
+
+    def _reached(self, url: str) -> str:
+        return through(url, self._tunnel) if self._tunnel else url
 
     @cached_property
     def _client(self) -> "redis.Redis":
-        return connect(self._url)
+        return connect(self._url, self._options)
 
     @property
     def url_shown(self) -> str:
         """Where it is by its URL, without a password; asks nobody."""
-        return safe_url(self._url)
+        return safe_url(self._app.broker_url.get_secret_value())
 
     @property
     def name(self) -> str:
-        """Where it is: `host:port/db` or `path/db`, without a password."""
-        return f"{address(self._client)}/{db_of(self._client)}"
+        """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password."""
+        return place(self._app.broker_url.get_secret_value(), self._options, self._client)
 
     def observe(
-        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, read_until: float = math.inf
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = SAMPLES,
+        read_until: float = math.inf,
     ) -> BrokerState:
         """The broker's state; the queues and the nodes only when asked for, as these take time.
 
-        Messages are read until `read_until` (monotonic s).
+        `samples` of what a rule selects are remembered, None: all. Messages are read until `read_until` (monotonic s).
         """
         client = self._client
-        answering = observe_nodes(self._url, self._options) if nodes else {}
+        with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
+        fetched = unacked.entries(client, self._keys) if with_unacked else ()
+        answering = self._nodes(holdings=with_unacked) if nodes else {}
         named = fleet.queues if queues else ()
-        return observe_broker(client, self._keys, named, fleet.rules, now, answering, read_until=read_until)
+        return observe_broker(
+            client, self._keys, named, fleet.rules, now, answering,
+            fetched=fetched, samples=samples, read_until=read_until,
+        )  # fmt: skip
+
+    def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
+        return observe_nodes(self._url, self._options, holdings=holdings)
+
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        """Let these nodes (node → its queues) finish what they have and take no more, as far as that is soon."""
+        drain(self._url, self._options, queues, patience_s)
 
     @contextmanager
     def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:
@@ -83,39 +120,128 @@ class Broker:
         with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
             yield lock
 
-    def take(self, fleet: Fleet, queue: str, path: Path, waiting: Waiting) -> str:
-        """Take what the rules select out of a queue into a new archive; returns what was done, for the operator."""
+    def require_able(self, changes: Iterable[Change]) -> None:
+        """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""
+        queues = [change.do.queue for change in changes if isinstance(change.do, TakeMessages)]
+        if queues:
+            keys = [key for queue in queues for key in self._keys.queue(queue)]
+            require_able(self._client, self._keys, keys, "run")
+
+    def take(self, effect: TakeMessages, path: Path, waiting: Waiting) -> str:
+        """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
 
         def progress(looked_at: int, total: int) -> None:
-            waiting(f"{queue}: {looked_at:,} of {total:,} messages looked at")
+            waiting(f"{effect.queue}: {looked_at:,} of {total:,} messages looked at")
 
+        rules = [parse(rule) for rule in effect.rules]
+        registered = self._registered() if any(rule.unregistered for rule in rules) else None
+        with self._new_archive(path, effect.queue) as archive:
+            report = surgery.take(
+                self._client, self._keys, effect.queue, rules, archive, time.time(), progress, registered
+            )  # fmt: skip
+            moved = moving.move(self._client, self._keys, archive)
+        return _told(report, moved, path)
+
+    def _registered(self) -> frozenset[str]:
+        registered = registered_in(self._nodes())
+        if registered is None:
+            raise NodesSilent("no node answers, so nobody can say which tasks are unregistered", _SILENT)
+        return registered
+
+    def take_unacked(self, fleet: Fleet, effect: TakeUnacked, path: Path) -> str:
+        """Take messages that no node holds out of what was fetched; returns what was done."""
+        rules = [parse(rule) for rule in effect.rules]
+        fetched = unacked.entries(self._client, self._keys)
+        nodes = self._nodes(holdings=True)
+        if silent := silent_nodes(fleet.all_nodes, nodes) - set(effect.stopped):
+            names = ", ".join(sorted(silent))
+            raise NodesSilent(f"{names} may hold messages and does not answer any more; nothing was taken", _SILENT)
+        facts = Facts(time.time(), registered_in(nodes))
+        chosen, notices = unacked.choose(fetched, nodes, rules, self._keys, effect.queue, facts)
+        with self._new_archive(path, f"{effect.queue}:unacked") as archive:
+            report = unacked.take(self._client, self._keys, chosen, notices, archive)
+            moved = moving.move(self._client, self._keys, archive)
+        return _told(report, moved, path)
+
+    def _new_archive(self, path: Path, what: str) -> Archive:
         # Each archive numbers its own batches, so each has its own name in the broker.
-        with Archive.create(path, f"{path.parent.name}:{queue}", time.time()) as archive:
-            report = surgery.take(self._client, self._keys, queue, fleet.rules, archive, time.time(), progress)
-        lines = [f"{count:,} taken out: {reason}" for reason, count in report.taken.items()]
-        if report.gone:
-            lines.append(f"{report.gone:,} were consumed meanwhile")
-        return "\n".join([*lines, f"archive {path}"])
+        return Archive.create(path, f"{path.parent.name}:{what}", time.time())
 
     def restorable(self, path: Path, *, malformed: bool) -> Restorable:
         """What `restore` would put back; batches of unknown fate count as taken, restoring finds out."""
-        if not path.exists():
-            return Restorable(0, 0, "")  # the run ended before anything was archived
-        try:
-            ledger = read(path)
-        except ArchiveError as error:
-            return Restorable(0, 0, error.problem)
-        unsure = {n for batch in ledger.unsettled.values() for n in batch.messages}
-        out = [m for n, m in ledger.messages.items() if ledger.fates[n] is Fate.TAKEN or n in unsure]
+        ledger, damage = _ledger(path)
+        out = [message for message in ledger.messages.values() if _is_out(ledger, message.n)]
         held_back = 0 if malformed else sum(message.malformed for message in out)
-        return Restorable(len(out) - held_back, held_back, "; ".join(ledger.problems))
+        waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None)
+        moved = len(ledger.in_state(Fate.MOVED))
+        return Restorable(len(out) - held_back + waiting, held_back, damage, moved - waiting)
 
     def restore(self, path: Path, *, malformed: bool) -> str:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
         with Archive.open(path) as archive:
+            surgery.settle(self._client, self._keys, archive)
+            recalled = moving.recall(self._client, self._keys, archive)
+            unheld = unacked.restore(self._client, self._keys, archive)
             report = surgery.restore(self._client, self._keys, archive, malformed=malformed)
         held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
-        return f"{report.restored:,} messages put back{held}"
+        back = f", {recalled:,} of them from where they were moved to" if recalled else ""
+        return f"{report.restored + unheld:,} messages put back{back}{held}"
+
+    def restore_selected(self, effect: RestoreSelected) -> str:
+        """Put what a rule means of an archive back; returns what was done, for the operator."""
+        with Archive.open(Path(effect.archive), effect.token) as archive:
+            surgery.settle(self._client, self._keys, archive)
+            ledger = read(archive.path)
+            out = [m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN]
+            back = [m for m in out if effect.malformed or not m.malformed]
+            if effect.place == "original":
+                wanted = frozenset(message.n for message in back)
+                count = unacked.restore(self._client, self._keys, archive, wanted)
+                report = surgery.restore(
+                    self._client, self._keys, archive, malformed=effect.malformed, wanted=wanted
+                )  # fmt: skip
+                count += report.restored
+            else:
+                count = moving.put_at_end(self._client, self._keys, archive, back, effect.place)
+        return f"{count:,} messages put back"
+
+    def recallable(self, path: Path, token: str) -> Restorable:
+        """What `recall` would take out again."""
+        ledger, damage = _ledger(path)
+        put = [m for n, m in ledger.messages.items() if ledger.fates[n] is Fate.RESTORED and ledger.put_by[n] == token]
+        if damage or not put:
+            return Restorable(0, 0, damage, 0)
+        fetched = unacked.standing(self._client, self._keys, (m for m in put if m.fetched_at is not None))
+        there = fetched + moving.standing(self._client, self._keys, ledger, token)
+        return Restorable(there, 0, "", len(put) - there)
+
+    def recall(self, path: Path, token: str) -> str:
+        """Take what a change has put back out again; returns what was done, for the operator."""
+        with Archive.open(path) as archive:
+            surgery.settle(self._client, self._keys, archive)
+            count = unacked.recall(self._client, self._keys, archive, token)
+            count += moving.recall(self._client, self._keys, archive, token)
+        return f"{count:,} messages taken out again, into the archive"
+
+    def find(self, queues: Iterable[str], task_id: str) -> MessagePlace | None:
+        """Where a task's message is, in these queues or with a worker."""
+        return find_message(self._client, self._keys, queues, task_id)
+
+    def holder(self, task_id: str) -> HeldTask | None:
+        """The node that runs a task or has reserved it, if one says so."""
+        return find_holder(self._url, task_id, self._options)
+
+    @property
+    def has_results(self) -> bool:
+        return self._app.result_backend is not None
+
+    def watch(self, task_id: str, event_nodes: Sequence[str] = ()) -> AbstractContextManager[Watch]:
+        """Watch a task through the result backend, or by the events of `event_nodes` where these are given."""
+        if event_nodes:
+            return watch_events(self._url, self._options, event_nodes, task_id)
+        backend = self._app.result_backend
+        assert backend is not None
+        return watch_results(backend.get_secret_value(), task_id)
 
     def run_task(self, canary: Canary, task_id: str, waiting: Waiting) -> TaskOutcome:
         """Run a task to its end, or to the canary's timeout. Raises UsageError without a result backend."""
@@ -127,7 +253,7 @@ class Broker:
 
         return run_task(
             self._url,
-            self._app.result_backend.get_secret_value(),
+            self._reached(self._app.result_backend.get_secret_value()),
             self._options,
             name=canary.task,
             queue=canary.queue,
@@ -137,3 +263,33 @@ class Broker:
             timeout_s=canary.timeout,
             on_progress=progress,
         )
+
+
+def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:
+    """The nodes that do not say what they hold."""
+    return {name for name in all_nodes if name not in nodes or nodes[name].holds is None}
+
+
+def _ledger(path: Path) -> tuple[Ledger, str]:
+    """An archive, and what is wrong with it; an empty one where the run ended before anything was archived."""
+    if not path.exists():
+        return Ledger(), ""
+    try:
+        ledger = read(path)
+    except ArchiveError as error:
+        return Ledger(), error.problem
+    return ledger, "; ".join(ledger.problems)
+
+
+def _is_out(ledger: Ledger, n: int) -> bool:
+    return ledger.fates[n] is Fate.TAKEN or any(n in batch.messages for batch in ledger.unsettled.values())
+
+
+def _told(report: surgery.TakeReport, moved: int, path: Path) -> str:
+    lines = [f"{count:,} taken out: {reason}" for reason, count in report.taken.items()]
+    if moved:
+        lines.append(f"{moved:,} of them moved on")
+    if report.gone:
+        lines.append(f"{report.gone:,} were consumed meanwhile")
+    lines += [notice(one) for one in report.notices]
+    return "\n".join([*lines, f"archive {path}"])

@@ -8,20 +8,31 @@ brought home; these functions are called under the fleet's lock, so no live run 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim, read, sha256
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import FIRST_ITEMS, Chunk, Pass, Step, bring_home, detached, in_bounds, ordinals, walk
+from runbooks.broker.detached import (
+    Chunk,
+    Pass,
+    Step,
+    bring_home,
+    detached,
+    in_bounds,
+    ordinals,
+    require_replicated,
+    walk,
+)
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
-from runbooks.broker.scan import require_list, windows
-from runbooks.broker.selection import Judge, for_queue
-from runbooks.core.model import Rule
+from runbooks.broker.preflight import require_able
+from runbooks.broker.scan import judge_of, windows
+from runbooks.broker.selection import Facts, Judge
+from runbooks.core.model import Notice, Rule
 
 Progress = Callable[[int, int], None]
 """Told after each chunk: items looked at and items there were. It may raise, to stop."""
@@ -34,7 +45,6 @@ def no_progress(_looked_at: int, _total: int) -> None:
 _FENCE_KEPT_S = 86_400  # far longer than a command can linger in a socket or a proxy
 _STEP_INSERTS = 1000
 _STEP_BYTES = 1024 * 1024
-_FIRST_INSERTS = 500
 _FORGET_AT_ONCE = 1000
 
 
@@ -45,6 +55,7 @@ class TakeReport:
     taken: Mapping[str, int]
     gone: int
     malformed: int
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +74,27 @@ def take(
     archive: Archive,
     now: float,
     on_progress: Progress = no_progress,
+    registered: frozenset[str] | None = None,
 ) -> TakeReport:
-    """Take the malformed items and the messages that the rules choose at `now` out of a queue, into the archive.
+    """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the tasks that nodes know.
 
-    What arrives meanwhile stays, unjudged. Raises BrokerUnreachable where a batch's fate is unknown (`settle` finds it
-    out), ArchiveError before anything unarchived is removed.
+    What is to be moved is so by `moving.move` afterwards. What arrives meanwhile stays, unjudged. Raises
+    BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError before anything is
+    removed that is not archived.
     """
-    judge = Judge(for_queue(rules, queue), now)
-    taking = _Taking(archive, judge)
+    rules = tuple(rules)
+    require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
+    settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        for key in keyspace.queue(queue):
-            require_list(client, key)
-        _bring_all_home(client, keyspace)
+        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered)))
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
-                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again, FIRST_ITEMS)
+                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
         archive.sync()
-        _forget(client, keyspace.batches(archive.run_id), taking.numbers)
-    return TakeReport(dict(taking.taken), taking.gone, taking.malformed)
+        forget(client, keyspace.batches(archive.run_id), taking.numbers)
+    return TakeReport(dict(taking.taken), taking.gone, taking.malformed, taking.judge.notices)
 
 
 @dataclass(slots=True)
@@ -103,13 +115,15 @@ class _Taking:
 
     def begin(self, key: str) -> None:
         """Go on with another list."""
-        ledger = read(self.archive.path)
+        ledger = self.archive.ledger()
         self._key, self._older, self._skipped = key, None, 0
+        self.judge.begin(key)
         self._out = sorted(message.position for message in ledger.in_state(Fate.TAKEN) if message.key == key)
 
     def again(self, step: Step) -> None:
         """Start from the oldest item again: the first step did not happen."""
         self._older, self._skipped = None, 0
+        self.judge.rewind()
         if step.batch:
             self.archive.done(step.batch, [], sync=False)
             del self._victims[step.batch.number]
@@ -124,7 +138,9 @@ class _Taking:
             found = verdict(raw)
             if found is not None:
                 drops.append(i + 1)
-                victims.append(Victim(raw, self._position(chunk.first + i), older, *found))
+                position = self._position(chunk.first + i)
+                what = (found.reason, found.malformed, found.to, found.requeue_to)
+                victims.append(Victim(raw, position, older, *what))
             older = raw
         self._older = older
         if not victims:
@@ -158,59 +174,82 @@ def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
     fenced. To be called on the broker of the run, under its lock.
     """
-    key = keyspace.batches(archive.run_id)
-    unsettled = read(archive.path).unsettled
+    return _settle(client, keyspace, archive, archive.ledger())
+
+
+def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger: Ledger) -> int:
+    key, unsettled = keyspace.batches(archive.run_id), ledger.unsettled
     with broker_errors(address(client)):
-        _bring_all_home(client, keyspace)
-        for batch in unsettled.values():
-            client.hsetnx(key, str(batch.number), "")
-            result = cast(bytes, client.hget(key, str(batch.number)))
-            archive.done(batch, [batch.messages[i] for i in ordinals(result)])
+        bring_all_home(client, keyspace)
+        for number in unsettled:
+            client.hsetnx(key, str(number), "")
+        require_replicated(client)
+        for number, batch in unsettled.items():
+            result = cast(bytes, client.hget(key, str(number)))
+            archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
         archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
-        _forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])
+        forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])
     return len(unsettled)
 
 
-def _bring_all_home(client: "redis.Redis", keyspace: KeySpace) -> None:
+def bring_all_home(client: "redis.Redis", keyspace: KeySpace) -> None:
+    """Bring home what any killed run has left aside."""
     for key in detached(client, keyspace):
         bring_home(client, keyspace, key)
 
 
-def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, *, malformed: bool = False) -> RestoreReport:
-    """Put back every message that the archive holds as taken, verbatim and in its place; a second call does nothing.
+def restore(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    *,
+    malformed: bool = False,
+    wanted: frozenset[int] | None = None,
+) -> RestoreReport:
+    """Put every message that the archive holds as taken back verbatim and in its place; a second call does nothing.
 
-    Malformed items stay out unless `malformed` is true. A queue untouched since is byte for byte what it was.
+    With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A queue untouched since is
+    byte for byte what it was. What was unacked is not this function's: see `unacked.restore`.
     """
-    settle(client, keyspace, archive)
+    ledger = archive.ledger()
+    keys = tuple(dict.fromkeys(message.key for message in ledger.messages.values()))
+    restored_bytes = sum(message.size_bytes for message in ledger.in_state(Fate.TAKEN))
+    require_able(client, keyspace, keys, archive.run_id, restored_bytes=restored_bytes)
+    if _settle(client, keyspace, archive, ledger):
+        ledger = archive.ledger()
     by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in read(archive.path).in_state(Fate.TAKEN):
-        by_key[message.key].append(message)
+    for message in ledger.in_state(Fate.TAKEN):
+        if message.fetched_at is None:
+            by_key[message.key].append(message)
     restored = withheld = 0
     with broker_errors(address(client)):
         for key, messages in by_key.items():
-            require_list(client, key)
-            back = [message for message in messages if malformed or not message.malformed]
-            stay = [message for message in messages if message.malformed and not malformed]
+            asked = [message for message in messages if wanted is None or message.n in wanted]
+            back = [message for message in asked if malformed or not message.malformed]
+            numbers = {message.n for message in back}
+            stay = [message for message in messages if message.n not in numbers]
             if back:
-                restoring = _Restoring(archive, Merge(back, stay))
-                restoring.merge.count(_standing(client, key, restoring.merge.anchors))
-                few = len(back) <= _FIRST_INSERTS and sum(len(m.raw) for m in back) <= _STEP_BYTES
-                first_items = FIRST_ITEMS if few else 0
-                work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again, first_items)
-                walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
-                archive.sync()
-                _forget(client, keyspace.batches(archive.run_id), restoring.numbers)
-            withheld += len(stay)
+                _put_in_place(client, keyspace, archive, key, Merge(back, stay))
+            withheld += len(asked) - len(back)
             restored += len(back)
     return RestoreReport(restored, withheld)
 
 
-def _standing(client: "redis.Redis", key: str, anchors: Set[str]) -> Counter[str]:
-    """How often each of these checksums stands in a list."""
+def _put_in_place(client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge) -> None:
+    restoring = _Restoring(archive, merge)
+    merge.count(_standing(client, key, merge))
+    work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again)
+    walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+    archive.sync()
+    forget(client, keyspace.batches(archive.run_id), restoring.numbers)
+
+
+def _standing(client: "redis.Redis", key: str, merge: Merge) -> Counter[str]:
+    """How often each of the neighbours that the messages had stands in the list."""
     standing: Counter[str] = Counter()
     for window in windows(client, key):
-        standing.update(checksum for checksum in map(sha256, window.items) if checksum in anchors)
+        standing.update(checksum for _, checksum in merge.standing(window.items))
     return standing
 
 
@@ -248,7 +287,7 @@ class _Restoring:
         self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
 
 
-def _forget(client: "redis.Redis", batches: str, numbers: Sequence[int]) -> None:
+def forget(client: "redis.Redis", batches: str, numbers: Sequence[int]) -> None:
     """Drop records that the archive has; what is left are fences."""
     for at in range(0, len(numbers), _FORGET_AT_ONCE):
         client.hdel(batches, *map(str, numbers[at : at + _FORGET_AT_ONCE]))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,8 @@ class WriteFile:
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
     It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted,
-    and, with `check`, when the host's own judge of such files finds anything wrong in it.
+    and, with `check`, when the host's own judge of such files finds anything wrong in it. A file that is put back gets
+    the time of its last change back too (`changed_at`), else the services that run on it would look outdated.
     """
 
     path: str
@@ -32,6 +34,7 @@ class WriteFile:
     mode: int
     replaces: str
     check: Literal["", "unit", "cron", "logrotate"] = ""
+    changed_at: float | None = None
     kind: Literal["write_file"] = "write_file"
 
 
@@ -40,12 +43,13 @@ class SetEnvironment:
     """Set variables in an environment file, None removing one; all its other lines stay as they are.
 
     It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted. Only these variables
-    are written down: what else the file holds (tokens, keys) never leaves the host's file.
+    are written down: what else the file holds (tokens, keys) never leaves the host's file. `changed_at` is WriteFile's.
     """
 
     path: str
     values: dict[str, str | None]
     replaces: dict[str, str | None]
+    changed_at: float | None = None
     kind: Literal["set_environment"] = "set_environment"
 
 
@@ -85,20 +89,65 @@ class EndProcesses:
 
 @checked(frozen=True, slots=True)
 class TakeMessages:
-    """Move what the rules select, and what would kill a worker, from a queue into the run's archive file."""
+    """Take what the rules mean out of a queue, into the run's archive file, and move on what is to be moved.
+
+    The rules are as `core/rules.py` writes them.
+    """
 
     queue: str
     archive: str
+    rules: tuple[str, ...]
     kind: Literal["take_messages"] = "take_messages"
 
 
 @checked(frozen=True, slots=True)
+class TakeUnacked:
+    """The same for a queue's messages that were fetched and that no node holds.
+
+    It is refused when a node of the inventory does not answer, but for those that are known to be `stopped`.
+    """
+
+    queue: str
+    archive: str
+    rules: tuple[str, ...]
+    stopped: tuple[str, ...]
+    kind: Literal["take_unacked"] = "take_unacked"
+
+
+@checked(frozen=True, slots=True)
 class RestoreMessages:
-    """Put the messages of an archive file back where they came from; malformed ones only when asked to."""
+    """Put the messages of an archive file back where they came from, also those that were moved and still wait.
+
+    Malformed ones only when asked to.
+    """
 
     archive: str
     malformed: bool = False
     kind: Literal["restore_messages"] = "restore_messages"
+
+
+@checked(frozen=True, slots=True)
+class RestoreSelected:
+    """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
+
+    The archive remembers the `token`, by which they can be recalled.
+    """
+
+    archive: str
+    rule: str
+    place: Literal["original", "next", "last"]
+    malformed: bool
+    token: str
+    kind: Literal["restore_selected"] = "restore_selected"
+
+
+@checked(frozen=True, slots=True)
+class RecallMessages:
+    """Take what a change has put back, and what still waits of it, out again into its archive."""
+
+    archive: str
+    token: str
+    kind: Literal["recall_messages"] = "recall_messages"
 
 
 @checked(frozen=True, slots=True)
@@ -119,7 +168,10 @@ Effect = Annotated[
     | EnableService
     | EndProcesses
     | TakeMessages
+    | TakeUnacked
     | RestoreMessages
+    | RestoreSelected
+    | RecallMessages
     | RunTask,
     Field(discriminator="kind"),
 ]
@@ -142,7 +194,8 @@ def from_json(value: Any) -> Effect:
 class Change:
     """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing can).
 
-    `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples.
+    `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples. `messages` are
+    those it is about, as far as they were asked for, each with its reason; `count` is how many there are.
     """
 
     host: str
@@ -151,3 +204,5 @@ class Change:
     do: Effect
     undo: Effect | None = None
     detail: str = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    count: int = 0

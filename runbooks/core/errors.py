@@ -62,6 +62,12 @@ class HostUnreachable(RunbookError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class NodesSilent(RunbookError):
+    """Nodes do not answer, and without their answer it cannot be known what may be done."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
 class StalePlan(RunbookError):
     """What a change was planned from is no longer so; it was not made."""
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any, Literal
 
 
 class Severity(Enum):
@@ -38,18 +39,29 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which messages of a queue to take out, and why; every condition that is set must hold.
+    """Which messages are meant, what becomes of them, and why; every condition that is set must hold.
 
-    `task` is a shell-style pattern; `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds
-    where the message's retries are more than it; `expired` True asks for a passed `expires`.
+    `core/rules.py` is the language in which it is written. `queue` and `task` are shell-style patterns, separated by
+    commas; `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds where the retries are
+    more; `duplicate` says which one of those with the same task and arguments stays; each of `args` is canonical JSON,
+    or a keyword with `=` before it. With `malformed` the items that are no messages are meant, with `unacked` also
+    messages that a worker fetched which is gone. `requeue_to` is `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
     """
 
     reason: str
-    queue: str
+    queue: str = "*"
     task: str = "*"
     eta_overdue_s: float | None = None
     retries_over: int | None = None
     expired: bool = False
+    unregistered: bool = False
+    duplicate: Literal["newest", "oldest"] | None = None
+    ids: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    malformed: bool = False
+    unacked: bool = False
+    with_workflows: bool = False
+    requeue_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +88,20 @@ class TaskCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The messages one reason selects in a queue: how many, of which tasks, and the first few of them.
+class Notice:
+    """What an operator has to know of messages that a rule means: `what` goes on after their number; the first ids."""
 
-    For malformed items `by_task` and `samples` are empty and `raw_samples` shows the first bytes and what is wrong.
+    what: str
+    count: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The messages one reason selects in a queue: how many, of which tasks, and the first few of them, or all.
+
+    They go into the list `to`, or where that is empty into the archive. For malformed items `by_task` and `samples` are
+    empty and `raw_samples` shows the first bytes and what is wrong.
     """
 
     reason: str
@@ -87,6 +109,7 @@ class Selection:
     by_task: Mapping[str, int]
     samples: tuple[MessageSummary, ...] = ()
     raw_samples: tuple[str, ...] = ()
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +119,7 @@ class QueueState:
     `depths` maps each existing list key to its length; `selected` has one entry per reason that selects something;
     `malformed` are items that kill the worker that pops them; `unreadable` well-formed ones whose task cannot be read.
     `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
+    `unacked` is like `selected`, of the messages that nobody works on any more though they were fetched.
     `unseen` were counted but not looked at, for the time was over: there may be more of everything else.
     """
 
@@ -106,6 +130,8 @@ class QueueState:
     malformed: Selection
     unreadable: int
     aside: int = 0
+    notices: tuple[Notice, ...] = ()
+    unacked: tuple[Selection, ...] = ()
     unseen: int = 0
 
     @property
@@ -116,11 +142,56 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """A worker node that answered remote control: its registered task names and the queues it consumes."""
+    """A worker node that answered remote control: its registered task names and the queues it consumes.
+
+    `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
+    `rate_limited` those of its tasks of which it may hold some without listing them.
+    """
 
     name: str
     registered: frozenset[str]
     queues: frozenset[str]
+    holds: frozenset[str] | None = None
+    rate_limited: frozenset[str] = frozenset()
+
+
+ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
+"""The states that a task does not leave. **Source:** celery 5.7.0 `states.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """How a task stood at one look: `state` is Celery's or the task's own, PENDING where nothing is known.
+
+    `result` is the return value, the error's text, or what the task last told with `update_state`.
+    """
+
+    state: str
+    result: Any = None
+    traceback: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePlace:
+    """Where a task's message is: in `queue`, with so many that run before it, or (`queue` None) with a worker."""
+
+    message: MessageSummary
+    queue: str | None
+    ahead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTask:
+    """A task that a node holds: `doing` is active, reserved or scheduled; `started_at` None where it does not run."""
+
+    node: str
+    task: str
+    doing: str
+    started_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +274,18 @@ class ImportProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What became of a probe: `fault` says how it differs from what is expected, "" where it does not."""
+
+    fault: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostState:
     """A host as it answered; what was not asked is empty.
 
+    `probes` are the results of the inventory's probes, by name.
     `managed` are the unit and cron files that carry this tool's mark for the application, wanted or not; `stale` are
     the services of those units that the inventory does not have.
     `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
@@ -220,12 +300,35 @@ class HostState:
     stale: Mapping[str, ServiceState] = field(default_factory=dict)
     imports_now: ImportProbe | None = None
     imports_wanted: ImportProbe | None = None
+    probes: Mapping[str, ProbeResult] = field(default_factory=dict)
     beat_sent_at: float | None = None
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:
         """Those of the inventory and the stale ones."""
         return {**self.services, **self.stale}
+
+
+@dataclass(frozen=True, slots=True)
+class AppTask:
+    """A task as the application sends it, asked in its own Python on `host`.
+
+    `signature` is None where the application does not register the task, `import_error` then the traceback of importing
+    its module ("": that works); `misfit` says why the arguments do not fit it
+    ("": they do, or it is not known). `queue` is where its routes lead, "" where they name no queue; `priority` None is
+    the application's default. `broker` is where it publishes, without password; `registered` are its tasks' names.
+    """
+
+    host: str
+    registered: frozenset[str]
+    signature: str | None
+    import_error: str
+    misfit: str
+    queue: str
+    priority: int | None
+    max_retries: int | None
+    keeps_result: bool
+    broker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +349,16 @@ class Snapshot:
     def reachable(self) -> Mapping[str, HostState]:
         """The hosts that answered."""
         return {name: state for name, state in self.hosts.items() if isinstance(state, HostState)}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a host's logs; `at` None: nobody knows when it was written. An empty `log` is the host itself."""
+
+    at: float | None
+    host: str
+    log: str
+    text: str
 
 
 # --- what the monitor keeps ------------------------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """The project's own inventory variables: one validated, frozen record per host, every problem with its line at once.
 
 A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the operator's own, free to be
-used in templates and in Jinja expressions.
+used in Jinja expressions.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,7 +15,6 @@ from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -24,17 +22,29 @@ from pydantic import (
     model_validator,
 )
 
-from runbooks.core.errors import InventoryError
+from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
+from runbooks.core.patterns import select_hosts
+from runbooks.core.rules import (
+    MALFORMED,
+    Duration,
+    OneLine,
+    QueueRule,
+    destination,
+    fits,
+    literal,
+    one_line,
+    one_line_or_empty,
+)  # fmt: skip
 from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
+TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 BEAT_WRITES_EVERY_S = 300  # beat writes down what it has sent every three minutes at most
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def is_secret_name(name: str) -> bool:
@@ -42,37 +52,10 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
-def seconds(value: object) -> float:
-    """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
-        return float(found[1]) * _UNITS_S[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
-
-
-def _more_than(value: object) -> object:
-    if isinstance(value, str) and (found := re.fullmatch(r">\s*(\d+)", value.strip())):
-        return int(found[1])
-    raise ValueError("write it as '>N', e.g. '>2'")
-
-
-def _one_line_or_empty(value: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters")
-    return value
-
-
-def _one_line(value: str) -> str:
-    if not value:
-        raise ValueError("must not be empty")
-    return _one_line_or_empty(value)
-
-
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError('must be an absolute path, e.g. "{{ inventory_dir }}/app"')
-    return _one_line(value)
+    return one_line(value)
 
 
 def _user(value: str) -> str:
@@ -85,7 +68,7 @@ def _command(value: str) -> str:
     for name in re.findall(r"(?<!\$)\{(\w+)\}", value):
         if name != "worker":
             raise ValueError(f"{{{name}}} means nothing here; {{worker}} is the worker's name")
-    return _one_line(value)
+    return one_line(value)
 
 
 def _schedule(value: str) -> str:
@@ -114,15 +97,21 @@ def _node_name(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(seconds)]
-MoreThan = Annotated[int, BeforeValidator(_more_than)]
-OneLine = Annotated[str, AfterValidator(_one_line)]
+def _expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
 UserName = Annotated[str, AfterValidator(_user)]
 Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
-EnvironmentValue = Annotated[str, AfterValidator(_one_line_or_empty)]
+Expression = Annotated[str, AfterValidator(_expression)]
+EnvironmentValue = Annotated[str, AfterValidator(one_line_or_empty)]
 Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
 
 
@@ -165,20 +154,6 @@ class CronEntry(_Settings):
     schedule: CronSchedule
     user: UserName
     command: OneLine
-
-
-class QueueRule(_Settings):
-    """Which messages of a queue are taken out, and the reason an operator is shown."""
-
-    reason: OneLine
-    queue: OneLine
-    task: OneLine = "*"
-    eta_overdue: Duration | None = None
-    retries: MoreThan | None = None
-    expired: bool = False
-
-    def rule(self) -> Rule:
-        return Rule(self.reason, self.queue, self.task, self.eta_overdue, self.retries, self.expired)
 
 
 class Limits(_Settings):
@@ -245,12 +220,56 @@ class Canary(_Settings):
     timeout: Duration = 120.0
 
 
+class TaskCall(_Settings):
+    """A task with all that is said about one run of it; what is None is left to the application."""
+
+    task: OneLine
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    queue: OneLine | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    mode: Literal["sync", "async"] = "sync"
+    timeout: Duration = 600.0
+
+
+class Probe(_Settings):
+    """A command whose outcome shows whether something the application needs is well; run in its directory.
+
+    `hosts` is a pattern as for `--limit` (None: all that have this variable); `output` must be found in what it prints.
+    """
+
+    name: OneLine
+    command: OneLine
+    hosts: OneLine | None = None
+    user: UserName | None = None
+    timeout: Annotated[Duration, Field(gt=0)] = 30.0
+    exit_code: Annotated[int, Field(ge=0, le=255)] = 0
+    output: Expression | None = None
+
+
+class SentinelAccess(_Settings):
+    """How the Sentinels themselves, not the servers they watch, let this tool in."""
+
+    username: OneLine | None = None
+    password: SecretStr | None = None
+
+
 class BrokerOptions(_Settings):
-    """The application's own `broker_transport_options`, as far as they name keys."""
+    """The application's own `broker_transport_options`, as far as they name keys and the way to the master."""
 
     global_keyprefix: str = ""
     sep: str = "\x06\x16"
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
+    master_name: OneLine | None = None
+    sentinel_kwargs: SentinelAccess = SentinelAccess()
+
+    def transport_options(self) -> dict[str, Any]:
+        """As kombu takes them, with the password in clear."""
+        options = self.model_dump(exclude={"sentinel_kwargs"}, exclude_none=True)
+        access = self.sentinel_kwargs.model_dump(exclude_none=True)
+        if password := self.sentinel_kwargs.password:
+            access["password"] = password.get_secret_value()
+        return options | ({"sentinel_kwargs": access} if access else {})
 
 
 def _is_url(value: SecretStr) -> SecretStr:
@@ -268,11 +287,13 @@ class AppSettings(_Settings):
     app: OneLine
     broker_url: SecretStr
     result_backend: SecretStr | None = None
+    broker_tunnel: OneLine | None = None
     broker_options: BrokerOptions = BrokerOptions()
     expected_tasks: tuple[OneLine, ...] = ()
     queue_rules: tuple[QueueRule, ...] = ()
     thresholds: Thresholds = Thresholds()
     canary: Canary | None = None
+    shortcuts: dict[OneLine, TaskCall] = {}
     monitor: MonitorSettings = MonitorSettings()
     notify: tuple[NotifyUrl, ...] = ()
 
@@ -283,6 +304,7 @@ class HostSettings(_Settings):
     directory: AbsolutePath
     python: AbsolutePath
     user: UserName
+    group: UserName | None = None
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -296,6 +318,8 @@ class HostSettings(_Settings):
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+    logrotate_directory: AbsolutePath = "/etc/logrotate.d"
+    probes: tuple[Probe, ...] = ()
 
     @model_validator(mode="after")
     def _commands_belong_to_their_manager(self) -> "HostSettings":
@@ -358,6 +382,7 @@ class FleetHost:
 class Fleet:
     """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
 
+    `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
     `monitor_host` is where cron runs the monitor, None where it does not.
     """
 
@@ -365,17 +390,30 @@ class Fleet:
     hosts: tuple[FleetHost, ...]
     all_workers: tuple[Worker, ...]
     state_directory: Path | None
+    all_nodes: tuple[str, ...] = ()
+    selection: Rule | None = None
+    templates_directory: Path | None = None
+    tunnel: FleetHost | None = None
     monitor_host: str | None = None
 
     @property
+    def consumed(self) -> tuple[str, ...]:
+        """Every queue that a worker consumes, in the inventory's order, once each."""
+        return tuple(dict.fromkeys(queue for worker in self.all_workers for queue in worker.queues))
+
+    @property
     def queues(self) -> tuple[str, ...]:
-        """Every queue that a worker consumes or a rule names, in the inventory's order, once each."""
-        consumed = (queue for worker in self.all_workers for queue in worker.queues)
-        return tuple(dict.fromkeys((*consumed, *(rule.queue for rule in self.app.queue_rules))))
+        """Every queue that a worker consumes or a rule names, once each; with a selection only those it means."""
+        named = (queue for rule in self.rules for queue in literal(rule.queue))
+        queues = dict.fromkeys((*self.consumed, *named))
+        return tuple(queue for queue in queues if self.selection is None or fits(self.selection.queue, queue))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        return tuple(rule.rule() for rule in self.app.queue_rules)
+        """What is to be done with messages; the first rule that holds decides."""
+        if self.selection:
+            return (self.selection,)
+        return (*(rule.rule() for rule in self.app.queue_rules), MALFORMED)
 
 
 def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
@@ -391,51 +429,97 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
             continue
         values = renderer.hosts[host.name]
         if settings := _validate(inventory, host, values, problems):
-            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], values)))
+            own = _with_own_probes(inventory, host, settings[1], problems)
+            built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
     if not built and not problems:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
+    if built:
+        consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
+        problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
+        problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    fleet = Fleet(built[0][0], tuple(host for _, host in built), workers, None)
-    if named := list(_unknown_names(inventory, fleet)):
-        raise InventoryError(named, "nothing was looked at or changed; mend the inventory and run again")
-    state = built[0][1].variables.get(STATE_DIRECTORY)
-    hosts = tuple(host for _, host in built if host.name in selected)
-    return replace(
-        fleet, hosts=hosts, state_directory=Path(state) if state else None, monitor_host=_monitor_host(inventory, fleet)
+    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
+    nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
+    by_name = {host.name: host for _, host in built}
+    fleet = Fleet(
+        built[0][0],
+        tuple(host for host in by_name.values() if host.name in selected),
+        workers,
+        Path(state) if state else None,
+        nodes,
+        templates_directory=Path(own_templates) if own_templates else None,
+        tunnel=by_name.get(built[0][0].broker_tunnel or ""),
+        monitor_host=_monitor_host(inventory, built[0][0], by_name),
     )
+    if unknown := list(_unknown_names(inventory, fleet, list(by_name))):
+        raise InventoryError(unknown, "nothing was looked at or changed; mend the inventory and run again")
+    return fleet
 
 
-def _monitor_host(inventory: Inventory, fleet: Fleet) -> str | None:
-    """The first host of the fleet that `celery_monitor` names, by its name or its group's."""
-    name = fleet.app.monitor.host
+def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) -> str | None:
+    """The first host of the fleet that `celery_monitor` names, by its own name or its group's."""
+    name = app.monitor.host
     named = inventory.groups.get(name or "", {name: None})
-    return next((host.name for host in fleet.hosts if host.name in named), None)
+    return next((host for host in hosts if host in named), None)
 
 
-def _unknown_names(inventory: Inventory, fleet: Fleet) -> Iterator[str]:
-    """Names in the application's settings that mean nothing in this inventory."""
-    variables = inventory.hosts[fleet.hosts[0].name].variables
+def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> Iterator[str]:
+    """Names in the monitor's settings that mean nothing in this inventory."""
+    variables = inventory.hosts[hosts[0]].variables
     for queue in fleet.app.thresholds.queues:
         if queue not in fleet.queues:
             variable = variables["celery_thresholds"]
             place = f"{variable.path}:{_deep_line(variable, ['queues', queue])}"
             yield f"{place}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
-    name = fleet.app.monitor.host
-    if name and not _monitor_host(inventory, fleet):
+    if (name := fleet.app.monitor.host) and not fleet.monitor_host:
         variable = variables["celery_monitor"]
-        hint = did_you_mean(name, (*inventory.groups, *(host.name for host in fleet.hosts)))
         place = f"{variable.path}:{_deep_line(variable, ['host'])}"
+        hint = did_you_mean(name, (*inventory.groups, *hosts))
         yield f"{place}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
+
+
+def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
+    name, names = app.broker_tunnel, [host.name for host in hosts]
+    if name and name not in names:
+        variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
+        where = f"{variable.path}:{variable.line}: celery_broker_tunnel"
+        yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
+
+
+def _with_own_probes(
+    inventory: Inventory, host: Host, settings: HostSettings, problems: dict[str, None]
+) -> HostSettings:
+    """The settings without the probes whose pattern leaves this host out."""
+    own = []
+    for n, probe in enumerate(settings.probes):
+        try:
+            if host.name in select_hosts(inventory, probe.hosts):
+                own.append(probe)
+        except UsageError as error:
+            line = _deep_line(host.variables[f"{PREFIX}probes"], [n, "hosts"])
+            told = error.problem.removeprefix("--limit ")
+            problems[f"{inventory.path}:{line}: {PREFIX}probes.{n}.hosts: {told}"] = None
+    return settings.model_copy(update={"probes": tuple(own)})
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
     differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
     text = f"{path}:1: {name} and {other_name} differ in {differing}, but an inventory describes one application"
     return {text: None} if differing else {}
+
+
+def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:
+    for i, rule in enumerate(rules):
+        queue, _ = destination(rule.requeue_to or "")
+        if queue and queue not in consumed:
+            variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
+            line = _deep_line(variable, [i, "requeue_to"])
+            hint = did_you_mean(queue, sorted(consumed))
+            yield f"{variable.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
 
 
 def _validate(
@@ -452,8 +536,7 @@ def _validate(
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(inventory, host, given, error)))
-    if STATE_DIRECTORY in given:
-        problems.update(dict.fromkeys(_state_directory_problem(host, given[STATE_DIRECTORY])))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
@@ -461,7 +544,7 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
     """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
     given = {}
     for name in sorted(host.variables):
-        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY)):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
             continue
         try:
             given[name] = values[name]
@@ -478,11 +561,18 @@ def _place(variable: Variable) -> str:
     return f"{variable.path}:{variable.line}"
 
 
-def _state_directory_problem(host: Host, value: object) -> Iterator[str]:
-    try:
-        _absolute(value if isinstance(value, str) else "")
-    except ValueError as error:
-        yield f"{_place(host.variables[STATE_DIRECTORY])}: {STATE_DIRECTORY}: {error}"
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        try:
+            _absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
 
 
 def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
@@ -508,8 +598,8 @@ def _keys_of(name: str) -> list[str]:
     """The keys that a variable's maps may have."""
     nested: dict[str, type[BaseModel]] = {
         "workers": Worker, "commands": Commands, "cron": CronEntry, "queue_rules": QueueRule,
-        "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions,
-        "monitor": MonitorSettings,
+        "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions, "shortcuts": TaskCall,
+        "probes": Probe, "monitor": MonitorSettings,
     }  # fmt: skip
     return list(nested[name].model_fields) if name in nested else []
 

@@ -4,6 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from runbooks.core.model import Notice
+
 
 def span(seconds: float) -> str:
     """The two largest units of a duration: `3 d 4 h`, `5 min`, `12 s`."""
@@ -32,3 +34,9 @@ def tasks(names: Iterable[str]) -> str:
         return ", ".join(ordered)
     modules = Counter(name.rpartition(".")[0] for name in ordered)
     return ", ".join(f"{count} {'task' if count == 1 else 'tasks'} of {module}" for module, count in modules.items())
+
+
+def notice(told: Notice, ids: int = 5) -> str:
+    """What an operator has to know of messages, with the first of their ids."""
+    shown = ", ".join(told.ids[:ids]) + (", …" if told.count > ids else "")
+    return f"{told.count:,} {told.what}" + (f": {shown}" if shown else "")

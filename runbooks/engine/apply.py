@@ -11,10 +11,13 @@ from runbooks.core.effects import (
     Change,
     ControlService,
     Effect,
+    RecallMessages,
     RestoreMessages,
+    RestoreSelected,
     SetEnvironment,
     TakeMessages,
-)  # fmt: skip
+    TakeUnacked,
+)
 from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
@@ -31,6 +34,7 @@ from runbooks.steps.step import Needs, Step
 
 PAUSE_S = 0.25
 MARGIN_S = 60.0
+DRAIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -155,7 +159,10 @@ def _run_step(
         recap.at(host).unreachable = 1
     for change, outcome, detail in results:
         still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
-        if outcome is Outcome.CHANGED and still:
+        if outcome is Outcome.CHANGED and still and sum(c.count for c in still) < change.count:
+            # Producers and workers go on meanwhile; what was there to be judged has been dealt with.
+            detail += "\nnew since, and still to do: " + "; ".join(c.summary for c in still)
+        elif outcome is Outcome.CHANGED and still:
             outcome, detail = Outcome.FAILED, "made, but a second look says: " + "; ".join(c.summary for c in still)
         elif outcome is Outcome.CHANGED and change.host in gone:
             outcome, detail = Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
@@ -201,7 +208,9 @@ def perform(
         results.append((change, *_in_broker(session, journal, change)))
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     mine = {host.name: [change for change in changes if change.host == host.name] for host in hosts}
-    answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+    answers = on_hosts(
+        session.transports, hosts, lambda host, way: _on_host(session, journal, host, way, mine[host.name])
+    )
     for name, answer in answers.items():
         if isinstance(answer, Unreachable):
             recap.at(name).unreachable = 1
@@ -212,11 +221,12 @@ def perform(
 
 
 def _on_host(
-    journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
+    session: Session, journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
 ) -> list[tuple[Change, Outcome, str]]:
     numbered = [(journal.intend(change), change) for change in changes]
     try:
         fragments = {str(n): fragment(host, _concrete(transport, change.do)) for n, change in numbered}
+        _drain(session, host, changes)
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(changes)
         answers = run_fragments(transport, fragments, timeout_s=budget_s, stop_at_failure=True)
     except HostUnreachable:
@@ -229,6 +239,14 @@ def _on_host(
         journal.finished(n, outcome, detail)
         results.append((change, outcome, detail))
     return results
+
+
+def _drain(session: Session, host: FleetHost, changes: Sequence[Change]) -> None:
+    """Before workers are stopped: what they hold is finished, as far as that is soon."""
+    effects = [change.do for change in changes]
+    ending = {e.service for e in effects if isinstance(e, ControlService) and e.action != "start"}
+    if queues := {host.node(worker): worker.queues for worker in host.settings.workers if worker.name in ending}:
+        session.broker.drain(queues, min(DRAIN_S, host.settings.stop_timeout))
 
 
 def _concrete(transport: Transport, effect: Effect) -> Effect:
@@ -261,8 +279,14 @@ def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outc
 
 def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
     match effect:
-        case TakeMessages(queue=queue, archive=archive):
-            return session.broker.take(session.fleet, queue, directory / archive, session.reporter.waiting)
+        case TakeMessages(archive=archive):
+            return session.broker.take(effect, directory / archive, session.reporter.waiting)
+        case TakeUnacked(archive=archive):
+            return session.broker.take_unacked(session.fleet, effect, directory / archive)
         case RestoreMessages(archive=archive, malformed=malformed):
             return session.broker.restore(Path(archive), malformed=malformed)
+        case RestoreSelected():
+            return session.broker.restore_selected(effect)
+        case RecallMessages(archive=archive, token=token):
+            return session.broker.recall(Path(archive), token)
     raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

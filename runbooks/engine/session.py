@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runbooks.broker.lock import FleetLock
+from runbooks.broker.scan import SAMPLES
 from runbooks.broker.session import Broker
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import Finding, Snapshot
@@ -18,7 +19,7 @@ from runbooks.engine.journal import Journal, new_run_id
 from runbooks.engine.observe import observe
 from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
-from runbooks.steps.files import FilesInPlace, cron_files, unit_files
+from runbooks.steps.files import FilesInPlace, all_files
 from runbooks.steps.queues import QueuesClean
 from runbooks.steps.step import Needs, Step
 from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
@@ -27,7 +28,10 @@ from runbooks.steps.workers import WorkersRunning
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says; `confirm` asks the operator, and is None without a terminal."""
+    """What the command line says; `confirm` asks the operator, and is None without a terminal.
+
+    `every_message` asks for each message that a rule means, not for a few samples.
+    """
 
     verb: str
     inventory: Path
@@ -35,6 +39,7 @@ class Options:
     dry_run: bool = False
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
+    every_message: bool = False
 
 
 class Session:
@@ -51,7 +56,7 @@ class Session:
     ) -> None:
         self.fleet, self.transports, self.broker = fleet, transports, broker
         self.reporter, self.options = reporter, options
-        self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
+        self.files = all_files(fleet, templates)
 
     def observe(self, needs: Needs, hosts: Collection[str] | None = None, *, read_until: float = math.inf) -> Snapshot:
         """One look at what is needed, on all hosts of the fleet or on these; messages are read until `read_until`."""
@@ -59,14 +64,15 @@ class Session:
         if hosts is not None:
             fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
-            host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
+            host.name: (host.settings.env_file, *(path for wanted in self.files.values() for path in wanted[host.name]))
             for host in self.fleet.hosts
         }
-        return observe(fleet, self.transports, self.broker, paths, needs, read_until=read_until)
+        samples = None if self.options.every_message else SAMPLES
+        return observe(fleet, self.transports, self.broker, paths, needs, samples, read_until=read_until)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
-        findings = diagnose(self.fleet, snapshot, self.units, self.cron)
+        findings = diagnose(self.fleet, snapshot, self.files)
         self.reporter.findings(findings)
         return findings
 
@@ -77,14 +83,18 @@ class Session:
 
     def units_installed(self) -> tuple[Step, ...]:
         """Stale services stopped, unit files in place, and systemd working with them."""
-        files = FilesInPlace("units", "unit", self.fleet, self.units)
+        files = FilesInPlace("units", "unit", self.fleet, self.files["unit"])
         return (StaleStopped(self.fleet), files, UnitsLoaded(self.fleet))
 
-    def cron_installed(self) -> FilesInPlace:
-        return FilesInPlace("cron", "cron", self.fleet, self.cron)
+    def cron_installed(self) -> tuple[Step, ...]:
+        """The cron file and the rotation of the logs in place."""
+        return (
+            FilesInPlace("cron", "cron", self.fleet, self.files["cron"]),
+            FilesInPlace("logrotate", "logrotate", self.fleet, self.files["logrotate"]),
+        )
 
     def queues(self) -> QueuesClean:
-        return QueuesClean()
+        return QueuesClean(self.fleet)
 
     def nothing_leaked(self) -> NothingLeaked:
         return NothingLeaked(self.fleet)
@@ -111,12 +121,16 @@ class Session:
         """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
-            journal = Journal.create(
-                self.options.state_directory, run_id, self.options.verb, self.options.inventory, self.broker.name
-            )
-            self.reporter.run_started(run_id)
+            journal = self.begin(run_id)
             with closing_journal(journal):
                 yield journal, lock
+
+    def begin(self, run_id: str) -> Journal:
+        """The journal of a new run; tells its id."""
+        options = self.options
+        journal = Journal.create(options.state_directory, run_id, options.verb, options.inventory, self.broker.name)
+        self.reporter.run_started(run_id)
+        return journal
 
 
 @contextmanager
@@ -131,7 +145,7 @@ def closing_journal(journal: Journal) -> Iterator[None]:
             f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
         ) from None
     except RunbookError as error:
-        journal.end("failed", error.exit_code)
+        journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)
         raise
     finally:
         journal.close()

@@ -13,10 +13,12 @@ from runbooks.core.effects import (
     ControlService,
     Effect,
     EnableService,
+    RecallMessages,
     ReloadUnits,
     RestoreMessages,
     SetEnvironment,
     TakeMessages,
+    TakeUnacked,
     WriteFile,
     sha256,
 )  # fmt: skip
@@ -53,7 +55,8 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     pending = [
         entry
         for entry in reversed(record.entries)
-        if entry.outcome is not Outcome.SKIPPED and (not entry.undone or isinstance(entry.change.undo, RestoreMessages))
+        if entry.outcome is not Outcome.SKIPPED
+        and (not entry.undone or isinstance(entry.change.undo, RestoreMessages | RecallMessages))
     ]
     effects = [(entry.change.host, entry.change.undo) for entry in pending]
     states = on_hosts(
@@ -61,7 +64,7 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     )
     undos = [
         _judge_in_broker(session, record, entry, malformed)
-        if isinstance(entry.change.undo, RestoreMessages)
+        if isinstance(entry.change.undo, RestoreMessages | RecallMessages)
         else _judge(entry, states.get(entry.change.host))
         for entry in pending
     ]
@@ -112,7 +115,7 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
     """Say of messages that are to go back who will run them at once: the consumers that this undo does not stop."""
     effect = undo.entry.change.do
-    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages):
+    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages | TakeUnacked):
         return undo
     stopping = {
         f"{other.change.do.service}@{other.change.host}"
@@ -139,17 +142,23 @@ def _look(
 
 def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malformed: bool) -> Undo:
     effect = entry.change.undo
-    assert isinstance(effect, RestoreMessages)
-    archive = record.directory / effect.archive
+    assert isinstance(effect, RestoreMessages | RecallMessages)
+    archive = record.directory / effect.archive  # an absolute name stands for itself
     if record.broker != session.broker.name:
         return Undo(entry, entry.change, Outcome.CANNOT, f"they came from {record.broker}, not {session.broker.name}")
-    restorable = session.broker.restorable(archive, malformed=malformed)
+    do: Effect = effect
+    if isinstance(effect, RecallMessages):
+        restorable = session.broker.recallable(archive, effect.token)
+    else:
+        restorable = session.broker.restorable(archive, malformed=malformed)
+        do = RestoreMessages(str(archive), malformed)
     outcome = Outcome.CANNOT if restorable.damage else Outcome.CHANGED if restorable.count else Outcome.ALREADY
     why = restorable.damage or f"{restorable.count:,} messages"
     if restorable.held_back:
         why += f"; {restorable.held_back:,} malformed stay in the archive, for each would kill the worker that pops it"
         why += " (--malformed puts them back)"
-    do = RestoreMessages(str(archive), malformed)
+    if restorable.gone:
+        why += f"; {restorable.gone:,} are out of reach, for they have been consumed"
     return Undo(entry, Change(BROKER, entry.change.step, _summary(effect), do), outcome, why)
 
 
@@ -179,6 +188,8 @@ def _summary(effect: Effect) -> str:
             return f"{'enable' if enabled else 'disable'} {service}"
         case RestoreMessages():
             return "put the messages back into their queue"
+        case RecallMessages():
+            return "take the messages out again, into their archive"
     raise TypeError(f"{type(effect).__name__} takes nothing back")
 
 

@@ -35,6 +35,7 @@ def walk(
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
     session.reporter.plan(plan, dry_run=session.options.dry_run)
+    session.broker.require_able(plan)
     if session.options.dry_run:
         return recap.exit_code
     if not plan and not prove_anyway:

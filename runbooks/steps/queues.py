@@ -1,51 +1,143 @@
-"""Desired queues: nothing waits in them that a rule of the inventory selects, or that would kill a worker."""
+"""Desired queues: nothing waits in them that a rule means, or that would kill a worker."""
 
-from collections.abc import Sequence
-from urllib.parse import quote
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages
-from runbooks.core.model import MessageSummary, QueueState, Selection, Snapshot
-from runbooks.core.wording import ago
+from runbooks.broker.retrieval import archive_name
+from runbooks.broker.scan import readable
+from runbooks.broker.selection import for_queue
+from runbooks.broker.session import silent_nodes
+from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
+from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot
+from runbooks.core.rules import text
+from runbooks.core.settings import Fleet
+from runbooks.core.wording import ago, notice
 from runbooks.steps.step import Needs
+
+_SAMPLES_SHOWN = 5
 
 
 class QueuesClean:
     """No message is left to be taken out, or aside by a killed run; all others stay where they are, in order."""
 
     name = "queues"
-    needs = Needs.QUEUES
     rolling = False
     patience_s = 0.0
 
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.needs = Needs.QUEUES
+        # The nodes take a second to answer, so they are asked only where a rule speaks of them.
+        if any(rule.unregistered for rule in fleet.rules):
+            self.needs |= Needs.NODES
+        if any(rule.unacked for rule in fleet.rules):
+            self.needs |= Needs.NODES | Needs.SERVICES
+
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
         assert snapshot.broker is not None
-        states = snapshot.broker.queues.values()
         return tuple(
-            _change(state, snapshot.at) for state in states if state.selected or state.malformed.count or state.aside
+            change
+            for state in snapshot.broker.queues.values()
+            for change in (self._take(state, snapshot.at), self._take_unacked(state, snapshot))
+            if change
         )
 
+    def notices(self, snapshot: Snapshot) -> list[str]:
+        """What the operator has to know of messages that the rules mean and that stay, or that others wait for."""
+        assert snapshot.broker is not None
+        told = [f"{q.name}: {notice(one)}" for q in snapshot.broker.queues.values() for one in q.notices]
+        rules = [rule for rule in self._fleet.rules if rule.unregistered]
+        if rules and not snapshot.broker.nodes:
+            told += [f"{rule.reason}: no node answers, so which tasks are unregistered is not known" for rule in rules]
+        silent = sorted(set(self._fleet.all_nodes) - snapshot.broker.nodes.keys())
+        if rules and snapshot.broker.nodes and silent:
+            told.append(f"{', '.join(silent)} does not answer, and may know tasks that count as unregistered")
+        doubtful = _doubtful(self._fleet, snapshot)
+        if doubtful and any(rule.unacked for rule in self._fleet.rules):
+            told.append(f"unacked messages are left alone: {', '.join(doubtful)} may hold them and does not answer")
+        return told
 
-def _change(state: QueueState, now: float) -> Change:
-    selections = [*state.selected, *([state.malformed] if state.malformed.count else [])]
+    def _rules(self, queue: str, *, unacked: bool = False) -> tuple[str, ...]:
+        return tuple(text(rule) for rule in for_queue(self._fleet.rules, queue) if rule.unacked or not unacked)
+
+    def _take(self, state: QueueState, now: float) -> Change | None:
+        malformed = state.malformed.count and any(r.malformed for r in for_queue(self._fleet.rules, state.name))
+        selections = [*state.selected, *([state.malformed] if malformed else [])]
+        if not selections and not state.aside:
+            return None
+        archive = archive_name(state.name)
+        do = TakeMessages(state.name, archive, self._rules(state.name))
+        home = f"bring {state.aside:,} messages home into {state.name} that a killed run has left aside"
+        what = _what(state.name, selections, f"of {state.depth:,} messages") if selections else home
+        return _change(what, do, RestoreMessages(archive), selections, state.notices, now)
+
+    def _take_unacked(self, state: QueueState, snapshot: Snapshot) -> Change | None:
+        if not state.unacked or _doubtful(self._fleet, snapshot):
+            return None
+        assert snapshot.broker is not None
+        stopped = tuple(sorted(silent_nodes(self._fleet.all_nodes, snapshot.broker.nodes)))
+        archive = archive_name(state.name, unacked=True)
+        do = TakeUnacked(state.name, archive, self._rules(state.name, unacked=True), stopped)
+        what = _what(state.name, state.unacked, "unacked messages that no node holds")
+        return _change(what, do, RestoreMessages(archive), state.unacked, (), snapshot.at)
+
+
+def _doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
+    """The nodes that may hold messages: they do not say which, and are not known to be stopped."""
+    assert snapshot.broker is not None
+    states = snapshot.reachable()
+    stopped = {
+        host.node(worker)
+        for host in fleet.hosts
+        for worker in host.settings.workers
+        if host.name in states and worker.name in (services := states[host.name].services)
+        if services[worker.name].pid is None
+    }
+    return sorted(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped)
+
+
+def _what(queue: str, selections: Sequence[Selection], which: str) -> str:
+    """One line: how many messages (`which` goes on after their number) go where."""
+    by_place: dict[str, int] = {}
+    for selection in selections:
+        by_place[selection.to] = by_place.get(selection.to, 0) + selection.count
+    total = sum(by_place.values())
+    if list(by_place) == [""]:
+        return f"take {total:,} {which} out of {queue} into the archive"
+    if len(by_place) == 1:
+        return f"move {total:,} {which} from {queue} into {readable(next(iter(by_place)))}"
+    places = [f"{count:,} into {readable(to) if to else 'the archive'}" for to, count in by_place.items()]
+    return f"take {total:,} {which} out of {queue}: {', '.join(places)}"
+
+
+def _change(
+    what: str,
+    do: TakeMessages | TakeUnacked,
+    undo: RestoreMessages,
+    selections: Sequence[Selection],
+    notices: Iterable[Notice],
+    now: float,
+) -> Change:
+    lines = [line for selection in selections for line in _describe(selection, now)]
+    lines += [f"note: {notice(one)}" for one in notices]
     count = sum(selection.count for selection in selections)
-    archive = f"{quote(state.name, safe='')}.messages.jsonl"  # a name of its own for each queue, in the run's folder
-    return Change(
-        BROKER,
-        QueuesClean.name,
-        f"take {count:,} of {state.depth:,} messages out of {state.name} into the archive"
-        if count
-        else f"bring {state.aside:,} messages home into {state.name} that a killed run has left aside",
-        do=TakeMessages(state.name, archive),
-        undo=RestoreMessages(archive),
-        detail="\n".join(line for selection in selections for line in _describe(selection, now)),
-    )
+    messages = tuple(row for selection in selections for row in _rows(selection))
+    return Change(BROKER, QueuesClean.name, what, do, undo, "\n".join(lines), messages, count)
+
+
+def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:
+    what = {"reason": selection.reason, "to": selection.to or "archive"}
+    for sample in selection.samples:
+        yield {**what, **{name: getattr(sample, name) for name in sample.__slots__}}
+    for raw in selection.raw_samples:
+        yield {**what, "raw": raw}
 
 
 def _describe(selection: Selection, now: float) -> list[str]:
-    lines = [f"{selection.count:,} × {selection.reason}"]
+    lines = [f"{selection.count:,} × {selection.reason}" + (f" → {readable(selection.to)}" if selection.to else "")]
     lines += [f"    {count:,} {task}" for task, count in selection.by_task.items()]
-    lines += [f"    e.g. {_sample(sample, now)}" for sample in selection.samples]
-    lines += [f"    e.g. {raw}" for raw in selection.raw_samples]
+    lines += [f"    e.g. {_sample(sample, now)}" for sample in selection.samples[:_SAMPLES_SHOWN]]
+    lines += [f"    e.g. {raw}" for raw in selection.raw_samples[:_SAMPLES_SHOWN]]
     return lines
 
 

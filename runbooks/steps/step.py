@@ -9,7 +9,7 @@ from runbooks.core.model import Snapshot
 
 
 class Needs(Flag):
-    """What has to be observed for a decision."""
+    """What has to be observed for a decision; the probes, which run the operator's commands, are asked for by name."""
 
     FILES = auto()
     SERVICES = auto()
@@ -17,6 +17,7 @@ class Needs(Flag):
     QUEUES = auto()
     NODES = auto()
     BEAT = auto()
+    PROBES = auto()
     EVERYTHING = FILES | SERVICES | IMPORTS | QUEUES | NODES | BEAT
 
 

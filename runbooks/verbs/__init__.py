@@ -3,23 +3,30 @@
 Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
 """
 
+from invoke.collection import Collection
+
+from runbooks.verbs import archive
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
-from runbooks.verbs.looking import diagnose, hosts, tail_logs, verify
+from runbooks.verbs.looking import diagnose, hosts, render, tail_logs, verify
 from runbooks.verbs.monitoring import monitor
 from runbooks.verbs.record import runs, show, undo
+from runbooks.verbs.tasks import run_task
 
-__all__ = [
-    "clean_queues",
-    "diagnose",
-    "hosts",
-    "install_cron",
-    "install_units",
-    "monitor",
-    "remediate",
-    "restart_workers",
-    "runs",
-    "show",
-    "tail_logs",
-    "undo",
-    "verify",
-]
+namespace = Collection(
+    clean_queues,
+    diagnose,
+    hosts,
+    install_cron,
+    install_units,
+    monitor,
+    remediate,
+    render,
+    restart_workers,
+    run_task,
+    runs,
+    show,
+    tail_logs,
+    undo,
+    verify,
+)
+namespace.add_collection(Collection.from_module(archive))

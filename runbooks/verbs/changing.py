@@ -1,6 +1,13 @@
 """The verbs that change the fleet: each shows its plan, asks, and writes down what it does."""
 
-from runbooks.verbs.common import Flags, on_fleet, verb
+from typing import TYPE_CHECKING
+
+from runbooks.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
+from runbooks.verbs.selecting import IN_QUEUES
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
 
 _SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
 _MAX_FAIL = "how many hosts may fail before the rest is left alone"
@@ -15,12 +22,17 @@ def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
     on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))
 
 
-@verb(changes=True)
-def clean_queues(flags: Flags) -> None:
-    """Take the messages that the inventory's rules select, and malformed ones, out of the queues into an archive."""
-    from runbooks.clean_queues import clean_queues as page
+@verb(changes=True, selecting=IN_QUEUES)
+def clean_queues(flags: Flags, said: Said) -> None:
+    """Take messages out of the queues into an archive, or move them: what the rules mean, or the flags."""
 
-    on_fleet(flags, page)
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.clean_queues import clean_queues as page
+        from runbooks.core.rules import from_flags
+
+        return page(session_of(flags, reporter, from_flags(said)))
+
+    run_verb(flags, body)
 
 
 @verb(changes=True)
@@ -33,7 +45,7 @@ def install_units(flags: Flags) -> None:
 
 @verb(changes=True)
 def install_cron(flags: Flags) -> None:
-    """Install the cron file from templates/cron."""
+    """Install the cron file and the rotation of the logs from templates/cron and templates/logrotate."""
     from runbooks.install import install_cron as page
 
     on_fleet(flags, page)

@@ -5,23 +5,30 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from runbooks.verbs.selecting import MANY, unsaid
+
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
+    from runbooks.core.model import Rule
+    from runbooks.core.render import Templates
     from runbooks.core.reporter import Reporter
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
+
+Said = dict[str, Any]
+"""What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
 
 DEFAULT_INVENTORY = "inventory.yaml"
 
@@ -58,50 +65,70 @@ class Flags:
 
 
 def verb(
-    *, hosts: bool = True, changes: bool = False, positional: tuple[str, ...] = (), **own: str
+    *,
+    hosts: bool = True,
+    changes: bool = False,
+    positional: tuple[str, ...] = (),
+    selecting: Mapping[str, str] = MappingProxyType({}),
+    collection: str = "",
+    **own: str,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function of `Flags`, and of flags of its own with their help, a task of Invoke.
 
     Every verb has the flags that say which fleet; one that works on hosts those that say how to reach them; one that
-    changes something `--dry-run` and `--yes`. The function's first paragraph is its help.
+    changes something `--dry-run` and `--yes`; one with `selecting` is called with what these flags say as `said`. The
+    function's first paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
     """
     shared = (*_EVERYWHERE, *(_ON_HOSTS if hosts else ()), *(_CHANGING if changes else ()))
 
     def make(body: Callable[..., None]) -> Callable[..., None]:
-        name = body.__name__.replace("_", "-")
+        short = body.__name__.replace("_", "-").removesuffix(f"-{collection}")
+        name = f"{collection}.{short}" if collection else short
 
         def run(c: Context, **given: Any) -> None:  # noqa: ARG001
             flags = Flags(name, **{flag: given.pop(flag) for flag in shared})
-            body(flags, **given)
+            said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
+            body(flags, **given, **said)
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
-        parameters += list(signature(body).parameters.values())[1:]
+        parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
         defaults = {field.name: field.default for field in fields(Flags)}
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
+        parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        made: Callable[..., None] = task(positional=positional, help={flag: _HELP[flag] for flag in shared} | own)(run)
+        told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
+        many = [flag for flag in selecting if flag in MANY]
+        # Invoke would give the letter that is `--yes` here to `--async` there.
+        made: Callable[..., None] = task(
+            name=short, positional=positional, auto_shortflags=False, iterable=many, help=told
+        )(run)
         return made
 
     return make
 
 
-def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False) -> None:
-    """Run a verb's body with its reporter; every way it can end becomes a documented exit code."""
+def run_verb(
+    flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+) -> None:
+    """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
+
+    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
+    """
     from runbooks.core.errors import Interrupted, RunbookError
-    from runbooks.reports.console import ConsoleReporter
+    from runbooks.reports.console import ConsoleReporter, ReaderGone
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
-    reporter: Reporter = kind(following=follow)
+    reporter: Reporter = kind(only_read=only_read)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
         except RunbookError as error:
             reporter.error(error)
             code = error.exit_code
-        except BrokenPipeError:
-            return  # `--follow | head`: the reader has seen enough
+        except ReaderGone:
+            return  # `tail-logs | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
@@ -166,13 +193,12 @@ def _existing_or_new(name: str) -> Path:
     return path
 
 
-def session_of(flags: Flags, reporter: "Reporter") -> "Session":
+def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
     from runbooks.broker.session import Broker
-    from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transports_to
 
-    fleet = fleet_of(flags)
+    fleet = replace(fleet_of(flags), selection=selection)
     options = Options(
         flags.verb,
         inventory_path(flags),
@@ -180,10 +206,13 @@ def session_of(flags: Flags, reporter: "Reporter") -> "Session":
         flags.dry_run,
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
+        every_message=flags.json,
     )
     password = _ask_become_password if flags.ask_become_pass else None
-    transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
+    reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
+    transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
+    broker = Broker(fleet.app, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
+    return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 
 def _ask(question: str) -> bool:
@@ -200,8 +229,16 @@ def _ask_become_password() -> str:
     return getpass("become password: ")
 
 
-def templates_directory() -> Path:
-    """`templates/`: in the wheel inside the package, in a checkout beside the package."""
+def templates_of(fleet: "Fleet") -> "Templates":
+    """The operator's own templates before those that are shipped."""
+    from runbooks.core.render import Templates
+
+    own = fleet.templates_directory
+    return Templates(*((own, shipped_templates()) if own else (shipped_templates(),)))
+
+
+def shipped_templates() -> Path:
+    """`templates/`: in the wheel inside the package, else beside it."""
     package = Path(__file__).parents[1]
     return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
 
@@ -212,5 +249,7 @@ def help_asked_as_run(run: str, verb: str) -> None:
         raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
 
 
-def on_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False) -> None:
-    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow)
+def on_fleet(
+    flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+) -> None:
+    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow, only_read=only_read)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, state_directory, templates_directory, verb
+from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, shipped_templates, state_directory, verb
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
@@ -49,7 +49,7 @@ def monitor(
 
             reporter.message(json.dumps(document(), indent=2))
         else:
-            reporter.message((templates_directory() / "prometheus/alerts.yml").read_text().rstrip())
+            reporter.message((shipped_templates() / "prometheus/alerts.yml").read_text().rstrip())
         return ExitCode.OK
 
     if history or alerts or dashboard:

@@ -139,7 +139,11 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(health
     before = {host: state(healthy, host) for host in HOSTS}
     running = {host: main_pids(healthy, host) for host in WORKERS[1:]}
     option = 'options: ["--no-such-option"]'
-    name = changed_inventory(healthy, ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"))
+    name = changed_inventory(
+        healthy,
+        ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"),
+        ("celery_start_timeout: 60s", "celery_start_timeout: 10s"),
+    )
     done = inv(healthy, "remediate", "--yes", "--limit", "web*", inventory=name)
     assert done.code == 2, done.out + done.err
     assert "--max-fail" in done.out
@@ -153,14 +157,14 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(health
     [
         (("celery_python: /srv/venv/bin/python", "celery_python: /srv/none/bin/python"), "is not executable"),
         (("celery_user: deploy", "celery_user: nobody-there"), "nobody-there"),
-        (("user: deploy", "user: nobody-there"), "the user nobody-there does not exist here"),
+        ((" user: deploy", " user: nobody-there"), "the user nobody-there does not exist here"),
     ],
 )
 def test_a_file_that_its_host_would_not_take_is_not_put_in_place(
     healthy: FleetWorld, change: tuple[str, str], what: str
 ) -> None:
     before = state(healthy, "broker")
-    verb = "install-cron" if change[0].startswith("user") else "install-units"
+    verb = "install-cron" if change[0].startswith(" user") else "install-units"
     done = inv(healthy, verb, "--yes", "--limit", "broker", inventory=changed_inventory(healthy, change))
     assert done.code == 2, done.out + done.err
     assert what in done.out
@@ -212,6 +216,18 @@ def test_a_host_behind_another_is_reached_through_it(healthy: FleetWorld) -> Non
     assert f"Accepted publickey for deploy from {address['web1']}" in seen
 
 
+def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: FleetWorld) -> None:
+    """Its address is the loopback's here, where nothing of it listens."""
+    url = (healthy.fleet / "broker.url").read_text()
+    (healthy.fleet / "inner.url").write_text(re.sub(r"@[\d.]+:", "@127.0.0.1:", url))
+    name = changed_inventory(
+        healthy, ("/broker.url", "/inner.url"), ("celery_app:", "celery_broker_tunnel: broker\n        celery_app:")
+    )
+    done = inv(healthy, "verify", inventory=name)
+    assert done.code == 0, done.out + done.err
+    assert "nodes answer ping: 11 of 11" in done.out
+
+
 def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorld) -> None:
     name = changed_inventory(healthy, ("/known_hosts", "/new_known_hosts"))
     refused = inv(healthy, "verify", "--limit", "web1", inventory=name)
@@ -230,10 +246,9 @@ def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: s
         healthy.ssh(
             host, "sudo sed -i s/=30/=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
         )
-    process = popen(healthy, "remediate", "--yes")
-    read_until(process, at)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with popen(healthy, "remediate", "--yes") as process:
+        read_until(process, at)
+        process.send_signal(signal.SIGKILL)
     again = inv(healthy, "remediate", "--yes")
     assert again.code == 0, again.out + again.err
     assert inv(healthy, "verify").code == 0
@@ -262,14 +277,13 @@ def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(health
             host, "sudo sed -i s/=30/=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
         )
     web5 = next(host for host in healthy.record.hosts if host.name == "web5")
-    process = popen(healthy, "remediate", "--yes", "--max-fail", "1")
-    read_until(process, "UNITS")
-    pid = leader(healthy.record, web5)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    assert process.stdout is not None
-    out = process.stdout.read()
-    assert process.wait(timeout=120) in (4, 6), out
+    with popen(healthy, "remediate", "--yes", "--max-fail", "1") as process:
+        read_until(process, "UNITS")
+        pid = leader(healthy.record, web5)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode in (4, 6), out
     done = Done(process.returncode, out, "")
     assert recap(done, "web5")["unreachable"] == 1
     for host in WORKERS[:4]:

@@ -19,7 +19,8 @@ from runbooks.core.model import (
     Snapshot,
     Unreachable,
 )
-from runbooks.core.settings import AppSettings, Commands, Fleet, FleetHost, HostSettings, QueueRule, Worker
+from runbooks.core.rules import QueueRule
+from runbooks.core.settings import AppSettings, Commands, Fleet, FleetHost, HostSettings, Worker
 from runbooks.steps.files import MODE, Wanted
 
 NOW = 1_750_000_000.0

@@ -94,6 +94,31 @@ def test_a_file_that_is_no_archive_is_refused(archive_path: Path, text: str) -> 
         Archive.open(archive_path)
 
 
+def test_lost_and_shuffled_messages_are_noticed(written: Path) -> None:
+    lines = written.read_bytes().splitlines(keepends=True)
+    written.write_bytes(b"".join([*lines[:4], lines[5], lines[4], *lines[6:]]))
+    assert verify(written) == (f"{written}: its messages are not in their order",)
+    written.write_bytes(b"".join([*lines[:4], *lines[5:]]))
+    assert verify(written) == (f"{written}: message 4 is missing",)
+
+
+def test_what_is_moved_or_was_unacked_reads_back_as_it_was_written(archive_path: Path) -> None:
+    raw = b'[{"body": "e30="}, "", "q"]'
+    with Archive.create(archive_path, "run-1", 5.0) as archive:
+        taking = archive.taking("q", [Victim(raw, 0, None, "r", False, "to\x06\x163", "to:5", 0.0)])
+        archive.done(taking, [1])
+    with Archive.open(archive_path, "token") as archive:
+        archive.done(archive.moving([1]), [1])
+    ledger = read(archive_path)
+    message = ledger.messages[1]
+    assert (message.to, message.requeue_to, message.fetched_at) == ("to\x06\x163", "to:5", 0.0)
+    assert (message.raw, message.item) == (raw, b'{"body": "e30="}')
+    assert (ledger.fates[1], ledger.put_by[1]) == (Fate.MOVED, "token")
+    with Archive.open(archive_path) as archive:
+        archive.done(archive.recalling([1]), [1])
+    assert read(archive_path).fates[1] is Fate.TAKEN
+
+
 def test_a_missing_archive_is_refused(archive_path: Path) -> None:
     with pytest.raises(ArchiveError, match="No such file"):
         read(archive_path)

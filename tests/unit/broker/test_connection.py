@@ -21,7 +21,9 @@ def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Start]:
     started: list[RedisServer] = []
 
     def start_one(*args: str, port: int | None = None) -> RedisServer:
-        started.append(RedisServer.start(tmp_path / str(len(started)), port=port, args=args))
+        started.append(
+            RedisServer.start(tmp_path / str(len(started)), port=port, args=args, binary=redis_server.binary)
+        )
         return started[-1]
 
     yield start_one
@@ -67,7 +69,7 @@ def test_a_db_that_the_server_does_not_have_is_refused(redis_server: RedisServer
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("sentinel://host:26379", "sentinel:// is not supported yet"),
+        ("sentinel://:s3cret@host:26379/0", "lacks the name of its master"),
         ("amqp://guest:s3cret@host//", "is no Redis URL"),
         ("redis://:s3cret@host/work", "names no db number"),
         ("redis://:s3cret@host:port/0", "is no broker URL"),
@@ -102,6 +104,7 @@ def test_a_password_is_hidden_in_every_form_of_url() -> None:
     assert safe_url("redis://user:pw@host/0?ssl_password=pw") == "redis://user:***@host/0?ssl_password=***"
     assert safe_url("redis+socket:///run/redis.sock?virtual_host=1") == "redis+socket:///run/redis.sock?virtual_host=1"
     assert safe_url("redis://[pw@host") == "***"
+    assert safe_url("sentinel://:pw@a:1/0;sentinel://:pw@b:2/0") == "sentinel://:***@a:1/0;sentinel://:***@b:2/0"
     assert safe_url("pw") == "***"
 
 

@@ -21,6 +21,7 @@ from runbooks.broker.keys import KeySpace
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
+from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -40,6 +41,10 @@ def archive(archive_path: Path) -> Any:
         yield opened
 
 
+def take(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> surgery.TakeReport:
+    return surgery.take(client, keyspace, "work", [STALE, MALFORMED], archive, NOW)
+
+
 def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
     """Make the db hold exactly these lists, given from the left."""
     client.flushdb()
@@ -57,7 +62,7 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
         if i % 2 and i % 100 != 1:
             kept.append(task_id.encode())
     before = contents(client)
-    report = surgery.take(client, KEYS, "work", [STALE, RETRIED], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, RETRIED, MALFORMED], archive, NOW)
     assert report == surgery.TakeReport({"stale": 600, "retried too often": 12}, gone=0, malformed=0)
     after = contents(client)
     for key, items in before.items():
@@ -74,7 +79,7 @@ def test_rules_of_other_queues_and_other_lists_are_left_alone(
     client.rpush("invoices", b"not celery's", b"[]")
     client.rpush("work", b"[]")
     before = contents(client)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     del before[b"work"]
     assert contents(client) == before
 
@@ -87,7 +92,7 @@ def test_malformed_items_are_taken_and_put_back_only_when_asked_for(
     send("live")
     client.lpush("work", b"[]")
     before = contents(client)
-    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.malformed, sum(report.taken.values())) == (5, 6)
     assert report.taken["malformed: not a JSON object"] == 3
     assert surgery.restore(client, KEYS, archive) == surgery.RestoreReport(restored=1, withheld=5)
@@ -120,7 +125,7 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
     before = contents(client)
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
         everything = [item for items in lists.values() for item in items]
         bad = [item for item in everything if item in (b"[]", b"", b"{}")]
         stale = [item for item in everything if b"stale.one" in item]
@@ -145,7 +150,7 @@ def test_a_large_queue_comes_back_in_place_over_many_windows_and_scripts(
     ]
     fill(client, {"work": [*unique, *draw.choices(pool, k=300)]})
     before = contents(client)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     surgery.restore(client, KEYS, archive, malformed=True)
     assert contents(client) == before
 
@@ -156,7 +161,7 @@ def test_messages_whose_neighbours_were_consumed_run_next_and_in_their_order(
     for i in range(20):
         send(["stale.one", "live"][i % 2], "work", i)
     before = listed(client, "work")
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     for _ in range(5):
         client.rpop("work")
     send("live")  # arrives meanwhile
@@ -172,7 +177,7 @@ def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
     for i in range(400):
         send("stale.one" if i % 3 else "live", "work", i)
     stale = [item for item in listed(client, "work") if b"stale.one" in item]
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     client.delete("work")
     surgery.restore(client, KEYS, archive)
     assert listed(client, "work") == stale
@@ -184,7 +189,7 @@ def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
     send("stale.one")
     client.set("work\x06\x163", "someone else's")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x163 in .* is a string"):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert client.llen("work") == 1
 
 
@@ -201,11 +206,11 @@ def test_nothing_is_removed_when_the_disk_is_full(
 
     monkeypatch.setattr(os, "write", fill_up)
     with pytest.raises(ArchiveError, match="No space left"):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     assert client.llen("work") == 1
     assert verify(archive.path) == ()
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert client.llen("work") == 0
     assert verify(archive.path) == ()
 
@@ -216,8 +221,8 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     client.config_set("maxmemory", used // 2)
     client.config_set("maxmemory-policy", "noeviction")
     try:
-        with pytest.raises(BrokerRefused, match="used memory") as refused:
-            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        with pytest.raises(BrokerRefused, match="left of its maxmemory of") as refused:
+            surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     finally:
         client.config_set("maxmemory", 0)
     assert "maxmemory" in refused.value.advice
@@ -227,15 +232,28 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
 
 
 def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:
-    """Act before each script of a mode is sent, with its command."""
-    send_it = Stream.send
+    """Act before each step of a mode is sent: with its command, or with the packed commands of its transaction."""
+    send_it, send_quietly = Stream.send, Stream.send_quietly
 
     def send(stream: Stream, *command: Any) -> None:
-        if command[0] == "EVAL" and command[3 + command[2]] == mode:
+        if command[0] == "EVAL" and mode == "begin":
             act(command)
         send_it(stream, *command)
 
+    def transact(stream: Stream, commands: list[bytes]) -> None:
+        if mode == "go":
+            act(commands)
+        send_quietly(stream, commands)
+
     monkeypatch.setattr(Stream, "send", send)
+    monkeypatch.setattr(Stream, "send_quietly", transact)
+
+
+def send_late(client: "redis.Redis", commands: list[bytes]) -> None:
+    """Send a transaction as a run did that is dead by now."""
+    with Stream(client) as stream:
+        stream.send_quietly(commands)
+        stream.receive()
 
 
 def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
@@ -250,7 +268,7 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
 
     before_each(monkeypatch, "begin", time_out)
     with pytest.raises(Exception, match="Timeout reading"):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     assert surgery.settle(client, KEYS, archive) == 1
     client.execute_command(*late[0])  # type: ignore[no-untyped-call]
@@ -264,18 +282,57 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
 ) -> None:
     for i in range(300):
         send(["stale.one", "live"][i % 2] if with_victims else "live")
-    commands: list[Any] = []
-    before_each(monkeypatch, "begin", commands.append)
-    before_each(monkeypatch, "go", commands.append)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    scripts: list[Any] = []
+    transactions: list[list[bytes]] = []
+    before_each(monkeypatch, "begin", scripts.append)
+    before_each(monkeypatch, "go", transactions.append)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     before = contents(client)
-    assert len(commands) == 2
-    for command in commands:
-        answer = client.execute_command(*command)  # type: ignore[no-untyped-call]
-        assert answer[0] in (b"known", b"fenced")
+    assert (len(scripts), len(transactions)) == (1, 1)
+    assert client.execute_command(*scripts[0])[0] in (b"known", b"fenced")  # type: ignore[no-untyped-call]
+    send_late(client, transactions[0])
     assert contents(client) == before
     assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
+
+
+@pytest.mark.parametrize("verb", ["take", "restore"])
+def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
+    verb: str, client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for i in range(2000):
+        send(["stale.one", "live"][i % 2])
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 200)
+    late: list[list[bytes]] = []
+    came = 0
+
+    def die(commands: list[bytes]) -> None:
+        late.append(commands)
+        raise KeyboardInterrupt
+
+    def come_late(_commands: list[bytes]) -> None:
+        nonlocal came
+        came += 1
+        before = contents(client)
+        monkeypatch.setattr(Stream, "send_quietly", send_quietly)
+        send_late(client, late[0])
+        monkeypatch.setattr(Stream, "send_quietly", hooked)
+        assert contents(client) == before
+
+    send_quietly = Stream.send_quietly
+    if verb == "restore":
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    with monkeypatch.context() as patch:
+        before_each(patch, "go", die)
+        patch.setattr(detached, "bring_home", lambda *_: None)
+        work = take if verb == "take" else surgery.restore
+        with pytest.raises(KeyboardInterrupt):
+            work(client, KEYS, archive)
+    before_each(monkeypatch, "go", come_late)
+    hooked = Stream.send_quietly
+    with Archive.create(tmp_path / "next.jsonl", "run-2", NOW) as following:
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], following, NOW)
+    assert came > 3
 
 
 def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
@@ -289,7 +346,7 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
         oldest.append(cast(bytes, client.rpop("work")))
 
     before_each(monkeypatch, "begin", consume)
-    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
     assert sha256(oldest[0]) not in {message.sha256 for message in read(archive.path).in_state(Fate.TAKEN)}
 
@@ -307,7 +364,7 @@ def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
             client.rpush("work", kept.pop())
 
     before_each(monkeypatch, "begin", give_back)
-    report = surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 300}, 0)
     assert verify(archive.path) == ()
     surgery.restore(client, KEYS, archive)
@@ -331,7 +388,7 @@ def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
             client.ltrim("work", 0, 0)  # all that was dealt with is consumed
 
     before_each(monkeypatch, "go", arrive)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     after = listed(client, "work")
     assert after[: len(arrived)] == arrived[::-1]
     rest = after[len(arrived) :]
@@ -356,7 +413,7 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
             client.rpush("work", given.pop(0))
 
     before_each(monkeypatch, "go", give_back)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert b'"redelivered": true' in listed(client, "work")[-1]
 
 
@@ -377,7 +434,7 @@ def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
     with monkeypatch.context() as patch:
         patch.setattr(detached, "bring_home", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
-            surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+            surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert 300 <= client.llen(KEYS.work("work")) < 500
     arrived = [before[0].replace(b'"id": "', b'"id": "%d-' % i) for i in range(12_000)]
     client.lpush("work", *arrived)
@@ -394,7 +451,7 @@ def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send
     for i in range(300):
         send(["stale.one", "live"][i % 2])
     client.expire("work", 1000)
-    surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert 900 < client.ttl("work") <= 1000
 
 
@@ -408,11 +465,11 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        surgery.take(client, KEYS, "work", [STALE], archive, NOW, stop)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW, stop)
     assert 450 < client.llen("work") < 900
     assert not client.exists(KEYS.work("work"))
     with Archive.open(archive.path) as again:
-        surgery.take(client, KEYS, "work", [STALE], again, NOW)
+        surgery.take(client, KEYS, "work", [STALE, MALFORMED], again, NOW)
         assert client.llen("work") == 450
         surgery.restore(client, KEYS, again)
     assert contents(client) == before

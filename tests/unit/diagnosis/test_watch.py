@@ -1,5 +1,6 @@
 """What the monitor finds with the broker's answers, and at most beat's hosts': nothing that it did not look at."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from runbooks.core.model import BrokerState, HostState, Snapshot, TaskCount, Unr
 from runbooks.core.settings import Limits, Thresholds
 from runbooks.diagnosis.diagnose import diagnose, watch
 from runbooks.monitoring.look import slow_to_drain, unsure
+from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
     NOW,
     make_broker,
@@ -17,11 +19,11 @@ from tests.unit.fleets import (
     make_queue,
     make_snapshot,
     make_state,
-    nothing_wanted,
 )
 from tests.unit.monitoring.conftest import make_queue_look
 
 HOST = make_host()
+FILES: Mapping[Kind, Wanted] = {"unit": {"web1": {}}, "cron": {"web1": {}}, "logrotate": {"web1": {}}}
 LIMITS = Thresholds(beat_silence=600, queues={"high_q": Limits(depth=100)})
 FLEET = make_fleet(HOST, thresholds=LIMITS)
 
@@ -51,9 +53,7 @@ def test_a_queues_own_limit_holds(depth: int, found: list[str]) -> None:
 def test_nothing_that_is_only_worth_knowing_counts() -> None:
     broker = make_broker(FLEET, other_lists={"shopping": (2, False)})
     assert codes(broker) == []
-    assert [f.code for f in diagnose(FLEET, make_snapshot(FLEET, broker=broker), *[nothing_wanted(FLEET)] * 2)][
-        -1
-    ] == "queue.foreign_list"
+    assert [f.code for f in diagnose(FLEET, make_snapshot(FLEET, broker=broker), FILES)][-1] == "queue.foreign_list"
 
 
 @pytest.mark.parametrize(("age_s", "found"), [(3600, []), (3601, ["queue.unacked_age"])])
@@ -67,7 +67,7 @@ def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
 ) -> None:
     state = replace(make_state(HOST), beat_sent_at=sent_at)
     assert codes(make_broker(FLEET), state) == found
-    all_of_it = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), *[nothing_wanted(FLEET)] * 2)
+    all_of_it = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
     assert [finding.code for finding in all_of_it] == found
 
 

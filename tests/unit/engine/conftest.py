@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +12,11 @@ import pytest
 
 from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
-from runbooks.core.effects import Change
+from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
-from runbooks.core.model import BrokerState, Look, NodeState, Selection
+from runbooks.core.model import BrokerState, LogLine, Look, NodeState, Selection
 from runbooks.core.render import Templates
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
@@ -72,11 +72,21 @@ class FakeBroker:
         self.archives: dict[str, int] = {}
         self.error: RunbookError | None = None
         self.sticky = False
+        self.arriving = 0
         self.held_back = 0
         self.lock_held = FakeLock()
         self.is_locked = False
 
-    def observe(self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, read_until: float = 0.0) -> BrokerState:
+    def observe(
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = None,
+        read_until: float = 0.0,
+    ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
 
@@ -101,13 +111,19 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
-    def take(self, fleet: Fleet, queue: str, path: Path, waiting: Callable[[str], None]) -> str:
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        assert self.is_locked
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        pass
+
+    def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
         assert self.is_locked
         if self.error:
             raise self.error
-        self.archives[str(path)] = self.bad[queue]
+        self.archives[str(path)] = self.bad[effect.queue]
         if not self.sticky:
-            self.bad[queue] = 0
+            self.bad[effect.queue] = self.arriving
         return "taken out"
 
     name = "localhost:6379/3"
@@ -149,6 +165,7 @@ class Recorder:
     changes: list[tuple[str, str, Outcome, str]] = field(default_factory=list)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     waited: list[str] = field(default_factory=list)
+    logged: list[LogLine] = field(default_factory=list)
 
     def findings(self, findings: Sequence[Any]) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -163,8 +180,13 @@ class Recorder:
     def waiting(self, text: str) -> None:
         self.waited.append(text)
 
+    def progress(self, progress: Progress) -> None: ...
+    def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
-    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def file(self, host: str, path: str, content: bytes) -> None: ...
+    def log(self, lines: Iterable[LogLine]) -> None:
+        self.logged += lines
+
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.tallies = tallies
 
@@ -218,7 +240,7 @@ class World:
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return (
-            session.environment(), *session.units_installed(), session.cron_installed(), session.queues(),
+            session.environment(), *session.units_installed(), *session.cron_installed(), session.queues(),
             session.workers(),
         )  # fmt: skip
 

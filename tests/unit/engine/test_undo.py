@@ -348,7 +348,7 @@ def test_the_undone_runs_journal_is_closed_whatever_happens(world: World, done: 
 
 
 def test_messages_of_another_broker_are_not_put_into_this_one(world: World) -> None:
-    took = Change(BROKER, "queues", "take 3 messages", TakeMessages("q", "q.jsonl"), RestoreMessages("q.jsonl"))
+    took = Change(BROKER, "queues", "take 3 messages", TakeMessages("q", "q.jsonl", ()), RestoreMessages("q.jsonl"))
     record = record_of(world, took)
     world.broker.name = "elsewhere:6379/3"
     (judgement,) = plan_undo(world.session(), record, malformed=False)

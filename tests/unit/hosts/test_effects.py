@@ -313,4 +313,4 @@ def test_a_service_that_does_not_stop_is_not_started_a_second_time(tmp_path: Pat
 
 def test_an_effect_in_the_broker_is_no_shell_fragment() -> None:
     with pytest.raises(TypeError, match="TakeMessages is not an effect on a host"):
-        fragment(HOST, TakeMessages("q", "a"))
+        fragment(HOST, TakeMessages("q", "a", ()))

@@ -1,11 +1,19 @@
 """The queue step: what is taken out, into which archive, and what an operator reads before agreeing."""
 
-from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages
-from runbooks.core.model import MessageSummary, QueueState, Selection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
+from runbooks.core.model import MessageSummary, NodeState, Notice, QueueState, Rule, Selection, ServiceState
+from runbooks.core.rules import text
 from runbooks.steps.queues import QueuesClean
-from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot
+from runbooks.steps.step import Needs
+from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot, make_state
 
 FLEET = make_fleet()
+RULES = tuple(text(rule) for rule in FLEET.rules)
 LATE = Selection(
     "too late",
     1200,
@@ -17,7 +25,7 @@ MALFORMED = Selection("malformed", 2, {}, (), ("b'{' no JSON",))
 
 def plan(*queues: QueueState) -> tuple[Change, ...]:
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
-    return QueuesClean().plan(make_snapshot(FLEET, broker=broker))
+    return QueuesClean(FLEET).plan(make_snapshot(FLEET, broker=broker))
 
 
 def test_nothing_is_to_do_where_no_rule_selects_anything_however_deep_the_queue() -> None:
@@ -28,7 +36,7 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
     (change,) = plan(make_queue("high_q", 5000, selected=(LATE,)), make_queue("other", 3))
     assert (change.host, change.step) == (BROKER, "queues")
     assert change.summary == "take 1,200 of 5,000 messages out of high_q into the archive"
-    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl")
+    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
     assert change.undo == RestoreMessages("high_q.messages.jsonl")
     assert change.detail.splitlines() == [
         "1,200 × too late",
@@ -40,7 +48,7 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
 def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
     (change,) = plan(make_queue("high_q", 5000, aside=4200))
     assert change.summary == "bring 4,200 messages home into high_q that a killed run has left aside"
-    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl")
+    assert change.do == TakeMessages("high_q", "high_q.messages.jsonl", RULES)
 
 
 def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> None:
@@ -49,6 +57,76 @@ def test_malformed_items_alone_are_reason_enough_and_count_with_the_others() -> 
     assert "b'{' no JSON" in change.detail
     (change,) = plan(make_queue("high_q", 5000, selected=(LATE,), malformed=MALFORMED))
     assert change.summary.startswith("take 1,202 of 5,000 ")
+
+
+def test_what_is_moved_is_told_with_where_it_goes_and_notes_stand_below() -> None:
+    moved = Selection("belongs there", 3, {"shop.tasks.ship": 3}, to="other\x06\x169")
+    state = make_queue(
+        "high_q", 9, selected=(moved,), notices=(Notice("are left alone", 6, ("a", "b", "c", "d", "e", "f")),)
+    )
+    (change,) = plan(state)
+    assert change.summary == "move 3 of 9 messages from high_q into other\\x06\\x169"
+    assert change.detail.splitlines()[0] == "3 × belongs there → other\\x06\\x169"
+    assert change.detail.splitlines()[-1] == "note: 6 are left alone: a, b, c, d, e, …"
+    (change,) = plan(make_queue("high_q", 2000, selected=(moved, LATE)))
+    assert change.summary.endswith("out of high_q: 3 into other\\x06\\x169, 1,200 into the archive")
+
+
+def test_every_message_is_listed_with_its_reason_as_far_as_it_was_asked_for() -> None:
+    (change,) = plan(make_queue("high_q", 5000, selected=(LATE,), malformed=MALFORMED))
+    assert [message["reason"] for message in change.messages] == ["too late", "malformed"]
+    assert change.messages[0]["id"] == "id-1"
+    assert change.count == 1202
+
+
+def test_malformed_items_stay_where_the_command_line_does_not_ask_for_them() -> None:
+    fleet = replace(FLEET, selection=Rule("r", "high_q"))
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, queues={"high_q": make_queue(malformed=MALFORMED)}))
+    assert QueuesClean(fleet).plan(snapshot) == ()
+
+
+UNACKED = replace(FLEET, selection=Rule("orphan", "high_q", unacked=True))
+
+
+def unacked_plan(nodes: dict[str, NodeState], **host: Any) -> tuple[tuple[Change, ...], list[str]]:
+    states = {"high_q": make_queue(unacked=(Selection("orphan", 2, {"shop.tasks.bill": 2}),))}
+    fleet = replace(UNACKED, all_nodes=("high@web1",))
+    broker = make_broker(fleet, queues=states, nodes=nodes)
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": make_state(fleet.hosts[0], **host)})
+    step = QueuesClean(fleet)
+    return step.plan(snapshot), step.notices(snapshot)
+
+
+def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None:
+    node = NodeState("high@web1", frozenset(), frozenset(), holds=frozenset())
+    (change,), notes = unacked_plan({"high@web1": node})
+    assert change.summary == "take 2 unacked messages that no node holds out of high_q into the archive"
+    assert change.do == TakeUnacked(
+        "high_q", "high_q+unacked.messages.jsonl", ("--queue high_q --unacked --reason orphan",), ()
+    )
+    assert change.undo == RestoreMessages("high_q+unacked.messages.jsonl")
+    assert notes == []
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_unacked_messages_are_left_alone_while_a_node_that_runs_is_silent(holds: bool) -> None:
+    nodes = {} if holds else {"high@web1": NodeState("high@web1", frozenset(), frozenset(), holds=None)}
+    changes, notes = unacked_plan(nodes)
+    assert changes == ()
+    assert notes == ["unacked messages are left alone: high@web1 may hold them and does not answer"]
+
+
+def test_a_node_whose_service_is_down_holds_nothing() -> None:
+    (change,), notes = unacked_plan({}, services={"high": ServiceState(None, None, "stopped")})
+    assert isinstance(change.do, TakeUnacked)
+    assert (change.do.stopped, notes) == (("high@web1",), [])
+
+
+def test_nodes_are_asked_only_where_a_rule_speaks_of_them() -> None:
+    assert QueuesClean(FLEET).needs == Needs.QUEUES
+    unregistered = replace(FLEET, selection=Rule("r", unregistered=True))
+    assert QueuesClean(unregistered).needs == Needs.QUEUES | Needs.NODES
+    assert QueuesClean(UNACKED).needs == Needs.QUEUES | Needs.NODES | Needs.SERVICES
 
 
 def test_queues_with_odd_names_have_archives_of_their_own_in_the_runs_folder() -> None:

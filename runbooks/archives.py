@@ -1,0 +1,180 @@
+"""`inv archive.list`, `archive.show`, `archive.verify` and `archive.restore`: what was taken out of queues.
+
+They read the archives in the folders of the runs. Restoring is a run of its own, which can be undone.
+"""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from runbooks.broker.archive import Archived, Fate, Ledger, read, verify
+from runbooks.broker.retrieval import archives_in, chosen, queue_of, row
+from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
+from runbooks.core.errors import ExitCode, RunbookError, UsageError
+from runbooks.core.model import Rule
+from runbooks.core.reporter import Check, Outcome, Reporter
+from runbooks.core.rules import fits, text
+from runbooks.core.wording import ago
+from runbooks.engine.apply import Recap, perform
+from runbooks.engine.journal import RunRecord, find_run, list_runs
+from runbooks.engine.session import Session
+from runbooks.steps.step import Needs
+
+Place = Literal["original", "next", "last"]
+
+_SHOWN = 50
+
+
+def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
+    """Every archive, oldest first: how many messages it holds, and why they were taken."""
+    rows = []
+    for record in list_runs(state_directory):
+        for path in archives_in(record.directory):
+            ledger = read(path)
+            fates = Counter(ledger.fates.values())
+            reasons = Counter(m.reason for n, m in ledger.messages.items() if ledger.fates[n] is not Fate.QUEUED)
+            tasks = Counter(row(m, ledger, "")["task"] for m in ledger.messages.values())
+            rows.append(
+                {
+                    "run": record.id,
+                    "queue": queue_of(path),
+                    "in it": fates[Fate.TAKEN],
+                    "put back": fates[Fate.RESTORED],
+                    "moved": fates[Fate.MOVED],
+                    "why": "; ".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
+                    "tasks": "; ".join(f"{count:,} × {task or 'malformed'}" for task, count in tasks.items()),
+                }
+            )
+    reporter.table("archives", rows)
+    return ExitCode.OK
+
+
+def show_archive(reporter: Reporter, state_directory: Path, run: str, rule: Rule | None, *, every: bool) -> ExitCode:
+    """The messages of a run's archives that the rule means; a terminal is shown the first of them."""
+    record = _find(state_directory, run)
+    found = [row(m, ledger, queue_of(path)) for path, ledger in _archives(record, rule) for m in _chosen(ledger, rule)]
+    if every:
+        reporter.table("archived", found)
+        return ExitCode.OK
+    reporter.table("archived", [_brief(entry) for entry in found[:_SHOWN]])
+    if len(found) > _SHOWN:
+        reporter.message(f"{len(found) - _SHOWN:,} more: narrow it with flags, or take all of them with --json")
+    return ExitCode.OK
+
+
+def _brief(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    eta = "" if entry["eta_at"] is None else ago(time.time() - entry["eta_at"])
+    return {
+        "state": entry["state"], "queue": entry["queue"], "id": entry["id"] or "", "task": entry["task"] or "malformed",
+        "retries": entry["retries"] or 0, "ETA": eta, "args": entry["args"], "reason": entry["reason"],
+    }  # fmt: skip
+
+
+def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
+    """Whether every message of a run's archives is as it was taken, and what a killed run has left open."""
+    checks = []
+    for path in archives_in(_find(state_directory, run).directory):
+        problems = verify(path)
+        checks.append(Check(path.name, not problems, "; ".join(problems) or _sound(path)))
+    reporter.checks(checks)
+    return ExitCode.OK if all(check.ok for check in checks) else ExitCode.FINDINGS
+
+
+def _sound(path: Path) -> str:
+    ledger = read(path)
+    torn = ", a last line that a crash has torn" if path.stat().st_size > ledger.whole_bytes else ""
+    unsettled = f", {len(ledger.unsettled)} batches of unknown fate (undo finds it out)" if ledger.unsettled else ""
+    return f"{len(ledger.messages):,} messages, every checksum right, in their order{torn}{unsettled}"
+
+
+def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *, malformed: bool) -> ExitCode:
+    """Put the messages that the rule means back into their queues: a run of its own."""
+    if place not in get_args(Place):
+        raise UsageError(f"--place {place!r} is none of original, next, last", "leave it out for their old places")
+    session.require_consent_possible()
+    record = _find(session.options.state_directory, run)
+    if record.broker != session.broker.name:
+        raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
+    changes = [
+        c
+        for path, ledger in _archives(record, rule)
+        if (c := _restore(path, ledger, rule, cast(Place, place), malformed))
+    ]
+    if not changes:
+        session.reporter.message("Nothing to put back: none of these messages is in the archive.")
+        return ExitCode.OK
+    for note in _consumers(session, {queue_of(path) for path, _ in _archives(record, rule)}):
+        session.reporter.message(f"note: {note}")
+    session.reporter.plan(changes, dry_run=session.options.dry_run)
+    if session.options.dry_run:
+        return ExitCode.OK
+    session.ask(f"Put them back ({place})?")
+    recap = Recap()
+    with session.recorded() as (journal, lock):
+        for change, outcome, detail in perform(session, journal, lock, changes, recap):
+            recap.at(BROKER).changed += outcome is Outcome.CHANGED
+            session.reporter.change(change, outcome, detail)
+        journal.end("ok", ExitCode.OK)
+        session.reporter.recap(recap.tallies, undo=f"inv undo {journal.run_id}")
+    return ExitCode.OK
+
+
+def _consumers(session: Session, queues: set[str]) -> Iterator[str]:
+    broker = session.observe(Needs.NODES).broker
+    assert broker is not None
+    for queue in sorted(queues):
+        if names := sorted(node.name for node in broker.nodes.values() if queue in node.queues):
+            yield f"{', '.join(names)} consumes {queue} and will run them at once"
+
+
+def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malformed: bool) -> Change | None:
+    if ledger.problems:
+        raise RunbookError(
+            f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
+        )
+    out = [m for m in _chosen(ledger, rule) if ledger.fates[m.n] is Fate.TAKEN]
+    back = [m for m in out if malformed or not m.malformed]
+    held = (
+        f"; {len(out) - len(back):,} malformed stay in the archive (--with-malformed)" if len(back) < len(out) else ""
+    )
+    if not back:
+        return None
+    token = uuid.uuid4().hex
+    name = str(path.absolute())
+    where = {"original": "into their places", "next": "to run next", "last": "to run last"}[place]
+    reasons = Counter(message.reason for message in back)
+    return Change(
+        BROKER,
+        "archive",
+        f"put {len(back):,} {'message' if len(back) == 1 else 'messages'} back into {queue_of(path)}, {where}{held}",
+        RestoreSelected(name, text(rule) if rule else "", place, malformed, token),
+        RecallMessages(name, token),
+        "\n".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
+        tuple(row(message, ledger, queue_of(path)) for message in back),
+        len(back),
+    )
+
+
+def _archives(record: RunRecord, rule: Rule | None) -> Iterator[tuple[Path, Ledger]]:
+    for path in archives_in(record.directory):
+        if rule is None or fits(rule.queue, queue_of(path)):
+            yield path, read(path)
+
+
+def _chosen(ledger: Ledger, rule: Rule | None) -> list[Archived]:
+    found = chosen(ledger, text(rule) if rule else "", time.time())
+    return [message for message in found if ledger.fates[message.n] is not Fate.QUEUED]
+
+
+def _find(state_directory: Path, run: str) -> RunRecord:
+    """The run; `last` is the newest that has an archive. Raises UsageError where it has none."""
+    if run == "last":
+        with_archive = [record.id for record in list_runs(state_directory) if archives_in(record.directory)]
+        run = with_archive[-1] if with_archive else run
+    record = find_run(state_directory, run)
+    if not archives_in(record.directory):
+        raise UsageError(f"run {record.id} has taken no messages out", "see `inv archive.list` for those that did")
+    return record

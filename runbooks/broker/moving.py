@@ -1,0 +1,166 @@
+"""Puts archived messages at an end of a list, and takes out again what was put back or moved: each exactly once.
+
+As in `surgery.py` a batch is written down first, a script acts and records it atomically, then the archive says so.
+What is taken back is known by its bytes: what a worker has popped meanwhile is not there any more, and stays its.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import cast
+
+import redis
+
+from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, sha256
+from runbooks.broker.connection import address, broker_errors
+from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
+from runbooks.broker.keys import KeySpace
+from runbooks.broker.message import redirected
+from runbooks.broker.scan import require_list, windows
+from runbooks.broker.surgery import bring_all_home, forget, no_progress
+from runbooks.core.errors import RunbookError
+from runbooks.core.rules import destination
+
+_PUSH_ITEMS = 1000
+_PUSH_BYTES = 1024 * 1024
+
+
+def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
+    """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
+    by_key: dict[str, list[Archived]] = defaultdict(list)
+    for message in archive.ledger().in_state(Fate.TAKEN):
+        if message.to:
+            by_key[message.to].append(message)
+    for key, messages in by_key.items():
+        _put(client, keyspace, archive, key, messages, "last", moved=True)
+    return sum(map(len, by_key.values()))
+
+
+def put_at_end(
+    client: "redis.Redis", keyspace: KeySpace, archive: Archive, messages: Iterable[Archived], place: str
+) -> int:
+    """Put messages that the archive holds back into their lists, to run `next` or `last`, in their order."""
+    by_key: dict[str, list[Archived]] = defaultdict(list)
+    for message in messages:
+        by_key[message.key].append(message)
+    for key, some in by_key.items():
+        _put(client, keyspace, archive, key, sorted(some, key=lambda m: m.position), place, moved=False)
+    return sum(map(len, by_key.values()))
+
+
+def _put(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    key: str,
+    messages: Sequence[Archived],
+    place: str,
+    *,
+    moved: bool,
+) -> None:
+    """Push messages, the oldest first; what is to run next is pushed on the other side, the oldest last."""
+    command, ordered = ("LPUSH", messages) if place == "last" else ("RPUSH", messages[::-1])
+    write_down = archive.moving if moved else archive.restoring
+    items = [_as_put(message, moved=moved) for message in ordered]
+    batches = keyspace.batches(archive.run_id)
+    script = files("runbooks.broker").joinpath("lua", "push.lua").read_text()
+    with broker_errors(address(client)):
+        bring_all_home(client, keyspace)
+        require_list(client, key)
+        for group in in_bounds([(0, item) for item in items], _PUSH_ITEMS, _PUSH_BYTES):
+            batch = write_down([ordered[i].n for i in group])
+            record = client.eval(script, 2, key, batches, batch.number, command, *(items[i] for i in group))
+            archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
+            forget(client, batches, [batch.number])
+
+
+def _as_put(message: Archived, *, moved: bool) -> bytes:
+    """The bytes of a message as they stand in a list after it was put back, or moved."""
+    if not moved:
+        return message.item
+    queue, priority = destination(message.requeue_to)
+    item = redirected(message.item, queue, priority)
+    if item is None:
+        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: inv undo")
+    return item
+
+
+def standing(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, by: str | None) -> int:
+    """How many of the messages that `recall` is about are still where they were put."""
+    count = 0
+    with broker_errors(address(client)):
+        for key, wanted in _wanted(ledger, by).items():
+            for part in (*keyspace.aside(key), key):
+                for window in windows(client, part):
+                    count += sum(checksum in wanted for checksum in map(sha256, window.items))
+    return count
+
+
+def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str | None = None) -> int:
+    """Take out again what was moved, or with `by` what that change has put back, and is still there.
+
+    The archive holds it as taken then. Returns how many messages.
+    """
+    recalled = 0
+    with broker_errors(address(client)):
+        bring_all_home(client, keyspace)
+        for key, wanted in _wanted(archive.ledger(), by).items():
+            require_list(client, key)
+            if client.exists(key):
+                recalling = _Recalling(archive, wanted)
+                work = Pass(recalling.decide, archive.sync, recalling.done, no_progress, recalling.again)
+                walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+                archive.sync()
+                forget(client, keyspace.batches(archive.run_id), recalling.numbers)
+                recalled += recalling.count
+    return recalled
+
+
+def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
+    """For each key the checksums of what was put there, each with the numbers of the messages that it stands for."""
+    wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for n, message in ledger.messages.items():
+        moved = ledger.fates[n] is Fate.MOVED
+        if moved if by is None else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by:
+            wanted[message.to if moved else message.key][sha256(_as_put(message, moved=moved))].append(n)
+    return wanted
+
+
+@dataclass(slots=True)
+class _Recalling:
+    """What is to be taken out of each chunk, and how many were."""
+
+    archive: Archive
+    wanted: dict[str, list[int]]
+    numbers: list[int] = field(default_factory=list)
+    count: int = 0
+    _last: list[tuple[str, int]] = field(default_factory=list)
+
+    def decide(self, chunk: Chunk) -> list[Step]:
+        """Choose what is to be dropped, and write it down."""
+        drops: list[int] = []
+        self._last = []
+        for i, raw in enumerate(chunk.items):
+            checksum = sha256(raw)
+            if self.wanted.get(checksum):
+                drops.append(i + 1)
+                self._last.append((checksum, self.wanted[checksum].pop()))
+        if not drops:
+            return [Step(len(chunk.items))]
+        batch = self.archive.recalling([n for _, n in self._last], sync=False)
+        self.numbers.append(batch.number)
+        return [Step(len(chunk.items), drops, batch=batch)]
+
+    def again(self, step: Step) -> None:
+        """Start from the oldest item again: the first step did not happen."""
+        for checksum, n in self._last:
+            self.wanted[checksum].append(n)
+        if step.batch:
+            self.archive.done(step.batch, [], sync=False)
+
+    def done(self, step: Step, moved: Sequence[int]) -> None:
+        """Count what was dropped, and write it down."""
+        batch = cast(Batch, step.batch)
+        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+        self.count += len(moved)

@@ -1,0 +1,67 @@
+"""The verbs for archives, as the collection `archive`: `inv archive.list` and its sisters."""
+
+from typing import TYPE_CHECKING
+
+from runbooks.verbs.common import Flags, Said, help_asked_as_run, run_verb, session_of, state_directory, verb
+from runbooks.verbs.selecting import IN_ARCHIVES
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
+
+_RUN = "the run's id, its beginning, or `last`: the newest that has an archive"
+
+
+@verb(hosts=False, collection="archive")
+def list_archive(flags: Flags) -> None:
+    """List the archives of all runs: how many messages they hold, of which tasks, and why."""
+    from runbooks.archives import list_archives as page
+
+    run_verb(flags, lambda reporter: page(reporter, state_directory(flags)))
+
+
+@verb(hosts=False, positional=("run",), selecting=IN_ARCHIVES, collection="archive", run=_RUN)
+def show(flags: Flags, run: str, said: Said) -> None:
+    """Show the messages of a run's archives, all or those that the flags mean, with where they are now."""
+    help_asked_as_run(run, flags.verb)
+
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.archives import show_archive
+        from runbooks.core.rules import from_flags
+
+        return show_archive(reporter, state_directory(flags), run, from_flags(said), every=flags.json)
+
+    run_verb(flags, body)
+
+
+@verb(hosts=False, positional=("run",), collection="archive", run=_RUN)
+def verify(flags: Flags, run: str) -> None:
+    """Check a run's archives: every checksum, their order, and what a crash has torn."""
+    help_asked_as_run(run, flags.verb)
+    from runbooks.archives import verify_archive
+
+    run_verb(flags, lambda reporter: verify_archive(reporter, state_directory(flags), run))
+
+
+@verb(
+    hosts=False,
+    changes=True,
+    positional=("run",),
+    selecting=IN_ARCHIVES,
+    collection="archive",
+    run=_RUN,
+    place="where to: `original` (into their places), `next` or `last` to run",
+    with_malformed="also malformed items; each kills the worker that pops it",
+)
+def restore(flags: Flags, run: str, said: Said, place: str = "original", with_malformed: bool = False) -> None:
+    """Put messages of a run's archives back into their queues, all or those that the flags mean."""
+    help_asked_as_run(run, flags.verb)
+
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.archives import restore_archive
+        from runbooks.core.rules import from_flags
+
+        rule = from_flags(said)
+        return restore_archive(session_of(flags, reporter), run, rule, place, malformed=with_malformed)
+
+    run_verb(flags, body)

@@ -1,0 +1,224 @@
+"""Queue surgery as an operator does it: each flag, wrong input, dry runs, archives, undo; on real processes."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.entity import Queue
+
+from tests.sandbox.conftest import World, make_world
+from tests.sandbox.test_remediate import CHECK, POLL, id_of, redis_keys, task_of
+
+STUCK = ("--task", "integrations.*", "--eta-overdue", "1h", "--retries", ">2")
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A broken sandbox: nobody consumes low_priority, which holds 4,700 polls and 300 stuck checks."""
+    world = make_world(tmp_path_factory.mktemp("broken"))
+    up = world.inv("sandbox")
+    assert up.code == 0, up.err
+    yield world
+    assert world.inv("sandbox", "--down").code == 0
+
+
+def selected(plan: Any) -> list[Any]:
+    return [message for change in plan["plan"] for message in change.get("messages", [])]
+
+
+def undo_last(world: World, before: list[bytes]) -> None:
+    undone = world.inv("undo", "last", "--yes")
+    assert undone.code == 0, undone.out + undone.err
+    assert world.queue() == before
+
+
+def test_the_flags_stand_in_for_the_inventorys_rules_and_every_message_is_listed_with_its_reason(broken: World) -> None:
+    before = redis_keys(broken), broken.queue()
+    dry = broken.inv("clean-queues", *STUCK, "--reason", "gave up", "--dry-run", "--json")
+    assert dry.code == 0
+    found = selected(dry.json)
+    assert {message["id"] for message in found} == {id_of(raw) for raw in before[1] if task_of(raw) == CHECK}
+    assert {message["reason"] for message in found} == {"gave up"}
+    assert redis_keys(broken) == before[0], "a dry run writes nothing"
+
+    taken = broken.inv("clean-queues", *STUCK, "--reason", "gave up", "--yes", "--json")
+    assert taken.code == 0
+    assert broken.queue() == [raw for raw in before[1] if task_of(raw) != CHECK]
+    listed = broken.inv("archive.show", "last", "--json").json["archived"]
+    assert Counter((m["reason"], m["state"]) for m in listed) == {("gave up", "taken"): 300}
+    rule = taken.json["plan"][0]["do"]["rules"]
+    assert rule == ["--task 'integrations.*' --eta-overdue 1h --retries '>2' --reason 'gave up'"]
+    undo_last(broken, before[1])
+
+
+def test_one_message_is_named_by_its_id_or_its_argument(broken: World) -> None:
+    before = broken.queue()
+    one = id_of(before[7])
+    (only,) = selected(broken.inv("clean-queues", "--id", one, "--dry-run", "--json").json)
+    assert only["id"] == one
+    sevens = selected(broken.inv("clean-queues", "--arg", "7", "--dry-run", "--json").json)
+    assert {message["args"] for message in sevens} == {"(7,)"}
+    assert len(sevens) == sum(
+        task_of(raw) == POLL and json.loads(raw)["headers"]["argsrepr"] == "(7,)" for raw in before
+    )
+
+
+def test_of_duplicates_one_of_each_stays(broken: World) -> None:
+    before = broken.queue()
+    done = broken.inv("clean-queues", "--task", "inventory.*", "--duplicate", "keep=newest", "--yes")
+    assert done.code == 0, done.out + done.err
+    left = [raw for raw in broken.queue() if task_of(raw) == POLL]
+    calls = [json.loads(raw)["headers"]["argsrepr"] for raw in left]
+    assert len(calls) == len(set(calls)) == 60
+    newest = {json.loads(raw)["headers"]["argsrepr"]: raw for raw in reversed(before) if task_of(raw) == POLL}
+    assert set(left) == set(newest.values())
+    undo_last(broken, before)
+
+
+def test_unregistered_messages_are_those_that_no_node_knows(broken: World) -> None:
+    found = selected(broken.inv("clean-queues", "--unregistered", "--dry-run", "--json").json)
+    assert Counter(message["task"] for message in found) == {CHECK: 300}
+    told = broken.inv("clean-queues", "--unregistered", "--dry-run").out
+    assert "worker_low@sandbox does not answer, and may know tasks" in told
+
+
+def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
+    """They go where nobody pops them before they are taken back: a priority step that workers ask for last."""
+    before = broken.queue()
+    with frozen(broken, "worker_high"):
+        moved = broken.inv("clean-queues", *STUCK, "--requeue-to", "high_priority:9", "--yes", "--json")
+        assert moved.code == 0, moved.out + moved.err
+        assert (
+            moved.json["plan"][0]["summary"]
+            == "move 300 of 5,000 messages from low_priority into high_priority\\x06\\x169"
+        )
+        assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK]
+        told = broken.inv("undo", "last", "--dry-run")
+        assert "messages" in told.out
+    undone = broken.inv("undo", "last", "--yes", "--json")
+    assert undone.code == 0, undone.out + undone.err
+    left = broken.queue()
+    assert set(left) <= set(before), "what was not consumed is back, byte for byte"
+    with broken.broker() as client:
+        assert client.llen("high_priority\x06\x169") == 0
+        for raw in [raw for raw in before if raw not in set(left)]:
+            client.rpush("low_priority", raw)
+        client.delete("low_priority")
+        client.rpush("low_priority", *before)
+
+
+class frozen:  # noqa: N801
+    """A worker's main process that does not react for the length of a block."""
+
+    def __init__(self, world: World, worker: str) -> None:
+        self._pid = int((world.root / f"app/run/{worker}.pid").read_text().split()[0])
+
+    def __enter__(self) -> None:
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def __exit__(self, *exception: object) -> None:
+        os.kill(self._pid, signal.SIGCONT)
+
+
+def fetch_and_die(world: World, count: int) -> None:
+    """Fetch messages as a worker does that dies then."""
+    app = Celery("dead", broker=(world.root / "broker.url").read_text().strip(), set_as_current=False)
+    with app.connection_for_read() as connection:
+        channel = connection.channel()
+        channel.qos.restore_at_shutdown = False
+        consumer = app.amqp.TaskConsumer(channel, queues=[Queue("low_priority")])  # type: ignore[no-untyped-call]
+        consumer.register_callback(lambda _body, _message: None)
+        consumer.consume()
+        for _ in range(count):
+            connection.drain_events(timeout=5)
+        channel.qos._delivered.clear()
+    app.close()
+
+
+def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(broken: World) -> None:
+    before = broken.queue()
+    fetch_and_die(broken, 3)
+    flags = ("clean-queues", "--queue", "low_priority", "--unacked", "--requeue-to", "low_priority")
+    with frozen(broken, "worker_high"):
+        silent = broken.inv(*flags, "--dry-run", "--json")
+        assert (silent.code, silent.json["plan"]) == (0, [])
+        assert "unacked messages are left alone: worker_high@sandbox may hold them" in " ".join(silent.json["messages"])
+    done = broken.inv(*flags, "--yes", "--json")
+    assert done.code == 0, done.out + done.err
+    assert {m["id"] for m in selected(done.json)} == {id_of(raw) for raw in before[-3:]}
+    assert Counter(map(id_of, broken.queue())) == Counter(map(id_of, before))
+    with broken.broker() as client:
+        assert not [tag for tag in client.hkeys("unacked") if any(tag in raw for raw in before)]
+        client.delete("low_priority")
+        client.rpush("low_priority", *before)
+
+
+def test_archives_are_listed_shown_verified_and_restored_by_choice_and_that_is_undone(broken: World) -> None:
+    before = broken.queue()
+    run = broken.inv("clean-queues", *STUCK, "--yes", "--json").json["run"]
+    (entry,) = [row for row in broken.inv("archive.list", "--json").json["archives"] if row["run"] == run]
+    assert (entry["queue"], entry["in it"], entry["put back"]) == ("low_priority", 300, 0)
+    ids = [message["id"] for message in broken.inv("archive.show", run, "--json").json["archived"]]
+    assert len(broken.inv("archive.show", run, "--id", ",".join(ids[:2]), "--json").json["archived"]) == 2
+    assert broken.inv("archive.verify", run).code == 0
+    without = broken.queue()
+
+    some = ("archive.restore", run, "--id", ids[5])
+    dry = broken.inv(*some, "--dry-run", "--json")
+    assert (dry.code, dry.json["plan"][0]["messages"][0]["id"]) == (0, ids[5])
+    assert broken.queue() == without
+    assert broken.inv(*some, "--place", "next", "--yes").code == 0
+    assert id_of(broken.queue()[-1]) == ids[5]
+    assert "Nothing to put back" in broken.inv(*some, "--yes").out
+    undo_last(broken, without)
+    assert broken.inv(*some, "--yes").code == 0
+    assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK or id_of(raw) == ids[5]]
+    assert broken.inv("archive.restore", run, "--yes").code == 0
+    assert broken.queue() == before
+
+
+def test_a_damaged_archive_is_found_and_nothing_is_restored_from_it(broken: World) -> None:
+    before = broken.queue()
+    run = broken.inv("clean-queues", "--arg", "9", "--yes", "--json").json["run"]
+    path = Path(broken.root / "state/runs" / run / "low_priority.messages.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"raw":"ey', b'"raw":"fy', 1))
+    bad = broken.inv("archive.verify", run)
+    assert (bad.code, "another checksum" in bad.out) == (1, True)
+    restored = broken.inv("archive.restore", run, "--yes")
+    assert (restored.code, "damaged" in restored.err) == (2, True)
+    path.write_bytes(whole)
+    undo_last(broken, before)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--queue", "low_prioritty"), "there is no queue 'low_prioritty'; did you mean 'low_priority'?"),
+        (("--queue", "x*"), "no queue fits 'x*'"),
+        (("--retries", "2", "--eta-overdue", "soon"), "--eta-overdue: a duration is"),
+        (("--requeue-to", "high_priority"), "name at least a queue"),
+        (("--task", "a", "--requeue-to", "hihg_priority"), "no worker consumes 'hihg_priority'; did you mean"),
+        (("--malformed", "--task", "a"), "malformed items are no messages"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_looked_at(flags: tuple[str, ...], said: str, broken: World) -> None:
+    done = broken.inv("clean-queues", *flags, "--dry-run")
+    assert (done.code, said in done.err) == (5, True), done.err
+
+
+def test_a_selection_that_fits_nothing_says_so(broken: World) -> None:
+    done = broken.inv("clean-queues", "--task", "nope.*", "--yes")
+    assert (done.code, "No message fits: --task 'nope.*'" in done.out) == (0, True)
+
+
+def test_without_a_node_nobody_can_say_what_is_unregistered(broken: World) -> None:
+    with frozen(broken, "worker_high"), frozen(broken, "worker_daemon"):
+        done = broken.inv("clean-queues", "--unregistered", "--dry-run")
+    assert (done.code, "no node answers" in done.err) == (4, True)
