@@ -30,7 +30,7 @@ def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
     asked = [host for host in fleet.hosts if host.name in snapshot.hosts]
     findings = [
         *broker.findings(fleet, snapshot),
-        *code.findings(fleet, snapshot),
+        *code.unregistered(fleet, snapshot),
         *workers.silent_nodes(fleet, snapshot),
         *queues.findings(fleet, snapshot),
         *(finding for host in asked for finding in workers.of_beat(fleet, host, snapshot.hosts[host.name])),

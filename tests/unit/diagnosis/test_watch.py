@@ -13,6 +13,7 @@ from runbooks.monitoring.look import slow_to_drain, unsure
 from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
     NOW,
+    TASKS,
     make_broker,
     make_fleet,
     make_host,
@@ -43,6 +44,18 @@ def test_a_fleet_in_which_all_is_right_has_no_finding_though_no_host_was_asked()
 def test_a_node_that_does_not_answer_is_told_without_asking_its_host() -> None:
     found = codes(make_broker(FLEET, nodes={}))
     assert found == ["worker.not_answering", "queue.no_consumer"]
+
+
+def test_each_node_that_lacks_tasks_is_a_finding_of_its_own() -> None:
+    hosts = make_host(), make_host("web2")
+    fleet = make_fleet(*hosts)
+    broker = make_broker(fleet)
+    nodes = {name: replace(node, registered=frozenset(TASKS[:1])) for name, node in broker.nodes.items()}
+    found = watch(fleet, Snapshot(NOW, replace(broker, nodes=nodes), {}))
+    assert [(f.code, f.subject) for f in found] == [
+        ("task.not_registered", "high@web1"),
+        ("task.not_registered", "high@web2"),
+    ]
 
 
 @pytest.mark.parametrize(("depth", "found"), [(100, []), (101, ["queue.depth"])])
