@@ -1,7 +1,8 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import redis
@@ -29,6 +30,7 @@ def observe_broker(
     *,
     fetched: Iterable[Entry] = (),
     samples: int | None = SAMPLES,
+    on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
 
@@ -38,7 +40,16 @@ def observe_broker(
     rules = tuple(rules)
     facts = Facts(now, registered_in(nodes))
     states = {
-        queue: scan_queue(client, keyspace, queue, rules, now, registered=facts.registered, samples=samples)
+        queue: scan_queue(
+            client,
+            keyspace,
+            queue,
+            rules,
+            now,
+            registered=facts.registered,
+            samples=samples,
+            on_progress=partial(on_progress, queue),
+        )
         for queue in queues
     }
     for queue in queues if fetched else ():

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -23,6 +23,14 @@ _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
 _AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
 SAMPLES = 5
 _RAW_SHOWN = 60
+
+
+Progress = Callable[[int, int], None]
+"""Told after each chunk: items looked at and items there were. It may raise, to stop."""
+
+
+def no_progress(_looked_at: int, _total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ def scan_queue(
     *,
     registered: frozenset[str] | None = None,
     samples: int | None = SAMPLES,
+    on_progress: Progress = no_progress,
 ) -> QueueState:
     """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
@@ -123,6 +132,7 @@ def scan_queue(
                     depths[part] = window.length
                     for raw in window.items:
                         add(raw)
+                    on_progress(window.first + len(window.items), window.length)
     aside = sum(depths.get(part, 0) for key in keyspace.queue(queue) for part in keyspace.aside(key))
     return tally.state(queue, depths, aside)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from runbooks.core.wording import notice
 
 _SILENT = "see why with `inv diagnose`; then run again"
 
+_MANY = 20_000  # fewer are read at once
+
 Waiting = Callable[[str], None]
 """Told what is going on, for a line that is overwritten."""
 
@@ -52,8 +54,9 @@ class Restorable:
 class Broker:
     """Looks at the broker, and moves messages in it."""
 
-    def __init__(self, app: AppSettings) -> None:
+    def __init__(self, app: AppSettings, waiting: Waiting) -> None:
         self._app = app
+        self._waiting = waiting
         self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
@@ -83,8 +86,14 @@ class Broker:
         answering = self._nodes(holdings=with_unacked) if nodes else {}
         named = fleet.queues if queues else ()
         return observe_broker(
-            client, self._keys, named, fleet.rules, now, answering, fetched=fetched, samples=samples
+            client, self._keys, named, fleet.rules, now, answering, fetched=fetched, samples=samples,
+            on_progress=self._progress,
         )  # fmt: skip
+
+    def _progress(self, what: str, looked_at: int, total: int) -> None:
+        """Tell how far it is where that takes long enough to be read; at the end the line goes."""
+        text = f"{what}: {looked_at:,} of {total:,} messages looked at"
+        self._waiting(text if total > _MANY and looked_at < total else "")
 
     def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
         return observe_nodes(self._url, self._options, holdings=holdings)
@@ -104,17 +113,15 @@ class Broker:
             keys = [key for queue in queues for key in self._keys.queue(queue)]
             require_able(self._client, self._keys, keys, "run")
 
-    def take(self, effect: TakeMessages, path: Path, waiting: Waiting) -> str:
+    def take(self, effect: TakeMessages, path: Path) -> str:
         """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
-
-        def progress(looked_at: int, total: int) -> None:
-            waiting(f"{effect.queue}: {looked_at:,} of {total:,} messages looked at")
 
         rules = [parse(rule) for rule in effect.rules]
         registered = self._registered() if any(rule.unregistered for rule in rules) else None
         with self._new_archive(path, effect.queue) as archive:
+            told = partial(self._progress, effect.queue)
             report = surgery.take(
-                self._client, self._keys, effect.queue, rules, archive, time.time(), progress, registered
+                self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
             )  # fmt: skip
             moved = moving.move(self._client, self._keys, archive)
         return _told(report, moved, path)
@@ -159,7 +166,9 @@ class Broker:
             surgery.settle(self._client, self._keys, archive)
             recalled = moving.recall(self._client, self._keys, archive)
             unheld = unacked.restore(self._client, self._keys, archive)
-            report = surgery.restore(self._client, self._keys, archive, malformed=malformed)
+            report = surgery.restore(
+                self._client, self._keys, archive, malformed=malformed, on_progress=partial(self._progress, "restore")
+            )  # fmt: skip
         held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
         back = f", {recalled:,} of them from where they were moved to" if recalled else ""
         return f"{report.restored + unheld:,} messages put back{back}{held}"

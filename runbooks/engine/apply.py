@@ -268,7 +268,7 @@ def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outc
 def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
     match effect:
         case TakeMessages(archive=archive):
-            return session.broker.take(effect, directory / archive, session.reporter.waiting)
+            return session.broker.take(effect, directory / archive)
         case TakeUnacked(archive=archive):
             return session.broker.take_unacked(session.fleet, effect, directory / archive)
         case RestoreMessages(archive=archive, malformed=malformed):

@@ -202,7 +202,8 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     )
     password = _ask_become_password if flags.ask_become_pass else None
     transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
+    broker = Broker(fleet.app, reporter.waiting)
+    return Session(fleet, transports, broker, Templates(templates_directory()), reporter, options)
 
 
 def _ask(question: str) -> bool:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read, sha256, verify
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
@@ -484,3 +485,23 @@ def test_an_overdue_message_is_taken_and_one_due_later_stays(
     rule = Rule("overdue", "work", eta_overdue_s=60)
     assert surgery.take(client, KEYS, "work", [rule], archive, now + 75).taken == {"overdue": 1}
     assert client.llen("work") == 1
+
+
+def test_progress_is_told_from_the_first_item_to_the_last(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(600):
+        send(["stale.one", "live"][i % 2])
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    told: dict[str, list[tuple[int, int]]] = {"scan": [], "take": [], "restore": []}
+
+    def listener(verb: str) -> Callable[[int, int], None]:
+        return lambda looked_at, total: told[verb].append((looked_at, total))
+
+    scan_queue(client, KEYS, "work", [STALE], NOW, on_progress=listener("scan"))
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW, listener("take"))
+    surgery.restore(client, KEYS, archive, on_progress=listener("restore"))
+    assert [steps[-1] for steps in told.values()] == [(600, 600), (600, 600), (300, 300)]
+    for steps in told.values():
+        assert len(steps) > 1
+        assert steps == sorted(steps)

@@ -107,7 +107,7 @@ class FakeBroker:
     def require_able(self, changes: Iterable[Change]) -> None:
         pass
 
-    def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
+    def take(self, effect: TakeMessages, path: Path) -> str:
         assert self.is_locked
         if self.error:
             raise self.error
