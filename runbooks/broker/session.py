@@ -123,7 +123,9 @@ class Broker:
             report = surgery.take(
                 self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
             )  # fmt: skip
-            moved = moving.move(self._client, self._keys, archive)
+            # Asking the archive what is to be moved holds all of it in memory.
+            moves = any(rule.requeue_to for rule in rules)
+            moved = moving.move(self._client, self._keys, archive) if moves else 0
         return _told(report, moved, path)
 
     def _registered(self) -> frozenset[str]:
