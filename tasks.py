@@ -32,7 +32,7 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
 
 @task(
     help={
-        "hosts": "how many (6); the first is the broker's, the others run the workers",
+        "hosts": "how many (6): the broker's, and those of the workers",
         "latency": "MS on every round trip: 20, or web1=20,web2=5",
         "down": "end it and remove everything of it",
     }

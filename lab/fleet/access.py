@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from lab.fleet.record import Host
+from lab.fleet.host import in_root
+from lab.fleet.record import Host, Record
 from lab.fleet.shell import run
 
 _INVENTORY = Path(__file__).with_name("inventory.template.yaml")
 KEY, PASSWORD = "id_ed25519", "operator.password"
-USERS = {"root": "/root", "deploy": "/home/deploy", "operator": "/home/operator"}
+USERS = ("root", "deploy", "operator")
 
 
 def make_secrets(fleet: Path) -> None:
@@ -20,13 +21,13 @@ def make_secrets(fleet: Path) -> None:
     write_secret(fleet / PASSWORD, secrets.token_urlsafe(12))
 
 
-def let_in(fleet: Path, root: Path) -> None:
+def let_in(fleet: Path, record: Record, root: Path) -> None:
     """Put key and password into a root file system."""
     key = (fleet / f"{KEY}.pub").read_text()
-    for user, home in USERS.items():
-        run("chroot", root, "sh", "-euc", f"install -d -m 700 -o {user} {home}/.ssh; umask 77; "
-            f"cat >{home}/.ssh/authorized_keys; chown {user} {home}/.ssh/authorized_keys", stdin=key)  # fmt: skip
-    run("chroot", root, "chpasswd", stdin=f"operator:{(fleet / PASSWORD).read_text()}\n")
+    for user in USERS:
+        in_root(record, root, f"ssh=~{user}/.ssh; install -d -m 700 -o {user} $ssh; umask 77; "
+                f"cat >$ssh/authorized_keys; chown {user} $ssh/authorized_keys", stdin=key)  # fmt: skip
+    in_root(record, root, "chpasswd", stdin=f"operator:{(fleet / PASSWORD).read_text()}\n")
 
 
 def write_known_hosts(fleet: Path, public_keys: Mapping[Host, str]) -> None:

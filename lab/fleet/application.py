@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lab import incident
 from lab.fleet import cgroups, network
+from lab.fleet.host import in_root
 from lab.fleet.record import FIRST_HOST, GLPI, Record
-from lab.fleet.shell import run
 
 ENV_FILE = "etc/printer_inventory.env"
 _DATABASE = "/var/lib/printer_inventory/db.sqlite3"
@@ -47,19 +47,18 @@ class Application:
         )  # fmt: skip
         return cls(broker, results, password, tokens, environment)
 
-    def install(self, checkout: Path, root: Path) -> None:
+    def install(self, checkout: Path, record: Record, root: Path) -> None:
         """Put the patient as it is in the checkout into a root file system, with a database of its own."""
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(checkout / "lab/patient", root / "srv/printer_inventory", ignore=ignored)
-        run("chroot", root, "sh", "-euc", f"umask 27; cat >/{ENV_FILE}; chgrp deploy /{ENV_FILE}",
-            stdin=self.environment)  # fmt: skip
-        run("chroot", root, "sh", "-euc", _PREPARE)
+        in_root(record, root, f"umask 27; cat >/{ENV_FILE}; chgrp deploy /{ENV_FILE}", stdin=self.environment)
+        in_root(record, root, _PREPARE)
 
     def install_broker(self, record: Record, root: Path) -> None:
         """Make a root file system that of the broker's host."""
         with (root / "etc/redis/redis.conf").open("a") as conf:
             conf.write(f"bind {record.address(FIRST_HOST)} 127.0.0.1\nrequirepass {self.redis_password}\n")
-        run("chroot", root, "systemctl", "--quiet", "enable", "redis-server.service")
+        in_root(record, root, "systemctl --quiet enable redis-server.service")
 
     def start_glpi(self, checkout: Path, record: Record, namespace: Path, log: Path) -> None:
         """Start GLPI's stand-in as a machine of the network, which is none of the fleet's hosts."""

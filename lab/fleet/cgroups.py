@@ -25,16 +25,17 @@ def create(name: str) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
-def start(name: str, command: Sequence[object], log: Path, **options: Any) -> None:
-    """Start a process in the cgroup `name`, made if need be; `options` are those of `subprocess.run`.
-
-    It is in there before the command begins, leads a session of its own, and goes on when this process ends.
-    """
+def inside(name: str) -> list[str]:
+    """What to put before a command to run it in the cgroup `name`, made if need be, from its first instant on."""
     create(name)
-    words = ["setsid", "--fork", "sh", "-euc", _ENTER, "sh", *(root / name for root in _roots()), "--", *command]
+    return ["sh", "-euc", _ENTER, "sh", *(str(root / name) for root in _roots()), "--"]
+
+
+def start(name: str, command: Sequence[object], log: Path, **options: Any) -> None:
+    """Start a process in the cgroup `name` that goes on when this one ends; `options` are `subprocess.run`'s."""
+    words = ["setsid", "--fork", *inside(name), *map(str, command)]
     with log.open("wb") as out:
-        subprocess.run([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                       check=True, **options)  # fmt: skip
+        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, **options)
 
 
 def pids(name: str) -> set[int]:

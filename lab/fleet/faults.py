@@ -39,7 +39,7 @@ Restart=always
 WantedBy=multi-user.target
 """
 _CRON = """\
-# Managed by celery-runbooks; changes made here are replaced by the next `inv install-cron`.
+# Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-cron`.
 SHELL=/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -49,7 +49,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 def victims(hosts: Sequence[Host]) -> tuple[Host, Host, Host]:
     """The hosts of the environment file, of the old unit and of the stale cron file; one may be several of them."""
-    environment, unit, cron = islice(cycle(hosts[1:] or hosts), 3)
+    environment, unit, cron = islice(cycle(hosts[1:]), 3)
     return environment, unit, cron
 
 

@@ -18,9 +18,9 @@ _AFRESH = "For a fresh fleet: inv fleet --down, then inv fleet."
 
 
 def host_names(count: int) -> list[str]:
-    """The names of a fleet's hosts; the first is the broker's. Raises ValueError."""
-    if not 1 <= count <= 100:
-        raise ValueError(f"--hosts: {count} is not a number from 1 to 100")
+    """The names of a fleet's hosts: the broker's, then the workers'. Raises ValueError."""
+    if not 2 <= count <= 100:
+        raise ValueError(f"--hosts: {count} is not a number from 2 to 100; the first host is the broker's")
     return ["broker", *(f"web{number}" for number in range(1, count))]
 
 
@@ -51,8 +51,8 @@ class Fleet:
                 self._remove()
                 raise
         return (
-            f"{len(names)} hosts are up, broken in several ways. Look: inv diagnose --inventory .fleet/inventory.yaml, "
-            f"or ssh -F .fleet/ssh_config {names[-1]}. End it: inv fleet --down."
+            f"{len(names)} hosts are up, broken in several ways. Look: inv diagnose --inventory .fleet/inventory.yaml. "
+            f"Log in: ssh -F .fleet/ssh_config {names[-1]}. End it: inv fleet --down."
         )
 
     def down(self) -> str:
@@ -100,22 +100,21 @@ class Fleet:
     def _claim(self, names: Sequence[str], latency_ms: Mapping[str, float]) -> Record:
         """Choose and take what the fleet has of this machine, written down first."""
         with locked(_MACHINE_LOCK):
-            id, limit = fleet_id(self.checkout), machine.inotify_limit()
-            network_of_it = free_network(id, network.taken_networks())
-            inotify = (limit, limit + len(names) * machine.INOTIFY_PER_HOST)
-            record = Record.of(id, network_of_it, {name: latency_ms.get(name, 0) for name in names}, inotify)
+            id = fleet_id(self.checkout)
+            own = free_network(id, network.taken_networks())
+            record = Record.of(id, own, {name: latency_ms.get(name, 0) for name in names})
             record.save(self._record)
             network.make_bridge(record)
-            machine.set_inotify_limit(inotify[1])
+            machine.claim(id, len(names))
         return record
 
     def _common_layer(self, record: Record, application: Application, base: Path) -> Path:
         """What is the same on all hosts of the fleet, as one more layer over the image."""
         root = host.mount([base], self.mounts / "common")
-        access.let_in(self.root, root)
+        access.let_in(self.root, record, root)
         names = {"localhost": "127.0.0.1", "glpi": record.address(GLPI)} | {h.name: h.address for h in record.hosts}
         (root / "etc/hosts").write_text("".join(f"{address} {name}\n" for name, address in names.items()))
-        application.install(self.checkout, root)
+        application.install(self.checkout, record, root)
         run("umount", root)
         return self.mounts / "common/upper"
 
@@ -168,7 +167,7 @@ class Fleet:
                 host.forget(record, each, self.mounts / each.name / "root")
             with locked(_MACHINE_LOCK):
                 network.remove_links(record)
-                machine.lower_inotify_limit(record.inotify)
+                machine.release(record.id)
         for mount in reversed(_mounts_under(self.mounts)):
             run("umount", mount)
         if self.root.exists():

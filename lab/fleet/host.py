@@ -28,6 +28,15 @@ def mount(layers: Sequence[Path], folder: Path) -> Path:
     return folder / "root"
 
 
+def in_root(record: Record, root: Path, script: str, stdin: str = "") -> str:
+    """Run a shell script as root in a root file system that is not booted. Raises FleetError.
+
+    It runs in the fleet's cgroup: should this process be killed, `--down` still finds and ends it.
+    """
+    group = cgroups.inside(f"{record.cgroup}/setup")
+    return run(*group, "chroot", root, "sh", "-euc", script, stdin=stdin)
+
+
 def make_unique(root: Path, host: Host) -> str:
     """Give a root file system what tells hosts apart; returns the host's public key."""
     (root / "etc/hostname").write_text(f"{host.name}\n")
@@ -91,7 +100,7 @@ def await_ready(record: Record, host: Host, log: Path) -> None:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise FleetError(f"the host {host.name} did not come up within {READY_S:g} s; its last words:\n{last}")
         time.sleep(0.05)
-    on_host(record, host, "systemctl", "is-system-running", "--wait", "--quiet")
+    on_host(record, host, "sh", "-euc", "systemctl is-system-running --wait || { systemctl --failed; exit 1; }")
 
 
 def _sshd_answers(address: str) -> bool:

@@ -10,10 +10,11 @@ from lab.fleet.shell import FleetError, run
 
 Tell = Callable[[str], None]
 
-_TOOLS = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "ip": "iproute2",
+_TOOLS = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap debian-archive-keyring", "ip": "iproute2",
           "ssh-keygen": "openssh-client"}  # fmt: skip
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
-INOTIFY_PER_HOST = 16  # systemd and its services hold 7 or 8
+_INOTIFY_PER_HOST = 16  # systemd and its services hold 7 or 8
+_CLAIMS = Path("/run/celery-runbooks-fleets")  # a file for what was found, and one for each fleet: NAME-NUMBER
 
 
 def require_root() -> None:
@@ -27,7 +28,9 @@ def require_root() -> None:
 
 def require_tools(tell: Tell) -> None:
     """Install the Debian packages that the fleet needs and this machine lacks. Raises FleetError."""
-    lacking = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]
+    lacking = [
+        package for tool, packages in _TOOLS.items() if shutil.which(tool) is None for package in packages.split()
+    ]
     if not lacking:
         return
     if shutil.which("apt-get") is None:
@@ -38,17 +41,25 @@ def require_tools(tell: Tell) -> None:
         "--no-install-recommends", *lacking)  # fmt: skip
 
 
-def inotify_limit() -> int:
-    """How many inotify instances a user may have."""
-    return int(_INOTIFY.read_text())
+def claim(fleet_id: str, hosts: int) -> None:
+    """Raise the limit on inotify instances for a fleet; twice is as once."""
+    _CLAIMS.mkdir(exist_ok=True)
+    if not any(_CLAIMS.glob("base-*")):
+        (_CLAIMS / f"base-{int(_INOTIFY.read_text())}").touch()
+    (_CLAIMS / f"{fleet_id}-{hosts * _INOTIFY_PER_HOST}").touch()
+    _set_limit()
 
 
-def set_inotify_limit(limit: int) -> None:
-    _INOTIFY.write_text(f"{limit}\n")
+def release(fleet_id: str) -> None:
+    """Take back what was raised for a fleet; the last one puts the limit back that was found."""
+    if _CLAIMS.exists():
+        for claimed in _CLAIMS.glob(f"{fleet_id}-*"):
+            claimed.unlink()
+        _set_limit()
+        if len(list(_CLAIMS.iterdir())) < 2:
+            shutil.rmtree(_CLAIMS)
 
 
-def lower_inotify_limit(raised: tuple[int, int]) -> None:
-    """Take back what was added for one fleet: another one may have added its own since."""
-    before, after = raised
-    if (now := inotify_limit()) != before:  # it is the same where a killed run did not come so far
-        set_inotify_limit(now - (after - before))
+def _set_limit() -> None:
+    """The limit follows from the claims alone, so it comes right whoever was killed, and whichever fleet goes first."""
+    _INOTIFY.write_text(str(sum(int(claim.name.rpartition("-")[2]) for claim in _CLAIMS.iterdir())))

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lab.fleet.shell import FleetError
+
+_NETWORKS = 65536  # of 256 addresses in 10.0.0.0/8
 CONTROLLER, GLPI, FIRST_HOST = 1, 2, 11  # the last byte of their addresses
 
 
@@ -22,20 +25,19 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A fleet as it is meant to be. `inotify` is the kernel's limit before and after it was raised for the fleet."""
+    """A fleet as it is meant to be; all else that it has of this machine is named after its id."""
 
     id: str
     network: str
     hosts: tuple[Host, ...]
-    inotify: tuple[int, int]
 
     @classmethod
-    def of(cls, id: str, network: str, latency_ms: Mapping[str, float], inotify: tuple[int, int]) -> "Record":
+    def of(cls, id: str, network: str, latency_ms: Mapping[str, float]) -> "Record":
         """A fleet whose hosts are the keys of `latency_ms`, in this order."""
         addresses = ipaddress.IPv4Network(network)
         hosts = (Host(name, str(addresses[FIRST_HOST + number]), latency_ms[name])
                  for number, name in enumerate(latency_ms))  # fmt: skip
-        return cls(id, network, tuple(hosts), inotify)
+        return cls(id, network, tuple(hosts))
 
     @property
     def bridge(self) -> str:
@@ -80,7 +82,7 @@ class Record:
             return None
         read = json.loads(path.read_text())
         hosts = tuple(Host(**host) for host in read["hosts"])
-        return cls(read["id"], read["network"], hosts, tuple(read["inotify"]))
+        return cls(read["id"], read["network"], hosts)
 
 
 def fleet_id(checkout: Path) -> str:
@@ -89,8 +91,11 @@ def fleet_id(checkout: Path) -> str:
 
 
 def free_network(id: str, taken: Iterable[str]) -> str:
-    """The first 10.x.y.0/24 from the id's own on that overlaps none of the `taken` networks; StopIteration if none."""
+    """The first 10.x.y.0/24 from the id's own on that overlaps none of the `taken` networks. Raises FleetError."""
     used = [network for text in taken if (network := ipaddress.IPv4Network(text, strict=False)).prefixlen]
-    start = int(id, 16)
-    candidates = (ipaddress.IPv4Network((0x0A000000 + ((start + step) % 65536 << 8), 24)) for step in range(65536))
-    return str(next(network for network in candidates if not any(map(network.overlaps, used))))
+    for step in range(_NETWORKS):
+        address = 0x0A000000 + ((int(id, 16) + step) % _NETWORKS << 8)
+        candidate = ipaddress.IPv4Network((address, 24))
+        if not any(map(candidate.overlaps, used)):
+            return str(candidate)
+    raise FleetError("this machine has no free network 10.x.y.0/24 for the fleet; see: ip route show table all")

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 
 from runbooks.broker.connection import address, broker_errors, connect, safe_url
-from runbooks.broker.keys import REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
+from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import NodeState
 
@@ -39,8 +39,8 @@ def observe_nodes(
 
     With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
 
-    {} where none answers. One ping to all, waited out; then only those that answered are asked, by name. Nothing of
-    it stays behind in Redis. Raises BrokerUnreachable.
+    {} where none answers. One ping to all, waited out only while a node that is bound to remote control is silent; then
+    those that answered are asked, by name. Nothing of it stays behind in Redis. Raises BrokerUnreachable.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
     active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
@@ -50,7 +50,7 @@ def observe_nodes(
     keyspace = KeySpace.from_options(options)
     with _remote(url, options, client) as mailbox:
         try:
-            names = sorted(_by_node(mailbox.multi_call("ping", timeout=timeout_s)))
+            names = sorted(_ping(mailbox, _bound(client, keyspace), timeout_s))
             if not names:
                 return {}
             registered = _by_node(mailbox.call(names, "registered", timeout=timeout_s))
@@ -76,6 +76,52 @@ def _held(name: str, answers: Sequence[Mapping[str, Any]]) -> frozenset[str] | N
         return None
     requests = (entry.get("request", entry) for answer in answers for entry in answer[name] or ())
     return frozenset(str(request["id"]) for request in requests)
+
+
+def drain(
+    url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]], patience_s: float
+) -> None:
+    """Let nodes take no more messages from their queues (node → queues), and wait until what they have is done.
+
+    A busy worker that is stopped while a task ends may give the task's message back although it has run (seen with
+    celery 5.7.0). What takes longer than `patience_s` is left to the stop itself, which is warm. Silent nodes are left
+    out. **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
+    """
+    client, options = connect(url), dict(transport_options)
+    with _remote(url, options, client) as mailbox:
+        try:
+            busy = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
+            for node in busy:
+                for queue in queues[node]:
+                    mailbox.call([node], "cancel_consumer", {"queue": queue}, timeout=1.0)
+            deadline = time.monotonic() + patience_s
+            while busy and time.monotonic() < deadline:
+                held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
+                busy = {node for node in busy if any(tasks.get(node) for tasks in held)}
+                time.sleep(_POLL_S if busy else 0)
+        finally:
+            _clean_up(client, KeySpace.from_options(options), mailbox.oid)
+
+
+def _ping(mailbox: Any, bound: frozenset[str], timeout_s: float) -> set[str]:
+    """Who answers. Two nodes of one name answer twice, so whoever is still silent then is asked by name."""
+    deadline = time.monotonic() + timeout_s
+    names = set(_by_node(mailbox.multi_call("ping", timeout=timeout_s, limit=len(bound) or None)))
+    if (silent := bound - names) and time.monotonic() < deadline:
+        names |= set(_by_node(mailbox.call(sorted(silent), "ping", timeout=timeout_s)))
+    return names
+
+
+def _bound(client: "redis.Redis", keyspace: KeySpace) -> frozenset[str]:
+    """The nodes whose mailboxes are bound to remote control: all that live, and those that were killed.
+
+    **Source:** kombu 5.7.0 `pidbox.py: Node`, whose queue is `NODE.celery.pidbox`, bound to `celery.pidbox`.
+    """
+    suffix = f".{PIDBOX}"
+    with broker_errors(address(client)):
+        members = cast("set[bytes]", client.smembers(keyspace.binding(PIDBOX)))
+    queues = [member.decode(errors="replace").rpartition(keyspace.sep)[2] for member in members]
+    return frozenset(queue.removesuffix(suffix) for queue in queues if queue.endswith(suffix))
 
 
 @contextmanager
@@ -120,7 +166,8 @@ def _clean_up(client: "redis.Redis", keyspace: KeySpace, oid: str) -> None:
         if not pipe.exists(keyspace.binding(REPLY_EXCHANGE)):
             pipe.multi()
             pipe.zrem(keyspace.binding_deadlines, REPLY_EXCHANGE)
-            pipe.execute(raise_on_error=False)
+            with suppress(redis.WatchError):  # somebody else binds to it just now: then it is not ours to remove
+                pipe.execute(raise_on_error=False)
 
 
 def run_task(

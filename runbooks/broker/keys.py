@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PIDBOX = "celery.pidbox"
 REPLY_SUFFIX = ".reply.celery.pidbox"
 REPLY_EXCHANGE = "reply.celery.pidbox"
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,7 +14,7 @@ import redis
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
 from runbooks.broker.connection import connect, place
-from runbooks.broker.control import TaskOutcome, observe_nodes, run_task
+from runbooks.broker.control import TaskOutcome, drain, observe_nodes, run_task
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
@@ -97,6 +97,10 @@ class Broker:
 
     def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
         return observe_nodes(self._url, self._options, holdings=holdings)
+
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        """Let these nodes (node → its queues) finish what they have and take no more, as far as that is soon."""
+        drain(self._url, self._options, queues, patience_s)
 
     @contextmanager
     def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:

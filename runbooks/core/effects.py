@@ -25,7 +25,8 @@ class WriteFile:
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
     It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted,
-    and, with `check`, when the host's own judge of such files finds anything wrong in it.
+    and, with `check`, when the host's own judge of such files finds anything wrong in it. A file that is put back gets
+    the time of its last change back too (`changed_at`), else the services that run on it would look outdated.
     """
 
     path: str
@@ -33,6 +34,7 @@ class WriteFile:
     mode: int
     replaces: str
     check: Literal["", "unit", "cron", "logrotate"] = ""
+    changed_at: float | None = None
     kind: Literal["write_file"] = "write_file"
 
 
@@ -41,12 +43,13 @@ class SetEnvironment:
     """Set variables in an environment file, None removing one; all its other lines stay as they are.
 
     It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted. Only these variables
-    are written down: what else the file holds (tokens, keys) never leaves the host's file.
+    are written down: what else the file holds (tokens, keys) never leaves the host's file. `changed_at` is WriteFile's.
     """
 
     path: str
     values: dict[str, str | None]
     replaces: dict[str, str | None]
+    changed_at: float | None = None
     kind: Literal["set_environment"] = "set_environment"
 
 

@@ -42,6 +42,10 @@ class InventoryError(UsageError):
         self.problems = problems
 
 
+class RenderError(UsageError):
+    """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
+
+
 class BrokerRefused(UsageError):
     """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica, missing rights."""
 

@@ -1,29 +1,37 @@
 """`--limit` patterns: which hosts of an inventory a verb is to touch.
 
-**Source:** Ansible's "Patterns: targeting hosts and groups": terms are separated by `,` or `:`, a plain term adds, `&`
-intersects, `!` takes away, in this order; a term is a host, a group, a glob over both, or `~` and a regular expression.
-Deviations, on purpose: an empty pattern, a term that matches nothing, and a pattern that leaves no host are errors.
+**Source:** Ansible's "Patterns: targeting hosts and groups"; `ansible/inventory/manager.py` (ansible-core 2.19): terms
+are separated by `,` or, where there is none, by `:`; a plain term adds, `&` intersects, `!` takes away, in this order.
+A term is a host, a group, a glob over both, `~` and a regular expression, or `@` and a file with a term in each line;
+but for expressions, a subscript such as `[0]`, `[-1]` or `[1:2]` (inclusive) takes some of a term's hosts, in order.
+Deviations, on purpose: an empty pattern or file, a term that matches nothing, a pattern that leaves no host are errors.
 """
 
 import fnmatch
+import ipaddress
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from runbooks.core.errors import UsageError
 from runbooks.core.inventory import Inventory, did_you_mean
 
+_SUBSCRIPT = re.compile(r"(.+)\[(?:(-?\d+)|(\d+):(\d*))\]")
+_ADVICE = "see `inv hosts` for the hosts and groups there are"
+
 
 def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
-    """The names of the hosts `pattern` selects, in the inventory's order; None selects all.
+    """The names of the hosts `pattern` selects, in the order of `all`; None selects all.
 
     Raises UsageError for a pattern, or a term of it, that selects nothing.
     """
     if pattern is None:
-        return tuple(inventory.hosts)
-    terms = [term.strip() for term in re.split(r"[,:]", pattern) if term.strip()]
+        return inventory.groups["all"]
+    terms = [term for part in _split(pattern) for term in _from_file(part)]
     if not terms:
         raise UsageError("--limit is empty", "name hosts or groups, or leave --limit out for all hosts")
-    plain = [term for term in terms if term[0] not in "&!"]
-    chosen = set().union(*(_matches(inventory, term) for term in plain)) if plain else set(inventory.hosts)
+    plain = [term for term in terms if term[0] not in "&!"] or ["all"]
+    chosen = set().union(*(_matches(inventory, term) for term in plain))
     for term in terms:
         if term[0] == "&":
             chosen &= _matches(inventory, term[1:])
@@ -31,23 +39,65 @@ def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
         if term[0] == "!":
             chosen -= _matches(inventory, term[1:])
     if not chosen:
-        raise UsageError(f"--limit {pattern!r} leaves no host", "see `inv hosts` for the hosts and groups there are")
-    return tuple(name for name in inventory.hosts if name in chosen)
+        raise UsageError(f"--limit {pattern!r} leaves no host", _ADVICE)
+    return tuple(name for name in inventory.groups["all"] if name in chosen)
+
+
+def _split(pattern: str) -> list[str]:
+    if "," in pattern:
+        terms = pattern.split(",")
+    elif _is_one(pattern):
+        terms = [pattern]
+    else:
+        terms = re.findall(r"(?:[^\s:\[\]]|\[[^\]]*\])+", pattern)  # a colon in brackets separates nothing
+    return [term.strip() for term in terms if term.strip()]
+
+
+def _is_one(pattern: str) -> bool:
+    """Whether the pattern's colons separate nothing: an IPv6 address, or a host with a port."""
+    try:
+        return bool(ipaddress.IPv6Address(pattern))
+    except ValueError:
+        return re.fullmatch(r"\[.+\]:\d+|[\w.-]+:\d+", pattern) is not None
+
+
+def _from_file(term: str) -> Iterator[str]:
+    if not term.startswith("@"):
+        yield term
+        return
+    try:
+        lines = [line.strip() for line in Path(term[1:]).read_text(encoding="utf-8").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--limit {term}: cannot be read: {error}") from None
+    if not any(lines):
+        raise UsageError(f"--limit {term}: the file is empty", "it names a host or a group in each line")
+    yield from filter(None, lines)
 
 
 def _matches(inventory: Inventory, term: str) -> set[str]:
-    names = (*inventory.hosts, *inventory.groups)
-    if term.startswith("~"):
-        try:
-            expression = re.compile(term[1:])
-        except re.error as error:
-            raise UsageError(f"--limit {term!r} is not a regular expression: {error}") from None
-        hits = [name for name in names if expression.match(name)]
+    found = None if term.startswith("~") else _SUBSCRIPT.fullmatch(term)
+    hosts = _named(inventory, found[1] if found else term)
+    if not found or not hosts:
+        return set(hosts)
+    if found[2]:
+        index = int(found[2])
+        some = [hosts[index]] if -len(hosts) <= index < len(hosts) else []
     else:
-        hits = [name for name in names if fnmatch.fnmatchcase(name, term)]
-    if not hits:
-        raise UsageError(
-            f"--limit {term!r} matches no host or group of {inventory.path}{did_you_mean(term, list(names))}",
-            "see `inv hosts` for the hosts and groups there are",
-        )
-    return {host for name in hits for host in inventory.groups.get(name, (name,))}
+        some = hosts[int(found[3]) : int(found[4]) + 1 if found[4] else None]
+    if not some:
+        raise UsageError(f"--limit {term!r}: '{found[1]}' has {len(hosts)} hosts, the first is [0]", _ADVICE)
+    return set(some)
+
+
+def _named(inventory: Inventory, term: str) -> list[str]:
+    """The hosts of the groups that a term matches, then those it matches itself; as for Ansible, some twice."""
+    try:
+        expression = re.compile(term[1:] if term.startswith("~") else fnmatch.translate(term))
+    except re.error as error:
+        raise UsageError(f"--limit {term!r} is not a regular expression: {error}") from None
+    groups = [name for name in inventory.groups if expression.match(name)]
+    hosts = [name for name in inventory.hosts if expression.match(name)]
+    if not groups and not hosts:
+        hint = did_you_mean(term, (*inventory.hosts, *inventory.groups))
+        raise UsageError(f"--limit {term!r} matches no host or group of {inventory.path}{hint}", _ADVICE)
+    return [host for group in groups for host in inventory.groups[group]] + hosts

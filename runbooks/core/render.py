@@ -1,106 +1,56 @@
-"""Jinja, sandboxed and strict: the inventory's values, and the files made from `templates/`."""
+"""The files made from `templates/`: Jinja, sandboxed and strict."""
 
-import os
 import re
-from collections.abc import Mapping
+import traceback
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound, meta
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runbooks.core.errors import UsageError
-
-
-class RenderError(UsageError):
-    """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
-
-
-def render_value(value: Any, context: Mapping[str, Any]) -> Any:
-    """Render every string in an inventory value; maps and lists are copied, other scalars returned as they are.
-
-    `lookup('file', PATH)` and `lookup('env', NAME)` mean what they mean to Ansible, so a secret can stay outside the
-    inventory. A context value that itself holds Jinja is rendered when it is used, as Ansible does.
-    Raises RenderError.
-    """
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.globals["lookup"] = _lookup
-    return _render(environment, value, _Lazy(environment, context))
-
-
-class _Lazy(dict[str, Any]):
-    """The variables of a host, each rendered at its first use; a variable that needs itself is an error."""
-
-    def __init__(self, environment: Environment, raw: Mapping[str, Any]) -> None:
-        super().__init__(raw)
-        self.environment, self.busy = environment, list[str]()
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self.busy:
-            raise RenderError(f"'{name}' is defined by itself: {' → '.join((*self.busy, name))}")
-        self.busy.append(name)
-        try:
-            return _render(self.environment, super().__getitem__(name), self)
-        finally:
-            self.busy.pop()
-
-
-def _render(environment: Environment, value: Any, context: _Lazy) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _render(environment, item, context) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_render(environment, item, context) for item in value]
-    if not isinstance(value, str):
-        return value
-    if "{{" not in value and "{%" not in value:
-        return str(value)
-    try:
-        names = _names_in(environment, value)
-        return environment.from_string(value).render({name: context[name] for name in names if name in context})
-    except RenderError:
-        raise
-    except Exception as error:  # an expression can fail in any way that Python can: {{ 1 / 0 }}
-        raise RenderError(str(error)) from None
-
-
-def _names_in(environment: Environment, text: str) -> set[str]:
-    return meta.find_undeclared_variables(environment.parse(text))
-
-
-def _lookup(kind: str, term: str) -> str:
-    match kind.removeprefix("ansible.builtin."):
-        case "file":
-            try:
-                return Path(term).read_text(encoding="utf-8").rstrip()
-            except OSError as error:
-                raise RenderError(f"lookup('file'): {error.strerror}: {term}") from None
-        case "env":
-            return os.environ.get(term, "")
-    raise RenderError(f"lookup('{kind}') is not supported; 'file' and 'env' are")
+from runbooks.core.errors import RenderError
 
 
 class Templates:
-    """The files this tool installs, by their name under `templates/` (`systemd/celery-worker@.service.j2`)."""
+    """The files this tool installs, by their name under `templates/` (`systemd/celery-worker@.service.j2`).
 
-    def __init__(self, directory: Path) -> None:
+    The first directory that has a template of that name is the one that counts.
+    """
+
+    def __init__(self, *directories: Path) -> None:
         self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader(directory),
+            loader=FileSystemLoader(directories),
             undefined=StrictUndefined,
             keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        for escape in (systemd_word, systemd_path, cron_command):
+        for escape in (systemd_word, systemd_path, cron_command, logrotate_path):
             self._environment.filters[escape.__name__] = escape
 
-    def render(self, name: str, **values: Any) -> bytes:
-        """The file's bytes. Raises RenderError naming the template."""
+    def render(self, name: str, *, mark: str, **values: Any) -> bytes:
+        """The file's bytes, which begin with the mark. Raises RenderError naming the template's file and line."""
         try:
-            return self._environment.get_template(name).render(**values).encode()
-        except TemplateNotFound:
-            raise RenderError(f"there is no template {name}") from None
-        except Exception as error:  # as above: a template can fail in any way that Python can
-            raise RenderError(f"template {name}: {error}") from None
+            template = self._environment.get_template(name)
+            text = template.render(mark=mark, **values)
+        except TemplateNotFound as error:
+            raise RenderError(f"there is no template {error.name}") from None
+        except Exception as error:  # a template can fail in any way that Python can
+            raise RenderError(f"template {_where(error, name)}: {error}") from None
+        if not text.startswith(mark):
+            raise RenderError(
+                f"template {template.filename}:1: it has to begin with {{{{ mark }}}}: that is how the file is known "
+                "again when the inventory no longer wants it"
+            )
+        return text.encode()
+
+
+def _where(error: Exception, name: str) -> str:
+    """The file and line of a template that an error comes from: Jinja puts them into the traceback."""
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.filename or name}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else name
 
 
 def _one_line(value: object) -> str:
@@ -130,3 +80,11 @@ def systemd_path(value: object) -> str:
 def cron_command(value: object) -> str:
     """A command in a crontab line. **Source:** crontab(5): an unescaped `%` ends the command and starts its input."""
     return _one_line(value).replace("%", r"\%")
+
+
+def logrotate_path(value: object) -> str:
+    """A log file's own name, and no pattern. **Source:** logrotate(8): names are globs, and may stand in quotes."""
+    text = _one_line(value)
+    if found := re.search(r"""["'\\*?\[\]{}]""", text):
+        raise RenderError(f"{text!r} holds {found[0]}, which means something else to logrotate")
+    return f'"{text}"'

@@ -23,7 +23,7 @@ _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
-def _duration(value: object) -> object:
+def seconds(value: object) -> float:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
         return float(found[1]) * _UNITS_S[found[2]]
@@ -38,11 +38,18 @@ def _more_than(value: object) -> object:
     raise ValueError("write it as '>N', e.g. '>2'")
 
 
+def one_line_or_empty(value: str) -> str:
+    """The value itself. Raises ValueError where it is more than a line."""
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise ValueError("must be one line without control characters")
+    return value
+
+
 def one_line(value: str) -> str:
     """The value itself. Raises ValueError where it is empty or more than a line."""
-    if not value or re.search(r"[\x00-\x1f\x7f]", value):
-        raise ValueError("must be one line without control characters, and not empty")
-    return value
+    if not value:
+        raise ValueError("must not be empty")
+    return one_line_or_empty(value)
 
 
 def _list(value: object) -> list[object]:
@@ -101,7 +108,7 @@ def _destination(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[float, BeforeValidator(seconds)]
 MoreThan = Annotated[int, BeforeValidator(_more_than)]
 OneLine = Annotated[str, AfterValidator(one_line)]
 Patterns = Annotated[str, BeforeValidator(_patterns)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -21,16 +21,26 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from runbooks.core.errors import InventoryError
-from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean, line_of
+from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
-from runbooks.core.render import RenderError, render_value
-from runbooks.core.rules import MALFORMED, Duration, OneLine, QueueRule, destination, fits, literal, one_line
+from runbooks.core.rules import (
+    MALFORMED,
+    Duration,
+    OneLine,
+    QueueRule,
+    destination,
+    fits,
+    literal,
+    one_line,
+    one_line_or_empty,
+)  # fmt: skip
+from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
+TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 
@@ -90,7 +100,8 @@ Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
-Environment = Annotated[dict[str, OneLine], AfterValidator(_no_secrets)]
+EnvironmentValue = Annotated[str, AfterValidator(one_line_or_empty)]
+Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
 
 
 class _Settings(BaseModel):
@@ -196,6 +207,7 @@ class HostSettings(_Settings):
     directory: AbsolutePath
     python: AbsolutePath
     user: UserName
+    group: UserName | None = None
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -208,6 +220,7 @@ class HostSettings(_Settings):
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+    logrotate_directory: AbsolutePath = "/etc/logrotate.d"
 
     @model_validator(mode="after")
     def _commands_belong_to_their_manager(self) -> "HostSettings":
@@ -231,9 +244,21 @@ def mark_of(app: str) -> str:
     return f"# Managed by celery-runbooks for {app};"
 
 
+_SECRETS = tuple(
+    PREFIX + name
+    for name, field_info in AppSettings.model_fields.items()
+    if SecretStr in (field_info.annotation, *get_args(field_info.annotation))
+)
+"""The variables whose values are never shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class FleetHost:
-    """A host of the application with its settings; `variables` are all its inventory variables, rendered."""
+    """A host of the application with its settings; `variables` are all its inventory variables.
+
+    Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when
+    it is asked for, and raises InventoryError where it cannot be.
+    """
 
     name: str
     groups: tuple[str, ...]
@@ -267,6 +292,7 @@ class Fleet:
     state_directory: Path | None
     all_nodes: tuple[str, ...] = ()
     selection: Rule | None = None
+    templates_directory: Path | None = None
 
     @property
     def consumed(self) -> tuple[str, ...]:
@@ -295,12 +321,13 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     """
     problems: dict[str, None] = {}
     built: list[tuple[AppSettings, FleetHost]] = []
-    for host in inventory.hosts.values():
+    renderer = Renderer(inventory)
+    for host in (inventory.hosts[name] for name in inventory.groups["all"]):
         if not any(name.startswith(PREFIX) for name in host.variables):
             continue
-        variables = _rendered(inventory, host, problems)
-        if variables is not None and (settings := _validate(inventory, host, variables, problems)):
-            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], variables)))
+        values = renderer.hosts[host.name]
+        if settings := _validate(inventory, host, values, problems):
+            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], values)))
     if not built and not problems:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
@@ -311,10 +338,17 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    state = built[0][1].variables.get(STATE_DIRECTORY)
+    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
     hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes)
+    return Fleet(
+        built[0][0],
+        hosts,
+        workers,
+        Path(state) if state else None,
+        nodes,
+        templates_directory=Path(own_templates) if own_templates else None,
+    )
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
@@ -330,61 +364,79 @@ def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], c
             variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
             line = _deep_line(variable, [i, "requeue_to"])
             hint = did_you_mean(queue, sorted(consumed))
-            yield f"{inventory.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
-
-
-def _rendered(inventory: Inventory, host: Host, problems: dict[str, None]) -> dict[str, Any] | None:
-    context = {name: variable.value for name, variable in host.variables.items()}
-    context |= {"inventory_hostname": host.name, "inventory_dir": str(inventory.path.parent.resolve())}
-    context |= {"inventory_file": str(inventory.path.resolve()), "group_names": sorted(host.groups)}
-    rendered = {}
-    for name, variable in host.variables.items():
-        try:
-            rendered[name] = render_value(variable.value, context)
-        except RenderError as error:
-            problems[f"{inventory.path}:{variable.line}: {name}: {error}"] = None
-    return rendered if len(rendered) == len(host.variables) else None
+            yield f"{variable.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
 
 
 def _validate(
-    inventory: Inventory, host: Host, variables: Mapping[str, Any], problems: dict[str, None]
+    inventory: Inventory, host: Host, values: Values, problems: dict[str, None]
 ) -> tuple[AppSettings, HostSettings] | None:
     known = {PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields}
-    given = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
-    for name in sorted(given.keys() - known.keys()):
-        hint = did_you_mean(name, list(known))
-        problems[f"{inventory.path}:{host.variables[name].line}: unknown variable '{name}'{hint}"] = None
+    given = _rendered(host, values, problems)
+    for name in sorted(name for name in host.variables if name.startswith(PREFIX) and name not in known):
+        problems[f"{_place(host.variables[name])}: unknown variable '{name}'{did_you_mean(name, known)}"] = None
     built: list[Any] = []
     for model in (AppSettings, HostSettings):
         try:
             own = {name.removeprefix(PREFIX): value for name, value in given.items() if known.get(name) is model}
             built.append(model.model_validate(own))
         except ValidationError as error:
-            problems.update(dict.fromkeys(_located(inventory, host, error)))
-    if STATE_DIRECTORY in variables:
-        problems.update(dict.fromkeys(_state_directory_problem(inventory, host, variables[STATE_DIRECTORY])))
+            problems.update(dict.fromkeys(_located(inventory, host, given, error)))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
-def _state_directory_problem(inventory: Inventory, host: Host, value: object) -> Iterator[str]:
-    try:
-        _absolute(value if isinstance(value, str) else "")
-    except ValueError as error:
-        yield f"{inventory.path}:{host.variables[STATE_DIRECTORY].line}: {STATE_DIRECTORY}: {error}"
+def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str, Any]:
+    """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
+    given = {}
+    for name in sorted(host.variables):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
+            continue
+        try:
+            given[name] = values[name]
+        except InventoryError as error:
+            problems.update(dict.fromkeys(error.problems))
+            continue
+        if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
+            what = f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or stays on the host"
+            problems[f"{_place(host.variables[name])}: {name}: {what}"] = None
+    return given
 
 
-def _located(inventory: Inventory, host: Host, error: ValidationError) -> Iterator[str]:
+def _place(variable: Variable) -> str:
+    return f"{variable.path}:{variable.line}"
+
+
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        try:
+            _absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
+
+
+def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+    rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
     for detail in error.errors(include_url=False, include_context=False):
+        if not detail["loc"] and not rendered:
+            continue  # it is about variables together, and of one of them it was told that it cannot be had
         name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
         if variable is None:
-            yield f"{inventory.path}:1: host '{host.name}' lacks the variable '{where}'"
+            yield f"{inventory.path}:{host.line}: host '{host.name}' lacks the variable '{where}'"
             continue
+        if f"{PREFIX}{name}" not in given:
+            continue  # it is there but could not be rendered, which has been told
         text = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
-        yield f"{inventory.path}:{_deep_line(variable, path)}: {where}: {text}"
+        yield f"{variable.path}:{_deep_line(variable, path)}: {where}: {text}"
 
 
 def _keys_of(name: str) -> list[str]:
@@ -400,8 +452,8 @@ def _deep_line(variable: Variable, path: list[str | int]) -> int:
     """The line of the innermost part of a variable's value that the path reaches."""
     line, value = variable.line, variable.value
     for key in path:
-        if isinstance(value, CommentedMap) and key in value:
-            line, value = line_of(value, key), value[key]
-        elif isinstance(value, CommentedSeq) and isinstance(key, int) and key < len(value):
-            line, value = int(value.lc.item(key)[0]) + 1, value[key]
+        try:
+            line, value = value.lines[key], value[key]
+        except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
+            break
     return line

@@ -34,6 +34,7 @@ from runbooks.steps.step import Needs, Step
 
 PAUSE_S = 0.25
 MARGIN_S = 60.0
+DRAIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -207,7 +208,9 @@ def perform(
         results.append((change, *_in_broker(session, journal, change)))
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     mine = {host.name: [change for change in changes if change.host == host.name] for host in hosts}
-    answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+    answers = on_hosts(
+        session.transports, hosts, lambda host, way: _on_host(session, journal, host, way, mine[host.name])
+    )
     for name, answer in answers.items():
         if isinstance(answer, Unreachable):
             recap.at(name).unreachable = 1
@@ -218,11 +221,12 @@ def perform(
 
 
 def _on_host(
-    journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
+    session: Session, journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
 ) -> list[tuple[Change, Outcome, str]]:
     numbered = [(journal.intend(change), change) for change in changes]
     try:
         fragments = {str(n): fragment(host, _concrete(transport, change.do)) for n, change in numbered}
+        _drain(session, host, changes)
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(changes)
         answers = run_fragments(transport, fragments, timeout_s=budget_s, stop_at_failure=True)
     except HostUnreachable:
@@ -235,6 +239,14 @@ def _on_host(
         journal.finished(n, outcome, detail)
         results.append((change, outcome, detail))
     return results
+
+
+def _drain(session: Session, host: FleetHost, changes: Sequence[Change]) -> None:
+    """Before workers are stopped: what they hold is finished, as far as that is soon."""
+    effects = [change.do for change in changes]
+    ending = {e.service for e in effects if isinstance(e, ControlService) and e.action != "start"}
+    if queues := {host.node(worker): worker.queues for worker in host.settings.workers if worker.name in ending}:
+        session.broker.drain(queues, min(DRAIN_S, host.settings.stop_timeout))
 
 
 def _concrete(transport: Transport, effect: Effect) -> Effect:

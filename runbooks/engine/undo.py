@@ -49,7 +49,8 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
 
     Archived items that would kill a worker are put back only with `malformed`.
 
-    Newest first; but a worker that has to be restarted is so after all else, because it loads what the others put back.
+    Newest first; but a worker that has to be restarted is so after the files, because it loads what they put back, and
+    messages come last, so that they meet the workers of before.
     """
     pending = [
         entry
@@ -99,6 +100,8 @@ def _rank(effect: Effect) -> int:
             return 3
         case ReloadUnits():
             return 2
+        case RestoreMessages():
+            return 4
     return 1
 
 

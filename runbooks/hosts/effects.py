@@ -34,7 +34,8 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
         if found.get(name) not in (effect.replaces.get(name), value):
             raise StalePlan(f"{effect.path}: {name} has changed since it was looked at", "run the command again")
     text = edit_environment(content.decode(errors="surrogateescape"), effect.values)  # other bytes stay as they are
-    return WriteFile(effect.path, text.encode(errors="surrogateescape"), actual.mode or 0o640, sha256(actual.content))
+    content, mode = text.encode(errors="surrogateescape"), actual.mode or 0o640
+    return WriteFile(effect.path, content, mode, sha256(actual.content), changed_at=effect.changed_at)
 
 
 def fragment(host: FleetHost, effect: Effect) -> str:
@@ -78,32 +79,48 @@ def _write(effect: WriteFile) -> str:
     )
     if effect.content is None:
         return guard + 'rm -f "$path" "$new" && sync "$dir"'
+    touch = "" if effect.changed_at is None else f' && touch -d @{effect.changed_at!r} "$new"'
     content = heredoc(base64.encodebytes(effect.content).decode())
     return (
         guard + f'umask 077; rm -f "$new"; set -C\nbase64 -d >"$new" {content}\n'
         '[ $? -eq 0 ] || exit 1\n[ ! -e "$path" ] || chown --reference="$path" "$new" || exit 1\n'
-        f'chmod {effect.mode:o} "$new" || exit 1\n{_JUDGES[effect.check]}'
+        f'chmod {effect.mode:o} "$new"{touch} || exit 1\n{_JUDGES[effect.check]}'
         'sync "$new" && mv -f "$new" "$path" && sync "$dir"'
     )
 
 
-_REFUSED = '{ rm -rf "$new" "$judged"; printf "%s\n" "$said" >&2; exit 1; }\nrm -rf "$judged"\n'
+_USERS_EXIST = """
+for user in $users; do id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here;"; done
+"""
+# systemd reads a unit's kind from its name. Whatever it says of this unit counts, its warnings too: a key that it does
+# not know is ignored by some versions with exit code 0; a user that does not exist is seen only at the start.
+_JUDGE_UNIT = """
+judged=$(mktemp -d) && cp "$new" "$judged/${path##*/}" || exit 1
+said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$judged/${path##*/}" 2>&1) &&
+said=$(printf '%s\\n' "$said" | grep -F -e "${path##*/}:")
+rm -rf "$judged"
+users=$(sed -n 's/^User=//p' "$new")
+"""
+# cron says nothing of a line whose user does not exist, or of a file that is not root's: it just never runs it.
+_JUDGE_CRON = """
+said=; [ "$(stat -c %u "$new")" = 0 ] || said='cron runs only files that belong to root;'
+users=$(grep -vE '^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)' "$new" | awk '{print ($1 ~ /^@/) ? $2 : $6}' | sort -u)
+"""
+# logrotate tells a mistake among much else, and exits with 0.
+_JUDGE_LOGROTATE = """
+said='logrotate is not installed on this host'
+! command -v logrotate >/dev/null || said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep '^error:')
+"""
+_REFUSE = """
+[ -z "$said" ] || { rm -f "$new"; printf '%s\\n' "$said" >&2; exit 1; }
+"""
 _JUDGES = {
     "": "",
-    # systemd reads a unit's kind from its name; whatever it says of this unit counts, warnings too: a key that it does
-    # not know is ignored by some versions with exit code 0.
-    "unit": 'judged=$(mktemp -d) && cp "$new" "$judged/${path##*/}" || exit 1\n'
-    'said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$judged/${path##*/}" 2>&1) '
-    '&& ! printf "%s" "$said" | grep -qF -e "${path##*/}:" || ' + _REFUSED,
-    # cron says nothing of a line whose user does not exist, or of a file that is not root's: it just never runs it.
-    "cron": 'judged=; said=\nfor user in $(grep -vE "^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)" "$new" | '
-    "awk '{print ($1 ~ /^@/) ? $2 : $6}' | sort -u); do\n"
-    'id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here"\ndone\n'
-    '[ "$(stat -c %u "$new")" = 0 ] || said="$said; cron runs only files that belong to root"\n'
-    '[ -z "$said" ] || ' + _REFUSED,
-    "logrotate": 'judged=\nsaid=$(LC_ALL=C logrotate -d "$new" 2>&1) && ! printf "%s" "$said" | grep -q "^error:" || '
-    + _REFUSED,
+    "unit": _JUDGE_UNIT + _USERS_EXIST + _REFUSE,
+    "cron": _JUDGE_CRON + _USERS_EXIST + _REFUSE,
+    "logrotate": _JUDGE_LOGROTATE + _REFUSE,
 }
+"""What a host itself thinks of a new file: shell that leaves what is wrong with it in `said`, and refuses it then."""
 
 
 def _end(effect: EndProcesses, patience_s: float) -> str:

@@ -24,7 +24,7 @@ from invoke.exceptions import Exit
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
 from runbooks.hosts.ssh_config import Target, resolve
-from runbooks.hosts.transport import Completed
+from runbooks.hosts.transport import Completed, Shell
 
 WINDOW_BYTES = 64 * 2**20
 """How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
@@ -68,20 +68,28 @@ class SshTransport:
             code = channel.recv_exit_status()
         if code < 0:
             raise HostUnreachable("the connection was lost")
-        if self._become and not self._become.password and not out and err.startswith(b"sudo: ") and code == 1:
-            advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
-            raise HostUnreachable("; ".join(filter(None, (err.decode(errors="replace").strip(), advice))))
+        if not out and code == 1 and (refusal := self._refusal(err)):
+            raise HostUnreachable(refusal)
         return Completed(code, out, err.decode(errors="replace"))
 
-    def lines(self, script: str) -> Iterator[str]:
-        try:
-            with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
-                channel.settimeout(None)
-                channel.sendall(script.encode())
-                channel.shutdown_write()
-                yield from (line.decode(errors="replace").rstrip("\n") for line in channel.makefile("rb"))
-        except HostUnreachable as error:
-            yield f"unreachable: {error.problem}"
+    def _refusal(self, err: bytes) -> str:
+        """Why sudo, which was to ask for no password, did not run our shell; empty when that is not what happened."""
+        if not self._become or self._become.password or not err.startswith(b"sudo: "):
+            return ""
+        advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
+        return "; ".join(filter(None, (err.decode(errors="replace").strip(), advice)))
+
+    @contextmanager
+    def shell(self) -> Iterator[Shell]:
+        with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
+
+            def receive(timeout_s: float) -> bytes:
+                channel.settimeout(timeout_s)
+                if chunk := channel.recv(_CHUNK_BYTES):
+                    return chunk
+                raise HostUnreachable(self._refusal(channel.recv_stderr(_CHUNK_BYTES)) or "the connection was lost")
+
+            yield Shell(channel.sendall, receive)
 
     def abort(self) -> None:
         if self._connection:

@@ -29,9 +29,13 @@ class EnvironmentSet:
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
         hosts = {host.name: host for host in self.fleet.hosts}
         differing = {name: drift(hosts[name], state) for name, state in snapshot.reachable().items()}
-        return tuple(self._change(hosts[name], values) for name, values in differing.items() if values)
+        return tuple(
+            self._change(hosts[name], values, snapshot.reachable()[name])
+            for name, values in differing.items()
+            if values
+        )
 
-    def _change(self, host: FleetHost, found: Mapping[str, str | None]) -> Change:
+    def _change(self, host: FleetHost, found: Mapping[str, str | None], state: HostState) -> Change:
         path, values = host.settings.env_file, {name: host.settings.env[name] for name in found}
         lines = [line for name in found for line in (_shown("-", name, found[name]), _shown("+", name, values[name]))]
         return Change(
@@ -39,7 +43,7 @@ class EnvironmentSet:
             self.name,
             f"set {', '.join(found)} in {path}",
             do=SetEnvironment(path, dict(values), dict(found)),
-            undo=SetEnvironment(path, dict(found), dict(values)),
+            undo=SetEnvironment(path, dict(found), dict(values), state.files[path].changed_at or None),
             detail="\n".join((f"--- {path}", f"+++ {path}", *filter(None, lines))),
         )
 

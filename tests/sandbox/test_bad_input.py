@@ -12,7 +12,7 @@ import pytest
 from lab.redis_server import RedisServer, free_port
 from tests.sandbox.conftest import Done, World
 
-BROKER = "\"{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url') }}\""
+BROKER = "{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore') or undef(hint=not_up) }}"
 
 
 def refused(done: Done, code: int, *texts: str) -> None:
@@ -96,6 +96,34 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
     refused(healthy.inv("tail-logs", "--grep", "["), 5, "--grep '[' is not a regular expression")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--lines", "0"), "--lines '0': a number of lines is wanted"),
+        (("--lines", "many"), "--lines 'many'"),
+        (("--since", "15 parsecs"), "--since '15 parsecs' is no time"),
+    ],
+)
+def test_a_number_or_a_time_that_is_none_is_an_error(healthy: World, flags: tuple[str, str], told: str) -> None:
+    refused(healthy.inv("tail-logs", *flags), 5, told)
+
+
+def test_a_glob_that_no_file_matches_is_told_with_what_there_is(healthy: World) -> None:
+    refused(healthy.inv("render", "--only", "nginx*"), 5, "--only 'nginx*'", "celery-beat.service", "celery.target")
+
+
+def test_a_mistake_in_a_template_of_ones_own_is_told_with_its_file_and_line(healthy: World) -> None:
+    own = healthy.path / "own/cron"
+    own.mkdir(parents=True)
+    (own / "celery.j2").write_text("{{ mark }}\n\n{{ setings.user }}\n")
+    state, ours = "    runbooks_state_directory:", "    runbooks_templates_directory:"
+    name = healthy.inventory((state, f"{ours} {own.parent}\n{state}"))
+    refused(healthy.inv("render", "--inventory", name), 5, f"template {own}/celery.j2:3: 'setings' is undefined")
+    refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, f"{own}/celery.j2:3")
+    name = healthy.inventory((state, f"{ours} /no/where\n{state}"))
+    refused(healthy.inv("render", "--inventory", name), 5, "changed.yaml:", "there is no directory /no/where")
+
+
 def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> None:
     command = " ".join(healthy.command("tail-logs", "--lines", "2000")) + " | head -n 1; exit ${PIPESTATUS[0]}"
     done = subprocess.run(
@@ -135,7 +163,7 @@ def redis_with(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
 
 
 def at_broker(world: World, url: str) -> str:
-    return world.inventory((BROKER, f'"{url}"'))
+    return world.inventory((BROKER, url))
 
 
 def test_a_broker_that_does_not_answer_is_exit_code_4_and_names_its_address(healthy: World) -> None:
@@ -164,7 +192,7 @@ def test_the_wrong_db_is_found_out_by_where_the_queues_are(healthy: World) -> No
         client.lpush("low_priority\x06\x167", b"a priority that no worker polls")
         url = (healthy.root / "broker.url").read_text()
         steps = ("celery_thresholds:", "celery_broker_options: {priority_steps: [0, 7]}\n        celery_thresholds:")
-        name = healthy.inventory((BROKER, f'"{url.removesuffix("3")}9"'), steps)
+        name = healthy.inventory((BROKER, f"{url.removesuffix('3')}9"), steps)
         done = healthy.inv("diagnose", "--inventory", name, "--json")
         client.delete("low_priority\x06\x167")
     findings = {finding["code"]: finding for finding in done.json["findings"]}

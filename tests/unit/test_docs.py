@@ -7,7 +7,9 @@ from invoke.collection import Collection
 
 from runbooks import verbs
 from runbooks.core.errors import ExitCode
-from runbooks.core.settings import AppSettings, HostSettings
+from runbooks.core.inventory import load_inventory
+from runbooks.core.lookups import FILTERS
+from runbooks.core.settings import AppSettings, HostSettings, build_fleet
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -20,6 +22,25 @@ def test_every_verb_stands_in_the_readme(verb: str) -> None:
 @pytest.mark.parametrize("variable", sorted({*AppSettings.model_fields, *HostSettings.model_fields}))
 def test_every_variable_stands_in_the_inventory_page(variable: str) -> None:
     assert f"`celery_{variable}`" in (CHECKOUT / "docs/inventory.md").read_text()
+
+
+def test_the_least_inventory_of_the_inventory_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".config/shop").mkdir(parents=True)
+    (tmp_path / ".config/shop/redis").write_text("hunter2\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    example = (CHECKOUT / "docs/inventory.md").read_text().split("```yaml\n")[1].partition("```")[0]
+    (tmp_path / "inventory.yaml").write_text(example)
+    inventory = load_inventory(tmp_path / "inventory.yaml")
+    fleet = build_fleet(inventory, tuple(inventory.hosts))
+    assert [host.name for host in fleet.hosts] == [
+        f"{name}.example.com" for name in ("web01", "web02", "web03", "cron1")
+    ]
+    assert fleet.app.broker_url.get_secret_value() == "redis://:hunter2@redis.example.com:6379/0"
+
+
+@pytest.mark.parametrize("name", [*FILTERS, "lookup('file'", "lookup('env'", "lookup('pipe'"])
+def test_every_filter_and_lookup_stands_in_the_inventory_page(name: str) -> None:
+    assert f"`{name}" in (CHECKOUT / "docs/inventory.md").read_text()
 
 
 @pytest.mark.parametrize("code", list(ExitCode))

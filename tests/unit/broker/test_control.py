@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
+from celery import Celery
 from kombu.exceptions import OperationalError
 
 from lab.redis_server import RedisServer, free_port
 from runbooks.broker.connection import connect
-from runbooks.broker.control import observe_nodes, run_task
+from runbooks.broker.control import drain, observe_nodes, run_task
 from runbooks.broker.mailbox import remote_control
 from runbooks.core.errors import BrokerUnreachable
 
@@ -38,33 +41,44 @@ def count(self, upto):
     return {{"counted": upto}}
 
 @app.task
+def note(path):
+    with open(path, "a") as file:
+        file.write("ran\\n")
+
+@app.task
 def fail(): raise ValueError("no printer")
 """
 
 OPTIONS: dict[str, Any] = {"global_keyprefix": "tiny:"}
 
 
-@pytest.fixture(scope="module")
-def worker_url(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A db with one worker: solo, queues work and mail."""
-    url, directory = redis_server.url(7), tmp_path_factory.mktemp("app")
+@contextmanager
+def worker(url: str, directory: Path, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A ready worker `w1@here` of the queues work and mail."""
     (directory / "tiny.py").write_text(APP.format(url=url, options=OPTIONS))
-    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "solo", "-Q", "work,mail", "-n", "w1@here",
-               "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
-    log = (directory / "worker.log").open("wb")
-    process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-Q", "work,mail", "-n", "w1@here", "-l", "INFO",
+               "--without-gossip", "--without-mingle", "--without-heartbeat", *options]  # fmt: skip
+    with (directory / "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while b"w1@here ready" not in (directory / "worker.log").read_bytes():
         assert process.poll() is None, (directory / "worker.log").read_text()
         assert time.monotonic() < deadline, (directory / "worker.log").read_text()
         time.sleep(0.05)
-    settled = None
-    while settled != (settled := dump(url)):  # it still writes its bindings after saying so
-        time.sleep(2)
-    yield url
-    os.kill(process.pid, signal.SIGKILL)
+    yield process
+    process.kill()
     process.wait()
-    log.close()
+
+
+@pytest.fixture(scope="module")
+def worker_url(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A db with one solo worker, which has written all it writes by itself."""
+    url = redis_server.url(7)
+    with worker(url, tmp_path_factory.mktemp("app"), "-P", "solo"):
+        settled = None
+        while settled != (settled := dump(url)):  # it still writes its bindings after saying so
+            time.sleep(2)
+        yield url
 
 
 def dump(url: str) -> dict[bytes, Any]:
@@ -163,3 +177,49 @@ def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: st
     assert (outcome.state, outcome.ended) == ("PENDING", False)
     with connect(worker_url) as client:
         assert client.llen("tiny:nobody\x06\x169") == 1
+
+
+def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_url: str) -> None:
+    import celery
+
+    with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
+        app.conf.broker_transport_options = OPTIONS
+        later = app.send_task("tiny.fail", queue="work", countdown=600, expires=5).id
+    assert observe_nodes(worker_url, OPTIONS)["w1@here"].holds is None, "not asked"
+    deadline = time.monotonic() + 20
+    while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset({later}):
+        assert time.monotonic() < deadline, node
+    assert node.rate_limited == {"tiny.limited"}
+    with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
+        app.conf.broker_transport_options = OPTIONS
+        app.control.revoke(later)
+
+
+def test_several_may_ask_at_once_and_nothing_of_it_stays(worker_url: str) -> None:
+    """Whoever cleans up while another begins must neither fail nor take the other's reply queue away."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: observe_nodes(worker_url, OPTIONS), range(64)))
+    assert [list(answer) for answer in answers] == [["w1@here"]] * 64
+    with connect(worker_url) as client:
+        assert [key for key in client.scan_iter() if b"reply.celery.pidbox" in key] == []
+
+
+def test_a_busy_worker_that_is_drained_gives_no_task_back_that_has_run(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    url, ran = redis_server.url(8), tmp_path / "ran"
+    with worker(url, tmp_path, "-c", "2") as process, connect(url) as client:
+        app = Celery("tiny", broker=url, set_as_current=False, broker_transport_options=OPTIONS)
+        with app.connection_for_write() as connection:
+            for _ in range(3000):
+                app.send_task("tiny.note", args=(str(ran),), queue="work", connection=connection)
+        while not ran.exists():
+            time.sleep(0.01)
+        drain(url, OPTIONS, {"w1@here": ("work", "mail"), "nobody@here": ("work",)}, 10)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+        left = cast(list[bytes], client.lrange("tiny:work", 0, -1))
+        assert 0 < len(left) < 3000
+        assert len(ran.read_text().splitlines()) + len(left) == 3000
+        assert not any(b"redelivered" in item for item in left)
+    app.close()

@@ -102,13 +102,6 @@ def test_an_inventory_without_a_host_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, "all:\n  children:\n    web:\n") == ["1: the inventory has no hosts"]
 
 
-@pytest.mark.parametrize("folder", ["group_vars", "host_vars"])
-def test_variable_folders_beside_the_inventory_are_refused_and_not_overlooked(tmp_path: Path, folder: str) -> None:
-    (tmp_path / folder).mkdir()
-    with pytest.raises(InventoryError, match=f"{folder}: .* not read yet"):
-        load(tmp_path, "all:\n  hosts: {web1: }\n")
-
-
 # --- a wrong shape
 
 
@@ -130,6 +123,11 @@ def test_every_problem_is_told_at_once_each_with_its_line(tmp_path: Path) -> Non
         """
     lines = [int(problem.split(":")[0]) for problem in problems(tmp_path, text)]
     assert lines == [2, 4, 6, 9, 10, 11, 12, 13]
+
+
+def test_a_name_that_is_both_a_host_and_a_group_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "web:\n  hosts:\n    web:\n")
+    assert problem == "3: 'web' is both a host and a group"
 
 
 @pytest.mark.parametrize("section", ["hosts", "children", "vars"])
@@ -249,7 +247,7 @@ def test_ungrouped_are_the_hosts_that_are_in_no_other_group(tmp_path: Path) -> N
           vars: {x: 1}
         """
     inventory = load(tmp_path, text)
-    assert inventory.groups["ungrouped"] == ("lone", "other")
+    assert inventory.groups["ungrouped"] == ("other", "lone")  # Ansible's order
     assert inventory.hosts["lone"].groups == ("ungrouped",)
     assert inventory.hosts["web1"].groups == ("web",)
     assert values(inventory, "lone") == values(inventory, "other") == {"x": 1}
@@ -306,6 +304,12 @@ def test_a_port_after_a_host_name_is_its_ansible_port(
     inventory = load(tmp_path, f'all:\n  hosts:\n    "{pattern}":\n')
     assert list(inventory.hosts) == names
     assert [values(inventory, name) for name in names] == [{"ansible_port": port}] * len(names)
+
+
+@pytest.mark.parametrize("name", ["the broker", "a,b", "a\\tb"])
+def test_a_name_that_no_limit_could_name_is_refused(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, f'all:\n  hosts:\n    "{name}":\n')
+    assert "a space or a comma in it" in problem
 
 
 def test_an_ipv6_address_without_a_port_is_a_host_name(tmp_path: Path) -> None:
@@ -437,6 +441,52 @@ def test_each_variable_knows_the_line_it_stands_in(tmp_path: Path) -> None:
 def test_a_variables_value_is_not_shown_by_its_repr(tmp_path: Path) -> None:
     inventory = load(tmp_path, "all:\n  vars: {celery_broker_url: 'redis://:hunter2@h/0'}\n  hosts: {h: }\n")
     assert "hunter2" not in repr(inventory)
+
+
+# --- files of variables beside the inventory
+
+
+HERE = "web:\n  hosts:\n    web1: {host: inline}\n  vars: {all: inline, group: inline, host: inline}\n"
+
+
+def beside(tmp_path: Path, **files: str) -> dict[str, Any]:
+    """The variables of `web1`, whose inventory has these files beside it."""
+    for name, text in files.items():
+        path = tmp_path / name.replace("__", "/").replace("_yml", ".yml").replace("_json", ".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return values(load(tmp_path, HERE), "web1")
+
+
+def test_a_groups_file_wins_over_its_inline_variables_and_the_hosts_own_over_both(tmp_path: Path) -> None:
+    found = beside(tmp_path, group_vars__all="{all: file, host: file}", group_vars__web_yml="group: file")
+    assert found == {"all": "file", "group": "file", "host": "inline"}
+    assert beside(tmp_path, host_vars__web1_json='{"host": 1e3}')["host"] == 1000.0
+
+
+def test_the_files_of_a_folder_are_read_in_their_order_without_hidden_ones_and_backups(tmp_path: Path) -> None:
+    found = beside(tmp_path, group_vars__web__a_yml="{group: a, x: a}", group_vars__web__b="x: b")
+    (tmp_path / "group_vars/web/.c.yml").write_text("x: hidden")
+    (tmp_path / "group_vars/web/d.yml~").write_text("x: backup")
+    assert (found["group"], found["x"]) == ("a", "b")
+    assert values(load(tmp_path, HERE), "web1") == found
+
+
+def test_a_problem_of_such_a_file_is_told_with_that_file_and_its_line(tmp_path: Path) -> None:
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "host_vars").mkdir()
+    (tmp_path / "group_vars/all.yml").write_text("a: 1\nb: [\n")
+    (tmp_path / "group_vars/web").write_text("- a\n")
+    (tmp_path / "host_vars/web1.yml").write_text("a: 1\na: 2\n5: x\n")
+    with pytest.raises(InventoryError) as caught:
+        load(tmp_path, HERE)
+    told = [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
+    assert told[0].startswith("group_vars/all.yml:3: not valid YAML: ")
+    assert told[1:] == [
+        "group_vars/web:1: a file of variables is a map",
+        "host_vars/web1.yml:2: duplicate key 'a'",
+        "host_vars/web1.yml:3: variable name 5 must be a string; put it in quotes",
+    ]
 
 
 def test_the_shipped_inventory_loads(tmp_path: Path) -> None:

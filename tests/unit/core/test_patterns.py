@@ -45,7 +45,12 @@ def inventory(tmp_path: Path) -> Inventory:
         ("!db1,canary", "web2"),
         ("web?", "web1 web2 web3"),
         ("*1", "web1 db1"),
-        ("w*:!web[12]", "web3"),
+        ("w*:!web?[1]", "web1 web3"),
+        ("web[0]", "web1"),
+        ("web[-1]", "web3"),
+        ("web[1:2]", "web2 web3"),
+        ("web[1:]:&canary", "web2"),
+        ("db[0],web[0:0]", "web1 db1"),
         ("ca*", "web2 db1"),
         ("~web[13]", "web1 web3"),
         ("~(web|db)2$", "web2 db2"),
@@ -57,7 +62,7 @@ def test_a_pattern_selects_hosts_in_the_inventorys_order(inventory: Inventory, p
     assert select_hosts(inventory, pattern) == tuple(names.split())
 
 
-@pytest.mark.parametrize("pattern", ["", " ", ",", ":", " , : "])
+@pytest.mark.parametrize("pattern", ["", " ", ",", ":", " , , "])
 def test_an_empty_pattern_is_an_error_and_not_all_hosts(inventory: Inventory, pattern: str) -> None:
     with pytest.raises(UsageError, match="--limit is empty") as caught:
         select_hosts(inventory, pattern)
@@ -69,6 +74,35 @@ def test_a_term_that_matches_nothing_is_an_error_and_not_ignored(inventory: Inve
     with pytest.raises(UsageError, match="matches no host or group") as caught:
         select_hosts(inventory, pattern)
     assert "inv hosts" in caught.value.advice
+
+
+@pytest.mark.parametrize("pattern", ["web[3]", "web[-4]", "web[2:1]", "web[12]", "all:!web[7]"])
+def test_a_subscript_beyond_the_hosts_is_an_error(inventory: Inventory, pattern: str) -> None:
+    with pytest.raises(UsageError, match=r"'web' has 3 hosts, the first is \[0\]"):
+        select_hosts(inventory, pattern)
+
+
+def test_a_file_names_a_term_in_each_line(inventory: Inventory, tmp_path: Path) -> None:
+    (tmp_path / "retry").write_text("web\n\n db1 \n!web2\n")
+    assert select_hosts(inventory, f"@{tmp_path}/retry") == ("web1", "web3", "db1")
+    assert select_hosts(inventory, f"@{tmp_path}/retry,db2") == ("web1", "web3", "db1", "db2")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("\n \n", "the file is empty"), ("web9\n", "did you mean"), (None, "No such")]
+)
+def test_a_file_that_names_no_hosts_is_an_error(
+    inventory: Inventory, tmp_path: Path, text: str | None, told: str
+) -> None:
+    if text is not None:
+        (tmp_path / "retry").write_text(text)
+    with pytest.raises(UsageError, match=told):
+        select_hosts(inventory, f"@{tmp_path}/retry")
+
+
+def test_an_address_is_one_term_whatever_its_colons(tmp_path: Path) -> None:
+    (tmp_path / "i.yaml").write_text('all:\n  hosts:\n    "2001:db8::1":\n    other:\n')
+    assert select_hosts(load_inventory(tmp_path / "i.yaml"), "2001:db8::1") == ("2001:db8::1",)
 
 
 def test_a_misspelt_term_is_told_with_the_nearest_name(inventory: Inventory) -> None:

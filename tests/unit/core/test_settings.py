@@ -185,10 +185,16 @@ def test_a_harmless_name_is_no_secret(name: str) -> None:
     assert not is_secret_name(name)
 
 
-@pytest.mark.parametrize("value", [r'"a\nb"', r'"a\tb"', r'"\0"', '""', r'"x\x7f"'])
+@pytest.mark.parametrize("value", [r'"a\nb"', r'"a\tb"', r'"\0"', r'"x\x7f"'])
 def test_a_value_for_a_file_is_one_line_without_control_characters(tmp_path: Path, value: str) -> None:
     problem, *_ = problems(tmp_path, f"celery_workers:\n  - name: a\n    queues:\n      - {value}")
     assert problem.startswith(f"{FIRST + 3}: celery_workers.0.queues.0: must be one line")
+
+
+def test_a_queue_has_a_name_but_an_environment_variable_may_be_empty(tmp_path: Path) -> None:
+    problem, *_ = problems(tmp_path, "celery_workers: [{name: a, queues: ['']}]")
+    assert problem == f"{FIRST}: celery_workers.0.queues.0: must not be empty"
+    assert fleet_of(tmp_path, "celery_env: {GLPI_PROXY: ''}").hosts[0].settings.env == {"GLPI_PROXY": ""}
 
 
 @pytest.mark.parametrize("name", ["beat", "a b", "a@b", "''", "ä", "a/b", '"$(id)"'])
@@ -207,6 +213,15 @@ def test_two_workers_of_one_name_on_one_host_are_refused(tmp_path: Path) -> None
 def test_the_state_directory_must_be_an_absolute_path_too(tmp_path: Path, value: str) -> None:
     (problem,) = problems(tmp_path, f"runbooks_state_directory: {value}")
     assert problem.startswith(f"{FIRST}: runbooks_state_directory: must be an absolute path")
+
+
+def test_the_directory_of_ones_own_templates_has_to_be_there(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "runbooks_templates_directory: templates")
+    assert problem.startswith(f"{FIRST}: runbooks_templates_directory: must be an absolute path")
+    (problem,) = problems(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}/none"')
+    assert problem == f"{FIRST}: runbooks_templates_directory: there is no directory {tmp_path}/none"
+    fleet = fleet_of(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}"')
+    assert fleet.templates_directory == tmp_path
 
 
 def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None:
@@ -249,7 +264,7 @@ def test_a_wrong_value_that_came_in_through_a_merge_key_is_told_and_no_traceback
 
 def test_a_missing_variable_is_told_with_its_host(tmp_path: Path) -> None:
     base = BASE.replace("    celery_user: deploy\n", "")
-    assert problems(tmp_path, base=base) == ["1: host 'web1' lacks the variable 'celery_user'"]
+    assert problems(tmp_path, base=base) == ["3: host 'web1' lacks the variable 'celery_user'"]
 
 
 def test_a_service_manager_that_is_not_supported_is_told(tmp_path: Path) -> None:
@@ -261,10 +276,9 @@ def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_pat
     base = BASE.replace(
         "    web1:\n", "    web1: {celery_user: [x], celery_beat: maybe}\n    web2:\n      celery_workers: 5\n"
     )
-    found = problems(tmp_path, "celery_start_timeout: soon\ncelery_bet: true\nx: '{{ y }}'\n", base)
-    # `x` cannot be rendered, so neither host is validated before that is mended: it is told for both at once.
-    assert [line for line in found if "'y' is undefined" in line] == [f"{FIRST + 4}: x: 'y' is undefined"]
-    found = problems(tmp_path, "celery_start_timeout: soon\ncelery_bet: true\n", base)
+    found = problems(
+        tmp_path, "celery_start_timeout: soon\ncelery_bet: true\ncelery_logs: '{{ y }}'\nx: '{{ y }}'\n", base
+    )
     told = sorted((int(line.split(":")[0]), line.split(":")[1].strip()) for line in found)
     assert told == [
         (3, "celery_beat"),
@@ -272,6 +286,7 @@ def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_pat
         (5, "celery_workers"),
         (FIRST + 2, "celery_start_timeout"),
         (FIRST + 3, "unknown variable 'celery_bet'; did you mean 'celery_beat'?"),
+        (FIRST + 4, "celery_logs"),
     ]
 
 
@@ -280,6 +295,13 @@ def test_two_hosts_that_disagree_about_the_application_are_refused_without_its_s
     (problem,) = problems(tmp_path, base=base)
     assert "web1 and web2 differ in celery_broker_url" in problem
     assert "redis://" not in problem
+
+
+def test_the_shipped_inventory_says_that_the_sandbox_has_to_be_put_up_first(tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[3] / "inventory.yaml").read_text()
+    found = problems(tmp_path, base=shipped)
+    assert [problem.split(": ")[1] for problem in found] == ["celery_broker_url", "celery_result_backend"]
+    assert all("put it up with `inv sandbox`" in problem for problem in found)
 
 
 # --- secrets
@@ -313,7 +335,26 @@ def test_jinja_sees_the_hosts_variables_and_ansibles_own_names(tmp_path: Path) -
 
 def test_jinja_without_quotes_is_told_with_its_line(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", "user: {{ celery_app }}"))
-    assert problem.startswith("9: celery_user: ")
+    assert problem == "9: not valid YAML: a map or a list cannot be a key; Jinja needs quotes"
+
+
+def test_the_operators_own_variables_may_need_what_only_ansible_has(tmp_path: Path) -> None:
+    (host,) = fleet_of(tmp_path, "shop_facts: '{{ ansible_facts.hostname }}'\nansible_port: '{{ 2000 + 22 }}'").hosts
+    assert host.variables["ansible_port"] == 2022
+    with pytest.raises(InventoryError, match=f":{FIRST}: shop_facts: 'ansible_facts' is undefined"):
+        host.variables["shop_facts"]
+
+
+def test_a_list_from_a_variable_is_a_list(tmp_path: Path) -> None:
+    text = "shop_queues: [a, b]\ncelery_workers: [{name: w, queues: '{{ shop_queues }}', concurrency: '{{ 1 + 1 }}'}]"
+    (worker,) = fleet_of(tmp_path, text).hosts[0].settings.workers
+    assert (worker.queues, worker.concurrency) == (("a", "b"), 2)
+
+
+def test_a_wrong_value_in_a_hosts_own_file_is_told_with_that_file(tmp_path: Path) -> None:
+    (tmp_path / "host_vars").mkdir()
+    (tmp_path / "host_vars/web1.yml").write_text("shop: 1\ncelery_beat:\n  - maybe\n")
+    assert problems(tmp_path) == [f"{tmp_path}/host_vars/web1.yml:2: celery_beat: Input should be a valid boolean"]
 
 
 def test_inventory_dir_is_where_the_inventory_lies(tmp_path: Path) -> None:
@@ -327,9 +368,9 @@ def test_inventory_dir_is_where_the_inventory_lies(tmp_path: Path) -> None:
         ("{{ nothing_like_it }}", "'nothing_like_it' is undefined"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ celery_app + 1 }}", "can only concatenate"),
-        ("{{ celery_user }}", "'celery_user' is defined by itself"),
+        ("{{ celery_user }}", "is defined by itself: celery_user → celery_user"),
         ("{{ broken", "celery_user"),
-        ("{{ lookup('pipe', 'id') }}", "lookup('pipe') is not supported"),
+        ("{{ lookup('url', 'id') }}", "lookup('url') is not supported"),
         ("{{ lookup('file', '/nonexistent') }}", "No such file or directory: /nonexistent"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],

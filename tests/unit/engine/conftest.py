@@ -14,7 +14,7 @@ from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
-from runbooks.core.model import BrokerState, NodeState, Selection
+from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Tally
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
@@ -104,6 +104,9 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+        assert self.is_locked
+
     def require_able(self, changes: Iterable[Change]) -> None:
         pass
 
@@ -155,6 +158,7 @@ class Recorder:
     changes: list[tuple[str, str, Outcome, str]] = field(default_factory=list)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     waited: list[str] = field(default_factory=list)
+    logged: list[LogLine] = field(default_factory=list)
 
     def findings(self, findings: Sequence[Any]) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -170,7 +174,10 @@ class Recorder:
         self.waited.append(text)
 
     def checks(self, checks: Sequence[Check]) -> None: ...
-    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def file(self, host: str, path: str, content: bytes) -> None: ...
+    def log(self, lines: Iterable[LogLine]) -> None:
+        self.logged += lines
+
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.tallies = tallies
 
@@ -221,7 +228,7 @@ class World:
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return (
-            session.environment(), *session.units_installed(), session.cron_installed(), session.queues(),
+            session.environment(), *session.units_installed(), *session.cron_installed(), session.queues(),
             session.workers(),
         )  # fmt: skip
 

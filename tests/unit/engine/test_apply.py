@@ -32,7 +32,7 @@ def test_a_broken_fleet_is_put_right_and_a_second_run_finds_nothing_to_do(world:
             "units/celery.target",
         ]  # fmt: skip
         assert world.log(host) == STARTED
-        assert world.reporter.tallies[host] == Tally(ok=2, changed=7)
+        assert world.reporter.tallies[host] == Tally(ok=3, changed=7)
     assert world.broker.bad["high_q"] == 0
     assert {outcome for *_, outcome, _ in world.reporter.changes} == {CHANGED}
     assert world.last_run().outcome == "ok"
@@ -119,7 +119,7 @@ def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_an
     world.remediate("web1")
     assert world.reporter.outcomes("web1")["start beat"] is SKIPPED
     assert world.log("web1") == ["start high"]
-    assert world.reporter.tallies["web1"] == Tally(ok=2, changed=5, failed=1, skipped=1)
+    assert world.reporter.tallies["web1"] == Tally(ok=3, changed=5, failed=1, skipped=1)
     assert [entry.outcome for entry in world.last_run().entries][-2:] == [FAILED, SKIPPED]
 
 
@@ -251,6 +251,12 @@ def test_messages_that_are_still_there_after_the_cleaning_are_a_failure(world: W
     assert world.remediate() == ExitCode.FAILED
     assert world.reporter.outcomes(BROKER) == {"take 3 of 3 messages out of high_q into the archive": FAILED}
     assert world.reporter.tallies[BROKER] == Tally(failed=1)
+
+
+def test_what_arrives_while_a_queue_is_cleaned_is_told_and_no_failure(world: World) -> None:
+    world.broker.bad["high_q"], world.broker.arriving = 3, 2
+    assert world.remediate() == ExitCode.OK
+    assert "new since, and still to do: take 2 of 2 messages" in world.reporter.detail("take 3")
 
 
 def test_an_interrupt_ends_the_hosts_scripts_and_is_written_down(world: World) -> None:

@@ -29,7 +29,7 @@ def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_the
     )
     assert (change.host, change.step) == ("web1", "environment")
     assert change.do == SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"})
-    assert change.undo == SetEnvironment(ENV_FILE, {"TIMEOUT": "x"}, {"TIMEOUT": "30"})
+    assert change.undo == SetEnvironment(ENV_FILE, {"TIMEOUT": "x"}, {"TIMEOUT": "30"}, NOW)
     assert change.detail == f"--- {ENV_FILE}\n+++ {ENV_FILE}\n-TIMEOUT=x\n+TIMEOUT=30"
     assert "s3cret" not in repr(change)
 
@@ -37,7 +37,7 @@ def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_the
 def test_a_variable_that_is_missing_is_added_and_undo_takes_it_out() -> None:
     (change,) = EnvironmentSet(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(None)}))
     assert change.undo == SetEnvironment(
-        ENV_FILE, {"TIMEOUT": None, "URL": None}, {"TIMEOUT": "30", "URL": "http://x y"}
+        ENV_FILE, {"TIMEOUT": None, "URL": None}, {"TIMEOUT": "30", "URL": "http://x y"}, NOW
     )
     assert "-TIMEOUT" not in change.detail
 

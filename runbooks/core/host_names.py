@@ -1,0 +1,58 @@
+"""The names under `hosts:`: one host, or a range of them, perhaps with a port.
+
+**Source:** `ansible/parsing/utils/addresses.py: parse_address` and `ansible/plugins/inventory/__init__.py:
+expand_hostname_range` (ansible-core 2.19): ranges are inclusive, padded with zeros as the start is; several multiply.
+"""
+
+import ipaddress
+import re
+import string
+from collections.abc import Iterator
+
+_LETTERS = string.ascii_letters  # a to z, then A to Z
+
+
+def expand(name: str) -> tuple[list[str], int | None]:
+    """The hosts that a name stands for, and their port if it has one. Raises ValueError, which says what is wrong."""
+    found = re.fullmatch(r"\[([^\[\]]+)\]:(\d+)", name) or re.fullmatch(r"((?:[^:\[\]]|\[[^\]]*\])*):(\d+)", name)
+    pattern, port = (found[1], int(found[2])) if found else (name, None)
+    if re.search(r"[\s,\x00-\x1f\x7f]", pattern):
+        raise ValueError("a space or a comma in it, so that no --limit could name it")
+    hosts = list(_expand(pattern))
+    if any(not _is_address(host) for host in hosts if port or ":" in host):
+        raise ValueError("neither a host with a port nor an IPv6 address")
+    return hosts, port
+
+
+def _is_address(name: str) -> bool:
+    if ":" not in name:
+        return all(re.fullmatch(r"\w[\w-]*(?<![_-])", label) for label in name.split("."))
+    try:
+        return bool(ipaddress.IPv6Address(name))
+    except ValueError:
+        return False
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Expand the first range of a pattern, and so the others."""
+    found = re.search(r"\[([^\[\]]*)\]", pattern)
+    if not found:
+        yield pattern
+        return
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    for item in _range(found[1]):
+        yield from (head + item + rest for rest in _expand(tail))
+
+
+def _range(text: str) -> Iterator[str]:
+    found = re.fullmatch(r"(\d*|[a-zA-Z]):(\d+|[a-zA-Z])(?::(\d*[1-9]\d*))?", text)
+    start, stop, step = (found[1] or "0", found[2], int(found[3] or 1)) if found else ("", "", 0)
+    if start.isdigit() and stop.isdigit() and int(start) <= int(stop):
+        if len(start) > 1 and start.startswith("0") and len(start) != len(stop):
+            raise ValueError(f"range [{text}]: a padded start needs an end of the same width")
+        width = len(start) if start.startswith("0") else 0
+        yield from (str(number).zfill(width) for number in range(int(start), int(stop) + 1, step))
+    elif start.isalpha() and stop.isalpha() and _LETTERS.index(start) <= _LETTERS.index(stop):
+        yield from _LETTERS[_LETTERS.index(start) : _LETTERS.index(stop) + 1 : step]
+    else:
+        raise ValueError(f"range [{text}] is not START:END or START:END:STEP with START not after END")

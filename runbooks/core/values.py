@@ -1,0 +1,191 @@
+"""What the inventory's values come to: Jinja rendered as Ansible does, vault decrypted, each at its first use.
+
+**Source:** `ansible/_internal/_templating/` (ansible-core 2.19): a variable's own Jinja is rendered where the variable
+is used; results of lookups, `!vault` and `!unsafe` values are not rendered again.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError
+from jinja2.runtime import Context
+
+from runbooks.core.errors import InventoryError, RenderError
+from runbooks.core.inventory import Host, Inventory, Variable
+from runbooks.core.lookups import FILTERS, Lookups
+from runbooks.core.native import Environment, FailedError, MissingError, failed, missing, plain
+from runbooks.core.vault import VaultError
+from runbooks.core.yaml_file import Map, Sequence, Unsafe, Vaulted
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    line: int
+    name: str
+
+    def of(self, problem: str) -> str:
+        return f"{self.path}:{self.line}: {self.name}: {problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """A variable in a template's context, rendered when the template resolves its name."""
+
+    values: "Values"
+    name: str
+
+
+class _Context(Context):
+    def resolve_or_missing(self, key: str) -> Any:
+        found = super().resolve_or_missing(key)
+        return found.values.resolve(found.name) if isinstance(found, _Promise) else found
+
+
+class Values(Mapping[str, Any]):
+    """A host's variables. A value that cannot be had raises InventoryError with each reason and where it stands."""
+
+    def __init__(self, name: str, raw: Mapping[str, Variable], renderer: "Renderer") -> None:
+        self._name, self._raw, self._renderer = name, raw, renderer
+        self._resolved: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.resolve(name)
+        if problems := list(dict.fromkeys(_problems(value))):
+            raise InventoryError(problems)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def is_secret(self, name: str) -> bool:
+        """Whether anything that was vault-encrypted went into the value."""
+        return (self._name, name) in self._renderer.secrets
+
+    def resolve(self, name: str) -> Any:
+        """The value, perhaps with undefined parts in it. Raises KeyError for an unknown name."""
+        variable, busy = self._raw[name], self._renderer.busy
+        with self._renderer.lock:
+            if (self._name, name) in busy:
+                trail = " → ".join((*(other for _, other in busy[busy.index((self._name, name)) :]), name))
+                return failed(_Place(variable.path, variable.line, name).of(f"is defined by itself: {trail}"))
+            busy.append((self._name, name))
+            try:
+                if name not in self._resolved:
+                    place = _Place(variable.path, variable.line, name)
+                    self._resolved[name] = self._renderer.render(variable.value, place, self._name)
+                if variable.secret or self.is_secret(name):
+                    self._renderer.secrets.update(busy)  # and so is what is being made of it
+                    self._renderer.hide(self._resolved[name])
+                return self._resolved[name]
+            finally:
+                busy.pop()
+
+
+class Renderer:
+    """Renders the values of one inventory; `secrets` are the (host, variable) that vault-encrypted text went into."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.lock, self.busy, self.secrets = RLock(), list[tuple[str, str]](), set[tuple[str, str]]()
+        self._vault, self._lookups = inventory.vault, Lookups(inventory.vault)
+        self._environment = Environment(_Context)
+        for prefix in ("", "ansible.builtin."):
+            self._environment.filters |= {prefix + name: function for name, function in FILTERS.items()}
+        self._environment.globals["lookup"] = self._lookups
+        self._templates: dict[str, Template] = {}
+        self.hosts = {name: Values(name, host.variables, self) for name, host in inventory.hosts.items()}
+        self._known = {name: _known_to(host) for name, host in inventory.hosts.items()}
+        path = os.path.abspath(inventory.path)
+        self._environment.globals |= {
+            "inventory_file": path,
+            "inventory_dir": os.path.dirname(path),
+            "groups": {name: list(hosts) for name, hosts in inventory.groups.items()},
+            "hostvars": self.hosts,
+            "ansible_playbook_python": sys.executable,
+        }
+
+    def render(self, value: Any, place: _Place, host: str) -> Any:
+        """The value with the Jinja in it rendered; what cannot be had is an undefined in its place."""
+        match value:
+            case Vaulted():
+                return self._decrypt(value, place)
+            case Unsafe():
+                return str(value)
+            case str():
+                return self._render_text(value, place, host)
+            case Map():
+                lines = value.lines
+                return {key: self.render(item, replace(place, line=lines[key]), host) for key, item in value.items()}
+            case Sequence():
+                pairs = zip(value, value.lines, strict=True)
+                return [self.render(item, replace(place, line=line), host) for item, line in pairs]
+        return value
+
+    def _decrypt(self, value: Vaulted, place: _Place) -> Any:
+        self.secrets.update(self.busy)
+        try:
+            text = self._vault.decrypt(value)
+        except VaultError as error:
+            return failed(place.of(error.problem))
+        self.hide(text)
+        return text
+
+    def _render_text(self, text: str, place: _Place, host: str) -> Any:
+        if "{{" not in text and "{%" not in text and "{#" not in text:
+            return text
+        variables = {name: _Promise(self.hosts[host], name) for name in self.hosts[host]}
+        try:
+            template = self._templates.get(text) or self._environment.from_string(text)
+            self._templates[text] = template
+            context = template.new_context(variables | self._known[host])
+            return plain(self._environment.concat(template.root_render_func(context)))
+        except FailedError as error:
+            return failed(str(error))
+        except MissingError as error:
+            return missing(str(error))
+        except UndefinedError as error:
+            return missing(place.of(self._without_secrets(str(error))))
+        except TemplateSyntaxError as error:
+            return failed(place.of(f"not valid Jinja: {error.message}"))
+        except RenderError as error:
+            return failed(place.of(error.problem))
+        except Exception as error:  # an expression can fail in any way that Python can: {{ 1 / 0 }}
+            return failed(place.of(self._without_secrets(str(error) or type(error).__name__)))
+
+    def hide(self, value: Any) -> None:
+        """Keep a decrypted value out of the messages of errors."""
+        if isinstance(value, str):
+            self._lookups.found.add(value)
+
+    def _without_secrets(self, message: str) -> str:
+        for secret in sorted(self._lookups.found - {""}, key=len, reverse=True):
+            message = message.replace(secret, "…")
+        return message
+
+
+def _known_to(host: Host) -> dict[str, Any]:
+    """The variables that Ansible itself defines for a host."""
+    name = host.name
+    short = name if re.fullmatch(r"[\d.]+|.*:.*", name) else name.split(".")[0]
+    return {"inventory_hostname": name, "inventory_hostname_short": short, "group_names": sorted(host.groups)}
+
+
+def _problems(value: Any) -> Iterator[str]:
+    """What every undefined part of a value says."""
+    if isinstance(value, Undefined):
+        try:
+            str(value)
+        except UndefinedError as error:
+            yield str(error)
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _problems(item)

@@ -1,0 +1,67 @@
+"""Decrypts what `ansible-vault` encrypted, by `ansible-vault` itself, which finds its password as it does for Ansible.
+
+**Source:** "Ansible Vault" in Ansible's documentation; the messages are those of ansible-core 2.19.
+The cipher text goes in by stdin and the plain text comes back by stdout: neither is ever in an argument or in a file.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from runbooks.core.errors import UsageError
+
+_WHERE = "ANSIBLE_VAULT_PASSWORD_FILE or vault_password_file in ansible.cfg"
+
+
+class VaultError(UsageError):
+    """A vault-encrypted text cannot be decrypted."""
+
+
+def is_encrypted(text: str) -> bool:
+    """Whether a text is what `ansible-vault encrypt` makes."""
+    return text.startswith("$ANSIBLE_VAULT;")
+
+
+class Vault:
+    """Decrypts each text once: a decryption starts a process, which takes half a second."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | VaultError] = {}
+
+    def decrypt(self, cipher_text: str) -> str:
+        """The plain text. Raises VaultError."""
+        if cipher_text not in self._known:
+            try:
+                self._known[cipher_text] = _decrypt(cipher_text)
+            except VaultError as error:
+                self._known[cipher_text] = error
+        known = self._known[cipher_text]
+        if isinstance(known, VaultError):
+            raise known
+        return known
+
+
+def _decrypt(cipher_text: str) -> str:
+    beside_python = str(Path(sys.executable).parent)
+    command = shutil.which("ansible-vault") or shutil.which("ansible-vault", path=beside_python)
+    if not command:
+        raise VaultError("is vault-encrypted, and there is no ansible-vault on PATH: install ansible-core")
+    done = subprocess.run(
+        [command, "decrypt", "--output", "-"],
+        input=cipher_text.encode(), capture_output=True, check=False,
+        env=os.environ | {"LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"},
+        start_new_session=True,  # without a terminal it cannot ask for a password, for each text anew
+    )  # fmt: skip
+    if done.returncode == 0:
+        try:
+            return done.stdout.decode()
+        except UnicodeDecodeError:
+            raise VaultError("is vault-encrypted, and holds no text") from None
+    told = done.stderr.decode(errors="replace")
+    if "Vault password" in told:  # the question
+        raise VaultError(f"is vault-encrypted, and no password is set by {_WHERE}")
+    errors = [line.removeprefix("[ERROR]: ").removesuffix(" for -") for line in told.splitlines() if "[ERROR]" in line]
+    reason = (errors or told.splitlines() or [f"exit code {done.returncode}"])[-1]
+    raise VaultError(f"cannot be decrypted with the password of {_WHERE}: {reason}")

@@ -1,0 +1,118 @@
+"""Fleets of the tests' own: copies of the checkout in temporary folders, driven through the real command line."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from platformdirs import user_cache_path
+
+from lab.fleet import machine
+from lab.fleet.fleet import Fleet
+from lab.fleet.image import image
+from lab.fleet.record import Record, fleet_id
+from lab.fleet.shell import FleetError
+from tests.sandbox.conftest import CHECKOUT, Done, World, make_world
+
+
+@dataclass(frozen=True, slots=True)
+class FleetWorld(World):
+    """A copy of the checkout, and its fleet."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super(FleetWorld, self).environment | {"XDG_CACHE_HOME": str(user_cache_path())}
+
+    @property
+    def fleet(self) -> Path:
+        return self.path / ".fleet"
+
+    @property
+    def record(self) -> Record:
+        record = Fleet(self.path).record()
+        assert record is not None
+        return record
+
+    def ssh(self, host: str, command: str, stdin: str = "") -> Done:
+        """Run a command on a host as a user of the fleet would: `web1`, or `operator@web1`."""
+        words = ["ssh", "-F", str(self.fleet / "ssh_config"), "-o", "BatchMode=yes", host, command]
+        done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def traces(self) -> set[str]:
+        """Everything on this machine that names this fleet: links, mounts, cgroups, files under /run, processes."""
+        id, folder = fleet_id(self.path), str(self.fleet)
+        names = {name for top in ("/sys/class/net", "/run/systemd/nspawn/propagate", "/run/celery-runbooks-fleets")
+                 if Path(top).exists() for name in os.listdir(top) if id in name}  # fmt: skip
+        cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{id}*")}
+        mounts = {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if folder in line}
+        return names | cgroups | mounts | {str(process) for process in _processes(id, folder)}
+
+
+def _processes(*words: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and any(w in " ".join(process.cmdline()) for w in words):
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+        time.sleep(0.01)
+
+
+def connect_s(address: str) -> float:
+    """The time of one round trip: how long it takes to connect to a host's sshd."""
+    started = time.perf_counter()
+    with socket.create_connection((address, 22), timeout=10):
+        return time.perf_counter() - started
+
+
+@pytest.fixture(scope="session")
+def real_hosts() -> None:
+    """Skips where no hosts can be made, and fails there in CI; builds the image if it is not there yet."""
+    try:
+        machine.require_root()
+    except FleetError as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+    machine.require_tools(print)
+    image(CHECKOUT, print)
+
+
+def make_fleet_world(path: Path) -> FleetWorld:
+    make_world(path)
+    shutil.copy(CHECKOUT / "requirements.lock", path)
+    return FleetWorld(path)
+
+
+@pytest.fixture(scope="session")
+def fleet(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
+    """Three hosts, as broken as a fresh fleet is; 30 ms lie between here and web2. Tests leave it as it is."""
+    world = make_fleet_world(tmp_path_factory.mktemp("fleet"))
+    up = world.inv("fleet", "--hosts", "3", "--latency", "web2=30")
+    assert up.code == 0, up.err
+    yield world
+    down = world.inv("fleet", "--down")
+    assert down.code == 0, down.err
+    assert world.traces() == set()
+
+
+@pytest.fixture
+def world(real_hosts: None, tmp_path: Path) -> Iterator[FleetWorld]:
+    """A world of one test's own; its fleet, if it puts one up, is taken down afterwards."""
+    world = make_fleet_world(tmp_path)
+    yield world
+    down = world.inv("fleet", "--down")
+    assert down.code == 0, down.err

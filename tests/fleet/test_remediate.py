@@ -1,0 +1,299 @@
+"""A fleet of real hosts, broken in several ways at once, is healed over SSH and sudo, and given back as it was."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from lab.fleet.host import leader
+from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
+from tests.sandbox.conftest import Done
+
+INVENTORY = ".fleet/inventory.yaml"
+WORKERS = ("web1", "web2", "web3", "web4", "web5")
+HOSTS = ("broker", *WORKERS)
+
+STATE = r"""
+cd /etc && find systemd/system cron.d logrotate.d printer_inventory.env \( -type f -o -type l \) |
+sort | while read -r path; do echo "$path $(stat -c '%a %U:%G' "$path") $(readlink "$path" || sha256sum <"$path")"; done
+for unit in $(cd /etc/systemd/system && ls -d celery* 2>/dev/null); do
+echo "$unit $(systemctl is-enabled "$unit") $(systemctl is-active "$unit")"
+systemctl show -p NeedDaemonReload "$unit"
+done
+"""
+
+
+def inv(world: FleetWorld, verb: str, *arguments: str, inventory: str = INVENTORY) -> Done:
+    return world.inv(verb, *arguments, "--inventory", inventory)
+
+
+def state(world: FleetWorld, host: str) -> list[str]:
+    """Every file where we write, with its mode, owner and checksum, and the state of every unit of Celery's."""
+    done = world.ssh(host, "sudo sh -s", stdin=STATE)
+    assert done.code == 0, done.err
+    return done.out.splitlines()
+
+
+def broker(world: FleetWorld) -> "redis.Redis":
+    return redis.Redis.from_url((world.fleet / "broker.url").read_text().strip(), protocol=2)
+
+
+def checks(world: FleetWorld) -> list[bytes]:
+    """The waiting GLPI checks, byte for byte, newest first."""
+    with broker(world) as client:
+        return [item for item in client.lrange("low_priority", 0, -1) if b"check_all_devices_in_glpi" in item]
+
+
+def changed_inventory(world: FleetWorld, *replacements: tuple[str, str]) -> str:
+    """A changed copy of the fleet's inventory beside it."""
+    text = (world.path / INVENTORY).read_text()
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    (world.fleet / "changed.yaml").write_text(text)
+    return ".fleet/changed.yaml"
+
+
+def recap(done: Done, host: str) -> dict[str, int]:
+    line = next(line for line in done.out.splitlines() if re.match(rf"{host} +:", line))
+    return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
+
+
+@pytest.fixture(scope="module")
+def six(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetWorld]:
+    """Six broken hosts that the tests of this file share, in their order."""
+    world = make_fleet_world(tmp_path_factory.mktemp("six"))
+    up = world.inv("fleet", "--hosts", "6")
+    assert up.code == 0, up.err
+    yield world
+    down = world.inv("fleet", "--down")
+    assert down.code == 0, down.err
+
+
+def test_a_broken_fleet_is_healed_a_second_run_changes_nothing_and_undo_gives_it_back(six: FleetWorld) -> None:
+    before = {host: state(six, host) for host in HOSTS}
+    stuck = checks(six)
+    assert len(stuck) == 300
+
+    dry = inv(six, "remediate", "--dry-run")
+    assert dry.code == 0, dry.err
+    assert {host: state(six, host) for host in HOSTS} == before
+
+    healed = inv(six, "remediate", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    for code in ("task.import_fails", "worker.leaked_processes", "worker.not_running", "cron.", "queue.no_consumer"):
+        assert code in healed.out
+    assert checks(six) == []
+    assert inv(six, "verify").code == 0
+
+    again = inv(six, "remediate", "--yes")
+    assert again.code == 0, again.err
+    assert all(recap(again, host)["changed"] == 0 for host in HOSTS)
+
+    undone = inv(six, "undo", "last", "--yes")
+    assert undone.code == 0, undone.out + undone.err
+    assert {host: state(six, host) for host in HOSTS} == before
+    assert checks(six) == stuck
+
+
+@pytest.fixture(scope="module")
+def healthy(six: FleetWorld) -> FleetWorld:
+    healed = inv(six, "remediate", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    return six
+
+
+def sessions(world: FleetWorld, host: str) -> tuple[int, int]:
+    """How many connections and exec channels sshd has counted."""
+    log = world.ssh(host, "sudo journalctl -u ssh -o cat").out
+    return log.count("Accepted publickey"), log.count("Starting session: command")
+
+
+def test_a_look_costs_one_connection_and_one_exec_a_host(healthy: FleetWorld) -> None:
+    before = {host: sessions(healthy, host) for host in WORKERS}
+    assert inv(healthy, "verify").code == 0
+    for host in WORKERS:
+        connections, execs = sessions(healthy, host)
+        # One of each is the counting's own.
+        assert (connections - before[host][0] - 1, execs - before[host][1] - 1) == (1, 1)
+
+
+def main_pids(world: FleetWorld, host: str) -> str:
+    return world.ssh(host, "systemctl show -p MainPID 'celery-worker@*'").out
+
+
+def test_workers_are_restarted_in_batches_and_each_proves_itself(healthy: FleetWorld) -> None:
+    before = {host: main_pids(healthy, host) for host in WORKERS}
+    done = inv(healthy, "restart-workers", "--yes", "--serial", "2")
+    assert done.code == 0, done.out + done.err
+    assert re.findall(r"hosts done; now (.*)", done.out) == ["broker", "web1, web2", "web3, web4", "web5"]
+    assert all(main_pids(healthy, host) != before[host] for host in WORKERS)
+    assert inv(healthy, "verify").code == 0
+
+
+def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(healthy: FleetWorld) -> None:
+    before = {host: state(healthy, host) for host in HOSTS}
+    running = {host: main_pids(healthy, host) for host in WORKERS[1:]}
+    option = 'options: ["--no-such-option"]'
+    name = changed_inventory(
+        healthy,
+        ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"),
+        ("celery_start_timeout: 60s", "celery_start_timeout: 10s"),
+    )
+    done = inv(healthy, "remediate", "--yes", "--limit", "web*", inventory=name)
+    assert done.code == 2, done.out + done.err
+    assert "--max-fail" in done.out
+    assert {host: state(healthy, host) for host in HOSTS} == before
+    assert {host: main_pids(healthy, host) for host in WORKERS[1:]} == running
+    assert inv(healthy, "verify").code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("celery_python: /srv/venv/bin/python", "celery_python: /srv/none/bin/python"), "is not executable"),
+        (("celery_user: deploy", "celery_user: nobody-there"), "nobody-there"),
+        ((" user: deploy", " user: nobody-there"), "the user nobody-there does not exist here"),
+    ],
+)
+def test_a_file_that_its_host_would_not_take_is_not_put_in_place(
+    healthy: FleetWorld, change: tuple[str, str], what: str
+) -> None:
+    before = state(healthy, "broker")
+    verb = "install-cron" if change[0].startswith(" user") else "install-units"
+    done = inv(healthy, verb, "--yes", "--limit", "broker", inventory=changed_inventory(healthy, change))
+    assert done.code == 2, done.out + done.err
+    assert what in done.out
+    assert state(healthy, "broker") == before
+
+
+def test_a_worker_that_the_inventory_no_longer_has_is_stopped_and_its_unit_removed(healthy: FleetWorld) -> None:
+    gone = "              - name: worker_low\n                queues: [low_priority]\n"
+    name = changed_inventory(healthy, (gone, ""), ("worker_daemon\n", "worker_daemon\n"))
+    before = state(healthy, "web1")
+    done = inv(healthy, "install-units", "--yes", "--limit", "web1", inventory=name)
+    assert done.code == 0, done.out + done.err
+    assert not any("worker_low" in line for line in state(healthy, "web1"))
+    assert healthy.ssh("web1", "systemctl is-active celery-worker@worker_low").out.strip() == "inactive"
+    assert inv(healthy, "undo", "last", "--yes").code == 0
+    assert state(healthy, "web1") == before
+
+
+def test_a_password_for_sudo_comes_from_a_file_and_shows_nowhere(healthy: FleetWorld) -> None:
+    password = (healthy.fleet / "operator.password").read_text().strip()
+    lookup = "\"{{ lookup('file', inventory_dir ~ '/operator.password') }}\""
+    name = changed_inventory(
+        healthy, ("ansible_user: deploy", f"ansible_user: operator\n    ansible_become_password: {lookup}")
+    )
+    done = inv(healthy, "verify", "--json", inventory=name)
+    assert done.code == 0, done.out + done.err
+    seen = healthy.ssh("web1", "sudo journalctl -o cat --no-pager; sudo cat /proc/[0-9]*/cmdline").out
+    assert password not in done.out + done.err + seen
+
+
+def test_a_wrong_password_is_tried_once_on_each_host(healthy: FleetWorld) -> None:
+    name = changed_inventory(
+        healthy, ("ansible_user: deploy", "ansible_user: operator\n    ansible_become_password: wrong")
+    )
+    before = healthy.ssh("web1", "sudo journalctl -o cat --no-pager").out.count("authentication failure")
+    done = inv(healthy, "verify", "--limit", "web1", inventory=name)
+    assert (done.code, "does not accept the become password" in done.out) == (4, True)
+    after = healthy.ssh("web1", "sudo journalctl -o cat --no-pager").out.count("authentication failure")
+    assert after == before + 1
+
+
+def test_a_host_behind_another_is_reached_through_it(healthy: FleetWorld) -> None:
+    address = {host.name: host.address for host in healthy.record.hosts}
+    through = f"-F {healthy.fleet}/ssh_config -J web1 -o"
+    name = changed_inventory(healthy, ('ansible_ssh_common_args: "-o', f'ansible_ssh_common_args: "{through}'))
+    done = inv(healthy, "tail-logs", "--limit", "web2", inventory=name)
+    assert done.code == 0, done.out + done.err
+    seen = healthy.ssh("web2", "sudo journalctl -u ssh -o cat").out
+    assert f"Accepted publickey for deploy from {address['web1']}" in seen
+
+
+def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorld) -> None:
+    name = changed_inventory(healthy, ("/known_hosts", "/new_known_hosts"))
+    refused = inv(healthy, "verify", "--limit", "web1", inventory=name)
+    assert (refused.code, "--accept-new" in refused.out) == (4, True)
+    assert inv(healthy, "verify", "--limit", "web1", "--accept-new", inventory=name).code == 0
+    assert inv(healthy, "verify", "--limit", "web1", inventory=name).code == 0
+
+
+# --- interruptions; these break hosts, so they come last
+
+
+@pytest.mark.parametrize("at", ["SYSTEMD", "WORKERS"])
+def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: str) -> None:
+    assert inv(healthy, "undo", "last", "--yes").code in (0, 2)
+    for host in ("web1", "web2"):
+        healthy.ssh(
+            host, "sudo sed -i s/=30/=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
+        )
+    with popen(healthy, "remediate", "--yes") as process:
+        read_until(process, at)
+        process.send_signal(signal.SIGKILL)
+    again = inv(healthy, "remediate", "--yes")
+    assert again.code == 0, again.out + again.err
+    assert inv(healthy, "verify").code == 0
+
+
+def popen(world: FleetWorld, verb: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        world.command(verb, *arguments, "--inventory", INVENTORY), cwd=world.path, env=world.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> str:
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith(text):
+            return seen
+    raise AssertionError(f"it never came to {text}: {seen}")
+
+
+def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(healthy: FleetWorld) -> None:
+    for host in WORKERS:
+        healthy.ssh(
+            host, "sudo sed -i s/=30/=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
+        )
+    web5 = next(host for host in healthy.record.hosts if host.name == "web5")
+    with popen(healthy, "remediate", "--yes", "--max-fail", "1") as process:
+        read_until(process, "UNITS")
+        pid = leader(healthy.record, web5)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode in (4, 6), out
+    done = Done(process.returncode, out, "")
+    assert recap(done, "web5")["unreachable"] == 1
+    for host in WORKERS[:4]:
+        assert recap(done, host)["failed"] == 0
+        assert "30" in healthy.ssh(host, "sudo grep GLPI_TIMEOUT /etc/printer_inventory.env").out
+    wait_until(lambda: inv(healthy, "verify", "--limit", "all:!web5").code == 0, "the rest to be healthy")
+
+
+def test_a_host_that_hangs_costs_the_others_no_more_than_its_timeout(healthy: FleetWorld) -> None:
+    """A frozen host takes connections and says nothing."""
+    web4 = next(host for host in healthy.record.hosts if host.name == "web4")
+    pid = leader(healthy.record, web4)
+    assert pid is not None
+    sshd = healthy.ssh("web4", "cat /run/sshd.pid").out.strip()
+    freeze = subprocess.run(
+        ["nsenter", f"--target={pid}", "--pid", "--mount", "--", "kill", "-STOP", sshd],
+        capture_output=True,
+        check=False,
+    )
+    assert freeze.returncode == 0, freeze.stderr
+    name = changed_inventory(healthy, ("ansible_become: true", "ansible_become: true\n    ansible_timeout: 3"))
+    done = inv(healthy, "diagnose", "--limit", "web1,web4", inventory=name)
+    assert done.code == 4, done.out + done.err
+    assert re.search(r"host.unreachable\s+web4", done.out)
+    assert not re.search(r"host.unreachable\s+web1", done.out)
