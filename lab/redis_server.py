@@ -107,10 +107,10 @@ class RedisServer:
         """The broker URL of one of its dbs."""
         return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/{db}"
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the server, also one that another process started, and wait until it is gone; its directory stays."""
         try:
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, how)
         except ProcessLookupError:
             return
         if self._process is not None:
