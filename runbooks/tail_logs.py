@@ -12,13 +12,17 @@ from runbooks.core.rules import seconds
 from runbooks.engine.logs import Asked, HostLogs, follow, when
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.session import Session
+from runbooks.hosts.logs import logs_of
 
 DEFAULT_LINES = 20
 
 
 def tail_logs(session: Session, *, grep: str, since: str, lines: str, following: bool) -> ExitCode:
     """The last lines of each log that match `grep`, or all since a time; with `following` also those to come."""
-    logs, code = _show(session, _asked(grep, since, lines, time.time()))
+    asked = _asked(grep, since, lines, time.time())
+    if not any(logs_of(host) for host in session.fleet.hosts):
+        raise UsageError("these hosts have no logs to show: neither systemd nor log files", "name files in celery_logs")
+    logs, code = _show(session, asked)
     if following:
         for added in follow(logs):
             session.reporter.log(added)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from runbooks.core.model import Finding, Severity, Snapshot
 from runbooks.core.settings import Fleet
-from runbooks.diagnosis import broker, code, config, queues, workers
+from runbooks.diagnosis import broker, code, config, probes, queues, workers
 from runbooks.steps.files import Kind, Wanted
 
 _ORDER = list(Severity)
@@ -17,6 +17,7 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
         *code.findings(fleet, snapshot),
         *workers.findings(fleet, snapshot),
         *queues.findings(fleet, snapshot),
+        *probes.findings(fleet, snapshot),
         *config.findings(fleet, snapshot, files),
     ]
     explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}

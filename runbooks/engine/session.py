@@ -120,12 +120,16 @@ class Session:
         """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
-            journal = Journal.create(
-                self.options.state_directory, run_id, self.options.verb, self.options.inventory, self.broker.name
-            )
-            self.reporter.run_started(run_id)
+            journal = self.begin(run_id)
             with closing_journal(journal):
                 yield journal, lock
+
+    def begin(self, run_id: str) -> Journal:
+        """The journal of a new run; tells its id."""
+        options = self.options
+        journal = Journal.create(options.state_directory, run_id, options.verb, options.inventory, self.broker.name)
+        self.reporter.run_started(run_id)
+        return journal
 
 
 @contextmanager
@@ -140,7 +144,7 @@ def closing_journal(journal: Journal) -> Iterator[None]:
             f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
         ) from None
     except RunbookError as error:
-        journal.end("failed", error.exit_code)
+        journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)
         raise
     finally:
         journal.close()

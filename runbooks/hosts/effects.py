@@ -108,8 +108,8 @@ users=$(grep -vE '^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)' "$new" | awk '{pri
 """
 # logrotate tells a mistake among much else, and exits with 0.
 _JUDGE_LOGROTATE = """
-said='logrotate is not installed on this host'
-! command -v logrotate >/dev/null || said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep '^error:')
+if command -v logrotate >/dev/null; then said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep '^error:')
+else said='logrotate is not installed on this host'; fi
 """
 _REFUSE = """
 [ -z "$said" ] || { rm -f "$new"; printf '%s\\n' "$said" >&2; exit 1; }

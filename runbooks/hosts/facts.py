@@ -3,12 +3,13 @@
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
+from typing import Any
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import FleetHost, mark_of, unit_of
+from runbooks.core.settings import FleetHost, is_secret_name, mark_of, unit_of
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3
@@ -101,24 +102,38 @@ def parse_service(service: str, answer: Answer) -> ServiceState:
     return ServiceState(int(stat.split(" ", 1)[0]), float(now) - age_s, said)
 
 
-def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
-    """Import the application in its own Python, with its environment file and `overrides` on top of it."""
-    question = {
-        "app": app, "directory": host.settings.directory, "env_file": host.settings.env_file,
-        "overrides": dict(overrides), "expected": sorted(expected),
-    }  # fmt: skip
+def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
+    """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
+
+    The question travels on standard input, so that no argument of a task stands in a list of processes.
+    """
+    question |= {"app": app, "directory": host.settings.directory, "env_file": host.settings.env_file}
+    question["overrides"] = dict(overrides)
     source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
     program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
     return f"{quote(host.settings.python)} - {heredoc(program)}"
 
 
-def parse_imports(answer: Answer) -> ImportProbe:
-    """One line of the probe is its JSON; where it did not come so far, that is the error of every module."""
+def parse_application(answer: Answer) -> dict[str, Any] | str:
+    """The last line of the probe that is its JSON; where it did not come so far, what it said instead."""
     out = answer.out.decode(errors="replace").strip()
     line = next((line for line in reversed(out.splitlines()) if line.startswith('{"registered": ')), None)
     if answer.code != 0 or line is None:
-        return ImportProbe(frozenset(), {"": (answer.err.strip() or out or "the probe printed nothing")[-3000:]})
-    found = json.loads(line)
+        return (answer.err.strip() or out or "the probe printed nothing")[-3000:]
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
+    """Load the application, and import by hand the modules of the expected tasks that are missing then."""
+    return ask_application(host, app, overrides, expected=sorted(expected))
+
+
+def parse_imports(answer: Answer) -> ImportProbe:
+    """Where the application cannot be loaded, that is the error of every module."""
+    found = parse_application(answer)
+    if isinstance(found, str):
+        return ImportProbe(frozenset(), {"": found})
     return ImportProbe(frozenset(found["registered"]), found["errors"])
 
 
@@ -128,3 +143,13 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         if len(secret) >= 4:
             text = text.replace(secret, "********")
     return re.sub(r"(\b\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
+
+
+def redact_value(value: Any, secrets: Collection[str]) -> Any:
+    """A JSON value with the secrets in its texts replaced, and what stands under a name that looks like one."""
+    if isinstance(value, Mapping):
+        hidden = {key: "********" for key in value if isinstance(key, str) and is_secret_name(key)}
+        return {redact_value(key, secrets): hidden.get(key, redact_value(item, secrets)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_value(item, secrets) for item in value]
+    return redact(value, secrets) if isinstance(value, str) else value

@@ -50,6 +50,7 @@ class SshTransport:
     def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", password: str | None) -> None:
         self._arguments, self._become, self._jumps, self._password = arguments, become, jumps, password
         self._connection: Connection | None = None
+        self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
         self._opening = threading.Lock()
 
@@ -92,30 +93,31 @@ class SshTransport:
             yield Shell(channel.sendall, receive)
 
     def abort(self) -> None:
+        for server in self._forwards:
+            server.shutdown()
+            server.server_close()
+        self._forwards.clear()
         if self._connection:
             self._connection.close()
 
-    @contextmanager
-    def forward(self, host: str, port: int) -> Iterator[int]:
-        """A port of this machine that leads, through the host, to an address it can reach."""
-        transport = self._connected().transport
+    def forward(self, host: str, port: int) -> int:
+        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
+        connected = self._connected
+        connected()
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                asked_by = self.client_address
                 with (
-                    suppress(paramiko.SSHException, OSError, EOFError),  # the client sees its connection closed
-                    transport.open_channel("direct-tcpip", (host, port), asked_by) as channel,
+                    suppress(paramiko.SSHException, OSError, EOFError, HostUnreachable),  # the client is disconnected
+                    connected().transport.open_channel("direct-tcpip", (host, port), self.client_address) as channel,
                 ):
                     _pump(self.request, channel)
 
-        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-            try:
-                yield server.server_address[1]
-            finally:
-                server.shutdown()
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self._forwards.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return server.server_address[1]
 
     def _connected(self) -> Connection:
         with self._opening:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostUnreachable, UsageError
 
 _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
 """Variables of this tool's own process that must not reach the application's commands."""
@@ -42,6 +42,10 @@ class Transport(Runner, Protocol):
 
     def shell(self) -> "AbstractContextManager[Shell]":
         """A shell on the host until the block ends. Raises HostUnreachable."""
+        ...
+
+    def forward(self, host: str, port: int) -> int:
+        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
         ...
 
     def abort(self) -> None:
@@ -91,6 +95,9 @@ class LocalTransport:
 
     def __init__(self) -> None:
         self._running: set[int] = set()
+
+    def forward(self, host: str, port: int) -> int:
+        raise UsageError(f"a tunnel to {host}:{port} through this machine leads nowhere else", "leave out the tunnel")
 
     def abort(self) -> None:
         for pid in tuple(self._running):

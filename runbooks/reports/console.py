@@ -15,7 +15,9 @@ from rich.text import Text
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Severity
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.wording import span
+from runbooks.reports.task_bar import TaskBar, numbers, words
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
@@ -35,6 +37,8 @@ class ConsoleReporter:
         self._err = _console(Pipe(sys.stderr))
         self._status: Status | None = None
         self._host_colors: dict[str, str] = {}
+        self._bar: TaskBar | None = None
+        self._told: tuple[str, str, int] | None = None
 
     def _print(self, text: str = "", style: str = "") -> None:
         self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -97,6 +101,9 @@ class ConsoleReporter:
 
     def waiting(self, text: str) -> None:
         """On a terminal one line that is overwritten; nothing elsewhere."""
+        if self._bar and not text:
+            self._bar.stop()
+            self._bar = None
         if self._status and not text:
             self._status.stop()
             self._status = None
@@ -104,6 +111,31 @@ class ConsoleReporter:
             self._status = self._status or self._out.status("")
             self._status.update(escape(text))
             self._status.start()
+
+    def progress(self, progress: Progress) -> None:
+        """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
+        if self._out.is_terminal:
+            self._bar = self._bar or TaskBar(self._out)
+            return self._bar.show(progress)
+        step = (progress.state, progress.note.partition(", in ")[0], int(progress.percent or 0) // 10)
+        if step != self._told:
+            self._told = step
+            self._print(" · ".join((progress.state, *numbers(progress), *words(progress))))
+
+    def task(self, report: TaskReport) -> None:
+        self.waiting("")
+        took = "" if report.elapsed_s is None else f" after {span(report.elapsed_s)}"
+        style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(report.state, "yellow")
+        self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
+        if report.note:
+            self._print(f"    {report.note}")
+        if isinstance(report.result, Mapping):
+            for name, value in report.result.items():
+                self._print(f"    {name}: {value}")
+        elif report.result is not None:
+            self._print(f"    {report.result}")
+        for line in report.traceback.splitlines():
+            self._print(f"    | {line}", "dim")
 
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:

@@ -1,10 +1,10 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `hosts`, `runs`, `files`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A change of
-a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A line of
-logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host
-itself) and `line`.
+`recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A
+change of a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A
+line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the
+host itself) and `line`.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.reports.console import Pipe
 
 
@@ -54,6 +54,12 @@ class JsonReporter:
 
     def waiting(self, text: str) -> None:
         pass
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def task(self, report: TaskReport) -> None:
+        self._document["task"] = asdict(report)
 
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]

@@ -9,6 +9,7 @@ from runbooks.verbs import archive
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
 from runbooks.verbs.looking import diagnose, hosts, render, tail_logs, verify
 from runbooks.verbs.record import runs, show, undo
+from runbooks.verbs.tasks import run_task
 
 namespace = Collection(
     clean_queues,
@@ -19,6 +20,7 @@ namespace = Collection(
     remediate,
     render,
     restart_workers,
+    run_task,
     runs,
     show,
     tail_logs,

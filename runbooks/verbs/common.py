@@ -99,7 +99,10 @@ def verb(
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
         many = [flag for flag in selecting if flag in MANY]
-        made: Callable[..., None] = task(name=short, positional=positional, iterable=many, help=told)(run)
+        # Invoke would give the letter that is `--yes` here to `--async` there.
+        made: Callable[..., None] = task(
+            name=short, positional=positional, auto_shortflags=False, iterable=many, help=told
+        )(run)
         return made
 
     return make
@@ -206,8 +209,10 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         every_message=flags.json,
     )
     password = _ask_become_password if flags.ask_become_pass else None
-    transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    broker = Broker(fleet.app, reporter.waiting)
+    reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
+    transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
+    tunnel = transports[fleet.tunnel.name].forward if fleet.tunnel else None
+    broker = Broker(fleet.app, reporter.waiting, tunnel)
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 

@@ -273,25 +273,26 @@ def glpi(world: World, behaviour: dict[str, object]) -> None:
 
 
 def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> None:
+    name = healthy.inventory(("celery_probes:", "no_probes:"))  # these would fail before the canary does
     unit = next((healthy.root / "root").rglob("celery-beat.service"))
     unit.write_text("edited by hand\n")
     with healthy.broker() as client:
         glpi(healthy, {"fail": 500})
         for _ in range(2):
-            failed = healthy.inv("remediate", "--yes", "--json")
+            failed = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
             assert failed.code == 2
             assert failed.json["changes"][-1]["outcome"] == "failed"
             assert "RETRY" in failed.json["changes"][-1]["result"]
         glpi(healthy, {"fail": None})
         # Messages that are none of this application's business are told, and do not fail the run.
         client.lpush("orphans", a_message())
-        again = healthy.inv("remediate", "--yes", "--json")
+        again = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
         assert (again.code, again.json["plan"]) == (0, [])
         assert again.json["changes"][-1]["outcome"] == "changed"
-        assert healthy.inv("remediate", "--yes", "--json").json.get("changes") is None
-        assert healthy.inv("verify").code == 1
+        assert healthy.inv("remediate", "--yes", "--json", "--inventory", name).json.get("changes") is None
+        assert healthy.inv("verify", "--inventory", name).code == 1
         client.delete("orphans")
-    assert healthy.inv("verify").code == 0
+    assert healthy.inv("verify", "--inventory", name).code == 0
 
 
 def a_message() -> str:

@@ -16,7 +16,7 @@ from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
 from runbooks.core.render import Templates
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
@@ -173,6 +173,8 @@ class Recorder:
     def waiting(self, text: str) -> None:
         self.waited.append(text)
 
+    def progress(self, progress: Progress) -> None: ...
+    def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
     def file(self, host: str, path: str, content: bytes) -> None: ...
     def log(self, lines: Iterable[LogLine]) -> None:

@@ -79,9 +79,14 @@ def test_a_key_that_is_not_let_in_is_told_with_a_command_to_try(server: Server, 
 
 
 def test_ports_behind_a_host_can_be_reached_through_it(server: Server, known_hosts: Path) -> None:
-    through = server.transport(known_hosts).forward("127.0.0.1", server.port)
-    with through as port, socket.create_connection(("127.0.0.1", port)) as connection:
-        assert connection.recv(4) == b"SSH-"
+    transport = server.transport(known_hosts)
+    port = transport.forward("127.0.0.1", server.port)
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            assert connection.recv(4) == b"SSH-"
+    transport.abort()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 # --- what the inventory says, as OpenSSH understands it
