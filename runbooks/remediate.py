@@ -35,7 +35,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     steps = (
         session.environment(),
         *session.units_installed(),
-        session.cron_installed(),
+        *session.cron_installed(),
         session.queues(),
         session.nothing_leaked(),
         session.workers(),

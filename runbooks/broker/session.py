@@ -13,7 +13,7 @@ import redis
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
-from runbooks.broker.connection import connect, place
+from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import TaskOutcome, drain, find_holder, observe_nodes, run_task
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
@@ -52,16 +52,19 @@ class Restorable:
 
 
 class Broker:
-    """Looks at the broker, and moves messages in it."""
+    """Looks at the broker, and moves messages in it; where only a host can reach it, through a `tunnel`."""
 
-    def __init__(self, app: AppSettings) -> None:
-        self._app = app
+    def __init__(self, app: AppSettings, tunnel: Tunnel | None = None) -> None:
+        self._app, self._tunnel = app, tunnel
         self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
-    @property
+    @cached_property
     def _url(self) -> str:
-        return self._app.broker_url.get_secret_value()
+        return self._reached(self._app.broker_url.get_secret_value())
+
+    def _reached(self, url: str) -> str:
+        return through(url, self._tunnel) if self._tunnel else url
 
     @cached_property
     def _client(self) -> "redis.Redis":
@@ -70,7 +73,7 @@ class Broker:
     @property
     def name(self) -> str:
         """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password."""
-        return place(self._url, self._options, self._client)
+        return place(self._app.broker_url.get_secret_value(), self._options, self._client)
 
     def observe(
         self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = SAMPLES
@@ -236,7 +239,7 @@ class Broker:
 
         return run_task(
             self._url,
-            self._app.result_backend.get_secret_value(),
+            self._reached(self._app.result_backend.get_secret_value()),
             self._options,
             name=canary.task,
             queue=canary.queue,

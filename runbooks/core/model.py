@@ -342,3 +342,13 @@ class Snapshot:
     def reachable(self) -> Mapping[str, HostState]:
         """The hosts that answered."""
         return {name: state for name, state in self.hosts.items() if isinstance(state, HostState)}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a host's logs; `at` None: nobody knows when it was written. An empty `log` is the host itself."""
+
+    at: float | None
+    host: str
+    log: str
+    text: str

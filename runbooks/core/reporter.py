@@ -1,13 +1,13 @@
 """What a run tells while it goes on: the events, and who listens. Nothing but a reporter prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding
+from runbooks.core.model import Finding, LogLine
 
 
 class Outcome(Enum):
@@ -88,7 +88,11 @@ class Reporter(Protocol):
 
     def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
-    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def file(self, host: str, path: str, content: bytes) -> None: ...
+    def log(self, lines: Iterable[LogLine]) -> None:
+        """Lines of logs, told one by one as they come out of the iterator."""
+        ...
+
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None: ...
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def message(self, text: str) -> None: ...

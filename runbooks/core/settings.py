@@ -1,11 +1,11 @@
 """The project's own inventory variables: one validated, frozen record per host, every problem with its line at once.
 
 A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the operator's own, free to be
-used in templates and in Jinja expressions.
+used in Jinja expressions.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
+TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 
@@ -230,6 +231,7 @@ class AppSettings(_Settings):
     app: OneLine
     broker_url: SecretStr
     result_backend: SecretStr | None = None
+    broker_tunnel: OneLine | None = None
     broker_options: BrokerOptions = BrokerOptions()
     expected_tasks: tuple[OneLine, ...] = ()
     queue_rules: tuple[QueueRule, ...] = ()
@@ -244,6 +246,7 @@ class HostSettings(_Settings):
     directory: AbsolutePath
     python: AbsolutePath
     user: UserName
+    group: UserName | None = None
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -256,6 +259,7 @@ class HostSettings(_Settings):
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+    logrotate_directory: AbsolutePath = "/etc/logrotate.d"
     probes: tuple[Probe, ...] = ()
 
     @model_validator(mode="after")
@@ -328,6 +332,8 @@ class Fleet:
     state_directory: Path | None
     all_nodes: tuple[str, ...] = ()
     selection: Rule | None = None
+    templates_directory: Path | None = None
+    tunnel: FleetHost | None = None
 
     @property
     def consumed(self) -> tuple[str, ...]:
@@ -371,13 +377,30 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if built:
         consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
         problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
+        problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    state = built[0][1].variables.get(STATE_DIRECTORY)
+    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
-    hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes)
+    by_name = {host.name: host for _, host in built}
+    return Fleet(
+        built[0][0],
+        tuple(host for host in by_name.values() if host.name in selected),
+        workers,
+        Path(state) if state else None,
+        nodes,
+        templates_directory=Path(own_templates) if own_templates else None,
+        tunnel=by_name.get(built[0][0].broker_tunnel or ""),
+    )
+
+
+def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
+    name, names = app.broker_tunnel, [host.name for host in hosts]
+    if name and name not in names:
+        variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
+        where = f"{variable.path}:{variable.line}: celery_broker_tunnel"
+        yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
 
 
 def _with_own_probes(
@@ -426,8 +449,7 @@ def _validate(
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(inventory, host, given, error)))
-    if STATE_DIRECTORY in given:
-        problems.update(dict.fromkeys(_state_directory_problem(host, given[STATE_DIRECTORY])))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
@@ -435,7 +457,7 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
     """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
     given = {}
     for name in sorted(host.variables):
-        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY)):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
             continue
         try:
             given[name] = values[name]
@@ -452,11 +474,18 @@ def _place(variable: Variable) -> str:
     return f"{variable.path}:{variable.line}"
 
 
-def _state_directory_problem(host: Host, value: object) -> Iterator[str]:
-    try:
-        _absolute(value if isinstance(value, str) else "")
-    except ValueError as error:
-        yield f"{_place(host.variables[STATE_DIRECTORY])}: {STATE_DIRECTORY}: {error}"
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        try:
+            _absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
 
 
 def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:

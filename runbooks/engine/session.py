@@ -18,7 +18,7 @@ from runbooks.engine.journal import Journal, new_run_id
 from runbooks.engine.observe import observe
 from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
-from runbooks.steps.files import FilesInPlace, cron_files, unit_files
+from runbooks.steps.files import FilesInPlace, all_files
 from runbooks.steps.queues import QueuesClean
 from runbooks.steps.step import Needs, Step
 from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
@@ -55,7 +55,7 @@ class Session:
     ) -> None:
         self.fleet, self.transports, self.broker = fleet, transports, broker
         self.reporter, self.options = reporter, options
-        self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
+        self.files = all_files(fleet, templates)
 
     def observe(self, needs: Needs, hosts: Collection[str] | None = None) -> Snapshot:
         """One look at what is needed, on all hosts of the fleet or on these."""
@@ -63,7 +63,7 @@ class Session:
         if hosts is not None:
             fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
-            host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
+            host.name: (host.settings.env_file, *(path for wanted in self.files.values() for path in wanted[host.name]))
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
@@ -71,7 +71,7 @@ class Session:
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
-        findings = diagnose(self.fleet, snapshot, self.units, self.cron)
+        findings = diagnose(self.fleet, snapshot, self.files)
         self.reporter.findings(findings)
         return findings
 
@@ -82,11 +82,15 @@ class Session:
 
     def units_installed(self) -> tuple[Step, ...]:
         """Stale services stopped, unit files in place, and systemd working with them."""
-        files = FilesInPlace("units", "unit", self.fleet, self.units)
+        files = FilesInPlace("units", "unit", self.fleet, self.files["unit"])
         return (StaleStopped(self.fleet), files, UnitsLoaded(self.fleet))
 
-    def cron_installed(self) -> FilesInPlace:
-        return FilesInPlace("cron", "cron", self.fleet, self.cron)
+    def cron_installed(self) -> tuple[Step, ...]:
+        """The cron file and the rotation of the logs in place."""
+        return (
+            FilesInPlace("cron", "cron", self.fleet, self.files["cron"]),
+            FilesInPlace("logrotate", "logrotate", self.fleet, self.files["logrotate"]),
+        )
 
     def queues(self) -> QueuesClean:
         return QueuesClean(self.fleet)

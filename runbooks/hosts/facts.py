@@ -48,9 +48,10 @@ def _file_state(head: str, content: bytes) -> FileState:
 
 
 def ask_managed(host: FleetHost, app: str) -> str:
-    """The files in the host's unit and cron directories that carry this tool's mark for the application."""
+    """The files in the directories this tool writes to that carry its mark for the application."""
     settings, state = host.settings, "LC_ALL=C stat -L -c '%a %.Y %U:%G'"
-    places = " ".join(f"{quote(where)}/celery*" for where in (settings.unit_directory, settings.cron_directory))
+    directories = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
+    places = " ".join(f"{quote(directory)}/celery*" for directory in dict.fromkeys(directories))
     return (
         f'for path in {places}; do\n[ -f "$path" ] && head -n 1 "$path" | grep -qF {quote(mark_of(app))} || continue\n'
         f'printf \'%s\\n\' "$path"; {state} "$path"; base64 <"$path" | tr -d \'\\n\'; echo\ndone; :'
@@ -136,21 +137,12 @@ def parse_imports(answer: Answer) -> ImportProbe:
     return ImportProbe(frozenset(found["registered"]), found["errors"])
 
 
-def ask_log_tail(path: str, lines: int) -> str:
-    return f"tail -n {lines} -- {quote(path)}"
-
-
-def ask_log_follow(path: str, lines: int) -> str:
-    """`-F` also follows the file that logrotate puts in place. **Source:** GNU tail."""
-    return f"exec tail -n {lines} -F -- {quote(path)} 2>&1"
-
-
 def redact(text: str, secrets: Iterable[str]) -> str:
     """`text` with every known secret of four characters or more replaced, and passwords in URLs hidden."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "********")
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
+    return re.sub(r"(\b\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
 
 
 def redact_value(value: Any, secrets: Collection[str]) -> Any:

@@ -215,6 +215,15 @@ def test_the_state_directory_must_be_an_absolute_path_too(tmp_path: Path, value:
     assert problem.startswith(f"{FIRST}: runbooks_state_directory: must be an absolute path")
 
 
+def test_the_directory_of_ones_own_templates_has_to_be_there(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "runbooks_templates_directory: templates")
+    assert problem.startswith(f"{FIRST}: runbooks_templates_directory: must be an absolute path")
+    (problem,) = problems(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}/none"')
+    assert problem == f"{FIRST}: runbooks_templates_directory: there is no directory {tmp_path}/none"
+    fleet = fleet_of(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}"')
+    assert fleet.templates_directory == tmp_path
+
+
 def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, 'runbooks_state_directory: "{{ inventory_dir }}/state"')
     assert fleet.state_directory == tmp_path / "state"
