@@ -1,5 +1,6 @@
 """The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,11 +79,18 @@ class Broker:
         return place(self._app.broker_url.get_secret_value(), self._options, self._client)
 
     def observe(
-        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = SAMPLES
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = SAMPLES,
+        read_until: float = math.inf,
     ) -> BrokerState:
         """The broker's state; the queues and the nodes only when asked for, as these take time.
 
-        `samples` of what a rule selects are remembered, None: all.
+        `samples` of what a rule selects are remembered, None: all. Messages are read until `read_until` (monotonic s).
         """
         client = self._client
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
@@ -90,8 +98,8 @@ class Broker:
         answering = self._nodes(holdings=with_unacked) if nodes else {}
         named = fleet.queues if queues else ()
         return observe_broker(
-            client, self._keys, named, fleet.rules, now, answering, fetched=fetched, samples=samples,
-            on_progress=self._progress,
+            client, self._keys, named, fleet.rules, now, answering,
+            fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
         )  # fmt: skip
 
     def _progress(self, what: str, looked_at: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """What a verb works with: the fleet, the ways to it, and what the operator asked for."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,8 +58,8 @@ class Session:
         self.reporter, self.options = reporter, options
         self.files = all_files(fleet, templates)
 
-    def observe(self, needs: Needs, hosts: Collection[str] | None = None) -> Snapshot:
-        """One look at what is needed, on all hosts of the fleet or on these."""
+    def observe(self, needs: Needs, hosts: Collection[str] | None = None, *, read_until: float = math.inf) -> Snapshot:
+        """One look at what is needed, on all hosts of the fleet or on these; messages are read until `read_until`."""
         fleet = self.fleet
         if hosts is not None:
             fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
@@ -67,7 +68,7 @@ class Session:
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
-        return observe(fleet, self.transports, self.broker, paths, needs, samples)
+        return observe(fleet, self.transports, self.broker, paths, needs, samples, read_until=read_until)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""

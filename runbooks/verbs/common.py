@@ -231,12 +231,17 @@ def _ask_become_password() -> str:
 
 
 def templates_of(fleet: "Fleet") -> "Templates":
-    """The operator's own templates before those of `templates/`: in the wheel inside the package, else beside it."""
+    """The operator's own templates before those that are shipped."""
     from runbooks.core.render import Templates
 
-    package, own = Path(__file__).parents[1], fleet.templates_directory
-    shipped = next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
-    return Templates(*((own, shipped) if own else (shipped,)))
+    own = fleet.templates_directory
+    return Templates(*((own, shipped_templates()) if own else (shipped_templates(),)))
+
+
+def shipped_templates() -> Path:
+    """`templates/`: in the wheel inside the package, else beside it."""
+    package = Path(__file__).parents[1]
+    return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
 
 
 def help_asked_as_run(run: str, verb: str) -> None:
