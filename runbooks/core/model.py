@@ -3,10 +3,13 @@
 Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
+
+SAMPLES = 5
+"""How many of the messages that a rule means are remembered where not all are asked for."""
 
 
 class Severity(Enum):
@@ -271,3 +274,8 @@ class Snapshot:
     def reachable(self) -> Mapping[str, HostState]:
         """The hosts that answered."""
         return {name: state for name, state in self.hosts.items() if isinstance(state, HostState)}
+
+
+def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:
+    """The nodes that do not say what they hold."""
+    return {name for name in all_nodes if name not in nodes or nodes[name].holds is None}

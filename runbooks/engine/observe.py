@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from runbooks.broker.scan import SAMPLES
-from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, Unreachable
@@ -18,6 +16,9 @@ from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
 from runbooks.steps.step import Needs
+
+if TYPE_CHECKING:
+    from runbooks.broker.session import Broker
 
 HOST_TIMEOUT_S = 60.0
 
@@ -47,16 +48,22 @@ def on_hosts(
 
 
 def observe(
-    fleet: Fleet, transports: Transports, broker: Broker, paths: Paths, needs: Needs, samples: int | None = SAMPLES
+    fleet: Fleet,
+    transports: Transports,
+    broker: Callable[[], "Broker"],
+    paths: Paths,
+    needs: Needs,
+    samples: int | None,
 ) -> Snapshot:
-    """One look at everything in `needs`; the broker is asked while the hosts are. `samples` is `Broker.observe`'s.
+    """One look at everything in `needs`; the broker is asked, and made first, while the hosts are.
 
+    `samples` is `Broker.observe`'s.
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
         what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
-        asked = beside.submit(broker.observe, fleet, now, **what, samples=samples)
+        asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples))
         hosts: dict[str, HostState | Unreachable] = {}
         if needs & (Needs.FILES | Needs.SERVICES):
             hosts = on_hosts(

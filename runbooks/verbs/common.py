@@ -20,6 +20,7 @@ from invoke.tasks import task
 from runbooks.verbs.selecting import MANY, unsaid
 
 if TYPE_CHECKING:
+    from runbooks.broker.session import Broker
     from runbooks.core.errors import ExitCode
     from runbooks.core.model import Rule
     from runbooks.core.reporter import Reporter
@@ -185,7 +186,6 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
-    from runbooks.broker.session import Broker
     from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transports_to
@@ -202,7 +202,13 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     )
     password = _ask_become_password if flags.ask_become_pass else None
     transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    return Session(fleet, transports, Broker(fleet.app), Templates(templates_directory()), reporter, options)
+
+    def broker() -> "Broker":
+        from runbooks.broker.session import Broker
+
+        return Broker(fleet.app)
+
+    return Session(fleet, transports, broker, Templates(templates_directory()), reporter, options)
 
 
 def _ask(question: str) -> bool:
