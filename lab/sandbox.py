@@ -92,7 +92,10 @@ class Sandbox:
     # --- putting it up
 
     def _build(self, *, healthy: bool) -> None:
-        for directory in (self.app, *(self.root / "root/etc" / name for name in ("systemd/system", "cron.d"))):
+        for directory in (
+            self.app,
+            *(self.root / "root/etc" / name for name in ("systemd/system", "cron.d", "logrotate.d")),
+        ):
             directory.mkdir(parents=True, mode=0o700)
         tell("starting Redis and the GLPI stand-in")
         redis = RedisServer.start(self.root / "redis")
@@ -143,16 +146,16 @@ class Sandbox:
         path.write_text(text)
 
     def _install_files(self) -> None:
-        """Units and cron files as the runbooks would install them."""
+        """Units, cron and logrotate files as the runbooks would install them."""
         from runbooks.core.inventory import load_inventory
         from runbooks.core.render import Templates
         from runbooks.core.settings import build_fleet
-        from runbooks.steps.files import MODE, cron_files, unit_files
+        from runbooks.steps.files import MODE, all_files
 
         inventory = load_inventory(self.checkout / "inventory.yaml")
         fleet = build_fleet(inventory, tuple(inventory.hosts))
         templates = Templates(self.checkout / "templates")
-        for wanted in (unit_files(fleet, templates), cron_files(fleet, templates)):
+        for wanted in all_files(fleet, templates).values():
             for path, content in wanted["sandbox"].items():
                 Path(path).write_bytes(content)
                 Path(path).chmod(MODE)

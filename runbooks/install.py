@@ -13,6 +13,6 @@ def install_units(session: Session) -> ExitCode:
 
 
 def install_cron(session: Session) -> ExitCode:
-    """The application's cron file."""
+    """The application's cron file, and the rotation of its logs."""
     session.require_consent_possible()
-    return walk(session, (session.cron_installed(),), session.observe(Needs.FILES))
+    return walk(session, session.cron_installed(), session.observe(Needs.FILES))

@@ -38,7 +38,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     steps = (
         session.environment(),
         *session.units_installed(),
-        session.cron_installed(),
+        *session.cron_installed(),
         session.queues(),
         session.nothing_leaked(),
         session.workers(),
@@ -64,7 +64,7 @@ def _last_remedy_failed(session: Session) -> bool:
 def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap) -> None:
     """Look at everything once more, run the canary task to its end, and show the last log lines."""
     session.reporter.step("proof")
-    snapshot = session.observe(Needs.EVERYTHING)
+    snapshot = session.observe(Needs.EVERYTHING | Needs.PROBES)
     findings = session.diagnose(snapshot)
     # A warning that no step can mend (messages of another application, say) is told, and no failure of this run.
     ours = [finding for finding in findings if finding.severity is Severity.ERROR or finding.remedy]

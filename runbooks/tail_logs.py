@@ -1,78 +1,85 @@
-"""`inv tail-logs`: the workers' logs of every host, filtered, as they are or as they grow."""
+"""`inv tail-logs`: the workers' logs of every host as one, in the order of time, as they are or as they grow."""
 
+import heapq
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from queue import SimpleQueue
+import time
+from collections.abc import Iterator
+from datetime import datetime
 
-from runbooks.core.errors import ExitCode, UsageError
-from runbooks.core.model import Unreachable
-from runbooks.core.settings import FleetHost
+from runbooks.core.errors import ExitCode, HostUnreachable, UsageError
+from runbooks.core.model import LogLine, Unreachable
+from runbooks.core.rules import seconds
+from runbooks.engine.logs import Asked, HostLogs, follow, when
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.session import Session
-from runbooks.hosts.facts import ask_log_follow, ask_log_tail, redact
-from runbooks.hosts.script import run_fragments
-from runbooks.hosts.transport import Transport
+from runbooks.hosts.logs import logs_of
 
-GREP_WINDOW_LINES = 20_000
-"""How far back a search goes in each file."""
+DEFAULT_LINES = 20
 
 
-def tail_logs(session: Session, *, grep: str, lines: int, follow: bool) -> ExitCode:
-    """The last `lines` lines of each log file that match `grep`; with `follow` also those to come, until ^C."""
-    if lines < 1:
-        raise UsageError(f"--lines {lines}: at least one line")
-    try:
-        wanted = re.compile(grep)
-    except re.error as error:
-        raise UsageError(f"--grep {grep!r} is not a regular expression: {error}") from None
-    if follow:
-        for source, line in _follow(session, lines):
-            if wanted.search(line):
-                session.reporter.log(source, [line])
-        return ExitCode.OK
-    return show_last(session, lines=lines, wanted=wanted)
-
-
-def show_last(session: Session, *, lines: int, wanted: re.Pattern[str] | None = None) -> ExitCode:
-    """Show the last lines of every log file; exit code 4 where a host does not answer."""
-    window = GREP_WINDOW_LINES if wanted and wanted.pattern else lines
-
-    def read(host: FleetHost, transport: Transport) -> dict[str, Sequence[str]]:
-        questions = {path: ask_log_tail(path, window) for path in host.settings.logs}
-        named = dict(enumerate(questions))
-        answers = run_fragments(transport, {f"log{n}": questions[path] for n, path in named.items()}, timeout_s=60.0)
-        texts = {path: answers[f"log{n}"] for n, path in named.items()}
-        return {path: (text.out.decode(errors="replace") + text.err).splitlines() for path, text in texts.items()}
-
-    code = ExitCode.OK
-    for name, found in on_hosts(session.transports, session.fleet.hosts, read).items():
-        if isinstance(found, Unreachable):
-            session.reporter.log(name, [f"unreachable: {found.why}"])
-            code = ExitCode.UNREACHABLE
-            continue
-        for path, text in found.items():
-            matching = [redact(line, ()) for line in text if wanted is None or wanted.search(line)]
-            session.reporter.log(f"{name}:{path}", matching[-lines:])
+def tail_logs(session: Session, *, grep: str, since: str, lines: str, following: bool) -> ExitCode:
+    """The last lines of each log that match `grep`, or all since a time; with `following` also those to come."""
+    asked = _asked(grep, since, lines, time.time())
+    if not any(logs_of(host) for host in session.fleet.hosts):
+        raise UsageError("these hosts have no logs to show: neither systemd nor log files", "name files in celery_logs")
+    logs, code = _show(session, asked)
+    if following:
+        for added in follow(logs):
+            session.reporter.log(added)
     return code
 
 
-def _follow(session: Session, lines: int) -> Iterator[tuple[str, str]]:
-    """Lines of all files of all hosts as they come; a file that ends says so."""
-    arriving: SimpleQueue[tuple[str, str]] = SimpleQueue()
+def show_last(session: Session, *, lines: int) -> ExitCode:
+    """Show the last lines of every log; exit code 4 where a host does not answer."""
+    return _show(session, Asked(bool, lines))[1]
 
-    def pump(host: FleetHost, path: str) -> None:
-        source = f"{host.name}:{path}"
-        for line in session.transports[host.name].lines(ask_log_follow(path, lines)):
-            arriving.put((source, redact(line, ())))
-        arriving.put((source, "(no more lines: the host or its tail went away)"))
 
-    for host in session.fleet.hosts:
-        for path in host.settings.logs:
-            threading.Thread(target=pump, args=(host, path), daemon=True).start()
+def _asked(grep: str, since: str, lines: str, now: float) -> Asked:
     try:
-        while True:
-            yield arriving.get()
-    finally:
-        for transport in session.transports.values():
-            transport.abort()
+        wanted = re.compile(grep).search
+    except re.error as error:
+        raise UsageError(f"--grep {grep!r} is not a regular expression: {error}") from None
+    if lines and not (lines.isdecimal() and int(lines)):
+        raise UsageError(f"--lines {lines!r}: a number of lines is wanted, at least 1")
+    count = int(lines) if lines else None if since else DEFAULT_LINES
+    return Asked(wanted, count, _since(since, now) if since else None)
+
+
+def _since(text: str, now: float) -> float:
+    """Epoch seconds of `15m` (ago) or of an ISO time, in the operator's own zone where it names none."""
+    try:
+        return now - seconds(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(
+            f"--since {text!r} is no time", "write how long ago, e.g. 15m or 2h, or when, e.g. 2026-11-21T12:00"
+        ) from None
+
+
+def _show(session: Session, asked: Asked) -> tuple[list[HostLogs], ExitCode]:
+    """Show what the logs hold, all hosts merged; then which could not be read."""
+    hosts = session.fleet.hosts
+    logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in hosts}
+    found = on_hosts(session.transports, hosts, lambda host, _: _beginning(logs[host.name], asked))
+    away = {name: answer.why for name, answer in found.items() if isinstance(answer, Unreachable)}
+    there = {name: answer for name, answer in found.items() if not isinstance(answer, Unreachable)}
+    lines = (last if asked.lines else _onward(logs[name], away) for name, (_, last) in there.items())
+    session.reporter.log(heapq.merge(*lines, key=when))
+    session.reporter.log(line for said, _ in there.values() for line in said)
+    session.reporter.log(LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items())
+    return list(logs.values()), ExitCode.UNREACHABLE if away else ExitCode.OK
+
+
+def _beginning(logs: HostLogs, asked: Asked) -> tuple[list[LogLine], list[LogLine]]:
+    """What the host says about its logs, and the last lines where only these are asked for."""
+    return logs.start(), logs.newest() if asked.lines else []
+
+
+def _onward(logs: HostLogs, away: dict[str, str]) -> Iterator[LogLine]:
+    try:
+        yield from logs.onward()
+    except HostUnreachable as error:
+        away[logs.name] = error.problem

@@ -12,7 +12,7 @@ from runbooks.steps.step import Needs
 
 def verify(session: Session) -> ExitCode:
     """Exit code 1 where an expectation does not hold, 4 where a host does not answer."""
-    snapshot = session.observe(Needs.EVERYTHING)
+    snapshot = session.observe(Needs.EVERYTHING | Needs.PROBES)
     findings = session.diagnose(snapshot)
     checks = list(expectations(session, snapshot, findings))
     session.reporter.checks(checks)
@@ -42,6 +42,9 @@ def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Findin
     states = snapshot.reachable()
     running = [name for host, name in services if host.name in states and states[host.name].services[name].pid]
     yield _count("services run", running, [name for _, name in services])
+    for host in fleet.hosts:
+        for name, result in states[host.name].probes.items() if host.name in states else ():
+            yield Check(f"probe {name} on {host.name}", not result.fault, result.fault or "ended as expected")
     faults = [finding for finding in findings if finding.severity is not Severity.INFO]
     yield Check("nothing else is wrong", not faults, f"{len(faults)} findings" if faults else "no finding")
 

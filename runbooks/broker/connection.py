@@ -1,6 +1,6 @@
 """Connects to the broker from Celery's own URL, and says in an operator's words why it cannot."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
@@ -11,6 +11,9 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, RunbookError
+
+Tunnel = Callable[[str, int], int]
+"""A host and port that only another machine can reach → a port of this machine that leads there."""
 
 _READ_BYTES = 256 * 1024  # queues are read whole
 _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
@@ -100,9 +103,20 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
 def place(url: str, options: Mapping[str, Any], client: "redis.Redis") -> str:
     """What stays the same of a broker for as long as it holds the same messages: a failover does not change it."""
     if not url.startswith(_SENTINEL):
-        return f"{address(client)}/{db_of(client)}"
+        return f"{address(_client(_redis_py_url(url), 0, None))}/{db_of(client)}"
     sentinels = ",".join(sorted(urlsplit(part).netloc.rpartition("@")[2] for part in url.split(";")))
     return f"{options['master_name']} of {sentinels}/{db_of(client)}"
+
+
+def through(url: str, tunnel: Tunnel) -> str:
+    """The URL of the tunnel's end on this machine. Raises BrokerRefused for what cannot go through one."""
+    parts = urlsplit(url)
+    if parts.scheme != "redis" or not parts.hostname:
+        problem = f"{safe_url(url)} cannot be reached through a tunnel"
+        raise BrokerRefused(problem, "only redis:// URLs can: with TLS the certificate would be another host's")
+    port = tunnel(parts.hostname, parts.port or 6379)
+    login, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
 
 def _masters_url(url: str, options: Mapping[str, Any], timeout_s: float) -> str:

@@ -11,7 +11,7 @@ import redis
 from runbooks.broker.connection import address, broker_errors, connect, safe_url
 from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
-from runbooks.core.model import NodeState
+from runbooks.core.model import HeldTask, NodeState, TaskState
 
 _POLL_S = 0.2
 _HELD = ("active", "reserved", "scheduled")
@@ -70,6 +70,55 @@ def observe_nodes(
     }
 
 
+def find_holder(
+    url: str, task_id: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0
+) -> HeldTask | None:
+    """The node that has the task: running, reserved or waiting for its ETA. None where none says so.
+
+    **Source:** celery 5.7.0 `worker/control.py: query_task`.
+    """
+    replies = _ask(url, "query_task", timeout_s, transport_options, arguments={"ids": [task_id]})
+    for node, answer in replies.items():
+        if task_id in answer:
+            doing, info = answer[task_id]
+            return HeldTask(node, str(info.get("name") or ""), doing, info.get("time_start"))
+    return None
+
+
+def switch_events(
+    url: str, nodes: Sequence[str], transport_options: Mapping[str, Any] | None = None, *, on: bool
+) -> list[str]:
+    """Let nodes send task events, or no more; returns those whose setting that changed.
+
+    **Source:** celery 5.7.0 `worker/control.py: enable_events, disable_events`.
+    """
+    command = "enable_events" if on else "disable_events"
+    replies = _ask(url, command, 2.0, transport_options, nodes=sorted(nodes))
+    return [node for node, answer in replies.items() if "already" not in str(answer)]
+
+
+def _ask(
+    url: str,
+    command: str,
+    timeout_s: float,
+    transport_options: Mapping[str, Any] | None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    nodes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What every node, or those named, answered to one command; nothing of it stays behind in Redis."""
+    options = dict(transport_options or {})
+    client, keyspace = connect(url, options), KeySpace.from_options(options)
+    with client, _remote(url, options, client) as mailbox:
+        limit = len(_bound(client, keyspace)) or None
+        try:
+            if nodes:
+                return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
+            return _by_node(mailbox.multi_call(command, arguments or {}, timeout=timeout_s, limit=limit))
+        finally:
+            _clean_up(client, keyspace, mailbox.oid)
+
+
 def _held(name: str, answers: Sequence[Mapping[str, Any]]) -> frozenset[str] | None:
     """The ids in a node's answers; None where one is missing."""
     if not answers or any(name not in answer for answer in answers):
@@ -87,7 +136,8 @@ def drain(
     celery 5.7.0). What takes longer than `patience_s` is left to the stop itself, which is warm. Silent nodes are left
     out. **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
     """
-    client, options = connect(url), dict(transport_options)
+    options = dict(transport_options)
+    client = connect(url, options)
     with _remote(url, options, client) as mailbox:
         try:
             busy = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
@@ -222,13 +272,20 @@ def _wait(backend: Any, task_id: str, timeout_s: float, on_progress: Callable[[s
     deadline = time.monotonic() + timeout_s
     shown: Any = None
     while True:
-        meta = backend.get_task_meta(task_id, cache=False)
-        state, result = meta["status"], meta.get("result")
+        seen = read_result(backend, task_id)
+        state, result = seen.state, seen.result
         ended = state in _ENDED
         if not ended and (state, result) not in (shown, ("PENDING", None)):
             shown = state, result
             on_progress(state, result)
         if ended or time.monotonic() >= deadline:
-            text = str(result) if isinstance(result, BaseException) else result
-            return TaskOutcome(task_id, state, text, meta.get("traceback") or "", ended)
+            return TaskOutcome(task_id, state, result, seen.traceback, ended)
         time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def read_result(backend: Any, task_id: str) -> TaskState:
+    """What the result backend knows of a task. **Source:** celery 5.7.0 `backends/base.py: get_task_meta`."""
+    meta = backend.get_task_meta(task_id, cache=False)
+    result = meta.get("result")
+    text = f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else result
+    return TaskState(meta["status"], text, meta.get("traceback") or "")

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,19 @@ import redis
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
-from runbooks.broker.connection import connect, place
-from runbooks.broker.control import TaskOutcome, drain, observe_nodes, run_task
+from runbooks.broker.connection import Tunnel, connect, place, through
+from runbooks.broker.control import TaskOutcome, drain, find_holder, observe_nodes, run_task
+from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
 from runbooks.broker.retrieval import chosen
 from runbooks.broker.selection import Facts
+from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import NodesSilent, UsageError
-from runbooks.core.model import SAMPLES, BrokerState, NodeState, silent_nodes
+from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
 from runbooks.core.rules import parse
 from runbooks.core.settings import AppSettings, Canary, Fleet
@@ -49,16 +51,19 @@ class Restorable:
 
 
 class Broker:
-    """Looks at the broker, and moves messages in it."""
+    """Looks at the broker, and moves messages in it; where only a host can reach it, through a `tunnel`."""
 
-    def __init__(self, app: AppSettings) -> None:
-        self._app = app
+    def __init__(self, app: AppSettings, tunnel: Tunnel | None = None) -> None:
+        self._app, self._tunnel = app, tunnel
         self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
-    @property
+    @cached_property
     def _url(self) -> str:
-        return self._app.broker_url.get_secret_value()
+        return self._reached(self._app.broker_url.get_secret_value())
+
+    def _reached(self, url: str) -> str:
+        return through(url, self._tunnel) if self._tunnel else url
 
     @cached_property
     def _client(self) -> "redis.Redis":
@@ -67,7 +72,7 @@ class Broker:
     @property
     def name(self) -> str:
         """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password."""
-        return place(self._url, self._options, self._client)
+        return place(self._app.broker_url.get_secret_value(), self._options, self._client)
 
     def observe(
         self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = SAMPLES
@@ -203,6 +208,26 @@ class Broker:
             count += moving.recall(self._client, self._keys, archive, token)
         return f"{count:,} messages taken out again, into the archive"
 
+    def find(self, queues: Iterable[str], task_id: str) -> MessagePlace | None:
+        """Where a task's message is, in these queues or with a worker."""
+        return find_message(self._client, self._keys, queues, task_id)
+
+    def holder(self, task_id: str) -> HeldTask | None:
+        """The node that runs a task or has reserved it, if one says so."""
+        return find_holder(self._url, task_id, self._options)
+
+    @property
+    def has_results(self) -> bool:
+        return self._app.result_backend is not None
+
+    def watch(self, task_id: str, event_nodes: Sequence[str] = ()) -> AbstractContextManager[Watch]:
+        """Watch a task through the result backend, or by the events of `event_nodes` where these are given."""
+        if event_nodes:
+            return watch_events(self._url, self._options, event_nodes, task_id)
+        backend = self._app.result_backend
+        assert backend is not None
+        return watch_results(backend.get_secret_value(), task_id)
+
     def run_task(self, canary: Canary, task_id: str, waiting: Waiting) -> TaskOutcome:
         """Run a task to its end, or to the canary's timeout. Raises UsageError without a result backend."""
         if self._app.result_backend is None:
@@ -213,7 +238,7 @@ class Broker:
 
         return run_task(
             self._url,
-            self._app.result_backend.get_secret_value(),
+            self._reached(self._app.result_backend.get_secret_value()),
             self._options,
             name=canary.task,
             queue=canary.queue,

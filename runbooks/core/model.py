@@ -6,7 +6,7 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 SAMPLES = 5
 """How many of the messages that a rule means are remembered where not all are asked for."""
@@ -155,6 +155,45 @@ class NodeState:
     rate_limited: frozenset[str] = frozenset()
 
 
+ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
+"""The states that a task does not leave. **Source:** celery 5.7.0 `states.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """How a task stood at one look: `state` is Celery's or the task's own, PENDING where nothing is known.
+
+    `result` is the return value, the error's text, or what the task last told with `update_state`.
+    """
+
+    state: str
+    result: Any = None
+    traceback: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePlace:
+    """Where a task's message is: in `queue`, with so many that run before it, or (`queue` None) with a worker."""
+
+    message: MessageSummary
+    queue: str | None
+    ahead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTask:
+    """A task that a node holds: `doing` is active, reserved or scheduled; `started_at` None where it does not run."""
+
+    node: str
+    task: str
+    doing: str
+    started_at: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerState:
     """The broker as it answered: the server, the queues, the nodes, and who is blocked waiting for messages.
@@ -233,9 +272,18 @@ class ImportProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What became of a probe: `fault` says how it differs from what is expected, "" where it does not."""
+
+    fault: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostState:
     """A host as it answered; what was not asked is empty.
 
+    `probes` are the results of the inventory's probes, by name.
     `managed` are the unit and cron files that carry this tool's mark for the application, wanted or not; `stale` are
     the services of those units that the inventory does not have.
     `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
@@ -249,11 +297,34 @@ class HostState:
     stale: Mapping[str, ServiceState] = field(default_factory=dict)
     imports_now: ImportProbe | None = None
     imports_wanted: ImportProbe | None = None
+    probes: Mapping[str, ProbeResult] = field(default_factory=dict)
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:
         """Those of the inventory and the stale ones."""
         return {**self.services, **self.stale}
+
+
+@dataclass(frozen=True, slots=True)
+class AppTask:
+    """A task as the application sends it, asked in its own Python on `host`.
+
+    `signature` is None where the application does not register the task, `import_error` then the traceback of importing
+    its module ("": that works); `misfit` says why the arguments do not fit it
+    ("": they do, or it is not known). `queue` is where its routes lead, "" where they name no queue; `priority` None is
+    the application's default. `broker` is where it publishes, without password; `registered` are its tasks' names.
+    """
+
+    host: str
+    registered: frozenset[str]
+    signature: str | None
+    import_error: str
+    misfit: str
+    queue: str
+    priority: int | None
+    max_retries: int | None
+    keeps_result: bool
+    broker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +345,16 @@ class Snapshot:
     def reachable(self) -> Mapping[str, HostState]:
         """The hosts that answered."""
         return {name: state for name, state in self.hosts.items() if isinstance(state, HostState)}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a host's logs; `at` None: nobody knows when it was written. An empty `log` is the host itself."""
+
+    at: float | None
+    host: str
+    log: str
+    text: str
 
 
 def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:

@@ -1,37 +1,56 @@
 """The files made from `templates/`: Jinja, sandboxed and strict."""
 
 import re
+import traceback
 from pathlib import Path
 from typing import Any
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runbooks.core.errors import RenderError
 
 
 class Templates:
-    """The files this tool installs, by their name under `templates/` (`systemd/celery-worker@.service.j2`)."""
+    """The files this tool installs, by their name under `templates/` (`systemd/celery-worker@.service.j2`).
 
-    def __init__(self, directory: Path) -> None:
+    The first directory that has a template of that name is the one that counts.
+    """
+
+    def __init__(self, *directories: Path) -> None:
         self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader(directory),
+            loader=FileSystemLoader(directories),
             undefined=StrictUndefined,
             keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        for escape in (systemd_word, systemd_path, cron_command):
+        for escape in (systemd_word, systemd_path, cron_command, logrotate_path):
             self._environment.filters[escape.__name__] = escape
 
-    def render(self, name: str, **values: Any) -> bytes:
-        """The file's bytes. Raises RenderError naming the template."""
+    def render(self, name: str, *, mark: str, **values: Any) -> bytes:
+        """The file's bytes, which begin with the mark. Raises RenderError naming the template's file and line."""
         try:
-            return self._environment.get_template(name).render(**values).encode()
-        except TemplateNotFound:
-            raise RenderError(f"there is no template {name}") from None
+            template = self._environment.get_template(name)
+            text = template.render(mark=mark, **values)
+        except TemplateNotFound as error:
+            raise RenderError(f"there is no template {error.name}") from None
         except Exception as error:  # a template can fail in any way that Python can
-            raise RenderError(f"template {name}: {error}") from None
+            raise RenderError(f"template {_where(error, name)}: {error}") from None
+        if not text.startswith(mark):
+            raise RenderError(
+                f"template {template.filename}:1: it has to begin with {{{{ mark }}}}: that is how the file is known "
+                "again when the inventory no longer wants it"
+            )
+        return text.encode()
+
+
+def _where(error: Exception, name: str) -> str:
+    """The file and line of a template that an error comes from: Jinja puts them into the traceback."""
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.filename or name}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else name
 
 
 def _one_line(value: object) -> str:
@@ -61,3 +80,11 @@ def systemd_path(value: object) -> str:
 def cron_command(value: object) -> str:
     """A command in a crontab line. **Source:** crontab(5): an unescaped `%` ends the command and starts its input."""
     return _one_line(value).replace("%", r"\%")
+
+
+def logrotate_path(value: object) -> str:
+    """A log file's own name, and no pattern. **Source:** logrotate(8): names are globs, and may stand in quotes."""
+    text = _one_line(value)
+    if found := re.search(r"""["'\\*?\[\]{}]""", text):
+        raise RenderError(f"{text!r} holds {found[0]}, which means something else to logrotate")
+    return f'"{text}"'

@@ -1,13 +1,13 @@
 """What a run tells while it goes on: the events, and who listens. Nothing but a reporter prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding
+from runbooks.core.model import Finding, LogLine
 
 
 class Outcome(Enum):
@@ -41,6 +41,34 @@ class Check:
     seen: str
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task is: `percent` and `left_s` None where it does not tell; `counts` and `note` are for reading."""
+
+    task: str
+    state: str
+    elapsed_s: float
+    percent: float | None = None
+    counts: str = ""
+    left_s: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it has not ended."""
+
+    id: str
+    state: str
+    task: str = ""
+    queue: str = ""
+    note: str = ""
+    elapsed_s: float | None = None
+    result: Any = None
+    traceback: str = ""
+    ended: bool = False
+
+
 class Reporter(Protocol):
     """Hears of everything in the order it happens."""
 
@@ -54,8 +82,17 @@ class Reporter(Protocol):
         """Something transient; an empty text says that the waiting is over."""
         ...
 
+    def progress(self, progress: Progress) -> None:
+        """One look at a task that is watched; they come several times a second."""
+        ...
+
+    def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
-    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def file(self, host: str, path: str, content: bytes) -> None: ...
+    def log(self, lines: Iterable[LogLine]) -> None:
+        """Lines of logs, told one by one as they come out of the iterator."""
+        ...
+
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None: ...
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def message(self, text: str) -> None: ...

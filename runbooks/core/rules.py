@@ -23,7 +23,7 @@ _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
-def _duration(value: object) -> object:
+def seconds(value: object) -> float:
     """Seconds of `90`, `'90s'`, `'15m'`, `'1h'` or `'2d'`."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
         return float(found[1]) * _UNITS_S[found[2]]
@@ -108,7 +108,7 @@ def _destination(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[float, BeforeValidator(seconds)]
 MoreThan = Annotated[int, BeforeValidator(_more_than)]
 OneLine = Annotated[str, AfterValidator(one_line)]
 Patterns = Annotated[str, BeforeValidator(_patterns)]

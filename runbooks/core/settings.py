@@ -1,11 +1,11 @@
 """The project's own inventory variables: one validated, frozen record per host, every problem with its line at once.
 
 A variable `celery_workers` is the field `workers` here. Variables of other prefixes are the operator's own, free to be
-used in templates and in Jinja expressions.
+used in Jinja expressions.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from runbooks.core.errors import InventoryError
+from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
+from runbooks.core.patterns import select_hosts
 from runbooks.core.rules import (
     MALFORMED,
     Duration,
@@ -40,6 +41,7 @@ from runbooks.core.values import Renderer, Values
 
 PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
+TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 
@@ -94,11 +96,20 @@ def _node_name(value: str) -> str:
     return value
 
 
+def _expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
 UserName = Annotated[str, AfterValidator(_user)]
 Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
+Expression = Annotated[str, AfterValidator(_expression)]
 EnvironmentValue = Annotated[str, AfterValidator(one_line_or_empty)]
 Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
 
@@ -162,6 +173,33 @@ class Canary(_Settings):
     timeout: Duration = 120.0
 
 
+class TaskCall(_Settings):
+    """A task with all that is said about one run of it; what is None is left to the application."""
+
+    task: OneLine
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    queue: OneLine | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    mode: Literal["sync", "async"] = "sync"
+    timeout: Duration = 600.0
+
+
+class Probe(_Settings):
+    """A command whose outcome shows whether something the application needs is well; run in its directory.
+
+    `hosts` is a pattern as for `--limit` (None: all that have this variable); `output` must be found in what it prints.
+    """
+
+    name: OneLine
+    command: OneLine
+    hosts: OneLine | None = None
+    user: UserName | None = None
+    timeout: Annotated[Duration, Field(gt=0)] = 30.0
+    exit_code: Annotated[int, Field(ge=0, le=255)] = 0
+    output: Expression | None = None
+
+
 class SentinelAccess(_Settings):
     """How the Sentinels themselves, not the servers they watch, let this tool in."""
 
@@ -193,11 +231,13 @@ class AppSettings(_Settings):
     app: OneLine
     broker_url: SecretStr
     result_backend: SecretStr | None = None
+    broker_tunnel: OneLine | None = None
     broker_options: BrokerOptions = BrokerOptions()
     expected_tasks: tuple[OneLine, ...] = ()
     queue_rules: tuple[QueueRule, ...] = ()
     thresholds: Thresholds = Thresholds()
     canary: Canary | None = None
+    shortcuts: dict[OneLine, TaskCall] = {}
 
 
 class HostSettings(_Settings):
@@ -206,6 +246,7 @@ class HostSettings(_Settings):
     directory: AbsolutePath
     python: AbsolutePath
     user: UserName
+    group: UserName | None = None
     env_file: AbsolutePath
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
@@ -218,6 +259,8 @@ class HostSettings(_Settings):
     cron_directory: AbsolutePath = "/etc/cron.d"
     cron: tuple[CronEntry, ...] = ()
     logs: tuple[AbsolutePath, ...] = ()
+    logrotate_directory: AbsolutePath = "/etc/logrotate.d"
+    probes: tuple[Probe, ...] = ()
 
     @model_validator(mode="after")
     def _commands_belong_to_their_manager(self) -> "HostSettings":
@@ -289,6 +332,8 @@ class Fleet:
     state_directory: Path | None
     all_nodes: tuple[str, ...] = ()
     selection: Rule | None = None
+    templates_directory: Path | None = None
+    tunnel: FleetHost | None = None
 
     @property
     def consumed(self) -> tuple[str, ...]:
@@ -323,7 +368,8 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
             continue
         values = renderer.hosts[host.name]
         if settings := _validate(inventory, host, values, problems):
-            built.append((settings[0], FleetHost(host.name, host.groups, settings[1], values)))
+            own = _with_own_probes(inventory, host, settings[1], problems)
+            built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
     if not built and not problems:
         problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
     for app, host_of_app in built[1:]:
@@ -331,13 +377,46 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if built:
         consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
         problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
+        problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
-    state = built[0][1].variables.get(STATE_DIRECTORY)
+    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
-    hosts = tuple(host for _, host in built if host.name in selected)
-    return Fleet(built[0][0], hosts, workers, Path(state) if state else None, nodes)
+    by_name = {host.name: host for _, host in built}
+    return Fleet(
+        built[0][0],
+        tuple(host for host in by_name.values() if host.name in selected),
+        workers,
+        Path(state) if state else None,
+        nodes,
+        templates_directory=Path(own_templates) if own_templates else None,
+        tunnel=by_name.get(built[0][0].broker_tunnel or ""),
+    )
+
+
+def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
+    name, names = app.broker_tunnel, [host.name for host in hosts]
+    if name and name not in names:
+        variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
+        where = f"{variable.path}:{variable.line}: celery_broker_tunnel"
+        yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
+
+
+def _with_own_probes(
+    inventory: Inventory, host: Host, settings: HostSettings, problems: dict[str, None]
+) -> HostSettings:
+    """The settings without the probes whose pattern leaves this host out."""
+    own = []
+    for n, probe in enumerate(settings.probes):
+        try:
+            if host.name in select_hosts(inventory, probe.hosts):
+                own.append(probe)
+        except UsageError as error:
+            line = _deep_line(host.variables[f"{PREFIX}probes"], [n, "hosts"])
+            told = error.problem.removeprefix("--limit ")
+            problems[f"{inventory.path}:{line}: {PREFIX}probes.{n}.hosts: {told}"] = None
+    return settings.model_copy(update={"probes": tuple(own)})
 
 
 def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
@@ -370,8 +449,7 @@ def _validate(
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(inventory, host, given, error)))
-    if STATE_DIRECTORY in given:
-        problems.update(dict.fromkeys(_state_directory_problem(host, given[STATE_DIRECTORY])))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
@@ -379,7 +457,7 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
     """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
     given = {}
     for name in sorted(host.variables):
-        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY)):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
             continue
         try:
             given[name] = values[name]
@@ -396,11 +474,18 @@ def _place(variable: Variable) -> str:
     return f"{variable.path}:{variable.line}"
 
 
-def _state_directory_problem(host: Host, value: object) -> Iterator[str]:
-    try:
-        _absolute(value if isinstance(value, str) else "")
-    except ValueError as error:
-        yield f"{_place(host.variables[STATE_DIRECTORY])}: {STATE_DIRECTORY}: {error}"
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        try:
+            _absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
 
 
 def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
@@ -426,7 +511,8 @@ def _keys_of(name: str) -> list[str]:
     """The keys that a variable's maps may have."""
     nested: dict[str, type[BaseModel]] = {
         "workers": Worker, "commands": Commands, "cron": CronEntry, "queue_rules": QueueRule,
-        "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions,
+        "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions, "shortcuts": TaskCall,
+        "probes": Probe,
     }  # fmt: skip
     return list(nested[name].model_fields) if name in nested else []
 

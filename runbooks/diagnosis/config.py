@@ -1,6 +1,6 @@
 """Faults of the files: units, cron entries and environment variables that are not as the inventory wants them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
 from runbooks.core.settings import Fleet, FleetHost
@@ -8,12 +8,12 @@ from runbooks.steps.environment import drift
 from runbooks.steps.files import MODE, Kind, Wanted, stale_files
 
 
-def findings(fleet: Fleet, snapshot: Snapshot, units: Wanted, cron: Wanted) -> Iterator[Finding]:
+def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> Iterator[Finding]:
     """Missing and differing files per host, and environment drift."""
     for host in fleet.hosts:
         if state := snapshot.reachable().get(host.name):
-            yield from _files("unit", host, state, units)
-            yield from _files("cron", host, state, cron)
+            for kind, wanted in files.items():
+                yield from _files(kind, host, state, wanted)
             yield from _units(host, state)
             yield from _environment(host, state)
 
@@ -26,9 +26,9 @@ def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Ite
         for path, content in paths.items()
         if path not in missing and (state.files[path].content, state.files[path].mode) != (content, MODE)
     ]
-    for path in stale_files(host, state, kind, wanted) if kind == "cron" else ():
+    for path in stale_files(host, state, kind, wanted) if kind != "unit" else ():
         yield Finding(
-            "cron.stale", host.name, f"{path} is ours, and the inventory no longer has it",
+            f"{kind}.stale", host.name, f"{path} is ours, and the inventory no longer has it",
             remedy="remove it", severity=Severity.WARNING,
         )  # fmt: skip
     for what, found in (("missing", missing), ("differs", differing)):

@@ -1,21 +1,24 @@
 """Snapshot → findings: every family of causes is asked in turn, the ones that explain the others first."""
 
+from collections.abc import Mapping
+
 from runbooks.core.model import Finding, Severity, Snapshot
 from runbooks.core.settings import Fleet
-from runbooks.diagnosis import broker, code, config, queues, workers
-from runbooks.steps.files import Wanted
+from runbooks.diagnosis import broker, code, config, probes, queues, workers
+from runbooks.steps.files import Kind, Wanted
 
 _ORDER = list(Severity)
 
 
-def diagnose(fleet: Fleet, snapshot: Snapshot, units: Wanted, cron: Wanted) -> tuple[Finding, ...]:
+def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> tuple[Finding, ...]:
     """Name every fault of the fleet with the evidence for it, errors first. Pure: all it knows is the snapshot."""
     findings = [
         *broker.findings(fleet, snapshot),
         *code.findings(fleet, snapshot),
         *workers.findings(fleet, snapshot),
         *queues.findings(fleet, snapshot),
-        *config.findings(fleet, snapshot, units, cron),
+        *probes.findings(fleet, snapshot),
+        *config.findings(fleet, snapshot, files),
     ]
     explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}
     findings = [f for f in findings if not (f.code == "environment.differs" and f.subject in explained)]

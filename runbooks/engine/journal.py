@@ -5,7 +5,7 @@ The journal is append-only JSON lines, each flushed to the disk before anything 
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker"}
     {"type": "effect", "n", "host", "step", "summary", "do", "undo", "detail"}     before the effect
-    {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it
+    {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it; the last counts
     {"type": "undone", "n"}                                                        after it was taken back
     {"type": "end", "outcome", "exit_code", "ended_at"}
 

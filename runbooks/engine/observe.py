@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import BrokerState, HostState, ImportProbe, Snapshot, Unreachable
-from runbooks.core.settings import Fleet, FleetHost, is_secret_name
+from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
+from runbooks.core.settings import Fleet, FleetHost, Probe, is_secret_name
 from runbooks.hosts import facts
+from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
@@ -77,13 +78,22 @@ def observe(
 
 def _look(fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
     files = list(paths) if Needs.FILES in needs else []
-    return look(fleet, host, transport, files, host.services if Needs.SERVICES in needs else ())
+    probes = host.settings.probes if Needs.PROBES in needs else ()
+    return look(fleet, host, transport, files, host.services if Needs.SERVICES in needs else (), probes)
 
 
 def look(
-    fleet: Fleet, host: FleetHost, transport: Transport, files: Sequence[str], services: Sequence[str]
+    fleet: Fleet,
+    host: FleetHost,
+    transport: Transport,
+    files: Sequence[str],
+    services: Sequence[str],
+    probes: Sequence[Probe] = (),
 ) -> HostState:
-    """The host's clock, the state of these files and services, and what is left of ours; all in one round trip."""
+    """The host's clock, the state of these files and services, what is left of ours, and the outcome of these probes.
+
+    All in one round trip.
+    """
     questions = {"clock": facts.ask_clock()}
     questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
     if files:
@@ -92,17 +102,23 @@ def look(
         questions["units"] = ask_units(host, fleet.app.app, services)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
-    answers = run_fragments(transport, questions, timeout_s=HOST_TIMEOUT_S)
+    questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
+    patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
+    answers = run_fragments(transport, questions, timeout_s=patience_s)
     if "units" in answers:
         found = parse_units(answers["units"])
     else:
         found = {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)}
+    read = {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(files)}
+    secrets = secrets_in(read.get(host.settings.env_file))
+    results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
     return HostState(
         facts.parse_clock(answers["clock"]),
-        {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(files)},
+        read,
         {name: found[name] for name in services},
         facts.parse_managed(answers["managed"]) if files else {},
         {name: state for name, state in found.items() if name not in host.services},
+        probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
     )
 
 
@@ -136,13 +152,13 @@ def _imports(
 ) -> ImportProbe:
     question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides)
     answer = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S)["imports"]
-    secrets = secret_values(host, state)
+    secrets = secrets_in(state.files[host.settings.env_file])
     probe = facts.parse_imports(answer)
     return ImportProbe(probe.registered, {name: facts.redact(text, secrets) for name, text in probe.errors.items()})
 
 
-def secret_values(host: FleetHost, state: HostState) -> tuple[str, ...]:
-    """The values in the host's environment file that must never be shown."""
-    content = state.files[host.settings.env_file].content or b""
-    variables = read_environment(content.decode(errors="replace"))
+def secrets_in(env_file: FileState | None) -> tuple[str, ...]:
+    """The values in a host's environment file that must never be shown."""
+    content = env_file.content if env_file else None
+    variables = read_environment((content or b"").decode(errors="replace"))
     return tuple(value for name, value in variables.items() if is_secret_name(name))

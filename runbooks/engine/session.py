@@ -17,7 +17,7 @@ from runbooks.engine.journal import Journal, new_run_id
 from runbooks.engine.observe import observe
 from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
-from runbooks.steps.files import FilesInPlace, cron_files, unit_files
+from runbooks.steps.files import FilesInPlace, all_files
 from runbooks.steps.queues import QueuesClean
 from runbooks.steps.step import Needs, Step
 from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
@@ -58,7 +58,7 @@ class Session:
     ) -> None:
         self.fleet, self.transports, self._open_broker = fleet, transports, open_broker
         self.reporter, self.options = reporter, options
-        self.units, self.cron = unit_files(fleet, templates), cron_files(fleet, templates)
+        self.files = all_files(fleet, templates)
 
     @cached_property
     def broker(self) -> "Broker":
@@ -71,7 +71,7 @@ class Session:
         if hosts is not None:
             fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
-            host.name: (host.settings.env_file, *self.units[host.name], *self.cron[host.name])
+            host.name: (host.settings.env_file, *(path for wanted in self.files.values() for path in wanted[host.name]))
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
@@ -79,7 +79,7 @@ class Session:
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
-        findings = diagnose(self.fleet, snapshot, self.units, self.cron)
+        findings = diagnose(self.fleet, snapshot, self.files)
         self.reporter.findings(findings)
         return findings
 
@@ -90,11 +90,15 @@ class Session:
 
     def units_installed(self) -> tuple[Step, ...]:
         """Stale services stopped, unit files in place, and systemd working with them."""
-        files = FilesInPlace("units", "unit", self.fleet, self.units)
+        files = FilesInPlace("units", "unit", self.fleet, self.files["unit"])
         return (StaleStopped(self.fleet), files, UnitsLoaded(self.fleet))
 
-    def cron_installed(self) -> FilesInPlace:
-        return FilesInPlace("cron", "cron", self.fleet, self.cron)
+    def cron_installed(self) -> tuple[Step, ...]:
+        """The cron file and the rotation of the logs in place."""
+        return (
+            FilesInPlace("cron", "cron", self.fleet, self.files["cron"]),
+            FilesInPlace("logrotate", "logrotate", self.fleet, self.files["logrotate"]),
+        )
 
     def queues(self) -> QueuesClean:
         return QueuesClean(self.fleet)
@@ -124,12 +128,16 @@ class Session:
         """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
-            journal = Journal.create(
-                self.options.state_directory, run_id, self.options.verb, self.options.inventory, self.broker.name
-            )
-            self.reporter.run_started(run_id)
+            journal = self.begin(run_id)
             with closing_journal(journal):
                 yield journal, lock
+
+    def begin(self, run_id: str) -> Journal:
+        """The journal of a new run; tells its id."""
+        options = self.options
+        journal = Journal.create(options.state_directory, run_id, options.verb, options.inventory, self.broker.name)
+        self.reporter.run_started(run_id)
+        return journal
 
 
 @contextmanager
@@ -144,7 +152,7 @@ def closing_journal(journal: Journal) -> Iterator[None]:
             f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
         ) from None
     except RunbookError as error:
-        journal.end("failed", error.exit_code)
+        journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)
         raise
     finally:
         journal.close()

@@ -3,12 +3,13 @@
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
+from typing import Any
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import FleetHost, mark_of, unit_of
+from runbooks.core.settings import FleetHost, is_secret_name, mark_of, unit_of
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3
@@ -47,9 +48,10 @@ def _file_state(head: str, content: bytes) -> FileState:
 
 
 def ask_managed(host: FleetHost, app: str) -> str:
-    """The files in the host's unit and cron directories that carry this tool's mark for the application."""
+    """The files in the directories this tool writes to that carry its mark for the application."""
     settings, state = host.settings, "LC_ALL=C stat -L -c '%a %.Y %U:%G'"
-    places = " ".join(f"{quote(where)}/celery*" for where in (settings.unit_directory, settings.cron_directory))
+    directories = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
+    places = " ".join(f"{quote(directory)}/celery*" for directory in dict.fromkeys(directories))
     return (
         f'for path in {places}; do\n[ -f "$path" ] && head -n 1 "$path" | grep -qF {quote(mark_of(app))} || continue\n'
         f'printf \'%s\\n\' "$path"; {state} "$path"; base64 <"$path" | tr -d \'\\n\'; echo\ndone; :'
@@ -100,34 +102,39 @@ def parse_service(service: str, answer: Answer) -> ServiceState:
     return ServiceState(int(stat.split(" ", 1)[0]), float(now) - age_s, said)
 
 
-def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
-    """Import the application in its own Python, with its environment file and `overrides` on top of it."""
-    question = {
-        "app": app, "directory": host.settings.directory, "env_file": host.settings.env_file,
-        "overrides": dict(overrides), "expected": sorted(expected),
-    }  # fmt: skip
+def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
+    """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
+
+    The question travels on standard input, so that no argument of a task stands in a list of processes.
+    """
+    question |= {"app": app, "directory": host.settings.directory, "env_file": host.settings.env_file}
+    question["overrides"] = dict(overrides)
     source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
     program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
     return f"{quote(host.settings.python)} - {heredoc(program)}"
 
 
-def parse_imports(answer: Answer) -> ImportProbe:
-    """One line of the probe is its JSON; where it did not come so far, that is the error of every module."""
+def parse_application(answer: Answer) -> dict[str, Any] | str:
+    """The last line of the probe that is its JSON; where it did not come so far, what it said instead."""
     out = answer.out.decode(errors="replace").strip()
     line = next((line for line in reversed(out.splitlines()) if line.startswith('{"registered": ')), None)
     if answer.code != 0 or line is None:
-        return ImportProbe(frozenset(), {"": (answer.err.strip() or out or "the probe printed nothing")[-3000:]})
-    found = json.loads(line)
+        return (answer.err.strip() or out or "the probe printed nothing")[-3000:]
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
+    """Load the application, and import by hand the modules of the expected tasks that are missing then."""
+    return ask_application(host, app, overrides, expected=sorted(expected))
+
+
+def parse_imports(answer: Answer) -> ImportProbe:
+    """Where the application cannot be loaded, that is the error of every module."""
+    found = parse_application(answer)
+    if isinstance(found, str):
+        return ImportProbe(frozenset(), {"": found})
     return ImportProbe(frozenset(found["registered"]), found["errors"])
-
-
-def ask_log_tail(path: str, lines: int) -> str:
-    return f"tail -n {lines} -- {quote(path)}"
-
-
-def ask_log_follow(path: str, lines: int) -> str:
-    """`-F` also follows the file that logrotate puts in place. **Source:** GNU tail."""
-    return f"exec tail -n {lines} -F -- {quote(path)} 2>&1"
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
@@ -135,4 +142,14 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "********")
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
+    return re.sub(r"(\b\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
+
+
+def redact_value(value: Any, secrets: Collection[str]) -> Any:
+    """A JSON value with the secrets in its texts replaced, and what stands under a name that looks like one."""
+    if isinstance(value, Mapping):
+        hidden = {key: "********" for key in value if isinstance(key, str) and is_secret_name(key)}
+        return {redact_value(key, secrets): hidden.get(key, redact_value(item, secrets)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_value(item, secrets) for item in value]
+    return redact(value, secrets) if isinstance(value, str) else value

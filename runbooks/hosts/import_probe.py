@@ -1,16 +1,20 @@
 """Runs in the application's Python on the host (its source is sent there, after a line that sets QUESTION).
 
-Loads the application as a worker does, then imports by hand the modules of the expected tasks that are missing, so that
-an error which the application swallows comes to light.
+Loads the application as a worker does. Then it imports by hand the modules of the expected tasks that are missing, so
+that an error which the application swallows comes to light; or it tells how the application would send a task, or sends
+it. The answer is the JSON of one line.
 """
 
 import importlib
+import inspect
 import json
 import os
 import re
 import shlex
 import sys
 import traceback
+from collections.abc import Iterable
+from typing import Any
 
 question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 
@@ -43,12 +47,60 @@ app = find_app(question["app"])
 app.loader.import_default_modules()
 app.finalize()
 registered = set(app.tasks)
-errors = {}
-for module in sorted({name.rpartition(".")[0] for name in set(question["expected"]) - registered}):
+
+
+def import_errors(tasks: Iterable[str]) -> dict[str, str]:
+    errors = {}
+    for module in sorted({name.rpartition(".")[0] for name in set(tasks) - registered}):
+        try:
+            importlib.import_module(module)
+            errors[module] = ""
+        except BaseException:
+            errors[module] = "".join(traceback.format_exception(*sys.exc_info(), limit=-4)).strip()
+    return errors
+
+
+def route(name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
+    task = app.tasks.get(name)
+    own = {key: value for key, value in task._get_exec_options().items() if value is not None} if task else {}
+    sent = app.amqp.router.route({**own, **options}, name, args, kwargs, task)
+    queue = sent["queue"].name if sent.get("queue") else ""
+    return {
+        "queue": queue, "priority": sent.get("priority"), "broker": app.connection_for_write().as_uri(),
+        "keeps_result": not (task.ignore_result if task else app.conf.task_ignore_result),
+        "max_retries": task.max_retries if task else None, **fit(task, args, kwargs),
+        "import_error": next(iter(import_errors([name]).values()), ""),
+    }  # fmt: skip
+
+
+def fit(task: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    if task is None:
+        return {"signature": None, "misfit": ""}
+    signature = inspect.signature(task.run)
     try:
-        importlib.import_module(module)
-        errors[module] = ""
-    except BaseException:
-        errors[module] = "".join(traceback.format_exception(*sys.exc_info(), limit=-4)).strip()
-print("\n" + json.dumps({"registered": sorted(registered), "errors": errors}), flush=True)
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return {"signature": str(signature), "misfit": str(error)}
+    return {"signature": str(signature), "misfit": ""}
+
+
+def send(name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> None:
+    app.conf.task_always_eager = False
+    task = app.tasks.get(name)
+    # retry=False: a message of unknown fate must not be sent again.
+    if task:
+        task.apply_async(args, kwargs, task_id=question["send_as"], retry=False, **options)
+    else:
+        app.send_task(name, args, kwargs, task_id=question["send_as"], retry=False, **options)
+
+
+answer: dict[str, Any] = {"registered": sorted(registered)}
+if "expected" in question:
+    answer["errors"] = import_errors(question["expected"])
+elif "send_as" in question:
+    send(**question["call"])
+else:
+    answer.update(route(**question["call"]))
+print("\n" + json.dumps(answer), flush=True)
 os._exit(0)  # neither wait for the application's threads, nor run what it does at exit

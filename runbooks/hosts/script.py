@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runbooks.core.errors import HostUnreachable
-from runbooks.hosts.transport import Transport
+from runbooks.hosts.transport import Runner
 
 quote = shlex.quote
 
@@ -31,7 +31,7 @@ def heredoc(content: str) -> str:
 
 
 def run_fragments(
-    transport: Transport, fragments: Mapping[str, str], *, timeout_s: float, stop_at_failure: bool = False
+    runner: Runner, fragments: Mapping[str, str], *, timeout_s: float, stop_at_failure: bool = False
 ) -> dict[str, Answer]:
     """Run named fragments on a host in one exec, each in a subshell of its own without input.
 
@@ -47,7 +47,7 @@ def run_fragments(
     ]
     # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
     head = "dir=$(mktemp -d) || exit 70\ntrap 'rm -rf \"$dir\"' EXIT\n"
-    done = transport.run(head + "".join(parts), timeout_s=timeout_s)
+    done = runner.run(head + "".join(parts), timeout_s=timeout_s)
     if done.code != 0:
         raise HostUnreachable(f"its shell ended with {done.code}: {done.err.strip() or 'no message'}")
     return dict(_answers(iter(done.out.splitlines())))

@@ -24,7 +24,7 @@ from invoke.exceptions import Exit
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
 from runbooks.hosts.ssh_config import Target, resolve
-from runbooks.hosts.transport import Completed
+from runbooks.hosts.transport import Completed, Shell
 
 WINDOW_BYTES = 64 * 2**20
 """How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
@@ -50,6 +50,7 @@ class SshTransport:
     def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", password: str | None) -> None:
         self._arguments, self._become, self._jumps, self._password = arguments, become, jumps, password
         self._connection: Connection | None = None
+        self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
         self._opening = threading.Lock()
 
@@ -68,46 +69,55 @@ class SshTransport:
             code = channel.recv_exit_status()
         if code < 0:
             raise HostUnreachable("the connection was lost")
-        if self._become and not self._become.password and not out and err.startswith(b"sudo: ") and code == 1:
-            advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
-            raise HostUnreachable("; ".join(filter(None, (err.decode(errors="replace").strip(), advice))))
+        if not out and code == 1 and (refusal := self._refusal(err)):
+            raise HostUnreachable(refusal)
         return Completed(code, out, err.decode(errors="replace"))
 
-    def lines(self, script: str) -> Iterator[str]:
-        try:
-            with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
-                channel.settimeout(None)
-                channel.sendall(script.encode())
-                channel.shutdown_write()
-                yield from (line.decode(errors="replace").rstrip("\n") for line in channel.makefile("rb"))
-        except HostUnreachable as error:
-            yield f"unreachable: {error.problem}"
+    def _refusal(self, err: bytes) -> str:
+        """Why sudo, which was to ask for no password, did not run our shell; empty when that is not what happened."""
+        if not self._become or self._become.password or not err.startswith(b"sudo: "):
+            return ""
+        advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
+        return "; ".join(filter(None, (err.decode(errors="replace").strip(), advice)))
+
+    @contextmanager
+    def shell(self) -> Iterator[Shell]:
+        with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
+
+            def receive(timeout_s: float) -> bytes:
+                channel.settimeout(timeout_s)
+                if chunk := channel.recv(_CHUNK_BYTES):
+                    return chunk
+                raise HostUnreachable(self._refusal(channel.recv_stderr(_CHUNK_BYTES)) or "the connection was lost")
+
+            yield Shell(channel.sendall, receive)
 
     def abort(self) -> None:
+        for server in self._forwards:
+            server.shutdown()
+            server.server_close()
+        self._forwards.clear()
         if self._connection:
             self._connection.close()
 
-    @contextmanager
-    def forward(self, host: str, port: int) -> Iterator[int]:
-        """A port of this machine that leads, through the host, to an address it can reach."""
-        transport = self._connected().transport
+    def forward(self, host: str, port: int) -> int:
+        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
+        connected = self._connected
+        connected()
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                asked_by = self.client_address
                 with (
-                    suppress(paramiko.SSHException, OSError, EOFError),  # the client sees its connection closed
-                    transport.open_channel("direct-tcpip", (host, port), asked_by) as channel,
+                    suppress(paramiko.SSHException, OSError, EOFError, HostUnreachable),  # the client is disconnected
+                    connected().transport.open_channel("direct-tcpip", (host, port), self.client_address) as channel,
                 ):
                     _pump(self.request, channel)
 
-        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-            try:
-                yield server.server_address[1]
-            finally:
-                server.shutdown()
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self._forwards.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return server.server_address[1]
 
     def _connected(self) -> Connection:
         with self._opening:

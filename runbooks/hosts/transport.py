@@ -1,17 +1,23 @@
 """How a script reaches a host: the protocol, and the way to the machine this runs on."""
 
 import os
+import re
+import secrets
+import select
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostUnreachable, UsageError
 
 _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
 """Variables of this tool's own process that must not reach the application's commands."""
+
+_CHUNK_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +29,57 @@ class Completed:
     err: str
 
 
-class Transport(Protocol):
-    """A way to run POSIX sh scripts on one host; safe to use from one thread at a time."""
+class Runner(Protocol):
+    """What runs POSIX sh scripts on one host; safe to use from one thread at a time."""
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
         """Run a script to its end. Raises HostUnreachable, also when it takes longer than the timeout."""
         ...
 
-    def lines(self, script: str) -> Iterator[str]:
-        """The lines a script prints, as they come, until it ends or the iterator is closed."""
+
+class Transport(Runner, Protocol):
+    """A way to one host."""
+
+    def shell(self) -> "AbstractContextManager[Shell]":
+        """A shell on the host until the block ends. Raises HostUnreachable."""
+        ...
+
+    def forward(self, host: str, port: int) -> int:
+        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
         ...
 
     def abort(self) -> None:
         """End the scripts that run now; may be called from any thread."""
         ...
+
+
+class Shell:
+    """A shell on a host that stays for many scripts: none costs a session, a sudo or a line in the host's log.
+
+    The host says nothing that it is not asked, so whoever is slow to read is not flooded. `receive` waits as many
+    seconds as it is given, then raises TimeoutError; no bytes are the end of the shell.
+    """
+
+    def __init__(self, send: Callable[[bytes], object], receive: Callable[[float], bytes]) -> None:
+        self._send, self._receive = send, receive
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        """As a transport's; what the script says on standard error stands among its output."""
+        mark = f"end-{secrets.token_hex(8)}"
+        ending = re.compile(rb"\n%s (\d+)\n\Z" % mark.encode())
+        deadline = time.monotonic() + timeout_s
+        out = bytearray()
+        try:
+            self._send(f"(\n{script}\n) 2>&1 </dev/null\nprintf '\\n%s %s\\n' {mark} $?\n".encode())
+            while not (ended := ending.search(out, max(0, len(out) - 64))):
+                if not (chunk := self._receive(max(0.01, deadline - time.monotonic()))):
+                    raise HostUnreachable("the connection was lost")
+                out += chunk
+        except TimeoutError:
+            raise HostUnreachable(f"a script did not end within {timeout_s:.0f} s") from None
+        except OSError as error:
+            raise HostUnreachable(f"the connection was lost: {error}") from None
+        return Completed(int(ended[1]), bytes(out[: ended.start()]), "")
 
 
 class Transports(dict[str, Transport]):
@@ -53,6 +96,9 @@ class LocalTransport:
     def __init__(self) -> None:
         self._running: set[int] = set()
 
+    def forward(self, host: str, port: int) -> int:
+        raise UsageError(f"a tunnel to {host}:{port} through this machine leads nowhere else", "leave out the tunnel")
+
     def abort(self) -> None:
         for pid in tuple(self._running):
             _kill(pid)
@@ -65,14 +111,19 @@ class LocalTransport:
                 raise HostUnreachable(f"a script did not end within {timeout_s:.0f} s") from None
         return Completed(process.returncode, out, err.decode(errors="replace"))
 
-    def lines(self, script: str) -> Iterator[str]:
+    @contextmanager
+    def shell(self) -> Iterator[Shell]:
         with self._shell(subprocess.DEVNULL) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(script.encode())
-            process.stdin.close()
-            for line in process.stdout:
-                yield line.decode(errors="replace").rstrip("\n")
+            to, of = process.stdin.fileno(), process.stdout.fileno()
+
+            def receive(timeout_s: float) -> bytes:
+                if not select.select([of], [], [], timeout_s)[0]:
+                    raise TimeoutError
+                return os.read(of, _CHUNK_BYTES)
+
+            yield Shell(lambda script: _write_all(to, script), receive)
 
     @contextmanager
     def _shell(self, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
@@ -93,6 +144,11 @@ class LocalTransport:
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe:
                     pipe.close()
+
+
+def _write_all(to: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(to, content) :]
 
 
 def _kill(session: int) -> None:

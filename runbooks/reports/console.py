@@ -2,33 +2,43 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding, Severity
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.model import Finding, LogLine, Severity
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.wording import span
+from runbooks.reports.task_bar import TaskBar, numbers, words
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
     Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
+_HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
+_UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
+"""A log may hold what a terminal takes for commands."""
 
 
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, *, following: bool = False) -> None:
-        self._out = _console(Pipe(sys.stdout, strict=following))
+    def __init__(self, *, only_read: bool = False) -> None:
+        self._out = _console(Pipe(sys.stdout, strict=only_read))
         self._err = _console(Pipe(sys.stderr))
         self._status: Status | None = None
+        self._host_colors: dict[str, str] = {}
+        self._bar: TaskBar | None = None
+        self._told: tuple[str, str, int] | None = None
 
     def _print(self, text: str = "", style: str = "") -> None:
         self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -91,6 +101,9 @@ class ConsoleReporter:
 
     def waiting(self, text: str) -> None:
         """On a terminal one line that is overwritten; nothing elsewhere."""
+        if self._bar and not text:
+            self._bar.stop()
+            self._bar = None
         if self._status and not text:
             self._status.stop()
             self._status = None
@@ -99,17 +112,48 @@ class ConsoleReporter:
             self._status.update(escape(text))
             self._status.start()
 
+    def progress(self, progress: Progress) -> None:
+        """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
+        if self._out.is_terminal:
+            self._bar = self._bar or TaskBar(self._out)
+            return self._bar.show(progress)
+        step = (progress.state, progress.note.partition(", in ")[0], int(progress.percent or 0) // 10)
+        if step != self._told:
+            self._told = step
+            self._print(" · ".join((progress.state, *numbers(progress), *words(progress))))
+
+    def task(self, report: TaskReport) -> None:
+        self.waiting("")
+        took = "" if report.elapsed_s is None else f" after {span(report.elapsed_s)}"
+        style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(report.state, "yellow")
+        self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
+        if report.note:
+            self._print(f"    {report.note}")
+        if isinstance(report.result, Mapping):
+            for name, value in report.result.items():
+                self._print(f"    {name}: {value}")
+        elif report.result is not None:
+            self._print(f"    {report.result}")
+        for line in report.traceback.splitlines():
+            self._print(f"    | {line}", "dim")
+
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:
             self._print(
                 f"{'ok    ' if check.ok else 'FAILED'} {check.what}: {check.seen}", "" if check.ok else "bold red"
             )
 
-    def log(self, source: str, lines: Sequence[str]) -> None:
-        if len(lines) != 1:
-            self._print(f"\n{source}" + (" (nothing)" if not lines else ""), "bold")
+    def file(self, host: str, path: str, content: bytes) -> None:
+        self._print(f"[{host}] {path}", "bold")
+        self._print(content.decode())
+
+    def log(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
-            self._print(f"    {line}" if len(lines) != 1 else f"{source}  {line}")
+            color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])
+            at = "" if line.at is None else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
+            shown = Text(f"{at:18} {line.host} {line.log}", style=color)
+            shown.append(f"  {line.text.translate(_UNPRINTABLE)}", "" if line.log else "bold red")
+            self._out.print(shown, soft_wrap=True, highlight=False)
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")
@@ -143,11 +187,15 @@ class ConsoleReporter:
         self.waiting("")
 
 
+class ReaderGone(Exception):
+    """Nobody reads what is printed any more, and there is no other reason to go on."""
+
+
 class Pipe:
     """A stream whose reader may go away: what is printed then goes nowhere, and the run goes on.
 
     A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
-    full, would be worse than one that nobody watched. `strict` lets the error through: for what has no other end.
+    full, would be worse than one that nobody watched. `strict` raises ReaderGone: for what only shows.
     A stream that was closed from the start is None in Python.
     """
 
@@ -168,7 +216,7 @@ class Pipe:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             if self._strict:
-                raise
+                raise ReaderGone from None
 
     def isatty(self) -> bool:
         return self._stream.isatty()

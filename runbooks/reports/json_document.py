@@ -1,30 +1,34 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `hosts`, `runs`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A change of a
-plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own.
+`recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A
+change of a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A
+line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the
+host itself) and `line`.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.model import Finding, LogLine
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.reports.console import Pipe
 
 
 class JsonReporter:
     """Gathers everything that happens, and prints it once at the end."""
 
-    def __init__(self, *, following: bool = False) -> None:
-        self._out = Pipe(sys.stdout, strict=following)
+    def __init__(self, *, only_read: bool = False) -> None:
+        self._out = Pipe(sys.stdout, strict=only_read)
         self._err = Pipe(sys.stderr)
         self._document: dict[str, Any] = {}
+        self._logs = False
 
     def _add(self, key: str, value: Any) -> None:
         self._document.setdefault(key, []).append(value)
@@ -51,11 +55,24 @@ class JsonReporter:
     def waiting(self, text: str) -> None:
         pass
 
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def task(self, report: TaskReport) -> None:
+        self._document["task"] = asdict(report)
+
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]
 
-    def log(self, source: str, lines: Sequence[str]) -> None:
-        self._add("logs", {"source": source, "lines": list(lines)})
+    def file(self, host: str, path: str, content: bytes) -> None:
+        self._add("files", {"host": host, "path": path, "content": content.decode()})
+
+    def log(self, lines: Iterable[LogLine]) -> None:
+        """Logs may be longer than what fits into memory, so the document begins with them as they come."""
+        self._document["logs"] = []
+        for line in lines:
+            print('{"logs": [\n' if not self._logs else ",\n", _log_line(line), sep="", end="", file=self._out)
+            self._logs = True
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self._document["recap"] = {host: asdict(tally) for host, tally in tallies.items()}
@@ -73,17 +90,29 @@ class JsonReporter:
         print(f"{error.problem}\n→ {error.advice}" if error.advice else error.problem, file=self._err)
 
     def close(self, exit_code: int) -> None:
-        print(json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str), file=self._out)
+        if self._logs:
+            del self._document["logs"]
+        document = json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str)
+        print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
         self._out.flush()
 
 
 class JsonLinesReporter(JsonReporter):
-    """For `--follow`, which has no end: each log line is printed as it comes."""
+    """For `--follow`, which has no end: each log line is printed as it comes, and what is left to say as the last."""
 
-    def log(self, source: str, lines: Sequence[str]) -> None:
+    def log(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
-            print(json.dumps({"source": source, "line": line}), file=self._out)
+            print(_log_line(line), file=self._out)
         self._out.flush()
+
+    def close(self, exit_code: int) -> None:
+        print(json.dumps({**self._document, "exit_code": int(exit_code)}, default=str), file=self._out)
+        self._out.flush()
+
+
+def _log_line(line: LogLine) -> str:
+    at = None if line.at is None else datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds")
+    return json.dumps({"time": at, "host": line.host, "log": line.log, "line": line.text})
 
 
 def _change(change: Change) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.model import FileState, HostState, Snapshot
@@ -55,8 +55,31 @@ def cron_files(fleet: Fleet, templates: Templates) -> Wanted:
     }
 
 
-def _common(fleet: Fleet, host: FleetHost) -> dict[str, object]:
-    return {"host": host, "settings": host.settings, "app": fleet.app.app, "mark": mark_of(fleet.app.app)}
+def logrotate_files(fleet: Fleet, templates: Templates) -> Wanted:
+    """The rotation of the application's log files on every host that has some."""
+    return {
+        host.name: {
+            f"{host.settings.logrotate_directory}/{_file_name(fleet)}": templates.render(
+                "logrotate/celery.j2", **_common(fleet, host)
+            )
+        }
+        if host.settings.logs
+        else {}
+        for host in fleet.hosts
+    }
+
+
+def all_files(fleet: Fleet, templates: Templates) -> Mapping[Kind, Wanted]:
+    """Every file from a template, by its kind."""
+    return {
+        "unit": unit_files(fleet, templates),
+        "cron": cron_files(fleet, templates),
+        "logrotate": logrotate_files(fleet, templates),
+    }
+
+
+def _common(fleet: Fleet, host: FleetHost) -> dict[str, Any]:
+    return {"host": host.name, "settings": host.settings, "app": fleet.app.app, "mark": mark_of(fleet.app.app)}
 
 
 def _file_name(fleet: Fleet) -> str:
@@ -111,11 +134,11 @@ class FilesInPlace:
 
 def stale_files(host: FleetHost, state: HostState, kind: Kind, wanted: Wanted) -> list[str]:
     """The files of ours on a host that nobody wants there any more."""
-    directories = {"unit": host.settings.unit_directory, "cron": host.settings.cron_directory}
+    settings = host.settings
+    directories = {"unit": settings.unit_directory, "cron": settings.cron_directory}
+    directory = (directories | {"logrotate": settings.logrotate_directory})[kind]
     return [
-        path
-        for path in state.managed
-        if str(PurePosixPath(path).parent) == directories.get(kind) and path not in wanted[host.name]
+        path for path in state.managed if str(PurePosixPath(path).parent) == directory and path not in wanted[host.name]
     ]
 
 

@@ -9,13 +9,14 @@ from runbooks.core.model import Snapshot
 
 
 class Needs(Flag):
-    """What has to be observed for a decision."""
+    """What has to be observed for a decision; the probes, which run the operator's commands, are asked for by name."""
 
     FILES = auto()
     SERVICES = auto()
     IMPORTS = auto()
     QUEUES = auto()
     NODES = auto()
+    PROBES = auto()
     EVERYTHING = FILES | SERVICES | IMPORTS | QUEUES | NODES
 
 

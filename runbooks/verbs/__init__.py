@@ -7,8 +7,9 @@ from invoke.collection import Collection
 
 from runbooks.verbs import archive
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
-from runbooks.verbs.looking import diagnose, hosts, tail_logs, verify
+from runbooks.verbs.looking import diagnose, hosts, render, tail_logs, verify
 from runbooks.verbs.record import runs, show, undo
+from runbooks.verbs.tasks import run_task
 
 namespace = Collection(
     clean_queues,
@@ -17,7 +18,9 @@ namespace = Collection(
     install_cron,
     install_units,
     remediate,
+    render,
     restart_workers,
+    run_task,
     runs,
     show,
     tail_logs,

@@ -45,7 +45,7 @@ def install_units(flags: Flags) -> None:
 
 @verb(changes=True)
 def install_cron(flags: Flags) -> None:
-    """Install the cron file from templates/cron."""
+    """Install the cron file and the rotation of the logs from templates/cron and templates/logrotate."""
     from runbooks.install import install_cron as page
 
     on_fleet(flags, page)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runbooks.broker.session import Broker
     from runbooks.core.errors import ExitCode
     from runbooks.core.model import Rule
+    from runbooks.core.render import Templates
     from runbooks.core.reporter import Reporter
     from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
@@ -99,28 +100,36 @@ def verb(
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
         many = [flag for flag in selecting if flag in MANY]
-        made: Callable[..., None] = task(name=short, positional=positional, iterable=many, help=told)(run)
+        # Invoke would give the letter that is `--yes` here to `--async` there.
+        made: Callable[..., None] = task(
+            name=short, positional=positional, auto_shortflags=False, iterable=many, help=told
+        )(run)
         return made
 
     return make
 
 
-def run_verb(flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False) -> None:
-    """Run a verb's body with its reporter; every way it can end becomes a documented exit code."""
+def run_verb(
+    flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+) -> None:
+    """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
+
+    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
+    """
     from runbooks.core.errors import Interrupted, RunbookError
-    from runbooks.reports.console import ConsoleReporter
+    from runbooks.reports.console import ConsoleReporter, ReaderGone
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
-    reporter: Reporter = kind(following=follow)
+    reporter: Reporter = kind(only_read=only_read)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
         except RunbookError as error:
             reporter.error(error)
             code = error.exit_code
-        except BrokenPipeError:
-            return  # `--follow | head`: the reader has seen enough
+        except ReaderGone:
+            return  # `tail-logs | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
@@ -186,7 +195,6 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
-    from runbooks.core.render import Templates
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transports_to
 
@@ -201,14 +209,15 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         every_message=flags.json,
     )
     password = _ask_become_password if flags.ask_become_pass else None
-    transports = transports_to(fleet.hosts, forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
+    reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
+    transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
 
     def broker() -> "Broker":
         from runbooks.broker.session import Broker
 
-        return Broker(fleet.app)
+        return Broker(fleet.app, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
 
-    return Session(fleet, transports, broker, Templates(templates_directory()), reporter, options)
+    return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 
 def _ask(question: str) -> bool:
@@ -225,10 +234,13 @@ def _ask_become_password() -> str:
     return getpass("become password: ")
 
 
-def templates_directory() -> Path:
-    """`templates/`: in the wheel inside the package, in a checkout beside the package."""
-    package = Path(__file__).parents[1]
-    return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
+def templates_of(fleet: "Fleet") -> "Templates":
+    """The operator's own templates before those of `templates/`: in the wheel inside the package, else beside it."""
+    from runbooks.core.render import Templates
+
+    package, own = Path(__file__).parents[1], fleet.templates_directory
+    shipped = next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
+    return Templates(*((own, shipped) if own else (shipped,)))
 
 
 def help_asked_as_run(run: str, verb: str) -> None:
@@ -237,5 +249,7 @@ def help_asked_as_run(run: str, verb: str) -> None:
         raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
 
 
-def on_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False) -> None:
-    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow)
+def on_fleet(
+    flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+) -> None:
+    run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow, only_read=only_read)

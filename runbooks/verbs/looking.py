@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, verb
+from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, templates_of, verb
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
@@ -39,6 +39,19 @@ def hosts(flags: Flags) -> None:
     run_verb(flags, body)
 
 
+@verb(hosts=False, only="only files whose path or name matches this GLOB, e.g. 'celery-worker@*'")
+def render(flags: Flags, only: str = "") -> None:
+    """Show the files that would be installed on each host, from their templates; asks nobody."""
+
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.render import render as page
+
+        fleet = fleet_of(flags)
+        return page(fleet, templates_of(fleet), reporter, only=only)
+
+    run_verb(flags, body)
+
+
 def _host_row(host: Any) -> Mapping[str, str]:
     workers = "; ".join(f"{worker.name}: {', '.join(worker.queues)}" for worker in host.settings.workers)
     connection = host.variables.get("ansible_connection", "ssh")
@@ -54,11 +67,17 @@ def _host_row(host: Any) -> Mapping[str, str]:
 
 @verb(
     grep="only lines that match this regular EXPRESSION",
-    lines="how many lines of each file",
-    follow="go on as the files grow, until ^C",
+    since="only lines since this TIME: how long ago (15m, 2h, 1d), or when (2026-11-21T12:00)",
+    lines="the last NUMBER of lines of each log (default: 20; with --since all)",
+    follow="go on as the logs grow, until ^C",
 )
-def tail_logs(flags: Flags, grep: str = "", follow: bool = False, lines: int = 20) -> None:
-    """Show the last lines of the workers' logs on every host; changes nothing."""
+def tail_logs(flags: Flags, grep: str = "", since: str = "", lines: str = "", follow: bool = False) -> None:
+    """Show the logs of every host as one, by time: the units' journals and celery_logs; changes nothing."""
     from runbooks.tail_logs import tail_logs as page
 
-    on_fleet(flags, lambda session: page(session, grep=grep, lines=lines, follow=follow), follow=follow)
+    on_fleet(
+        flags,
+        lambda session: page(session, grep=grep, since=since, lines=lines, following=follow),
+        follow=follow,
+        only_read=True,
+    )

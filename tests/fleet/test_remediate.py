@@ -216,6 +216,18 @@ def test_a_host_behind_another_is_reached_through_it(healthy: FleetWorld) -> Non
     assert f"Accepted publickey for deploy from {address['web1']}" in seen
 
 
+def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: FleetWorld) -> None:
+    """Its address is the loopback's here, where nothing of it listens."""
+    url = (healthy.fleet / "broker.url").read_text()
+    (healthy.fleet / "inner.url").write_text(re.sub(r"@[\d.]+:", "@127.0.0.1:", url))
+    name = changed_inventory(
+        healthy, ("/broker.url", "/inner.url"), ("celery_app:", "celery_broker_tunnel: broker\n        celery_app:")
+    )
+    done = inv(healthy, "verify", inventory=name)
+    assert done.code == 0, done.out + done.err
+    assert "nodes answer ping: 11 of 11" in done.out
+
+
 def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorld) -> None:
     name = changed_inventory(healthy, ("/known_hosts", "/new_known_hosts"))
     refused = inv(healthy, "verify", "--limit", "web1", inventory=name)

@@ -96,6 +96,34 @@ def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
     refused(healthy.inv("tail-logs", "--grep", "["), 5, "--grep '[' is not a regular expression")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--lines", "0"), "--lines '0': a number of lines is wanted"),
+        (("--lines", "many"), "--lines 'many'"),
+        (("--since", "15 parsecs"), "--since '15 parsecs' is no time"),
+    ],
+)
+def test_a_number_or_a_time_that_is_none_is_an_error(healthy: World, flags: tuple[str, str], told: str) -> None:
+    refused(healthy.inv("tail-logs", *flags), 5, told)
+
+
+def test_a_glob_that_no_file_matches_is_told_with_what_there_is(healthy: World) -> None:
+    refused(healthy.inv("render", "--only", "nginx*"), 5, "--only 'nginx*'", "celery-beat.service", "celery.target")
+
+
+def test_a_mistake_in_a_template_of_ones_own_is_told_with_its_file_and_line(healthy: World) -> None:
+    own = healthy.path / "own/cron"
+    own.mkdir(parents=True)
+    (own / "celery.j2").write_text("{{ mark }}\n\n{{ setings.user }}\n")
+    state, ours = "    runbooks_state_directory:", "    runbooks_templates_directory:"
+    name = healthy.inventory((state, f"{ours} {own.parent}\n{state}"))
+    refused(healthy.inv("render", "--inventory", name), 5, f"template {own}/celery.j2:3: 'setings' is undefined")
+    refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, f"{own}/celery.j2:3")
+    name = healthy.inventory((state, f"{ours} /no/where\n{state}"))
+    refused(healthy.inv("render", "--inventory", name), 5, "changed.yaml:", "there is no directory /no/where")
+
+
 def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> None:
     command = " ".join(healthy.command("tail-logs", "--lines", "2000")) + " | head -n 1; exit ${PIPESTATUS[0]}"
     done = subprocess.run(
@@ -245,25 +273,26 @@ def glpi(world: World, behaviour: dict[str, object]) -> None:
 
 
 def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> None:
+    name = healthy.inventory(("celery_probes:", "no_probes:"))  # these would fail before the canary does
     unit = next((healthy.root / "root").rglob("celery-beat.service"))
     unit.write_text("edited by hand\n")
     with healthy.broker() as client:
         glpi(healthy, {"fail": 500})
         for _ in range(2):
-            failed = healthy.inv("remediate", "--yes", "--json")
+            failed = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
             assert failed.code == 2
             assert failed.json["changes"][-1]["outcome"] == "failed"
             assert "RETRY" in failed.json["changes"][-1]["result"]
         glpi(healthy, {"fail": None})
         # Messages that are none of this application's business are told, and do not fail the run.
         client.lpush("orphans", a_message())
-        again = healthy.inv("remediate", "--yes", "--json")
+        again = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
         assert (again.code, again.json["plan"]) == (0, [])
         assert again.json["changes"][-1]["outcome"] == "changed"
-        assert healthy.inv("remediate", "--yes", "--json").json.get("changes") is None
-        assert healthy.inv("verify").code == 1
+        assert healthy.inv("remediate", "--yes", "--json", "--inventory", name).json.get("changes") is None
+        assert healthy.inv("verify", "--inventory", name).code == 1
         client.delete("orphans")
-    assert healthy.inv("verify").code == 0
+    assert healthy.inv("verify", "--inventory", name).code == 0
 
 
 def a_message() -> str:

@@ -24,7 +24,7 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     codes = {finding["code"] for finding in world.inv("diagnose", "--json").json["findings"]}
     assert codes == {
         "task.import_fails", "task.not_registered", "worker.not_running", "queue.no_consumer", "queue.selected",
-        "unit.missing", "cron.missing",
+        "unit.missing", "cron.missing", "logrotate.missing", "probe.failed",
     }  # fmt: skip
 
     before = redis_keys(world), files(world)

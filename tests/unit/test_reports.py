@@ -6,10 +6,10 @@ import pytest
 
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import UsageError
-from runbooks.core.model import Finding, Severity
-from runbooks.core.reporter import Check, Outcome, Reporter, Tally
-from runbooks.reports.console import ConsoleReporter
-from runbooks.reports.json_document import JsonReporter
+from runbooks.core.model import Finding, LogLine, Severity
+from runbooks.core.reporter import Check, Outcome, Progress, Reporter, Tally, TaskReport
+from runbooks.reports.console import ConsoleReporter, Pipe
+from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 
 CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start"), detail="+a\n-b")
 
@@ -20,8 +20,12 @@ def tell_everything(reporter: Reporter) -> None:
     reporter.undo_plan([(CHANGE, outcome, "why") for outcome in Outcome], dry_run=False)
     for outcome in Outcome:
         reporter.change(CHANGE, outcome, f"was {outcome.value}")
+    for percent in (None, 10.0, 11.0, 50.0):
+        reporter.progress(Progress("t", "PROGRESS", 3.0, percent, "5 of 9, not [found] 1", 2.0, "on high@web1"))
+    reporter.task(TaskReport("id-1", "FAILURE", "t", "q", "", 3.0, {"found": "[4]"}, "Trace\n[back]", ended=True))
     reporter.checks([Check("nodes answer", False, "0 of 1")])
-    reporter.log("web1:/log", ["[a line]"])
+    reporter.file("web1", "/etc/cron.d/celery", b"[a file]\n")
+    reporter.log([LogLine(None, "web1", "high", "[a line]"), LogLine(1.5, "web1", "high", "\x1b[2Jnext")])
     reporter.recap({"web1": Tally(changed=1)}, undo="inv undo X")
     reporter.table("runs", [{"run": "20250101", "state": "ok"}])
     reporter.error(UsageError("it is wrong", "mend it"))
@@ -31,7 +35,10 @@ def tell_everything(reporter: Reporter) -> None:
 def test_the_console_tells_everything_and_takes_no_text_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
     tell_everything(ConsoleReporter())
     out, err = capsys.readouterr()
-    for text in ("start [high]", "[evidence]", "[a line]", "was unknown", "inv undo X", "0 of 1"):
+    assert out.count("not [found] 1") == 3, "a line for each tenth"
+    for text in ("FAILURE after 3 s: t id-1", "found: [4]", "[back]"):
+        assert text in out
+    for text in ("start [high]", "[evidence]", "[a line]", "[a file]", "was unknown", "inv undo X", "0 of 1"):
         assert text in out
     assert err == "it is wrong\n→ mend it\n"
 
@@ -43,4 +50,44 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
     assert document["exit_code"] == 2
     assert [change["outcome"] for change in document["changes"]] == [outcome.value for outcome in Outcome]
     assert document["recap"]["web1"]["changed"] == 1
+    assert document["task"]["result"] == {"found": "[4]"}
+    assert [(line["time"], line["host"], line["line"]) for line in document["logs"]] == [
+        (None, "web1", "[a line]"), ("1970-01-01T00:00:01.500000+00:00", "web1", "\x1b[2Jnext"),
+    ]  # fmt: skip
+    assert document["files"] == [{"host": "web1", "path": "/etc/cron.d/celery", "content": "[a file]\n"}]
     assert "it is wrong" in err
+
+
+def test_a_log_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleReporter().log([LogLine(None, "web1", "high", "\x1b[2J\x9b31mred")])
+    assert capsys.readouterr().out.endswith("web1 high  \ufffd[2J\ufffd31mred\n")
+
+
+def test_nothing_in_the_logs_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = JsonReporter()
+    reporter.log([])
+    reporter.close(0)
+    assert json.loads(capsys.readouterr().out) == {"logs": [], "exit_code": 0}
+
+
+def test_followed_logs_are_a_json_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = JsonLinesReporter()
+    reporter.log([LogLine(1.5, "web1", "high", "a")])
+    reporter.close(99)
+    one, end = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert one == {"time": "1970-01-01T00:00:01.500000+00:00", "host": "web1", "log": "high", "line": "a"}
+    assert end == {"exit_code": 99}
+
+
+def test_on_a_terminal_progress_is_a_bar_that_is_gone_when_the_task_has_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(Pipe, "isatty", lambda self: True)
+    reporter = ConsoleReporter()
+    reporter.progress(Progress("t", "PROGRESS", 3.0, 50.0, "5 of [10]", 2.0, "on high@web1"))
+    reporter.task(TaskReport("id-1", "SUCCESS", "t", ended=True))
+    out, _ = capsys.readouterr()
+    assert "50 % · 3 s gone · 2 s left" in out
+    assert "5 of [10] · on high@web1" in out
+    assert out.index("\x1b[2K") < out.index("SUCCESS: t id-1"), "the bar is erased"

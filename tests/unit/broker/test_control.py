@@ -166,7 +166,7 @@ def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None
 
 def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
     outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.fail", queue="mail", task_id="task-2", timeout_s=20)
-    assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "no printer", True)
+    assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "ValueError: no printer", True)
     assert 'raise ValueError("no printer")' in outcome.traceback
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runbooks.core.errors import RenderError
-from runbooks.core.render import Templates, cron_command, systemd_path, systemd_word
-from runbooks.core.settings import CronEntry, Worker
-from runbooks.steps.files import cron_files, unit_files
+from runbooks.core.render import Templates, cron_command, logrotate_path, systemd_path, systemd_word
+from runbooks.core.settings import CronEntry, Worker, mark_of
+from runbooks.steps.files import cron_files, logrotate_files, unit_files
 from tests.unit.fleets import make_fleet, make_host
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +54,15 @@ def test_a_percent_sign_in_a_cron_command_is_escaped() -> None:
     assert cron_command("date +%F > /tmp/x") == r"date +\%F > /tmp/x"
 
 
+@pytest.mark.parametrize("path", ["/var/log/*.log", "/var/log/a[1].log", '/var/log/"a".log', "/var/log/{a,b}", "/a\nb"])
+def test_a_log_whose_name_means_more_to_logrotate_is_refused(path: str) -> None:
+    with pytest.raises(RenderError):
+        logrotate_path(path)
+
+
 # --- templates
+
+MARK = "# Ours;"
 
 
 def write_template(directory: Path, text: str) -> Templates:
@@ -63,24 +71,41 @@ def write_template(directory: Path, text: str) -> Templates:
 
 
 def test_a_template_that_uses_what_it_is_not_given_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match=r"template x\.j2: 'user' is undefined"):
-        write_template(tmp_path, "User={{ user }}\n").render("x.j2")
+    with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:3: 'user' is undefined"):
+        write_template(tmp_path, "{{ mark }}\n\nUser={{ user }}\n").render("x.j2", mark=MARK)
 
 
 def test_a_value_that_a_filter_refuses_names_the_template(tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match=r"template x\.j2: .*line break"):
-        write_template(tmp_path, "{{ user | systemd_path }}").render("x.j2", user="a\nb")
+    with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:1: .*line break"):
+        write_template(tmp_path, "{{ user | systemd_path }}").render("x.j2", mark=MARK, user="a\nb")
 
 
 @pytest.mark.parametrize("text", ["{{ x.__class__ }}", "{% if %}", "{{ 1 / 0 }}", "{{ x | nofilter }}"])
 def test_a_broken_template_is_a_message_and_no_traceback(tmp_path: Path, text: str) -> None:
-    with pytest.raises(RenderError, match=r"template x\.j2: "):
-        write_template(tmp_path, text).render("x.j2", x="")
+    with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:2: "):
+        write_template(tmp_path, f"{{{{ mark }}}}\n{text}").render("x.j2", mark=MARK, x="")
 
 
 def test_a_missing_template_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match=r"there is no template systemd/none\.j2"):
-        Templates(tmp_path).render("systemd/none.j2")
+        Templates(tmp_path).render("systemd/none.j2", mark=MARK)
+
+
+def test_a_template_of_ones_own_counts_before_the_shipped_one_and_may_include_it(tmp_path: Path) -> None:
+    own, shipped = tmp_path / "own", tmp_path / "shipped"
+    own.mkdir()
+    shipped.mkdir()
+    write_template(shipped, "{{ mark }} shipped\n")
+    (shipped / "y.j2").write_text("{{ mark }} y\n")
+    write_template(own, "{{ mark }} own\n{% include 'y.j2' %}")
+    templates = Templates(own, shipped)
+    assert templates.render("x.j2", mark=MARK) == b"# Ours; own\n# Ours; y\n"
+    assert templates.render("y.j2", mark=MARK) == b"# Ours; y\n"
+
+
+def test_a_template_without_the_mark_is_refused_for_its_file_would_never_be_removed(tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=rf"template {tmp_path}/x\.j2:1: it has to begin with {{{{ mark }}}}"):
+        write_template(tmp_path, "# mine\n{{ mark }}\n").render("x.j2", mark=MARK)
 
 
 # --- the shipped templates
@@ -169,8 +194,28 @@ def test_the_cron_file_has_percent_signs_escaped_a_user_column_and_a_final_newli
     ]
 
 
-def test_a_host_without_cron_entries_gets_no_cron_file() -> None:
+def test_the_logs_of_a_host_are_rotated_as_their_owner() -> None:
+    host = make_host(logs=("/var/log/my shop/a.log", "/var/log/b.log"), group="www-data")
+    ((path, content),) = logrotate_files(make_fleet(host), SHIPPED)["web1"].items()
+    assert path == "/etc/logrotate.d/celery-shop"
+    lines = content.decode().splitlines()
+    assert lines[0].startswith(mark_of("shop"))
+    assert lines[3:6] == ['"/var/log/my shop/a.log"', '"/var/log/b.log"', "{"]
+    assert "    su deploy www-data" in lines
+    assert content.endswith(b"}\n")
+
+
+def test_a_host_without_cron_entries_or_logs_gets_no_file_for_them() -> None:
     assert cron_files(make_fleet(make_host()), SHIPPED) == {"web1": {}}
+    assert logrotate_files(make_fleet(make_host()), SHIPPED) == {"web1": {}}
+
+
+def test_a_worker_of_root_keeps_roots_rights() -> None:
+    def unit(user: str) -> bytes:
+        return unit_files(make_fleet(make_host(user=user)), SHIPPED)["web1"]["/etc/systemd/system/celery-beat.service"]
+
+    assert b"\nCapabilityBoundingSet=\n" in unit("deploy")
+    assert b"CapabilityBoundingSet" not in unit("root")
 
 
 def test_rendering_twice_gives_the_same_bytes() -> None:

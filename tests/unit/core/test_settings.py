@@ -215,6 +215,15 @@ def test_the_state_directory_must_be_an_absolute_path_too(tmp_path: Path, value:
     assert problem.startswith(f"{FIRST}: runbooks_state_directory: must be an absolute path")
 
 
+def test_the_directory_of_ones_own_templates_has_to_be_there(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "runbooks_templates_directory: templates")
+    assert problem.startswith(f"{FIRST}: runbooks_templates_directory: must be an absolute path")
+    (problem,) = problems(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}/none"')
+    assert problem == f"{FIRST}: runbooks_templates_directory: there is no directory {tmp_path}/none"
+    fleet = fleet_of(tmp_path, 'runbooks_templates_directory: "{{ inventory_dir }}"')
+    assert fleet.templates_directory == tmp_path
+
+
 def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, 'runbooks_state_directory: "{{ inventory_dir }}/state"')
     assert fleet.state_directory == tmp_path / "state"
@@ -370,3 +379,42 @@ def test_a_value_that_cannot_be_rendered_is_told_with_its_line(tmp_path: Path, v
     (problem,) = problems(tmp_path, base=BASE.replace("user: deploy", f'user: "{value}"'))
     assert problem.startswith("9: celery_user: ")
     assert text in problem
+
+
+# --- shortcuts and probes
+
+
+def test_a_shortcut_says_of_a_task_what_the_application_leaves_open(tmp_path: Path) -> None:
+    text = "celery_shortcuts: {bill: {task: shop.bill, args: [1], kwargs: {late: true}, mode: async, timeout: 2m}}"
+    call = fleet_of(tmp_path, text).app.shortcuts["bill"]
+    assert (call.task, call.args, call.kwargs, call.mode) == ("shop.bill", (1,), {"late": True}, "async")
+    assert (call.queue, call.priority, call.timeout) == (None, None, 120.0)
+
+
+def test_a_wrong_shortcut_is_told_with_its_line(tmp_path: Path) -> None:
+    text = "celery_shortcuts:\n  bill:\n    task: shop.bill\n    priorty: 5\n    mode: later\n"
+    assert problems(tmp_path, text) == [
+        f"{FIRST + 4}: celery_shortcuts.bill.mode: Input should be 'sync' or 'async'",
+        f"{FIRST + 3}: celery_shortcuts.bill.priorty: unknown key; did you mean 'priority'?",
+    ]
+
+
+TWO_HOSTS = BASE.replace("    web1:\n", "    web1:\n    web2:\n")
+
+
+def test_a_probe_belongs_to_the_hosts_its_pattern_names(tmp_path: Path) -> None:
+    text = "celery_probes: [{name: a, command: x}, {name: b, command: y, hosts: 'all:!web1', output: '^ok'}]"
+    hosts = {host.name: host.settings.probes for host in fleet_of(tmp_path, text, TWO_HOSTS).hosts}
+    assert {name: [probe.name for probe in probes] for name, probes in hosts.items()} == {
+        "web1": ["a"],
+        "web2": ["a", "b"],
+    }
+
+
+def test_a_wrong_probe_is_told_with_its_line(tmp_path: Path) -> None:
+    text = "celery_probes:\n  - name: a\n    command: x\n    hosts: wbe1\n"
+    (told,) = problems(tmp_path, text)
+    assert told.startswith(f"{FIRST + 3}: celery_probes.0.hosts: 'wbe1' matches no host or group")
+    assert "did you mean 'web1'?" in told
+    wrong = "celery_probes:\n  - name: a\n    command: x\n    output: '('\n    exit_code: 300\n    timeout: 0\n"
+    assert len(problems(tmp_path, wrong)) == 3

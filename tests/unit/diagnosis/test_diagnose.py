@@ -22,6 +22,7 @@ from runbooks.core.model import (
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import Fleet, Worker
 from runbooks.diagnosis.diagnose import diagnose
+from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
     ENV_FILE,
     NOW,
@@ -51,7 +52,8 @@ def findings(
 ) -> tuple[Finding, ...]:
     snapshot = make_snapshot(fleet, broker=broker, hosts=hosts)
     wanted = nothing_wanted(fleet)
-    return diagnose(fleet, snapshot, {**wanted, "web1": units or {}}, {**wanted, "web1": cron or {}})
+    files: dict[Kind, Wanted] = {"unit": {**wanted, "web1": units or {}}, "cron": {**wanted, "web1": cron or {}}}
+    return diagnose(fleet, snapshot, files)
 
 
 def only(found: tuple[Finding, ...], code: str) -> Finding:

@@ -14,9 +14,9 @@ from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
-from runbooks.core.model import BrokerState, NodeState, Selection
+from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
 from runbooks.core.render import Templates
-from runbooks.core.reporter import Check, Outcome, Tally
+from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
@@ -158,6 +158,7 @@ class Recorder:
     changes: list[tuple[str, str, Outcome, str]] = field(default_factory=list)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     waited: list[str] = field(default_factory=list)
+    logged: list[LogLine] = field(default_factory=list)
 
     def findings(self, findings: Sequence[Any]) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -172,8 +173,13 @@ class Recorder:
     def waiting(self, text: str) -> None:
         self.waited.append(text)
 
+    def progress(self, progress: Progress) -> None: ...
+    def task(self, report: TaskReport) -> None: ...
     def checks(self, checks: Sequence[Check]) -> None: ...
-    def log(self, source: str, lines: Sequence[str]) -> None: ...
+    def file(self, host: str, path: str, content: bytes) -> None: ...
+    def log(self, lines: Iterable[LogLine]) -> None:
+        self.logged += lines
+
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.tallies = tallies
 
@@ -226,7 +232,7 @@ class World:
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return (
-            session.environment(), *session.units_installed(), session.cron_installed(), session.queues(),
+            session.environment(), *session.units_installed(), *session.cron_installed(), session.queues(),
             session.workers(),
         )  # fmt: skip
 

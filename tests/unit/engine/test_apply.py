@@ -32,7 +32,7 @@ def test_a_broken_fleet_is_put_right_and_a_second_run_finds_nothing_to_do(world:
             "units/celery.target",
         ]  # fmt: skip
         assert world.log(host) == STARTED
-        assert world.reporter.tallies[host] == Tally(ok=2, changed=7)
+        assert world.reporter.tallies[host] == Tally(ok=3, changed=7)
     assert world.broker.bad["high_q"] == 0
     assert {outcome for *_, outcome, _ in world.reporter.changes} == {CHANGED}
     assert world.last_run().outcome == "ok"
@@ -119,7 +119,7 @@ def test_after_a_failed_change_the_hosts_later_ones_of_the_step_are_not_tried_an
     world.remediate("web1")
     assert world.reporter.outcomes("web1")["start beat"] is SKIPPED
     assert world.log("web1") == ["start high"]
-    assert world.reporter.tallies["web1"] == Tally(ok=2, changed=5, failed=1, skipped=1)
+    assert world.reporter.tallies["web1"] == Tally(ok=3, changed=5, failed=1, skipped=1)
     assert [entry.outcome for entry in world.last_run().entries][-2:] == [FAILED, SKIPPED]
 
 

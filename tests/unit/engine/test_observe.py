@@ -9,7 +9,7 @@ import pytest
 
 from runbooks.core.model import FileState, HostState, Unreachable
 from runbooks.core.settings import FleetHost
-from runbooks.engine.observe import on_hosts, secret_values
+from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.hosts.transport import Transport, Transports
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
@@ -94,8 +94,8 @@ def test_secrets_are_the_values_of_variables_named_so() -> None:
     host = make_host()
     content = b"GLPI_TOKEN='s3 cret'\nTIMEOUT=30\nDB_PASSWORD=hunter2\nNOTE=caf\xe9\n"
     state = replace(make_state(host), files={host.settings.env_file: FileState(content, 0o640)})
-    assert secret_values(host, state) == ("s3 cret", "hunter2")
-    assert secret_values(host, replace(state, files={host.settings.env_file: FileState(None)})) == ()
+    assert secrets_in(state.files[host.settings.env_file]) == ("s3 cret", "hunter2")
+    assert secrets_in(FileState(None)) == ()
 
 
 # --- why tasks are not registered, asked of a real application

@@ -395,29 +395,3 @@ def test_a_secret_that_begins_with_another_is_hidden_whole() -> None:
 
 def test_a_short_value_is_not_hidden_for_it_would_hide_everything() -> None:
     assert facts.redact("retry 1 of 10", ["1", "yes"]) == "retry 1 of 10"
-
-
-# --- logs
-
-
-def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
-    log = tmp_path / "worker one.log"
-    log.write_text("".join(f"line {n}\n" for n in range(100)))
-    assert ask(facts.ask_log_tail(str(log), 2)).out == b"line 98\nline 99\n"
-    assert "No such file" in ask(facts.ask_log_tail(str(tmp_path / "none"), 2)).err
-
-
-def test_a_followed_log_goes_on_in_the_file_that_logrotate_puts_in_its_place(tmp_path: Path) -> None:
-    log = tmp_path / "worker.log"
-    log.write_text("old\n")
-    lines = LocalTransport().lines(facts.ask_log_follow(str(log), 5))
-    try:
-        assert next(lines) == "old"
-        with log.open("a") as file:
-            file.write("more\n")
-        assert next(lines) == "more"
-        log.rename(tmp_path / "worker.log.1")
-        log.write_text("new\n")
-        assert next(line for line in lines if not line.startswith("tail:")) == "new"
-    finally:
-        lines.close()  # type: ignore[attr-defined]

@@ -44,12 +44,20 @@ def test_a_connection_that_breaks_makes_the_host_unreachable(server: Server, kno
     assert transport.run("echo again", timeout_s=30).out == b"again\n"
 
 
+def test_a_shell_runs_many_scripts_in_one_session(server: Server, known_hosts: Path) -> None:
+    with server.transport(known_hosts).shell() as shell:
+        assert [shell.run("echo $PPID; exit 3", timeout_s=30).code for _ in range(3)] == [3, 3, 3]
+        assert run_fragments(shell, {"a": "printf '\\0\\377'"}, timeout_s=30)["a"].out == b"\0\xff"
+        with pytest.raises(HostUnreachable, match="did not end within 1 s"):
+            shell.run("sleep 600", timeout_s=1)
+
+
 def test_aborting_ends_what_is_waited_for(server: Server, known_hosts: Path) -> None:
     transport = server.transport(known_hosts)
-    lines = transport.lines("echo ready; exec sleep 600")
-    assert next(lines) == "ready"
-    threading.Thread(target=transport.abort).start()
-    assert [line for line in lines if not line.startswith("unreachable")] == []
+    with transport.shell() as shell:
+        threading.Thread(target=transport.abort).start()
+        with pytest.raises(HostUnreachable, match="lost"):
+            shell.run("sleep 600", timeout_s=60)
 
 
 def test_a_server_that_says_nothing_is_given_up_in_time(tmp_path: Path, server: Server) -> None:
@@ -71,9 +79,14 @@ def test_a_key_that_is_not_let_in_is_told_with_a_command_to_try(server: Server, 
 
 
 def test_ports_behind_a_host_can_be_reached_through_it(server: Server, known_hosts: Path) -> None:
-    through = server.transport(known_hosts).forward("127.0.0.1", server.port)
-    with through as port, socket.create_connection(("127.0.0.1", port)) as connection:
-        assert connection.recv(4) == b"SSH-"
+    transport = server.transport(known_hosts)
+    port = transport.forward("127.0.0.1", server.port)
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            assert connection.recv(4) == b"SSH-"
+    transport.abort()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 # --- what the inventory says, as OpenSSH understands it

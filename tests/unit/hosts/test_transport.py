@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runbooks.core.errors import HostUnreachable
+from runbooks.hosts.script import run_fragments
 from runbooks.hosts.transport import LocalTransport
 
 
@@ -107,19 +108,27 @@ def test_a_daemon_that_a_script_leaves_behind_lives_on(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_lines_come_as_they_are_printed_and_end_with_the_script(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    lines = LocalTransport().lines(f"echo one; until [ -e {go} ]; do sleep 0.01; done; printf 'two\\377\\nthree'")
-    assert next(lines) == "one"
-    go.touch()
-    assert list(lines) == ["two\ufffd", "three"]
+def test_a_shell_runs_many_scripts_one_after_the_other() -> None:
+    with LocalTransport().shell() as shell:
+        assert shell.run("echo $$ >&2; exit 3", timeout_s=20).code == 3
+        done = shell.run("printf '\\000\\377no newline'", timeout_s=20)
+        assert (done.code, done.out) == (0, b"\0\xffno newline")
+        assert run_fragments(shell, {"a": "cat", "b": "echo err >&2; false"}, timeout_s=20)["b"].err == "err\n"
+        assert len(shell.run("head -c 3000000 /dev/zero #" + "x" * 1_000_000, timeout_s=30).out) == 3_000_000
 
 
-def test_closing_the_lines_ends_the_script(tmp_path: Path) -> None:
-    lines = LocalTransport().lines(f"echo $$ >{tmp_path}/pid; while echo x; do sleep 0.01; done")
-    next(lines)
-    lines.close()  # type: ignore[attr-defined]
-    wait_until(lambda: not is_alive(pid_in(tmp_path / "pid")), "the end of the script")
+def test_a_shell_that_dies_or_says_nothing_is_an_unreachable_host() -> None:
+    with LocalTransport().shell() as shell, pytest.raises(HostUnreachable, match="lost"):
+        shell.run("kill -9 $$", timeout_s=20)
+    with LocalTransport().shell() as shell, pytest.raises(HostUnreachable, match="did not end within"):
+        shell.run("sleep 600", timeout_s=0.1)
+
+
+def test_what_a_shell_runs_ends_with_it(tmp_path: Path) -> None:
+    with LocalTransport().shell() as shell:
+        shell.run(f"sleep 600 >/dev/null 2>&1 & echo $! >{tmp_path}/pid", timeout_s=20)
+        pid = pid_in(tmp_path / "pid")
+    wait_until(lambda: not is_alive(pid), "the end of what the shell started")
 
 
 def test_a_script_is_out_of_reach_of_a_ctrl_c_in_the_operators_terminal() -> None:

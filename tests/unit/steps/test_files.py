@@ -55,3 +55,11 @@ def test_a_host_that_does_not_answer_is_left_out() -> None:
         FilesInPlace("cron", "cron", FLEET, WANTED).plan(make_snapshot(FLEET, hosts={"web1": Unreachable("gone")}))
         == ()
     )
+
+
+def test_the_rotation_of_logs_that_the_inventory_no_longer_has_is_removed() -> None:
+    stale = in_place(b"# Managed by celery-runbooks for shop;\n")
+    state = replace(make_state(HOST), managed={"/etc/logrotate.d/celery-shop": stale, PATH: stale})
+    steps = FilesInPlace("logrotate", "logrotate", FLEET, {"web1": {}})
+    (change,) = steps.plan(make_snapshot(FLEET, hosts={"web1": state}))
+    assert change.summary == "remove /etc/logrotate.d/celery-shop: the inventory no longer has it"

@@ -1,0 +1,25 @@
+"""Faults that the inventory's own probes found."""
+
+from collections.abc import Iterator
+
+from runbooks.core.model import Finding, Snapshot
+from runbooks.core.settings import Fleet
+from runbooks.hosts.facts import redact
+
+_LINES = 10
+
+
+def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Each probe that did not end as it should, with the end of what it printed."""
+    for host in fleet.hosts:
+        state = snapshot.reachable().get(host.name)
+        commands = {probe.name: probe.command for probe in host.settings.probes}
+        for name, result in state.probes.items() if state else ():
+            if result.fault:
+                said = tuple(result.output.splitlines()[-_LINES:]) or ("it printed nothing",)
+                yield Finding(
+                    "probe.failed",
+                    f"{name} on {host.name}",
+                    f"the probe {name} {result.fault}",
+                    (f"$ {redact(commands[name], ())}", *said),
+                )

@@ -1,0 +1,36 @@
+"""Health probes: the operator's own commands on a host, and whether they ended as the inventory expects."""
+
+import re
+
+from runbooks.core.model import ProbeResult
+from runbooks.core.settings import FleetHost, Probe
+from runbooks.core.wording import span
+from runbooks.hosts.script import Answer, quote
+
+KILL_AFTER_S = 5
+_TIMED_OUT = (124, 137)
+"""**Source:** GNU timeout: 124 after SIGTERM, 128 + 9 after SIGKILL."""
+
+
+def ask_probe(host: FleetHost, probe: Probe) -> str:
+    """The command in the application's directory, ended after its timeout, as its user; root needs no sudo for that."""
+    command = f"timeout -k {KILL_AFTER_S} {probe.timeout:g} /bin/sh -c {quote(probe.command)} 2>&1"
+    enter = f"cd {quote(host.settings.directory)} || exit 126\n"
+    if probe.user is None:
+        return enter + command
+    user = quote(probe.user)
+    return (
+        f"{enter}case $(id -un) in\n{user}) {command};;\nroot) runuser -u {user} -- {command};;\n"
+        f"*) sudo -n -u {user} -- {command};;\nesac"
+    )
+
+
+def parse_probe(probe: Probe, answer: Answer) -> ProbeResult:
+    output = (answer.out.decode(errors="replace") + answer.err).strip()
+    if answer.code in _TIMED_OUT and probe.exit_code != answer.code:
+        return ProbeResult(f"did not end within {span(probe.timeout)}", output)
+    if answer.code != probe.exit_code:
+        return ProbeResult(f"exited {answer.code}, not {probe.exit_code}", output)
+    if probe.output is not None and not re.search(probe.output, output, re.MULTILINE):
+        return ProbeResult(f"printed nothing that matches {probe.output!r}", output)
+    return ProbeResult("", output)

@@ -1,0 +1,99 @@
+"""Logs and files as an operator looks at them: `inv tail-logs` and `inv render`."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+
+from runbooks.hosts.facts import redact
+from tests.sandbox.conftest import World
+
+LOGS = ("beat.log", "worker_daemon.log", "worker_high.log", "worker_low.log")
+
+
+def test_the_logs_of_all_services_are_one_in_the_order_of_time(healthy: World) -> None:
+    done = healthy.inv("tail-logs", "--since", "1h", "--json")
+    assert done.code == 0, done.err
+    lines = done.json["logs"]
+    assert {line["log"] for line in lines} == set(LOGS)
+    times = [line["time"] for line in lines if line["time"]]
+    assert times == sorted(times)
+    for name in LOGS:
+        written = [redact(line, ()) for line in (healthy.root / "app/logs" / name).read_text().splitlines()]
+        told = [line["line"] for line in lines if line["log"] == name]
+        assert told == written[-len(told) :] or told == written[-len(told) - 1 : -1], "each as it is, in its own order"
+    assert healthy.inv("tail-logs", "--since", "2100-01-01", "--json").json["logs"] == []
+
+
+def test_only_so_many_lines_of_each_log_that_match_are_shown(healthy: World) -> None:
+    done = healthy.inv("tail-logs", "--grep", r"(worker_\w+@sandbox) ready|beat: Starting", "--lines", "1")
+    assert done.code == 0, done.err
+    shown = done.out.splitlines()
+    assert sorted(line.split()[3] for line in shown) == list(LOGS)
+    assert all(line.split()[2] == "sandbox" for line in shown)
+
+
+def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: World) -> None:
+    log = healthy.root / "app/logs/worker_high.log"
+    command = healthy.command("tail-logs", "--follow", "--json", "--grep", "here|there")
+    with subprocess.Popen(
+        command, cwd=healthy.path, env=healthy.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tail:
+        lines = _growing(healthy, tail)
+        first = next(lines)
+        with log.open("a") as file:
+            file.write("[2030-01-01 00:00:00,500: INFO/MainProcess] there redis://:hunter2@h\n")
+        there = next(line for line in lines if "there" in line)
+        tail.send_signal(signal.SIGINT)
+        rest, err = tail.communicate(timeout=60)
+    assert json.loads(first)["log"] == "worker_high.log"
+    told = json.loads(there)
+    assert (told["host"], told["line"].partition("] ")[2]) == ("sandbox", "there redis://:********@h")
+    assert told["time"][14:] == "00:00.500000+00:00"
+    assert json.loads(rest.splitlines()[-1]) == {"exit_code": 99}
+    assert (tail.returncode, err) == (99, "")
+
+
+def _growing(world: World, tail: "subprocess.Popen[str]") -> Iterator[str]:
+    """The lines that are told, from the first that shows that the log is followed."""
+    log = world.root / "app/logs/worker_high.log"
+    with log.open("a") as file:
+        file.write("[2030-01-01 00:00:00,000: INFO/MainProcess] here\n")
+    assert tail.stdout is not None
+    yield from tail.stdout
+
+
+def test_the_files_of_a_host_are_shown_as_they_would_be_installed(healthy: World) -> None:
+    done = healthy.inv("render", "--json")
+    assert done.code == 0, done.err
+    assert {file["host"] for file in done.json["files"]} == {"sandbox"}
+    installed = {path for path in (healthy.root / "root/etc").rglob("*") if path.is_file()}
+    assert {file["path"] for file in done.json["files"]} == {str(path) for path in installed}
+    for file in done.json["files"]:
+        with open(file["path"]) as there:
+            assert file["content"] == there.read()
+    (only,) = healthy.inv("render", "--json", "--only", "celery-worker@*high*").json["files"]
+    assert only["path"].endswith("/celery-worker@worker_high.service")
+    assert "ExecStart=" in healthy.inv("render", "--only", "*.service").out
+
+
+def test_files_are_shown_while_neither_the_broker_nor_a_host_is_there(world: World) -> None:
+    (world.root).mkdir()
+    (world.root / "broker.url").write_text("redis://127.0.0.1:1/0")
+    (world.root / "results.url").write_text("redis://127.0.0.1:1/1")
+    name = world.inventory(("ansible_connection: local", "ansible_host: 192.0.2.1"))
+    done = world.inv("render", "--inventory", name, "--only", "celery.target")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"[sandbox] {world.root}/root/etc/systemd/system/celery.target\n# Managed by")
+
+
+def test_a_template_of_ones_own_counts_before_the_shipped_one(healthy: World) -> None:
+    own = healthy.path / "own/systemd"
+    own.mkdir(parents=True)
+    (own / "celery.target.j2").write_text("{{ mark }}\n[Unit]\nDescription=ours on {{ host }}\n")
+    state = "    runbooks_state_directory:"
+    name = healthy.inventory((state, f"    runbooks_templates_directory: {own.parent}\n{state}"))
+    (target,) = healthy.inv("render", "--inventory", name, "--only", "celery.target", "--json").json["files"]
+    assert target["content"].endswith("[Unit]\nDescription=ours on sandbox\n")
+    (change,) = healthy.inv("install-units", "--inventory", name, "--dry-run", "--json").json["plan"]
+    assert change["summary"].endswith("celery.target")
