@@ -10,13 +10,13 @@ import redis
 
 from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of
-from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
+from runbooks.broker.keys import REPLY_SUFFIX, KeySpace, readable
 from runbooks.broker.message import Message, parse
-from runbooks.broker.scan import SAMPLES, readable, scan_queue
+from runbooks.broker.scan import scan_queue
 from runbooks.broker.selection import Facts
 from runbooks.broker.unacked import Entry
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import BrokerState, NodeState, Rule
+from runbooks.core.model import SAMPLES, BrokerState, NodeState, Rule
 
 _LOOKED_AT = 3  # items at each end of a list that decide whether it holds Celery messages
 

@@ -1,7 +1,6 @@
 """Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan need."""
 
 import math
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,18 +11,17 @@ import redis
 
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.glance import glance
-from runbooks.broker.keys import KeySpace
+from runbooks.broker.keys import KeySpace, readable
 from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
 from runbooks.broker.selection import Facts, Judge, Verdict
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import QueueState, Rule, Selection, TaskCount
+from runbooks.core.model import SAMPLES, QueueState, Rule, Selection, TaskCount
 
 WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
 _AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
-SAMPLES = 5
 _RAW_SHOWN = 60
 
 
@@ -95,12 +93,6 @@ def require_list(client: "redis.Redis", key: str) -> None:
     if kind not in ("list", "none"):
         problem = f"{readable(key)} in {address(client)} is a {kind}, not a queue's list"
         raise BrokerRefused(problem, "another application uses that name: look at it with redis-cli TYPE")
-
-
-def readable(key: str | bytes) -> str:
-    """A key as it can be printed: the separator before a priority and all other control characters are escaped."""
-    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
-    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def scan_queue(

@@ -22,12 +22,11 @@ from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
 from runbooks.broker.retrieval import chosen
-from runbooks.broker.scan import SAMPLES
 from runbooks.broker.selection import Facts
 from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import NodesSilent, UsageError
-from runbooks.core.model import BrokerState, HeldTask, MessagePlace, NodeState
+from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
 from runbooks.core.rules import parse
 from runbooks.core.settings import AppSettings, Canary, Fleet
@@ -267,11 +266,6 @@ class Broker:
             timeout_s=canary.timeout,
             on_progress=progress,
         )
-
-
-def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:
-    """The nodes that do not say what they hold."""
-    return {name for name in all_nodes if name not in nodes or nodes[name].holds is None}
 
 
 def _ledger(path: Path) -> tuple[Ledger, str]:
