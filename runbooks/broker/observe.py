@@ -1,21 +1,22 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import redis
 
 from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of
-from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
+from runbooks.broker.keys import REPLY_SUFFIX, KeySpace, readable
 from runbooks.broker.message import Message, parse
-from runbooks.broker.scan import SAMPLES, readable, scan_queue
+from runbooks.broker.scan import scan_queue
 from runbooks.broker.selection import Facts
 from runbooks.broker.unacked import Entry
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import BrokerState, NodeState, Rule
+from runbooks.core.model import SAMPLES, BrokerState, NodeState, Rule
 
 _LOOKED_AT = 3  # items at each end of a list that decide whether it holds Celery messages
 
@@ -31,10 +32,11 @@ def observe_broker(
     fetched: Iterable[Entry] = (),
     samples: int | None = SAMPLES,
     on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
+    read_until: float = math.inf,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
 
-    `fetched` are the unacked entries as they were before that; `samples` is `scan_queue`'s.
+    `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
     rules = tuple(rules)
@@ -49,6 +51,7 @@ def observe_broker(
             registered=facts.registered,
             samples=samples,
             on_progress=partial(on_progress, queue),
+            read_until=read_until,
         )
         for queue in queues
     }
@@ -71,6 +74,7 @@ def observe_broker(
             depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
+            oldest_unacked_at=_oldest_unacked_at(client, keyspace),
         )
 
 
@@ -95,6 +99,12 @@ def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
             raise
         problem = f"{keyspace.unacked} in {address(client)} is no hash"
         raise BrokerRefused(problem, "another application uses that name: workers cannot run in this db") from error
+
+
+def _oldest_unacked_at(client: "redis.Redis", keyspace: KeySpace) -> float | None:
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was fetched."""
+    oldest = cast("list[tuple[bytes, float]]", client.zrange(keyspace.unacked_index, 0, 0, withscores=True))
+    return oldest[0][1] if oldest else None
 
 
 def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:

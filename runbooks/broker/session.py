@@ -1,5 +1,6 @@
 """The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +22,11 @@ from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
 from runbooks.broker.retrieval import chosen
-from runbooks.broker.scan import SAMPLES
 from runbooks.broker.selection import Facts
 from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import NodesSilent, UsageError
-from runbooks.core.model import BrokerState, HeldTask, MessagePlace, NodeState
+from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
 from runbooks.core.rules import parse
 from runbooks.core.settings import AppSettings, Canary, Fleet
@@ -78,11 +78,18 @@ class Broker:
         return place(self._app.broker_url.get_secret_value(), self._options, self._client)
 
     def observe(
-        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = SAMPLES
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = SAMPLES,
+        read_until: float = math.inf,
     ) -> BrokerState:
         """The broker's state; the queues and the nodes only when asked for, as these take time.
 
-        `samples` of what a rule selects are remembered, None: all.
+        `samples` of what a rule selects are remembered, None: all. Messages are read until `read_until` (monotonic s).
         """
         client = self._client
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
@@ -90,8 +97,8 @@ class Broker:
         answering = self._nodes(holdings=with_unacked) if nodes else {}
         named = fleet.queues if queues else ()
         return observe_broker(
-            client, self._keys, named, fleet.rules, now, answering, fetched=fetched, samples=samples,
-            on_progress=self._progress,
+            client, self._keys, named, fleet.rules, now, answering,
+            fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
         )  # fmt: skip
 
     def _progress(self, what: str, looked_at: int, total: int) -> None:
@@ -259,11 +266,6 @@ class Broker:
             timeout_s=canary.timeout,
             on_progress=progress,
         )
-
-
-def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:
-    """The nodes that do not say what they hold."""
-    return {name for name in all_nodes if name not in nodes or nodes[name].holds is None}
 
 
 def _ledger(path: Path) -> tuple[Ledger, str]:

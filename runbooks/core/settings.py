@@ -5,7 +5,7 @@ used in Jinja expressions.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ STATE_DIRECTORY = "runbooks_state_directory"
 TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
+BEAT_WRITES_EVERY_S = 300  # beat writes down what it has sent every three minutes at most
 
 
 def is_secret_name(name: str) -> bool:
@@ -155,12 +156,58 @@ class CronEntry(_Settings):
     command: OneLine
 
 
-class Thresholds(_Settings):
-    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed."""
+class Limits(_Settings):
+    """Above which a queue is a finding: its depth, a message's retries, the time by which an ETA has passed.
+
+    `drain_time` is how long the queue may take to empty as fast as it does now; None: it is not asked.
+    """
 
     depth: Annotated[int, Field(ge=0)] = 15000
     retries: Annotated[int, Field(ge=0)] = 2
     eta_overdue: Duration = 3600.0
+    drain_time: Duration | None = None
+
+
+class Thresholds(Limits):
+    """The limits of all queues, of single ones where they differ, and of what belongs to no queue.
+
+    `unacked_age` is how long a fetched message may stay without an acknowledgement: by default as long as Celery waits
+    until it is delivered a second time. `beat_silence` is how long ago beat may have sent something; None: not asked.
+    """
+
+    unacked_age: Duration = 3600.0
+    beat_silence: Annotated[Duration, Field(ge=BEAT_WRITES_EVERY_S)] | None = None
+    queues: dict[OneLine, Limits] = {}
+
+    def of(self, queue: str) -> Limits:
+        """What holds for a queue: its own limits, and those of all queues for the rest."""
+        own = self.queues.get(queue, Limits())
+        return Limits(**(self.model_dump(include=set(Limits.model_fields)) | own.model_dump(exclude_unset=True)))
+
+
+class MonitorSettings(_Settings):
+    """What `inv monitor` keeps and takes, and where cron runs it: on one host, the first one where `host` is a group.
+
+    `command`, `inventory`, `log` and `textfile` are paths on that host; `user` is the application's where it is None.
+    """
+
+    host: OneLine | None = None
+    schedule: CronSchedule = "0 */6 * * *"
+    user: UserName | None = None
+    command: AbsolutePath = "/usr/local/bin/runbooks"
+    inventory: AbsolutePath | None = None
+    log: AbsolutePath | None = None
+    textfile: AbsolutePath | None = None
+    timeout: Annotated[Duration, Field(ge=1)] = 120.0
+    keep: Duration = 90 * 86400.0
+
+    @model_validator(mode="after")
+    def _cron_needs_paths(self) -> "MonitorSettings":
+        if self.host and not (self.inventory and self.log):
+            raise ValueError("cron needs `inventory` and `log`: what it reads on that host, and what it appends to")
+        if self.user == "root":
+            raise ValueError("the monitor only looks: name a user without privileges")
+        return self
 
 
 class Canary(_Settings):
@@ -225,6 +272,15 @@ class BrokerOptions(_Settings):
         return options | ({"sentinel_kwargs": access} if access else {})
 
 
+def _is_url(value: SecretStr) -> SecretStr:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", value.get_secret_value()):
+        raise ValueError("not a URL of Apprise's, e.g. mailtos://user:password@example.com")
+    return value
+
+
+NotifyUrl = Annotated[SecretStr, AfterValidator(_is_url)]
+
+
 class AppSettings(_Settings):
     """What is true of the whole application, and so must be the same on every host of it."""
 
@@ -238,6 +294,8 @@ class AppSettings(_Settings):
     thresholds: Thresholds = Thresholds()
     canary: Canary | None = None
     shortcuts: dict[OneLine, TaskCall] = {}
+    monitor: MonitorSettings = MonitorSettings()
+    notify: tuple[NotifyUrl, ...] = ()
 
 
 class HostSettings(_Settings):
@@ -251,6 +309,7 @@ class HostSettings(_Settings):
     env: Environment = {}
     workers: Annotated[tuple[Worker, ...], AfterValidator(_names_differ)] = ()
     beat: bool = False
+    beat_schedule: AbsolutePath = "/var/lib/celery-beat/schedule"
     start_timeout: Duration = 90.0
     stop_timeout: Duration = 60.0
     service_manager: Literal["systemd", "commands"] = "systemd"
@@ -287,7 +346,7 @@ def mark_of(app: str) -> str:
 _SECRETS = tuple(
     PREFIX + name
     for name, field_info in AppSettings.model_fields.items()
-    if SecretStr in (field_info.annotation, *get_args(field_info.annotation))
+    if {SecretStr, NotifyUrl} & {field_info.annotation, *get_args(field_info.annotation)}
 )
 """The variables whose values are never shown."""
 
@@ -324,6 +383,7 @@ class Fleet:
     """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
 
     `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
+    `monitor_host` is where cron runs the monitor, None where it does not.
     """
 
     app: AppSettings
@@ -334,6 +394,7 @@ class Fleet:
     selection: Rule | None = None
     templates_directory: Path | None = None
     tunnel: FleetHost | None = None
+    monitor_host: str | None = None
 
     @property
     def consumed(self) -> tuple[str, ...]:
@@ -384,7 +445,7 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
     nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
     by_name = {host.name: host for _, host in built}
-    return Fleet(
+    fleet = Fleet(
         built[0][0],
         tuple(host for host in by_name.values() if host.name in selected),
         workers,
@@ -392,7 +453,33 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
         nodes,
         templates_directory=Path(own_templates) if own_templates else None,
         tunnel=by_name.get(built[0][0].broker_tunnel or ""),
+        monitor_host=_monitor_host(inventory, built[0][0], by_name),
     )
+    if unknown := list(_unknown_names(inventory, fleet, list(by_name))):
+        raise InventoryError(unknown, "nothing was looked at or changed; mend the inventory and run again")
+    return fleet
+
+
+def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) -> str | None:
+    """The first host of the fleet that `celery_monitor` names, by its own name or its group's."""
+    name = app.monitor.host
+    named = inventory.groups.get(name or "", {name: None})
+    return next((host for host in hosts if host in named), None)
+
+
+def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> Iterator[str]:
+    """Names in the monitor's settings that mean nothing in this inventory."""
+    variables = inventory.hosts[hosts[0]].variables
+    for queue in fleet.app.thresholds.queues:
+        if queue not in fleet.queues:
+            variable = variables["celery_thresholds"]
+            place = f"{variable.path}:{_deep_line(variable, ['queues', queue])}"
+            yield f"{place}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
+    if (name := fleet.app.monitor.host) and not fleet.monitor_host:
+        variable = variables["celery_monitor"]
+        place = f"{variable.path}:{_deep_line(variable, ['host'])}"
+        hint = did_you_mean(name, (*inventory.groups, *hosts))
+        yield f"{place}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
 
 
 def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
@@ -512,7 +599,7 @@ def _keys_of(name: str) -> list[str]:
     nested: dict[str, type[BaseModel]] = {
         "workers": Worker, "commands": Commands, "cron": CronEntry, "queue_rules": QueueRule,
         "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions, "shortcuts": TaskCall,
-        "probes": Probe,
+        "probes": Probe, "monitor": MonitorSettings,
     }  # fmt: skip
     return list(nested[name].model_fields) if name in nested else []
 

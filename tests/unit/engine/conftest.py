@@ -14,7 +14,7 @@ from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
-from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
+from runbooks.core.model import BrokerState, LogLine, Look, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
@@ -78,7 +78,14 @@ class FakeBroker:
         self.is_locked = False
 
     def observe(
-        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = None
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = None,
+        read_until: float = 0.0,
     ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
@@ -184,7 +191,10 @@ class Recorder:
         self.tallies = tallies
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def look(self, look: Look) -> None: ...
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None: ...
     def message(self, text: str) -> None: ...
+    def warning(self, problem: str, advice: str) -> None: ...
     def error(self, error: RunbookError) -> None: ...
     def close(self, exit_code: int) -> None: ...
 
@@ -226,7 +236,9 @@ class World:
         fleet = make_fleet(*(self.hosts[name] for name in hosts or self.hosts))
         chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
         broker = cast(Broker, self.broker)
-        return Session(fleet, Transports(self.transports), broker, Templates(ROOT / "templates"), self.reporter, chosen)
+        return Session(
+            fleet, Transports(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen
+        )
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return (
