@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runbooks.broker.session import Broker
+from runbooks.broker.connection import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
 from runbooks.core.reporter import Reporter
@@ -190,7 +190,7 @@ def _exit_code(snapshot: Snapshot | None, look: Look, failed: RunbookError | Non
 
 def history_path(fleet: Fleet, state_directory: Path) -> Path:
     """Where the looks at one application on one broker are kept."""
-    name = f"{fleet.app.app}-{Broker(fleet.app).url_shown}"
+    name = f"{fleet.app.app}-{safe_url(fleet.app.broker_url.get_secret_value())}"
     return state_directory / "monitor" / re.sub(r"[^A-Za-z0-9_.]+", "-", name) / "history.db"
 
 

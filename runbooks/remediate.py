@@ -1,8 +1,8 @@
 """`inv remediate`: put the whole fleet right, prove it, and leave a way back."""
 
 import uuid
+from typing import TYPE_CHECKING
 
-from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Severity
@@ -16,6 +16,9 @@ from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
 from runbooks.tail_logs import show_last
 from runbooks.verify import expectations
+
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
 
 
 def remediate(session: Session, rolling: Rolling) -> ExitCode:
@@ -58,7 +61,7 @@ def _last_remedy_failed(session: Session) -> bool:
     return bool(runs) and runs[-1].state not in ("ok", "undone")
 
 
-def prove(session: Session, journal: Journal, lock: FleetLock, recap: Recap) -> None:
+def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap) -> None:
     """Look at everything once more, run the canary task to its end, and show the last log lines."""
     session.reporter.step("proof")
     snapshot = session.observe(Needs.EVERYTHING | Needs.PROBES)

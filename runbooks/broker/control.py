@@ -136,7 +136,8 @@ def drain(
     celery 5.7.0). What takes longer than `patience_s` is left to the stop itself, which is warm. Silent nodes are left
     out. **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
     """
-    client, options = connect(url), dict(transport_options)
+    options = dict(transport_options)
+    client = connect(url, options)
     with _remote(url, options, client) as mailbox:
         try:
             busy = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))

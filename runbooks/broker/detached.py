@@ -25,8 +25,7 @@ from typing import Any, NoReturn, cast
 import redis
 
 from runbooks.broker.archive import Batch
-from runbooks.broker.keys import KeySpace
-from runbooks.broker.scan import readable
+from runbooks.broker.keys import KeySpace, readable
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import RunbookError
 

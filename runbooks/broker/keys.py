@@ -26,6 +26,7 @@ This tool's own:
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
 """
 
+import re
 from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,3 +116,9 @@ class KeySpace:
     def aside(self, key: str) -> tuple[str, str]:
         """The lists in which messages of a queue's list can wait while a run works on it, or since it was killed."""
         return self.work(key), self.late(key)
+
+
+def readable(key: str | bytes) -> str:
+    """A key as it can be printed: the separator before a priority and all other control characters are escaped."""
+    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
+    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -1,21 +1,22 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import redis
 
 from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of
-from runbooks.broker.keys import REPLY_SUFFIX, KeySpace
+from runbooks.broker.keys import REPLY_SUFFIX, KeySpace, readable
 from runbooks.broker.message import Message, parse
-from runbooks.broker.scan import SAMPLES, readable, scan_queue
+from runbooks.broker.scan import scan_queue
 from runbooks.broker.selection import Facts
 from runbooks.broker.unacked import Entry
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import BrokerState, NodeState, Rule
+from runbooks.core.model import SAMPLES, BrokerState, NodeState, Rule
 
 _LOOKED_AT = 3  # items at each end of a list that decide whether it holds Celery messages
 
@@ -30,6 +31,7 @@ def observe_broker(
     *,
     fetched: Iterable[Entry] = (),
     samples: int | None = SAMPLES,
+    on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
     read_until: float = math.inf,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
@@ -41,7 +43,15 @@ def observe_broker(
     facts = Facts(now, registered_in(nodes))
     states = {
         queue: scan_queue(
-            client, keyspace, queue, rules, now, registered=facts.registered, samples=samples, read_until=read_until
+            client,
+            keyspace,
+            queue,
+            rules,
+            now,
+            registered=facts.registered,
+            samples=samples,
+            on_progress=partial(on_progress, queue),
+            read_until=read_until,
         )
         for queue in queues
     }

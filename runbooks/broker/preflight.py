@@ -14,8 +14,7 @@ from typing import Any, cast
 import redis
 
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.keys import KeySpace
-from runbooks.broker.scan import readable
+from runbooks.broker.keys import KeySpace, readable
 from runbooks.core.errors import BrokerRefused
 
 WORKING_BYTES = 24 * 1024 * 1024

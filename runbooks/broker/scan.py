@@ -1,10 +1,9 @@
 """Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan need."""
 
 import math
-import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -12,19 +11,26 @@ import redis
 
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.glance import glance
-from runbooks.broker.keys import KeySpace
+from runbooks.broker.keys import KeySpace, readable
 from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
 from runbooks.broker.selection import Facts, Judge, Verdict
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import QueueState, Rule, Selection, TaskCount
+from runbooks.core.model import SAMPLES, QueueState, Rule, Selection, TaskCount
 
 WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
 _AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
-SAMPLES = 5
 _RAW_SHOWN = 60
+
+
+Progress = Callable[[int, int], None]
+"""Told after each chunk: items looked at and items there were. It may raise, to stop."""
+
+
+def no_progress(_looked_at: int, _total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +95,6 @@ def require_list(client: "redis.Redis", key: str) -> None:
         raise BrokerRefused(problem, "another application uses that name: look at it with redis-cli TYPE")
 
 
-def readable(key: str | bytes) -> str:
-    """A key as it can be printed: the separator before a priority and all other control characters are escaped."""
-    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
-    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
 def scan_queue(
     client: "redis.Redis",
     keyspace: KeySpace,
@@ -104,6 +104,7 @@ def scan_queue(
     *,
     registered: frozenset[str] | None = None,
     samples: int | None = SAMPLES,
+    on_progress: Progress = no_progress,
     read_until: float = math.inf,
 ) -> QueueState:
     """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
@@ -131,6 +132,7 @@ def scan_queue(
                     depths[part] = window.length
                     for raw in window.items:
                         add(raw)
+                    on_progress(window.first + len(window.items), window.length)
                     if time.monotonic() >= read_until:
                         unseen += max(0, window.length - window.first - len(window.items))
                         break

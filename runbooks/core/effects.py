@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -175,18 +176,23 @@ Effect = Annotated[
     | RunTask,
     Field(discriminator="kind"),
 ]
-_ADAPTER: TypeAdapter[Any] = TypeAdapter(Effect)
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    """Made at its first use: a run that changes nothing writes no effect down."""
+    return TypeAdapter(Effect)
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
     """The effect as JSON types; bytes are base64."""
-    value: dict[str, Any] = _ADAPTER.dump_python(effect, mode="json")
+    value: dict[str, Any] = _adapter().dump_python(effect, mode="json")
     return value
 
 
 def from_json(value: Any) -> Effect:
     """The effect that `to_json` wrote. Raises ValueError for anything else."""
-    effect: Effect = _ADAPTER.validate_json(json.dumps(value))
+    effect: Effect = _adapter().validate_json(json.dumps(value))
     return effect
 
 

@@ -4,10 +4,13 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
+
+SAMPLES = 5
+"""How many of the messages that a rule means are remembered where not all are asked for."""
 
 
 class Severity(Enum):
@@ -415,3 +418,8 @@ class Look:
     beat_silence_s: Mapping[str, float] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
     recovered: tuple[Crossing, ...] = ()
+
+
+def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:
+    """The nodes that do not say what they hold."""
+    return {name for name in all_nodes if name not in nodes or nodes[name].holds is None}

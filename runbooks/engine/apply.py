@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import (
     BROKER,
     Change,
@@ -31,6 +31,9 @@ from runbooks.hosts.effects import as_write, fragment
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs, Step
+
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
 
 PAUSE_S = 0.25
 MARGIN_S = 60.0
@@ -74,7 +77,7 @@ def start_recap(session: Session, snapshot: Snapshot) -> Recap:
 def apply(
     session: Session,
     journal: Journal,
-    lock: FleetLock,
+    lock: "FleetLock",
     steps: Sequence[Step],
     plan: Sequence[Change],
     recap: Recap,
@@ -116,7 +119,7 @@ def _skip(session: Session, changes: Iterable[Change], recap: Recap, why: str) -
 def _roll(
     session: Session,
     journal: Journal,
-    lock: FleetLock,
+    lock: "FleetLock",
     step: Step,
     changes: Sequence[Change],
     recap: Recap,
@@ -150,7 +153,7 @@ def _was_running(changes: Sequence[Change], host: str) -> bool:
 
 
 def _run_step(
-    session: Session, journal: Journal, lock: FleetLock, step: Step, changes: Sequence[Change], recap: Recap
+    session: Session, journal: Journal, lock: "FleetLock", step: Step, changes: Sequence[Change], recap: Recap
 ) -> None:
     results = perform(session, journal, lock, changes, recap)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
@@ -199,7 +202,7 @@ def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> tuple[Se
 
 
 def perform(
-    session: Session, journal: Journal, lock: FleetLock, changes: Sequence[Change], recap: Recap
+    session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
 ) -> list[tuple[Change, Outcome, str]]:
     """Make changes: on hosts all of one host in one exec, in the broker one after the other."""
     lock.held()
@@ -280,7 +283,7 @@ def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outc
 def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
     match effect:
         case TakeMessages(archive=archive):
-            return session.broker.take(effect, directory / archive, session.reporter.waiting)
+            return session.broker.take(effect, directory / archive)
         case TakeUnacked(archive=archive):
             return session.broker.take_unacked(session.fleet, effect, directory / archive)
         case RestoreMessages(archive=archive, malformed=malformed):

@@ -5,10 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from runbooks.broker.scan import SAMPLES
-from runbooks.broker.session import Broker
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
@@ -20,6 +18,9 @@ from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
 from runbooks.steps.step import Needs
+
+if TYPE_CHECKING:
+    from runbooks.broker.session import Broker
 
 HOST_TIMEOUT_S = 60.0
 
@@ -51,22 +52,22 @@ def on_hosts(
 def observe(
     fleet: Fleet,
     transports: Transports,
-    broker: Broker,
+    broker: Callable[[], "Broker"],
     paths: Paths,
     needs: Needs,
-    samples: int | None = SAMPLES,
+    samples: int | None,
     *,
     read_until: float = math.inf,
 ) -> Snapshot:
-    """One look at everything in `needs`; the broker is asked while the hosts are.
+    """One look at everything in `needs`; the broker is asked, and made first, while the hosts are.
 
-    Messages are read until `read_until` (monotonic s).
+    `samples` is `Broker.observe`'s; messages are read until `read_until` (monotonic s).
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
         what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
-        asked = beside.submit(broker.observe, fleet, now, **what, samples=samples, read_until=read_until)
+        asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples, read_until=read_until))
         hosts: dict[str, HostState | Unreachable] = {}
         if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
             hosts = on_hosts(

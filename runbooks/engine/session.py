@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runbooks.broker.lock import FleetLock
-from runbooks.broker.scan import SAMPLES
-from runbooks.broker.session import Broker
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
-from runbooks.core.model import Finding, Snapshot
+from runbooks.core.model import SAMPLES, Finding, Snapshot
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
 from runbooks.core.settings import Fleet
@@ -24,6 +23,10 @@ from runbooks.steps.queues import QueuesClean
 from runbooks.steps.step import Needs, Step
 from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
 from runbooks.steps.workers import WorkersRunning
+
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.session import Broker
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,19 @@ class Session:
         self,
         fleet: Fleet,
         transports: Transports,
-        broker: Broker,
+        open_broker: Callable[[], "Broker"],
         templates: Templates,
         reporter: Reporter,
         options: Options,
     ) -> None:
-        self.fleet, self.transports, self.broker = fleet, transports, broker
+        self.fleet, self.transports, self._open_broker = fleet, transports, open_broker
         self.reporter, self.options = reporter, options
         self.files = all_files(fleet, templates)
+
+    @cached_property
+    def broker(self) -> "Broker":
+        """Made at its first use, beside the first look at the hosts: its libraries take longer to load than these."""
+        return self._open_broker()
 
     def observe(self, needs: Needs, hosts: Collection[str] | None = None, *, read_until: float = math.inf) -> Snapshot:
         """One look at what is needed, on all hosts of the fleet or on these; messages are read until `read_until`."""
@@ -68,7 +76,7 @@ class Session:
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
-        return observe(fleet, self.transports, self.broker, paths, needs, samples, read_until=read_until)
+        return observe(fleet, self.transports, lambda: self.broker, paths, needs, samples, read_until=read_until)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
@@ -117,7 +125,7 @@ class Session:
             raise Interrupted("not confirmed; nothing was changed")
 
     @contextmanager
-    def recorded(self) -> Iterator[tuple[Journal, FleetLock]]:
+    def recorded(self) -> Iterator[tuple[Journal, "FleetLock"]]:
         """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:

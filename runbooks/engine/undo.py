@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import (
     BROKER,
     Change,
@@ -32,6 +32,9 @@ from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs
+
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,7 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
         original.close()
 
 
-def put_back(session: Session, journal: Journal, lock: FleetLock, hosts: Collection[str], recap: Recap) -> None:
+def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Collection[str], recap: Recap) -> None:
     """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
     session.reporter.step("put back")
     record = find_run(session.options.state_directory, journal.run_id)
@@ -240,7 +243,7 @@ def put_back(session: Session, journal: Journal, lock: FleetLock, hosts: Collect
 
 
 def _take_back(
-    session: Session, original: Journal, journal: Journal, lock: FleetLock, undos: Sequence[Undo], recap: Recap
+    session: Session, original: Journal, journal: Journal, lock: "FleetLock", undos: Sequence[Undo], recap: Recap
 ) -> None:
     for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
         entries = {id(undo.change): undo.entry for undo in batch}

@@ -1,8 +1,8 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from runbooks.broker.lock import FleetLock
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot
@@ -13,7 +13,10 @@ from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
 from runbooks.steps.step import Step
 
-Proof = Callable[[Session, Journal, FleetLock, Recap], None]
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
+
+Proof = Callable[[Session, Journal, "FleetLock", Recap], None]
 """What is done after all steps succeeded, to show that the fleet really works."""
 
 

@@ -6,7 +6,7 @@
 import base64
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runbooks.core.errors import HostUnreachable
@@ -39,9 +39,10 @@ def run_fragments(
     Raises HostUnreachable when the host cannot be reached or its shell cannot run the script.
     """
     stop = "[ $code -eq 0 ] || exit 0\n" if stop_at_failure else ""
+    # A process costs a millisecond or two on a small host, so none is started for a stream that is empty.
     parts = [
-        f'( {body}\n) >"$dir/out" 2>"$dir/err" </dev/null\ncode=$?\nprintf \'%s %s \' {quote(name)} "$code"\n'
-        f'base64 <"$dir/out" | tr -d "\\n"; printf " "; base64 <"$dir/err" | tr -d "\\n"; echo\n{stop}'
+        f'( {body}\n) >"$dir/out" 2>"$dir/err" </dev/null\ncode=$?\nprintf \'%s %s\\n\' {quote(name)} $code\n'
+        f'for stream in out err; do [ ! -s "$dir/$stream" ] || base64 <"$dir/$stream"; echo .; done\n{stop}'
         for name, body in fragments.items()
     ]
     # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
@@ -49,9 +50,12 @@ def run_fragments(
     done = runner.run(head + "".join(parts), timeout_s=timeout_s)
     if done.code != 0:
         raise HostUnreachable(f"its shell ended with {done.code}: {done.err.strip() or 'no message'}")
-    return dict(_answer(line) for line in done.out.decode("ascii", "replace").splitlines())
+    return dict(_answers(iter(done.out.splitlines())))
 
 
-def _answer(line: str) -> tuple[str, Answer]:
-    name, code, out, err = line.split(" ")
-    return name, Answer(int(code), base64.b64decode(out), base64.b64decode(err).decode(errors="replace"))
+def _answers(lines: Iterator[bytes]) -> Iterator[tuple[str, Answer]]:
+    """Of each fragment a line with its name and code, then its two streams in base64, each ended by a full stop."""
+    for head in lines:
+        name, code = head.decode().rsplit(" ", 1)
+        out, err = (base64.b64decode(b"".join(iter(lines.__next__, b"."))) for _ in range(2))
+        yield name, Answer(int(code), out, err.decode(errors="replace"))

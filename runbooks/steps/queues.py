@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from runbooks.broker.keys import readable
 from runbooks.broker.retrieval import archive_name
-from runbooks.broker.scan import readable
 from runbooks.broker.selection import for_queue
-from runbooks.broker.session import silent_nodes
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
-from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot
+from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot, silent_nodes
 from runbooks.core.rules import text
 from runbooks.core.settings import Fleet
 from runbooks.core.wording import ago, notice

@@ -20,6 +20,7 @@ from invoke.tasks import task
 from runbooks.verbs.selecting import MANY, unsaid
 
 if TYPE_CHECKING:
+    from runbooks.broker.session import Broker
     from runbooks.core.errors import ExitCode
     from runbooks.core.model import Rule
     from runbooks.core.render import Templates
@@ -194,7 +195,6 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
-    from runbooks.broker.session import Broker
     from runbooks.engine.session import Options, Session
     from runbooks.hosts.connect import transports_to
 
@@ -211,7 +211,13 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     password = _ask_become_password if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
     transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
-    broker = Broker(fleet.app, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
+
+    def broker() -> "Broker":
+        from runbooks.broker.session import Broker
+
+        tunnel = transports[fleet.tunnel.name].forward if fleet.tunnel else None
+        return Broker(fleet.app, reporter.waiting, tunnel)
+
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 

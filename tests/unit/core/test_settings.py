@@ -68,6 +68,17 @@ def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: P
     assert fleet.app.broker_options.priority_steps == (0, 3, 6, 9)  # kombu's
 
 
+def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_never_shown(tmp_path: Path) -> None:
+    options = fleet_of(
+        tmp_path, "celery_broker_options: {master_name: incident, sentinel_kwargs: {password: hunter2}}"
+    ).app.broker_options
+    assert "hunter2" not in repr(options)
+    taken = options.transport_options()
+    assert (taken["master_name"], taken["sentinel_kwargs"]) == ("incident", {"password": "hunter2"})
+    plain = fleet_of(tmp_path).app.broker_options.transport_options()
+    assert set(plain) == {"global_keyprefix", "sep", "priority_steps"}
+
+
 @pytest.mark.parametrize(("key", "value"), [("priority", 10), ("priority", -1), ("priority", "high")])
 def test_a_canarys_priority_is_one_that_the_broker_knows(tmp_path: Path, key: str, value: object) -> None:
     (problem,) = problems(tmp_path, f"celery_canary: {{task: t, queue: q, {key}: {value}}}")

@@ -117,7 +117,7 @@ class FakeBroker:
     def require_able(self, changes: Iterable[Change]) -> None:
         pass
 
-    def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
+    def take(self, effect: TakeMessages, path: Path) -> str:
         assert self.is_locked
         if self.error:
             raise self.error
@@ -236,7 +236,9 @@ class World:
         fleet = make_fleet(*(self.hosts[name] for name in hosts or self.hosts))
         chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
         broker = cast(Broker, self.broker)
-        return Session(fleet, Transports(self.transports), broker, Templates(ROOT / "templates"), self.reporter, chosen)
+        return Session(
+            fleet, Transports(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen
+        )
 
     def steps(self, session: Session) -> tuple[Step, ...]:
         return (
