@@ -229,10 +229,10 @@ def test_nothing_is_changed_once_the_lock_is_lost(world: World) -> None:
     assert world.last_run().outcome == "failed"
 
 
-def test_the_lock_is_asked_for_before_each_step_and_each_batch_of_one(world: World) -> None:
+def test_the_lock_is_asked_for_before_each_stage_and_each_batch_of_one(world: World) -> None:
     world.broker.bad["high_q"] = 1
     world.remediate()
-    assert world.broker.lock_held.asked == 6
+    assert world.broker.lock_held.asked == 4
 
 
 def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) -> None:
