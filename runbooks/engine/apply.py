@@ -282,11 +282,11 @@ def _await_nodes(session: Session, done: Sequence[Change], deadline: float) -> N
         if (host.name, worker.name) in started
     }
     while time.monotonic() < deadline:
-        broker = session.observe(Needs.NODES, ()).broker
+        broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
         assert broker is not None
         if not (silent := sorted(nodes - broker.nodes.keys())):
             return
-        session.reporter.waiting(f"waiting for {silent[0]} to answer, and {len(silent) - 1} others")
+        session.reporter.waiting(f"waiting for {', '.join(silent[:3])}{', …' * (len(silent) > 3)} to answer")
         time.sleep(PAUSE_S)
 
 
