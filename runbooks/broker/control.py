@@ -141,9 +141,9 @@ def drain(
     with _remote(url, options, client) as mailbox:
         try:
             busy = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
-            for node in busy:
-                for queue in queues[node]:
-                    mailbox.call([node], "cancel_consumer", {"queue": queue}, timeout=1.0)
+            for queue in {queue for node in busy for queue in queues[node]}:
+                consumers = sorted(node for node in busy if queue in queues[node])
+                mailbox.call(consumers, "cancel_consumer", {"queue": queue}, timeout=1.0)
             deadline = time.monotonic() + patience_s
             while busy and time.monotonic() < deadline:
                 held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]

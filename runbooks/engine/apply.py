@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ from runbooks.engine.observe import on_hosts
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.hosts import facts
-from runbooks.hosts.effects import as_write, fragment
+from runbooks.hosts.effects import as_write, fragments
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs, Step
@@ -83,25 +85,45 @@ def apply(
     recap: Recap,
     rolling: Rolling,
 ) -> frozenset[str]:
-    """Carry the plan out step by step; a host that fails a step takes no part in the later ones.
+    """Carry the plan out stage by stage; a host on which something fails takes no part in what comes later.
 
     Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more: they are
     better off as they were.
     """
     worse: frozenset[str] = frozenset()
-    for step in steps:
-        changes = [change for change in plan if change.step == step.name]
-        hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
-        for host in hosts - {change.host for change in changes}:
-            recap.at(host).ok += not (recap.at(host).failed or recap.at(host).unreachable)
-        if changes:
-            session.reporter.step(step.name)
-            todo = _without_failed(session, changes, recap)
-            if step.rolling:
-                worse |= _roll(session, journal, lock, step, todo, recap, rolling)
-            else:
-                _run_step(session, journal, lock, step, todo, recap)
+    for stage in _stages(steps):
+        names = [step.name for step in stage]
+        changes = [change for change in plan if change.step in names]
+        todo = _without_failed(session, changes, recap)
+        if stage[0].rolling and changes:
+            _count_right(session, stage[0], changes, recap)
+            session.reporter.step(names[0])
+            worse |= _roll(session, journal, lock, stage[0], todo, recap, rolling)
+        else:
+            _run_stage(session, journal, lock, stage, todo, recap)
     return worse
+
+
+def _stages(steps: Sequence[Step]) -> list[list[Step]]:
+    """Neighbouring steps that may share one exec and one second look on each host; none that interrupts is among them.
+
+    On each host their changes are made in order, and none after one that failed.
+    """
+    stages: list[list[Step]] = []
+    for step in steps:
+        shares = not step.rolling and Needs.QUEUES not in step.needs
+        if shares and stages and not stages[-1][0].rolling and Needs.QUEUES not in stages[-1][0].needs:
+            stages[-1].append(step)
+        else:
+            stages.append([step])
+    return stages
+
+
+def _count_right(session: Session, step: Step, changes: Sequence[Change], recap: Recap) -> None:
+    """Count the step as right where it has nothing to change and nothing has gone wrong."""
+    hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
+    for host in hosts - {change.host for change in changes if change.step == step.name}:
+        recap.at(host).ok += not (recap.at(host).failed or recap.at(host).unreachable)
 
 
 def _without_failed(session: Session, changes: Sequence[Change], recap: Recap) -> list[Change]:
@@ -138,7 +160,7 @@ def _roll(
         if len(hosts) > 1:
             session.reporter.message(f"{len(hosts) - len(left)} of {len(hosts)} hosts done; now {', '.join(batch)}")
         mine = [change for change in changes if change.host in batch]
-        _run_step(session, journal, lock, step, mine, recap)
+        _tell(session, _proved(session, journal, lock, [step], mine, recap), recap)
         worse |= {host for host in batch if recap.at(host).failed and _was_running(mine, host)}
         left = left[len(batch) :]
     return frozenset(worse)
@@ -152,23 +174,65 @@ def _was_running(changes: Sequence[Change], host: str) -> bool:
     )
 
 
-def _run_step(
-    session: Session, journal: Journal, lock: "FleetLock", step: Step, changes: Sequence[Change], recap: Recap
+def _run_stage(
+    session: Session,
+    journal: Journal,
+    lock: "FleetLock",
+    stage: Sequence[Step],
+    changes: Sequence[Change],
+    recap: Recap,
 ) -> None:
+    """Make the changes of all steps of a stage, then tell of each step by itself."""
+    alone = len(stage) == 1
+    if alone and changes:
+        session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
+    results = _proved(session, journal, lock, stage, changes, recap) if changes else []
+    for step in stage:
+        mine = [result for result in results if result[0].step == step.name]
+        _count_right(session, step, [change for change, _, _ in mine], recap)
+        if mine and not alone:
+            session.reporter.step(step.name)
+        _tell(session, mine, recap)
+
+
+Result = tuple[Change, Outcome, str]
+"""What became of a change, and what there is to say about it."""
+
+
+def _proved(
+    session: Session,
+    journal: Journal,
+    lock: "FleetLock",
+    steps: Sequence[Step],
+    changes: Sequence[Change],
+    recap: Recap,
+) -> list[Result]:
+    """Make changes and look again: a change has worked when its step no longer asks for it."""
     results = perform(session, journal, lock, changes, recap)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-    lacking, gone = _second_look(session, step, {change.host for change in done})
+    lacking, gone = _second_look(session, steps, done)
     for host in gone:
         recap.at(host).unreachable = 1
+    return [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
+
+
+def _after_look(
+    change: Change, outcome: Outcome, detail: str, lacking: Sequence[Change], gone: Mapping[str, str]
+) -> tuple[Outcome, str]:
+    still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
+    if outcome is not Outcome.CHANGED or not (still or change.host in gone):
+        return outcome, detail
+    summaries = "; ".join(other.summary for other in still)
+    if still and sum(other.count for other in still) < change.count:
+        # Producers and workers go on meanwhile; what was there to be judged has been dealt with.
+        return outcome, f"{detail}\nnew since, and still to do: {summaries}"
+    if still:
+        return Outcome.FAILED, f"made, but a second look says: {summaries}"
+    return Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
+
+
+def _tell(session: Session, results: Sequence[Result], recap: Recap) -> None:
     for change, outcome, detail in results:
-        still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
-        if outcome is Outcome.CHANGED and still and sum(c.count for c in still) < change.count:
-            # Producers and workers go on meanwhile; what was there to be judged has been dealt with.
-            detail += "\nnew since, and still to do: " + "; ".join(c.summary for c in still)
-        elif outcome is Outcome.CHANGED and still:
-            outcome, detail = Outcome.FAILED, "made, but a second look says: " + "; ".join(c.summary for c in still)
-        elif outcome is Outcome.CHANGED and change.host in gone:
-            outcome, detail = Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
         tally = recap.at(change.host)
         tally.changed += outcome is Outcome.CHANGED
         tally.failed += outcome is Outcome.FAILED
@@ -181,17 +245,24 @@ def _same_target(one: Effect, other: Effect) -> bool:
     return all(getattr(one, name, None) == getattr(other, name, None) for name in ("kind", "path", "service", "queue"))
 
 
-def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> tuple[Sequence[Change], Mapping[str, str]]:
-    """What the step still lacks on these hosts, waiting as long as its state may take to come about.
+def _second_look(
+    session: Session, steps: Sequence[Step], done: Sequence[Change]
+) -> tuple[Sequence[Change], Mapping[str, str]]:
+    """What the steps of these changes still lack on their hosts, waiting as long as their state may take to come about.
 
-    Also those of them that do not answer now, and why: what cannot be seen is not proven.
+    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven.
     """
-    wanted = set(hosts)
-    deadline = time.monotonic() + step.patience_s
+    wanted = {(change.host, change.step) for change in done}
+    hosts = {change.host for change in done}
+    asked = [step for step in steps if any(change.step == step.name for change in done)]
+    needs = reduce(or_, (step.needs for step in asked), Needs(0))
+    deadline = time.monotonic() + max((step.patience_s for step in asked), default=0.0)
     while wanted:
-        snapshot = session.observe(step.needs, wanted)
-        lacking = [change for change in step.plan(snapshot) if change.host in wanted]
-        states = {name: state for name, state in snapshot.hosts.items() if name in wanted}
+        if Needs.NODES in needs:
+            _await_nodes(session, done, deadline)
+        snapshot = session.observe(needs, hosts)
+        lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
+        states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
         if not (lacking or gone) or time.monotonic() >= deadline:
             session.reporter.waiting("")
@@ -201,55 +272,77 @@ def _second_look(session: Session, step: Step, hosts: Iterable[str]) -> tuple[Se
     return (), {}
 
 
+def _await_nodes(session: Session, done: Sequence[Change], deadline: float) -> None:
+    """Wait until the workers that were started answer: until then a look at their hosts would show nothing new."""
+    started = {(change.host, change.do.service) for change in done if isinstance(change.do, ControlService)}
+    nodes = {
+        host.node(worker)
+        for host in session.fleet.hosts
+        for worker in host.settings.workers
+        if (host.name, worker.name) in started
+    }
+    while time.monotonic() < deadline:
+        broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
+        assert broker is not None
+        if not (silent := sorted(nodes - broker.nodes.keys())):
+            return
+        session.reporter.waiting(f"waiting for {', '.join(silent[:3])}{', …' * (len(silent) > 3)} to answer")
+        time.sleep(PAUSE_S)
+
+
 def perform(
     session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
-) -> list[tuple[Change, Outcome, str]]:
+) -> list[Result]:
     """Make changes: on hosts all of one host in one exec, in the broker one after the other."""
     lock.held()
-    results = []
+    results: list[Result] = []
     for change in (change for change in changes if change.host == BROKER):
         results.append((change, *_in_broker(session, journal, change)))
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
-    mine = {host.name: [change for change in changes if change.host == host.name] for host in hosts}
-    answers = on_hosts(
-        session.transports, hosts, lambda host, way: _on_host(session, journal, host, way, mine[host.name])
-    )
+    intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
+    mine = {host.name: [(n, change) for n, change in intended if change.host == host.name] for host in hosts}
+    _drain(session, hosts, changes)
+    answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
     for name, answer in answers.items():
         if isinstance(answer, Unreachable):
             recap.at(name).unreachable = 1
-            results += [(change, Outcome.FAILED, answer.why) for change in mine[name]]
+            results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
         else:
             results += answer
     return results
 
 
 def _on_host(
-    session: Session, journal: Journal, host: FleetHost, transport: Transport, changes: Sequence[Change]
-) -> list[tuple[Change, Outcome, str]]:
-    numbered = [(journal.intend(change), change) for change in changes]
+    journal: Journal, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
+) -> list[Result]:
     try:
-        fragments = {str(n): fragment(host, _concrete(transport, change.do)) for n, change in numbered}
-        _drain(session, host, changes)
-        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(changes)
-        answers = run_fragments(transport, fragments, timeout_s=budget_s, stop_at_failure=True)
+        effects = {str(n): _concrete(transport, change.do) for n, change in intended}
+        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
+        answers = run_fragments(transport, fragments(host, effects), timeout_s=budget_s, stop_at_failure=True)
     except HostUnreachable:
         raise
     except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
-        answers = {str(numbered[0][0]): Answer(error.exit_code, b"", error.problem)}
-    results = []
-    for n, change in numbered:
-        outcome, detail = _judge(answers.get(str(n)))
-        journal.finished(n, outcome, detail)
-        results.append((change, outcome, detail))
+        answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
+    results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
+    journal.finished_all([(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)])
     return results
 
 
-def _drain(session: Session, host: FleetHost, changes: Sequence[Change]) -> None:
+def _drain(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]) -> None:
     """Before workers are stopped: what they hold is finished, as far as that is soon."""
-    effects = [change.do for change in changes]
-    ending = {e.service for e in effects if isinstance(e, ControlService) and e.action != "start"}
-    if queues := {host.node(worker): worker.queues for worker in host.settings.workers if worker.name in ending}:
-        session.broker.drain(queues, min(DRAIN_S, host.settings.stop_timeout))
+    ending = {
+        (change.host, change.do.service)
+        for change in changes
+        if isinstance(change.do, ControlService) and change.do.action != "start"
+    }
+    queues = {
+        host.node(worker): worker.queues
+        for host in hosts
+        for worker in host.settings.workers
+        if (host.name, worker.name) in ending
+    }
+    if queues:
+        session.broker.drain(queues, min(DRAIN_S, *(host.settings.stop_timeout for host in hosts)))
 
 
 def _concrete(transport: Transport, effect: Effect) -> Effect:

@@ -95,7 +95,7 @@ class Journal:
             journal = cls(directory)
             header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
             where = {"inventory": str(inventory.resolve()), "broker": broker}
-            journal._append("run", **header, operator=operator(), **where)
+            journal._append({"type": "run", **header, "operator": operator(), **where})
             for folder in (directory, directory.parent, directory.parent.parent):
                 _sync_directory(folder)
         except OSError as error:
@@ -107,32 +107,41 @@ class Journal:
 
     def intend(self, change: Change) -> int:
         """Write a change down before it is made; the number names it from then on."""
-        undo = to_json(change.undo) if change.undo else None
-        what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
+        return self.intend_all([change])[0][0]
+
+    def intend_all(self, changes: Sequence[Change]) -> list[tuple[int, Change]]:
+        """Write changes down before any of them is made, with one flush; each with its number."""
+        if not changes:
+            return []
         with self._writing:
-            self._append("effect", n=self._n + 1, **what, do=to_json(change.do), undo=undo)
-            self._n += 1
-            return self._n
+            numbered = list(enumerate(changes, self._n + 1))
+            self._append(*(_effect_line(n, change) for n, change in numbered))
+            self._n += len(numbered)
+        return numbered
 
     def finished(self, n: int, outcome: Outcome, detail: str = "") -> None:
+        self.finished_all([(n, outcome, detail)])
+
+    def finished_all(self, outcomes: Sequence[tuple[int, Outcome, str]]) -> None:
+        lines = [{"type": "outcome", "n": n, "outcome": o.value, "detail": detail} for n, o, detail in outcomes]
         with self._writing:
-            self._append("outcome", n=n, outcome=outcome.value, detail=detail)
+            self._append(*lines)
 
     def undone(self, n: int) -> None:
-        self._append("undone", n=n)
+        self._append({"type": "undone", "n": n})
 
     def end(self, outcome: str, exit_code: int) -> None:
-        self._append("end", outcome=outcome, exit_code=exit_code, ended_at=time.time())
+        self._append({"type": "end", "outcome": outcome, "exit_code": exit_code, "ended_at": time.time()})
 
     def close(self) -> None:
         os.close(self._fd)
 
-    def _append(self, kind: str, **values: Any) -> None:
-        """Raises RunbookError where the line does not get onto the disk; nothing of it is left then."""
-        line = json.dumps({"type": kind, **values}).encode() + b"\n"
+    def _append(self, *entries: Mapping[str, Any]) -> None:
+        """Raises RunbookError where the lines do not all get onto the disk; nothing of them is left then."""
+        lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
         size = os.fstat(self._fd).st_size
         try:
-            if os.write(self._fd, line) != len(line):
+            if os.write(self._fd, lines) != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._fd)
         except OSError as error:
@@ -141,6 +150,12 @@ class Journal:
                 f"{self.directory / JOURNAL} cannot be written: {error.strerror}",
                 f"mend that first; `inv show {self.run_id}` tells what was done before",
             ) from None
+
+
+def _effect_line(n: int, change: Change) -> Mapping[str, Any]:
+    what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
+    undo = to_json(change.undo) if change.undo else None
+    return {"type": "effect", "n": n, **what, "do": to_json(change.do), "undo": undo}
 
 
 def new_run_id() -> str:

@@ -103,7 +103,7 @@ def look(
     questions = {"clock": facts.ask_clock()}
     questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
     if files:
-        questions["managed"] = facts.ask_managed(host, fleet.app.app)
+        questions["managed"] = facts.ask_managed(host, fleet.app.app, files)
     if services and host.has_systemd:
         questions["units"] = ask_units(host, fleet.app.app, services)
     elif services:

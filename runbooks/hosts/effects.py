@@ -1,6 +1,7 @@
 """Effects on a host as shell fragments; each can be killed at any instant and run again."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from runbooks.core.effects import (
@@ -38,8 +39,25 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
     return WriteFile(effect.path, content, mode, sha256(actual.content), changed_at=effect.changed_at)
 
 
-def fragment(host: FleetHost, effect: Effect) -> str:
-    """The shell fragment that carries an effect out; exit code 7 says the host is not as it was seen."""
+def fragments(host: FleetHost, effects: Mapping[str, Effect]) -> dict[str, str]:
+    """The fragment of each effect; of neighbours after which systemd has to read its units again, the last does it."""
+    followers = [*effects.values(), None][1:]
+    return {
+        name: fragment(host, effect, reload=not isinstance(follower, _RELOADING))
+        if isinstance(effect, _RELOADING)
+        else fragment(host, effect)
+        for (name, effect), follower in zip(effects.items(), followers, strict=True)
+    }
+
+
+_RELOADING = (ReloadUnits, EnableService)
+
+
+def fragment(host: FleetHost, effect: Effect, *, reload: bool = True) -> str:
+    """The shell fragment that carries an effect out; exit code 7 says the host is not as it was seen.
+
+    Without `reload` systemd goes on with the units as it knows them.
+    """
     match effect:
         case WriteFile():
             return _write(effect)
@@ -51,9 +69,10 @@ def fragment(host: FleetHost, effect: Effect) -> str:
         case ControlService(service=service, action=action):
             return service_command(host, action, service)
         case ReloadUnits():
-            return "systemctl daemon-reload"
+            return "systemctl daemon-reload" if reload else ":"
         case EnableService(service=service, enabled=enabled):
-            return f"systemctl --quiet {'enable' if enabled else 'disable'} -- {quote(unit_of(service))}"
+            options = "--quiet" if reload else "--quiet --no-reload"
+            return f"systemctl {options} {'enable' if enabled else 'disable'} -- {quote(unit_of(service))}"
         case EndProcesses():
             return _end(effect, host.settings.stop_timeout)
     raise TypeError(f"{type(effect).__name__} is not an effect on a host")

@@ -47,14 +47,25 @@ def _file_state(head: str, content: bytes) -> FileState:
     return FileState(content, int(mode, 8), owner, group, float(changed_at))
 
 
-def ask_managed(host: FleetHost, app: str) -> str:
-    """The files in the directories this tool writes to that carry its mark for the application."""
-    settings, state = host.settings, "LC_ALL=C stat -L -c '%a %.Y %U:%G'"
+def marked(app: str) -> str:
+    """A shell condition: the first line of the file `$path` carries this tool's mark for the application.
+
+    By the shell's own means: a process for each file would cost more than all else that a look asks.
+    """
+    first = 'first=; [ ! -f "$path" ] || IFS= read -r first <"$path"'
+    return f"{first}; case $first in *{quote(mark_of(app))}*) :;; *) false;; esac"
+
+
+def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
+    """The files in the directories this tool writes to that carry its mark for the application, beside `known` ones."""
+    settings = host.settings
     directories = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
     places = " ".join(f"{quote(directory)}/celery*" for directory in dict.fromkeys(directories))
     return (
-        f'for path in {places}; do\n[ -f "$path" ] && head -n 1 "$path" | grep -qF {quote(mark_of(app))} || continue\n'
-        f'printf \'%s\\n\' "$path"; {state} "$path"; base64 <"$path" | tr -d \'\\n\'; echo\ndone; :'
+        f"for path in {places}; do\ncase $path in {'|'.join(map(quote, known))}) continue;; esac\n"
+        f"{marked(app)} || continue\n"
+        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%a %.Y %U:%G' \"$path\"\n"
+        "base64 <\"$path\" | tr -d '\\n'; echo\ndone; :"
     )
 
 

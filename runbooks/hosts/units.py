@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Process, ServiceState
-from runbooks.core.settings import FleetHost, mark_of, service_of, unit_of
+from runbooks.core.settings import FleetHost, service_of, unit_of
+from runbooks.hosts.facts import marked
 from runbooks.hosts.script import Answer, quote
 
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,NeedDaemonReload,DropInPaths"
@@ -19,10 +20,10 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
     """
     wanted = " ".join(quote(unit_of(service)) for service in services)
     return (
-        "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\n"
+        'read -r uptime </proc/uptime; echo "$uptime"; date +%s.%N; getconf CLK_TCK\n'
         f"cd {quote(host.settings.unit_directory)} || exit 1\n"
-        "ours=$(for unit in celery-worker@?*.service celery-beat.service; do\n"
-        f'[ -f "$unit" ] && head -n 1 "$unit" | grep -qF {quote(mark_of(app))} && echo "$unit"; done)\n'
+        "ours=; for path in celery-worker@?*.service celery-beat.service; do\n"
+        f'{marked(app)} && ours="$ours $path"; done\n'
         f"systemctl show --property={_PROPERTIES} -- {wanted} $ours || exit 1\necho ---\n"
         "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup |\n"
         "sed 's,^/proc/\\([0-9]*\\)/.*/\\(celery-[^/]*\\)$,\\1 \\2,' | sort -u | while read -r pid unit; do\n"

@@ -5,6 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -30,3 +32,24 @@ def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert "remediate" in done.stdout
+
+
+INVENTORY = """
+all:
+  vars: {celery_app: shop, celery_broker_url: "redis://127.0.0.1:1/0", celery_directory: /srv/shop, celery_user: deploy,
+    celery_python: /usr/bin/python3, celery_env_file: /etc/shop.env, celery_service_manager: systemd,
+    celery_expected_tasks: [], celery_workers: [{name: high, queues: [high]}]}
+  hosts: {web1: }
+"""
+
+
+@pytest.mark.parametrize("words", ["--list", "hosts --inventory {}/inventory.yaml", "runs --state-dir {}"])
+def test_verbs_that_ask_no_host_and_no_broker_do_not_load_what_speaks_to_these(words: str, tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    program = (
+        "import sys; from invoke.main import program\n"
+        f"try: program.run('inv {words.format(tmp_path)}')\n"
+        "finally: assert not {'paramiko', 'redis', 'kombu'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

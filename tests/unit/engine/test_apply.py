@@ -144,8 +144,8 @@ def test_the_second_look_waits_for_a_state_that_takes_its_time(world: World) -> 
     patient = host.settings.model_copy(update={"start_timeout": 30.0})
     world.hosts["web1"] = type(host)(host.name, host.groups, patient, host.variables)
     assert world.remediate("web1") == ExitCode.OK
-    assert len(looks) == 3
-    assert world.reporter.waited[-2:] == ["waiting: restart high: does not answer ping", ""]
+    assert len(looks) == 4
+    assert world.reporter.waited[-2:] == ["waiting for high@web1 to answer", ""]
 
 
 def test_a_variable_that_somebody_sets_meanwhile_is_left_alone_and_the_host_has_failed(world: World) -> None:
@@ -229,10 +229,29 @@ def test_nothing_is_changed_once_the_lock_is_lost(world: World) -> None:
     assert world.last_run().outcome == "failed"
 
 
-def test_the_lock_is_asked_for_before_each_step_and_each_batch_of_one(world: World) -> None:
+def test_files_units_and_cron_entries_of_a_host_cost_one_look_one_exec_and_one_second_look(world: World) -> None:
+    """Workers cost one exec and one second look more; the environment file is read before it is written."""
+    scripts: list[str] = []
+    world.transports["web1"].before = scripts.append
+    assert world.remediate("web1") == ExitCode.OK
+    _look, _environment, files, _second_look, workers, _proof = scripts
+    assert files.count("sha256sum") > 1
+    assert "ctl start" in workers
+
+
+def test_a_host_that_fails_a_step_is_not_touched_by_the_later_ones_although_they_travel_together(world: World) -> None:
+    units = world.path("web1", "units")
+    units.rmdir()
+    assert world.remediate("web1") == ExitCode.FAILED
+    assert set(world.reporter.outcomes("web1").values()) == {CHANGED, FAILED, SKIPPED}
+    assert list(world.path("web1", "cron").iterdir()) == []
+    assert world.log("web1") == []
+
+
+def test_the_lock_is_asked_for_before_each_stage_and_each_batch_of_one(world: World) -> None:
     world.broker.bad["high_q"] = 1
     world.remediate()
-    assert world.broker.lock_held.asked == 6
+    assert world.broker.lock_held.asked == 4
 
 
 def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) -> None:

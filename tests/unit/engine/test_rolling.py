@@ -56,6 +56,13 @@ def test_each_batch_is_proved_before_the_next_is_touched(fleet: World) -> None:
     assert begun == list(HOSTS)
 
 
+def test_the_workers_of_a_batch_are_drained_at_once(fleet: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    drained: list[list[str]] = []
+    monkeypatch.setattr(fleet.broker, "drain", lambda queues, patience_s: drained.append(sorted(queues)))
+    assert fleet.remediate(rolling=Rolling("100%")) == ExitCode.OK
+    assert drained == [["high@web1"], ["high@web2", "high@web3", "high@web4"]]
+
+
 def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets_its_files_back(fleet: World) -> None:
     fleet.path("web1", "high.broken").touch()
     assert fleet.remediate() == ExitCode.FAILED

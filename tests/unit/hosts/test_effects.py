@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from runbooks.core.effects import ControlService, Effect, SetEnvironment, TakeMessages, WriteFile, sha256
+from runbooks.core.effects import (
+    ControlService,
+    Effect,
+    EnableService,
+    ReloadUnits,
+    SetEnvironment,
+    TakeMessages,
+    WriteFile,
+    sha256,
+)
 from runbooks.core.errors import ExitCode, StalePlan
 from runbooks.core.model import FileState
 from runbooks.core.settings import Commands
 from runbooks.hosts import facts
-from runbooks.hosts.effects import STALE, as_write, fragment
+from runbooks.hosts.effects import STALE, as_write, fragment, fragments
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
@@ -314,3 +323,23 @@ def test_a_service_that_does_not_stop_is_not_started_a_second_time(tmp_path: Pat
 def test_an_effect_in_the_broker_is_no_shell_fragment() -> None:
     with pytest.raises(TypeError, match="TakeMessages is not an effect on a host"):
         fragment(HOST, TakeMessages("q", "a", ()))
+
+
+def test_systemd_reads_its_units_once_after_the_last_of_neighbours_that_ask_for_it() -> None:
+    start = ControlService("high", "start")
+    effects: list[Effect] = [
+        ReloadUnits(),
+        EnableService("high", True),
+        EnableService("low", True),
+        start,
+        ReloadUnits(),
+    ]
+    made = list(
+        fragments(
+            make_host(service_manager="systemd", commands=None), {str(n): e for n, e in enumerate(effects)}
+        ).values()
+    )
+    assert made[0] == ":"
+    assert "--no-reload" in made[1]
+    assert "--no-reload" not in made[2]
+    assert made[4] == "systemctl daemon-reload"
