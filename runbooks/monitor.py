@@ -10,10 +10,10 @@ from pathlib import Path
 
 from runbooks.broker.connection import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
 from runbooks.core.reporter import Reporter
 from runbooks.core.rules import seconds
-from runbooks.core.settings import Fleet
 from runbooks.core.wording import span, utc
 from runbooks.diagnosis.diagnose import watch
 from runbooks.engine.session import Session

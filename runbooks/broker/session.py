@@ -26,10 +26,11 @@ from runbooks.broker.selection import Facts
 from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import NodesSilent, UsageError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
 from runbooks.core.rules import parse
-from runbooks.core.settings import AppSettings, Canary, Fleet
+from runbooks.core.settings import AppSettings, Canary
 from runbooks.core.wording import notice
 
 _SILENT = "see why with `inv diagnose`; then run again"

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, ImportProbe, Snapshot
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.core.wording import tasks
 from runbooks.steps.environment import drift
 

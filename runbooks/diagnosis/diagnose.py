@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
-from runbooks.core.settings import Fleet
 from runbooks.diagnosis import broker, code, config, probes, queues, workers
 from runbooks.steps.files import Kind, Wanted
 

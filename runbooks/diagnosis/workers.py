@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.core.wording import span
 from runbooks.steps.workers import changed_since_start
 

@@ -21,9 +21,9 @@ from runbooks.core.effects import (
     TakeUnacked,
 )
 from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
-from runbooks.core.settings import FleetHost
 from runbooks.engine.journal import Journal
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.rolling import Rolling

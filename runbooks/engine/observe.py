@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
-from runbooks.core.settings import Fleet, FleetHost, Probe, is_secret_name
+from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import run_fragments

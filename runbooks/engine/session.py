@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, Finding, Snapshot
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
-from runbooks.core.settings import Fleet
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id
 from runbooks.engine.observe import observe

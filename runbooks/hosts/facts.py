@@ -8,8 +8,9 @@ from importlib.resources import files
 from typing import Any
 
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import FleetHost, is_secret_name, mark_of, unit_of
+from runbooks.core.settings import is_secret_name
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, HostState, Look, QueueLook, QueueState, Severity, Snapshot
-from runbooks.core.settings import Fleet
 from runbooks.core.wording import span
 from runbooks.monitoring.history import History
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, start_http_server, write_to_tex
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Look
-from runbooks.core.settings import Fleet
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values → the value."""

@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from runbooks.core.effects import Change, WriteFile, sha256
+from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, HostState, Snapshot
 from runbooks.core.render import Templates
-from runbooks.core.settings import CronEntry, Fleet, FleetHost, mark_of, unit_of
+from runbooks.core.settings import CronEntry
 from runbooks.hosts.script import quote
 from runbooks.steps.step import Needs
 

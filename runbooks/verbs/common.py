@@ -22,10 +22,10 @@ from runbooks.verbs.selecting import MANY, unsaid
 if TYPE_CHECKING:
     from runbooks.broker.session import Broker
     from runbooks.core.errors import ExitCode
+    from runbooks.core.fleet import Fleet
     from runbooks.core.model import Rule
     from runbooks.core.render import Templates
     from runbooks.core.reporter import Reporter
-    from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
 
 Said = dict[str, Any]
@@ -165,9 +165,9 @@ def inventory_path(flags: Flags) -> Path:
 
 
 def fleet_of(flags: Flags) -> "Fleet":
+    from runbooks.core.fleet import build_fleet
     from runbooks.core.inventory import load_inventory
     from runbooks.core.patterns import select_hosts
-    from runbooks.core.settings import build_fleet
 
     inventory = load_inventory(inventory_path(flags))
     return build_fleet(inventory, select_hosts(inventory, flags.limit))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from runbooks.core.errors import InventoryError
+from runbooks.core.fleet import Fleet, build_fleet
 from runbooks.core.inventory import load_inventory
 from runbooks.core.rules import MALFORMED
-from runbooks.core.settings import Fleet, build_fleet, is_secret_name
+from runbooks.core.settings import is_secret_name
 
 BASE = """\
 all:

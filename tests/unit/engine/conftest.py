@@ -14,10 +14,11 @@ from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, LogLine, Look, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
+from runbooks.core.settings import Commands, CronEntry
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
