@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,20 +37,6 @@ def redis_server_binaries() -> list[Path]:
         if os.access(bundled, os.X_OK):
             found.append(bundled)
     return found
-
-
-def install_redis_server() -> None:
-    """Install the distribution's server where there is none on PATH: as root, on Debian and its kin.
-
-    Raises CalledProcessError where that fails.
-    """
-    if shutil.which("redis-server") or shutil.which("valkey-server"):
-        return
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with tempfile.TemporaryFile() as output:
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "redis-server"]):
-            command = ["apt-get", "-o", "DPkg::Lock::Timeout=120", *arguments]
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
 
 
 def free_port() -> int:

@@ -1,7 +1,6 @@
 """What every test may ask for: a real Redis on a private port, and an empty db of it."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from lab.redis_server import RedisServer, install_redis_server, redis_server_binaries
+from lab import packages
+from lab.redis_server import RedisServer, redis_server_binaries
 from runbooks.broker.connection import connect
 
 # What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
@@ -18,8 +18,9 @@ ON_EVERY_SERVER = ("test_surgery", "test_preflight", "test_lock", "test_connecti
 
 def pytest_configure() -> None:
     """In CI nothing is skipped for want of a server: as root the distribution's is installed."""
-    if os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
-        install_redis_server()
+    lacking = packages.lacking({"redis-server": "redis-server", "sshd": "openssh-server"})
+    if lacking and os.environ.get("CI") and os.geteuid() == 0:
+        packages.install(lacking)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.fleet.shell import FleetError, run
+from lab import packages
+from lab.fleet.shell import FleetError
 
 Tell = Callable[[str], None]
 
@@ -28,17 +29,12 @@ def require_root() -> None:
 
 def require_tools(tell: Tell) -> None:
     """Install the Debian packages that the fleet needs and this machine lacks. Raises FleetError."""
-    lacking = [
-        package for tool, packages in _TOOLS.items() if shutil.which(tool) is None for package in packages.split()
-    ]
-    if not lacking:
-        return
-    if shutil.which("apt-get") is None:
-        raise FleetError(f"{', '.join(lacking)} (Debian's names) must be installed, and this machine has no apt-get")
-    tell(f"installing Debian packages: {', '.join(lacking)}")
-    run("apt-get", "update", "--quiet")
-    run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--quiet", "--yes",
-        "--no-install-recommends", *lacking)  # fmt: skip
+    if lacking := packages.lacking(_TOOLS):
+        tell(f"installing Debian packages: {', '.join(lacking)}")
+        try:
+            packages.install(lacking)
+        except packages.PackagesError as error:
+            raise FleetError(str(error)) from None
 
 
 def claim(fleet_id: str, hosts: int) -> None:

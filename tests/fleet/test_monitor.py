@@ -27,7 +27,7 @@ MONITOR = f"""\
           log: {LOG}
 """
 # redis wants the first on the hosts' Python 3.11.2 only; kombu names the second in its extra `redis` alone.
-MISSED = ("async-timeout", "packaging")
+MISSED = ("async-timeout",)
 CUT_ME_IN = "        celery_directory: /srv/printer_inventory\n"
 
 
