@@ -26,7 +26,7 @@ MONITOR = f"""\
           inventory: /{SETTINGS}/inventory.yaml
           log: {LOG}
 """
-# redis wants the first on the hosts' Python 3.11.2 only; kombu names the second in its extra `redis` alone.
+# redis wants it on the hosts' Python 3.11.2 only, and the versions are those of this Python.
 MISSED = ("async-timeout",)
 CUT_ME_IN = "        celery_directory: /srv/printer_inventory\n"
 
