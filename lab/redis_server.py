@@ -55,10 +55,12 @@ def install_redis_server() -> None:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback TCP port that nothing listens on just now; a cluster's bus port, 10,000 higher, is one too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            if (port := int(probe.getsockname()[1])) < 55_000:
+                return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +109,10 @@ class RedisServer:
         """The broker URL of one of its dbs."""
         return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{self.port}/{db}"
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the server, also one that another process started, and wait until it is gone; its directory stays."""
         try:
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, how)
         except ProcessLookupError:
             return
         if self._process is not None:

@@ -4,9 +4,9 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from runbooks.core.errors import ExitCode, UsageError
+from runbooks.core.fleet import Fleet
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
-from runbooks.core.settings import Fleet
 from runbooks.steps.files import all_files
 
 

@@ -64,13 +64,13 @@ def _build(root: Path, requirements: str) -> None:
     with TemporaryDirectory() as scratch:
         wanted = Path(scratch, "requirements.txt")
         wanted.write_text(requirements)
-        run(*_installer(Path(scratch)), "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
+        run(*installer(Path(scratch)), "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes",
             "--python-version=3.11", f"--target={root / SITE_PACKAGES}", f"--requirement={wanted}")  # fmt: skip
     run("chroot", root, "/srv/venv/bin/python", "-m", "compileall", "-q", "/" + SITE_PACKAGES)
     run("chroot", root, "/srv/venv/bin/python", "-c", "import celery.bin.worker, django, kombu.transport.redis")
 
 
-def _installer(scratch: Path) -> list[str]:
+def installer(scratch: Path) -> list[str]:
     """An installer of this machine, so that it reaches the package index as `inv` itself did."""
     if uv := shutil.which("uv"):
         return [uv, "pip"]

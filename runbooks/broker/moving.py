@@ -17,8 +17,8 @@ from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import redirected
-from runbooks.broker.scan import require_list, windows
-from runbooks.broker.surgery import bring_all_home, forget, no_progress
+from runbooks.broker.scan import no_progress, require_list, windows
+from runbooks.broker.surgery import bring_all_home, forget
 from runbooks.core.errors import RunbookError
 from runbooks.core.rules import destination
 

@@ -1,8 +1,10 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import redis
 
@@ -29,16 +31,28 @@ def observe_broker(
     *,
     fetched: Iterable[Entry] = (),
     samples: int | None = SAMPLES,
+    on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
+    read_until: float = math.inf,
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
 
-    `fetched` are the unacked entries as they were before that; `samples` is `scan_queue`'s.
+    `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
     rules = tuple(rules)
     facts = Facts(now, registered_in(nodes))
     states = {
-        queue: scan_queue(client, keyspace, queue, rules, now, registered=facts.registered, samples=samples)
+        queue: scan_queue(
+            client,
+            keyspace,
+            queue,
+            rules,
+            now,
+            registered=facts.registered,
+            samples=samples,
+            on_progress=partial(on_progress, queue),
+            read_until=read_until,
+        )
         for queue in queues
     }
     for queue in queues if fetched else ():
@@ -60,6 +74,7 @@ def observe_broker(
             depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
+            oldest_unacked_at=_oldest_unacked_at(client, keyspace),
         )
 
 
@@ -84,6 +99,12 @@ def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
             raise
         problem = f"{keyspace.unacked} in {address(client)} is no hash"
         raise BrokerRefused(problem, "another application uses that name: workers cannot run in this db") from error
+
+
+def _oldest_unacked_at(client: "redis.Redis", keyspace: KeySpace) -> float | None:
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was fetched."""
+    oldest = cast("list[tuple[bytes, float]]", client.zrange(keyspace.unacked_index, 0, 0, withscores=True))
+    return oldest[0][1] if oldest else None
 
 
 def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:

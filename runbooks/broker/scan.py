@@ -1,7 +1,9 @@
 """Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan need."""
 
+import math
+import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -21,6 +23,14 @@ WINDOW_BYTES = 1024 * 1024
 _FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
 _AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
 _RAW_SHOWN = 60
+
+
+Progress = Callable[[int, int], None]
+"""Told after each chunk: items looked at and items there were. It may raise, to stop."""
+
+
+def no_progress(_looked_at: int, _total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,33 +104,54 @@ def scan_queue(
     *,
     registered: frozenset[str] | None = None,
     samples: int | None = SAMPLES,
+    on_progress: Progress = no_progress,
+    read_until: float = math.inf,
 ) -> QueueState:
     """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
     `registered` are the tasks that nodes know, None where none answers; `samples` of the messages that a rule selects
-    are remembered, None: all. Raises BrokerRefused where one of its keys is no list.
+    are remembered, None: all. At `read_until` (monotonic s) reading ends, and what was not read by then is `unseen`:
+    the oldest messages. Raises BrokerRefused where one of its keys is no list.
     """
     rules = tuple(rules)
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
-        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered))
+        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), read_until)
         tally = _Tally(judge, now, samples)
-        add, depths = tally.add, dict[str, int]()
+        add, depths, unseen = tally.add, dict[str, int](), 0
         for key in keyspace.queue(queue):
             judge.begin(key)
             # What a run has detached, or has left behind when it was killed, is waiting all the same.
             for part in (*keyspace.aside(key), key):
+                if time.monotonic() >= read_until:
+                    if length := client.llen(part):
+                        depths[part], unseen = length, unseen + length
+                    continue
                 for window in windows(client, part):
                     depths[part] = window.length
                     for raw in window.items:
                         add(raw)
+                    on_progress(window.first + len(window.items), window.length)
+                    if time.monotonic() >= read_until:
+                        unseen += max(0, window.length - window.first - len(window.items))
+                        break
     aside = sum(depths.get(part, 0) for key in keyspace.queue(queue) for part in keyspace.aside(key))
-    return tally.state(queue, depths, aside)
+    return replace(tally.state(queue, depths, aside), unseen=unseen)
 
 
-def judge_of(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Iterable[Rule], facts: Facts) -> Judge:
-    """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay."""
+def judge_of(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    queue: str,
+    rules: Iterable[Rule],
+    facts: Facts,
+    read_until: float = math.inf,
+) -> Judge:
+    """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay.
+
+    What is not read by `read_until` (monotonic s) counts as no duplicate.
+    """
     judge = Judge(rules, keyspace, queue, facts)
     if not judge.wants_keepers:
         return judge
@@ -131,6 +162,8 @@ def judge_of(client: "redis.Redis", keyspace: KeySpace, queue: str, rules: Itera
             for window in windows(client, part):
                 for raw in window.items:
                     judge.note_keeper(raw, kept)
+                if time.monotonic() >= read_until:
+                    break
     return Judge(rules, keyspace, queue, replace(facts, kept=kept))
 
 

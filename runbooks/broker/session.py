@@ -1,11 +1,12 @@
 """The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ from runbooks.broker.selection import Facts
 from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import NodesSilent, UsageError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
 from runbooks.core.rules import parse
-from runbooks.core.settings import AppSettings, Canary, Fleet
+from runbooks.core.settings import AppSettings, Canary
 from runbooks.core.wording import notice
 
 _SILENT = "see why with `inv diagnose`; then run again"
+
+_MANY = 20_000  # fewer are read at once
 
 Waiting = Callable[[str], None]
 """Told what is going on, for a line that is overwritten."""
@@ -53,8 +57,8 @@ class Restorable:
 class Broker:
     """Looks at the broker, and moves messages in it; where only a host can reach it, through a `tunnel`."""
 
-    def __init__(self, app: AppSettings, tunnel: Tunnel | None = None) -> None:
-        self._app, self._tunnel = app, tunnel
+    def __init__(self, app: AppSettings, waiting: Waiting, tunnel: Tunnel | None = None) -> None:
+        self._app, self._waiting, self._tunnel = app, waiting, tunnel
         self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
 
@@ -75,11 +79,18 @@ class Broker:
         return place(self._app.broker_url.get_secret_value(), self._options, self._client)
 
     def observe(
-        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = SAMPLES
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = SAMPLES,
+        read_until: float = math.inf,
     ) -> BrokerState:
         """The broker's state; the queues and the nodes only when asked for, as these take time.
 
-        `samples` of what a rule selects are remembered, None: all.
+        `samples` of what a rule selects are remembered, None: all. Messages are read until `read_until` (monotonic s).
         """
         client = self._client
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
@@ -87,8 +98,14 @@ class Broker:
         answering = self._nodes(holdings=with_unacked) if nodes else {}
         named = fleet.queues if queues else ()
         return observe_broker(
-            client, self._keys, named, fleet.rules, now, answering, fetched=fetched, samples=samples
+            client, self._keys, named, fleet.rules, now, answering,
+            fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
         )  # fmt: skip
+
+    def _progress(self, what: str, looked_at: int, total: int) -> None:
+        """Tell how far it is where that takes long enough to be read; at the end the line goes."""
+        text = f"{what}: {looked_at:,} of {total:,} messages looked at"
+        self._waiting(text if total > _MANY and looked_at < total else "")
 
     def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
         return observe_nodes(self._url, self._options, holdings=holdings)
@@ -112,19 +129,19 @@ class Broker:
             keys = [key for queue in queues for key in self._keys.queue(queue)]
             require_able(self._client, self._keys, keys, "run")
 
-    def take(self, effect: TakeMessages, path: Path, waiting: Waiting) -> str:
+    def take(self, effect: TakeMessages, path: Path) -> str:
         """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
-
-        def progress(looked_at: int, total: int) -> None:
-            waiting(f"{effect.queue}: {looked_at:,} of {total:,} messages looked at")
 
         rules = [parse(rule) for rule in effect.rules]
         registered = self._registered() if any(rule.unregistered for rule in rules) else None
         with self._new_archive(path, effect.queue) as archive:
+            told = partial(self._progress, effect.queue)
             report = surgery.take(
-                self._client, self._keys, effect.queue, rules, archive, time.time(), progress, registered
+                self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
             )  # fmt: skip
-            moved = moving.move(self._client, self._keys, archive)
+            # Asking the archive what is to be moved holds all of it in memory.
+            moves = any(rule.requeue_to for rule in rules)
+            moved = moving.move(self._client, self._keys, archive) if moves else 0
         return _told(report, moved, path)
 
     def _registered(self) -> frozenset[str]:
@@ -167,7 +184,9 @@ class Broker:
             surgery.settle(self._client, self._keys, archive)
             recalled = moving.recall(self._client, self._keys, archive)
             unheld = unacked.restore(self._client, self._keys, archive)
-            report = surgery.restore(self._client, self._keys, archive, malformed=malformed)
+            report = surgery.restore(
+                self._client, self._keys, archive, malformed=malformed, on_progress=partial(self._progress, "restore")
+            )  # fmt: skip
         held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
         back = f", {recalled:,} of them from where they were moved to" if recalled else ""
         return f"{report.restored + unheld:,} messages put back{back}{held}"

@@ -8,7 +8,7 @@ brought home; these functions are called under the fleet's lock, so no live run 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -30,17 +30,9 @@ from runbooks.broker.detached import (
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
 from runbooks.broker.preflight import require_able
-from runbooks.broker.scan import judge_of, windows
+from runbooks.broker.scan import Progress, judge_of, no_progress, windows
 from runbooks.broker.selection import Facts, Judge
 from runbooks.core.model import Notice, Rule
-
-Progress = Callable[[int, int], None]
-"""Told after each chunk: items looked at and items there were. It may raise, to stop."""
-
-
-def no_progress(_looked_at: int, _total: int) -> None:
-    """Tell nobody."""
-
 
 _FENCE_KEPT_S = 86_400  # far longer than a command can linger in a socket or a proxy
 _STEP_INSERTS = 1000
@@ -206,6 +198,7 @@ def restore(
     *,
     malformed: bool = False,
     wanted: frozenset[int] | None = None,
+    on_progress: Progress = no_progress,
 ) -> RestoreReport:
     """Put every message that the archive holds as taken back verbatim and in its place; a second call does nothing.
 
@@ -230,16 +223,18 @@ def restore(
             numbers = {message.n for message in back}
             stay = [message for message in messages if message.n not in numbers]
             if back:
-                _put_in_place(client, keyspace, archive, key, Merge(back, stay))
+                _put_in_place(client, keyspace, archive, key, Merge(back, stay), on_progress)
             withheld += len(asked) - len(back)
             restored += len(back)
     return RestoreReport(restored, withheld)
 
 
-def _put_in_place(client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge) -> None:
+def _put_in_place(
+    client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, on_progress: Progress
+) -> None:
     restoring = _Restoring(archive, merge)
     merge.count(_standing(client, key, merge))
-    work = Pass(restoring.decide, archive.sync, restoring.done, no_progress, restoring.again)
+    work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
     walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
     archive.sync()
     forget(client, keyspace.batches(archive.run_id), restoring.numbers)

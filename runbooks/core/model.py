@@ -3,6 +3,7 @@
 Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -122,6 +123,7 @@ class QueueState:
     `malformed` are items that kill the worker that pops them; `unreadable` well-formed ones whose task cannot be read.
     `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
     `unacked` is like `selected`, of the messages that nobody works on any more though they were fetched.
+    `unseen` were counted but not looked at, for the time was over: there may be more of everything else.
     """
 
     name: str
@@ -133,6 +135,7 @@ class QueueState:
     aside: int = 0
     notices: tuple[Notice, ...] = ()
     unacked: tuple[Selection, ...] = ()
+    unseen: int = 0
 
     @property
     def depth(self) -> int:
@@ -202,6 +205,7 @@ class BrokerState:
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
     any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
     and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
+    `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none.
     """
 
     version: str
@@ -216,6 +220,7 @@ class BrokerState:
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
     consumer_ages_s: tuple[int, ...] | None = None
+    oldest_unacked_at: float | None = None
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------
@@ -288,6 +293,7 @@ class HostState:
     the services of those units that the inventory does not have.
     `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
     are the same object where these do not differ, and None where not asked.
+    `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did.
     """
 
     clock_at: float
@@ -298,6 +304,7 @@ class HostState:
     imports_now: ImportProbe | None = None
     imports_wanted: ImportProbe | None = None
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
+    beat_sent_at: float | None = None
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:
@@ -355,6 +362,62 @@ class LogLine:
     host: str
     log: str
     text: str
+
+
+# --- what the monitor keeps ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLook:
+    """One queue as the monitor saw it; `per_s` is how fast it grew since an earlier look, None where there was none."""
+
+    name: str
+    depth: int
+    unseen: int
+    consumers: int
+    max_retries: int
+    eta_overdue_s: float
+    per_s: float | None
+
+    @property
+    def drain_s(self) -> float | None:
+        """How long it takes to empty if it goes on like this: infinite where it does not, None where not known."""
+        if not self.depth or self.per_s is None:
+            return None if self.depth else 0.0
+        return self.depth / -self.per_s if self.per_s < 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A finding of the monitor's, and when it first saw it."""
+
+    code: str
+    subject: str
+    since_at: float
+    summary: str
+    evidence: tuple[str, ...] = ()
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one run of the monitor saw; without an answer of the broker it has no queues and `reached` is False.
+
+    `missing_tasks` has each node that answers with the number of expected tasks that it lacks, `silent_nodes` those
+    that should answer and do not, `beat_silence_s` each host of beat's where this is asked and known.
+    """
+
+    at: float
+    app: str
+    reached: bool
+    queues: tuple[QueueLook, ...] = ()
+    missing_tasks: Mapping[str, int] = field(default_factory=dict)
+    silent_nodes: tuple[str, ...] = ()
+    unacked: int = 0
+    unacked_age_s: float = 0.0
+    beat_silence_s: Mapping[str, float] = field(default_factory=dict)
+    crossings: tuple[Crossing, ...] = ()
+    recovered: tuple[Crossing, ...] = ()
 
 
 def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:

@@ -1,5 +1,6 @@
 """Times and names as an operator reads them."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -14,6 +15,11 @@ def span(seconds: float) -> str:
             parts.append(f"{rest // size} {unit}")
         rest %= size
     return " ".join(parts[:2]) or "0 s"
+
+
+def utc(at: float) -> str:
+    """A time as logs write it: `2026-11-21T06:00:00Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def ago(seconds: float) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from runbooks.core.envfile import read_environment
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
-from runbooks.core.settings import Fleet
 
 _FULL = 0.9
 

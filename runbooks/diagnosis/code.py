@@ -1,9 +1,9 @@
 """Faults of the application's code and environment: tasks that are not registered, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, ImportProbe, Snapshot
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.core.wording import tasks
 from runbooks.steps.environment import drift
 
@@ -23,19 +23,34 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             (f"imported on the host, the application does not register {task}, also with the inventory's values",),
             blocks=True,
         )
+    if lacking := _lacking(fleet, snapshot):
+        yield _not_registered(lacking)
+
+
+def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """A finding for each node that lacks expected tasks: one of several nodes may be mended before the others."""
+    for name, missing in _lacking(fleet, snapshot).items():
+        yield _not_registered({name: missing})
+
+
+def _lacking(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozenset[str]]:
+    """The expected tasks that nodes of the fleet do not know."""
+    assert snapshot.broker is not None
     expected = frozenset(fleet.app.expected_tasks)
-    lacking = {name: expected - node.registered for name, node in snapshot.broker.nodes.items()}
     own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
-    lacking = {name: missing for name, missing in lacking.items() if missing and name in own}
-    if lacking:
-        unknown = frozenset[str]().union(*lacking.values())
-        yield Finding(
-            "task.not_registered",
-            ", ".join(sorted(lacking)),
-            f"running workers do not know {tasks(unknown)}: such a message is discarded as soon as it is taken",
-            tuple(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
-            remedy="restart the workers once the import works",
-        )
+    lacking = {name: expected - node.registered for name, node in snapshot.broker.nodes.items() if name in own}
+    return {name: missing for name, missing in lacking.items() if missing}
+
+
+def _not_registered(lacking: Mapping[str, frozenset[str]]) -> Finding:
+    unknown = frozenset[str]().union(*lacking.values())
+    return Finding(
+        "task.not_registered",
+        ", ".join(sorted(lacking)),
+        f"running workers do not know {tasks(unknown)}: such a message is discarded as soon as it is taken",
+        tuple(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
+        remedy="restart the workers once the import works",
+    )
 
 
 def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) -> Iterator[Finding]:

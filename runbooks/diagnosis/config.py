@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.steps.environment import drift
 from runbooks.steps.files import MODE, Kind, Wanted, stale_files
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
-from runbooks.core.settings import Fleet
 from runbooks.diagnosis import broker, code, config, probes, queues, workers
 from runbooks.steps.files import Kind, Wanted
 
@@ -23,3 +23,17 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
     explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}
     findings = [f for f in findings if not (f.code == "environment.differs" and f.subject in explained)]
     return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
+
+
+def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
+    """What of it shows without asking more hosts than those of beat: the monitor's faults, errors first. Pure."""
+    asked = [host for host in fleet.hosts if host.name in snapshot.hosts]
+    findings = [
+        *broker.findings(fleet, snapshot),
+        *code.unregistered(fleet, snapshot),
+        *workers.silent_nodes(fleet, snapshot),
+        *queues.findings(fleet, snapshot),
+        *(finding for host in asked for finding in workers.of_beat(fleet, host, snapshot.hosts[host.name])),
+    ]
+    faults = [finding for finding in findings if finding.severity is not Severity.INFO]
+    return tuple(sorted(faults, key=lambda finding: _ORDER.index(finding.severity)))

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Snapshot
-from runbooks.core.settings import Fleet
 from runbooks.hosts.facts import redact
 
 _LINES = 10

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
-from runbooks.core.settings import Fleet
 from runbooks.core.wording import span
 
 
@@ -16,6 +16,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from _selected(state)
         yield from _malformed(state)
         yield from _thresholds(fleet, snapshot, state)
+    yield from _unacked(fleet, snapshot)
     yield from _other_lists(snapshot.broker)
 
 
@@ -79,7 +80,7 @@ def _malformed(state: QueueState) -> Iterator[Finding]:
 
 
 def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
-    limits = fleet.app.thresholds
+    limits = fleet.app.thresholds.of(state.name)
     if state.depth > limits.depth:
         yield Finding(
             "queue.depth",
@@ -108,6 +109,23 @@ def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator
                 (f"the ETA of {count.eta_passed:,} of {count.count:,} has passed",),
                 severity=Severity.WARNING,
             )
+
+
+def _unacked(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    broker, limit_s = snapshot.broker, fleet.app.thresholds.unacked_age
+    if broker and broker.oldest_unacked_at is not None and snapshot.at - broker.oldest_unacked_at > limit_s:
+        age_s = snapshot.at - broker.oldest_unacked_at
+        yield Finding(
+            "queue.unacked_age",
+            "unacked",
+            f"a message was fetched {span(age_s)} ago and not acknowledged since, more than {span(limit_s)}",
+            (
+                f"{broker.unacked:,} messages are fetched and not acknowledged",
+                "it waits for its ETA, its task runs that long, or its worker was killed; after the visibility timeout "
+                "Celery delivers it again",
+            ),
+            severity=Severity.WARNING,
+        )
 
 
 def _other_lists(broker: BrokerState) -> Iterator[Finding]:

@@ -2,20 +2,50 @@
 
 from collections.abc import Iterator
 
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
-from runbooks.core.settings import Fleet, FleetHost
+from runbooks.core.wording import span
 from runbooks.steps.workers import changed_since_start
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """What each host's services do against what the inventory expects of them."""
     for host in fleet.hosts:
-        match snapshot.hosts[host.name]:
-            case Unreachable(why=why):
-                yield Finding("host.unreachable", host.name, "the host does not answer as it should", (why,))
-            case HostState() as state:
-                yield from _services(host, state)
-                yield from _nodes(host, state, snapshot)
+        state = snapshot.hosts[host.name]
+        yield from of_beat(fleet, host, state)
+        if isinstance(state, HostState):
+            yield from _services(host, state)
+            yield from _nodes(host, state, snapshot)
+
+
+def of_beat(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> Iterator[Finding]:
+    """Beat that has sent nothing for longer than it may, or a host that does not tell."""
+    if isinstance(state, Unreachable):
+        yield Finding("host.unreachable", host.name, "the host does not answer as it should", (state.why,))
+        return
+    limit_s = fleet.app.thresholds.beat_silence
+    if not host.settings.beat or limit_s is None:
+        return
+    if state.beat_sent_at is None:
+        what, evidence = "beat has never sent anything", "does not exist"
+    else:
+        silent_s = state.clock_at - state.beat_sent_at
+        if silent_s <= limit_s:
+            return
+        what = f"beat has sent nothing for {span(silent_s)}, more than {span(limit_s)}"
+        evidence = f"was last written {span(silent_s)} ago"
+    yield Finding("beat.silent", host.name, what, (f"beat's schedule {host.settings.beat_schedule} {evidence}",))
+
+
+def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Nodes that do not answer, where the services of their hosts were not asked."""
+    assert snapshot.broker is not None
+    nodes = [host.node(worker) for host in fleet.hosts for worker in host.settings.workers]
+    for name in nodes:
+        if name not in snapshot.broker.nodes:
+            yield Finding(
+                "worker.not_answering", name, f"the node {name} does not answer ping", (_who_answers(snapshot),)
+            )
 
 
 def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:

@@ -21,9 +21,9 @@ from runbooks.core.effects import (
     TakeUnacked,
 )
 from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
-from runbooks.core.settings import FleetHost
 from runbooks.engine.journal import Journal
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.rolling import Rolling
@@ -377,7 +377,7 @@ def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outc
 def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
     match effect:
         case TakeMessages(archive=archive):
-            return session.broker.take(effect, directory / archive, session.reporter.waiting)
+            return session.broker.take(effect, directory / archive)
         case TakeUnacked(archive=archive):
             return session.broker.take_unacked(session.fleet, effect, directory / archive)
         case RestoreMessages(archive=archive, malformed=malformed):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from queue import Empty, Full, Queue
 
 from runbooks.core.errors import HostUnreachable
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import LogLine
-from runbooks.core.settings import FleetHost
 from runbooks.hosts.logs import Log, Wanted, logs_of
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Runner, Transport

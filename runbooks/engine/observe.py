@@ -1,5 +1,6 @@
 """Look at the whole fleet at once: the broker and every host, each in one round trip where it can be."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
-from runbooks.core.settings import Fleet, FleetHost, Probe, is_secret_name
+from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import run_fragments
@@ -55,18 +57,20 @@ def observe(
     paths: Paths,
     needs: Needs,
     samples: int | None,
+    *,
+    read_until: float = math.inf,
 ) -> Snapshot:
     """One look at everything in `needs`; the broker is asked, and made first, while the hosts are.
 
-    `samples` is `Broker.observe`'s.
+    `samples` is `Broker.observe`'s; messages are read until `read_until` (monotonic s).
     Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
     """
     now = time.time()
     with ThreadPoolExecutor(1) as beside:
         what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
-        asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples))
+        asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples, read_until=read_until))
         hosts: dict[str, HostState | Unreachable] = {}
-        if needs & (Needs.FILES | Needs.SERVICES):
+        if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
             hosts = on_hosts(
                 transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
             )
@@ -78,8 +82,9 @@ def observe(
 
 def _look(fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
     files = list(paths) if Needs.FILES in needs else []
+    services = host.services if Needs.SERVICES in needs else ()
     probes = host.settings.probes if Needs.PROBES in needs else ()
-    return look(fleet, host, transport, files, host.services if Needs.SERVICES in needs else (), probes)
+    return look(fleet, host, transport, files, services, probes, beat=Needs.BEAT in needs and host.settings.beat)
 
 
 def look(
@@ -89,10 +94,12 @@ def look(
     files: Sequence[str],
     services: Sequence[str],
     probes: Sequence[Probe] = (),
+    *,
+    beat: bool = False,
 ) -> HostState:
     """The host's clock, the state of these files and services, what is left of ours, and the outcome of these probes.
 
-    All in one round trip.
+    All in one round trip, with what beat says.
     """
     questions = {"clock": facts.ask_clock()}
     questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
@@ -102,6 +109,8 @@ def look(
         questions["units"] = ask_units(host, fleet.app.app, services)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    if beat:
+        questions["beat"] = facts.ask_beat(host)
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
     answers = run_fragments(transport, questions, timeout_s=patience_s)
@@ -119,6 +128,7 @@ def look(
         facts.parse_managed(answers["managed"]) if files else {},
         {name: state for name, state in found.items() if name not in host.services},
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
+        beat_sent_at=facts.parse_beat(answers["beat"]) if beat else None,
     )
 
 

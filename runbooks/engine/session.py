@@ -1,5 +1,6 @@
 """What a verb works with: the fleet, the ways to it, and what the operator asked for."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, Finding, Snapshot
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
-from runbooks.core.settings import Fleet
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id
 from runbooks.engine.observe import observe
@@ -65,8 +66,8 @@ class Session:
         """Made at its first use, beside the first look at the hosts: its libraries take longer to load than these."""
         return self._open_broker()
 
-    def observe(self, needs: Needs, hosts: Collection[str] | None = None) -> Snapshot:
-        """One look at what is needed, on all hosts of the fleet or on these."""
+    def observe(self, needs: Needs, hosts: Collection[str] | None = None, *, read_until: float = math.inf) -> Snapshot:
+        """One look at what is needed, on all hosts of the fleet or on these; messages are read until `read_until`."""
         fleet = self.fleet
         if hosts is not None:
             fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
@@ -75,7 +76,7 @@ class Session:
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
-        return observe(fleet, self.transports, lambda: self.broker, paths, needs, samples)
+        return observe(fleet, self.transports, lambda: self.broker, paths, needs, samples, read_until=read_until)
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""

@@ -7,8 +7,9 @@ from urllib.parse import unquote, urlsplit
 
 from runbooks.core.effects import RunTask
 from runbooks.core.errors import HostUnreachable, RunbookError, UsageError
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask, NodeState
-from runbooks.core.settings import AppSettings, FleetHost, TaskCall
+from runbooks.core.settings import AppSettings, TaskCall
 from runbooks.diagnosis.path import broken_links
 from runbooks.engine.journal import RunRecord, list_runs
 from runbooks.engine.observe import HOST_TIMEOUT_S, secrets_in

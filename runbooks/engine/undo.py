@@ -23,9 +23,9 @@ from runbooks.core.effects import (
     sha256,
 )  # fmt: skip
 from runbooks.core.envfile import read_environment
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.engine.apply import PAUSE_S, Recap, perform
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts

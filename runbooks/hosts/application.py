@@ -3,8 +3,9 @@
 from collections.abc import Collection
 
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask
-from runbooks.core.settings import FleetHost, TaskCall
+from runbooks.core.settings import TaskCall
 from runbooks.hosts.facts import ask_application, parse_application, redact
 from runbooks.hosts.script import Answer
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runbooks.core.errors import UsageError
-from runbooks.core.settings import FleetHost
+from runbooks.core.fleet import FleetHost
 from runbooks.hosts.transport import LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from runbooks.core.effects import (
 )  # fmt: skip
 from runbooks.core.envfile import edit_environment, read_environment
 from runbooks.core.errors import StalePlan
+from runbooks.core.fleet import FleetHost, unit_of
 from runbooks.core.model import FileState
-from runbooks.core.settings import FleetHost, unit_of
 from runbooks.hosts.facts import service_command
 from runbooks.hosts.script import heredoc, quote
 

@@ -8,8 +8,9 @@ from importlib.resources import files
 from typing import Any
 
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import FleetHost, is_secret_name, mark_of, unit_of
+from runbooks.core.settings import is_secret_name
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3
@@ -73,6 +74,19 @@ def parse_managed(answer: Answer) -> dict[str, FileState]:
     lines = answer.out.decode(errors="replace").splitlines()
     threes = zip(lines[0::3], lines[1::3], lines[2::3], strict=True)
     return {path: _file_state(head, base64.b64decode(content)) for path, head, content in threes}
+
+
+def ask_beat(host: FleetHost) -> str:
+    """When beat's schedule was last written; the libraries that keep it add endings of their own to its name."""
+    names = " ".join(quote(host.settings.beat_schedule + end) for end in ("", ".db", ".dat", ".dir"))
+    return f"LC_ALL=C stat -L -c %.Y {names} 2>/dev/null | sort -rn | head -n 1"
+
+
+def parse_beat(answer: Answer) -> float | None:
+    """**Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is written at the first message that is sent three
+    minutes or more after the last time, and at the start. None where there is no schedule.
+    """
+    return float(answer.out) if answer.out.strip() else None
 
 
 def service_command(host: FleetHost, action: str, service: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import LogLine
-from runbooks.core.settings import FleetHost, service_of, unit_of
 from runbooks.hosts.facts import redact
 from runbooks.hosts.script import Answer, quote
 

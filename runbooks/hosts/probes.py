@@ -2,8 +2,9 @@
 
 import re
 
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ProbeResult
-from runbooks.core.settings import FleetHost, Probe
+from runbooks.core.settings import Probe
 from runbooks.core.wording import span
 from runbooks.hosts.script import Answer, quote
 

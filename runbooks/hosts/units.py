@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import Process, ServiceState
-from runbooks.core.settings import FleetHost, service_of, unit_of
 from runbooks.hosts.facts import marked
 from runbooks.hosts.script import Answer, quote
 

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding, LogLine, Severity
+from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.wording import span
+from runbooks.core.wording import span, utc
+from runbooks.reports.looks import look_lines, sparkline
 from runbooks.reports.task_bar import TaskBar, numbers, words
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
@@ -174,8 +175,22 @@ class ConsoleReporter:
             table.add_row(*(escape(str(value)) for value in row.values()))
         self._out.print(table)
 
+    def look(self, look: Look) -> None:
+        for line in look_lines(look):
+            self._print(line, "bold red" if " CROSSED " in line else "")
+
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:
+        seen = [depth for _, depth in points]
+        self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {len(seen)} looks", "bold")
+        self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
+        first, last = utc(points[0][0]), utc(until_at)
+        self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
+
     def message(self, text: str) -> None:
         self._print(text)
+
+    def warning(self, problem: str, advice: str) -> None:
+        self._err.print(f"{problem}\n→ {advice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def error(self, error: RunbookError) -> None:
         self.waiting("")

@@ -1,10 +1,10 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `messages`, `error`; always `exit_code`. A
-change of a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A
-line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the
-host itself) and `line`.
+`recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`, `messages`,
+`warnings`, `error`; always `exit_code`. A change of a plan that takes messages out lists every one of them, with its
+reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`,
+`log` (the service or the file; empty: the host itself) and `line`.
 """
 
 import json
@@ -16,9 +16,10 @@ from typing import Any
 
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding, LogLine
+from runbooks.core.model import Finding, LogLine, Look
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.reports.console import Pipe
+from runbooks.reports.looks import look_document
 
 
 class JsonReporter:
@@ -82,8 +83,18 @@ class JsonReporter:
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._document[name] = [dict(row) for row in rows]
 
+    def look(self, look: Look) -> None:
+        self._document["look"] = look_document(look)
+
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:  # noqa: ARG002
+        self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
+
     def message(self, text: str) -> None:
         self._add("messages", text)
+
+    def warning(self, problem: str, advice: str) -> None:
+        self._add("warnings", {"problem": problem, "advice": advice})
+        print(f"{problem}\n→ {advice}", file=self._err)
 
     def error(self, error: RunbookError) -> None:
         self._document["error"] = {"problem": error.problem, "advice": error.advice}
@@ -98,11 +109,18 @@ class JsonReporter:
 
 
 class JsonLinesReporter(JsonReporter):
-    """For `--follow`, which has no end: each log line is printed as it comes, and what is left to say as the last."""
+    """For what has no end (`--follow`, `--listen`): each log line and each look is printed as it comes.
+
+    What is left to say is the last line.
+    """
 
     def log(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
             print(_log_line(line), file=self._out)
+        self._out.flush()
+
+    def look(self, look: Look) -> None:
+        print(json.dumps(look_document(look)), file=self._out)
         self._out.flush()
 
     def close(self, exit_code: int) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from runbooks.core.effects import Change, SetEnvironment
 from runbooks.core.envfile import read_environment
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Snapshot
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.steps.step import Needs
 
 

@@ -7,9 +7,11 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from runbooks.core.effects import Change, WriteFile, sha256
+from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, HostState, Snapshot
 from runbooks.core.render import Templates
-from runbooks.core.settings import Fleet, FleetHost, mark_of, unit_of
+from runbooks.core.settings import CronEntry
+from runbooks.hosts.script import quote
 from runbooks.steps.step import Needs
 
 MODE = 0o644
@@ -42,17 +44,27 @@ def _units(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, byt
 
 
 def cron_files(fleet: Fleet, templates: Templates) -> Wanted:
-    """The application's cron file on every host that has cron entries."""
+    """The application's cron file on every host that has cron entries, or runs the monitor."""
     return {
         host.name: {
             f"{host.settings.cron_directory}/{_file_name(fleet)}": templates.render(
-                "cron/celery.j2", entries=host.settings.cron, **_common(fleet, host)
+                "cron/celery.j2", entries=entries, **_common(fleet, host)
             )
         }
-        if host.settings.cron
+        if (entries := (*host.settings.cron, *_monitor_entry(fleet, host)))
         else {}
         for host in fleet.hosts
     }
+
+
+def _monitor_entry(fleet: Fleet, host: FleetHost) -> tuple[CronEntry, ...]:
+    monitor = fleet.app.monitor
+    if host.name != fleet.monitor_host or not (monitor.inventory and monitor.log):
+        return ()
+    words = [monitor.command, "monitor", "--inventory", monitor.inventory]
+    words += ["--textfile", monitor.textfile] if monitor.textfile else []
+    command = f"{' '.join(map(quote, words))} >>{quote(monitor.log)} 2>&1"
+    return (CronEntry(schedule=monitor.schedule, user=monitor.user or host.settings.user, command=command),)
 
 
 def logrotate_files(fleet: Fleet, templates: Templates) -> Wanted:
@@ -60,13 +72,20 @@ def logrotate_files(fleet: Fleet, templates: Templates) -> Wanted:
     return {
         host.name: {
             f"{host.settings.logrotate_directory}/{_file_name(fleet)}": templates.render(
-                "logrotate/celery.j2", **_common(fleet, host)
+                "logrotate/celery.j2", logs=logs, **_common(fleet, host)
             )
         }
-        if host.settings.logs
+        if (logs := (*host.settings.logs, *_monitor_log(fleet, host)))
         else {}
         for host in fleet.hosts
     }
+
+
+def _monitor_log(fleet: Fleet, host: FleetHost) -> tuple[str, ...]:
+    """Rotated with the application's logs where the application's user writes it too: only that one may there."""
+    monitor = fleet.app.monitor
+    own = monitor.user in (None, host.settings.user)
+    return (monitor.log,) if monitor.log and own and host.name == fleet.monitor_host else ()
 
 
 def all_files(fleet: Fleet, templates: Templates) -> Mapping[Kind, Wanted]:

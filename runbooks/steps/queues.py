@@ -7,9 +7,9 @@ from runbooks.broker.keys import readable
 from runbooks.broker.retrieval import archive_name
 from runbooks.broker.selection import for_queue
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot, silent_nodes
 from runbooks.core.rules import text
-from runbooks.core.settings import Fleet
 from runbooks.core.wording import ago, notice
 from runbooks.steps.step import Needs
 

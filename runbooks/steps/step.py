@@ -16,8 +16,9 @@ class Needs(Flag):
     IMPORTS = auto()
     QUEUES = auto()
     NODES = auto()
+    BEAT = auto()
     PROBES = auto()
-    EVERYTHING = FILES | SERVICES | IMPORTS | QUEUES | NODES
+    EVERYTHING = FILES | SERVICES | IMPORTS | QUEUES | NODES | BEAT
 
 
 class Step(Protocol):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from runbooks.core.effects import Change, ControlService, EnableService, EndProcesses, ReloadUnits, WriteFile
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Snapshot
-from runbooks.core.settings import Fleet, FleetHost
 from runbooks.steps.step import Needs
 
 

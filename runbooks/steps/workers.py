@@ -4,8 +4,9 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from runbooks.core.effects import Change, ControlService, EndProcesses, SetEnvironment, WriteFile
+from runbooks.core.fleet import Fleet, FleetHost, unit_of
 from runbooks.core.model import HostState, NodeState, Snapshot
-from runbooks.core.settings import Fleet, FleetHost, Worker, unit_of
+from runbooks.core.settings import Worker
 from runbooks.core.wording import tasks
 from runbooks.steps.step import Needs
 

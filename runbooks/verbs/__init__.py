@@ -8,6 +8,7 @@ from invoke.collection import Collection
 from runbooks.verbs import archive
 from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
 from runbooks.verbs.looking import diagnose, hosts, render, tail_logs, verify
+from runbooks.verbs.monitoring import monitor
 from runbooks.verbs.record import runs, show, undo
 from runbooks.verbs.tasks import run_task
 
@@ -17,6 +18,7 @@ namespace = Collection(
     hosts,
     install_cron,
     install_units,
+    monitor,
     remediate,
     render,
     restart_workers,

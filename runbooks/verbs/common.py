@@ -22,10 +22,10 @@ from runbooks.verbs.selecting import MANY, unsaid
 if TYPE_CHECKING:
     from runbooks.broker.session import Broker
     from runbooks.core.errors import ExitCode
+    from runbooks.core.fleet import Fleet
     from runbooks.core.model import Rule
     from runbooks.core.render import Templates
     from runbooks.core.reporter import Reporter
-    from runbooks.core.settings import Fleet
     from runbooks.engine.session import Session
 
 Said = dict[str, Any]
@@ -165,9 +165,9 @@ def inventory_path(flags: Flags) -> Path:
 
 
 def fleet_of(flags: Flags) -> "Fleet":
+    from runbooks.core.fleet import build_fleet
     from runbooks.core.inventory import load_inventory
     from runbooks.core.patterns import select_hosts
-    from runbooks.core.settings import build_fleet
 
     inventory = load_inventory(inventory_path(flags))
     return build_fleet(inventory, select_hosts(inventory, flags.limit))
@@ -215,7 +215,8 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     def broker() -> "Broker":
         from runbooks.broker.session import Broker
 
-        return Broker(fleet.app, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
+        tunnel = transports[fleet.tunnel.name].forward if fleet.tunnel else None
+        return Broker(fleet.app, reporter.waiting, tunnel)
 
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
@@ -235,12 +236,17 @@ def _ask_become_password() -> str:
 
 
 def templates_of(fleet: "Fleet") -> "Templates":
-    """The operator's own templates before those of `templates/`: in the wheel inside the package, else beside it."""
+    """The operator's own templates before those that are shipped."""
     from runbooks.core.render import Templates
 
-    package, own = Path(__file__).parents[1], fleet.templates_directory
-    shipped = next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
-    return Templates(*((own, shipped) if own else (shipped,)))
+    own = fleet.templates_directory
+    return Templates(*((own, shipped_templates()) if own else (shipped_templates(),)))
+
+
+def shipped_templates() -> Path:
+    """`templates/`: in the wheel inside the package, else beside it."""
+    package = Path(__file__).parents[1]
+    return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
 
 
 def help_asked_as_run(run: str, verb: str) -> None:

@@ -6,8 +6,8 @@ from textwrap import indent
 import pytest
 
 from runbooks.core.errors import InventoryError
+from runbooks.core.fleet import Fleet, build_fleet
 from runbooks.core.inventory import load_inventory
-from runbooks.core.settings import Fleet, build_fleet
 from runbooks.core.values import Renderer
 from tests.ansible.conftest import Run
 from tests.unit.core.test_settings import BASE

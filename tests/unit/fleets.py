@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import (
     BrokerState,
     FileState,
@@ -20,7 +21,7 @@ from runbooks.core.model import (
     Unreachable,
 )
 from runbooks.core.rules import QueueRule
-from runbooks.core.settings import AppSettings, Commands, Fleet, FleetHost, HostSettings, Worker
+from runbooks.core.settings import AppSettings, Commands, HostSettings, Worker
 from runbooks.steps.files import MODE, Wanted
 
 NOW = 1_750_000_000.0

@@ -61,7 +61,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start_one
     for server in servers:
-        server.stop()
+        server.stop(signal.SIGKILL)  # a replica that still writes its first AOF does not end when it is asked to
 
 
 @pytest.fixture(params=["password", "acl", "tls", "socket", "sentinel"])

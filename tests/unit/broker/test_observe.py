@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -176,3 +177,25 @@ def test_a_prefix_is_part_of_every_key(client: "redis.Redis", send: Send) -> Non
     send("report")
     client.rename("work", "{app1}:work")
     assert observe_broker(client, keys, ["work"], [], 0, {}).queues["work"].depth == 1
+
+
+def test_reading_ends_when_its_time_is_over_and_what_was_not_read_is_counted(
+    client: "redis.Redis", send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(200):
+        send("report", "work", i, priority=i % 2 * 3)
+    whole = scan_queue(client, KEYS, "work", [], time.time())
+    assert (whole.unseen, whole.by_task["report"].count) == (0, 200)
+    at_once = scan_queue(client, KEYS, "work", [], time.time(), read_until=0)
+    assert (at_once.depth, at_once.unseen, at_once.by_task) == (200, 200, {})
+    clock = iter([0.0, 0.0, 0.0])  # the three lists in which messages can wait; it is over with the first window
+    monkeypatch.setattr(scan, "time", SimpleNamespace(monotonic=lambda: next(clock, 9.0)))
+    part = scan_queue(client, KEYS, "work", [], time.time(), read_until=5)
+    assert part.depths == whole.depths
+    assert (part.by_task["report"].count, part.unseen) == (50, 150)
+
+
+def test_the_oldest_unacknowledged_message_is_known(client: "redis.Redis") -> None:
+    assert observe_broker(client, KEYS, ["work"], [], time.time(), {}).oldest_unacked_at is None
+    client.zadd(KEYS.unacked_index, {"a": 2000.5, "b": 1000.25})
+    assert observe_broker(client, KEYS, ["work"], [], time.time(), {}).oldest_unacked_at == 1000.25

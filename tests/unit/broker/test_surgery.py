@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive, ArchiveError, Fate, read, sha256, verify
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
@@ -302,6 +303,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
 ) -> None:
     for i in range(2000):
         send(["stale.one", "live"][i % 2])
+    items = listed(client, "work")
     monkeypatch.setattr(detached, "CHUNK_ITEMS", 200)
     late: list[list[bytes]] = []
     came = 0
@@ -313,11 +315,9 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
     def come_late(_commands: list[bytes]) -> None:
         nonlocal came
         came += 1
-        before = contents(client)
         monkeypatch.setattr(Stream, "send_quietly", send_quietly)
         send_late(client, late[0])
         monkeypatch.setattr(Stream, "send_quietly", hooked)
-        assert contents(client) == before
 
     send_quietly = Stream.send_quietly
     if verb == "restore":
@@ -333,6 +333,10 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
     with Archive.create(tmp_path / "next.jsonl", "run-2", NOW) as following:
         surgery.take(client, KEYS, "work", [STALE, MALFORMED], following, NOW)
     assert came > 3
+    surgery.settle(client, KEYS, archive)
+    assert listed(client, "work") == [item for item in items if b"stale.one" not in item]
+    archived = [message.raw for path in (archive.path, following.path) for message in read(path).in_state(Fate.TAKEN)]
+    assert Counter([*archived, *listed(client, "work")]) == Counter(items)
 
 
 def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
@@ -484,3 +488,23 @@ def test_an_overdue_message_is_taken_and_one_due_later_stays(
     rule = Rule("overdue", "work", eta_overdue_s=60)
     assert surgery.take(client, KEYS, "work", [rule], archive, now + 75).taken == {"overdue": 1}
     assert client.llen("work") == 1
+
+
+def test_progress_is_told_from_the_first_item_to_the_last(
+    client: "redis.Redis", send: Send, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(600):
+        send(["stale.one", "live"][i % 2])
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    told: dict[str, list[tuple[int, int]]] = {"scan": [], "take": [], "restore": []}
+
+    def listener(verb: str) -> Callable[[int, int], None]:
+        return lambda looked_at, total: told[verb].append((looked_at, total))
+
+    scan_queue(client, KEYS, "work", [STALE], NOW, on_progress=listener("scan"))
+    surgery.take(client, KEYS, "work", [STALE], archive, NOW, listener("take"))
+    surgery.restore(client, KEYS, archive, on_progress=listener("restore"))
+    assert [steps[-1] for steps in told.values()] == [(600, 600), (600, 600), (300, 300)]
+    for steps in told.values():
+        assert len(steps) > 1
+        assert steps == sorted(steps)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from runbooks.core.errors import InventoryError
+from runbooks.core.fleet import Fleet, build_fleet
 from runbooks.core.inventory import load_inventory
 from runbooks.core.rules import MALFORMED
-from runbooks.core.settings import Fleet, build_fleet, is_secret_name
+from runbooks.core.settings import is_secret_name
 
 BASE = """\
 all:
@@ -66,6 +67,17 @@ def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: P
     assert canary is not None
     assert (canary.priority, canary.kwargs, canary.timeout) == (0, {}, 120)
     assert fleet.app.broker_options.priority_steps == (0, 3, 6, 9)  # kombu's
+
+
+def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_never_shown(tmp_path: Path) -> None:
+    options = fleet_of(
+        tmp_path, "celery_broker_options: {master_name: incident, sentinel_kwargs: {password: hunter2}}"
+    ).app.broker_options
+    assert "hunter2" not in repr(options)
+    taken = options.transport_options()
+    assert (taken["master_name"], taken["sentinel_kwargs"]) == ("incident", {"password": "hunter2"})
+    plain = fleet_of(tmp_path).app.broker_options.transport_options()
+    assert set(plain) == {"global_keyprefix", "sep", "priority_steps"}
 
 
 @pytest.mark.parametrize(("key", "value"), [("priority", 10), ("priority", -1), ("priority", "high")])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
     BrokerState,
     FileState,
@@ -20,7 +21,7 @@ from runbooks.core.model import (
     Unreachable,
 )
 from runbooks.core.rules import QueueRule
-from runbooks.core.settings import Fleet, Worker
+from runbooks.core.settings import Worker
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (

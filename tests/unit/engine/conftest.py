@@ -14,10 +14,11 @@ from runbooks.broker.lock import FleetLock
 from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
-from runbooks.core.model import BrokerState, LogLine, NodeState, Selection
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.model import BrokerState, LogLine, Look, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.settings import Commands, CronEntry, Fleet, FleetHost
+from runbooks.core.settings import Commands, CronEntry
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
@@ -78,7 +79,14 @@ class FakeBroker:
         self.is_locked = False
 
     def observe(
-        self, fleet: Fleet, now: float, *, queues: bool, nodes: bool, samples: int | None = None
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = None,
+        read_until: float = 0.0,
     ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
@@ -110,7 +118,7 @@ class FakeBroker:
     def require_able(self, changes: Iterable[Change]) -> None:
         pass
 
-    def take(self, effect: TakeMessages, path: Path, waiting: Callable[[str], None]) -> str:
+    def take(self, effect: TakeMessages, path: Path) -> str:
         assert self.is_locked
         if self.error:
             raise self.error
@@ -184,7 +192,10 @@ class Recorder:
         self.tallies = tallies
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def look(self, look: Look) -> None: ...
+    def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None: ...
     def message(self, text: str) -> None: ...
+    def warning(self, problem: str, advice: str) -> None: ...
     def error(self, error: RunbookError) -> None: ...
     def close(self, exit_code: int) -> None: ...
 

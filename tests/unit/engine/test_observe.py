@@ -8,8 +8,8 @@ from textwrap import dedent
 
 import pytest
 
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, HostState, Unreachable
-from runbooks.core.settings import FleetHost
 from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.steps.step import Needs

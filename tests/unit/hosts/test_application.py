@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask
-from runbooks.core.settings import FleetHost, TaskCall
+from runbooks.core.settings import TaskCall
 from runbooks.hosts.application import ask_route, ask_send, parse_route, parse_send
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport

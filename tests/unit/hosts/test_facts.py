@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import Commands, FleetHost
+from runbooks.core.settings import Commands
 from runbooks.hosts import facts
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport

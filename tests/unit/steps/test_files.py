@@ -1,12 +1,17 @@
 """The file steps: bytes and mode exactly as wanted, a diff to read before, and the way back."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from runbooks.core.effects import Change, WriteFile, sha256
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, Unreachable
-from runbooks.steps.files import MODE, FilesInPlace, diff
+from runbooks.core.render import Templates
+from runbooks.core.settings import CronEntry, MonitorSettings
+from runbooks.steps.files import MODE, FilesInPlace, cron_files, diff
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 
+CHECKOUT = Path(__file__).parents[3]
 HOST = make_host()
 FLEET = make_fleet(HOST)
 PATH = "/etc/cron.d/celery-shop"
@@ -63,3 +68,35 @@ def test_the_rotation_of_logs_that_the_inventory_no_longer_has_is_removed() -> N
     steps = FilesInPlace("logrotate", "logrotate", FLEET, {"web1": {}})
     (change,) = steps.plan(make_snapshot(FLEET, hosts={"web1": state}))
     assert change.summary == "remove /etc/logrotate.d/celery-shop: the inventory no longer has it"
+
+
+# --- the monitor's cron entry
+
+MONITOR = MonitorSettings(
+    host="web1",
+    inventory="/etc/my shop/inventory.yaml",
+    log="/var/log/shop/100%.log",
+    textfile="/var/lib/node/shop.prom",
+)
+
+
+def cron(host: FleetHost, monitor_host: str | None = "web1", **changes: object) -> str:
+    fleet = replace(make_fleet(host, monitor=MONITOR.model_copy(update=changes)), monitor_host=monitor_host)
+    files = cron_files(fleet, Templates(CHECKOUT / "templates"))[host.name]
+    return "".join(content.decode() for content in files.values())
+
+
+def test_the_monitor_is_run_every_six_hours_by_the_applications_user_and_its_lines_are_appended() -> None:
+    assert cron(HOST).splitlines()[-1] == (
+        "0 */6 * * * deploy /usr/local/bin/runbooks monitor --inventory '/etc/my shop/inventory.yaml' "
+        r"--textfile /var/lib/node/shop.prom >>/var/log/shop/100\%.log 2>&1"
+    )
+    line = cron(HOST, schedule="*/5 * * * *", user="nobody", command="/opt/inv", textfile=None).splitlines()[-1]
+    assert line.startswith("*/5 * * * * nobody /opt/inv monitor --inventory '/etc/my shop/inventory.yaml' >>")
+
+
+def test_it_stands_beside_the_hosts_own_entries_and_on_no_other_host() -> None:
+    own = make_host(cron=(CronEntry(schedule="0 2 * * *", user="deploy", command="true"),))
+    assert cron(own).splitlines()[-2] == "0 2 * * * deploy true"
+    assert "monitor" not in cron(own, monitor_host="web2")
+    assert cron(HOST, monitor_host=None) == ""

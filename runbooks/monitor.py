@@ -1,0 +1,226 @@
+"""`inv monitor`: one bounded, read-only look at every queue; its history, its metrics, and those who are to be told."""
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runbooks.broker.connection import safe_url
+from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import Finding, Look, Snapshot, Unreachable
+from runbooks.core.reporter import Reporter
+from runbooks.core.rules import seconds
+from runbooks.core.wording import span, utc
+from runbooks.diagnosis.diagnose import watch
+from runbooks.engine.session import Session
+from runbooks.monitoring.bounds import alone, deadline
+from runbooks.monitoring.history import History, read_history, set_aside
+from runbooks.monitoring.look import look_of, slow_to_drain, unsure
+from runbooks.monitoring.metrics import Exposition, serve, write_textfile
+from runbooks.monitoring.notify import deliver
+from runbooks.steps.step import Needs
+
+_READING = 0.5  # the share of the time that is for reading messages
+_WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; free or mend the file, or pass --state-dir"
+
+
+def monitor(session: Session, *, textfile: str) -> ExitCode:
+    """Exit code 1 where something is crossed, 4 where the broker or a host of beat's does not answer."""
+    watcher = Watcher(session)
+    code = watcher.look()
+    if textfile:
+        try:
+            write_textfile(Path(textfile), watcher.exposition)
+        except OSError as error:
+            raise RunbookError(f"{textfile} cannot be written: {error.strerror}", "see its folder's rights") from None
+    return code
+
+
+def listen(session: Session, *, address: str, every: str) -> ExitCode:
+    """Look again and again, and give the figures to whoever scrapes them, until ^C."""
+    every_s = _duration("--every", every)
+    found = re.fullmatch(r"(?:(?P<host>.+):)?(?P<port>\d{1,5})", address)
+    if not found or int(found["port"]) > 65535:
+        raise UsageError(f"--listen {address!r}: name a port, or an address and a port", "for example 127.0.0.1:9808")
+    host = (found["host"] or "127.0.0.1").strip("[]")
+    watcher = Watcher(session)
+    try:
+        port = serve(watcher.exposition, host, int(found["port"]))
+    except OSError as error:
+        raise UsageError(f"--listen {address}: {error.strerror}", "name another port or address") from None
+    session.reporter.message(f"metrics at http://{host}:{port}/metrics, a look every {span(every_s)}")
+    while True:
+        try:
+            watcher.look()
+        except LockHeld as held:
+            session.reporter.warning(held.problem, "the next look is made all the same")
+        time.sleep(every_s)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """A fleet that is looked at, and the memory that serves while its history cannot be used."""
+
+    session: Session
+    exposition: Exposition = field(init=False)
+    memory: History | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.exposition = Exposition(self.session.fleet)
+
+    def look(self) -> ExitCode:
+        """One look: told, written down, exposed, and passed on. Raises LockHeld while another monitor looks."""
+        with self._alone() as path:
+            snapshot, failed = self._observe()
+            history, look = self._remember(path, snapshot, failed)
+            self.exposition.look = look
+            self.session.reporter.look(look)
+            if failed:
+                self.session.reporter.error(failed)
+            self._pass_on(history)
+            if history is not self.memory:
+                history.close()
+        return _exit_code(snapshot, look, failed)
+
+    @contextmanager
+    def _alone(self) -> Iterator[Path | None]:
+        """While no other monitor of this fleet works: the history's path, None where its folder cannot be used."""
+        path = history_path(self.session.fleet, self.session.options.state_directory)
+        with ExitStack() as held:
+            usable = False
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone(path.parent))
+                usable = True
+            except OSError as error:
+                self.session.reporter.warning(f"{path.parent} cannot be used: {error.strerror}", _WITHOUT_HISTORY)
+            yield path if usable else None
+
+    def _observe(self) -> tuple[Snapshot | None, RunbookError | None]:
+        """The queues, the nodes, and where this is asked the hosts of beat's; or why the broker cannot be asked."""
+        fleet, timeout_s = self.session.fleet, self.session.fleet.app.monitor.timeout
+        asked = fleet.app.thresholds.beat_silence is not None
+        hosts = [host.name for host in fleet.hosts if host.settings.beat and asked]
+        needs = Needs.QUEUES | Needs.NODES | (Needs.BEAT if hosts else Needs.QUEUES)
+        try:
+            with deadline(timeout_s):
+                return self.session.observe(needs, hosts, read_until=time.monotonic() + timeout_s * _READING), None
+        except (BrokerUnreachable, BrokerRefused) as error:
+            return None, error
+
+    def _remember(
+        self, path: Path | None, snapshot: Snapshot | None, failed: RunbookError | None
+    ) -> tuple[History, Look]:
+        """Write the look down, in memory where the file cannot be used."""
+        try:
+            if path:
+                history = self._open(path)
+                try:
+                    return history, self._judge(history, snapshot, failed)
+                except BaseException:
+                    history.close()
+                    raise
+        except (sqlite3.Error, OSError) as error:
+            self.session.reporter.warning(f"the history {path} cannot be used: {error}", _WITHOUT_HISTORY)
+        self.memory = self.memory or History(None)
+        return self.memory, self._judge(self.memory, snapshot, failed)
+
+    def _open(self, path: Path) -> History:
+        try:
+            return History(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            aside = set_aside(path, time.time())
+            self.session.reporter.warning(
+                f"the history {path} is damaged: {error}", f"it is {aside} now; a new one begins"
+            )
+            return History(path)
+
+    def _judge(self, history: History, snapshot: Snapshot | None, failed: RunbookError | None) -> Look:
+        """What was seen, and what of it is crossed since when."""
+        fleet = self.session.fleet
+        if snapshot:
+            look = look_of(fleet, snapshot, history)
+            findings = [*watch(fleet, snapshot), *slow_to_drain(fleet, look.queues)]
+        else:
+            assert failed
+            look = Look(time.time(), fleet.app.app, reached=False)
+            findings = [Finding("broker.unreachable", "broker", failed.problem, (failed.advice,))]
+        crossed, recovered = history.remember(
+            look.at,
+            {queue.name: queue.depth for queue in look.queues},
+            findings,
+            unsure=unsure(snapshot),
+            targets=len(fleet.app.notify),
+            keep_s=fleet.app.monitor.keep,
+        )
+        return replace(look, crossings=crossed, recovered=recovered)
+
+    def _pass_on(self, history: History) -> None:
+        """Tell every target what it does not know yet; what it does not take is kept for the next look."""
+        app = self.session.fleet.app
+        try:
+            for number, url in enumerate(app.notify):
+                if not (news := history.news(number)):
+                    continue
+                if why := deliver(url, app.app, news):
+                    self.session.reporter.warning(
+                        f"celery_notify.{number} was not told of {len(news)} changes: {why}",
+                        "the next look tries again",
+                    )
+                else:
+                    history.told(news)
+        except sqlite3.Error as error:
+            self.session.reporter.warning(f"the history cannot be used: {error}", _WITHOUT_HISTORY)
+
+
+def _exit_code(snapshot: Snapshot | None, look: Look, failed: RunbookError | None) -> ExitCode:
+    if failed:
+        return failed.exit_code
+    assert snapshot
+    if any(isinstance(state, Unreachable) for state in snapshot.hosts.values()):
+        return ExitCode.UNREACHABLE
+    return ExitCode.FINDINGS if look.crossings else ExitCode.OK
+
+
+def history_path(fleet: Fleet, state_directory: Path) -> Path:
+    """Where the looks at one application on one broker are kept."""
+    name = f"{fleet.app.app}-{safe_url(fleet.app.broker_url.get_secret_value())}"
+    return state_directory / "monitor" / re.sub(r"[^A-Za-z0-9_.]+", "-", name) / "history.db"
+
+
+def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, queue: str, since: str) -> ExitCode:
+    """Draw the depths of every queue, or of one, and list what was crossed. Asks nobody."""
+    path, now = history_path(fleet, state_directory), time.time()
+    since_at = now - _duration("--since", since)
+    if queue and queue not in fleet.queues:
+        raise UsageError(f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}")
+    try:
+        depths, crossings = read_history(path, since_at) if path.exists() else ({}, [])
+    except sqlite3.Error as error:
+        advice = "if it is damaged, the next `inv monitor` begins a new one"
+        raise RunbookError(f"the history {path} cannot be read: {error}", advice) from None
+    chosen = {name: points for name, points in depths.items() if queue in ("", name)}
+    if not chosen:
+        reporter.message(f"No look since {utc(since_at)} stands in {path}.")
+    for name, points in chosen.items():
+        reporter.depths(name, points, now)
+    rows = [
+        {"from": utc(one.since_at), "to": utc(until_at) if until_at else "", "finding": one.code, "of": one.subject}
+        for one, until_at in crossings
+        if queue in ("", one.subject)
+    ]
+    reporter.table("crossings", rows)
+    return ExitCode.OK
+
+
+def _duration(flag: str, text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h") from None

@@ -1,0 +1,46 @@
+"""The bounds of a look: one at a time, and not for ever."""
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runbooks.core.errors import BrokerUnreachable, LockHeld
+from runbooks.core.wording import span
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """One monitor at a time; the kernel lets go of the lock when the process ends. Raises LockHeld, or OSError."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockHeld(
+                "another monitor of this fleet is at work", f"see which: fuser -v '{directory}'; nothing was looked at"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def deadline(timeout_s: float) -> Iterator[None]:
+    """End what the main thread does after this time. Raises BrokerUnreachable there."""
+
+    def over(signum: int, frame: object) -> None:  # noqa: ARG001
+        raise BrokerUnreachable(
+            f"the look was not done after {span(timeout_s)}",
+            "the broker or a host of beat's answers too slowly; celery_monitor.timeout allows more",
+        )
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

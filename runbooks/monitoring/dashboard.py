@@ -1,0 +1,57 @@
+"""A Grafana dashboard of the metrics: a panel for each thing that the list of metrics names, of the app chosen above.
+
+**Source:** Grafana's documentation of the dashboard JSON model (`schemaVersion` 39: Grafana 10.4 and later).
+"""
+
+from itertools import groupby
+from typing import Any
+
+from runbooks.monitoring.metrics import METRICS, Gauge
+
+_COLUMNS, _WIDTH, _HEIGHT = 24, 8, 7
+_SOURCE = {"type": "prometheus", "uid": "${source}"}
+
+
+def dashboard() -> dict[str, Any]:
+    """The document that Grafana imports."""
+    panels = [list(gauges) for _, gauges in groupby(METRICS, lambda gauge: gauge.panel)]
+    return {
+        "title": "Celery queues",
+        "uid": "celery-runbooks",
+        "schemaVersion": 39,
+        "tags": ["celery"],
+        "refresh": "1m",
+        "time": {"from": "now-24h", "to": "now"},
+        "templating": {"list": _variables()},
+        "panels": [_panel(number, gauges) for number, gauges in enumerate(panels)],
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    apps = "label_values(celery_broker_up, app)"
+    return [
+        {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
+        {"name": "app", "type": "query", "datasource": _SOURCE, "query": {"query": apps, "refId": "app"}, "refresh": 2},
+    ]
+
+
+def _panel(number: int, gauges: list[Gauge]) -> dict[str, Any]:
+    per_row = _COLUMNS // _WIDTH
+    place = {"x": number % per_row * _WIDTH, "y": number // per_row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT}
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": gauges[0].panel,
+        "description": " ".join(gauge.help for gauge in gauges),
+        "datasource": _SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": {"unit": gauges[0].unit, "min": 0}, "overrides": []},
+        "targets": [_target(gauge, chr(ord("A") + n)) for n, gauge in enumerate(gauges)],
+    }
+
+
+def _target(gauge: Gauge, name: str) -> dict[str, Any]:
+    legend = " ".join(f"{{{{{label}}}}}" for label in gauge.labels) or gauge.panel
+    suffix = " (limit)" if "_limit" in gauge.name else ""
+    expr = gauge.shown.format(f'{gauge.name}{{app="$app"}}')
+    return {"refId": name, "datasource": _SOURCE, "expr": expr, "legendFormat": legend + suffix}

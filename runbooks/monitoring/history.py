@@ -1,0 +1,183 @@
+"""What the monitor remembers between its looks: depths, what is crossed since when, and what is still to be told.
+
+**Format:** SQLite, `user_version` 1.
+
+    depths     a queue's depth at a look
+    crossings  a finding, known by `code` and `subject`; `until_at` is NULL while it holds
+    news       what a target of `celery_notify` (its number there) has not taken yet; a row goes when it has
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runbooks.core.model import Crossing, Finding
+from runbooks.core.wording import utc
+
+VERSION = 1
+_TREND_S = 3600.0  # a queue's rate is that of the last hour; where that has no look, since the last one before,
+_TREND_LEAST_S, _TREND_MOST_S = 60.0, 86400.0  # which must be so old at least, and at most
+_SCHEMA = """
+CREATE TABLE depths (queue TEXT, at REAL, depth INTEGER, PRIMARY KEY (queue, at)) WITHOUT ROWID;
+CREATE TABLE crossings (code TEXT, subject TEXT, since_at REAL, until_at REAL, summary TEXT);
+CREATE UNIQUE INDEX crossed ON crossings (code, subject) WHERE until_at IS NULL;
+CREATE TABLE news (id INTEGER PRIMARY KEY, target INTEGER, at REAL, crossed INTEGER, text TEXT);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that a target has not been told: a crossing, or a recovery."""
+
+    id: int
+    crossed: bool
+    text: str
+
+
+class History:
+    """An open history. Every method raises sqlite3.Error where the file cannot be used."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open it, making it where there is none; None: one in memory, which lasts as long as this object.
+
+        Raises sqlite3.OperationalError where it cannot be used, another sqlite3.DatabaseError where it is damaged.
+        """
+        self._db = sqlite3.connect(path or ":memory:", timeout=5)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            if (said := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(said)
+            _require_version(self._db)
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def depth_before(self, queue: str, at: float) -> tuple[float, int] | None:
+        """The look that a queue's rate is reckoned from, as (time, depth)."""
+        sql = "SELECT at, depth FROM depths WHERE queue = ? AND at >= ? AND at < ? ORDER BY at"
+        until_at = at - _TREND_LEAST_S
+        rows = self._db.execute(f"{sql} LIMIT 1", (queue, at - _TREND_S, until_at)).fetchall()
+        rows = rows or self._db.execute(f"{sql} DESC LIMIT 1", (queue, at - _TREND_MOST_S, until_at)).fetchall()
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def remember(
+        self,
+        at: float,
+        depths: Mapping[str, int],
+        findings: Iterable[Finding],
+        *,
+        unsure: Callable[[str, str], bool],
+        targets: int,
+        keep_s: float,
+    ) -> tuple[tuple[Crossing, ...], tuple[Crossing, ...]]:
+        """Write a look down, at once or not at all; returns what is crossed, and what has recovered.
+
+        What is not among the findings has recovered, unless `unsure(code, subject)`: it could not be looked at. What is
+        new of both is news for each of the `targets`. What is older than `keep_s` is forgotten.
+        """
+        with self._db:
+            rows = [(queue, at, depth) for queue, depth in depths.items()]
+            self._db.executemany("INSERT OR REPLACE INTO depths VALUES (?, ?, ?)", rows)
+            known = {(one.code, one.subject): one for one in self._open()}
+            crossed = {(one.code, one.subject): one for one in crossings(findings, at)}
+            new = [one for key, one in crossed.items() if key not in known]
+            gone = [one for key, one in known.items() if key not in crossed and not unsure(*key)]
+            for one in new:
+                row = (one.code, one.subject, at, one.summary)
+                self._db.execute("INSERT INTO crossings VALUES (?, ?, ?, NULL, ?)", row)
+            for one in gone:
+                where = "WHERE code = ? AND subject = ? AND until_at IS NULL"
+                self._db.execute(f"UPDATE crossings SET until_at = ? {where}", (at, one.code, one.subject))  # noqa: S608
+            self._add_news(at, targets, new, crossed=True)
+            self._add_news(at, targets, gone, crossed=False)
+            for table, column in (("depths", "at"), ("crossings", "until_at"), ("news", "at")):
+                self._db.execute(f"DELETE FROM {table} WHERE {column} < ?", (at - keep_s,))  # noqa: S608
+        since = {key: one.since_at for key, one in known.items()}
+        still = tuple(replace(one, since_at=since.get(key, at)) for key, one in crossed.items())
+        unseen = tuple(one for key, one in known.items() if key not in crossed and one not in gone)
+        return still + unseen, tuple(gone)
+
+    def _open(self) -> list[Crossing]:
+        sql = "SELECT code, subject, since_at, summary FROM crossings WHERE until_at IS NULL ORDER BY since_at"
+        return [Crossing(*row) for row in self._db.execute(sql)]
+
+    def _add_news(self, at: float, targets: int, events: Sequence[Crossing], *, crossed: bool) -> None:
+        rows = [(n, at, crossed, news_text(one, at, crossed=crossed)) for one in events for n in range(targets)]
+        self._db.executemany("INSERT INTO news (target, at, crossed, text) VALUES (?, ?, ?, ?)", rows)
+
+    def news(self, target: int) -> list[News]:
+        """What a target has not been told yet, oldest first."""
+        sql = "SELECT id, crossed, text FROM news WHERE target = ? ORDER BY id"
+        return [News(id, bool(crossed), text) for id, crossed, text in self._db.execute(sql, (target,))]
+
+    def told(self, news: Iterable[News]) -> None:
+        """These have been told, and are not told again."""
+        with self._db:
+            self._db.executemany("DELETE FROM news WHERE id = ?", [(one.id,) for one in news])
+
+
+def set_aside(path: Path, at: float) -> Path:
+    """Rename a damaged file, and what SQLite keeps beside it; returns its new name. Raises OSError."""
+    aside = path.with_name(f"{path.stem}-damaged-{at:.0f}{path.suffix}")
+    for end in ("-wal", "-shm", ""):
+        if (part := path.with_name(path.name + end)).exists():
+            part.rename(aside.with_name(aside.name + end))
+    return aside
+
+
+def read_history(
+    path: Path, since_at: float
+) -> tuple[dict[str, list[tuple[float, int]]], list[tuple[Crossing, float | None]]]:
+    """The depths of every queue, and the crossings with their ends, since a time; changes nothing.
+
+    A folder that this user cannot write in is read without the file that readers share with a writer.
+    Raises sqlite3.Error.
+    """
+    how = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as db:
+        depths: dict[str, list[tuple[float, int]]] = {}
+        for queue, at, depth in db.execute(
+            "SELECT queue, at, depth FROM depths WHERE at >= ? ORDER BY queue, at", (since_at,)
+        ):
+            depths.setdefault(queue, []).append((at, depth))
+        sql = "SELECT code, subject, since_at, summary, until_at FROM crossings"
+        rows = db.execute(f"{sql} WHERE until_at IS NULL OR until_at >= ? ORDER BY since_at", (since_at,))
+        return depths, [(Crossing(*row[:4]), row[4]) for row in rows]
+
+
+def _require_version(db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise sqlite3.OperationalError("a newer version of this tool made it")
+    if version == 0:
+        db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+
+
+def crossings(findings: Iterable[Finding], at: float) -> list[Crossing]:
+    """Findings as crossings that begin now; those of one code and subject are one."""
+    found: dict[tuple[str, str], Crossing] = {}
+    for one in findings:
+        key = (one.code, one.subject)
+        if before := found.get(key):
+            found[key] = replace(before, evidence=(*before.evidence, one.summary, *one.evidence))
+        else:
+            found[key] = Crossing(one.code, one.subject, at, one.summary, one.evidence, one.remedy)
+    return list(found.values())
+
+
+def news_text(one: Crossing, at: float, *, crossed: bool) -> str:
+    """What a target is told of one crossing, with its evidence, or of its end."""
+    if not crossed:
+        return (
+            f"RECOVERED {one.code} {one.subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt was: {one.summary}"
+        )
+    evidence = [f"| {line}" for line in one.evidence]
+    remedy = [f"→ {one.remedy}"] if one.remedy else []
+    return "\n".join((f"CROSSED {one.code} {one.subject} at {utc(at)}", one.summary, *evidence, *remedy))

@@ -1,0 +1,32 @@
+"""Tells one target of `celery_notify` what is new, through Apprise."""
+
+import logging
+from collections.abc import Sequence
+
+from pydantic import SecretStr
+
+from runbooks.monitoring.history import News
+
+
+def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
+    """Send all of it as one message; returns "" where the target took it, else why it did not, without the URL."""
+    import apprise
+
+    # What it logs can hold the URL, and so a password.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+    try:
+        target = apprise.Apprise()
+        if not target.add(url.get_secret_value()):
+            return "it is no URL that Apprise knows"
+        kind = apprise.NotifyType.WARNING if any(one.crossed for one in news) else apprise.NotifyType.SUCCESS
+        body = "\n\n".join(one.text for one in news)
+        sent = target.notify(body, _title(app, news), kind, body_format=apprise.NotifyFormat.TEXT)
+    except Exception as error:  # a plugin of Apprise can fail in any way that Python can
+        return type(error).__name__
+    return "" if sent else f"{target[0].service_name} did not take it"
+
+
+def _title(app: str, news: Sequence[News]) -> str:
+    crossed = sum(one.crossed for one in news)
+    parts = [f"{crossed} crossed"] * bool(crossed) + [f"{len(news) - crossed} recovered"] * (crossed < len(news))
+    return f"Celery {app}: {', '.join(parts)}"

@@ -1,0 +1,73 @@
+"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
+
+**Format:** every line is `TIME APP STATE …`, STATE being `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest is
+`name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from runbooks.core.model import Look, QueueLook
+from runbooks.core.wording import span, utc
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def look_lines(look: Look) -> Iterator[str]:
+    """One line for each queue, the broker and each host of beat's; then one for each finding and each recovery."""
+    start = f"{utc(look.at)} {look.app}"
+    crossed = {one.subject for one in look.crossings}
+    if not look.reached:
+        yield f"{start} UNREACHED broker"
+    for queue in look.queues:
+        yield f"{start} {_state(queue.name in crossed)} queue={queue.name} {_figures(queue)}"
+    if look.reached:
+        nodes = f"nodes={len(look.missing_tasks)}/{len(look.missing_tasks) + len(look.silent_nodes)}"
+        unacked = f"unacked={look.unacked} unacked_age_s={look.unacked_age_s:.0f}"
+        bad = bool(look.silent_nodes or any(look.missing_tasks.values()) or crossed & {"broker", "unacked"})
+        yield f"{start} {_state(bad)} broker {nodes} {unacked}"
+    for host, silent_s in look.beat_silence_s.items():
+        yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
+    for one in look.crossings:
+        yield f"{start} CROSSED {one.code} {one.subject} since={utc(one.since_at)} {one.summary}"
+    for one in look.recovered:
+        yield f"{start} RECOVERED {one.code} {one.subject} since={utc(one.since_at)} {span(look.at - one.since_at)}"
+
+
+def _state(crossed: bool) -> str:
+    return "CROSSED" if crossed else "ok"
+
+
+def _figures(queue: QueueLook) -> str:
+    figures = [f"depth={queue.depth}", f"consumers={queue.consumers}", f"max_retries={queue.max_retries}"]
+    figures.append(f"eta_overdue_s={queue.eta_overdue_s:.0f}")
+    if queue.per_s is not None:
+        figures.append(f"per_hour={queue.per_s * 3600:+.0f}")
+    if queue.drain_s is not None:
+        figures.append("drain_s=never" if queue.drain_s == math.inf else f"drain_s={queue.drain_s:.0f}")
+    if queue.unseen:
+        figures.append(f"looked_at={queue.depth - queue.unseen}_of_{queue.depth}")
+    return " ".join(figures)
+
+
+def look_document(look: Look) -> dict[str, Any]:
+    """A look as JSON types; a queue that does not drain has `drain_s` null, as has one of which it is not known."""
+    queues = [
+        asdict(queue) | {"drain_s": None if queue.drain_s == math.inf else queue.drain_s} for queue in look.queues
+    ]
+    return asdict(look) | {"queues": queues}
+
+
+def sparkline(points: Sequence[tuple[float, int]], until_at: float, width: int) -> str:
+    """The depth over time: a column shows the most in its time, or where nobody looked then, what was seen before."""
+    columns: list[int | None] = [None] * max(1, width)
+    first_at = points[0][0]
+    for at, depth in points:
+        n = min(len(columns) - 1, int((at - first_at) / max(1.0, until_at - first_at) * len(columns)))
+        columns[n] = max(depth, columns[n] or 0)
+    most, bars = max(depth for _, depth in points), ""
+    for column in columns:
+        bars += bars[-1] if column is None else _BARS[math.ceil(column / most * 7) if most else 0]
+    return bars

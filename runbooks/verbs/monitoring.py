@@ -1,0 +1,63 @@
+"""The verb for cron and for Prometheus."""
+
+from typing import TYPE_CHECKING
+
+from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, shipped_templates, state_directory, verb
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.reporter import Reporter
+
+
+@verb(
+    textfile="also write the figures into this FILE, for node_exporter",
+    listen="look again and again, and answer Prometheus at this [ADDRESS:]PORT, until ^C",
+    every="with --listen: a look every so often (default: 1m)",
+    history="draw the depths that earlier looks saw; asks nobody",
+    queue="with --history: only this QUEUE",
+    since="with --history: how far back, e.g. 2h or 7d (default: 24h)",
+    alerts="print Prometheus' alert rules",
+    dashboard="print a Grafana dashboard",
+)
+def monitor(
+    flags: Flags,
+    textfile: str = "",
+    listen: str = "",
+    every: str = "1m",
+    history: bool = False,
+    queue: str = "",
+    since: str = "24h",
+    alerts: bool = False,
+    dashboard: bool = False,
+) -> None:
+    """Look at every queue against the inventory's thresholds, a line each; made for cron; changes nothing."""
+
+    def printed(reporter: "Reporter") -> "ExitCode":
+        from runbooks.core.errors import ExitCode, UsageError
+
+        if bool(listen) + history + alerts + dashboard > 1:
+            raise UsageError("--listen, --history, --alerts and --dashboard each do something else", "give one of them")
+        if history:
+            from runbooks.monitor import show_history
+
+            fleet = fleet_of(flags)
+            return show_history(reporter, fleet, state_directory(flags, fleet), queue=queue, since=since)
+        if dashboard:
+            import json
+
+            from runbooks.monitoring.dashboard import dashboard as document
+
+            reporter.message(json.dumps(document(), indent=2))
+        else:
+            reporter.message((shipped_templates() / "prometheus/alerts.yml").read_text().rstrip())
+        return ExitCode.OK
+
+    if history or alerts or dashboard:
+        return run_verb(flags, printed)
+    if listen:
+        from runbooks.monitor import listen as listen_page
+
+        return on_fleet(flags, lambda session: listen_page(session, address=listen, every=every), follow=True)
+    from runbooks.monitor import monitor as page
+
+    on_fleet(flags, lambda session: page(session, textfile=textfile))

@@ -1,0 +1,125 @@
+"""What the monitor finds with the broker's answers, and at most beat's hosts': nothing that it did not look at."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runbooks.core.model import BrokerState, HostState, Snapshot, TaskCount, Unreachable
+from runbooks.core.settings import Limits, Thresholds
+from runbooks.diagnosis.diagnose import diagnose, watch
+from runbooks.monitoring.look import slow_to_drain, unsure
+from runbooks.steps.files import Kind, Wanted
+from tests.unit.fleets import (
+    NOW,
+    TASKS,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_queue,
+    make_snapshot,
+    make_state,
+)
+from tests.unit.monitoring.conftest import make_queue_look
+
+HOST = make_host()
+FILES: Mapping[Kind, Wanted] = {"unit": {"web1": {}}, "cron": {"web1": {}}, "logrotate": {"web1": {}}}
+LIMITS = Thresholds(beat_silence=600, queues={"high_q": Limits(depth=100)})
+FLEET = make_fleet(HOST, thresholds=LIMITS)
+
+
+def codes(broker: BrokerState, beat: HostState | Unreachable | None = None) -> list[str]:
+    return [finding.code for finding in watch(FLEET, Snapshot(NOW, broker, {"web1": beat} if beat else {}))]
+
+
+def with_queue(**changes: Any) -> BrokerState:
+    return make_broker(FLEET, queues={"high_q": make_queue(**changes)})
+
+
+def test_a_fleet_in_which_all_is_right_has_no_finding_though_no_host_was_asked() -> None:
+    assert codes(make_broker(FLEET)) == []
+
+
+def test_a_node_that_does_not_answer_is_told_without_asking_its_host() -> None:
+    found = codes(make_broker(FLEET, nodes={}))
+    assert found == ["worker.not_answering", "queue.no_consumer"]
+
+
+def test_each_node_that_lacks_tasks_is_a_finding_of_its_own() -> None:
+    hosts = make_host(), make_host("web2")
+    fleet = make_fleet(*hosts)
+    broker = make_broker(fleet)
+    nodes = {name: replace(node, registered=frozenset(TASKS[:1])) for name, node in broker.nodes.items()}
+    found = watch(fleet, Snapshot(NOW, replace(broker, nodes=nodes), {}))
+    assert [(f.code, f.subject) for f in found] == [
+        ("task.not_registered", "high@web1"),
+        ("task.not_registered", "high@web2"),
+    ]
+
+
+@pytest.mark.parametrize(("depth", "found"), [(100, []), (101, ["queue.depth"])])
+def test_a_queues_own_limit_holds(depth: int, found: list[str]) -> None:
+    assert codes(with_queue(depth=depth)) == found
+
+
+def test_nothing_that_is_only_worth_knowing_counts() -> None:
+    broker = make_broker(FLEET, other_lists={"shopping": (2, False)})
+    assert codes(broker) == []
+    assert [f.code for f in diagnose(FLEET, make_snapshot(FLEET, broker=broker), FILES)][-1] == "queue.foreign_list"
+
+
+@pytest.mark.parametrize(("age_s", "found"), [(3600, []), (3601, ["queue.unacked_age"])])
+def test_messages_that_stay_unacknowledged_are_told(age_s: float, found: list[str]) -> None:
+    assert codes(make_broker(FLEET, unacked=2, oldest_unacked_at=NOW - age_s)) == found
+
+
+@pytest.mark.parametrize(("sent_at", "found"), [(NOW - 600, []), (NOW - 601, ["beat.silent"]), (None, ["beat.silent"])])
+def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
+    sent_at: float | None, found: list[str]
+) -> None:
+    state = replace(make_state(HOST), beat_sent_at=sent_at)
+    assert codes(make_broker(FLEET), state) == found
+    all_of_it = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
+    assert [finding.code for finding in all_of_it] == found
+
+
+def test_a_host_of_beats_that_does_not_answer_is_a_finding() -> None:
+    assert codes(make_broker(FLEET), Unreachable("no route")) == ["host.unreachable"]
+
+
+# --- the time to drain
+
+
+@pytest.mark.parametrize(
+    ("per_s", "found"),
+    [(None, []), (-1.0, []), (-0.1, ["queue.drain_time"]), (0.0, ["queue.drain_time"]), (2.0, ["queue.drain_time"])],
+)
+def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_told(per_s: float | None, found: list[str]) -> None:
+    fleet = make_fleet(HOST, thresholds=Thresholds(drain_time=6 * 3600))
+    assert [f.code for f in slow_to_drain(fleet, [make_queue_look(depth=5000, per_s=per_s)])] == found
+    assert list(slow_to_drain(fleet, [make_queue_look(depth=1500, per_s=per_s)])) == [], "that is no backlog"
+    assert list(slow_to_drain(FLEET, [make_queue_look(depth=5000, per_s=per_s)])) == [], "nobody asked"
+
+
+# --- what may hold although it was not seen
+
+
+def test_without_the_broker_all_but_its_silence_may_hold() -> None:
+    of = unsure(None)
+    assert of("queue.depth", "high_q")
+    assert not of("broker.unreachable", "broker")
+
+
+def test_of_a_queue_that_was_not_read_to_its_end_only_what_was_counted_is_sure() -> None:
+    task = {"shop.tasks.bill": TaskCount(1, 0, 0, None, 0)}
+    of = unsure(Snapshot(NOW, with_queue(depth=9, unseen=5, by_task=task), {}))
+    assert of("queue.retries", "high_q")
+    assert not of("queue.depth", "high_q")
+    assert not unsure(Snapshot(NOW, with_queue(depth=9), {}))("queue.retries", "high_q")
+
+
+def test_beat_may_be_silent_still_where_its_host_does_not_answer() -> None:
+    of = unsure(make_snapshot(FLEET, hosts={"web1": Unreachable("no route")}))
+    assert of("beat.silent", "web1")
+    assert not unsure(make_snapshot(FLEET))("beat.silent", "web1")
