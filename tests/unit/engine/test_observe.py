@@ -1,6 +1,7 @@
 """One look at the fleet: only what is asked for, hosts at once, and no secret in what is found."""
 
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -10,7 +11,7 @@ import pytest
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, HostState, Unreachable
 from runbooks.engine.observe import on_hosts, secrets_in
-from runbooks.hosts.transport import Transport, Transports
+from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import make_fleet, make_host, make_state
@@ -177,3 +178,23 @@ def test_the_applications_own_python_is_asked(site: World) -> None:
     state = host_state(site, "web1", Needs.EVERYTHING)
     assert state.imports_now is not None
     assert "/no/such/python" in state.imports_now.errors[""]
+
+
+class Meeting(LocalTransport):
+    """A host that answers only when as many scripts run as there are hosts: the slowest holds all of them up."""
+
+    def __init__(self, all_of_them: threading.Barrier) -> None:
+        super().__init__()
+        self.all_of_them = all_of_them
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        self.all_of_them.wait(timeout=30)
+        return Completed(0, b"", "")
+
+
+def test_sixty_four_slow_hosts_take_as_long_as_the_slowest_of_them() -> None:
+    hosts = [make_host(f"web{n}") for n in range(64)]
+    all_of_them = threading.Barrier(len(hosts))
+    ways = Transports({host.name: Meeting(all_of_them) for host in hosts}, forks=64)
+    answers = on_hosts(ways, hosts, lambda host, way: way.run(":", timeout_s=30).code)
+    assert answers == {host.name: 0 for host in hosts}
