@@ -228,6 +228,26 @@ def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: Fl
     assert "nodes answer ping: 11 of 11" in done.out
 
 
+def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(healthy: FleetWorld) -> None:
+    task = "integrations.tasks.check_all_devices_in_glpi"
+    done = inv(healthy, "run-task", task, "--json")
+    assert done.code == 0, done.out + done.err
+    assert (done.json["task"]["state"], done.json["task"]["result"]["total"]) == ("SUCCESS", 60)
+    again = inv(healthy, "run-task", "--status", done.json["task"]["id"])
+    assert (again.code, "found: 44" in again.out) == (0, True)
+    refused = inv(healthy, "run-task", task.replace("all", "al"))
+    assert (refused.code, task in refused.err) == (5, True), refused.out + refused.err
+
+
+def test_a_probe_that_fails_on_one_host_is_told_with_it(healthy: FleetWorld) -> None:
+    probes = """celery_probes:
+          - {name: who, command: 'test "$(id -un) $(hostname)" != "deploy web2"', hosts: web*, user: deploy}
+        celery_app:"""
+    done = inv(healthy, "verify", inventory=changed_inventory(healthy, ("celery_app:", probes)))
+    assert done.code == 1, done.out + done.err
+    assert re.findall(r"probe.failed +(.*)", done.out) == ["who on web2"]
+
+
 def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorld) -> None:
     name = changed_inventory(healthy, ("/known_hosts", "/new_known_hosts"))
     refused = inv(healthy, "verify", "--limit", "web1", inventory=name)
