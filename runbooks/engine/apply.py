@@ -260,7 +260,7 @@ def _second_look(
     deadline = time.monotonic() + max((step.patience_s for step in asked), default=0.0)
     while wanted:
         if Needs.NODES in needs:
-            _await_nodes(session, done, deadline)
+            await_nodes(session, done, deadline)
         snapshot = session.observe(needs, hosts)
         lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
@@ -273,9 +273,13 @@ def _second_look(
     return (), {}
 
 
-def _await_nodes(session: Session, done: Sequence[Change], deadline: float) -> None:
+def await_nodes(session: Session, done: Sequence[Change], deadline: float) -> None:
     """Wait until the workers that were started answer: until then a look at their hosts would show nothing new."""
-    started = {(change.host, change.do.service) for change in done if isinstance(change.do, ControlService)}
+    started = {
+        (change.host, change.do.service)
+        for change in done
+        if isinstance(change.do, ControlService) and change.do.action != "stop"
+    }
     nodes = {
         host.node(worker)
         for host in session.fleet.hosts

@@ -26,7 +26,7 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
-from runbooks.engine.apply import PAUSE_S, Recap, perform
+from runbooks.engine.apply import PAUSE_S, Recap, await_nodes, perform
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
@@ -233,6 +233,16 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
         original.close()
 
 
+def mark_settled(record: RunRecord, undos: Sequence[Undo]) -> None:
+    """Mark what needs no undoing any more as undone, so that the run does not stand in the way of older ones."""
+    journal = Journal(record.directory)
+    try:
+        for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+            journal.undone(undo.entry.n)
+    finally:
+        journal.close()
+
+
 def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Collection[str], recap: Recap) -> None:
     """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
     session.reporter.step("put back")
@@ -277,6 +287,7 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
             return {id(change): why[id(change)] for change in pending}
         if pending:
             time.sleep(PAUSE_S)
+    await_nodes(session, changes, deadline)  # those that ran before answered, as a rule; it is no condition
     return {}
 
 

@@ -39,7 +39,7 @@ def test_all_mistakes_of_an_inventory_are_told_at_once_with_their_lines(healthy:
             "            concurrency: 2\n          - name: worker_low",
             "            concurency: 2\n          - name: worker_low",
         ),
-        ('schedule: "0 */6 * * *"', 'schedule: "0 */6 * *"'),
+        ("          host: sandbox\n", '          host: sandbox\n          schedule: "0 */6 * *"\n'),
     )
     lines = (healthy.path / name).read_text().splitlines()
     done = healthy.inv("diagnose", "--inventory", name)
@@ -49,7 +49,7 @@ def test_all_mistakes_of_an_inventory_are_told_at_once_with_their_lines(healthy:
         f"changed.yaml:{line_of(lines, 'celery_beet')}: unknown variable 'celery_beet'; did you mean 'celery_beat'?",
         f"changed.yaml:{line_of(lines, 'concurency')}: celery_workers.0.concurency: unknown key; "
         "did you mean 'concurrency'?",
-        f"changed.yaml:{line_of(lines, '0 */6 * *')}: celery_cron.0.schedule: not a cron schedule",
+        f"changed.yaml:{line_of(lines, '0 */6 * *')}: celery_monitor.schedule: not a cron schedule",
     )
 
 
