@@ -58,14 +58,14 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
 
 @task(help={"only": "only tests whose names match this pytest EXPRESSION; the checks are left out"})
 def test(c: Context, only: str = "") -> None:
-    """Lint, types, layers and all tests."""
+    """Lint, types, layers and all tests, three files of them at a time: most of them wait for real servers."""
     python = sys.executable
     checks = {
         "lint": [python, "-m", "ruff", "check"],
         "format": [python, "-m", "ruff", "format", "--check", "--quiet"],
         "types": [python, "-m", "mypy"],
         "layers": [str(Path(python).parent / "lint-imports"), "--no-logo"],
-        "tests": [python, "-m", "pytest", "-q", *(["-k", only] if only else [])],
+        "tests": [python, "-m", "pytest", "-q", "--numprocesses=3", "--dist=loadfile", *(["-k", only] if only else [])],
     }
     import subprocess
 
