@@ -185,7 +185,7 @@ def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
     assert listed(client, "work") == before
     lock.release()
     with worker(kind, tmp_path):
-        nodes = observe_nodes(kind.url, kind.options)
+        nodes = observe_nodes(kind.url, kind.options, timeout_s=15)
     assert nodes["w@here"].queues == {"mail"}
     assert "tiny.known" in nodes["w@here"].registered
     assert not any(secret in place(kind.url, kind.options, client) for secret in ("p@ss", "s3cret", "pw", "watch"))
