@@ -128,6 +128,8 @@ def test_a_broker_that_is_down_is_said_to_be_at_once() -> None:
 
 def test_a_broker_that_dies_while_nodes_are_asked_ends_the_asking(tmp_path: Path) -> None:
     server = RedisServer.start(tmp_path)
+    with connect(server.url()) as client:
+        client.sadd("_kombu.binding.celery.pidbox", "\x06\x16\x06\x16silent@here.celery.pidbox")
     pid = os.fork()
     if pid == 0:
         time.sleep(0.5)
@@ -222,3 +224,24 @@ def test_a_busy_worker_that_is_drained_gives_no_task_back_that_has_run(
         assert 0 < len(left) < 3000
         assert len(ran.read_text().splitlines()) + len(left) == 3000
     app.close()
+
+
+def test_where_no_node_listens_none_is_asked_or_waited_for(tmp_path: Path) -> None:
+    server = RedisServer.start(tmp_path)
+    try:
+        assert observe_nodes(server.url(), timeout_s=60) == {}
+        with connect(server.url()) as client:
+            assert "cmdstat_publish" not in client.info("commandstats")
+    finally:
+        server.stop()
+
+
+def test_who_may_not_ask_whether_anyone_listens_asks_the_nodes(tmp_path: Path) -> None:
+    server = RedisServer.start(tmp_path)
+    try:
+        with connect(server.url()) as client:
+            client.execute_command("ACL SETUSER shy on >x ~* &* +@all -pubsub")
+            assert observe_nodes(server.url().replace("redis://", "redis://shy:x@"), timeout_s=0.1) == {}
+            assert "cmdstat_publish" in client.info("commandstats")
+    finally:
+        server.stop()
