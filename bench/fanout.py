@@ -224,7 +224,7 @@ def rounds(record: Record, hosts: Sequence[Host], latency_ms: int, state: Path, 
         with ThreadPoolExecutor(len(hosts)) as pool:
             list(pool.map(lambda host: on_host(record, host, "sh", "-c", FRESH), hosts))
         if not command("first"):
-            subprocess.run(command("set up"), check=True, stdout=subprocess.DEVNULL)
+            measure(command("set up"), state / f"{way}.log")
             await_nodes(2 * len(hosts))
         for run in RUNS:
             if words := command(run):
@@ -273,17 +273,19 @@ def main() -> None:
     counts, rows = options.hosts or [4, 16], []
     os.environ.update(ANSIBLE)
     os.environ.pop("SSH_AUTH_SOCK", None)
-    for latency_ms in options.latency or [0, 20]:
-        with fleet_of(max(counts), latency_ms) as record, tempfile.TemporaryDirectory() as folder:
-            for count in counts:
-                state = Path(folder) / str(count)
-                state.mkdir()
-                for row in rounds(record, record.hosts[1 : count + 1], latency_ms, state, options):
-                    rows.append(row)
-                    print(f"{row.way}, {row.hosts} hosts, {row.run}: {row.wall_s:.2f} s", file=sys.stderr)
-    print("\n".join(table(rows)))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    try:
+        for latency_ms in options.latency or [0, 20]:
+            with fleet_of(max(counts), latency_ms) as record, tempfile.TemporaryDirectory() as folder:
+                for count in counts:
+                    state = Path(folder) / str(count)
+                    state.mkdir()
+                    for row in rounds(record, record.hosts[1 : count + 1], latency_ms, state, options):
+                        rows.append(row)
+                        print(f"{row.way}, {row.hosts} hosts, {row.run}: {row.wall_s:.2f} s", file=sys.stderr)
+    finally:  # also what an interrupted run has measured
+        print("\n".join(table(rows)))
+        if options.json:
+            options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
 
 
 if __name__ == "__main__":
