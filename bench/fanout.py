@@ -273,6 +273,7 @@ def main() -> None:
     counts, rows = options.hosts or [4, 16], []
     os.environ.update(ANSIBLE)
     os.environ.pop("SSH_AUTH_SOCK", None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every way begins from compiled modules, as from the second run on
     try:
         for latency_ms in options.latency or [0, 20]:
             with fleet_of(max(counts), latency_ms) as record, tempfile.TemporaryDirectory() as folder:
