@@ -9,7 +9,7 @@ from runbooks.core.model import Severity
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import Recap, make_plan
-from runbooks.engine.journal import Journal, list_runs
+from runbooks.engine.journal import Journal, last_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
@@ -52,13 +52,9 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
 
 
 def _last_remedy_failed(session: Session) -> bool:
-    inventory = str(session.options.inventory.resolve())
-    runs = [
-        run
-        for run in list_runs(session.options.state_directory)
-        if (run.verb, run.inventory) == (session.options.verb, inventory)
-    ]
-    return bool(runs) and runs[-1].state not in ("ok", "undone")
+    options = session.options
+    run = last_run(options.state_directory, options.verb, options.inventory)
+    return run is not None and run.state not in ("ok", "undone")
 
 
 def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap) -> None:

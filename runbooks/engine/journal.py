@@ -178,12 +178,13 @@ def _sync_directory(path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        try:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
-        except ValueError:
-            raise RunbookError(f"{path}:{number}: not a line of a journal", "was it edited? restore it") from None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+            except ValueError:
+                raise RunbookError(f"{path}:{number}: not a line of a journal", "was it edited? restore it") from None
 
 
 def read_run(directory: Path) -> RunRecord:
@@ -221,6 +222,15 @@ def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
 def list_runs(state_directory: Path) -> list[RunRecord]:
     """All runs of a state directory, oldest first."""
     return [read_run(path) for path in _run_directories(state_directory)]
+
+
+def last_run(state_directory: Path, verb: str, inventory: Path) -> RunRecord | None:
+    """The newest run of a verb on an inventory; of the others no more than the first line is read."""
+    wanted = {"verb": verb, "inventory": str(inventory.resolve())}
+    for directory in reversed(_run_directories(state_directory)):
+        if wanted.items() <= next(_lines(directory / JOURNAL)).items():
+            return read_run(directory)
+    return None
 
 
 def _run_directories(state_directory: Path) -> list[Path]:

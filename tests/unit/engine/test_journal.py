@@ -17,7 +17,7 @@ import pytest
 from runbooks.core.effects import BROKER, Change, ControlService, RunTask, SetEnvironment, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.journal import JOURNAL, Journal, find_run, list_runs, new_run_id, read_run
+from runbooks.engine.journal import JOURNAL, Journal, find_run, last_run, list_runs, new_run_id, read_run
 from runbooks.engine.session import closing_journal
 
 ROOT = Path(__file__).parents[3]
@@ -299,6 +299,14 @@ def test_without_any_run_the_last_one_is_refused_and_the_list_is_empty(state: Pa
 
 def test_runs_are_listed_oldest_first(runs: Path) -> None:
     assert [record.id for record in list_runs(runs)] == list(IDS)
+
+
+def test_the_last_run_of_a_verb_is_found_among_those_of_others_and_of_other_inventories(state: Path) -> None:
+    made = zip(IDS, ("remediate", "remediate", "undo"), ("mine", "other", "mine"), strict=True)
+    for run_id, verb, inventory in made:
+        Journal.create(state, run_id, verb, Path(inventory), "localhost:6379/3").close()
+    found = [last_run(state, "remediate", Path(inventory)) for inventory in ("mine", "other", "third")]
+    assert [run and run.id for run in found] == [IDS[0], IDS[1], None]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"type": "run", "form'])
