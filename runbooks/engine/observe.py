@@ -102,8 +102,8 @@ def look(
     All in one round trip, with what beat says.
     """
     questions = {"clock": facts.ask_clock()}
-    questions |= {f"file{n}": facts.ask_file(path) for n, path in enumerate(files)}
     if files:
+        questions["files"] = facts.ask_files(files)
         questions["managed"] = facts.ask_managed(host, fleet.app.app, files)
     if services and host.has_systemd:
         questions["units"] = ask_units(host, fleet.app.app, services)
@@ -114,15 +114,16 @@ def look(
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
     answers = run_fragments(transport, questions, timeout_s=patience_s)
+    clock = facts.parse_clock(answers["clock"])
     if "units" in answers:
-        found = parse_units(answers["units"])
+        found = parse_units(answers["units"], clock)
     else:
         found = {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)}
-    read = {path: facts.parse_file(path, answers[f"file{n}"]) for n, path in enumerate(files)}
+    read = facts.parse_files(files, answers["files"]) if files else {}
     secrets = secrets_in(read.get(host.settings.env_file))
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
     return HostState(
-        facts.parse_clock(answers["clock"]),
+        clock.now,
         read,
         {name: found[name] for name in services},
         facts.parse_managed(answers["managed"]) if files else {},

@@ -15,7 +15,7 @@ from runbooks.engine.journal import RunRecord, list_runs
 from runbooks.engine.observe import HOST_TIMEOUT_S, secrets_in
 from runbooks.engine.session import Session
 from runbooks.hosts.application import ask_route, ask_send, parse_route, parse_send
-from runbooks.hosts.facts import ask_file, parse_file, redact
+from runbooks.hosts.facts import ask_files, parse_files, redact
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.steps.step import Needs
 
@@ -87,12 +87,12 @@ def _ask_first(
     for host in session.fleet.hosts:
         path = host.settings.env_file
         try:
-            asked = {"env_file": ask_file(path), **questions(host)}
+            asked = {"env_file": ask_files([path]), **questions(host)}
             answers = run_fragments(session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S)
         except HostUnreachable as error:
             away.append(f"{host.name}: {error.problem}")
             continue
-        secrets = (*secrets_in(parse_file(path, answers["env_file"])), *_passwords(session.fleet.app))
+        secrets = (*secrets_in(parse_files([path], answers["env_file"])[path]), *_passwords(session.fleet.app))
         return host, secrets, answers
     raise HostUnreachable("no host answers: " + "; ".join(away), "see `inv hosts`, and --limit")
 

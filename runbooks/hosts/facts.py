@@ -3,7 +3,8 @@
 import base64
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -17,29 +18,57 @@ NOT_RUNNING = 3
 """**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A host's own clock when it was asked, and what turns its processes' starts into the time of day."""
+
+    now: float
+    uptime_s: float
+    ticks_per_s: int
+
+    def at(self, start_ticks: int) -> float:
+        """The epoch seconds of a start. **Source:** proc(5), `/proc/PID/stat`: it is in clock ticks since boot."""
+        return self.now - self.uptime_s + start_ticks / self.ticks_per_s
+
+
 def ask_clock() -> str:
-    return "date +%s.%N"
+    return 'date +%s.%N; getconf CLK_TCK; read -r uptime </proc/uptime; echo "$uptime"'
 
 
-def parse_clock(answer: Answer) -> float:
-    """Epoch seconds of the host's own clock. **Source:** GNU date."""
-    return float(answer.out)
+def parse_clock(answer: Answer) -> Clock:
+    """**Source:** GNU date; getconf(1); proc(5): `/proc/uptime` begins with seconds."""
+    now, ticks_per_s, uptime_s, *_ = answer.out.split()
+    return Clock(float(now), float(uptime_s), int(ticks_per_s))
 
 
-def ask_file(path: str) -> str:
-    """`-L`: of a link, the file it leads to. `LC_ALL`: seconds with a point. Names come last: they may hold spaces."""
-    quoted = quote(path)
-    return f"[ -e {quoted} ] || exit 0\nLC_ALL=C stat -L -c '%a %.Y %U:%G' {quoted} && cat {quoted}"
+def ask_files(paths: Iterable[str]) -> str:
+    """Which of these exist, then the state of each of them, then their bytes: two processes for any number of files.
+
+    `-L`: of a link, the file it leads to. `LC_ALL`: seconds with a point. Names of users may hold spaces.
+    """
+    return (
+        f"there=; set --; for path in {' '.join(map(quote, paths))}; do\n"
+        '[ -e "$path" ] && there=${there}1 && set -- "$@" "$path" || there=${there}0; done\n'
+        'echo "$there"; [ $# -gt 0 ] || exit 0\n'
+        'LC_ALL=C stat -L -c \'%s %a %.Y %U:%G\' -- "$@" && cat -- "$@"'
+    )
 
 
-def parse_file(path: str, answer: Answer) -> FileState:
-    """A file's state; raises RunbookError when it exists and cannot be read. **Source:** GNU stat."""
+def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
+    """The state of each file; raises RunbookError when one exists and cannot be read. **Source:** GNU stat."""
     if answer.code != 0:
-        raise RunbookError(f"{path} cannot be read: {answer.err.strip()}", "run as a user who may read it")
-    if not answer.out:
-        return FileState(None)
-    head, _, content = answer.out.partition(b"\n")
-    return _file_state(head.decode(errors="replace"), content)
+        raise RunbookError(f"a file cannot be read: {answer.err.strip()}", "run as a user who may read it")
+    there, _, rest = answer.out.partition(b"\n")
+    found = [path for path, digit in zip(paths, there.decode(), strict=True) if digit == "1"]
+    *lines, contents = rest.split(b"\n", len(found))
+    heads = [line.decode(errors="replace").partition(" ") for line in lines]
+    if sum(int(size) for size, _, _ in heads) != len(contents):
+        raise RunbookError("a file changed while it was read", "run the command again")
+    states = dict.fromkeys(paths, FileState(None))
+    for path, (size, _, head) in zip(found, heads, strict=True):
+        content, contents = contents[: int(size)], contents[int(size) :]
+        states[path] = _file_state(head, content)
+    return states
 
 
 def _file_state(head: str, content: bytes) -> FileState:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import Process, ServiceState
-from runbooks.hosts.facts import marked
+from runbooks.hosts.facts import Clock, marked
 from runbooks.hosts.script import Answer, quote
 
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,NeedDaemonReload,DropInPaths"
@@ -15,23 +15,21 @@ _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,Ne
 def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
     """systemd's view of these services' units and of those that carry our mark; then each process in a group of theirs.
 
-    The clock comes first, in the lines that `parse_units` takes off.
     **Source:** systemctl(1); proc(5): the last field of a line of `/proc/PID/cgroup` is the group's path.
     """
     wanted = " ".join(quote(unit_of(service)) for service in services)
     return (
-        'read -r uptime </proc/uptime; echo "$uptime"; date +%s.%N; getconf CLK_TCK\n'
         f"cd {quote(host.settings.unit_directory)} || exit 1\n"
         "ours=; for path in celery-worker@?*.service celery-beat.service; do\n"
         f'{marked(app)} && ours="$ours $path"; done\n'
         f"systemctl show --property={_PROPERTIES} -- {wanted} $ours || exit 1\necho ---\n"
-        "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup |\n"
-        "sed 's,^/proc/\\([0-9]*\\)/.*/\\(celery-[^/]*\\)$,\\1 \\2,' | sort -u | while read -r pid unit; do\n"
-        'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "$unit" "$stat"; done; :'
+        "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup | while read -r line; do\n"
+        'pid=${line#/proc/}; pid=${pid%%/*}; [ "$pid" != "$last" ] || continue; last=$pid\n'
+        'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; :'
     )
 
 
-def parse_units(answer: Answer) -> dict[str, ServiceState]:
+def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
     """The state of every service by its name, wanted ones and those whose unit is a left-over of ours.
 
     Raises RunbookError where systemd does not answer.
@@ -41,22 +39,10 @@ def parse_units(answer: Answer) -> dict[str, ServiceState]:
             f"systemd does not answer: {answer.err.strip()[-300:] or 'systemctl failed'}",
             "is this a host with systemd? (celery_service_manager)",
         )
-    uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
-    clock = _Clock(float(now), float(uptime.split()[0]), int(ticks_per_s))
-    units, _, processes = "\n".join(rest).partition("---\n")
+    units, _, processes = answer.out.decode(errors="replace").partition("---\n")
     running = [_process(line) for line in processes.splitlines()]
     shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in units.strip().split("\n\n") if block]
     return {service_of(unit["Id"]): _state(unit, clock, running) for unit in shown}
-
-
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    now: float
-    uptime_s: float
-    ticks_per_s: int
-
-    def at(self, start_ticks: int) -> float:
-        return self.now - self.uptime_s + start_ticks / self.ticks_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +60,7 @@ def _process(line: str) -> _Running:
     return _Running(unit, int(values[1]), Process(int(pid), int(values[19]), name.lstrip("(")))
 
 
-def _state(unit: Mapping[str, str], clock: _Clock, running: Sequence[_Running]) -> ServiceState:
+def _state(unit: Mapping[str, str], clock: Clock, running: Sequence[_Running]) -> ServiceState:
     mine = [entry for entry in running if entry.unit == unit["Id"]]
     main = next((entry for entry in mine if str(entry.process.pid) == unit["MainPID"]), None)
     said = f"{unit['LoadState']}, {unit['ActiveState']} ({unit['SubState']})"

@@ -233,8 +233,8 @@ def test_killed_at_a_random_instant_a_write_leaves_the_old_file_or_the_new_one_w
 
 
 def as_read(path: Path) -> FileState:
-    answer = run_fragments(LocalTransport(), {"f": facts.ask_file(str(path))}, timeout_s=30)["f"]
-    return facts.parse_file(str(path), answer)
+    answer = run_fragments(LocalTransport(), {"f": facts.ask_files([str(path)])}, timeout_s=30)["f"]
+    return facts.parse_files([str(path)], answer)[str(path)]
 
 
 def set_in(path: Path, values: dict[str, str | None], replaces: dict[str, str | None]) -> Answer:

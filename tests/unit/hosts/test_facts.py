@@ -28,7 +28,7 @@ def ask(question: str) -> Answer:
 
 
 def look(path: Path | str) -> FileState:
-    return facts.parse_file(str(path), ask(facts.ask_file(str(path))))
+    return facts.parse_files([str(path)], ask(facts.ask_files([str(path)])))[str(path)]
 
 
 # --- the clock
@@ -36,7 +36,7 @@ def look(path: Path | str) -> FileState:
 
 def test_the_clock_is_the_hosts_own_in_epoch_seconds() -> None:
     before = time.time()
-    assert before <= facts.parse_clock(ask(facts.ask_clock())) <= time.time()
+    assert before <= facts.parse_clock(ask(facts.ask_clock())).now <= time.time()
 
 
 # --- files
@@ -62,6 +62,21 @@ def test_a_file_of_any_bytes_comes_back_as_it_is(tmp_path: Path, content: bytes)
     assert look(tmp_path / "file").content == content
 
 
+def test_many_files_are_told_apart_whatever_is_in_them(tmp_path: Path) -> None:
+    contents = {f"f{n}": content for n, content in enumerate((b"no newline", None, b"", b"\n\n1\n", None, b"644 x"))}
+    for name, content in contents.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    paths = [str(tmp_path / name) for name in contents]
+    states = facts.parse_files(paths, ask(facts.ask_files(paths)))
+    assert [states[path].content for path in paths] == list(contents.values())
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_mixed_up_with_the_next() -> None:
+    with pytest.raises(RunbookError, match="changed while it was read"):
+        facts.parse_files(["/a", "/b"], Answer(0, b"11\n3 644 1.0 a:b\n3 644 1.0 a:b\nabcabcd", ""))
+
+
 @pytest.mark.parametrize(
     "name",
     ["two words", "it's", 'say "hi"', "new\nline", "$(touch evil)", "`id`", "$HOME", "*", "-n", "ü", "a\\b", ";ls"],
@@ -81,7 +96,7 @@ def test_a_link_is_the_file_it_leads_to_and_not_mode_777(tmp_path: Path) -> None
 
 
 def test_a_folder_where_a_file_belongs_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(RunbookError, match=f"{tmp_path} cannot be read: .*directory"):
+    with pytest.raises(RunbookError, match=f"cannot be read: .*{tmp_path}.*directory"):
         look(tmp_path)
 
 
@@ -89,15 +104,15 @@ def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absent_file(tmp_path
     path = tmp_path / "secret.env"
     path.write_text("x")
     path.chmod(0)
-    as_nobody = ["/bin/sh", "-c", facts.ask_file(str(path))]
+    as_nobody = ["/bin/sh", "-c", facts.ask_files([str(path)])]
     if os.getuid() == 0:
         for parent in (tmp_path, *tmp_path.parents[:3]):
             parent.chmod(0o755)
         done = subprocess.run(as_nobody, capture_output=True, text=True, user=65534, group=65534, extra_groups=[])
     else:
         done = subprocess.run(as_nobody, capture_output=True, text=True)
-    with pytest.raises(RunbookError, match=f"{path} cannot be read: .*denied") as caught:
-        facts.parse_file(str(path), Answer(done.returncode, done.stdout.encode(), done.stderr))
+    with pytest.raises(RunbookError, match=f"cannot be read: .*{path}.*denied") as caught:
+        facts.parse_files([str(path)], Answer(done.returncode, done.stdout.encode(), done.stderr))
     assert "user" in caught.value.advice
 
 
@@ -112,7 +127,7 @@ def test_an_owner_with_a_space_in_its_name_is_understood(tmp_path: Path) -> None
         f'#!/bin/sh\n{shutil.which("stat")} "$@" | sed "s/$(id -un)/DOM\\\\\\\\jane doe/; s/$(id -gn)$/domain users/"\n'
     )
     fake.chmod(0o755)
-    state = facts.parse_file(str(path), ask(f"PATH={fake.parent}:$PATH\n{facts.ask_file(str(path))}"))
+    state = facts.parse_files([str(path)], ask(f"PATH={fake.parent}:$PATH\n{facts.ask_files([str(path)])}"))[str(path)]
     assert (state.content, state.mode, state.owner, state.group) == (
         b"content\n",
         0o644,
