@@ -59,14 +59,13 @@ class HostLogs:
 
     def newest(self) -> list[LogLine]:
         """The last lines of each log in the order of time. A search goes back until it has found enough."""
-        with self.transport.shell() as shell:
-            return sorted((line for log in self._logs for line in self._last(shell, log)), key=when)
+        return sorted((line for log in self._logs for line in self._last(log)), key=when)
 
-    def _last(self, shell: Runner, log: Log) -> list[LogLine]:
+    def _last(self, log: Log) -> list[LogLine]:
         count, since = self._asked.lines or 0, self._asked.since or 0.0
         found: list[LogLine] = []
         while len(found) < count and (log.read_to is None or log.read_to >= since):
-            lines = log.older(_ask(shell, log.ask_older()), self._asked.wanted)
+            lines = log.older(_ask(self.transport, log.ask_older()), self._asked.wanted)
             if lines is None:
                 break
             found += (line for line in lines if when(line) >= since)
@@ -103,8 +102,8 @@ class HostLogs:
         return [(log, answers[str(n)]) for n, log in enumerate(self._logs)]
 
 
-def _ask(shell: Runner, question: str) -> Answer:
-    return run_fragments(shell, {"log": question}, timeout_s=STEP_TIMEOUT_S)["log"]
+def _ask(runner: Runner, question: str) -> Answer:
+    return run_fragments(runner, {"log": question}, timeout_s=STEP_TIMEOUT_S)["log"]
 
 
 def follow(hosts: Iterable[HostLogs]) -> Iterator[list[LogLine]]:

@@ -49,7 +49,8 @@ def run_fragments(
     head = "dir=$(mktemp -d) || exit 70\ntrap 'rm -rf \"$dir\"' EXIT\n"
     done = runner.run(head + "".join(parts), timeout_s=timeout_s)
     if done.code != 0:
-        raise HostUnreachable(f"its shell ended with {done.code}: {done.err.strip() or 'no message'}")
+        said = done.out.decode(errors="replace").strip()[-300:]
+        raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}")
     return dict(_answers(iter(done.out.splitlines())))
 
 

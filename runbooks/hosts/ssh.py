@@ -14,7 +14,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import paramiko
@@ -53,30 +53,24 @@ class SshTransport:
         self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
         self._opening = threading.Lock()
+        self._kept: Shell | None = None
+        self._keeping = ExitStack()
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        deadline = time.monotonic() + timeout_s
-        with self._shell(deadline) as channel:
-            try:
-                channel.sendall(script.encode())
-                channel.shutdown_write()
-                out = _read(channel.recv, channel, deadline)
-                err = _read(channel.recv_stderr, channel, deadline)
-            except TimeoutError:
-                raise HostUnreachable(f"a script did not end within {timeout_s:.0f} s") from None
-            if not channel.exit_status_ready() and not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
-                raise HostUnreachable("the connection was lost")
-            code = channel.recv_exit_status()
-        if code < 0:
-            raise HostUnreachable("the connection was lost")
-        if not out and code == 1 and (refusal := self._refusal(err)):
-            raise HostUnreachable(refusal)
-        return Completed(code, out, err.decode(errors="replace"))
+        """All scripts of a run go to one shell: a session and a sudo of its own would cost each more than it does."""
+        if self._kept is None:
+            self._kept = self._keeping.enter_context(self.shell())
+        try:
+            return self._kept.run(script, timeout_s=timeout_s)
+        except BaseException:  # what is left of this script must not be taken for the next one's answer
+            self._kept = None
+            self._keeping.close()
+            raise
 
-    def _refusal(self, err: bytes) -> str:
-        """Why sudo, which was to ask for no password, did not run our shell; empty when that is not what happened."""
+    def _ended(self, err: bytes) -> str:
+        """Why a shell is no more: sudo, which was to ask for no password, did not run it, or the connection broke."""
         if not self._become or self._become.password or not err.startswith(b"sudo: "):
-            return ""
+            return "the connection was lost"
         advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
         return "; ".join(filter(None, (err.decode(errors="replace").strip(), advice)))
 
@@ -84,15 +78,24 @@ class SshTransport:
     def shell(self) -> Iterator[Shell]:
         with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
 
+            def send(script: bytes) -> None:
+                channel.settimeout(SESSION_TIMEOUT_S)
+                try:
+                    channel.sendall(script)
+                except OSError:
+                    if not channel.closed:  # else what it said at its end is received next
+                        raise
+
             def receive(timeout_s: float) -> bytes:
                 channel.settimeout(timeout_s)
                 if chunk := channel.recv(_CHUNK_BYTES):
                     return chunk
-                raise HostUnreachable(self._refusal(channel.recv_stderr(_CHUNK_BYTES)) or "the connection was lost")
+                raise HostUnreachable(self._ended(channel.recv_stderr(_CHUNK_BYTES)))
 
-            yield Shell(channel.sendall, receive)
+            yield Shell(send, receive)
 
     def abort(self) -> None:
+        self._kept = None
         for server in self._forwards:
             server.shutdown()
             server.server_close()
@@ -191,15 +194,6 @@ def _pump(one: socket.socket, other: paramiko.Channel) -> None:
             if not (data := reader.recv(_CHUNK_BYTES)):
                 return
             other_end[reader].sendall(data)
-
-
-def _read(receive: Callable[[int], bytes], channel: paramiko.Channel, deadline: float) -> bytes:
-    chunks: list[bytes] = []
-    while True:
-        channel.settimeout(max(0.01, deadline - time.monotonic()))
-        if not (chunk := receive(_CHUNK_BYTES)):
-            return b"".join(chunks)
-        chunks.append(chunk)
 
 
 class Jumps:

@@ -22,11 +22,10 @@ _CHUNK_BYTES = 65536
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A script's exit code and output."""
+    """A script's exit code and output; what it said on standard error stands in it."""
 
     code: int
     out: bytes
-    err: str
 
 
 class Runner(Protocol):
@@ -64,7 +63,7 @@ class Shell:
         self._send, self._receive = send, receive
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        """As a transport's; what the script says on standard error stands among its output."""
+        """As a transport's."""
         mark = f"end-{secrets.token_hex(8)}"
         ending = re.compile(rb"\n%s (\d+)\n\Z" % mark.encode())
         deadline = time.monotonic() + timeout_s
@@ -79,7 +78,7 @@ class Shell:
             raise HostUnreachable(f"a script did not end within {timeout_s:.0f} s") from None
         except OSError as error:
             raise HostUnreachable(f"the connection was lost: {error}") from None
-        return Completed(int(ended[1]), bytes(out[: ended.start()]), "")
+        return Completed(int(ended[1]), bytes(out[: ended.start()]))
 
 
 class Transports(dict[str, Transport]):
@@ -104,12 +103,12 @@ class LocalTransport:
             _kill(pid)
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        with self._shell(subprocess.PIPE) as process:
+        with self._shell(subprocess.STDOUT) as process:
             try:
-                out, err = process.communicate(script.encode(), timeout=timeout_s)
+                out, _ = process.communicate(script.encode(), timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 raise HostUnreachable(f"a script did not end within {timeout_s:.0f} s") from None
-        return Completed(process.returncode, out, err.decode(errors="replace"))
+        return Completed(process.returncode, out)
 
     @contextmanager
     def shell(self) -> Iterator[Shell]:

@@ -189,7 +189,7 @@ class Meeting(LocalTransport):
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
         self.all_of_them.wait(timeout=30)
-        return Completed(0, b"", "")
+        return Completed(0, b"")
 
 
 def test_sixty_four_slow_hosts_take_as_long_as_the_slowest_of_them() -> None:
