@@ -49,7 +49,7 @@ def observe_nodes(
     options = dict(transport_options or {})
     client = connect(url, options)
     keyspace = KeySpace.from_options(options)
-    bound = _bound(client, keyspace)
+    bound = bound_nodes(client, keyspace)
     if not bound and _nobody_listens(client):
         return {}
     with _remote(url, options, client) as mailbox:
@@ -114,7 +114,7 @@ def _ask(
     options = dict(transport_options or {})
     client, keyspace = connect(url, options), KeySpace.from_options(options)
     with client, _remote(url, options, client) as mailbox:
-        limit = len(_bound(client, keyspace)) or None
+        limit = len(bound_nodes(client, keyspace)) or None
         try:
             if nodes:
                 return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
@@ -166,8 +166,8 @@ def _ping(mailbox: Any, bound: frozenset[str], timeout_s: float) -> set[str]:
     return names
 
 
-def _bound(client: "redis.Redis", keyspace: KeySpace) -> frozenset[str]:
-    """The nodes whose mailboxes are bound to remote control: all that live, and those that were killed.
+def bound_nodes(client: "redis.Redis", keyspace: KeySpace) -> frozenset[str]:
+    """The nodes whose mailboxes are bound to remote control: all that listen, and those that were killed.
 
     **Source:** kombu 5.7.0 `pidbox.py: Node`, whose queue is `NODE.celery.pidbox`, bound to `celery.pidbox`.
     """

@@ -15,7 +15,7 @@ import redis
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
 from runbooks.broker.connection import Tunnel, connect, place, through
-from runbooks.broker.control import TaskOutcome, drain, find_holder, observe_nodes, run_task
+from runbooks.broker.control import TaskOutcome, bound_nodes, drain, find_holder, observe_nodes, run_task
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
@@ -109,6 +109,10 @@ class Broker:
 
     def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
         return observe_nodes(self._url, self._options, holdings=holdings)
+
+    def listening(self) -> frozenset[str]:
+        """The nodes that can hear a question, by Redis alone; also those that were killed."""
+        return bound_nodes(self._client, self._keys)
 
     def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
         """Let these nodes (node → its queues) finish what they have and take no more, as far as that is soon."""

@@ -112,6 +112,9 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
+    def listening(self) -> frozenset[str]:
+        return frozenset(self._nodes(self.world.session().fleet))
+
     def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
         assert self.is_locked
 
