@@ -1,8 +1,9 @@
 """Measures the fan-out against its peers: `python bench/fanout.py [--hosts 4 --hosts 16] [--latency 0 --latency 20]`.
 
 Needs root: puts up the fleet lab's real hosts (`inv fleet`; there must be none). Every way does the same job on all of
-them: three unit files as rendered, daemon-reload if they changed, two services enabled and (re)started, both active,
-their last 20 journal lines. `first`: nothing is there yet; `second`: only the restart; `no-op`: all is right already.
+them: three unit files as rendered (with the directives of this tool's own: a hardened service costs the host twice as
+much to start), daemon-reload if they changed, two services enabled and (re)started, both active, their last 20 journal
+lines. `first`: nothing is there yet; `second`: only the restart; `no-op`: all is right already.
 The ways are interleaved, a fresh start before each; wall times are medians, as multiples of the limit's in the run:
 one `ssh` a host, all at once, with the whole job in one script that was rendered before.
 
