@@ -83,13 +83,14 @@ journalctl --no-pager -n 20 -u {journals}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run of one way; `rss_mib` is the largest sum over its processes."""
+    """One run of one way; `up_s` is until all services consume, `rss_mib` the largest sum over its processes."""
 
     way: str
     hosts: int
     latency_ms: int
     run: str
     wall_s: float
+    up_s: float
     cpu_s: float
     rss_mib: float
 
@@ -229,9 +230,11 @@ def rounds(record: Record, hosts: Sequence[Host], latency_ms: int, state: Path, 
             await_nodes(2 * len(hosts))
         for run in RUNS:
             if words := command(run):
+                started = time.perf_counter()
                 wall_s, cpu_s, rss_mib = measure(words, state / f"{way}.{run}.log")
                 await_nodes(2 * len(hosts))
-                yield Row(way, len(hosts), latency_ms, run, wall_s, cpu_s, rss_mib)
+                up_s = time.perf_counter() - started
+                yield Row(way, len(hosts), latency_ms, run, wall_s, up_s, cpu_s, rss_mib)
 
 
 def await_nodes(count: int) -> None:
@@ -246,21 +249,28 @@ def await_nodes(count: int) -> None:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Medians, as multiples of the limit's where they are times."""
+    """Medians, as multiples of the limit's where they are times: until a way's end, and until all services consume."""
     for count, latency_ms in dict.fromkeys((row.hosts, row.latency_ms) for row in rows):
         mine = [row for row in rows if (row.hosts, row.latency_ms) == (count, latency_ms)]
         yield f"\nN = {count}, {latency_ms} ms added to each round trip"
         yield f"{'':18}{''.join(f'{run:>18}' for run in RUNS)}  CPU ms a host{'':8}peak RSS MiB"
         for way in dict.fromkeys(row.way for row in mine):
-            walls, cpus = [], []
-            for run in RUNS:
-                these, limits = ([r for r in mine if (r.way, r.run) == (name, run)] for name in (way, "limit"))
-                wall_s = statistics.median(row.wall_s for row in these) if these else math.nan
-                limit_s = statistics.median(row.wall_s for row in limits) if limits else math.nan
-                walls.append(f"{wall_s:8.2f} s {wall_s / limit_s:5.2f} x" if these else "-")
-                cpus.append(f"{statistics.median(row.cpu_s for row in these) * 1000 / count:.0f}" if these else "-")
+            these = [[row for row in mine if (row.way, row.run) == (way, run)] for run in RUNS]
+            cpus = [f"{statistics.median(r.cpu_s for r in runs) * 1000 / count:.0f}" if runs else "-" for runs in these]
             rss = max(row.rss_mib for row in mine if row.way == way)
-            yield f"{way:18}{''.join(f'{wall:>18}' for wall in walls)}  {' / '.join(cpus):22}{rss:11.0f}"
+            yield f"{way:18}{_times(mine, way, 'wall_s')}  {' / '.join(cpus):22}{rss:11.0f}"
+            yield f"{'  all consume':18}{_times(mine, way, 'up_s')}"
+
+
+def _times(rows: Sequence[Row], way: str, which: str) -> str:
+    """A way's medians in each run, with what they are of the limit's."""
+
+    def median(name: str, run: str) -> float:
+        seconds = [getattr(row, which) for row in rows if (row.way, row.run) == (name, run)]
+        return statistics.median(seconds) if seconds else math.nan
+
+    times = [(median(way, run), median("limit", run)) for run in RUNS]
+    return "".join(f"{'-' if math.isnan(t) else f'{t:8.2f} s {t / limit:5.2f} x':>18}" for t, limit in times)
 
 
 def main() -> None:

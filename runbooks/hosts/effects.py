@@ -1,7 +1,8 @@
 """Effects on a host as shell fragments; each can be killed at any instant and run again."""
 
 import base64
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from runbooks.core.effects import (
@@ -88,58 +89,72 @@ def _write(effect: WriteFile) -> str:
     path = PurePosixPath(effect.path)
     new = str(path.parent / f".{path.name}.celery-runbooks")
     guard = (
-        f"path={quote(effect.path)} new={quote(new)} dir={quote(str(path.parent))}\n"
+        f"path={quote(effect.path)} new={quote(new)} folder={quote(str(path.parent))}\n"
         'if [ -L "$path" ] && [ -f "$path" ]; then\n'
-        'path=$(readlink -f "$path") dir=${path%/*}/ new=$dir.${path##*/}.celery-runbooks\nfi\n'
-        '[ -d "$dir" ] || { echo "the directory $dir does not exist" >&2; exit 1; }\n'
+        'path=$(readlink -f "$path") folder=${path%/*}/ new=$folder.${path##*/}.celery-runbooks\nfi\n'
+        '[ -d "$folder" ] || { echo "the directory $folder does not exist" >&2; exit 1; }\n'
         'now=absent; [ ! -e "$path" ] || { now=$(sha256sum <"$path") || exit 1; now=${now%% *}; }\n'
         f"case $now in {effect.replaces}|{sha256(effect.content)}) ;; "
         f'*) echo "$path has changed since it was looked at" >&2; exit {STALE};; esac\n'
     )
     if effect.content is None:
-        return guard + 'rm -f "$path" "$new" && sync "$dir"'
+        return guard + 'rm -f "$path" "$new" && sync "$folder"'
     touch = "" if effect.changed_at is None else f' && touch -d @{effect.changed_at!r} "$new"'
     content = heredoc(base64.encodebytes(effect.content).decode())
     return (
-        guard + f'umask 077; rm -f "$new"; set -C\nbase64 -d >"$new" {content}\n'
+        guard + '[ ! -e "$new" ] && [ ! -L "$new" ] || rm -f "$new"\n'
+        f'umask 077; set -C\nbase64 -d >"$new" {content}\n'
         '[ $? -eq 0 ] || exit 1\n[ ! -e "$path" ] || chown --reference="$path" "$new" || exit 1\n'
-        f'chmod {effect.mode:o} "$new"{touch} || exit 1\n{_JUDGES[effect.check]}'
-        'sync "$new" && mv -f "$new" "$path" && sync "$dir"'
+        f'chmod {effect.mode:o} "$new"{touch} || exit 1\n{_judge(effect.check, effect.content)}'
+        'sync "$new" && mv -f "$new" "$path" && sync "$folder"'
     )
 
 
-_USERS_EXIST = """
-for user in $users; do id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here;"; done
-"""
-# systemd reads a unit's kind from its name. Whatever it says of this unit counts, its warnings too: a key that it does
-# not know is ignored by some versions with exit code 0; a user that does not exist is seen only at the start.
+def _judge(check: str, content: bytes) -> str:
+    """What a host itself thinks of a new file: shell that puts what is wrong into `said`, and refuses the file then."""
+    if not check:
+        return ""
+    users = _users(check, content.decode(errors="replace"))
+    return (
+        f"{_JUDGES[check]}for user in {' '.join(map(quote, users))}; do\n"
+        'id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here;"; done\n'
+        '[ -z "$said" ] || { rm -f "$new"; printf \'%s\\n\' "$said" >&2; exit 1; }\n'
+    )
+
+
+def _users(check: str, content: str) -> Sequence[str]:
+    """Whom a unit or a cron file runs something as: systemd misses a user only at the start, cron never says so.
+
+    **Source:** systemd.exec(5), `User=`; crontab(5): the sixth field in a system's table, the second after `@daily`.
+    """
+    if check == "unit":
+        found = re.findall(r"^User=(.+)$", content, re.MULTILINE)
+    elif check == "cron":
+        entries = (line for line in content.splitlines() if not re.match(r"\s*(#|$|[A-Za-z_]+\s*=)", line))
+        found = [user for entry in entries for user in entry.split()[1 if entry.lstrip().startswith("@") else 5 :][:1]]
+    else:
+        found = []
+    return tuple(dict.fromkeys(found))
+
+
+# systemd reads a unit's kind from its name, so it is shown a copy with the right one, in the script's own folder.
+# Whatever it says of this unit counts, its warnings too: a key that it does not know is ignored by some versions with
+# exit code 0.
 _JUDGE_UNIT = """
-judged=$(mktemp -d) && cp "$new" "$judged/${path##*/}" || exit 1
-said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$judged/${path##*/}" 2>&1) &&
-said=$(printf '%s\\n' "$said" | grep -F -e "${path##*/}:")
-rm -rf "$judged"
-users=$(sed -n 's/^User=//p' "$new")
+cp "$new" "$dir/${path##*/}" || exit 1
+said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$dir/${path##*/}" 2>&1) &&
+case $said in *"${path##*/}:"*) said=$(printf '%s\n' "$said" | grep -F -e "${path##*/}:");; *) said=;; esac
 """
-# cron says nothing of a line whose user does not exist, or of a file that is not root's: it just never runs it.
+# cron says nothing of a file that is not root's: it just never runs it.
 _JUDGE_CRON = """
 said=; [ "$(stat -c %u "$new")" = 0 ] || said='cron runs only files that belong to root;'
-users=$(grep -vE '^[[:space:]]*(#|$|[A-Za-z_]+[[:space:]]*=)' "$new" | awk '{print ($1 ~ /^@/) ? $2 : $6}' | sort -u)
 """
 # logrotate tells a mistake among much else, and exits with 0.
 _JUDGE_LOGROTATE = """
 if command -v logrotate >/dev/null; then said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep '^error:')
 else said='logrotate is not installed on this host'; fi
 """
-_REFUSE = """
-[ -z "$said" ] || { rm -f "$new"; printf '%s\\n' "$said" >&2; exit 1; }
-"""
-_JUDGES = {
-    "": "",
-    "unit": _JUDGE_UNIT + _USERS_EXIST + _REFUSE,
-    "cron": _JUDGE_CRON + _USERS_EXIST + _REFUSE,
-    "logrotate": _JUDGE_LOGROTATE + _REFUSE,
-}
-"""What a host itself thinks of a new file: shell that leaves what is wrong with it in `said`, and refuses it then."""
+_JUDGES = {"unit": _JUDGE_UNIT, "cron": _JUDGE_CRON, "logrotate": _JUDGE_LOGROTATE}
 
 
 def _end(effect: EndProcesses, patience_s: float) -> str:

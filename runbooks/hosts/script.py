@@ -33,8 +33,10 @@ def heredoc(content: str) -> str:
 def run_fragments(
     runner: Runner, fragments: Mapping[str, str], *, timeout_s: float, stop_at_failure: bool = False
 ) -> dict[str, Answer]:
-    """Run named fragments on a host in one exec, each in a subshell of its own without input.
+    """Run named fragments on a host in one script, each in a subshell of its own without input.
 
+    `$dir` is a folder of the script's own, which goes with it: a fragment may put files of other names than `out` and
+    `err` there.
     With `stop_at_failure` those after a failed one are not run and are missing in the answer.
     Raises HostUnreachable when the host cannot be reached or its shell cannot run the script.
     """

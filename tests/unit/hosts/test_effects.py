@@ -7,6 +7,7 @@ import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -318,6 +319,19 @@ def test_a_service_that_does_not_stop_is_not_started_a_second_time(tmp_path: Pat
     ]
     assert (answer.code, answer.err) == (1, "no\n")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "content", "users"),
+    [
+        ("unit", b"[Service]\nUser=shop\n# User=nobody\nGroup=web\n[Service]\nUser=it's\n", "shop 'it'\"'\"'s'"),
+        ("cron", b"# a\nSHELL=/bin/sh\n\n*/5 * * * * shop run\n @daily root x y z\n0 1 * * 0 shop y\n", "shop root"),
+        ("cron", b"* * * * *\n@daily\n", ""),
+        ("logrotate", b"/var/log/a {\n su User=x\n}\n", ""),
+    ],
+)
+def test_a_host_is_asked_whether_each_user_that_a_file_names_exists(check: Any, content: bytes, users: str) -> None:
+    assert f"for user in {users}; do" in fragment(HOST, WriteFile("/etc/f", content, 0o644, "absent", check=check))
 
 
 def test_an_effect_in_the_broker_is_no_shell_fragment() -> None:
