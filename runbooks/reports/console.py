@@ -74,9 +74,11 @@ class ConsoleReporter:
             self._print("Dry run: nothing was written anywhere.")
 
     def _detail(self, detail: str) -> None:
+        """All in one: a plan for many hosts has thousands of lines, and each printing costs more than its line."""
+        text = Text()
         for line in detail.splitlines():
-            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-            self._print(f"       {line}", style)
+            text.append(f"       {line}\n", {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
+        self._out.print(text, end="", highlight=False, soft_wrap=True)
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
         words = {Outcome.CHANGED: "would be undone" if dry_run else "to undo", Outcome.ALREADY: "nothing to do"}
