@@ -19,6 +19,9 @@ from runbooks.hosts.script import Answer, quote
 
 STEP_BYTES = 256 * 2**10
 STEP_ENTRIES = 1000
+FIRST_ENTRIES = 50
+"""The first step back: mostly the last lines are wanted, and each entry is half a KiB. Each further one is tenfold."""
+
 LINE_BYTES = 64 * 2**10
 """Of a longer line only the beginning is kept."""
 
@@ -102,6 +105,7 @@ class Journal:
         self._host = host.name
         self._units = " ".join(f"-u {quote(unit_of(service))}" for service in host.services)
         self._newer = self._older = ""
+        self._step = FIRST_ENTRIES
         self.read_to: float | None = None
 
     def ask_start(self) -> str:
@@ -119,10 +123,10 @@ class Journal:
         self._newer = f"--since=@{answer.out.decode().strip()}"
 
     def ask_older(self) -> str:
-        return self._piece("--reverse", self._older)
+        return self._piece(self._step, "--reverse", self._older)
 
     def ask_newer(self) -> str:
-        return self._piece(self._newer)
+        return self._piece(STEP_ENTRIES, self._newer)
 
     def older(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
         entries = _entries(answer)
@@ -131,6 +135,7 @@ class Journal:
         if not self._older:
             self._newer = _after(entries[0])
         self._older, self.read_to = _after(entries[-1]), int(entries[-1].at_us) / 1e6
+        self._step = min(self._step * 10, STEP_ENTRIES)
         return [line for entry in entries for line in reversed([*entry.lines(self._host)]) if wanted(line.text)]
 
     def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
@@ -140,8 +145,8 @@ class Journal:
         self._newer = _after(entries[-1])
         return [line for entry in entries for line in entry.lines(self._host) if wanted(line.text)]
 
-    def _piece(self, *options: str) -> str:
-        return f"{self._command(*options)} 2>/dev/null | head -n {STEP_ENTRIES} | head -c {ENTRY_BYTES}"
+    def _piece(self, entries: int, *options: str) -> str:
+        return f"{self._command(*options)} 2>/dev/null | head -n {entries} | head -c {ENTRY_BYTES}"
 
     def _command(self, *options: str) -> str:
         fields = "--output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT"
