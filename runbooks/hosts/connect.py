@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import FleetHost
-from runbooks.hosts.transport import LocalTransport, Transport, Transports
+from runbooks.hosts.ssh_config import arguments_for
+from runbooks.hosts.transport import Become, LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
-    from runbooks.hosts.ssh import Become
+    from runbooks.hosts.ssh import Jumps
 
 
 def transports_to(
@@ -26,22 +28,28 @@ def transports_to(
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
-    hosts = tuple(hosts)
-    if all(_connection(host) == "local" for host in hosts):
-        return Transports({host.name: LocalTransport() for host in hosts}, forks)
-    from runbooks.hosts.ssh import Jumps, SshTransport
-    from runbooks.hosts.ssh_config import arguments_for
-
-    jumps = Jumps(accept_new=accept_new)
     password = _once(ask_password) if ask_password else None
 
-    def to(host: FleetHost) -> Transport:
-        if _connection(host) == "local":
-            return LocalTransport()
-        login = _text(host.variables, "ansible_password", "ansible_ssh_pass")
-        return SshTransport(arguments_for(host.name, host.variables), _become(host, password), jumps, login)
+    @cache
+    def jumps() -> "Jumps":
+        from runbooks.hosts.ssh import Jumps
 
-    return Transports({host.name: to(host) for host in hosts}, forks)
+        return Jumps(accept_new=accept_new)
+
+    def way_to(host: FleetHost) -> Callable[[], Transport]:
+        if _connection(host) == "local":
+            return LocalTransport
+        arguments, become = arguments_for(host.name, host.variables), _become(host, password)
+        login = _text(host.variables, "ansible_password", "ansible_ssh_pass")
+
+        def ssh() -> Transport:
+            from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
+
+            return SshTransport(arguments, become, jumps(), login)
+
+        return ssh
+
+    return Transports({host.name: way_to(host) for host in hosts}, forks)
 
 
 def _connection(host: FleetHost) -> str:
@@ -53,9 +61,7 @@ def _connection(host: FleetHost) -> str:
     return "local" if connection == "local" else "ssh"
 
 
-def _become(host: FleetHost, ask: Callable[[], str] | None) -> "Become | None":
-    from runbooks.hosts.ssh import Become
-
+def _become(host: FleetHost, ask: Callable[[], str] | None) -> Become | None:
     if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
         return None
     if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 
 import paramiko
 from fabric import Connection
@@ -24,7 +23,7 @@ from invoke.exceptions import Exit
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
 from runbooks.hosts.ssh_config import Target, resolve
-from runbooks.hosts.transport import Completed, Shell
+from runbooks.hosts.transport import Become, Completed, Shell
 
 WINDOW_BYTES = 64 * 2**20
 """How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
@@ -34,14 +33,6 @@ SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its errors go to standard error beside ours
-
-
-@dataclass(frozen=True, slots=True)
-class Become:
-    """Who the scripts run as, through sudo; `password` is asked for once a run, at the first host that needs it."""
-
-    user: str
-    password: Callable[[], str] | None = field(default=None, repr=False)
 
 
 class SshTransport:

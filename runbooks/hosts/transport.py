@@ -6,10 +6,11 @@ import secrets
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from runbooks.core.errors import HostUnreachable, UsageError
@@ -81,12 +82,24 @@ class Shell:
         return Completed(int(ended[1]), bytes(out[: ended.start()]))
 
 
-class Transports(dict[str, Transport]):
-    """The transport of each host by its name; at most `forks` of them are used at once."""
+@dataclass(frozen=True, slots=True)
+class Become:
+    """Who the scripts run as, through sudo; `password` is asked for once a run, at the first host that needs it."""
 
-    def __init__(self, ways: Mapping[str, Transport], forks: int = 16) -> None:
-        super().__init__(ways)
-        self.forks = forks
+    user: str
+    password: Callable[[], str] | None = field(default=None, repr=False)
+
+
+class Transports(dict[str, Transport]):
+    """The transport of each host by its name, made at its first use; at most `forks` of them are used at once."""
+
+    def __init__(self, ways: Mapping[str, Callable[[], Transport]], forks: int = 16) -> None:
+        super().__init__()
+        self._ways, self._making, self.forks = ways, threading.Lock(), forks
+
+    def __missing__(self, name: str) -> Transport:
+        with self._making:
+            return self.setdefault(name, self.get(name) or self._ways[name]())
 
 
 class LocalTransport:

@@ -53,3 +53,15 @@ def test_verbs_that_ask_no_host_and_no_broker_do_not_load_what_speaks_to_these(w
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_verb_that_asks_the_broker_alone_does_not_load_what_speaks_to_hosts(tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    program = (
+        "import sys; from invoke.main import program\n"
+        f"try: program.run('inv clean-queues --dry-run --inventory {tmp_path}/inventory.yaml')\n"
+        "finally: assert 'paramiko' not in sys.modules and 'redis' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert "127.0.0.1:1 does not answer" in done.stderr
+    assert done.returncode == 4

@@ -23,7 +23,7 @@ from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
 from runbooks.engine.walk import walk
-from runbooks.hosts.transport import Completed, LocalTransport, Transports
+from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.steps.step import Needs, Step
 from tests.unit.fleets import TASKS, make_broker, make_fleet, make_host, make_queue
 
@@ -143,6 +143,11 @@ class FakeBroker:
         return "put back"
 
 
+def ready(ways: Mapping[str, Transport], forks: int = 16) -> Transports:
+    """Transports that were made before."""
+    return Transports({name: lambda way=way: way for name, way in ways.items()}, forks)  # type: ignore[misc]
+
+
 class Flaky(LocalTransport):
     """This machine, until a test takes it away: before the next script that holds `at` and those after it."""
 
@@ -241,7 +246,7 @@ class World:
         chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
         broker = cast(Broker, self.broker)
         return Session(
-            fleet, Transports(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen
+            fleet, ready(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen
         )
 
     def steps(self, session: Session) -> tuple[Step, ...]:

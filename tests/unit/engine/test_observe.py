@@ -13,7 +13,7 @@ from runbooks.core.model import FileState, HostState, Unreachable
 from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.steps.step import Needs
-from tests.unit.engine.conftest import World
+from tests.unit.engine.conftest import World, ready
 from tests.unit.fleets import make_fleet, make_host, make_state
 from tests.unit.hosts.test_transport import is_alive, pid_in, wait_until
 
@@ -80,13 +80,13 @@ def test_an_error_on_one_host_ends_the_scripts_on_the_others(world: World, tmp_p
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        on_hosts(Transports(world.transports), [world.hosts["web2"], world.hosts["web1"]], work)
+        on_hosts(ready(world.transports), [world.hosts["web2"], world.hosts["web1"]], work)
     wait_until(lambda: not is_alive(pid_in(pid_file)), "the end of the other host's script")
 
 
 def test_more_hosts_than_can_be_asked_at_once_are_all_asked(world: World) -> None:
     hosts = [make_host(f"h{n}") for n in range(50)]
-    transports = Transports({host.name: world.transports["web1"].__class__() for host in hosts})
+    transports = Transports({host.name: LocalTransport for host in hosts})
     found = on_hosts(transports, hosts, lambda host, way: way.run("echo x", timeout_s=30).out)
     assert found == {host.name: b"x\n" for host in hosts}
 
@@ -195,6 +195,6 @@ class Meeting(LocalTransport):
 def test_sixty_four_slow_hosts_take_as_long_as_the_slowest_of_them() -> None:
     hosts = [make_host(f"web{n}") for n in range(64)]
     all_of_them = threading.Barrier(len(hosts))
-    ways = Transports({host.name: Meeting(all_of_them) for host in hosts}, forks=64)
+    ways = ready({host.name: Meeting(all_of_them) for host in hosts}, forks=64)
     answers = on_hosts(ways, hosts, lambda host, way: way.run(":", timeout_s=30).code)
     assert answers == {host.name: 0 for host in hosts}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab.sshd import SSHD, make_key, running_sshd
-from runbooks.hosts.ssh import Become, Jumps, SshTransport
+from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.transport import Become
 
 
 @dataclass(frozen=True)
