@@ -8,6 +8,7 @@ import secrets
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from string import ascii_letters
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.transport import Runner
@@ -26,7 +27,9 @@ class Answer:
 
 def heredoc(content: str) -> str:
     """`content` as a here-document that the shell does not look into, to stand after a command."""
-    mark = f"END_{secrets.token_hex(8)}"
+    # dash 0.5.12 loses a byte of a line that begins as the mark does and goes on with one that is no ASCII.
+    begun = {line[:1] for line in content.split("\n")}
+    mark = next((letter for letter in ascii_letters if letter not in begun), "E") + secrets.token_hex(8)
     return f"<<'{mark}'\n{content}\n{mark}"
 
 

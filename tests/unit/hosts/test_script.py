@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runbooks.core.errors import HostUnreachable
@@ -111,6 +111,7 @@ def test_what_a_fragment_starts_has_the_umask_and_the_language_of_the_login(monk
 
 
 @settings(max_examples=15, deadline=None)
+@example("E\x80\nEND_\xe9")
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50))
 def test_a_quoted_argument_and_a_here_document_arrive_as_they_are(text: str) -> None:
     answers = run(argument=f"printf %s {quote(text)}", document=f"cat {heredoc(text)}")
