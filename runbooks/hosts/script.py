@@ -1,12 +1,11 @@
 """One round trip: many shell fragments travel as one script, and come back as one framed answer.
 
-**Source:** POSIX sh; `base64`, `mktemp` and `sha256sum` are GNU coreutils' (or busybox's).
+**Source:** POSIX sh; `mktemp` and `sha256sum` are GNU coreutils' (or busybox's).
 """
 
-import base64
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_letters
 
@@ -38,30 +37,32 @@ def run_fragments(
 ) -> dict[str, Answer]:
     """Run named fragments on a host in one script, each in a subshell of its own without input.
 
-    `$dir` is a folder of the script's own, which goes with it: a fragment may put files of other names than `out` and
-    `err` there.
+    `$dir` is a folder of the script's own, which goes with it: a fragment may put files there.
     With `stop_at_failure` those after a failed one are not run and are missing in the answer.
     Raises HostUnreachable when the host cannot be reached or its shell cannot run the script.
     """
+    if not fragments:
+        return {}
+    # A process costs a small host a millisecond, and a piece of the answer that comes by itself as much here: so what
+    # all fragments say goes to files, which come back as one, told apart by a mark that nobody else knows.
+    mark = f"answer-{secrets.token_hex(8)}"
     stop = "[ $code -eq 0 ] || exit 0\n" if stop_at_failure else ""
-    # A process costs a millisecond or two on a small host, so none is started for a stream that is empty.
     parts = [
-        f'( {body}\n) >"$dir/out" 2>"$dir/err" </dev/null\ncode=$?\nprintf \'%s %s\\n\' {quote(name)} $code\n'
-        f'for stream in out err; do [ ! -s "$dir/$stream" ] || base64 <"$dir/$stream"; echo .; done\n{stop}'
-        for name, body in fragments.items()
+        f'( {body}\n) >"$dir/{mark}{n:04}-2" 2>"$dir/{mark}{n:04}-4" </dev/null\ncode=$?\n'
+        f'echo "{mark}$code" >"$dir/{mark}{n:04}-1"; echo {mark} >"$dir/{mark}{n:04}-3"\n{stop}'
+        for n, body in enumerate(fragments.values())
     ]
     # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
-    head = "dir=$(mktemp -d) || exit 70\ntrap 'rm -rf \"$dir\"' EXIT\n"
+    head = f'dir=$(mktemp -d) || exit 70\ntrap \'cat "$dir"/{mark}*; rm -rf "$dir"\' EXIT\n'
     done = runner.run(head + "".join(parts), timeout_s=timeout_s)
     if done.code != 0:
         said = done.out.decode(errors="replace").strip()[-300:]
         raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}")
-    return dict(_answers(iter(done.out.splitlines())))
+    return dict(zip(fragments, _answers(done.out.split(mark.encode())[1:]), strict=False))
 
 
-def _answers(lines: Iterator[bytes]) -> Iterator[tuple[str, Answer]]:
-    """Of each fragment a line with its name and code, then its two streams in base64, each ended by a full stop."""
-    for head in lines:
-        name, code = head.decode().rsplit(" ", 1)
-        out, err = (base64.b64decode(b"".join(iter(lines.__next__, b"."))) for _ in range(2))
-        yield name, Answer(int(code), out, err.decode(errors="replace"))
+def _answers(pieces: Sequence[bytes]) -> Iterator[Answer]:
+    """Of each fragment its code, a line end and its output; then a line end and its errors."""
+    for told, err in zip(pieces[0::2], pieces[1::2], strict=True):
+        code, _, out = told.partition(b"\n")
+        yield Answer(int(code), out, err[1:].decode(errors="replace"))

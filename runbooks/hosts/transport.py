@@ -62,16 +62,16 @@ class Shell:
 
     def __init__(self, send: Callable[[bytes], object], receive: Callable[[float], bytes]) -> None:
         self._send, self._receive = send, receive
+        self._mark = f"end-{secrets.token_hex(8)}"
+        self._ending = re.compile(rb"\n%s (\d+)\n\Z" % self._mark.encode())
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
         """As a transport's."""
-        mark = f"end-{secrets.token_hex(8)}"
-        ending = re.compile(rb"\n%s (\d+)\n\Z" % mark.encode())
         deadline = time.monotonic() + timeout_s
         out = bytearray()
         try:
-            self._send(f"(\n{script}\n) 2>&1 </dev/null\nprintf '\\n%s %s\\n' {mark} $?\n".encode())
-            while not (ended := ending.search(out, max(0, len(out) - 64))):
+            self._send(f"(\n{script}\n) 2>&1 </dev/null\nprintf '\\n%s %s\\n' {self._mark} $?\n".encode())
+            while not (ended := self._ending.search(out, max(0, len(out) - 64))):
                 if not (chunk := self._receive(max(0.01, deadline - time.monotonic()))):
                     raise HostUnreachable("the connection was lost")
                 out += chunk
