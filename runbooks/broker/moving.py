@@ -5,7 +5,7 @@ What is taken back is known by its bytes: what a worker has popped meanwhile is 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import cast
@@ -17,6 +17,7 @@ from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import redirected
+from runbooks.broker.preflight import require_able
 from runbooks.broker.scan import no_progress, require_list, windows
 from runbooks.broker.surgery import bring_all_home, forget
 from runbooks.core.errors import RunbookError
@@ -32,6 +33,7 @@ def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
     for message in archive.ledger().in_state(Fate.TAKEN):
         if message.to:
             by_key[message.to].append(message)
+    _require_able(client, keyspace, archive, by_key)
     for key, messages in by_key.items():
         _put(client, keyspace, archive, key, messages, "last", moved=True)
     return sum(map(len, by_key.values()))
@@ -44,9 +46,19 @@ def put_at_end(
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in messages:
         by_key[message.key].append(message)
+    _require_able(client, keyspace, archive, by_key)
     for key, some in by_key.items():
         _put(client, keyspace, archive, key, sorted(some, key=lambda m: m.position), place, moved=False)
     return sum(map(len, by_key.values()))
+
+
+def _require_able(
+    client: "redis.Redis", keyspace: KeySpace, archive: Archive, by_key: Mapping[str, Sequence[Archived]]
+) -> None:
+    """Raise BrokerRefused where the lists cannot take the messages: a script that is refused half-way is not undone."""
+    if by_key:
+        size = sum(message.size_bytes for messages in by_key.values() for message in messages)
+        require_able(client, keyspace, tuple(by_key), archive.run_id, restored_bytes=size)
 
 
 def _put(
@@ -67,7 +79,6 @@ def _put(
     script = files("runbooks.broker").joinpath("lua", "push.lua").read_text()
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
-        require_list(client, key)
         for group in in_bounds([(0, item) for item in items], _PUSH_ITEMS, _PUSH_BYTES):
             batch = write_down([ordered[i].n for i in group])
             record = client.eval(script, 2, key, batches, batch.number, command, *(items[i] for i in group))

@@ -29,7 +29,7 @@ from runbooks.core.errors import NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
-from runbooks.core.rules import parse
+from runbooks.core.rules import destination, parse
 from runbooks.core.settings import AppSettings, Canary
 from runbooks.core.wording import notice
 
@@ -124,10 +124,13 @@ class Broker:
 
     def require_able(self, changes: Iterable[Change]) -> None:
         """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""
-        queues = [change.do.queue for change in changes if isinstance(change.do, TakeMessages)]
+        takes = [change.do for change in changes if isinstance(change.do, TakeMessages | TakeUnacked)]
+        targets = (destination(parse(rule).requeue_to)[0] for take in takes for rule in take.rules)
+        queues = dict.fromkeys((*(take.queue for take in takes), *filter(None, targets)))
         if queues:
             keys = [key for queue in queues for key in self._keys.queue(queue)]
-            require_able(self._client, self._keys, keys, "run")
+            fetched = any(isinstance(take, TakeUnacked) for take in takes)
+            require_able(self._client, self._keys, keys, "run", unacked=fetched)
 
     def take(self, effect: TakeMessages, path: Path) -> str:
         """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
