@@ -155,7 +155,7 @@ def _commands(keyspace: KeySpace, keys: Sequence[str], run_id: str) -> Iterator[
     for key in keys:
         yield from _on(keyspace.journal(key), "HGET x", "HSET x x", "HDEL x", "DEL", "PERSIST", "EXISTS", "TYPE")
         for part in (key, *keyspace.aside(key)):
-            yield from _on(part, "LLEN", "LRANGE 0 0", "LINDEX 0", "LPOS x", "LPUSH x", "LTRIM 0 0", "RPOP")
+            yield from _on(part, "LLEN", "LRANGE 0 0", "LINDEX 0", "LPOS x", "LPUSH x", "RPUSH x", "LTRIM 0 0", "RPOP")
             yield from _on(part, "PTTL", "PEXPIRE 1")
             yield from ((name, part, part) for name in ("RPOPLPUSH", "RENAME", "RENAMENX"))
 
