@@ -12,7 +12,8 @@ from lab.redis_server import RedisServer
 from runbooks.broker import moving, preflight, surgery
 from runbooks.broker.archive import Archive, Fate, read
 from runbooks.broker.connection import connect
-from runbooks.broker.keys import KeySpace
+from runbooks.broker.control import observe_nodes
+from runbooks.broker.keys import PIDBOX, KeySpace
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.broker.session import Broker
 from runbooks.core.effects import BROKER, Change, Effect, TakeMessages, TakeUnacked
@@ -150,6 +151,17 @@ def test_what_was_fetched_is_taken_only_where_it_may_be_put_back(
     ops = Broker(AppSettings(app="shop", broker_url=SecretStr(url_of(as_user(f"+@all ~* {lacking}")))), print)
     with pytest.raises(BrokerRefused, match=rf"lacks rights: \{lacking.replace('-', '+')}$"):
         ops.require_able([take])
+
+
+@pytest.mark.parametrize("lacking", ["resetchannels", "-publish", "-time"])
+def test_workers_that_may_not_be_asked_are_an_error_that_says_where_the_rights_are_listed(
+    lacking: str, client: "redis.Redis", as_user: As
+) -> None:
+    client.sadd(KEYS.binding(PIDBOX), KEYS.sep.join(("", "", f"w@here.{PIDBOX}")))
+    ops = url_of(as_user(f"+@all ~* &* {lacking}"))
+    with pytest.raises(BrokerRefused, match="refuses") as refused:
+        observe_nodes(ops)
+    assert "docs/queues.md" in refused.value.advice
 
 
 def test_a_key_of_another_type_is_refused_wherever_it_stands(
