@@ -86,7 +86,7 @@ class Place:
         with self.client() as client:
             keys = [key for queue in ("low", "high") for key in KeySpace().queue(queue)]
             found = {key: cast("list[bytes]", client.lrange(key, 0, -1)) for key in keys}
-            assert not client.keys("celery-runbooks:[!b]*"), "nothing of ours stays behind but fences"
+            assert not client.keys("celery-runbooks:[^b]*"), "nothing of ours stays behind but fences"
             return {key: items for key, items in found.items() if items}
 
     def undo_last(self) -> None:
