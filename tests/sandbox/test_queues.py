@@ -112,6 +112,26 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         client.rpush("low_priority", *before)
 
 
+def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(broken: World) -> None:
+    before, move = broken.queue(), (*STUCK, "--requeue-to", "high_priority:9", "--json")
+    source = broken.path / "runbooks/broker/moving.py"
+    text = source.read_text()
+    source.write_text(f"{text}\nimport os, signal\ndef move(*_): os.kill(os.getpid(), signal.SIGKILL)\n")
+    assert broken.inv("clean-queues", *move, "--yes").code == -signal.SIGKILL
+    source.write_text(text)
+    assert len(broken.queue()) == len(before) - 300
+    run = broken.inv("archive.list", "--json").json["archives"][-1]["run"]
+    again = broken.inv("clean-queues", *move, "--yes")
+    (warning,) = again.json["warnings"]
+    assert warning["problem"].startswith(
+        f"run {run} was killed, or still goes on: 300 messages that it took out of low_"
+    )
+    assert f"inv undo {run}" in warning["advice"]
+    undo_last(broken, before)
+    told = broken.inv("clean-queues", *move, "--dry-run").json
+    assert (len(selected(told)), told.get("warnings")) == (300, None)
+
+
 class frozen:  # noqa: N801
     """A worker's main process that does not react for the length of a block."""
 
