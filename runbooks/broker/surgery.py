@@ -78,7 +78,7 @@ def take(
     require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
     settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered)))
+        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress))
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
@@ -233,18 +233,19 @@ def _put_in_place(
     client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, on_progress: Progress
 ) -> None:
     restoring = _Restoring(archive, merge)
-    merge.count(_standing(client, key, merge))
+    merge.count(_standing(client, key, merge, on_progress))
     work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
     walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
     archive.sync()
     forget(client, keyspace.batches(archive.run_id), restoring.numbers)
 
 
-def _standing(client: "redis.Redis", key: str, merge: Merge) -> Counter[str]:
+def _standing(client: "redis.Redis", key: str, merge: Merge, on_progress: Progress) -> Counter[str]:
     """How often each of the neighbours that the messages had stands in the list."""
     standing: Counter[str] = Counter()
     for window in windows(client, key):
         standing.update(checksum for _, checksum in merge.standing(window.items))
+        on_progress(window.first + len(window.items), window.length)
     return standing
 
 

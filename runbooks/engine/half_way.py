@@ -29,7 +29,8 @@ def _warn(session: Session, record: RunRecord) -> None:
             if count := _unmoved(ledger):
                 most = "up to " if ledger.unsettled else ""
                 session.reporter.warning(
-                    f"run {record.id} {_ENDED[record.outcome]}: {most}{count:,} messages that it took out of {queue_of(path)} to move them are in its archive, and in no queue",
+                    f"run {record.id} {_ENDED[record.outcome]}: {most}{count:,} messages"
+                    f" that it took out of {queue_of(path)} to move them are in its archive, and in no queue",
                     f"put them back with `inv undo {record.id}`, then run this again",
                 )
 
@@ -42,5 +43,5 @@ def _archives(record: RunRecord) -> Iterator[Path]:
 
 def _unmoved(ledger: Ledger) -> int:
     """Messages that were to be moved and, as far as the archive knows, were not; batches of unknown fate count."""
-    unsure = {n for batch in ledger.unsettled.values() for n in batch.messages}
+    unsure = ledger.unsure
     return sum(bool(m.to) and (ledger.fates[n] is Fate.TAKEN or n in unsure) for n, m in ledger.messages.items())
