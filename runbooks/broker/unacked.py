@@ -108,7 +108,7 @@ def choose(
         if entry.message.id in held:
             continue
         judge.begin(entry.key, fetched=True)
-        verdict = judge.choose_for(entry.message, entry.item)
+        verdict = judge.verdict(entry.message, entry.item)
         if verdict and entry.message.task in limited:
             unsure.append(entry.message.id)
         elif verdict:
