@@ -178,6 +178,7 @@ class _Chosen:
 class _Times:
     eta_passed: int = 0
     oldest_eta_at: float | None = None
+    furthest_eta_at: float | None = None
     expired: int = 0
 
 
@@ -226,12 +227,14 @@ class _Tally:
         if eta_at is not None:
             times.eta_passed += eta_at < self.now
             times.oldest_eta_at = min(eta_at, times.oldest_eta_at or eta_at)
+            times.furthest_eta_at = max(eta_at, times.furthest_eta_at or eta_at)
         times.expired += expires_at is not None and expires_at <= self.now
 
     def _count(self, task: str) -> TaskCount:
         retries = {retries: count for (of, retries), count in self.retries.items() if of == task}
         times = self.times[task]
-        return TaskCount(sum(retries.values()), max(retries), times.eta_passed, times.oldest_eta_at, times.expired)
+        etas = times.oldest_eta_at, times.furthest_eta_at
+        return TaskCount(sum(retries.values()), max(retries), times.eta_passed, *etas, times.expired)
 
     def state(self, queue: str, depths: dict[str, int], aside: int) -> QueueState:
         return QueueState(
