@@ -27,6 +27,7 @@ from runbooks.broker.detached import (
     require_replicated,
     walk,
 )
+from runbooks.broker.glance import read
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
 from runbooks.broker.preflight import require_able
@@ -122,19 +123,15 @@ class _Taking:
 
     def decide(self, chunk: Chunk) -> list[Step]:
         """Choose what is to be dropped, and write it down."""
-        verdict = self.judge.verdict
+        items = chunk.items
         drops: list[int] = []
         victims: list[Victim] = []
-        older = self._older
-        for i, raw in enumerate(chunk.items):
-            found = verdict(raw)
-            if found is not None:
-                drops.append(i + 1)
-                position = self._position(chunk.first + i)
-                what = (found.reason, found.malformed, found.to, found.requeue_to)
-                victims.append(Victim(raw, position, older, *what))
-            older = raw
-        self._older = older
+        for i, found in self.judge.choose(items, read(items)):
+            drops.append(i + 1)
+            older = items[i - 1] if i else self._older
+            what = (found.reason, found.malformed, found.to, found.requeue_to)
+            victims.append(Victim(items[i], self._position(chunk.first + i), older, *what))
+        self._older = items[-1] if items else self._older
         if not victims:
             return [Step(len(chunk.items))]
         batch = self.archive.taking(self._key, victims, sync=False)

@@ -73,6 +73,15 @@ class _Routes(dict[tuple[str, str], str]):
         return self[route]
 
 
+def message_in(value: bytes) -> Message | None:
+    """The message of one entry of the hash; None where it holds none."""
+    try:
+        message = parse(json.dumps(json.loads(value)[0]).encode())
+    except (ValueError, TypeError, LookupError):
+        return None
+    return message if isinstance(message, Message) else None
+
+
 def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Routes) -> Entry | None:
     try:
         envelope, exchange, routing_key = json.loads(raw)
@@ -109,7 +118,7 @@ def choose(
         if entry.message.id in held:
             continue
         judge.begin(entry.key, fetched=True)
-        verdict = judge.choose_for(entry.message, entry.item)
+        verdict = judge.verdict(entry.message, entry.item)
         if verdict and entry.message.task in limited:
             unsure.append(entry.message.id)
         elif verdict:

@@ -1,8 +1,8 @@
 """Which way leads to a host, by Ansible's connection and become variables."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import FleetHost
@@ -10,6 +10,12 @@ from runbooks.hosts.transport import LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
     from runbooks.hosts.ssh import Become
+
+# Of several names of one thing Ansible takes the last that is set.
+_PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
+_PASSPHRASE = ("ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase")
+_BECOME_USER = ("ansible_become_user", "ansible_sudo_user")
+_BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")
 
 
 def transports_to(
@@ -29,8 +35,9 @@ def transports_to(
     hosts = tuple(hosts)
     if all(_connection(host) == "local" for host in hosts):
         return Transports({host.name: LocalTransport() for host in hosts}, forks)
+    from runbooks.hosts.login import Secrets
     from runbooks.hosts.ssh import Jumps, SshTransport
-    from runbooks.hosts.ssh_config import arguments_for
+    from runbooks.hosts.ssh_config import arguments_for, last
 
     jumps = Jumps(accept_new=accept_new)
     password = _once(ask_password) if ask_password else None
@@ -38,8 +45,8 @@ def transports_to(
     def to(host: FleetHost) -> Transport:
         if _connection(host) == "local":
             return LocalTransport()
-        login = _text(host.variables, "ansible_password", "ansible_ssh_pass")
-        return SshTransport(arguments_for(host.name, host.variables), _become(host, password), jumps, login)
+        secrets = Secrets(last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE))
+        return SshTransport(arguments_for(host.name, host.variables), _become(host, password), jumps, secrets)
 
     return Transports({host.name: to(host) for host in hosts}, forks)
 
@@ -55,17 +62,14 @@ def _connection(host: FleetHost) -> str:
 
 def _become(host: FleetHost, ask: Callable[[], str] | None) -> "Become | None":
     from runbooks.hosts.ssh import Become
+    from runbooks.hosts.ssh_config import last
 
     if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
         return None
     if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
-    password = _text(host.variables, "ansible_become_password", "ansible_become_pass")
-    return Become(str(host.variables.get("ansible_become_user", "root")), (lambda: password) if password else ask)
-
-
-def _text(variables: Mapping[str, Any], *names: str) -> str | None:
-    return next((str(variables[name]) for name in names if variables.get(name) not in (None, "")), None)
+    password = last(host.variables, _BECOME_PASSWORD)
+    return Become(last(host.variables, _BECOME_USER) or "root", (lambda: password) if password else ask)
 
 
 def _once(ask: Callable[[], str]) -> Callable[[], str]:

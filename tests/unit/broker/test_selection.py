@@ -245,14 +245,14 @@ def test_other_names_of_keys_are_followed(app: Celery, client: "redis.Redis", sc
 
 
 def test_malformed_items_are_meant_only_by_the_rule_that_says_so(client: "redis.Redis", send: Send) -> None:
+    from runbooks.broker.glance import read
     from runbooks.broker.selection import Facts, Judge
 
     send("t")
-    for rules, expected in (([Rule("r")], None), ([Rule("r"), MALFORMED], "malformed: not a JSON object")):
+    for rules, expected in (([Rule("r")], []), ([Rule("r"), MALFORMED], ["malformed: not a JSON object"])):
         judge = Judge(rules, KEYS, "work", Facts(time.time()))
         judge.begin("work")
-        verdict = judge.verdict(b"[]")
-        assert (verdict and verdict.reason) == expected
+        assert [verdict.reason for _, verdict in judge.choose([b"[]"], read([b"[]"]))] == expected
 
 
 def test_what_stands_where_it_is_to_be_moved_stays(send: Send, scan: Scan) -> None:

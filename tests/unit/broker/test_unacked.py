@@ -20,6 +20,7 @@ from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive, Fate, read, verify
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.observe import observe_broker
 from runbooks.broker.selection import Facts
 from runbooks.core.model import NodeState, Rule
 from tests.unit.broker.conftest import Send, listed
@@ -103,6 +104,17 @@ def test_junk_in_the_hash_is_left_alone(client: "redis.Redis", fetched: list[str
     for i, junk in enumerate([b"", b"{}", b"[1,2]", b'[{"properties": 1}, "", "work"]', b'[[], {}, "work"]']):
         client.hset("unacked", f"junk-{i}", junk)
     assert len(unacked.entries(client, KEYS)) == len(fetched)
+
+
+def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
+    client: "redis.Redis", send: Send, app: Celery
+) -> None:
+    for task, countdown_s in (("retry", 300), ("retry", 4800), ("later", 60), ("now", None)):
+        send(task, "work", countdown=countdown_s)
+    fetch(app, Queue("work"), 4)  # type: ignore[no-untyped-call]
+    client.hset("unacked", "junk", b"{}")
+    held_s = observe_broker(client, KEYS, ["work"], [], time.time(), {}).held_s
+    assert {task: round(s, -1) for task, s in held_s.items()} == {"retry": 4800, "later": 60}
 
 
 def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
