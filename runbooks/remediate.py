@@ -9,6 +9,7 @@ from runbooks.core.model import Severity
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import Recap, make_plan
+from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
@@ -28,6 +29,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
+    warn_of_half_moves(session)
     findings = session.diagnose(snapshot)
     if blocking := [finding for finding in findings if finding.blocks]:
         raise RunbookError(

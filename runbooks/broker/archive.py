@@ -144,6 +144,11 @@ class Ledger:
         """The messages whose fate is this, in the order in which they were archived."""
         return tuple(message for n, message in self.messages.items() if self.fates[n] is fate)
 
+    @property
+    def unsure(self) -> frozenset[int]:
+        """The n of the messages in batches of unknown fate."""
+        return frozenset(n for batch in self.unsettled.values() for n in batch.messages)
+
 
 def sha256(raw: bytes) -> str:
     """The checksum by which the archive names an item's bytes."""
@@ -272,7 +277,7 @@ def _os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free the disk or name another place; nothing was removed without being archived"
+        advice = "make room or make it writable there, then run again; nothing was removed without being archived"
         raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
 
 

@@ -9,9 +9,12 @@ nothing malformed passes. `tests/unit/broker/test_glance.py` holds the two again
 """
 
 import re
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
 
 # Where the JSON reader of the standard library gives up, and this one need not.
 _NESTED_BYTES = 1500
@@ -20,63 +23,44 @@ _DIGITS_MOST = 4300
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % _DIGITS_MOST)
 
 
-class _Delivery(msgspec.Struct, gc=False):
+_Moment = Annotated[str, msgspec.Meta(min_length=1)] | None
+
+# What Celery itself writes and nothing else: no deeper nesting, no object that kombu would turn into something else, no
+# text that is not one. Fields stand in Celery's order, for that is where the reader looks first.
+
+
+class _Delivery(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     exchange: str
     routing_key: str
 
 
-class _Properties(msgspec.Struct, gc=False):
-    delivery_tag: str
-    delivery_info: _Delivery
-    body_encoding: Literal["base64"]
-
-
-class Headers(msgspec.Struct, gc=False):
-    """What a rule and a count need; `eta` and `expires` are ISO 8601 texts, never empty."""
-
-    task: str
-    id: str
-    retries: int | None
-    eta: str | None
-    expires: str | None
-    timelimit: tuple[Any, Any] | None
-    compression: None = None
-
-
-class _Envelope(msgspec.Struct, gc=False):
-    properties: _Properties
-    headers: Headers
-    body: bytes
-    kind: Literal["application/json"] = msgspec.field(name="content-type")
-    encoding: Literal["utf-8"] = msgspec.field(name="content-encoding")
-
-
-# The same, with nothing else in it than what Celery itself writes: no deeper nesting, no object that kombu would turn
-# into something else, no text that is not one.
-
-
-class _OnlyDelivery(_Delivery, gc=False, forbid_unknown_fields=True):
-    pass
-
-
-class _OnlyProperties(_Properties, gc=False, forbid_unknown_fields=True):
-    delivery_info: _OnlyDelivery
+class _Properties(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
     correlation_id: str | None = None
     reply_to: str | None = None
     delivery_mode: int | None = None
+    delivery_info: _Delivery
     priority: int | None = None
+    body_encoding: Literal["base64"]
+    delivery_tag: str
 
 
 class _Nothing(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     pass
 
 
-class _OnlyHeaders(Headers, gc=False, forbid_unknown_fields=True):
-    timelimit: tuple[int | float | None, int | float | None] | None
+class Headers(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """What a rule and a count need, among others; `eta` and `expires` are ISO 8601 texts."""
+
     lang: str | None = None
+    task: str
+    id: str
     shadow: str | None = None
+    eta: _Moment
+    expires: _Moment
     group: str | None = None
     group_index: int | None = None
+    retries: int | None
+    timelimit: tuple[int | float | None, int | float | None] | None
     root_id: str | None = None
     parent_id: str | None = None
     argsrepr: str | None = None
@@ -86,15 +70,50 @@ class _OnlyHeaders(Headers, gc=False, forbid_unknown_fields=True):
     replaced_task_nesting: int | None = None
     stamped_headers: None = None
     stamps: _Nothing | None = None
+    compression: None = None
+
+    @property
+    def eta_at(self) -> float | None:
+        """In epoch seconds."""
+        return epoch(self.eta)
+
+    @property
+    def expires_at(self) -> float | None:
+        """In epoch seconds."""
+        return epoch(self.expires)
 
 
-class _OnlyEnvelope(_Envelope, gc=False, forbid_unknown_fields=True):
-    properties: _OnlyProperties
-    headers: _OnlyHeaders
+class _Envelope(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    body: bytes
+    encoding: Literal["utf-8"] = msgspec.field(name="content-encoding")
+    kind: Literal["application/json"] = msgspec.field(name="content-type")
+    headers: Headers
+    properties: _Properties
 
 
-_only_celerys = msgspec.json.Decoder(_OnlyEnvelope).decode
-_with_others = msgspec.json.Decoder(_Envelope).decode
+# The same with more in it: what an application, or what traces it, has added.
+
+
+class _MoreDelivery(_Delivery, gc=False, forbid_unknown_fields=False):
+    pass
+
+
+class _MoreProperties(_Properties, gc=False, forbid_unknown_fields=False):
+    delivery_info: _MoreDelivery
+
+
+class _MoreHeaders(Headers, gc=False, forbid_unknown_fields=False):
+    stamped_headers: Any = None
+    stamps: Any = None
+
+
+class _MoreEnvelope(_Envelope, gc=False, forbid_unknown_fields=False):
+    headers: _MoreHeaders
+    properties: _MoreProperties
+
+
+_only_celerys = msgspec.json.Decoder(_Envelope).decode
+_with_more = msgspec.json.Decoder(_MoreEnvelope).decode
 _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]).decode
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -106,19 +125,24 @@ def glance(raw: bytes) -> Headers | None:
         envelope = _only_celerys(raw)
         _three(envelope.body)
     except _ERRORS:
-        try:  # headers that an application added
-            envelope = _with_others(raw)
+        try:
+            envelope = _with_more(raw)
             _three(envelope.body)
         except _ERRORS:
             return None
         if _unusual(raw):
             return None
-    headers = envelope.headers
-    if headers.eta == "" or headers.expires == "":
-        return None
     if len(raw) > _DIGITS_MOST and _LONG_NUMBER.search(raw):
         return None
-    return headers
+    return envelope.headers
+
+
+Read = Headers | Message | Malformed | Unreadable
+
+
+def read(items: Iterable[bytes]) -> list[Read]:
+    """What each item of a queue is: at a glance where that tells, else as `parse` says."""
+    return [glance(raw) or parse(raw) for raw in items]
 
 
 def _unusual(raw: bytes) -> bool:

@@ -2,17 +2,17 @@
 
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
 import redis
 
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.glance import glance
+from runbooks.broker.glance import Headers, read
 from runbooks.broker.keys import KeySpace, readable
-from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
+from runbooks.broker.message import Malformed, Message, parse
 from runbooks.broker.selection import Facts, Judge, Verdict
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
@@ -117,7 +117,7 @@ def scan_queue(
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
-        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), read_until)
+        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress, read_until)
         tally = _Tally(judge, now, samples)
         add, depths, unseen = tally.add, dict[str, int](), 0
         for key in keyspace.queue(queue):
@@ -130,8 +130,7 @@ def scan_queue(
                     continue
                 for window in windows(client, part):
                     depths[part] = window.length
-                    for raw in window.items:
-                        add(raw)
+                    add(window.items)
                     on_progress(window.first + len(window.items), window.length)
                     if time.monotonic() >= read_until:
                         unseen += max(0, window.length - window.first - len(window.items))
@@ -146,6 +145,7 @@ def judge_of(
     queue: str,
     rules: Iterable[Rule],
     facts: Facts,
+    on_progress: Progress,
     read_until: float = math.inf,
 ) -> Judge:
     """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay.
@@ -162,6 +162,7 @@ def judge_of(
             for window in windows(client, part):
                 for raw in window.items:
                     judge.note_keeper(raw, kept)
+                on_progress(window.first + len(window.items), window.length)
                 if time.monotonic() >= read_until:
                     break
     return Judge(rules, keyspace, queue, replace(facts, kept=kept))
@@ -176,11 +177,10 @@ class _Chosen:
 
 
 @dataclass(slots=True)
-class _Count:
-    count: int = 0
-    max_retries_seen: int = 0
+class _Times:
     eta_passed: int = 0
     oldest_eta_at: float | None = None
+    furthest_eta_at: float | None = None
     expired: int = 0
 
 
@@ -189,7 +189,8 @@ class _Tally:
     judge: Judge
     now: float
     samples: int | None
-    by_task: dict[str, _Count] = field(default_factory=dict)
+    retries: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    times: defaultdict[str, _Times] = field(default_factory=lambda: defaultdict(_Times))
     chosen: dict[Verdict, _Chosen] = field(default_factory=dict)
     malformed: int = 0
     unreadable: int = 0
@@ -197,66 +198,51 @@ class _Tally:
     def __post_init__(self) -> None:
         self.malformed_samples: deque[str] = deque(maxlen=self.samples)
 
-    def add(self, raw: bytes) -> None:
-        """Count one item. This runs for every message of a queue: what most of them are is done here."""
-        headers = glance(raw)
-        if headers is None:
-            self._add_unusual(raw)
-            return
-        task, retries = headers.task, headers.retries or 0
-        eta_at = expires_at = None
-        if headers.eta is not None or headers.expires is not None:
-            eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
-            self._count(task, retries, eta_at, expires_at)
-        elif task in self.by_task:
-            count = self.by_task[task]
-            count.count += 1
-            if retries > count.max_retries_seen:
-                count.max_retries_seen = retries
-        else:
-            self._count(task, retries, None, None)
-        rules = self.judge.by_task[task]
-        if rules:
-            self._choose(self.judge.choose(rules, raw, task, headers.id, retries, eta_at, expires_at), task, raw)
+    def add(self, items: Sequence[bytes]) -> None:
+        """Count a list's next items."""
+        reads = read(items)
+        retries = self.retries
+        for look in reads:
+            if isinstance(look, Headers):
+                retries[look.task, look.retries or 0] += 1
+                if look.eta is not None or look.expires is not None:
+                    self._add_times(look)
+            elif isinstance(look, Message):
+                retries[look.task, look.retries] += 1
+                self._add_times(look)
+            elif isinstance(look, Malformed):
+                self.malformed += 1
+                self.malformed_samples.append(f"{look.raw[:_RAW_SHOWN]!r}: {look.why}")
+            else:
+                self.unreadable += 1
+        for i, verdict in self.judge.choose(items, reads):
+            look = reads[i]
+            if isinstance(look, (Headers, Message)):
+                chosen = self.chosen.get(verdict)
+                if chosen is None:
+                    chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples))
+                chosen.by_task[look.task] += 1
+                chosen.samples.append(items[i])
 
-    def _add_unusual(self, raw: bytes) -> None:
-        message = parse(raw)
-        if isinstance(message, Malformed):
-            self.malformed += 1
-            self.malformed_samples.append(f"{raw[:_RAW_SHOWN]!r}: {message.why}")
-        elif isinstance(message, Unreadable):
-            self.unreadable += 1
-            self.judge.verdict(raw)
-        else:
-            self._count(message.task, message.retries, message.eta_at, message.expires_at)
-            self._choose(self.judge.choose_for(message, raw), message.task, raw)
-
-    def _choose(self, verdict: Verdict | None, task: str, raw: bytes) -> None:
-        if verdict is None:
-            return
-        chosen = self.chosen.get(verdict)
-        if chosen is None:
-            chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples))
-        chosen.by_task[task] += 1
-        chosen.samples.append(raw)
-
-    def _count(self, task: str, retries: int, eta_at: float | None, expires_at: float | None) -> None:
-        count = self.by_task.setdefault(task, _Count())
-        count.count += 1
-        count.max_retries_seen = max(count.max_retries_seen, retries)
+    def _add_times(self, look: Headers | Message) -> None:
+        times, eta_at, expires_at = self.times[look.task], look.eta_at, look.expires_at
         if eta_at is not None:
-            count.eta_passed += eta_at < self.now
-            count.oldest_eta_at = min(eta_at, count.oldest_eta_at or eta_at)
-        count.expired += expires_at is not None and expires_at <= self.now
+            times.eta_passed += eta_at < self.now
+            times.oldest_eta_at = min(eta_at, times.oldest_eta_at or eta_at)
+            times.furthest_eta_at = max(eta_at, times.furthest_eta_at or eta_at)
+        times.expired += expires_at is not None and expires_at <= self.now
+
+    def _count(self, task: str) -> TaskCount:
+        retries = {retries: count for (of, retries), count in self.retries.items() if of == task}
+        times = self.times[task]
+        etas = times.oldest_eta_at, times.furthest_eta_at
+        return TaskCount(sum(retries.values()), max(retries), times.eta_passed, *etas, times.expired)
 
     def state(self, queue: str, depths: dict[str, int], aside: int) -> QueueState:
         return QueueState(
             name=queue,
             depths=depths,
-            by_task={
-                task: TaskCount(c.count, c.max_retries_seen, c.eta_passed, c.oldest_eta_at, c.expired)
-                for task, c in self.by_task.items()
-            },
+            by_task={task: self._count(task) for task in dict.fromkeys(task for task, _ in self.retries)},
             selected=tuple(
                 Selection(
                     verdict.reason,

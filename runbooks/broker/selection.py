@@ -1,22 +1,24 @@
 """Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is given."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from runbooks.broker.body import likeness, links, read_body
-from runbooks.broker.glance import glance
+from runbooks.broker.body import likeness, links, read_body, unread
+from runbooks.broker.glance import Headers, Read
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.message import Message, Unreadable, epoch, parse, redirected
+from runbooks.broker.message import Message, Unreadable, parse, redirected
 from runbooks.core.model import Notice, Rule
 from runbooks.core.rules import destination, fits
 
 _IDS_LISTED = 100
 
-_UNREADABLE = "cannot be read without unpickling, and stay"
-_UNKNOWN = f"have a body that {_UNREADABLE}: a chord may wait for them (--with-workflows takes them too)"
+_UNNAMED = "are of a task that cannot be read without unpickling, and stay"
+_UNKNOWN = "have a body {why}: they stay, for a chord may wait for them (--with-workflows takes them too)"
+_NO_ARGS = "have a body {why}: their arguments are not known, and they stay"
 _STRANDED = "are left alone, for a chord, a chain or a callback waits for them (--with-workflows takes them too)"
 _STRANDING = "are taken although a chord, a chain or a callback waits for them, which will not come to its end"
+_GROUPED = "are taken although they belong to groups, whose results will not become ready; the groups"
 _NO_MOVE = "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
 
 
@@ -99,57 +101,35 @@ class Judge:
     def notices(self) -> tuple[Notice, ...]:
         return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in self._told.items())
 
-    def verdict(self, raw: bytes) -> Verdict | None:
-        """Why an item is to be taken out; None: it stays."""
-        headers = glance(raw)
-        if headers is None:
-            return self._judge_closely(raw)
-        rules = self.by_task[headers.task]
-        if not rules:
-            return None
-        eta_at, expires_at = epoch(headers.eta), epoch(headers.expires)
-        return self.choose(rules, raw, headers.task, headers.id, headers.retries or 0, eta_at, expires_at)
+    def choose(self, items: Sequence[bytes], reads: Sequence[Read]) -> Iterator[tuple[int, Verdict]]:
+        """The positions of those of a list's next items that are to be taken out, and why; `reads` is what they are."""
+        by_task = self.by_task
+        for i, read in enumerate(reads):
+            if isinstance(read, Headers) and not by_task[read.task]:
+                continue  # most of what most queues hold
+            if isinstance(read, (Headers, Message)):
+                if verdict := self.verdict(read, items[i]):
+                    yield i, verdict
+            elif isinstance(read, Unreadable):
+                if self._all:
+                    self._note(_UNNAMED, "")
+            elif self.malformed:
+                yield i, Verdict(f"malformed: {read.why}", malformed=True)
 
-    def _judge_closely(self, raw: bytes) -> Verdict | None:
-        message = parse(raw)
-        if isinstance(message, Message):
-            return self.choose_for(message, raw)
-        if isinstance(message, Unreadable):
-            if self._all:
-                self._note("are of a task that " + _UNREADABLE, "")
-            return None
-        return Verdict(f"malformed: {message.why}", malformed=True) if self.malformed else None
-
-    def choose_for(self, message: Message, raw: bytes) -> Verdict | None:
-        """`choose` for a message that was read closely."""
-        rules = self.by_task[message.task]
-        return self.choose(
-            rules, raw, message.task, message.id, message.retries, message.eta_at, message.expires_at
-        )  # fmt: skip
-
-    def choose(
-        self,
-        rules: Sequence[Rule],
-        raw: bytes,
-        task: str,
-        id: str,
-        retries: int,
-        eta_at: float | None,
-        expires_at: float | None,
-    ) -> Verdict | None:
-        """The verdict of the first of the rules (those of `by_task`) whose every condition holds; None: it stays.
+    def verdict(self, read: Headers | Message, raw: bytes) -> Verdict | None:
+        """The verdict of the first rule whose every condition holds; None: the message stays.
 
         A message without an ETA is never overdue, one without `expires` never expired.
         """
         left = ""
-        for rule in rules:
-            if holds(rule, retries, eta_at, expires_at, self._facts.now) and (not rule.ids or id in self._ids[rule]):
-                found = self._look_inside(rule, raw, task, id)
+        for rule in self.by_task[read.task]:
+            if holds(rule, read, self._facts.now) and (not rule.ids or read.id in self._ids[rule]):
+                found = self._look_inside(rule, raw, read.task, read.id)
                 if isinstance(found, Verdict):
                     return found
                 left = left or found
         if left:
-            self._note(left, id)
+            self._note(left, read.id)
         return None
 
     def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
@@ -157,7 +137,7 @@ class Judge:
         if rule.args:
             body = read_body(raw)
             if body is None:
-                return "have arguments that " + _UNREADABLE
+                return _NO_ARGS.format(why=unread(raw))
             if not body.has(rule.args):
                 return ""
         if rule.duplicate and not self._is_duplicate(rule, task, raw):
@@ -167,16 +147,21 @@ class Judge:
             if redirected(raw, queue, priority) is None:
                 return _NO_MOVE
             return Verdict(rule.reason, to=key, requeue_to=rule.requeue_to)
-        waits = links(raw)
-        if waits != () and not rule.with_workflows:
-            return _UNKNOWN if waits is None else _STRANDED
+        found = links(raw)
+        if found is None:
+            return Verdict(rule.reason) if rule.with_workflows else _UNKNOWN.format(why=unread(raw))
+        waits, group = found
+        if waits and not rule.with_workflows:
+            return _STRANDED
         if waits:
             self._note(_STRANDING, id)
+        elif group:
+            self._note(_GROUPED, group)
         return Verdict(rule.reason)
 
     def _note(self, what: str, id: str) -> None:
         ids, count = self._told.get(what, ([], 0))
-        if id and len(ids) < _IDS_LISTED:
+        if id and len(ids) < _IDS_LISTED and id not in ids:
             ids.append(id)
         self._told[what] = ids, count + 1
 
@@ -215,7 +200,7 @@ class Judge:
 
 def means(rule: Rule, message: Message, raw: bytes, now: float) -> bool:
     """True where a rule's conditions hold that are about one message alone."""
-    if not fits(rule.task, message.task) or not holds(rule, message.retries, message.eta_at, message.expires_at, now):
+    if not fits(rule.task, message.task) or not holds(rule, message, now):
         return False
     if rule.ids and message.id not in rule.ids:
         return False
@@ -233,10 +218,10 @@ def _checksum(raw: bytes) -> bytes:
     return blake2b(raw, digest_size=16).digest()
 
 
-def holds(rule: Rule, retries: int, eta_at: float | None, expires_at: float | None, now: float) -> bool:
+def holds(rule: Rule, read: Headers | Message, now: float) -> bool:
     """True where the conditions hold that are about times and retries."""
-    if rule.eta_overdue_s is not None and (eta_at is None or now - eta_at < rule.eta_overdue_s):
+    if rule.retries_over is not None and (read.retries or 0) <= rule.retries_over:
         return False
-    if rule.retries_over is not None and retries <= rule.retries_over:
+    if rule.eta_overdue_s is not None and ((eta_at := read.eta_at) is None or now - eta_at < rule.eta_overdue_s):
         return False
-    return not (rule.expired and (expires_at is None or expires_at > now))
+    return not (rule.expired and ((expires_at := read.expires_at) is None or expires_at > now))

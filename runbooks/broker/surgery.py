@@ -27,6 +27,7 @@ from runbooks.broker.detached import (
     require_replicated,
     walk,
 )
+from runbooks.broker.glance import read
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.merge import Merge
 from runbooks.broker.preflight import require_able
@@ -78,7 +79,7 @@ def take(
     require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
     settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered)))
+        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress))
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
@@ -122,19 +123,15 @@ class _Taking:
 
     def decide(self, chunk: Chunk) -> list[Step]:
         """Choose what is to be dropped, and write it down."""
-        verdict = self.judge.verdict
+        items = chunk.items
         drops: list[int] = []
         victims: list[Victim] = []
-        older = self._older
-        for i, raw in enumerate(chunk.items):
-            found = verdict(raw)
-            if found is not None:
-                drops.append(i + 1)
-                position = self._position(chunk.first + i)
-                what = (found.reason, found.malformed, found.to, found.requeue_to)
-                victims.append(Victim(raw, position, older, *what))
-            older = raw
-        self._older = older
+        for i, found in self.judge.choose(items, read(items)):
+            drops.append(i + 1)
+            older = items[i - 1] if i else self._older
+            what = (found.reason, found.malformed, found.to, found.requeue_to)
+            victims.append(Victim(items[i], self._position(chunk.first + i), older, *what))
+        self._older = items[-1] if items else self._older
         if not victims:
             return [Step(len(chunk.items))]
         batch = self.archive.taking(self._key, victims, sync=False)
@@ -233,18 +230,19 @@ def _put_in_place(
     client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, on_progress: Progress
 ) -> None:
     restoring = _Restoring(archive, merge)
-    merge.count(_standing(client, key, merge))
+    merge.count(_standing(client, key, merge, on_progress))
     work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
     walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
     archive.sync()
     forget(client, keyspace.batches(archive.run_id), restoring.numbers)
 
 
-def _standing(client: "redis.Redis", key: str, merge: Merge) -> Counter[str]:
+def _standing(client: "redis.Redis", key: str, merge: Merge, on_progress: Progress) -> Counter[str]:
     """How often each of the neighbours that the messages had stands in the list."""
     standing: Counter[str] = Counter()
     for window in windows(client, key):
         standing.update(checksum for _, checksum in merge.standing(window.items))
+        on_progress(window.first + len(window.items), window.length)
     return standing
 
 

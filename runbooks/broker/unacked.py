@@ -21,6 +21,7 @@ from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import ordinals
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Message, parse
+from runbooks.broker.preflight import require_able
 from runbooks.broker.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.surgery import TakeReport, forget, settle
 from runbooks.core.model import NodeState, Notice, Rule, Selection
@@ -72,6 +73,15 @@ class _Routes(dict[tuple[str, str], str]):
         return self[route]
 
 
+def message_in(value: bytes) -> Message | None:
+    """The message of one entry of the hash; None where it holds none."""
+    try:
+        message = parse(json.dumps(json.loads(value)[0]).encode())
+    except (ValueError, TypeError, LookupError):
+        return None
+    return message if isinstance(message, Message) else None
+
+
 def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Routes) -> Entry | None:
     try:
         envelope, exchange, routing_key = json.loads(raw)
@@ -108,7 +118,7 @@ def choose(
         if entry.message.id in held:
             continue
         judge.begin(entry.key, fetched=True)
-        verdict = judge.choose_for(entry.message, entry.item)
+        verdict = judge.verdict(entry.message, entry.item)
         if verdict and entry.message.task in limited:
             unsure.append(entry.message.id)
         elif verdict:
@@ -141,6 +151,8 @@ def take(
     """Take these entries out, into the archive; one that is not what it was any more is left alone."""
     taken: dict[str, int] = {}
     by_key: dict[str, list[Choice]] = {}
+    if chosen:
+        require_able(client, keyspace, (), archive.run_id, unacked=True)
     for choice in chosen:
         by_key.setdefault(choice[0].key, []).append(choice)
     for key, choices in by_key.items():
@@ -184,6 +196,8 @@ def _for_all(
     client: "redis.Redis", keyspace: KeySpace, archive: Archive, messages: Sequence[Archived], mode: str
 ) -> int:
     count = 0
+    if messages:
+        require_able(client, keyspace, (), archive.run_id, unacked=True)
     for group in _groups(messages):
         numbers = [message.n for message in group]
         batch = archive.restoring(numbers) if mode == "restore" else archive.recalling(numbers)

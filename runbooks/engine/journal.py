@@ -101,9 +101,20 @@ class Journal:
         except OSError as error:
             raise RunbookError(
                 f"the run cannot be written down in {directory}: {error.strerror}",
-                "nothing was changed; mend that first",
+                "nothing was changed; make room or make it writable there, or name another folder with --state-dir",
             ) from None
         return journal
+
+    @classmethod
+    def reopen(cls, directory: Path) -> "Journal":
+        """Go on with the journal of a past run. Raises RunbookError when it cannot be written."""
+        try:
+            return cls(directory)
+        except OSError as error:
+            raise RunbookError(
+                f"{directory / JOURNAL} cannot be written: {error.strerror}",
+                "nothing was changed; what is taken back has to be marked there, so make it writable first",
+            ) from None
 
     def intend(self, change: Change) -> int:
         """Write a change down before it is made; the number names it from then on."""
@@ -222,6 +233,14 @@ def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
 def list_runs(state_directory: Path) -> list[RunRecord]:
     """All runs of a state directory, oldest first."""
     return [read_run(path) for path in _run_directories(state_directory)]
+
+
+def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
+    """The runs that did not end well, oldest first; of the others nothing but the last line is looked at."""
+    for directory in _run_directories(state_directory):
+        last = (directory / JOURNAL).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
+        if not last.startswith(b'{"type": "end", "outcome": "ok"'):
+            yield read_run(directory)
 
 
 def last_run(state_directory: Path, verb: str, inventory: Path) -> RunRecord | None:

@@ -1,17 +1,23 @@
 """Which way leads to a host, by Ansible's connection and become variables."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import FleetHost
-from runbooks.hosts.ssh_config import arguments_for
+from runbooks.hosts.ssh_config import arguments_for, last
 from runbooks.hosts.transport import Become, LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
     from runbooks.hosts.ssh import Jumps
+
+# Of several names of one thing Ansible takes the last that is set.
+_PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
+_PASSPHRASE = ("ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase")
+_BECOME_USER = ("ansible_become_user", "ansible_sudo_user")
+_BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")
 
 
 def transports_to(
@@ -28,7 +34,7 @@ def transports_to(
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
-    password = _once(ask_password) if ask_password else None
+    ask_once = _once(ask_password) if ask_password else None
 
     @cache
     def jumps() -> "Jumps":
@@ -39,13 +45,14 @@ def transports_to(
     def way_to(host: FleetHost) -> Callable[[], Transport]:
         if _connection(host) == "local":
             return LocalTransport
-        arguments, become = arguments_for(host.name, host.variables), _become(host, password)
-        login = _text(host.variables, "ansible_password", "ansible_ssh_pass")
+        arguments, become = arguments_for(host.name, host.variables), _become(host, ask_once)
+        password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
+            from runbooks.hosts.login import Secrets
             from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
 
-            return SshTransport(arguments, become, jumps(), login)
+            return SshTransport(arguments, become, jumps(), Secrets(password, passphrase))
 
         return ssh
 
@@ -66,12 +73,8 @@ def _become(host: FleetHost, ask: Callable[[], str] | None) -> Become | None:
         return None
     if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
-    password = _text(host.variables, "ansible_become_password", "ansible_become_pass")
-    return Become(str(host.variables.get("ansible_become_user", "root")), (lambda: password) if password else ask)
-
-
-def _text(variables: Mapping[str, Any], *names: str) -> str | None:
-    return next((str(variables[name]) for name in names if variables.get(name) not in (None, "")), None)
+    password = last(host.variables, _BECOME_PASSWORD)
+    return Become(last(host.variables, _BECOME_USER) or "root", (lambda: password) if password else ask)
 
 
 def _once(ask: Callable[[], str]) -> Callable[[], str]:

@@ -22,6 +22,7 @@ from invoke.exceptions import Exit
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
+from runbooks.hosts.login import Login, Secrets
 from runbooks.hosts.ssh_config import Target, resolve
 from runbooks.hosts.transport import Become, Completed, Shell
 
@@ -38,8 +39,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its erro
 class SshTransport:
     """Runs scripts on a host over one SSH connection, made at its first use."""
 
-    def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", password: str | None) -> None:
-        self._arguments, self._become, self._jumps, self._password = arguments, become, jumps, password
+    def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", secrets: Secrets) -> None:
+        self._arguments, self._become, self._jumps, self._secrets = arguments, become, jumps, secrets
         self._connection: Connection | None = None
         self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
@@ -116,7 +117,7 @@ class SshTransport:
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(resolve(self._arguments), self._jumps, self._password)
+                self._connection = connect(resolve(self._arguments), self._jumps, self._secrets)
             return self._connection
 
     @contextmanager
@@ -202,11 +203,11 @@ class Jumps:
                 way = hops[:length]
                 if way not in self._connections or not self._connections[way].is_connected:
                     gateway = self._connections.get(way[:-1])
-                    self._connections[way] = connect(resolve(way[-1]), self, None, gateway)
+                    self._connections[way] = connect(resolve(way[-1]), self, Secrets(), gateway)
         return self._connections[hops]
 
 
-def connect(target: Target, jumps: Jumps, password: str | None, gateway: Connection | None = None) -> Connection:
+def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection | None = None) -> Connection:
     """An open connection to a server whose key was checked. Raises HostUnreachable with what to do about it."""
     keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
 
@@ -223,8 +224,7 @@ def connect(target: Target, jumps: Jumps, password: str | None, gateway: Connect
             target.host, user=target.user, port=target.port, gateway=gateway or target.proxy_command or False,
             connect_timeout=max(1, round(target.connect_timeout_s)),
             connect_kwargs={
-                "key_filename": [str(path) for path in target.identities], "allow_agent": target.use_agent,
-                "look_for_keys": False, "password": password, "transport_factory": KeysKnownFirst,
+                "auth_strategy": Login(target, secrets), "transport_factory": KeysKnownFirst,
                 "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,
                 "channel_timeout": target.connect_timeout_s,
             },
@@ -233,8 +233,6 @@ def connect(target: Target, jumps: Jumps, password: str | None, gateway: Connect
         with _closed_on_error(connection):
             connection.open()
         connection.transport.set_keepalive(KEEPALIVE_S)
-    except paramiko.PasswordRequiredException:
-        raise HostUnreachable(f"{where}: its private key is encrypted; load it into an agent with `ssh-add`") from None
     except paramiko.AuthenticationException as error:
         raise HostUnreachable(f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)") from None
     except (paramiko.SSHException, OSError, EOFError, Exit) as error:

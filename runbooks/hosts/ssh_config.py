@@ -33,30 +33,44 @@ class Target:
     hash_names: bool
     identities: tuple[Path, ...]
     use_agent: bool
+    identities_only: bool
     connect_timeout_s: float
     jumps: tuple[tuple[str, ...], ...] = ()
     proxy_command: str = ""
 
 
+# Of several names of one thing Ansible takes the last that is set.
+ADDRESS = ("ansible_host", "ansible_ssh_host")
+_OPTIONS = {
+    "Port": ("ansible_port", "ansible_ssh_port"),
+    "IdentityFile": ("ansible_private_key_file", "ansible_ssh_private_key_file"),
+    "User": ("ansible_user", "ansible_ssh_user"),
+    "ConnectTimeout": ("ansible_timeout", "ansible_ssh_timeout"),
+    "StrictHostKeyChecking": ("ansible_host_key_checking", "ansible_ssh_host_key_checking"),
+}
+
+
+def last(variables: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The value of the last of these that is set, as text."""
+    values = [str(variables[name]) for name in names if variables.get(name) not in (None, "")]
+    return values[-1] if values else None
+
+
 def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     """The `ssh` arguments of a host's connection variables; the first mention of an option wins, as in Ansible."""
-    address = variables.get("ansible_host", host)
-    arguments: list[str] = []
-    for name, option in (
-        ("ansible_port", "Port"),
-        ("ansible_ssh_private_key_file", "IdentityFile"),
-        ("ansible_private_key_file", "IdentityFile"),
-        ("ansible_user", "User"),
-        ("ansible_timeout", "ConnectTimeout"),
-    ):
-        if variables.get(name) not in (None, ""):
-            value = Path(variables[name]).expanduser() if option == "IdentityFile" else variables[name]
-            arguments += ["-o", f'{option}="{value}"']
-    if str(variables.get("ansible_host_key_checking", "true")).lower() in ("false", "no", "0"):
-        arguments += ["-o", "StrictHostKeyChecking=no"]
+    arguments = shlex.split(str(variables.get("ansible_ssh_args", "")))
+    for option, names in _OPTIONS.items():
+        value = last(variables, names)
+        if option == "ConnectTimeout":
+            value = value or f"{SSH_TIMEOUT_S:.0f}"
+        if option == "StrictHostKeyChecking":
+            value = "no" if str(value).lower() in ("false", "no", "0", "off") else None
+        if value is not None:
+            shown = Path(value).expanduser() if option == "IdentityFile" else value
+            arguments += ["-o", f'{option}="{shown}"']
     for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
         arguments += shlex.split(str(variables.get(name, "")))
-    return (*arguments, "--", str(address))
+    return (*arguments, "--", last(variables, ADDRESS) or host)
 
 
 def resolve(arguments: Sequence[str]) -> Target:
@@ -80,7 +94,10 @@ def resolve(arguments: Sequence[str]) -> Target:
 
 
 def _target(option: Mapping[str, str], identities: Sequence[str], config: tuple[str, ...]) -> Target:
-    files = f"{option.get('userknownhostsfile', '')} {option.get('globalknownhostsfile', '')}".split()
+    # Their names are not quoted: a name with a space in it goes on where the next word begins no path.
+    files = re.split(
+        r" (?=[/~]|none)", f"{option.get('userknownhostsfile', 'none')} {option.get('globalknownhostsfile', 'none')}"
+    )
     timeout = option.get("connecttimeout", "none")
     jump, command = option.get("proxyjump", "none"), option.get("proxycommand", "none")
     return Target(
@@ -91,12 +108,18 @@ def _target(option: Mapping[str, str], identities: Sequence[str], config: tuple[
         known_hosts=tuple(Path(name).expanduser() for name in files if name != "none"),
         strict=option.get("stricthostkeychecking", "ask"),
         hash_names=option.get("hashknownhosts") == "yes",
-        identities=tuple(path for name in identities if (path := Path(name).expanduser()).is_file()),
-        use_agent=option.get("identitiesonly") != "yes" and option.get("identityagent") != "none",
+        identities=tuple(path for name in identities if _stands(path := Path(name).expanduser())),
+        use_agent=option.get("identityagent") != "none",
+        identities_only=option.get("identitiesonly") == "yes",
         connect_timeout_s=SSH_TIMEOUT_S if timeout in ("none", "0") else float(timeout),
         jumps=() if jump == "none" else tuple((*config, *_hop(hop)) for hop in jump.split(",")),
         proxy_command="" if command == "none" else command,
     )
+
+
+def _stands(identity: Path) -> bool:
+    """Whether there is such a key, or its public half alone: an agent may hold the other."""
+    return identity.is_file() or identity.with_name(identity.name + ".pub").is_file()
 
 
 def _hop(text: str) -> tuple[str, ...]:

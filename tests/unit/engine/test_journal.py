@@ -17,7 +17,7 @@ import pytest
 from runbooks.core.effects import BROKER, Change, ControlService, RunTask, SetEnvironment, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.journal import JOURNAL, Journal, find_run, last_run, list_runs, new_run_id, read_run
+from runbooks.engine.journal import JOURNAL, Journal, failed_runs, find_run, last_run, list_runs, new_run_id, read_run
 from runbooks.engine.session import closing_journal
 
 ROOT = Path(__file__).parents[3]
@@ -307,6 +307,15 @@ def test_the_last_run_of_a_verb_is_found_among_those_of_others_and_of_other_inve
         Journal.create(state, run_id, verb, Path(inventory), "localhost:6379/3").close()
     found = [last_run(state, "remediate", Path(inventory)) for inventory in ("mine", "other", "third")]
     assert [run and run.id for run in found] == [IDS[0], IDS[1], None]
+
+
+def test_runs_that_did_not_end_well_are_found_among_those_that_did(state: Path) -> None:
+    for run_id, outcome in zip(IDS, ("ok", "failed", ""), strict=True):
+        with journal(state, run_id) as run:
+            run.intend(undoable())
+            if outcome:
+                run.end(outcome, 0)
+    assert [run.id for run in failed_runs(state)] == [IDS[1], IDS[2]]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"type": "run", "form'])

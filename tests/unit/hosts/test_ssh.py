@@ -1,6 +1,7 @@
 """Scripts over a real SSH connection: whole, in time, over one connection, and as the right user."""
 
 import getpass
+import shlex
 import socket
 import threading
 from pathlib import Path
@@ -116,3 +117,10 @@ def test_connection_variables_become_what_openssh_makes_of_them(tmp_path: Path) 
     assert target.identities == (tmp_path / "key",)
     assert target.jumps == ((*config, "-l", "me", "-p", "2200", "--", "first"), (*config, "--", "second"))
     assert target.connect_timeout_s == 7
+
+
+@pytest.mark.parametrize("words", ['"/a b/known" ~/two', '"/a b/known"', "/one /two", "none"])
+def test_known_hosts_files_with_spaces_in_their_names_are_found(words: str) -> None:
+    files = resolve(("-o", f"UserKnownHostsFile={words}", "-o", "GlobalKnownHostsFile=none", "--", "h")).known_hosts
+    expected = [Path(word).expanduser() for word in shlex.split(words)]
+    assert list(files) == [path for path in expected if path != Path("none")]
