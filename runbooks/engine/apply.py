@@ -258,10 +258,12 @@ def _second_look(
     asked = [step for step in steps if any(change.step == step.name for change in done)]
     needs = reduce(or_, (step.needs for step in asked), Needs(0))
     deadline = time.monotonic() + max((step.patience_s for step in asked), default=0.0)
+    looked = False
     while wanted:
-        if Needs.NODES in needs:
-            await_nodes(session, done, deadline)
+        if Needs.NODES in needs:  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
+            await_nodes(session, done, deadline, answering=looked)
         snapshot = session.observe(needs, hosts)
+        looked = True
         lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
@@ -273,8 +275,11 @@ def _second_look(
     return (), {}
 
 
-def await_nodes(session: Session, done: Sequence[Change], deadline: float) -> None:
-    """Wait until the workers that were started answer: until then a look at their hosts would show nothing new."""
+def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
+    """Wait until the workers that were started answer: until then a look at their hosts would show nothing new.
+
+    Without `answering` only until they are bound to remote control, as are those that were killed.
+    """
     started = {
         (change.host, change.do.service)
         for change in done
@@ -288,7 +293,7 @@ def await_nodes(session: Session, done: Sequence[Change], deadline: float) -> No
     }
     while time.monotonic() < deadline:
         silent = nodes - session.broker.listening()
-        if not silent:  # asking takes as long as they need to answer
+        if answering and not silent:  # asking takes as long as they need to answer
             broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
             assert broker is not None
             silent = nodes - broker.nodes.keys()
