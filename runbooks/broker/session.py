@@ -13,11 +13,12 @@ from typing import Any
 import redis
 
 from runbooks.broker import moving, surgery, unacked
-from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import TaskOutcome, drain, find_holder, observe_nodes, run_task
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import ArchiveError, Fate, Ledger, read
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
@@ -139,7 +140,7 @@ class Broker:
             report = surgery.take(
                 self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
             )  # fmt: skip
-            # Asking the archive what is to be moved holds all of it in memory.
+            # Asking the archive what is to be moved reads all of it.
             moves = any(rule.requeue_to for rule in rules)
             moved = moving.move(self._client, self._keys, archive) if moves else 0
         return _told(report, moved, path)
@@ -172,11 +173,11 @@ class Broker:
     def restorable(self, path: Path, *, malformed: bool) -> Restorable:
         """What `restore` would put back; batches of unknown fate count as taken, restoring finds out."""
         ledger, damage = _ledger(path)
-        out = [message for message in ledger.messages.values() if _is_out(ledger, message.n)]
-        held_back = 0 if malformed else sum(message.malformed for message in out)
+        out = sum(_is_out(ledger, n) for n in ledger.messages)
+        held_back = 0 if malformed else sum(_is_out(ledger, n) for n in ledger.messages if ledger.lots[n].malformed)
         waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None)
-        moved = len(ledger.in_state(Fate.MOVED))
-        return Restorable(len(out) - held_back + waiting, held_back, damage, moved - waiting)
+        moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
+        return Restorable(out - held_back + waiting, held_back, damage, moved - waiting)
 
     def restore(self, path: Path, *, malformed: bool) -> str:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
@@ -196,8 +197,8 @@ class Broker:
         with Archive.open(Path(effect.archive), effect.token) as archive:
             surgery.settle(self._client, self._keys, archive)
             ledger = read(archive.path)
-            out = [m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN]
-            back = [m for m in out if effect.malformed or not m.malformed]
+            out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
+            back = (m for m in out if effect.malformed or not m.malformed)
             if effect.place == "original":
                 wanted = frozenset(message.n for message in back)
                 count = unacked.restore(self._client, self._keys, archive, wanted)
@@ -212,10 +213,11 @@ class Broker:
     def recallable(self, path: Path, token: str) -> Restorable:
         """What `recall` would take out again."""
         ledger, damage = _ledger(path)
-        put = [m for n, m in ledger.messages.items() if ledger.fates[n] is Fate.RESTORED and ledger.put_by[n] == token]
+        put = [n for n in ledger.numbers(Fate.RESTORED) if ledger.put_by[n] == token]
         if damage or not put:
             return Restorable(0, 0, damage, 0)
-        fetched = unacked.standing(self._client, self._keys, (m for m in put if m.fetched_at is not None))
+        unheld = (ledger.messages[n] for n in put if ledger.lots[n].unacked)
+        fetched = unacked.standing(self._client, self._keys, unheld)
         there = fetched + moving.standing(self._client, self._keys, ledger, token)
         return Restorable(there, 0, "", len(put) - there)
 
