@@ -89,7 +89,7 @@ def _os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free the disk or name another place; nothing was removed without being archived"
+        advice = "make room or make it writable there, then run again; nothing was removed without being archived"
         raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
 
 

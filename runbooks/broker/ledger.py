@@ -160,6 +160,11 @@ class Ledger:
         """The messages whose fate is this, in the order in which they were archived."""
         return (self.messages[n] for n in self.numbers(fate))
 
+    @property
+    def unsure(self) -> frozenset[int]:
+        """The n of the messages in batches of unknown fate."""
+        return frozenset(n for batch in self.unsettled.values() for n in batch.messages)
+
     def lists(self) -> tuple[str, ...]:
         """The keys that messages came from."""
         return tuple(dict.fromkeys(lot.key for lot in self.lots.distinct() if lot.key))

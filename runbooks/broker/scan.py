@@ -117,7 +117,7 @@ def scan_queue(
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
-        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), read_until)
+        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress, read_until)
         tally = _Tally(judge, now, samples)
         add, depths, unseen = tally.add, dict[str, int](), 0
         for key in keyspace.queue(queue):
@@ -145,6 +145,7 @@ def judge_of(
     queue: str,
     rules: Iterable[Rule],
     facts: Facts,
+    on_progress: Progress,
     read_until: float = math.inf,
 ) -> Judge:
     """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay.
@@ -161,6 +162,7 @@ def judge_of(
             for window in windows(client, part):
                 for raw in window.items:
                     judge.note_keeper(raw, kept)
+                on_progress(window.first + len(window.items), window.length)
                 if time.monotonic() >= read_until:
                     break
     return Judge(rules, keyspace, queue, replace(facts, kept=kept))

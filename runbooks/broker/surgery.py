@@ -82,7 +82,7 @@ def take(
     require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
     settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered)))
+        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress))
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
@@ -248,8 +248,14 @@ def _put_in_place(
     except Parted:
         _settle(client, keyspace, archive, archive.ledger())  # what was put back before that was noticed
         merge = Counted(archive.ledger(), key, goes)
-        merge.count(window.items for window in windows(client, key))
+        merge.count(_whole(client, key, on_progress))
         put(merge)
+
+
+def _whole(client: "redis.Redis", key: str, on_progress: Progress) -> Iterator[Sequence[bytes]]:
+    for window in windows(client, key):
+        yield window.items
+        on_progress(window.first + len(window.items), window.length)
 
 
 def _standing(client: "redis.Redis", key: str, distance: int) -> tuple[bytes | None, list[bytes]]:

@@ -22,6 +22,7 @@ from runbooks.broker.detached import ordinals
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Archived, Batch, Fate
 from runbooks.broker.message import Message, parse
+from runbooks.broker.preflight import require_able
 from runbooks.broker.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.surgery import TakeReport, forget, settle
 from runbooks.core.model import NodeState, Notice, Rule, Selection
@@ -151,6 +152,8 @@ def take(
     """Take these entries out, into the archive; one that is not what it was any more is left alone."""
     taken: dict[str, int] = {}
     by_key: dict[str, list[Choice]] = {}
+    if chosen:
+        require_able(client, keyspace, (), archive.run_id, unacked=True)
     for choice in chosen:
         by_key.setdefault(choice[0].key, []).append(choice)
     for key, choices in by_key.items():
@@ -196,6 +199,8 @@ def _for_all(
     client: "redis.Redis", keyspace: KeySpace, archive: Archive, messages: Sequence[Archived], mode: str
 ) -> int:
     count = 0
+    if messages:
+        require_able(client, keyspace, (), archive.run_id, unacked=True)
     for group in _groups(messages):
         numbers = [message.n for message in group]
         batch = archive.restoring(numbers) if mode == "restore" else archive.recalling(numbers)

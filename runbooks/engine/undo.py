@@ -222,7 +222,7 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
 
 def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Recap) -> None:
     """Take back what can be; each effect is marked in the undone run's journal as soon as it is."""
-    original = Journal(record.directory)
+    original = Journal.reopen(record.directory)
     try:
         with session.recorded() as (journal, lock):
             _take_back(session, original, journal, lock, undos, recap)
@@ -235,7 +235,7 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
 
 def mark_settled(record: RunRecord, undos: Sequence[Undo]) -> None:
     """Mark what needs no undoing any more as undone, so that the run does not stand in the way of older ones."""
-    journal = Journal(record.directory)
+    journal = Journal.reopen(record.directory)
     try:
         for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
             journal.undone(undo.entry.n)

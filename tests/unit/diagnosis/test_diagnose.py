@@ -333,6 +333,17 @@ def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_
     assert finding.evidence[-1].startswith("the environment file agrees with the inventory")
 
 
+def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mended() -> None:
+    fleet, broken = (
+        make_fleet(expected_tasks=()),
+        ImportProbe(frozenset(), {"": "ModuleNotFoundError: No module named 'shop'"}),
+    )
+    finding = one(findings(fleet, hosts={"web1": with_imports(broken, broken, timeout="thirty")}), "task.import_fails")
+    assert "so none of its tasks is registered" in finding.summary
+    assert (finding.blocks, finding.remedy) == (True, None)
+    assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
+
+
 def test_a_long_traceback_is_told_by_its_last_eight_lines() -> None:
     probe = ImportProbe(frozenset(), {"shop.tasks": "\n".join(f"line {n}" for n in range(20))})
     finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
