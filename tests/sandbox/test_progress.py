@@ -1,11 +1,7 @@
 """What takes its time shows how far it is: on a terminal alone, and nothing of it stays there."""
 
 import json
-import os
-import pty
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
@@ -25,19 +21,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def on_terminal(place: Place, *arguments: str) -> str:
     """What the verb writes to a terminal."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        place.world.command(*arguments), cwd=place.world.path,
-        env=place.world.environment | {"TERM": "xterm", "COLUMNS": "100"}, stdin=its, stdout=its, stderr=its,
-    )  # fmt: skip
-    os.close(its)
-    written = b""
-    with suppress(OSError):  # a terminal that nobody has open any more
-        while data := os.read(ours, 65536):
-            written += data
-    os.close(ours)
-    assert process.wait() == 0, written.decode()
-    return written.decode()
+    done = place.world.terminal(*arguments)
+    assert done.code == 0, done.out
+    return done.out
 
 
 def test_every_long_walk_shows_a_bar_on_a_terminal_that_is_gone_in_the_end(place: Place) -> None:
