@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from runbooks.broker.archive import Archived, Fate, Ledger, read, verify
+from runbooks.broker.ledger import Archived, Fate, Ledger, read, verify
 from runbooks.broker.retrieval import archives_in, chosen, queue_of, row
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
@@ -34,8 +34,8 @@ def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
     for record in list_runs(state_directory):
         for path in archives_in(record.directory):
             ledger = _read(reporter, path)
-            fates = Counter(ledger.fates.values())
-            reasons = Counter(m.reason for n, m in ledger.messages.items() if ledger.fates[n] is not Fate.QUEUED)
+            fates = Counter(ledger.fates[n] for n in ledger.messages)
+            reasons = Counter(ledger.lots[n].reason for n in ledger.messages if ledger.fates[n] is not Fate.QUEUED)
             tasks = Counter(row(m, ledger, "")["task"] for m in ledger.messages.values())
             rows.append(
                 {
@@ -135,17 +135,20 @@ def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malfor
         raise RunbookError(
             f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
         )
-    out = [m for m in _chosen(ledger, rule) if ledger.fates[m.n] is Fate.TAKEN]
-    back = [m for m in out if malformed or not m.malformed]
-    held = (
-        f"; {len(out) - len(back):,} malformed stay in the archive (--with-malformed)" if len(back) < len(out) else ""
-    )
+    back: list[Mapping[str, Any]] = []
+    reasons, withheld = Counter[str](), 0
+    for message in _chosen(ledger, rule):
+        if ledger.fates[message.n] is Fate.TAKEN and message.malformed and not malformed:
+            withheld += 1
+        elif ledger.fates[message.n] is Fate.TAKEN:
+            back.append(row(message, ledger, queue_of(path)))
+            reasons[message.reason] += 1
+    held = f"; {withheld:,} malformed stay in the archive (--with-malformed)" if withheld else ""
     if not back:
         return None
     token = uuid.uuid4().hex
     name = str(path.absolute())
     where = {"original": "into their places", "next": "to run next", "last": "to run last"}[place]
-    reasons = Counter(message.reason for message in back)
     return Change(
         BROKER,
         "archive",
@@ -153,7 +156,7 @@ def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malfor
         RestoreSelected(name, text(rule) if rule else "", place, malformed, token),
         RecallMessages(name, token),
         "\n".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
-        tuple(row(message, ledger, queue_of(path)) for message in back),
+        tuple(back),
         len(back),
     )
 
@@ -173,9 +176,9 @@ def _read(reporter: Reporter, path: Path) -> Ledger:
         reporter.waiting("")
 
 
-def _chosen(ledger: Ledger, rule: Rule | None) -> list[Archived]:
+def _chosen(ledger: Ledger, rule: Rule | None) -> Iterator[Archived]:
     found = chosen(ledger, text(rule) if rule else "", time.time())
-    return [message for message in found if ledger.fates[message.n] is not Fate.QUEUED]
+    return (message for message in found if ledger.fates[message.n] is not Fate.QUEUED)
 
 
 def _find(state_directory: Path, run: str) -> RunRecord:

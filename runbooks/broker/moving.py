@@ -12,10 +12,11 @@ from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, sha256
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Archived, Batch, Fate, Ledger, sha256
 from runbooks.broker.message import redirected
 from runbooks.broker.preflight import require_able
 from runbooks.broker.scan import Progress, no_progress, require_list, windows
@@ -30,9 +31,10 @@ _PUSH_BYTES = 1024 * 1024
 def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive, on_progress: Progress = no_progress) -> int:
     """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in archive.ledger().in_state(Fate.TAKEN):
-        if message.to:
-            by_key[message.to].append(message)
+    ledger = archive.ledger()
+    for n in ledger.numbers(Fate.TAKEN):
+        if to := ledger.lots[n].to:
+            by_key[to].append(ledger.messages[n])
     _require_able(client, keyspace, archive, by_key)
     for key, messages in by_key.items():
         _put(client, keyspace, archive, key, messages, "last", on_progress, moved=True)
@@ -85,12 +87,14 @@ def _put(
     script = files("runbooks.broker").joinpath("lua", "push.lua").read_text()
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
-        for group in in_bounds([(0, item) for item in items], _PUSH_ITEMS, _PUSH_BYTES):
-            batch = write_down([ordered[i].n for i in group])
-            record = client.eval(script, 2, key, batches, batch.number, command, *(items[i] for i in group))
+        pushed = 0
+        for group in in_bounds(zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES):
+            batch = write_down([message.n for message, _ in group])
+            record = client.eval(script, 2, key, batches, batch.number, command, *(item for _, item in group))
             archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
             forget(client, batches, [batch.number])
-            on_progress(group[-1] + 1, len(items))
+            pushed += len(group)
+            on_progress(pushed, len(items))
 
 
 def _as_put(message: Archived, *, moved: bool) -> bytes:
@@ -147,9 +151,10 @@ def recall(
 def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
     """For each key the checksums of what was put there, each with the numbers of the messages that it stands for."""
     wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for n, message in ledger.messages.items():
+    for n in ledger.messages:
         moved = ledger.fates[n] is Fate.MOVED
         if moved if by is None else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by:
+            message = ledger.messages[n]
             wanted[message.to if moved else message.key][sha256(_as_put(message, moved=moved))].append(n)
     return wanted
 

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import Any, Protocol
 import redis
 
 from runbooks.broker import moving, surgery, unacked
-from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import TaskOutcome, bound_nodes, drain, find_holder, observe_nodes, run_task
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import ArchiveError, Fate, Ledger, read
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
@@ -162,7 +164,7 @@ class Broker:
             report = surgery.take(
                 self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
             )  # fmt: skip
-            # Asking the archive what is to be moved holds all of it in memory.
+            # Asking the archive what is to be moved reads all of it.
             moves = any(rule.requeue_to for rule in rules)
             moved = moving.move(self._client, self._keys, archive, told) if moves else 0
         return _told(report, moved, path)
@@ -198,10 +200,10 @@ class Broker:
             ledger, damage = _ledger(path)
             waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None, told)
         unsure = ledger.unsure
-        out = [m for n, m in ledger.messages.items() if ledger.fates[n] is Fate.TAKEN or n in unsure]
-        held_back = 0 if malformed else sum(message.malformed for message in out)
-        moved = len(ledger.in_state(Fate.MOVED))
-        return Restorable(len(out) - held_back + waiting, held_back, damage, moved - waiting)
+        out = Counter(ledger.lots[n].malformed for n in ledger.messages if ledger.fates[n] is Fate.TAKEN or n in unsure)
+        held_back = 0 if malformed else out[True]
+        moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
+        return Restorable(out.total() - held_back + waiting, held_back, damage, moved - waiting)
 
     def restore(self, path: Path, *, malformed: bool) -> str:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
@@ -222,8 +224,8 @@ class Broker:
         with self._of_archive(path) as told, Archive.open(path, effect.token) as archive:
             surgery.settle(self._client, self._keys, archive)
             ledger = archive.ledger()
-            out = [m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN]
-            back = [m for m in out if effect.malformed or not m.malformed]
+            out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
+            back = (m for m in out if effect.malformed or not m.malformed)
             if effect.place == "original":
                 wanted = frozenset(message.n for message in back)
                 count = unacked.restore(self._client, self._keys, archive, wanted)
@@ -239,11 +241,11 @@ class Broker:
         """What `recall` would take out again."""
         with self._of_archive(path) as told:
             ledger, damage = _ledger(path)
-            fates, by = ledger.fates, ledger.put_by
-            put = [m for n, m in ledger.messages.items() if fates[n] is Fate.RESTORED and by[n] == token]
+            put = [n for n in ledger.numbers(Fate.RESTORED) if ledger.put_by[n] == token]
             if damage or not put:
                 return Restorable(0, 0, damage, 0)
-            there = unacked.standing(self._client, self._keys, (m for m in put if m.fetched_at is not None))
+            unheld = (ledger.messages[n] for n in put if ledger.lots[n].unacked)
+            there = unacked.standing(self._client, self._keys, unheld)
             there += moving.standing(self._client, self._keys, ledger, token, told)
         return Restorable(there, 0, "", len(put) - there)
 

@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim
+from runbooks.broker.archive import Archive, Victim
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import ordinals
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Archived, Batch, Fate
 from runbooks.broker.message import Message, parse
 from runbooks.broker.preflight import require_able
 from runbooks.broker.selection import Facts, Judge, Verdict, for_queue
@@ -174,15 +175,17 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, wanted:
     Their visibility timeout goes on: where it has passed the next worker that looks gives them back to their queue.
     """
     settle(client, keyspace, archive)
-    out = archive.ledger().in_state(Fate.TAKEN)
-    back = [m for m in out if m.fetched_at is not None and (wanted is None or m.n in wanted)]
+    ledger = archive.ledger()
+    out = (n for n in ledger.numbers(Fate.TAKEN) if ledger.lots[n].unacked)
+    back = [ledger.messages[n] for n in out if wanted is None or n in wanted]
     return _for_all(client, keyspace, archive, back, "restore")
 
 
 def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str) -> int:
     """Take those entries out again that this change has put back, and that are still there."""
     ledger = archive.ledger()
-    put = [m for m in ledger.in_state(Fate.RESTORED) if m.fetched_at is not None and ledger.put_by[m.n] == by]
+    restored = (n for n in ledger.numbers(Fate.RESTORED) if ledger.lots[n].unacked)
+    put = [ledger.messages[n] for n in restored if ledger.put_by[n] == by]
     return _for_all(client, keyspace, archive, put, "take")
 
 

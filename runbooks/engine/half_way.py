@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runbooks.broker.archive import Fate, Ledger, read
+from runbooks.broker.ledger import Fate, Ledger, read
 from runbooks.broker.retrieval import queue_of
 from runbooks.core.effects import TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
@@ -44,4 +44,5 @@ def _archives(record: RunRecord) -> Iterator[Path]:
 def _unmoved(ledger: Ledger) -> int:
     """Messages that were to be moved and, as far as the archive knows, were not; batches of unknown fate count."""
     unsure = ledger.unsure
-    return sum(bool(m.to) and (ledger.fates[n] is Fate.TAKEN or n in unsure) for n, m in ledger.messages.items())
+    moves = (n for n in ledger.messages if ledger.lots[n].to)
+    return sum(ledger.fates[n] is Fate.TAKEN or n in unsure for n in moves)

@@ -12,10 +12,11 @@ import redis
 from celery import Celery
 
 from runbooks.broker import detached, surgery
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect, place
 from runbooks.broker.control import observe_nodes
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream

@@ -10,10 +10,11 @@ from pydantic import SecretStr
 
 from lab.redis_server import RedisServer
 from runbooks.broker import moving, preflight, surgery
-from runbooks.broker.archive import Archive, Fate, read
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.control import observe_nodes
 from runbooks.broker.keys import PIDBOX, KeySpace
+from runbooks.broker.ledger import Fate, read
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.broker.session import Broker
 from runbooks.core.effects import BROKER, Change, Effect, TakeMessages, TakeUnacked

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from kombu.entity import Exchange, Queue
 
 from runbooks.broker import moving, surgery, unacked
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
 from runbooks.broker.observe import observe_broker
 from runbooks.broker.selection import Facts
 from runbooks.core.model import NodeState, Rule
@@ -125,7 +126,7 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
     report = unacked.take(client, KEYS, choices, notices, archive)
     assert (report.taken, report.gone) == ({"their worker is gone": 2}, 0)
     assert (client.hlen("unacked"), client.zcard("unacked_index"), len(listed(client, "work\x06\x169"))) == (1, 1, 1)
-    messages = read(archive.path).in_state(Fate.TAKEN)
+    messages = list(read(archive.path).in_state(Fate.TAKEN))
     assert {json.loads(message.item)["headers"]["id"] for message in messages} == {fetched[0], fetched[2]}
     assert surgery.restore(client, KEYS, archive).restored == 0, "they were in no list"
     assert unacked.restore(client, KEYS, archive) == 2
