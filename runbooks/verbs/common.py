@@ -86,7 +86,9 @@ def verb(
         short = body.__name__.replace("_", "-").removesuffix(f"-{collection}")
         name = f"{collection}.{short}" if collection else short
 
-        def run(c: Context, **given: Any) -> None:  # noqa: ARG001
+        def run(c: Context, **given: Any) -> None:
+            if c.config.run.dry:
+                raise Exit("--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?", code=5)
             flags = Flags(name, **{flag: given.pop(flag) for flag in shared})
             said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
             body(flags, **given, **said)
@@ -247,12 +249,6 @@ def shipped_templates() -> Path:
     """`templates/`: in the wheel inside the package, else beside it."""
     package = Path(__file__).parents[1]
     return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
-
-
-def help_asked_as_run(run: str, verb: str) -> None:
-    """Invoke takes any word for a positional argument, also a flag."""
-    if run.startswith("-"):
-        raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
 
 
 def on_fleet(

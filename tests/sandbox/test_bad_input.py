@@ -65,10 +65,6 @@ def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, to
     refused(healthy.inv("diagnose", "--limit", limit), 5, told)
 
 
-def test_an_unknown_flag_is_told_by_invoke(healthy: World) -> None:
-    refused(healthy.inv("diagnose", "--frobnicate"), 1, "frobnicate")
-
-
 def test_nobody_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
     refused(healthy.inv("remediate"), 5, "not a terminal", "--yes")
     refused(healthy.inv("undo", "last"), 5, "--yes")
@@ -139,10 +135,6 @@ def test_a_closed_or_full_stream_does_not_trouble_the_verb(healthy: World, close
         ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_verb_that_needs_a_run_says_so(healthy: World) -> None:
-    refused(healthy.inv("undo", "--help"), 5, "undo needs a run", "inv --help undo")
 
 
 # --- brokers ----------------------------------------------------------------------------------------------------------
