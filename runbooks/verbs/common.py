@@ -3,6 +3,7 @@
 Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
 """
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -209,6 +210,7 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
         every_message=flags.json,
+        where=_where(flags),
     )
     password = _ask_become_password if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
@@ -221,6 +223,11 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         return Broker(fleet.app, reporter.waiting, tunnel)
 
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
+
+
+def _where(flags: Flags) -> str:
+    said = {"--inventory": flags.inventory, "--state-dir": flags.state_dir}
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in said.items() if value)
 
 
 def _ask(question: str) -> bool:
