@@ -64,7 +64,7 @@ class ConsoleReporter:
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
-            return self._print("Nothing to change: everything is as the inventory wants it.", "green")
+            return self._print("Nothing to change.", "green")
         self._print(
             f"{'Would make' if dry_run else 'Plan:'} {len(changes)} change{'' if len(changes) == 1 else 's'}", "bold"
         )
