@@ -200,7 +200,8 @@ class ConsoleReporter:
 
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:
         seen = [depth for _, depth in points]
-        self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {len(seen)} looks", "bold")
+        looks = "1 look" if len(seen) == 1 else f"{len(seen)} looks"
+        self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {looks}", "bold")
         self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
         first, last = utc(points[0][0]), utc(until_at)
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
