@@ -7,6 +7,7 @@ from runbooks.engine.journal import find_run, list_runs
 from runbooks.engine.session import Session
 from runbooks.engine.undo import mark_settled, newer_on_the_same, plan_undo
 from runbooks.engine.undo import undo as take_back
+from runbooks.history import headline
 
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
@@ -19,6 +20,7 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
             f"undo it first: {session.command(f'undo {newer.id}')}",
         )
     undos = plan_undo(session, record, malformed=malformed)
+    session.reporter.message(headline(record))
     items = [(undo.change, undo.outcome, undo.why) for undo in undos]
     session.reporter.undo_plan(items, dry_run=session.options.dry_run)
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
