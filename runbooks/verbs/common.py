@@ -3,6 +3,7 @@
 Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
 """
 
+import os
 import shlex
 import signal
 import sys
@@ -212,6 +213,8 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         every_message=flags.json,
         where=_where(flags),
     )
+    if flags.ask_become_pass:
+        _require_terminal()
     password = _ask_become_password if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
     transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
@@ -235,6 +238,19 @@ def _ask(question: str) -> bool:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+def _require_terminal() -> None:
+    """Raise UsageError where nobody can be asked for a password: before anything is looked at."""
+    from runbooks.core.errors import UsageError
+
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise UsageError(
+            "--ask-become-pass: this is not a terminal",
+            "set ansible_become_password in the inventory, looked up where it is kept (docs/inventory.md: Secrets)",
+        ) from None
 
 
 def _ask_become_password() -> str:
