@@ -3,9 +3,10 @@
 Fills a private Redis with messages that Celery itself made (a few hundred, then varied in their ids and delivery
 tags), of which one in ten, spread at random, is to be taken out, and does the same job in several ways, each in a
 process of its own on a freshly filled queue, the ways interleaved. Of each: the wall time as a multiple of the raw
-read's in the same round (median over the rounds), the client's CPU seconds and peak memory, and the longest time for
-which the server did not answer a second connection that pings it every millisecond (a busy machine adds delays of its
-own to that). After take and restore every message is accounted for, and its order checked.
+read's in the same round (median over the rounds), the CPU seconds of client and server, the client's peak memory, and
+the longest time for which the server did not answer a second connection that pings it every millisecond (a busy machine
+adds delays of its own to that). The server has one thread, so its CPU seconds are a limit of their own. After take and
+restore every message is accounted for, and its order checked.
 """
 
 import sys
@@ -50,6 +51,7 @@ class Row:
     wall_s: float
     cpu_s: float
     rss_mib: float
+    server_cpu_s: float
     block_ms: float
     check: str = ""
     times_raw: float = 0.0
@@ -254,6 +256,13 @@ def longest_block(url: str, until: threading.Event) -> list[float]:
     return [longest * 1000]
 
 
+def server_cpu_s(url: str) -> float:
+    """What the server's process has used so far."""
+    with redis.Redis.from_url(url) as client:
+        used = client.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
+
+
 def measure(way: str, n: int, server: RedisServer, directory: Path) -> Row:
     """Run one way in a process of its own, pinging the server meanwhile."""
     until, blocks = threading.Event(), [0.0]
@@ -264,12 +273,14 @@ def measure(way: str, n: int, server: RedisServer, directory: Path) -> Row:
     watching = threading.Thread(target=watch)
     watching.start()
     command = [sys.executable, __file__, "--way", way, "--url", server.url(), "--directory", str(directory)]
+    before = server_cpu_s(server.url())
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    server_s = server_cpu_s(server.url()) - before
     until.set()
     watching.join()
     if done.returncode:
         raise SystemExit(f"{way} failed:\n{done.stderr}")
-    row = Row(way, n, block_ms=blocks[0], **json.loads(done.stdout.splitlines()[-1]))
+    row = Row(way, n, server_cpu_s=server_s, block_ms=blocks[0], **json.loads(done.stdout.splitlines()[-1]))
     if way == "LREM each":
         part = min(LREM_VICTIMS, n * VICTIMS_PER_MILLE // 1000) / (n * VICTIMS_PER_MILLE / 1000)
         row.wall_s, row.cpu_s, row.extrapolated = row.wall_s / part, row.cpu_s / part, part < 1
@@ -331,7 +342,7 @@ def medians(rows: list[Row]) -> list[Row]:
     for way, n in dict.fromkeys((row.way, row.n) for row in rows):
         same = [row for row in rows if (row.way, row.n) == (way, n)]
         figures = {name: statistics.median(getattr(row, name) for row in same)
-                   for name in ("wall_s", "cpu_s", "rss_mib", "block_ms", "times_raw")}  # fmt: skip
+                   for name in ("wall_s", "cpu_s", "rss_mib", "server_cpu_s", "block_ms", "times_raw")}  # fmt: skip
         checks = {row.check for row in same} - {"conserved, in order"} if same[0].check else {""}
         verdict = "; ".join(sorted(checks)) or "conserved, in order"
         result.append(Row(way, n, check=verdict if same[0].check else "", extrapolated=same[0].extrapolated, **figures))
@@ -345,13 +356,13 @@ def say(text: str) -> None:
 
 def table(rows: list[Row]) -> None:
     """The figures, for a README."""
-    say("\n| n | | × raw read | wall s | client CPU s | client RSS MiB | longest server block ms | |")
-    say("|---|---|---|---|---|---|---|---|")
+    say("\n| n | | × raw read | wall s | client CPU s | client RSS MiB | server CPU s | longest server block ms | |")
+    say("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         about = "~" if row.extrapolated else ""
         note = row.check + (" (extrapolated)" if row.extrapolated else "")
         say(f"| {row.n:,} | {row.way} | {about}{row.times_raw:.2f} | {about}{row.wall_s:.2f} | {about}{row.cpu_s:.2f} "
-            f"| {row.rss_mib:.0f} | {row.block_ms:.0f} | {note} |")  # fmt: skip
+            f"| {row.rss_mib:.0f} | {row.server_cpu_s:.2f} | {row.block_ms:.0f} | {note} |")  # fmt: skip
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from runbooks.broker.archive import Archived, Fate, Ledger, read, verify
+from runbooks.broker.ledger import Archived, Fate, Ledger, read, verify
 from runbooks.broker.retrieval import archives_in, chosen, queue_of, row
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
@@ -33,9 +33,9 @@ def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
     rows = []
     for record in list_runs(state_directory):
         for path in archives_in(record.directory):
-            ledger = read(path)
-            fates = Counter(ledger.fates.values())
-            reasons = Counter(m.reason for n, m in ledger.messages.items() if ledger.fates[n] is not Fate.QUEUED)
+            ledger = _read(reporter, path)
+            fates = Counter(ledger.fates[n] for n in ledger.messages)
+            reasons = Counter(ledger.lots[n].reason for n in ledger.messages if ledger.fates[n] is not Fate.QUEUED)
             tasks = Counter(row(m, ledger, "")["task"] for m in ledger.messages.values())
             rows.append(
                 {
@@ -55,7 +55,8 @@ def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
 def show_archive(reporter: Reporter, state_directory: Path, run: str, rule: Rule | None, *, every: bool) -> ExitCode:
     """The messages of a run's archives that the rule means; a terminal is shown the first of them."""
     record = _find(state_directory, run)
-    found = [row(m, ledger, queue_of(path)) for path, ledger in _archives(record, rule) for m in _chosen(ledger, rule)]
+    archives = _archives(reporter, record, rule)
+    found = [row(m, ledger, queue_of(path)) for path, ledger in archives for m in _chosen(ledger, rule)]
     if every:
         reporter.table("archived", found)
         return ExitCode.OK
@@ -77,8 +78,10 @@ def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitC
     """Whether every message of a run's archives is as it was taken, and what a killed run has left open."""
     checks = []
     for path in archives_in(_find(state_directory, run).directory):
+        reporter.waiting(f"reading {path.parent.name}/{path.name}")
         problems = verify(path)
         checks.append(Check(path.name, not problems, "; ".join(problems) or _sound(path)))
+        reporter.waiting("")
     reporter.checks(checks)
     return ExitCode.OK if all(check.ok for check in checks) else ExitCode.FINDINGS
 
@@ -98,15 +101,12 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
     record = _find(session.options.state_directory, run)
     if record.broker != session.broker.name:
         raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
-    changes = [
-        c
-        for path, ledger in _archives(record, rule)
-        if (c := _restore(path, ledger, rule, cast(Place, place), malformed))
-    ]
+    archives = list(_archives(session.reporter, record, rule))
+    changes = [c for path, ledger in archives if (c := _restore(path, ledger, rule, cast(Place, place), malformed))]
     if not changes:
         session.reporter.message("Nothing to put back: none of these messages is in the archive.")
         return ExitCode.OK
-    for note in _consumers(session, {queue_of(path) for path, _ in _archives(record, rule)}):
+    for note in _consumers(session, {queue_of(path) for path, _ in archives}):
         session.reporter.message(f"note: {note}")
     session.reporter.plan(changes, dry_run=session.options.dry_run)
     if session.options.dry_run:
@@ -135,17 +135,20 @@ def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malfor
         raise RunbookError(
             f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
         )
-    out = [m for m in _chosen(ledger, rule) if ledger.fates[m.n] is Fate.TAKEN]
-    back = [m for m in out if malformed or not m.malformed]
-    held = (
-        f"; {len(out) - len(back):,} malformed stay in the archive (--with-malformed)" if len(back) < len(out) else ""
-    )
+    back: list[Mapping[str, Any]] = []
+    reasons, withheld = Counter[str](), 0
+    for message in _chosen(ledger, rule):
+        if ledger.fates[message.n] is Fate.TAKEN and message.malformed and not malformed:
+            withheld += 1
+        elif ledger.fates[message.n] is Fate.TAKEN:
+            back.append(row(message, ledger, queue_of(path)))
+            reasons[message.reason] += 1
+    held = f"; {withheld:,} malformed stay in the archive (--with-malformed)" if withheld else ""
     if not back:
         return None
     token = uuid.uuid4().hex
     name = str(path.absolute())
     where = {"original": "into their places", "next": "to run next", "last": "to run last"}[place]
-    reasons = Counter(message.reason for message in back)
     return Change(
         BROKER,
         "archive",
@@ -153,20 +156,29 @@ def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malfor
         RestoreSelected(name, text(rule) if rule else "", place, malformed, token),
         RecallMessages(name, token),
         "\n".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
-        tuple(row(message, ledger, queue_of(path)) for message in back),
+        tuple(back),
         len(back),
     )
 
 
-def _archives(record: RunRecord, rule: Rule | None) -> Iterator[tuple[Path, Ledger]]:
+def _archives(reporter: Reporter, record: RunRecord, rule: Rule | None) -> Iterator[tuple[Path, Ledger]]:
     for path in archives_in(record.directory):
         if rule is None or fits(rule.queue, queue_of(path)):
-            yield path, read(path)
+            yield path, _read(reporter, path)
 
 
-def _chosen(ledger: Ledger, rule: Rule | None) -> list[Archived]:
+def _read(reporter: Reporter, path: Path) -> Ledger:
+    """Of many messages this takes its time."""
+    reporter.waiting(f"reading {path.parent.name}/{path.name}")
+    try:
+        return read(path)
+    finally:
+        reporter.waiting("")
+
+
+def _chosen(ledger: Ledger, rule: Rule | None) -> Iterator[Archived]:
     found = chosen(ledger, text(rule) if rule else "", time.time())
-    return [message for message in found if ledger.fates[message.n] is not Fate.QUEUED]
+    return (message for message in found if ledger.fates[message.n] is not Fate.QUEUED)
 
 
 def _find(state_directory: Path, run: str) -> RunRecord:

@@ -4,6 +4,7 @@ from runbooks.core.errors import ExitCode, NodesSilent, UsageError
 from runbooks.core.inventory import did_you_mean
 from runbooks.core.model import Snapshot
 from runbooks.core.rules import destination, literal, text
+from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
 
@@ -14,6 +15,7 @@ def clean_queues(session: Session) -> ExitCode:
     A rule of the command line stands in for the inventory's.
     """
     session.require_consent_possible()
+    warn_of_half_moves(session)
     step = session.queues()
     if session.fleet.selection:
         _require_queues(session)

@@ -9,6 +9,7 @@ from runbooks.core.model import Severity
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import Recap, make_plan
+from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, list_runs
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
@@ -27,6 +28,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     The order matters: workers load the environment when they start, and a queue is cleaned before its worker wakes.
     """
     session.require_consent_possible()
+    warn_of_half_moves(session)
     snapshot = session.observe(Needs.EVERYTHING)
     findings = session.diagnose(snapshot)
     if blocking := [finding for finding in findings if finding.blocks]:

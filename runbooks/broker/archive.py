@@ -26,202 +26,19 @@ readers leave it out, and the next to append cuts it off. Keep the file as long 
 **Source:** this module; nothing else writes the format.
 """
 
-import base64
 import binascii
-import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runbooks.core.errors import RunbookError
+from runbooks.broker.ledger import FORMAT, RESULTS, ArchiveError, Batch, Ledger, read, sha256
 
-FORMAT = 1
 END_BYTES = 24
 """So much of an item's end tells it from most others: Celery ends a message with its delivery tag."""
-
-
-class ArchiveError(RunbookError):
-    """The archive cannot be written or read; nothing was removed from a queue without being in it."""
-
-
-class Fate(Enum):
-    """Where an archived message is, as far as the archive knows."""
-
-    QUEUED = "queued"  # archived, and left in its queue
-    TAKEN = "taken"
-    RESTORED = "restored"
-    MOVED = "moved"
-
-
-_RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recalling": "recalled"}
-_FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
-
-
-class _Stored:
-    """The archive's file, from which messages are read again when they are needed: they do not fit into memory."""
-
-    _descriptor = -1
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def raw(self, offset: int, size: int) -> bytes:
-        """The bytes of a message, whose base64 stands there."""
-        return binascii.a2b_base64(os.pread(self._descriptor, size, offset))
-
-
-@dataclass(frozen=True, slots=True)
-class Archived:
-    """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
-
-    `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a list.
-    """
-
-    n: int
-    key: str
-    position: int
-    older: str | None
-    older_end: bytes
-    reason: str
-    malformed: bool
-    sha256: str
-    size_bytes: int
-    _stored: _Stored = field(repr=False, compare=False)
-    _offset: int
-    to: str = ""
-    requeue_to: str = ""
-    fetched_at: float | None = None
-
-    @property
-    def raw(self) -> bytes:
-        """The exact bytes, read from the file anew."""
-        return self._stored.raw(self._offset, (self.size_bytes + 2) // 3 * 4)
-
-    @property
-    def item(self) -> bytes:
-        """The message as it stands in a list; of one that was unacked, the part of the entry that is the message."""
-        return self.raw if self.fetched_at is None else json.dumps(json.loads(self.raw)[0]).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Messages moved by one script: `kind` says how (see above); `messages` are their n, in its order."""
-
-    number: int
-    kind: str
-    messages: tuple[int, ...]
-    by: str = ""
-
-
-@dataclass(slots=True)
-class Ledger:
-    """All that an archive says: the messages by n, the fate of each, and the batches of unknown fate.
-
-    `put_by` is the token of the change that put a message back, or moved it.
-    """
-
-    run_id: str = ""
-    created_at: float = 0.0
-    messages: dict[int, Archived] = field(default_factory=dict)
-    fates: dict[int, Fate] = field(default_factory=dict)
-    put_by: dict[int, str] = field(default_factory=dict)
-    unsettled: dict[int, Batch] = field(default_factory=dict)
-    last_batch: int = 0
-    problems: list[str] = field(default_factory=list)
-    whole_bytes: int = 0
-
-    def in_state(self, fate: Fate) -> tuple[Archived, ...]:
-        """The messages whose fate is this, in the order in which they were archived."""
-        return tuple(message for n, message in self.messages.items() if self.fates[n] is fate)
-
-
-def sha256(raw: bytes) -> str:
-    """The checksum by which the archive names an item's bytes."""
-    return hashlib.sha256(raw).hexdigest()
-
-
-def read(path: Path) -> Ledger:
-    """Read an archive; a torn last line is left out, all other damage is listed in `problems`.
-
-    Raises ArchiveError where the file cannot be read or is no archive of this format.
-    """
-    ledger = Ledger()
-    try:
-        stored = _Stored(path)
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                start = ledger.whole_bytes
-                ledger.whole_bytes += len(line)
-                try:
-                    fields = json.loads(line)
-                    if fields["type"] == "message":
-                        _take_in_message(ledger, fields, stored, start + line.rindex(fields["raw"].encode()))
-                    else:
-                        _take_in(ledger, fields)
-                except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-                    ledger.problems.append(f"{path}:{number}: {error!r}")
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}: {error.strerror}", "name the archive of the run") from error
-    if not ledger.run_id:
-        raise ArchiveError(f"{path} is no archive of format {FORMAT}", "its first line must be the header")
-    return ledger
-
-
-def verify(path: Path) -> tuple[str, ...]:
-    """What is wrong with an archive, one line each; () where every message in it can be put back."""
-    ledger = read(path)
-    numbers = list(ledger.messages)
-    lacking = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
-    problems = [f"{path}: message {n} is missing" for n in lacking]
-    if numbers != sorted(numbers):
-        problems.append(f"{path}: its messages are not in their order")
-    return (*ledger.problems, *problems)
-
-
-def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
-    kind = line["type"]
-    if kind == "header":
-        if line["format"] != FORMAT:
-            raise ValueError(f"format {line['format']}")
-        ledger.run_id, ledger.created_at = line["run"], line["created_at"]
-    elif kind in _RESULTS:
-        messages = range(line["first"], line["last"] + 1) if kind == "taking" else line["messages"]
-        ledger.unsettled[line["batch"]] = Batch(line["batch"], kind, tuple(messages), line.get("by", ""))
-        ledger.last_batch = max(ledger.last_batch, line["batch"])
-    elif kind in _FATES:
-        batch = ledger.unsettled.pop(line["batch"], None)
-        for n in line["messages"]:
-            if n not in ledger.messages:
-                raise ValueError(f"batch {line['batch']} moved message {n}, which is not in the archive")
-            ledger.fates[n] = _FATES[kind]
-            ledger.put_by[n] = batch.by if batch else ""
-    else:
-        raise ValueError(f"unknown type {kind!r}")
-
-
-def _take_in_message(ledger: Ledger, line: dict[str, Any], stored: _Stored, offset: int) -> None:
-    raw = base64.b64decode(line["raw"], validate=True)
-    message = Archived(
-        line["n"], sys.intern(line["key"]), line["position"], line["older"], base64.b64decode(line["older_end"]),
-        sys.intern(line["reason"]), line["malformed"], line["sha256"], len(raw), stored, offset,
-        sys.intern(line.get("to", "")), sys.intern(line.get("requeue_to", "")), line.get("fetched_at"),
-    )  # fmt: skip
-    if sha256(raw) != message.sha256:
-        raise ValueError(f"message {message.n} has another checksum than when it was archived")
-    ledger.messages[message.n] = message
-    ledger.fates[message.n] = Fate.QUEUED
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +89,7 @@ def _os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free the disk or name another place; nothing was removed without being archived"
+        advice = "make room or make it writable there, then run again; nothing was removed without being archived"
         raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
 
 
@@ -289,7 +106,7 @@ class Archive:
         self._ledger = ledger
         self._descriptor = descriptor
         self._size = ledger.whole_bytes
-        self._next_n = max(ledger.messages, default=0) + 1
+        self._next_n = len(ledger.positions)
         self._last_batch = ledger.last_batch
 
     @classmethod
@@ -366,7 +183,7 @@ class Archive:
 
     def done(self, batch: Batch, messages: Iterable[int], *, sync: bool = True) -> None:
         """Write down which messages of a batch really were moved."""
-        line = {"type": _RESULTS[batch.kind], "batch": batch.number, "messages": list(messages)}
+        line = {"type": RESULTS[batch.kind], "batch": batch.number, "messages": list(messages)}
         self._append([_line(line)], sync=sync)
 
     def sync(self) -> None:

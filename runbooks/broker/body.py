@@ -25,11 +25,12 @@ _LINKS = ("chord", "chain", "callbacks")
 
 @dataclass(frozen=True)
 class Body:
-    """A message's arguments, and which of chord, chain and callbacks go on after it."""
+    """A message's arguments, which of chord, chain and callbacks go on after it, and its group ("": none)."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     links: tuple[str, ...]
+    group: str = ""
 
     @cached_property
     def _texts(self) -> frozenset[str]:
@@ -67,7 +68,8 @@ def read_body(raw: bytes) -> Body | None:
         else:
             args, kwargs, links = body
         names = tuple(name for name in _LINKS if (links or {}).get(name))
-        read = Body(tuple(args), dict(kwargs), names)
+        group = headers.get("group")
+        read = Body(tuple(args), dict(kwargs), names, group if isinstance(group, str) else "")
         read.has(())  # values that JSON does not know cannot be compared
     except Exception:  # whatever a decoder makes of bytes that it cannot read
         return None
@@ -93,6 +95,7 @@ class _Embed(msgspec.Struct, gc=False):
 
 class _Headers(msgspec.Struct, gc=False):
     task: str
+    group: str | None = None
     compression: None = None
 
 
@@ -106,14 +109,26 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, _Embed]).decode
 
 
-def links(raw: bytes) -> tuple[str, ...] | None:
-    """Which of chord, chain and callbacks go on after a message; None where its body cannot be read."""
+def links(raw: bytes) -> tuple[tuple[str, ...], str] | None:
+    """Which of chord, chain and callbacks go on after a message, and its group; None where its body cannot be read."""
     try:
-        _three(_envelope(raw).body)
-        return ()
+        envelope = _envelope(raw)
+        _three(envelope.body)
+        return (), envelope.headers.group or ""
     except (msgspec.MsgspecError, ValueError, RecursionError):
         body = read_body(raw)
-        return None if body is None else body.links
+        return None if body is None else (body.links, body.group)
+
+
+def unread(raw: bytes) -> str:
+    """Why `read_body` does not read a message's body, for a sentence about it."""
+    envelope = json.loads(raw)
+    compression, kind = (envelope.get("headers") or {}).get("compression"), envelope.get("content-type")
+    if compression and compression not in DECOMPRESS:
+        return f"compressed as {compression}, and only gzip, bzip2 and lzma are undone"
+    if kind not in _DECODE:
+        return f"of the type {kind}, and only JSON, msgpack and YAML are read"
+    return "that cannot be decoded"
 
 
 def likeness(task: str, raw: bytes) -> bytes:

@@ -205,12 +205,13 @@ def _remote(url: str, options: dict[str, Any], client: "redis.Redis") -> Iterato
         "max_retries": 1,
         "ack_emulation": False,
     }
-    try:
-        with remote_control(url, bounded) as mailbox:
-            yield mailbox
-    except (OperationalError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        problem = f"the broker at {address(client)} stopped answering: {error}"
-        raise BrokerUnreachable(problem, "is it up? try again when it is") from error
+    with broker_errors(address(client)):
+        try:
+            with remote_control(url, bounded) as mailbox:
+                yield mailbox
+        except (OperationalError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            problem = f"the broker at {address(client)} stopped answering: {error}"
+            raise BrokerUnreachable(problem, "is it up? try again when it is") from error
 
 
 def _by_node(replies: list[dict[str, Any]] | None) -> dict[str, Any]:

@@ -16,16 +16,16 @@ of the late list have been dealt with).
 
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import redis
 
-from runbooks.broker.archive import Batch
 from runbooks.broker.keys import KeySpace, readable
+from runbooks.broker.ledger import Batch
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import RunbookError
 
@@ -38,6 +38,8 @@ _WAITING = 4  # chunks that wait for the disk
 _HOME_ITEMS = 1000
 _WAIT = ("WAIT", 1, 3000)  # for one replica, so many milliseconds
 _ATTEMPTS = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Pass:
     about a few of the oldest items; `again` is told that one of its steps did not happen, and to start anew.
     """
 
-    decide: Callable[[Chunk], Sequence[Step]]
+    decide: Callable[[Chunk], Iterable[Step]]
     durable: Callable[[], None]
     done: Callable[[Step, Sequence[int]], None]
     progress: Callable[[int, int], None]
@@ -180,6 +182,8 @@ class _Walk:
         self._steps = 0
         self._quiet = self._has_replica = False
         self._asked: deque[int | _Sent] = deque()  # what the outstanding replies answer: a read's size, or a step
+        self._chunks: deque[Chunk] = deque()  # read, and not yet decided upon
+        self._deciding: Iterator[Step] = iter(())
         self._waiting: deque[tuple[Step, Future[None] | None]] = deque()  # decided, and not yet sent
         self._reads = 0  # reads outstanding
         self._ahead = 0  # items read or asked for whose step has not been sent
@@ -191,8 +195,9 @@ class _Walk:
         """Begin, then go on until every item that was there is dealt with."""
         self._open()
         chunk_items = self._begin()
-        while self._unasked or self._asked or self._waiting:
-            while self._unasked and self._reads < _AHEAD and self._reads + len(self._waiting) < _WAITING:
+        while self._decide() or self._unasked or self._asked:
+            pending = len(self._chunks) + len(self._waiting)
+            while self._unasked and self._reads < _AHEAD and self._reads + pending < _WAITING:
                 self._ask(min(chunk_items, self._unasked))
             self._send_decided(wait=not self._asked)
             if self._asked:
@@ -223,21 +228,20 @@ class _Walk:
             length = int(self._call("LLEN", self._key))
             # At last the queue's end moves too fast to be read: workers find it empty for a moment.
             items = list(_first(oldest)) if attempt < _ATTEMPTS - 1 else []
-            steps = self._work.decide(Chunk(0, items, last=len(items) >= length))
+            self._deciding = iter(self._work.decide(Chunk(0, items, last=len(items) >= length)))
+            step = next(self._deciding)
             self._work.durable()
-            what, record, left = self._call("EVAL", *self._script_call("begin", steps[0]), *items)
+            what, record, left = self._call("EVAL", *self._script_call("begin", step), *items)
             if what == b"moved":
                 self._steps -= 1
-                for step in steps:
-                    self._work.again(step)
+                self._work.again(step)
                 continue
             self._require_ok(what)
             if self._has_replica:
                 _require_confirmed(self._call(*_WAIT))
-            self._finish(steps[0], ordinals(record))
-            self._waiting.extend((step, None) for step in steps[1:])
-            self._ahead = len(items) - steps[0].count
-            self._seen, self._unasked, self._length = len(items), int(left) - self._ahead, steps[0].count + int(left)
+            self._finish(step, ordinals(record))
+            self._ahead = len(items) - step.count
+            self._seen, self._unasked, self._length = len(items), int(left) - self._ahead, step.count + int(left)
             self._work.progress(self._seen, self._length)
             return max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1)))
         raise AssertionError("the last attempt cannot find the queue moved")
@@ -248,6 +252,19 @@ class _Walk:
         self._reads += 1
         self._ahead += size
         self._unasked -= size
+
+    def _decide(self) -> bool:
+        """Decide upon what was read, a few steps ahead of what was sent; False where nothing waits to be sent."""
+        while len(self._waiting) < _WAITING:
+            step = next(self._deciding, None)
+            if step:
+                durable = self._beside.submit(self._work.durable) if step.batch else None
+                self._waiting.append((step, durable))
+            elif self._chunks:
+                self._deciding = iter(self._work.decide(self._chunks.popleft()))
+            else:
+                break
+        return bool(self._waiting)
 
     def _send_decided(self, *, wait: bool) -> None:
         """Send one step that is on the disk: Redis serves others in between; `wait` for it if need be."""
@@ -307,11 +324,8 @@ class _Walk:
             return
         items = self._stream.receive()[::-1]
         self._reads -= 1
-        chunk = Chunk(self._seen, items, last=not self._unasked and not self._reads)
+        self._chunks.append(Chunk(self._seen, items, last=not self._unasked and not self._reads))
         self._seen += len(items)
-        steps = self._work.decide(chunk)
-        durable = self._beside.submit(self._work.durable) if any(step.batch for step in steps) else None
-        self._waiting.extend((step, durable) for step in steps)
         self._work.progress(self._seen, self._length)
 
     def _take_steps_end(self, sent: _Sent) -> None:
@@ -356,15 +370,18 @@ def ordinals(record: bytes) -> list[int]:
     return [int(ordinal) - 1 for ordinal in record.split(b",")] if record else []
 
 
-def in_bounds(inserts: Sequence[tuple[int, bytes]], most_items: int, most_bytes: int) -> Iterator[list[int]]:
-    """The indexes of inserts in groups that one script puts in in bounded time."""
-    group: list[int] = []
-    size_bytes = 0
-    for i, (_, raw) in enumerate(inserts):
-        if group and (len(group) == most_items or size_bytes + len(raw) > most_bytes):
+def in_bounds(
+    items: Iterable[T], size_bytes: Callable[[T], int], most_items: int, most_bytes: int
+) -> Iterator[list[T]]:
+    """Items in groups that one script puts in in bounded time."""
+    group: list[T] = []
+    group_bytes = 0
+    for item in items:
+        size = size_bytes(item)
+        if group and (len(group) == most_items or group_bytes + size > most_bytes):
             yield group
-            group, size_bytes = [], 0
-        group.append(i)
-        size_bytes += len(raw)
+            group, group_bytes = [], 0
+        group.append(item)
+        group_bytes += size
     if group:
         yield group

@@ -5,19 +5,21 @@ What is taken back is known by its bytes: what a worker has popped meanwhile is 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, sha256
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Archived, Batch, Fate, Ledger, sha256
 from runbooks.broker.message import redirected
-from runbooks.broker.scan import no_progress, require_list, windows
+from runbooks.broker.preflight import require_able
+from runbooks.broker.scan import Progress, no_progress, require_list, windows
 from runbooks.broker.surgery import bring_all_home, forget
 from runbooks.core.errors import RunbookError
 from runbooks.core.rules import destination
@@ -26,27 +28,44 @@ _PUSH_ITEMS = 1000
 _PUSH_BYTES = 1024 * 1024
 
 
-def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
+def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive, on_progress: Progress = no_progress) -> int:
     """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in archive.ledger().in_state(Fate.TAKEN):
-        if message.to:
-            by_key[message.to].append(message)
+    ledger = archive.ledger()
+    for n in ledger.numbers(Fate.TAKEN):
+        if to := ledger.lots[n].to:
+            by_key[to].append(ledger.messages[n])
+    _require_able(client, keyspace, archive, by_key)
     for key, messages in by_key.items():
-        _put(client, keyspace, archive, key, messages, "last", moved=True)
+        _put(client, keyspace, archive, key, messages, "last", on_progress, moved=True)
     return sum(map(len, by_key.values()))
 
 
 def put_at_end(
-    client: "redis.Redis", keyspace: KeySpace, archive: Archive, messages: Iterable[Archived], place: str
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    messages: Iterable[Archived],
+    place: str,
+    on_progress: Progress = no_progress,
 ) -> int:
     """Put messages that the archive holds back into their lists, to run `next` or `last`, in their order."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in messages:
         by_key[message.key].append(message)
+    _require_able(client, keyspace, archive, by_key)
     for key, some in by_key.items():
-        _put(client, keyspace, archive, key, sorted(some, key=lambda m: m.position), place, moved=False)
+        _put(client, keyspace, archive, key, sorted(some, key=lambda m: m.position), place, on_progress, moved=False)
     return sum(map(len, by_key.values()))
+
+
+def _require_able(
+    client: "redis.Redis", keyspace: KeySpace, archive: Archive, by_key: Mapping[str, Sequence[Archived]]
+) -> None:
+    """Raise BrokerRefused where the lists cannot take the messages: a script that is refused half-way is not undone."""
+    if by_key:
+        size = sum(message.size_bytes for messages in by_key.values() for message in messages)
+        require_able(client, keyspace, tuple(by_key), archive.run_id, restored_bytes=size)
 
 
 def _put(
@@ -56,6 +75,7 @@ def _put(
     key: str,
     messages: Sequence[Archived],
     place: str,
+    on_progress: Progress,
     *,
     moved: bool,
 ) -> None:
@@ -67,12 +87,14 @@ def _put(
     script = files("runbooks.broker").joinpath("lua", "push.lua").read_text()
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
-        require_list(client, key)
-        for group in in_bounds([(0, item) for item in items], _PUSH_ITEMS, _PUSH_BYTES):
-            batch = write_down([ordered[i].n for i in group])
-            record = client.eval(script, 2, key, batches, batch.number, command, *(items[i] for i in group))
+        pushed = 0
+        for group in in_bounds(zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES):
+            batch = write_down([message.n for message, _ in group])
+            record = client.eval(script, 2, key, batches, batch.number, command, *(item for _, item in group))
             archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
             forget(client, batches, [batch.number])
+            pushed += len(group)
+            on_progress(pushed, len(items))
 
 
 def _as_put(message: Archived, *, moved: bool) -> bytes:
@@ -86,7 +108,9 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     return item
 
 
-def standing(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, by: str | None) -> int:
+def standing(
+    client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, by: str | None, on_progress: Progress = no_progress
+) -> int:
     """How many of the messages that `recall` is about are still where they were put."""
     count = 0
     with broker_errors(address(client)):
@@ -94,10 +118,17 @@ def standing(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, by: str 
             for part in (*keyspace.aside(key), key):
                 for window in windows(client, part):
                     count += sum(checksum in wanted for checksum in map(sha256, window.items))
+                    on_progress(window.first + len(window.items), window.length)
     return count
 
 
-def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str | None = None) -> int:
+def recall(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    by: str | None = None,
+    on_progress: Progress = no_progress,
+) -> int:
     """Take out again what was moved, or with `by` what that change has put back, and is still there.
 
     The archive holds it as taken then. Returns how many messages.
@@ -109,7 +140,7 @@ def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str 
             require_list(client, key)
             if client.exists(key):
                 recalling = _Recalling(archive, wanted)
-                work = Pass(recalling.decide, archive.sync, recalling.done, no_progress, recalling.again)
+                work = Pass(recalling.decide, archive.sync, recalling.done, on_progress, recalling.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
                 archive.sync()
                 forget(client, keyspace.batches(archive.run_id), recalling.numbers)
@@ -120,9 +151,10 @@ def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str 
 def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
     """For each key the checksums of what was put there, each with the numbers of the messages that it stands for."""
     wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for n, message in ledger.messages.items():
+    for n in ledger.messages:
         moved = ledger.fates[n] is Fate.MOVED
         if moved if by is None else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by:
+            message = ledger.messages[n]
             wanted[message.to if moved else message.key][sha256(_as_put(message, moved=moved))].append(n)
     return wanted
 

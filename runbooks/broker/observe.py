@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, cast
 
 import redis
@@ -18,6 +19,7 @@ from runbooks.broker.unacked import Entry
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import SAMPLES, BrokerState, NodeState, Rule
 
+_HELD_LOOKED_AT = 1000
 _LOOKED_AT = 3  # items at each end of a list that decide whether it holds Celery messages
 
 
@@ -75,6 +77,7 @@ def observe_broker(
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
+            held_s=_held_s(client, keyspace),
         )
 
 
@@ -105,6 +108,21 @@ def _oldest_unacked_at(client: "redis.Redis", keyspace: KeySpace) -> float | Non
     """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was fetched."""
     oldest = cast("list[tuple[bytes, float]]", client.zrange(keyspace.unacked_index, 0, 0, withscores=True))
     return oldest[0][1] if oldest else None
+
+
+def _held_s(client: "redis.Redis", keyspace: KeySpace) -> dict[str, float]:
+    """By task the longest time from a fetch to the ETA, among so many of the unacked messages; {} where we may not."""
+    held: dict[str, float] = {}
+    try:
+        some = dict(islice(client.hscan_iter(keyspace.unacked, count=_HELD_LOOKED_AT), _HELD_LOOKED_AT))
+        fetched = client.zmscore(keyspace.unacked_index, list(some)) if some else []
+    except redis.exceptions.NoPermissionError:
+        return {}
+    for value, fetched_at in zip(some.values(), fetched, strict=True):
+        message = unacked.message_in(value)
+        if message and message.eta_at is not None and fetched_at is not None:
+            held[message.task] = max(message.eta_at - fetched_at, held.get(message.task, 0.0))
+    return held
 
 
 def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:

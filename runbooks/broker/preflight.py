@@ -48,14 +48,21 @@ class Room:
 
 
 def require_able(
-    client: "redis.Redis", keyspace: KeySpace, keys: Sequence[str], run_id: str, *, restored_bytes: int = 0
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    keys: Sequence[str],
+    run_id: str,
+    *,
+    unacked: bool = False,
+    restored_bytes: int = 0,
 ) -> None:
     """Raise BrokerRefused where messages of these list keys cannot be moved by a run: all reasons of a kind at once.
 
-    `restored_bytes` are those of messages that come back from an archive.
+    With `unacked` also where those cannot that were fetched. `restored_bytes` are those of messages that come back from
+    an archive.
     """
     with broker_errors(address(client)):
-        _require_rights(client, keyspace, keys, run_id)
+        _require_rights(client, [*_commands(keyspace, keys, run_id), *(_of_unacked(keyspace) if unacked else ())])
         _require_types(client, keyspace, keys, run_id)
         _require_room(client, int(restored_bytes * _OVERHEAD) + WORKING_BYTES)
 
@@ -90,8 +97,7 @@ def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 1024**2:,.1f} MiB"
 
 
-def _require_rights(client: "redis.Redis", keyspace: KeySpace, keys: Sequence[str], run_id: str) -> None:
-    commands = list(_commands(keyspace, keys, run_id))
+def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None:
     rights: dict[str, None] = {}
     for command, denial in zip(commands, _denials(client, commands), strict=True):
         if "to run" in denial:
@@ -149,9 +155,15 @@ def _commands(keyspace: KeySpace, keys: Sequence[str], run_id: str) -> Iterator[
     for key in keys:
         yield from _on(keyspace.journal(key), "HGET x", "HSET x x", "HDEL x", "DEL", "PERSIST", "EXISTS", "TYPE")
         for part in (key, *keyspace.aside(key)):
-            yield from _on(part, "LLEN", "LRANGE 0 0", "LINDEX 0", "LPOS x", "LPUSH x", "LTRIM 0 0", "RPOP")
+            yield from _on(part, "LLEN", "LRANGE 0 0", "LINDEX 0", "LPOS x", "LPUSH x", "RPUSH x", "LTRIM 0 0", "RPOP")
             yield from _on(part, "PTTL", "PEXPIRE 1")
             yield from ((name, part, part) for name in ("RPOPLPUSH", "RENAME", "RENAMENX"))
+
+
+def _of_unacked(keyspace: KeySpace) -> Iterator[_Command]:
+    """Those of taking entries out of the unacked hash and of putting them back."""
+    yield from _on(keyspace.unacked, "HGET x", "HSET x x", "HDEL x")
+    yield from _on(keyspace.unacked_index, "ZADD 1 x", "ZREM x")
 
 
 def _on(key: str, *commands: str) -> Iterator[_Command]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from runbooks.broker.archive import Archived, Ledger
+from runbooks.broker.ledger import Archived, Ledger
 from runbooks.broker.message import Message, parse
 from runbooks.broker.selection import means
 from runbooks.core.model import Rule

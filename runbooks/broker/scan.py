@@ -117,7 +117,7 @@ def scan_queue(
     with broker_errors(address(client)):
         for key in keyspace.queue(queue):
             require_list(client, key)
-        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), read_until)
+        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress, read_until)
         tally = _Tally(judge, now, samples)
         add, depths, unseen = tally.add, dict[str, int](), 0
         for key in keyspace.queue(queue):
@@ -145,6 +145,7 @@ def judge_of(
     queue: str,
     rules: Iterable[Rule],
     facts: Facts,
+    on_progress: Progress,
     read_until: float = math.inf,
 ) -> Judge:
     """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay.
@@ -161,6 +162,7 @@ def judge_of(
             for window in windows(client, part):
                 for raw in window.items:
                     judge.note_keeper(raw, kept)
+                on_progress(window.first + len(window.items), window.length)
                 if time.monotonic() >= read_until:
                     break
     return Judge(rules, keyspace, queue, replace(facts, kept=kept))
@@ -178,6 +180,7 @@ class _Chosen:
 class _Times:
     eta_passed: int = 0
     oldest_eta_at: float | None = None
+    furthest_eta_at: float | None = None
     expired: int = 0
 
 
@@ -226,12 +229,14 @@ class _Tally:
         if eta_at is not None:
             times.eta_passed += eta_at < self.now
             times.oldest_eta_at = min(eta_at, times.oldest_eta_at or eta_at)
+            times.furthest_eta_at = max(eta_at, times.furthest_eta_at or eta_at)
         times.expired += expires_at is not None and expires_at <= self.now
 
     def _count(self, task: str) -> TaskCount:
         retries = {retries: count for (of, retries), count in self.retries.items() if of == task}
         times = self.times[task]
-        return TaskCount(sum(retries.values()), max(retries), times.eta_passed, times.oldest_eta_at, times.expired)
+        etas = times.oldest_eta_at, times.furthest_eta_at
+        return TaskCount(sum(retries.values()), max(retries), times.eta_passed, *etas, times.expired)
 
     def state(self, queue: str, depths: dict[str, int], aside: int) -> QueueState:
         return QueueState(

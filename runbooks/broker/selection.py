@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from runbooks.broker.body import likeness, links, read_body
+from runbooks.broker.body import likeness, links, read_body, unread
 from runbooks.broker.glance import Headers, Read
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Message, Unreadable, parse, redirected
@@ -13,10 +13,12 @@ from runbooks.core.rules import destination, fits
 
 _IDS_LISTED = 100
 
-_UNREADABLE = "cannot be read without unpickling, and stay"
-_UNKNOWN = f"have a body that {_UNREADABLE}: a chord may wait for them (--with-workflows takes them too)"
+_UNNAMED = "are of a task that cannot be read without unpickling, and stay"
+_UNKNOWN = "have a body {why}: they stay, for a chord may wait for them (--with-workflows takes them too)"
+_NO_ARGS = "have a body {why}: their arguments are not known, and they stay"
 _STRANDED = "are left alone, for a chord, a chain or a callback waits for them (--with-workflows takes them too)"
 _STRANDING = "are taken although a chord, a chain or a callback waits for them, which will not come to its end"
+_GROUPED = "are taken although they belong to groups, whose results will not become ready; the groups"
 _NO_MOVE = "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
 
 
@@ -110,7 +112,7 @@ class Judge:
                     yield i, verdict
             elif isinstance(read, Unreadable):
                 if self._all:
-                    self._note("are of a task that " + _UNREADABLE, "")
+                    self._note(_UNNAMED, "")
             elif self.malformed:
                 yield i, Verdict(f"malformed: {read.why}", malformed=True)
 
@@ -135,7 +137,7 @@ class Judge:
         if rule.args:
             body = read_body(raw)
             if body is None:
-                return "have arguments that " + _UNREADABLE
+                return _NO_ARGS.format(why=unread(raw))
             if not body.has(rule.args):
                 return ""
         if rule.duplicate and not self._is_duplicate(rule, task, raw):
@@ -145,16 +147,21 @@ class Judge:
             if redirected(raw, queue, priority) is None:
                 return _NO_MOVE
             return Verdict(rule.reason, to=key, requeue_to=rule.requeue_to)
-        waits = links(raw)
-        if waits != () and not rule.with_workflows:
-            return _UNKNOWN if waits is None else _STRANDED
+        found = links(raw)
+        if found is None:
+            return Verdict(rule.reason) if rule.with_workflows else _UNKNOWN.format(why=unread(raw))
+        waits, group = found
+        if waits and not rule.with_workflows:
+            return _STRANDED
         if waits:
             self._note(_STRANDING, id)
+        elif group:
+            self._note(_GROUPED, group)
         return Verdict(rule.reason)
 
     def _note(self, what: str, id: str) -> None:
         ids, count = self._told.get(what, ([], 0))
-        if id and len(ids) < _IDS_LISTED:
+        if id and len(ids) < _IDS_LISTED and id not in ids:
             ids.append(id)
         self._told[what] = ids, count + 1
 

@@ -3,25 +3,28 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
 from runbooks.broker import moving, surgery, unacked
-from runbooks.broker.archive import Archive, ArchiveError, Fate, Ledger, read
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import TaskOutcome, drain, find_holder, observe_nodes, run_task
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import ArchiveError, Fate, Ledger, read
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
-from runbooks.broker.retrieval import chosen
+from runbooks.broker.retrieval import chosen, queue_of
+from runbooks.broker.scan import Progress
 from runbooks.broker.selection import Facts
 from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
@@ -29,7 +32,7 @@ from runbooks.core.errors import NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
-from runbooks.core.rules import parse
+from runbooks.core.rules import destination, parse
 from runbooks.core.settings import AppSettings, Canary
 from runbooks.core.wording import notice
 
@@ -37,8 +40,11 @@ _SILENT = "see why with `inv diagnose`; then run again"
 
 _MANY = 20_000  # fewer are read at once
 
-Waiting = Callable[[str], None]
-"""Told what is going on, for a line that is overwritten."""
+
+class Waiting(Protocol):
+    """Told what is going on, and how much of it is done where that is known, for a line that is overwritten."""
+
+    def __call__(self, text: str, share: float | None = None, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +103,28 @@ class Broker:
         fetched = unacked.entries(client, self._keys) if with_unacked else ()
         answering = self._nodes(holdings=with_unacked) if nodes else {}
         named = fleet.queues if queues else ()
-        return observe_broker(
-            client, self._keys, named, fleet.rules, now, answering,
-            fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
-        )  # fmt: skip
+        with self._telling(""):
+            return observe_broker(
+                client, self._keys, named, fleet.rules, now, answering,
+                fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
+            )  # fmt: skip
 
-    def _progress(self, what: str, looked_at: int, total: int) -> None:
-        """Tell how far it is where that takes long enough to be read; at the end the line goes."""
-        text = f"{what}: {looked_at:,} of {total:,} messages looked at"
-        self._waiting(text if total > _MANY and looked_at < total else "")
+    def _progress(self, what: str, done: int, total: int) -> None:
+        """Tell how far it is where that takes long enough to be read."""
+        if total > _MANY:
+            self._waiting(f"{what}: {done:,} of {total:,} messages", done / total)
+
+    @contextmanager
+    def _telling(self, what: str, first: str = "") -> Iterator[Progress]:
+        """Tell how far `what` is, and `first` until then; the line goes with the block."""
+        self._waiting(first)
+        try:
+            yield partial(self._progress, what)
+        finally:
+            self._waiting("")
+
+    def _of_archive(self, path: Path) -> AbstractContextManager[Progress]:
+        return self._telling(queue_of(path), f"reading {path.name}")
 
     def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
         return observe_nodes(self._url, self._options, holdings=holdings)
@@ -124,24 +143,26 @@ class Broker:
 
     def require_able(self, changes: Iterable[Change]) -> None:
         """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""
-        queues = [change.do.queue for change in changes if isinstance(change.do, TakeMessages)]
+        takes = [change.do for change in changes if isinstance(change.do, TakeMessages | TakeUnacked)]
+        targets = (destination(parse(rule).requeue_to)[0] for take in takes for rule in take.rules)
+        queues = dict.fromkeys((*(take.queue for take in takes), *filter(None, targets)))
         if queues:
             keys = [key for queue in queues for key in self._keys.queue(queue)]
-            require_able(self._client, self._keys, keys, "run")
+            fetched = any(isinstance(take, TakeUnacked) for take in takes)
+            require_able(self._client, self._keys, keys, "run", unacked=fetched)
 
     def take(self, effect: TakeMessages, path: Path) -> str:
         """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
 
         rules = [parse(rule) for rule in effect.rules]
         registered = self._registered() if any(rule.unregistered for rule in rules) else None
-        with self._new_archive(path, effect.queue) as archive:
-            told = partial(self._progress, effect.queue)
+        with self._new_archive(path, effect.queue) as archive, self._telling(effect.queue) as told:
             report = surgery.take(
                 self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
             )  # fmt: skip
-            # Asking the archive what is to be moved holds all of it in memory.
+            # Asking the archive what is to be moved reads all of it.
             moves = any(rule.requeue_to for rule in rules)
-            moved = moving.move(self._client, self._keys, archive) if moves else 0
+            moved = moving.move(self._client, self._keys, archive, told) if moves else 0
         return _told(report, moved, path)
 
     def _registered(self) -> frozenset[str]:
@@ -160,9 +181,9 @@ class Broker:
             raise NodesSilent(f"{names} may hold messages and does not answer any more; nothing was taken", _SILENT)
         facts = Facts(time.time(), registered_in(nodes))
         chosen, notices = unacked.choose(fetched, nodes, rules, self._keys, effect.queue, facts)
-        with self._new_archive(path, f"{effect.queue}:unacked") as archive:
+        with self._new_archive(path, f"{effect.queue}:unacked") as archive, self._telling(effect.queue) as told:
             report = unacked.take(self._client, self._keys, chosen, notices, archive)
-            moved = moving.move(self._client, self._keys, archive)
+            moved = moving.move(self._client, self._keys, archive, told)
         return _told(report, moved, path)
 
     def _new_archive(self, path: Path, what: str) -> Archive:
@@ -171,21 +192,23 @@ class Broker:
 
     def restorable(self, path: Path, *, malformed: bool) -> Restorable:
         """What `restore` would put back; batches of unknown fate count as taken, restoring finds out."""
-        ledger, damage = _ledger(path)
-        out = [message for message in ledger.messages.values() if _is_out(ledger, message.n)]
-        held_back = 0 if malformed else sum(message.malformed for message in out)
-        waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None)
-        moved = len(ledger.in_state(Fate.MOVED))
-        return Restorable(len(out) - held_back + waiting, held_back, damage, moved - waiting)
+        with self._of_archive(path) as told:
+            ledger, damage = _ledger(path)
+            waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None, told)
+        unsure = ledger.unsure
+        out = Counter(ledger.lots[n].malformed for n in ledger.messages if ledger.fates[n] is Fate.TAKEN or n in unsure)
+        held_back = 0 if malformed else out[True]
+        moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
+        return Restorable(out.total() - held_back + waiting, held_back, damage, moved - waiting)
 
     def restore(self, path: Path, *, malformed: bool) -> str:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
-        with Archive.open(path) as archive:
+        with self._of_archive(path) as told, Archive.open(path) as archive:
             surgery.settle(self._client, self._keys, archive)
-            recalled = moving.recall(self._client, self._keys, archive)
+            recalled = moving.recall(self._client, self._keys, archive, None, told)
             unheld = unacked.restore(self._client, self._keys, archive)
             report = surgery.restore(
-                self._client, self._keys, archive, malformed=malformed, on_progress=partial(self._progress, "restore")
+                self._client, self._keys, archive, malformed=malformed, on_progress=told
             )  # fmt: skip
         held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
         back = f", {recalled:,} of them from where they were moved to" if recalled else ""
@@ -193,38 +216,41 @@ class Broker:
 
     def restore_selected(self, effect: RestoreSelected) -> str:
         """Put what a rule means of an archive back; returns what was done, for the operator."""
-        with Archive.open(Path(effect.archive), effect.token) as archive:
+        path = Path(effect.archive)
+        with self._of_archive(path) as told, Archive.open(path, effect.token) as archive:
             surgery.settle(self._client, self._keys, archive)
-            ledger = read(archive.path)
-            out = [m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN]
-            back = [m for m in out if effect.malformed or not m.malformed]
+            ledger = archive.ledger()
+            out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
+            back = (m for m in out if effect.malformed or not m.malformed)
             if effect.place == "original":
                 wanted = frozenset(message.n for message in back)
                 count = unacked.restore(self._client, self._keys, archive, wanted)
                 report = surgery.restore(
-                    self._client, self._keys, archive, malformed=effect.malformed, wanted=wanted
+                    self._client, self._keys, archive, malformed=effect.malformed, wanted=wanted, on_progress=told
                 )  # fmt: skip
                 count += report.restored
             else:
-                count = moving.put_at_end(self._client, self._keys, archive, back, effect.place)
+                count = moving.put_at_end(self._client, self._keys, archive, back, effect.place, told)
         return f"{count:,} messages put back"
 
     def recallable(self, path: Path, token: str) -> Restorable:
         """What `recall` would take out again."""
-        ledger, damage = _ledger(path)
-        put = [m for n, m in ledger.messages.items() if ledger.fates[n] is Fate.RESTORED and ledger.put_by[n] == token]
-        if damage or not put:
-            return Restorable(0, 0, damage, 0)
-        fetched = unacked.standing(self._client, self._keys, (m for m in put if m.fetched_at is not None))
-        there = fetched + moving.standing(self._client, self._keys, ledger, token)
+        with self._of_archive(path) as told:
+            ledger, damage = _ledger(path)
+            put = [n for n in ledger.numbers(Fate.RESTORED) if ledger.put_by[n] == token]
+            if damage or not put:
+                return Restorable(0, 0, damage, 0)
+            unheld = (ledger.messages[n] for n in put if ledger.lots[n].unacked)
+            there = unacked.standing(self._client, self._keys, unheld)
+            there += moving.standing(self._client, self._keys, ledger, token, told)
         return Restorable(there, 0, "", len(put) - there)
 
     def recall(self, path: Path, token: str) -> str:
         """Take what a change has put back out again; returns what was done, for the operator."""
-        with Archive.open(path) as archive:
+        with self._of_archive(path) as told, Archive.open(path) as archive:
             surgery.settle(self._client, self._keys, archive)
             count = unacked.recall(self._client, self._keys, archive, token)
-            count += moving.recall(self._client, self._keys, archive, token)
+            count += moving.recall(self._client, self._keys, archive, token, told)
         return f"{count:,} messages taken out again, into the archive"
 
     def find(self, queues: Iterable[str], task_id: str) -> MessagePlace | None:
@@ -278,10 +304,6 @@ def _ledger(path: Path) -> tuple[Ledger, str]:
     except ArchiveError as error:
         return Ledger(), error.problem
     return ledger, "; ".join(ledger.problems)
-
-
-def _is_out(ledger: Ledger, n: int) -> bool:
-    return ledger.fates[n] is Fate.TAKEN or any(n in batch.messages for batch in ledger.unsettled.values())
 
 
 def _told(report: surgery.TakeReport, moved: int, path: Path) -> str:

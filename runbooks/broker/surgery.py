@@ -7,16 +7,18 @@ by asking for its record, and fenced by writing an empty one. Before anything el
 brought home; these functions are called under the fleet's lock, so no live run is disturbed.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Ledger, Victim
+from runbooks.broker.archive import Archive, Victim
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import (
+    FIRST_ITEMS,
     Chunk,
     Pass,
     Step,
@@ -29,7 +31,8 @@ from runbooks.broker.detached import (
 )
 from runbooks.broker.glance import read
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.merge import Merge
+from runbooks.broker.ledger import Batch, Fate, Ledger
+from runbooks.broker.merge import Counted, Expected, Merge, Parted
 from runbooks.broker.preflight import require_able
 from runbooks.broker.scan import Progress, judge_of, no_progress, windows
 from runbooks.broker.selection import Facts, Judge
@@ -79,7 +82,7 @@ def take(
     require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
     settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
     with broker_errors(address(client)):
-        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered)))
+        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress))
         for key in keyspace.queue(queue):
             if client.exists(key):
                 taking.begin(key)
@@ -111,7 +114,7 @@ class _Taking:
         ledger = self.archive.ledger()
         self._key, self._older, self._skipped = key, None, 0
         self.judge.begin(key)
-        self._out = sorted(message.position for message in ledger.in_state(Fate.TAKEN) if message.key == key)
+        self._out = [ledger.positions[n] for n in ledger.in_place(key)]
 
     def again(self, step: Step) -> None:
         """Start from the oldest item again: the first step did not happen."""
@@ -203,46 +206,65 @@ def restore(
     byte for byte what it was. What was unacked is not this function's: see `unacked.restore`.
     """
     ledger = archive.ledger()
-    keys = tuple(dict.fromkeys(message.key for message in ledger.messages.values()))
-    restored_bytes = sum(message.size_bytes for message in ledger.in_state(Fate.TAKEN))
-    require_able(client, keyspace, keys, archive.run_id, restored_bytes=restored_bytes)
+    out_bytes = sum(ledger.sizes[n] for n in ledger.numbers(Fate.TAKEN))
+    require_able(client, keyspace, ledger.lists(), archive.run_id, restored_bytes=out_bytes)
     if _settle(client, keyspace, archive, ledger):
         ledger = archive.ledger()
-    by_key: dict[str, list[Archived]] = defaultdict(list)
-    for message in ledger.in_state(Fate.TAKEN):
-        if message.fetched_at is None:
-            by_key[message.key].append(message)
+
+    def asked(n: int) -> bool:
+        return wanted is None or n in wanted
+
+    def goes(n: int) -> bool:
+        return asked(n) and (malformed or not ledger.lots[n].malformed)
+
     restored = withheld = 0
     with broker_errors(address(client)):
-        for key, messages in by_key.items():
-            asked = [message for message in messages if wanted is None or message.n in wanted]
-            back = [message for message in asked if malformed or not message.malformed]
-            numbers = {message.n for message in back}
-            stay = [message for message in messages if message.n not in numbers]
-            if back:
-                _put_in_place(client, keyspace, archive, key, Merge(back, stay), on_progress)
-            withheld += len(asked) - len(back)
-            restored += len(back)
+        for key in ledger.lists():
+            going = Counter(goes(n) for n in ledger.in_place(key) if asked(n))
+            if going[True]:
+                _put_in_place(client, keyspace, archive, key, goes, on_progress)
+            restored += going[True]
+            withheld += going[False]
     return RestoreReport(restored, withheld)
 
 
 def _put_in_place(
-    client: "redis.Redis", keyspace: KeySpace, archive: Archive, key: str, merge: Merge, on_progress: Progress
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    key: str,
+    goes: Callable[[int], bool],
+    on_progress: Progress,
 ) -> None:
-    restoring = _Restoring(archive, merge)
-    merge.count(_standing(client, key, merge))
-    work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
-    walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
-    archive.sync()
-    forget(client, keyspace.batches(archive.run_id), restoring.numbers)
+    def put(merge: Merge) -> None:
+        restoring = _Restoring(archive, merge)
+        work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
+        walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+        archive.sync()
+        forget(client, keyspace.batches(archive.run_id), restoring.numbers)
+
+    try:
+        put(Expected(archive.ledger(), key, goes, partial(_standing, client, key)))
+    except Parted:
+        _settle(client, keyspace, archive, archive.ledger())  # what was put back before that was noticed
+        merge = Counted(archive.ledger(), key, goes)
+        merge.count(_whole(client, key, on_progress))
+        put(merge)
 
 
-def _standing(client: "redis.Redis", key: str, merge: Merge) -> Counter[str]:
-    """How often each of the neighbours that the messages had stands in the list."""
-    standing: Counter[str] = Counter()
+def _whole(client: "redis.Redis", key: str, on_progress: Progress) -> Iterator[Sequence[bytes]]:
     for window in windows(client, key):
-        standing.update(checksum for _, checksum in merge.standing(window.items))
-    return standing
+        yield window.items
+        on_progress(window.first + len(window.items), window.length)
+
+
+def _standing(client: "redis.Redis", key: str, distance: int) -> tuple[bytes | None, list[bytes]]:
+    """See merge.Look."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.lindex(key, -1)
+        pipe.lrange(key, -max(1, distance), -max(1, distance - FIRST_ITEMS))
+        next_to_run, there = pipe.execute()
+    return next_to_run, there if distance > 0 else []
 
 
 @dataclass(slots=True)
@@ -259,19 +281,20 @@ class _Restoring:
         if step.batch:
             self.archive.done(step.batch, [], sync=False)
 
-    def decide(self, chunk: Chunk) -> list[Step]:
-        """Choose what is to be inserted, and write it down."""
-        places = self.merge.feed(chunk.first, chunk.items, last=chunk.last)
-        inserts = [(behind, message.raw) for behind, message in places]
-        steps: list[Step] = []
+    def decide(self, chunk: Chunk) -> Iterator[Step]:
+        """Choose what is to be inserted, and write it down, step by step."""
         count = 0  # items of the chunk that the steps so far have dealt with
-        for group in in_bounds(inserts, _STEP_INSERTS, _STEP_BYTES):
-            batch = self.archive.restoring([places[i][1].n for i in group], sync=False)
+        groups = in_bounds(self.merge.feed(chunk), lambda put: len(put[1].raw), _STEP_INSERTS, _STEP_BYTES)
+        group = next(groups, None)
+        while group:
+            following = next(groups, None)
+            upto = group[-1][0] if following else len(chunk.items)
+            batch = self.archive.restoring([message.n for _, message in group], sync=False)
             self.numbers.append(batch.number)
-            upto = len(chunk.items) if group[-1] == len(inserts) - 1 else inserts[group[-1]][0]
-            steps.append(Step(upto - count, (), [(inserts[i][0] - count, inserts[i][1]) for i in group], batch))
-            count = upto
-        return steps or [Step(len(chunk.items))]
+            yield Step(upto - count, (), [(behind - count, message.raw) for behind, message in group], batch)
+            count, group = upto, following
+        if count < len(chunk.items) or not chunk.items:
+            yield Step(len(chunk.items) - count)
 
     def done(self, step: Step, moved: Sequence[int]) -> None:
         """Write down what was inserted."""

@@ -16,11 +16,13 @@ from typing import Any, cast
 
 import redis
 
-from runbooks.broker.archive import Archive, Archived, Batch, Fate, Victim
+from runbooks.broker.archive import Archive, Victim
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import ordinals
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Archived, Batch, Fate
 from runbooks.broker.message import Message, parse
+from runbooks.broker.preflight import require_able
 from runbooks.broker.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.surgery import TakeReport, forget, settle
 from runbooks.core.model import NodeState, Notice, Rule, Selection
@@ -70,6 +72,15 @@ class _Routes(dict[tuple[str, str], str]):
         queues = {parts[2] for parts in bound if len(parts) == 3 and parts[0] == routing_key}
         self[route] = (queues.pop() if len(queues) == 1 else "") if exchange else routing_key
         return self[route]
+
+
+def message_in(value: bytes) -> Message | None:
+    """The message of one entry of the hash; None where it holds none."""
+    try:
+        message = parse(json.dumps(json.loads(value)[0]).encode())
+    except (ValueError, TypeError, LookupError):
+        return None
+    return message if isinstance(message, Message) else None
 
 
 def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Routes) -> Entry | None:
@@ -141,6 +152,8 @@ def take(
     """Take these entries out, into the archive; one that is not what it was any more is left alone."""
     taken: dict[str, int] = {}
     by_key: dict[str, list[Choice]] = {}
+    if chosen:
+        require_able(client, keyspace, (), archive.run_id, unacked=True)
     for choice in chosen:
         by_key.setdefault(choice[0].key, []).append(choice)
     for key, choices in by_key.items():
@@ -162,15 +175,17 @@ def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, wanted:
     Their visibility timeout goes on: where it has passed the next worker that looks gives them back to their queue.
     """
     settle(client, keyspace, archive)
-    out = archive.ledger().in_state(Fate.TAKEN)
-    back = [m for m in out if m.fetched_at is not None and (wanted is None or m.n in wanted)]
+    ledger = archive.ledger()
+    out = (n for n in ledger.numbers(Fate.TAKEN) if ledger.lots[n].unacked)
+    back = [ledger.messages[n] for n in out if wanted is None or n in wanted]
     return _for_all(client, keyspace, archive, back, "restore")
 
 
 def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str) -> int:
     """Take those entries out again that this change has put back, and that are still there."""
     ledger = archive.ledger()
-    put = [m for m in ledger.in_state(Fate.RESTORED) if m.fetched_at is not None and ledger.put_by[m.n] == by]
+    restored = (n for n in ledger.numbers(Fate.RESTORED) if ledger.lots[n].unacked)
+    put = [ledger.messages[n] for n in restored if ledger.put_by[n] == by]
     return _for_all(client, keyspace, archive, put, "take")
 
 
@@ -184,6 +199,8 @@ def _for_all(
     client: "redis.Redis", keyspace: KeySpace, archive: Archive, messages: Sequence[Archived], mode: str
 ) -> int:
     count = 0
+    if messages:
+        require_able(client, keyspace, (), archive.run_id, unacked=True)
     for group in _groups(messages):
         numbers = [message.n for message in group]
         batch = archive.restoring(numbers) if mode == "restore" else archive.recalling(numbers)

@@ -87,6 +87,7 @@ class TaskCount:
     max_retries_seen: int
     eta_passed: int
     oldest_eta_at: float | None
+    furthest_eta_at: float | None
     expired: int
 
 
@@ -205,7 +206,8 @@ class BrokerState:
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
     any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
     and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
-    `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none.
+    `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
+    task the longest time for which one that was looked at has to be held, from its fetch to its ETA.
     """
 
     version: str
@@ -221,6 +223,7 @@ class BrokerState:
     blocked_clients: int | None
     consumer_ages_s: tuple[int, ...] | None = None
     oldest_unacked_at: float | None = None
+    held_s: Mapping[str, float] = field(default_factory=dict)
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------

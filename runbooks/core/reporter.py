@@ -78,8 +78,11 @@ class Reporter(Protocol):
     def run_started(self, run_id: str) -> None: ...
     def step(self, name: str) -> None: ...
     def change(self, change: Change, outcome: Outcome, detail: str) -> None: ...
-    def waiting(self, text: str) -> None:
-        """Something transient; an empty text says that the waiting is over."""
+    def waiting(self, text: str, share: float | None = None) -> None:
+        """Something transient, and how much of it is done (0 to 1, where that is known).
+
+        An empty text says that the waiting is over.
+        """
         ...
 
     def progress(self, progress: Progress) -> None:

@@ -243,11 +243,13 @@ class SentinelAccess(_Settings):
 
 
 class BrokerOptions(_Settings):
-    """The application's own `broker_transport_options`, as far as they name keys and the way to the master."""
+    """The application's own `broker_transport_options`, as far as they matter here."""
 
     global_keyprefix: str = ""
     sep: str = "\x06\x16"
     priority_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 3, 6, 9)
+    visibility_timeout: Annotated[Duration, Field(gt=0)] = 3600.0
+    """**Source:** kombu 5.7.0 `transport/redis.py: Channel.visibility_timeout`."""
     master_name: OneLine | None = None
     sentinel_kwargs: SentinelAccess = SentinelAccess()
 

@@ -38,5 +38,5 @@ def tasks(names: Iterable[str]) -> str:
 
 def notice(told: Notice, ids: int = 5) -> str:
     """What an operator has to know of messages, with the first of their ids."""
-    shown = ", ".join(told.ids[:ids]) + (", …" if told.count > ids else "")
+    shown = ", ".join(told.ids[:ids]) + (", …" if len(told.ids) > ids else "")
     return f"{told.count:,} {told.what}" + (f": {shown}" if shown else "")

@@ -67,12 +67,12 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
     wanted = state.imports_wanted
     for module, error in ((module, error) for module, error in now.errors.items() if error):
         own = [task for task in missing if _module(task) == module] or missing
-        mended = wanted is not None and frozenset(own) <= wanted.registered
+        mended = wanted is not None and not wanted.errors.get(module) and frozenset(own) <= wanted.registered
         yield Finding(
             "task.import_fails",
             host.name,
-            f"{module or fleet.app.app} fails to import, so {tasks(own)} cannot be registered: "
-            f"{error.splitlines()[-1]}",
+            f"{module or fleet.app.app} fails to import, so "
+            f"{f'{tasks(own)} cannot be' if own else 'none of its tasks is'} registered: {error.splitlines()[-1]}",
             (*error.splitlines()[-8:], *_environment(host, state, mended)),
             remedy="set the inventory's values in the environment file, then restart" if mended else None,
             blocks=not mended,

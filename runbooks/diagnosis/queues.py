@@ -17,6 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from _malformed(state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
+    yield from _redelivered(fleet, snapshot)
     yield from _other_lists(snapshot.broker)
 
 
@@ -128,6 +129,30 @@ def _unacked(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             ),
             severity=Severity.WARNING,
         )
+
+
+def _redelivered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """A worker holds a message from its fetch to its ETA, and what is held for too long is given back meanwhile."""
+    assert snapshot.broker is not None
+    limit_s = fleet.app.broker_options.visibility_timeout
+    held_s = dict(snapshot.broker.held_s)
+    for state in snapshot.broker.queues.values():
+        for task, count in state.by_task.items():
+            if count.furthest_eta_at is not None:
+                held_s[task] = max(count.furthest_eta_at - snapshot.at, held_s.get(task, 0.0))
+    for task, longest_s in held_s.items():
+        if longest_s > limit_s:
+            yield Finding(
+                "queue.redelivered",
+                task,
+                f"messages of {task} are held for up to {span(longest_s)} until their ETA, but after {span(limit_s)} "
+                "Celery delivers them again, so they run more than once",
+                (
+                    "countdown, ETA and retry delays have to be shorter than the visibility timeout: raise "
+                    "visibility_timeout in the application's broker_transport_options, and in celery_broker_options",
+                ),
+                severity=Severity.WARNING,
+            )
 
 
 def _other_lists(broker: BrokerState) -> Iterator[Finding]:

@@ -101,9 +101,20 @@ class Journal:
         except OSError as error:
             raise RunbookError(
                 f"the run cannot be written down in {directory}: {error.strerror}",
-                "nothing was changed; mend that first",
+                "nothing was changed; make room or make it writable there, or name another folder with --state-dir",
             ) from None
         return journal
+
+    @classmethod
+    def reopen(cls, directory: Path) -> "Journal":
+        """Go on with the journal of a past run. Raises RunbookError when it cannot be written."""
+        try:
+            return cls(directory)
+        except OSError as error:
+            raise RunbookError(
+                f"{directory / JOURNAL} cannot be written: {error.strerror}",
+                "nothing was changed; what is taken back has to be marked there, so make it writable first",
+            ) from None
 
     def intend(self, change: Change) -> int:
         """Write a change down before it is made; the number names it from then on."""

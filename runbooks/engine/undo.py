@@ -222,7 +222,7 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
 
 def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Recap) -> None:
     """Take back what can be; each effect is marked in the undone run's journal as soon as it is."""
-    original = Journal(record.directory)
+    original = Journal.reopen(record.directory)
     try:
         with session.recorded() as (journal, lock):
             _take_back(session, original, journal, lock, undos, recap)
@@ -240,7 +240,7 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
     """
     with session.broker.lock(record.id, session.options.verb):
         undos = plan_undo(session, find_run(session.options.state_directory, record.id), malformed=malformed)
-        journal = Journal(record.directory)
+        journal = Journal.reopen(record.directory)
         try:
             for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
                 journal.undone(undo.entry.n)

@@ -9,7 +9,6 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +19,7 @@ from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.wording import span, utc
 from runbooks.reports.looks import look_lines, sparkline
 from runbooks.reports.task_bar import TaskBar, numbers, words
+from runbooks.reports.waiting_line import WaitingLine
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
@@ -37,7 +37,7 @@ class ConsoleReporter:
     def __init__(self, *, only_read: bool = False) -> None:
         self._out = _console(Pipe(sys.stdout, strict=only_read))
         self._err = _console(Pipe(sys.stderr))
-        self._status: Status | None = None
+        self._line: WaitingLine | None = None
         self._host_colors: dict[str, str] = {}
         self._bar: TaskBar | None = None
         self._told: tuple[str, str, int] | None = None
@@ -101,18 +101,17 @@ class ConsoleReporter:
         for line in detail.splitlines():
             self._print(f"    {line}")
 
-    def waiting(self, text: str) -> None:
-        """On a terminal one line that is overwritten; nothing elsewhere."""
+    def waiting(self, text: str, share: float | None = None) -> None:
+        """On a terminal one line that is overwritten, with a bar where the share is known; nothing elsewhere."""
         if self._bar and not text:
             self._bar.stop()
             self._bar = None
-        if self._status and not text:
-            self._status.stop()
-            self._status = None
-        elif text and self._out.is_terminal:
-            self._status = self._status or self._out.status("")
-            self._status.update(escape(text))
-            self._status.start()
+        if self._line and (not text or self._line.has_bar is (share is None)):
+            self._line.stop()
+            self._line = None
+        if text and self._out.is_terminal:
+            self._line = self._line or WaitingLine(self._out, text, share)
+            self._line.show(text, share)
 
     def progress(self, progress: Progress) -> None:
         """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""

@@ -53,7 +53,7 @@ class JsonReporter:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
-    def waiting(self, text: str) -> None:
+    def waiting(self, text: str, share: float | None = None) -> None:
         pass
 
     def progress(self, progress: Progress) -> None:

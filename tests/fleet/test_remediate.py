@@ -195,6 +195,13 @@ def test_a_password_for_sudo_comes_from_a_file_and_shows_nowhere(healthy: FleetW
     assert password not in done.out + done.err + seen
 
 
+def test_the_password_for_sudo_is_asked_for_once_for_all_hosts_and_not_shown(healthy: FleetWorld) -> None:
+    password, question = (healthy.fleet / "operator.password").read_text().strip(), "become password: "
+    name = changed_inventory(healthy, ("ansible_user: deploy", "ansible_user: operator"))
+    done = healthy.terminal("verify", "--ask-become-pass", "--inventory", name, answers=[(question, password)])
+    assert (done.code, done.out.count(question), password in done.out) == (0, 1, False), done.out
+
+
 def test_a_wrong_password_is_tried_once_on_each_host(healthy: FleetWorld) -> None:
     name = changed_inventory(
         healthy, ("ansible_user: deploy", "ansible_user: operator\n    ansible_become_password: wrong")

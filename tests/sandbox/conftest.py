@@ -1,11 +1,15 @@
 """A sandbox of the tests' own: a copy of the checkout in a temporary folder, driven through the real command line."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +54,25 @@ class World:
             capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def terminal(self, *arguments: str, answers: Sequence[tuple[str, str]] = ()) -> Done:
+        """Run `inv` to its end on a terminal; each of the answers is typed once its question stands there."""
+        ours, its = pty.openpty()
+        process = subprocess.Popen(
+            self.command(*arguments), cwd=self.path, env=self.environment | {"TERM": "xterm", "COLUMNS": "100"},
+            stdin=its, stdout=its, stderr=its, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(its)
+        shown, answered = "", 0
+        with suppress(OSError):  # a terminal that nobody has open any more
+            while data := os.read(ours, 65536):
+                shown += data.decode(errors="replace")
+                if answered < len(answers) and answers[answered][0] in shown:
+                    os.write(ours, f"{answers[answered][1]}\n".encode())
+                    answered += 1
+        os.close(ours)
+        return Done(process.wait(), shown, "")
 
     @property
     def root(self) -> Path:

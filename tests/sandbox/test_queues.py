@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
-from kombu.entity import Queue
 
+from tests.brokers import Kind, fetch_and_die
 from tests.sandbox.conftest import World, make_world
 from tests.sandbox.test_remediate import CHECK, POLL, id_of, redis_keys, task_of
 
@@ -114,6 +113,26 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         client.rpush("low_priority", *before)
 
 
+def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(broken: World) -> None:
+    before, move = broken.queue(), (*STUCK, "--requeue-to", "high_priority:9", "--json")
+    source = broken.path / "runbooks/broker/moving.py"
+    text = source.read_text()
+    source.write_text(f"{text}\nimport os, signal\ndef move(*_): os.kill(os.getpid(), signal.SIGKILL)\n")
+    assert broken.inv("clean-queues", *move, "--yes").code == -signal.SIGKILL
+    source.write_text(text)
+    assert len(broken.queue()) == len(before) - 300
+    run = broken.inv("archive.list", "--json").json["archives"][-1]["run"]
+    again = broken.inv("clean-queues", *move, "--yes")
+    (warning,) = again.json["warnings"]
+    assert warning["problem"].startswith(
+        f"run {run} was killed, or still goes on: 300 messages that it took out of low_"
+    )
+    assert f"inv undo {run}" in warning["advice"]
+    undo_last(broken, before)
+    told = broken.inv("clean-queues", *move, "--dry-run").json
+    assert (len(selected(told)), told.get("warnings")) == (300, None)
+
+
 class frozen:  # noqa: N801
     """A worker's main process that does not react for the length of a block."""
 
@@ -127,24 +146,9 @@ class frozen:  # noqa: N801
         os.kill(self._pid, signal.SIGCONT)
 
 
-def fetch_and_die(world: World, count: int) -> None:
-    """Fetch messages as a worker does that dies then."""
-    app = Celery("dead", broker=(world.root / "broker.url").read_text().strip(), set_as_current=False)
-    with app.connection_for_read() as connection:
-        channel = connection.channel()
-        channel.qos.restore_at_shutdown = False
-        consumer = app.amqp.TaskConsumer(channel, queues=[Queue("low_priority")])  # type: ignore[no-untyped-call]
-        consumer.register_callback(lambda _body, _message: None)
-        consumer.consume()
-        for _ in range(count):
-            connection.drain_events(timeout=5)
-        channel.qos._delivered.clear()
-    app.close()
-
-
 def test_what_a_dead_worker_has_fetched_is_given_back_unless_a_worker_is_silent(broken: World) -> None:
     before = broken.queue()
-    fetch_and_die(broken, 3)
+    fetch_and_die(Kind((broken.root / "broker.url").read_text().strip()), "low_priority", 3)
     flags = ("clean-queues", "--queue", "low_priority", "--unacked", "--requeue-to", "low_priority")
     with frozen(broken, "worker_high"):
         silent = broken.inv(*flags, "--dry-run", "--json")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runbooks.broker.archive import Archive, ArchiveError, Fate, Victim, read, verify
+from runbooks.broker.archive import Archive, Victim
+from runbooks.broker.ledger import ArchiveError, Fate, read, verify
 
 
 def victims(count: int) -> list[Victim]:
@@ -75,6 +76,24 @@ def test_changed_bytes_of_a_message_are_noticed(written: Path, number: int) -> N
     problems = verify(written)
     assert f"{written}:{number}:" in problems[0]
     assert "another checksum" in problems[0]
+
+
+@pytest.mark.parametrize(("field", "value"), [("n", 10**15), ("n", 0), ("position", -1), ("position", 2**40)])
+def test_a_number_that_cannot_be_is_noticed(written: Path, field: str, value: int) -> None:
+    lines = written.read_bytes().splitlines(keepends=True)
+    lines[5] = json.dumps({**json.loads(lines[5]), field: value}).encode() + b"\n"
+    written.write_bytes(b"".join(lines))
+    assert verify(written)[0].startswith(f"{written}:6:")
+    assert len(read(written).messages) == 4
+
+
+def test_names_that_are_no_text_read_back_as_they_were_written(archive_path: Path) -> None:
+    with Archive.create(archive_path, "run-1", 5.0) as archive:
+        archive.taking("queue\udc80", [Victim(b"raw", 0, None, "task \udcff", False)])
+    ledger = read(archive_path)
+    assert (ledger.messages[1].key, ledger.messages[1].reason) == ("queue\udc80", "task \udcff")
+    assert ledger.lists() == ("queue\udc80",)
+    assert verify(archive_path) == ()
 
 
 def test_a_damaged_line_in_the_middle_is_named_and_the_others_are_read(written: Path) -> None:

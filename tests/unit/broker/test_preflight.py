@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 import redis
+from pydantic import SecretStr
 
 from lab.redis_server import RedisServer
-from runbooks.broker import preflight, surgery
+from runbooks.broker import moving, preflight, surgery
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
-from runbooks.broker.keys import KeySpace
+from runbooks.broker.control import observe_nodes
+from runbooks.broker.keys import PIDBOX, KeySpace
+from runbooks.broker.ledger import Fate, read
 from runbooks.broker.lock import FleetLock, Holder
+from runbooks.broker.session import Broker
+from runbooks.core.effects import BROKER, Change, Effect, TakeMessages, TakeUnacked
 from runbooks.core.errors import BrokerRefused, LockHeld
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
+from runbooks.core.settings import AppSettings
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -89,6 +95,74 @@ def test_the_rights_that_are_looked_for_are_all_that_are_needed(
     assert surgery.restore(ops, KEYS, archive).restored == 150
     lock.release()
     assert {key: listed(client, key) for key in KEYS.queue("work")} == before
+
+
+TO_HIGH = "--queue work --task 'stale.*' --requeue-to high:5"
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        TakeMessages("work", "a", (TO_HIGH,)),
+        TakeUnacked("work", "a", (f"{TO_HIGH} --unacked",), ()),
+    ],
+)
+def test_a_target_that_may_not_be_written_is_refused_before_anything_is_taken(
+    effect: Effect, client: "redis.Redis", as_user: As
+) -> None:
+    ops = Broker(
+        AppSettings(app="shop", broker_url=SecretStr(url_of(as_user("+@all ~work* ~unacked* ~celery-*")))), print
+    )
+    with pytest.raises(BrokerRefused, match="lacks rights") as refused:
+        ops.require_able([Change(BROKER, "queues", "move", effect)])
+    assert set(refused.value.problem.partition("rights: ")[2].split()) == {rf"~high{step}" for step in STEPS}
+
+
+STEPS = ("", r"\x06\x163", r"\x06\x166", r"\x06\x169")
+
+
+def url_of(client: "redis.Redis") -> str:
+    options = client.connection_pool.connection_kwargs
+    return f"redis://{options['username']}:{options['password']}@127.0.0.1:{options['port']}/{options['db']}"
+
+
+def test_a_right_that_is_taken_away_between_taking_and_moving_leaves_every_message_in_the_archive(
+    client: "redis.Redis", send: Send, as_user: As, archive: Archive
+) -> None:
+    send("stale.one")
+    (before,) = listed(client, "work")
+    ops = as_user("+@all ~work* ~celery-*")
+    surgery.take(ops, KEYS, "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, time.time())
+    with pytest.raises(BrokerRefused, match="~high"):
+        moving.move(ops, KEYS, archive)
+    assert [message.raw for message in read(archive.path).in_state(Fate.TAKEN)] == [before]
+    assert not client.exists("high")
+    as_user("+@all ~celery-*")
+    with pytest.raises(BrokerRefused, match="~work"):
+        moving.put_at_end(ops, KEYS, archive, read(archive.path).in_state(Fate.TAKEN), "next")
+    as_user("+@all ~*")
+    assert moving.move(ops, KEYS, archive) == 1
+
+
+@pytest.mark.parametrize("lacking", ["-hset", "-hdel", "-zrem", "-zadd"])
+def test_what_was_fetched_is_taken_only_where_it_may_be_put_back(
+    lacking: str, client: "redis.Redis", as_user: As
+) -> None:
+    take = Change(BROKER, "queues", "take", TakeUnacked("work", "a", ("--queue work --unacked",), ()))
+    ops = Broker(AppSettings(app="shop", broker_url=SecretStr(url_of(as_user(f"+@all ~* {lacking}")))), print)
+    with pytest.raises(BrokerRefused, match=rf"lacks rights: \{lacking.replace('-', '+')}$"):
+        ops.require_able([take])
+
+
+@pytest.mark.parametrize("lacking", ["resetchannels", "-publish", "-time"])
+def test_workers_that_may_not_be_asked_are_an_error_that_says_where_the_rights_are_listed(
+    lacking: str, client: "redis.Redis", as_user: As
+) -> None:
+    client.sadd(KEYS.binding(PIDBOX), KEYS.sep.join(("", "", f"w@here.{PIDBOX}")))
+    ops = url_of(as_user(f"+@all ~* &* {lacking}"))
+    with pytest.raises(BrokerRefused, match="refuses") as refused:
+        observe_nodes(ops)
+    assert "docs/queues.md" in refused.value.advice
 
 
 def test_a_key_of_another_type_is_refused_wherever_it_stands(

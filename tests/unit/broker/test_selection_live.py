@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbooks.broker import moving, surgery
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed
 

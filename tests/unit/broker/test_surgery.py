@@ -3,7 +3,9 @@
 import itertools
 import os
 import random
+import shutil
 import time
+import tracemalloc
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -16,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbooks.broker import detached, surgery
-from runbooks.broker.archive import Archive, ArchiveError, Fate, read, sha256, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import ArchiveError, Fate, read, sha256, verify
+from runbooks.broker.merge import Expected, Parted
 from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
@@ -68,7 +72,7 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
     after = contents(client)
     for key, items in before.items():
         assert after[key] == [item for item in items if any(task_id in item for task_id in kept)]
-    assert len(read(archive.path).in_state(Fate.TAKEN)) == 612
+    assert len(list(read(archive.path).in_state(Fate.TAKEN))) == 612
     assert verify(archive.path) == ()
     assert not client.exists(KEYS.batches("run-1"))
 
@@ -184,6 +188,80 @@ def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
     assert listed(client, "work") == stale
 
 
+def numbered(pool: list[bytes], tasks: list[str]) -> list[bytes]:
+    """A message for each of these tasks, each with bytes of its own, from the left."""
+    template = next(item for item in pool if b"live" in item)
+    own = (b'"delivery_tag": "%06d-' % i for i in range(len(tasks)))
+    return [
+        template.replace(b'"delivery_tag": "', tag).replace(b'"task": "live"', b'"task": "%b"' % task.encode())
+        for tag, task in zip(own, tasks, strict=True)
+    ]
+
+
+def look_for_neighbours(*_: Any) -> None:
+    raise Parted
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_places_are_the_same_counted_or_looked_for(
+    data: st.DataObject, client: "redis.Redis", pool: list[bytes], tmp_path: Path
+) -> None:
+    items = numbered(pool, data.draw(st.lists(st.sampled_from(["stale.one", "live"]), max_size=150)))
+    fill(client, {"work": items})
+    path, copy = tmp_path / f"{uuid.uuid4()}.jsonl", tmp_path / f"{uuid.uuid4()}.jsonl"
+    with Archive.create(path, "run-2", NOW) as archive:
+        take(client, KEYS, archive)
+    for _ in range(data.draw(st.integers(0, 60))):
+        client.rpop("work")
+    for _ in range(data.draw(st.integers(0, 3))):
+        client.lrem("work", 1, data.draw(st.sampled_from(items)) if items else b"")  # type: ignore[arg-type]
+    client.lpush("work", b"new")
+    client.copy("work", "left")
+    shutil.copy(path, copy)
+    with Archive.open(path) as archive:
+        surgery.restore(client, KEYS, archive)
+    once = listed(client, "work")
+    client.copy("left", "work", replace=True)
+    with Archive.open(copy) as archive, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Expected, "feed", look_for_neighbours)
+        surgery.restore(client, KEYS, archive)
+    assert listed(client, "work") == once
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")))
+def test_what_three_runs_took_comes_back_into_place_in_any_order(
+    order: tuple[str, ...], client: "redis.Redis", pool: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detached, "CHUNK_ITEMS", 50)
+    # As many of a as of c are older than the newest of b, and none than the oldest: seen from both ends of the list
+    # nothing has changed for b when these are in and those are out.
+    taken_by = ["bcba"[i % 4] if i < 84 else "b" for i in range(150)]
+    items = numbered(pool, [f"stale.{taken_by[i // 7]}" if i % 7 == 3 else "live" for i in range(1000)])
+    fill(client, {"work": items})
+    for run in "abc":
+        with Archive.create(tmp_path / run, f"run-{run}", NOW) as archive:
+            surgery.take(client, KEYS, "work", [Rule("stale", "work", task=f"stale.{run}")], archive, NOW)
+    for run in order:
+        with Archive.open(tmp_path / run) as archive:
+            surgery.restore(client, KEYS, archive)
+    assert listed(client, "work") == items
+
+
+def test_memory_does_not_grow_with_what_is_put_back(client: "redis.Redis", pool: list[bytes], archive: Archive) -> None:
+    items = numbered(pool, ["stale.one"] * 30_000)
+    fill(client, {"work": items})
+    take(client, KEYS, archive)
+    tracemalloc.start()
+    try:
+        surgery.restore(client, KEYS, archive)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert listed(client, "work") == items
+    assert peak_bytes < sum(map(len, items)) / 2
+
+
 def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
     client: "redis.Redis", send: Send, archive: Archive
 ) -> None:
@@ -229,7 +307,7 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     assert "maxmemory" in refused.value.advice
     assert client.llen("work") == 1
     surgery.settle(client, KEYS, archive)
-    assert read(archive.path).in_state(Fate.TAKEN) == ()
+    assert not list(read(archive.path).in_state(Fate.TAKEN))
 
 
 def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:

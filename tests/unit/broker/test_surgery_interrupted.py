@@ -16,9 +16,10 @@ import redis
 
 from lab.redis_server import RedisServer
 from runbooks.broker import detached, surgery
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule

@@ -15,9 +15,10 @@ import pytest
 import redis
 
 from runbooks.broker import detached, surgery
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
 from runbooks.broker.stream import Stream
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED

@@ -17,8 +17,9 @@ from celery import Celery
 
 from lab.redis_server import RedisServer
 from runbooks.broker import surgery
-from runbooks.broker.archive import Archive, Fate, read
+from runbooks.broker.archive import Archive
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed

@@ -1,8 +1,11 @@
 """Messages that were fetched and never acknowledged: found, judged, taken out and put back, in a real Redis."""
 
+import itertools
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,15 @@ from hypothesis import strategies as st
 from kombu.entity import Exchange, Queue
 
 from runbooks.broker import moving, surgery, unacked
-from runbooks.broker.archive import Archive, Fate, read, verify
+from runbooks.broker.archive import Archive
+from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
+from runbooks.broker.ledger import Fate, read, verify
+from runbooks.broker.observe import observe_broker
 from runbooks.broker.selection import Facts
 from runbooks.core.model import NodeState, Rule
 from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.test_surgery_killed import Failpoint, in_child, torn
 
 KEYS = KeySpace()
 NOW = 1_800_000_000.0
@@ -100,6 +107,17 @@ def test_junk_in_the_hash_is_left_alone(client: "redis.Redis", fetched: list[str
     assert len(unacked.entries(client, KEYS)) == len(fetched)
 
 
+def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
+    client: "redis.Redis", send: Send, app: Celery
+) -> None:
+    for task, countdown_s in (("retry", 300), ("retry", 4800), ("later", 60), ("now", None)):
+        send(task, "work", countdown=countdown_s)
+    fetch(app, Queue("work"), 4)  # type: ignore[no-untyped-call]
+    client.hset("unacked", "junk", b"{}")
+    held_s = observe_broker(client, KEYS, ["work"], [], time.time(), {}).held_s
+    assert {task: round(s, -1) for task, s in held_s.items()} == {"retry": 4800, "later": 60}
+
+
 def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
     client: "redis.Redis", fetched: list[str], archive: Archive
 ) -> None:
@@ -108,7 +126,7 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
     report = unacked.take(client, KEYS, choices, notices, archive)
     assert (report.taken, report.gone) == ({"their worker is gone": 2}, 0)
     assert (client.hlen("unacked"), client.zcard("unacked_index"), len(listed(client, "work\x06\x169"))) == (1, 1, 1)
-    messages = read(archive.path).in_state(Fate.TAKEN)
+    messages = list(read(archive.path).in_state(Fate.TAKEN))
     assert {json.loads(message.item)["headers"]["id"] for message in messages} == {fetched[0], fetched[2]}
     assert surgery.restore(client, KEYS, archive).restored == 0, "they were in no list"
     assert unacked.restore(client, KEYS, archive) == 2
@@ -192,3 +210,70 @@ def test_each_is_held_kept_or_archived_and_comes_back_whatever_workers_do_meanwh
 def template(client: "redis.Redis", send: Send) -> bytes:
     send("job")
     return listed(client, "work")[0]
+
+
+Work = Callable[["redis.Redis", Archive], object]
+
+
+def take_all(client: "redis.Redis", archive: Archive) -> None:
+    choices, notices = choose(client, {})
+    unacked.take(client, KEYS, choices, notices, archive)
+
+
+def restore_all(client: "redis.Redis", archive: Archive) -> None:
+    unacked.restore(client, KEYS, archive)
+
+
+def recall_all(client: "redis.Redis", archive: Archive) -> None:
+    surgery.settle(client, KEYS, archive)
+    unacked.recall(client, KEYS, archive, "token")
+
+
+def with_failpoint(work: Work, url: str, path: Path, failpoint: Failpoint) -> None:
+    """In the forked child only: nothing to undo."""
+    unacked._BATCH = 3
+    client = connect(url)
+    with Archive.open(path, "token") as archive:
+        client.eval = failpoint.around(client.eval)  # type: ignore[method-assign]
+        os.fsync = failpoint.around(os.fsync)
+        os.write = failpoint.around(torn(os.write))
+        work(client, archive)
+
+
+@pytest.fixture
+def eight(client: "redis.Redis", template: bytes) -> Any:
+    """Eight entries in `unacked`; the state that is to be found again."""
+    client.flushdb()
+    envelope = json.loads(template)
+    for i in range(8):
+        envelope["headers"]["id"], envelope["properties"]["delivery_tag"] = f"id-{i}", f"tag-{i}"
+        client.hset("unacked", f"tag-{i}", json.dumps([envelope, "", "work"]))
+        client.zadd("unacked_index", {f"tag-{i}": NOW + i})
+    return state(client)
+
+
+@pytest.mark.parametrize(
+    ("before", "work"),
+    [((), take_all), ((take_all,), restore_all), ((take_all, restore_all), recall_all)],
+    ids=["take", "restore", "recall"],
+)
+def test_killed_at_any_boundary_each_entry_is_in_the_hash_or_taken_and_all_come_back(
+    before: tuple[Work, ...], work: Work, client: "redis.Redis", url: str, eight: Any, tmp_path: Path
+) -> None:
+    for at in itertools.count(1):
+        path = tmp_path / f"{at}.jsonl"
+        Archive.create(path, f"killed-{at}:work:unacked", NOW).close()
+        with Archive.open(path, "token") as archive:
+            for earlier in before:
+                earlier(client, archive)
+        ended = in_child(lambda path=path, at=at: with_failpoint(work, url, path, Failpoint(at)))  # type: ignore[misc]
+        with Archive.open(path) as archive:
+            surgery.settle(client, KEYS, archive)
+            taken = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+            assert Counter([*taken, *client.hvals("unacked")]) == Counter(eight[0][0].values())
+            assert unacked.restore(client, KEYS, archive) == len(taken)
+        assert state(client) == eight
+        assert verify(path) == ()
+        if ended:
+            break
+    assert at > 12

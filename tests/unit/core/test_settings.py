@@ -77,7 +77,7 @@ def test_the_way_through_sentinels_is_as_kombu_takes_it_and_its_password_is_neve
     taken = options.transport_options()
     assert (taken["master_name"], taken["sentinel_kwargs"]) == ("incident", {"password": "hunter2"})
     plain = fleet_of(tmp_path).app.broker_options.transport_options()
-    assert set(plain) == {"global_keyprefix", "sep", "priority_steps"}
+    assert set(plain) == {"global_keyprefix", "sep", "priority_steps", "visibility_timeout"}
 
 
 @pytest.mark.parametrize(("key", "value"), [("priority", 10), ("priority", -1), ("priority", "high")])

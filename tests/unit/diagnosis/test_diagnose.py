@@ -176,7 +176,7 @@ def test_malformed_items_are_told_with_what_they_look_like() -> None:
 
 @pytest.mark.parametrize(("depth", "told"), [(15_000, False), (15_001, True)])
 def test_a_queue_is_too_deep_above_its_threshold(depth: int, told: bool) -> None:
-    queue = make_queue(depth=depth, by_task={"shop.tasks.bill": TaskCount(depth, 0, 0, None, 0)})
+    queue = make_queue(depth=depth, by_task={"shop.tasks.bill": TaskCount(depth, 0, 0, None, None, 0)})
     found = findings(broker=broker(queues={"high_q": queue}))
     assert [finding.code for finding in found] == ["queue.depth"] * told
     assert not told or found[0].evidence == ("15,001 × shop.tasks.bill",)
@@ -184,24 +184,37 @@ def test_a_queue_is_too_deep_above_its_threshold(depth: int, told: bool) -> None
 
 @pytest.mark.parametrize(("retries", "told"), [(2, False), (3, True)])
 def test_messages_with_too_many_retries_are_told(retries: int, told: bool) -> None:
-    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, 0)})
+    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, retries, 0, None, None, 0)})
     found = findings(broker=broker(queues={"high_q": queue}))
     assert [finding.code for finding in found] == ["queue.retries"] * told
 
 
 @pytest.mark.parametrize(("late_s", "told"), [(3600, False), (3700, True), (-3700, False)])
 def test_messages_long_past_their_eta_are_told(late_s: float, told: bool) -> None:
-    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, 0)})
+    queue = make_queue(depth=5, by_task={"shop.tasks.bill": TaskCount(5, 0, 4, NOW - late_s, NOW - late_s, 0)})
     found = findings(broker=broker(queues={"high_q": queue}))
-    assert [finding.code for finding in found] == ["queue.eta_overdue"] * told
+    codes = [finding.code for finding in found]
+    assert codes == (["queue.eta_overdue"] * told if late_s > 0 else ["queue.redelivered"])
     assert not told or found[0].summary == "messages of shop.tasks.bill wait 1 h 1 min past their ETA, more than 1 h"
     assert not told or found[0].evidence == ("the ETA of 4 of 5 has passed",)
+
+
+@pytest.mark.parametrize(("held_s", "told"), [(3600, False), (4800, True)])
+@pytest.mark.parametrize("waiting", [True, False])
+def test_messages_that_are_held_for_longer_than_celery_leaves_them_to_a_worker_are_told(
+    held_s: float, told: bool, waiting: bool
+) -> None:
+    by_task = {"shop.tasks.bill": TaskCount(1, 0, 0, NOW + held_s, NOW + held_s, 0)} if waiting else {}
+    queues = {"high_q": make_queue(depth=len(by_task), by_task=by_task)}
+    found = findings(broker=broker(queues=queues, held_s={} if waiting else {"shop.tasks.bill": held_s}))
+    assert [finding.code for finding in found] == ["queue.redelivered"] * told
+    assert not told or "are held for up to 1 h 20 min until their ETA, but after 1 h" in found[0].summary
 
 
 @pytest.mark.parametrize(("selected", "told"), [(5, False), (4, True)])
 def test_messages_that_a_rule_takes_out_anyway_are_not_told_twice(selected: int, told: bool) -> None:
     selection = Selection("too late", selected, {"shop.tasks.bill": selected})
-    by_task = {"shop.tasks.bill": TaskCount(5, 9, 5, NOW - 9999, 0)}
+    by_task = {"shop.tasks.bill": TaskCount(5, 9, 5, NOW - 9999, NOW - 9999, 0)}
     queue = make_queue(depth=5, by_task=by_task, selected=(selection,))
     codes = [finding.code for finding in findings(broker=broker(queues={"high_q": queue}))]
     assert codes == ["queue.selected", *["queue.retries", "queue.eta_overdue"] * told]
@@ -318,6 +331,17 @@ def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_
     finding = only(findings(hosts={"web1": with_imports(BAD)}), "task.import_fails")
     assert finding.blocks
     assert finding.evidence[-1].startswith("the environment file agrees with the inventory")
+
+
+def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mended() -> None:
+    fleet, broken = (
+        make_fleet(expected_tasks=()),
+        ImportProbe(frozenset(), {"": "ModuleNotFoundError: No module named 'shop'"}),
+    )
+    finding = one(findings(fleet, hosts={"web1": with_imports(broken, broken, timeout="thirty")}), "task.import_fails")
+    assert "so none of its tasks is registered" in finding.summary
+    assert (finding.blocks, finding.remedy) == (True, None)
+    assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
 
 
 def test_a_long_traceback_is_told_by_its_last_eight_lines() -> None:

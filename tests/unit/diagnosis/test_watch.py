@@ -112,7 +112,7 @@ def test_without_the_broker_all_but_its_silence_may_hold() -> None:
 
 
 def test_of_a_queue_that_was_not_read_to_its_end_only_what_was_counted_is_sure() -> None:
-    task = {"shop.tasks.bill": TaskCount(1, 0, 0, None, 0)}
+    task = {"shop.tasks.bill": TaskCount(1, 0, 0, None, None, 0)}
     of = unsure(Snapshot(NOW, with_queue(depth=9, unseen=5, by_task=task), {}))
     assert of("queue.retries", "high_q")
     assert not of("queue.depth", "high_q")

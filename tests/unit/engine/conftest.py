@@ -180,7 +180,7 @@ class Recorder:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self.changes.append((change.host, change.summary, outcome, detail))
 
-    def waiting(self, text: str) -> None:
+    def waiting(self, text: str, share: float | None = None) -> None:
         self.waited.append(text)
 
     def progress(self, progress: Progress) -> None: ...

@@ -1,0 +1,48 @@
+"""Finds moves that ended half-way: what they took out of one queue and did not put into the other waits in archives."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from runbooks.broker.ledger import Fate, Ledger, read
+from runbooks.broker.retrieval import queue_of
+from runbooks.core.effects import TakeMessages, TakeUnacked
+from runbooks.core.errors import RunbookError
+from runbooks.engine.journal import RunRecord, list_runs
+from runbooks.engine.session import Session
+
+_ENDED = {None: "was killed, or still goes on", "interrupted": "was interrupted", "failed": "has failed"}
+
+
+def warn_of_half_moves(session: Session) -> None:
+    """Tell of runs on this broker whose messages are in neither queue, and how to put them back."""
+    with suppress(RunbookError):  # a damaged record is told where it is asked for
+        for record in list_runs(session.options.state_directory):
+            if record.outcome != "ok" and record.broker == session.broker.name:
+                _warn(session, record)
+
+
+def _warn(session: Session, record: RunRecord) -> None:
+    for path in _archives(record):
+        with suppress(RunbookError):
+            ledger = read(path)
+            if count := _unmoved(ledger):
+                most = "up to " if ledger.unsettled else ""
+                session.reporter.warning(
+                    f"run {record.id} {_ENDED[record.outcome]}: {most}{count:,} messages"
+                    f" that it took out of {queue_of(path)} to move them are in its archive, and in no queue",
+                    f"put them back with `inv undo {record.id}`, then run this again",
+                )
+
+
+def _archives(record: RunRecord) -> Iterator[Path]:
+    for entry in record.entries:
+        if not entry.undone and isinstance(entry.change.do, TakeMessages | TakeUnacked):
+            yield record.directory / entry.change.do.archive
+
+
+def _unmoved(ledger: Ledger) -> int:
+    """Messages that were to be moved and, as far as the archive knows, were not; batches of unknown fate count."""
+    unsure = ledger.unsure
+    moves = (n for n in ledger.messages if ledger.lots[n].to)
+    return sum(ledger.fates[n] is Fate.TAKEN or n in unsure for n in moves)
