@@ -81,3 +81,8 @@ namespace = Collection.from_module(verbs)
 namespace.add_task(sandbox)
 namespace.add_task(fleet)
 namespace.add_task(test)
+
+if __name__ == "__main__":
+    from runbooks.program import RunbooksProgram
+
+    RunbooksProgram(namespace=namespace, name="inv", binary="inv").run()

@@ -1,6 +1,7 @@
 """What the sandbox and the fleet lab have in common: the application's environment, and what waits in its queue."""
 
 import secrets
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +32,7 @@ def environment(
         **glpi_tokens,
         "GLPI_TIMEOUT_S": GOOD_TIMEOUT if healthy else BROKEN_TIMEOUT,
     }
-    lines = (f"{name}={value}\n" for name, value in variables.items())
+    lines = (f"{name}={shlex.quote(str(value))}\n" for name, value in variables.items())
     return "# The environment of printer_inventory.\n" + "".join(lines)
 
 

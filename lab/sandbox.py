@@ -161,8 +161,9 @@ class Sandbox:
                 Path(path).chmod(MODE)
 
     def _manage(self, *arguments: str) -> None:
-        lines = (self.app / "printer_inventory.env").read_text().splitlines()
-        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        from runbooks.core.envfile import read_environment
+
+        variables = read_environment((self.app / "printer_inventory.env").read_text())
         self._run([sys.executable, "manage.py", *arguments], variables)
 
     def _script(self, name: str, *arguments: str) -> None:
@@ -212,8 +213,12 @@ class Sandbox:
     def _end_everything(self) -> None:
         """End what was started, the workers by their own script, and remove the folder. Safe to call at any time."""
         if (self.app / "printer_inventory.env").exists():
-            self._script("stop_workers.sh")
-        processes = [process for part in self._parts() if (process := part.process())]
+            try:
+                self._script("stop_workers.sh")
+            except SandboxError as error:
+                tell(f"{error}\nsandbox: ending the workers by their pids")
+        workers = [self._worker_part(path) for path in (self.app / "run").glob("*.pid")]
+        processes = [process for part in (*self._parts(), *workers) if part and (process := part.process())]
         for process in processes:
             process.terminate()
         _, alive = psutil.wait_procs(processes, timeout=10)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.reporter import Outcome, Reporter
-from runbooks.engine.journal import find_run, list_runs
+from runbooks.engine.journal import RunRecord, find_run, list_runs
 
 
 def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
@@ -25,11 +25,16 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
     return ExitCode.OK
 
 
+def headline(record: RunRecord) -> str:
+    """Which run it is, in a line."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.started_at))
+    return f"Run {record.id}: {record.verb} by {record.operator}, {started} UTC, {record.state}"
+
+
 def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
     """One run: each change with its diff or its messages, and what became of it."""
     record = find_run(state_directory, run)
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.started_at))
-    reporter.message(f"Run {record.id}: {record.verb} by {record.operator}, {started} UTC, {record.state}")
+    reporter.message(headline(record))
     reporter.message(f"Inventory {record.inventory}; record {record.directory}")
     if not record.entries:
         reporter.message("It changed nothing.")

@@ -36,7 +36,8 @@ def monitor(session: Session, *, textfile: str) -> ExitCode:
         try:
             write_textfile(Path(textfile), watcher.exposition)
         except OSError as error:
-            raise RunbookError(f"{textfile} cannot be written: {error.strerror}", "see its folder's rights") from None
+            advice = "see its folder's rights, and the free space there"
+            raise RunbookError(f"{textfile} cannot be written: {error.strerror}", advice) from None
     return code
 
 

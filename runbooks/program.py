@@ -1,22 +1,77 @@
-"""The `runbooks` command of an installed package: the same verbs without a tasks.py."""
+"""The way in, for `./inv` and for the `runbooks` command: Invoke's program, with this tool's errors and exit codes."""
 
+import os
+import re
+import sys
 from importlib.metadata import version
+from typing import NoReturn
 
 from invoke.collection import Collection
 from invoke.exceptions import Exit, ParseError
+from invoke.parser.context import ParserContext
 from invoke.program import Program
 
 from runbooks import verbs
 
 
 class RunbooksProgram(Program):
-    """Invoke's program, with this tool's exit code for a command line that cannot be parsed."""
+    """What cannot be parsed is told as any other bad input: with what to do next, as JSON where asked, exit code 5."""
 
     def parse_tasks(self) -> None:
         try:
             super().parse_tasks()
         except ParseError as error:
-            raise Exit(str(error), code=5) from None
+            self._refuse(*self._problem(str(error), error.context))
+        except ValueError as error:  # Invoke's own int(), of a flag that takes a number
+            self._refuse(f"a number is wanted, and given was {str(error).rpartition(': ')[2]}")
+        for context in self.tasks:
+            for word in _flags_as_arguments(context):
+                if word not in ("--help", "-h"):
+                    self._refuse(*self._problem("", context))
+                self.args["help"].value = context.name
+
+    def parse_cleanup(self) -> None:
+        """Print the list or the help that was asked for; its reader may have seen enough of it."""
+        try:
+            try:
+                super().parse_cleanup()
+            finally:
+                print(end="", flush=True)  # noqa: T201  # flushes, if there is an output at all
+        except ParseError as error:
+            self._refuse(*self._problem(str(error), None))
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit from None
+
+    def _problem(self, told: str, context: ParserContext | None) -> tuple[str, str]:
+        """What is wrong, and what to do next, from the word that Invoke quotes in what it told."""
+        from runbooks.core.inventory import did_you_mean
+
+        verb = context.name if context else None
+        advice = f"see: {self.binary} --help {verb}" if verb else f"see: {self.binary} --list"
+        word = told.split("'")[1] if told.startswith("No idea") else ""
+        if context and (wrong := [*_flags_as_arguments(context), *([word] if word.startswith("-") else [])]):
+            return f"{verb or self.binary} has no flag '{wrong[0]}'{did_you_mean(wrong[0], context.flags)}", advice
+        if word:
+            takes = f"{verb} takes no '{word}', and " if verb else ""
+            return f"{takes}there is no verb '{word}'{did_you_mean(word, self.parser.contexts)}", advice
+        return re.sub(r"<Argument: ([\w-]+).*?>", r"--\1", told), advice
+
+    def _refuse(self, problem: str, advice: str = "") -> NoReturn:
+        from runbooks.core.errors import UsageError
+        from runbooks.reports.console import ConsoleReporter
+        from runbooks.reports.json_document import JsonReporter
+
+        error = UsageError(problem, advice)
+        reporter = JsonReporter() if "--json" in self.argv else ConsoleReporter()
+        reporter.error(error)
+        reporter.close(error.exit_code)
+        raise Exit(code=int(error.exit_code))
+
+
+def _flags_as_arguments(context: ParserContext) -> list[str]:
+    """Invoke takes any word for a positional argument, also a flag that the verb does not have."""
+    return [str(argument.value) for argument in context.positional_args if str(argument.value).startswith("-")]
 
 
 def main() -> None:

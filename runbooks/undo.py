@@ -5,8 +5,9 @@ from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import Recap
 from runbooks.engine.journal import find_run, list_runs
 from runbooks.engine.session import Session
-from runbooks.engine.undo import mark_settled, newer_on_the_same, plan_undo
+from runbooks.engine.undo import newer_on_the_same, plan_undo, settle
 from runbooks.engine.undo import undo as take_back
+from runbooks.history import headline
 
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
@@ -16,15 +17,16 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
             f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
-            f"undo it first: inv undo {newer.id}",
+            f"undo it first: {session.command(f'undo {newer.id}')}",
         )
     undos = plan_undo(session, record, malformed=malformed)
+    session.reporter.message(headline(record))
     items = [(undo.change, undo.outcome, undo.why) for undo in undos]
     session.reporter.undo_plan(items, dry_run=session.options.dry_run)
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
     lost = [undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo]
-    if not session.options.dry_run and not todo:
-        mark_settled(record, undos)
+    if not session.options.dry_run and not todo and any(undo.outcome is Outcome.ALREADY for undo in undos):
+        settle(session, record, malformed=malformed)
     if session.options.dry_run or not todo:
         return ExitCode.FAILED if lost else ExitCode.OK
     session.ask(f"Take these {len(todo)} changes of run {record.id} back?")

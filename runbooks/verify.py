@@ -46,7 +46,11 @@ def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Findin
         for name, result in states[host.name].probes.items() if host.name in states else ():
             yield Check(f"probe {name} on {host.name}", not result.fault, result.fault or "ended as expected")
     faults = [finding for finding in findings if finding.severity is not Severity.INFO]
-    yield Check("nothing else is wrong", not faults, f"{len(faults)} findings" if faults else "no finding")
+    yield Check(
+        "nothing else is wrong",
+        not faults,
+        f"{len(faults)} {'finding' if len(faults) == 1 else 'findings'}" if faults else "no finding",
+    )
 
 
 def _count(what: str, good: list[str], wanted: list[str]) -> Check:

@@ -59,11 +59,12 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 remedy="end them",
             )
         if service.pid is None:
+            who = "systemd" if host.has_systemd else "its status command"
             yield Finding(
                 f"{'beat' if name == 'beat' else 'worker'}.not_running",
                 f"{name} on {host.name}",
                 f"{name} is not running",
-                (f"its status command says: {service.answer or 'nothing, with exit code 3'}",),
+                (f"{who} says: {service.answer or 'nothing, with exit code 3'}",),
                 remedy="start it",
             )
         elif changed := changed_since_start(host, name, state):

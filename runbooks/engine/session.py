@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class Options:
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
+    `where` are its flags that lead to this fleet and its records, for the commands that the operator is told.
     `every_message` asks for each message that a rule means, not for a few samples.
     """
 
@@ -43,6 +44,7 @@ class Options:
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
     every_message: bool = False
+    where: str = ""
 
 
 class Session:
@@ -130,8 +132,12 @@ class Session:
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
             journal = self.begin(run_id)
-            with closing_journal(journal):
+            with closing_journal(journal, self.options.where):
                 yield journal, lock
+
+    def command(self, words: str) -> str:
+        """What the operator is to type next, for the same fleet and records."""
+        return f"inv {words}{self.options.where}"
 
     def begin(self, run_id: str) -> Journal:
         """The journal of a new run; tells its id."""
@@ -142,7 +148,7 @@ class Session:
 
 
 @contextmanager
-def closing_journal(journal: Journal) -> Iterator[None]:
+def closing_journal(journal: Journal, where: str = "") -> Iterator[None]:
     """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to do next."""
     try:
         yield
@@ -150,7 +156,8 @@ def closing_journal(journal: Journal) -> Iterator[None]:
         journal.end("interrupted", ExitCode.INTERRUPTED)
         raise Interrupted(
             f"interrupted; what was done stands in run {journal.run_id}",
-            f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
+            f"`inv show {journal.run_id}{where}` tells what; run the same command to go on, "
+            f"or `inv undo {journal.run_id}{where}`",
         ) from None
     except RunbookError as error:
         journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)

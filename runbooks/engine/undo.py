@@ -233,14 +233,19 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
         original.close()
 
 
-def mark_settled(record: RunRecord, undos: Sequence[Undo]) -> None:
-    """Mark what needs no undoing any more as undone, so that the run does not stand in the way of older ones."""
-    journal = Journal.reopen(record.directory)
-    try:
-        for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-            journal.undone(undo.entry.n)
-    finally:
-        journal.close()
+def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
+    """Mark what needs no undoing any more as undone, so that the run does not stand in the way of older ones.
+
+    Judged again, under the fleet's lock: where the run still goes on, an effect may be made after it was looked for.
+    """
+    with session.broker.lock(record.id, session.options.verb):
+        undos = plan_undo(session, find_run(session.options.state_directory, record.id), malformed=malformed)
+        journal = Journal.reopen(record.directory)
+        try:
+            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
+                journal.undone(undo.entry.n)
+        finally:
+            journal.close()
 
 
 def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Collection[str], recap: Recap) -> None:

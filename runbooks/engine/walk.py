@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
-from runbooks.core.model import Snapshot
+from runbooks.core.model import Snapshot, Unreachable
 from runbooks.engine.apply import Recap, apply, make_plan, start_recap
 from runbooks.engine.journal import Journal
 from runbooks.engine.rolling import Rolling
@@ -38,6 +38,9 @@ def walk(
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
     session.reporter.plan(plan, dry_run=session.options.dry_run)
+    for name, host in snapshot.hosts.items():
+        if isinstance(host, Unreachable):
+            session.reporter.warning(f"{name} is left out: {host.why}", "run the same command again when it answers")
     session.broker.require_able(plan)
     if session.options.dry_run:
         return recap.exit_code
@@ -46,13 +49,15 @@ def walk(
         return recap.exit_code
     session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
     with session.recorded() as (journal, lock):
-        undo = f"inv undo {journal.run_id}"
+        undo = session.command(f"undo {journal.run_id}")
         try:
             worse = apply(session, journal, lock, steps, plan, recap, rolling or Rolling())
             if worse:
                 put_back(session, journal, lock, worse, recap)
             if proof and recap.exit_code == ExitCode.OK:
                 proof(session, journal, lock, recap)
+            elif proof:
+                session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
         except RunbookError:
             recap.at(BROKER).failed += 1
             session.reporter.recap(recap.tallies, undo=undo)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +27,8 @@ _OUTCOME = {
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
 _HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
-_UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
-"""A log may hold what a terminal takes for commands."""
+_UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+"""Logs, messages and what programs print may hold what a terminal takes for commands."""
 
 
 class ConsoleReporter:
@@ -42,7 +43,7 @@ class ConsoleReporter:
         self._told: tuple[str, str, int] | None = None
 
     def _print(self, text: str = "", style: str = "") -> None:
-        self._out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._out.print(text.translate(_UNPRINTABLE), style=style, markup=False, highlight=False, soft_wrap=True)
 
     def findings(self, findings: Sequence[Finding]) -> None:
         if not findings:
@@ -63,7 +64,7 @@ class ConsoleReporter:
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
-            return self._print("Nothing to change: everything is as the inventory wants it.", "green")
+            return self._print("Nothing to change.", "green")
         self._print(
             f"{'Would make' if dry_run else 'Plan:'} {len(changes)} change{'' if len(changes) == 1 else 's'}", "bold"
         )
@@ -170,11 +171,29 @@ class ConsoleReporter:
         if not rows:
             return self._print(f"No {name}.")
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in rows[0]:
-            table.add_column(column, overflow="fold", no_wrap=column in ("run", "host", "id"))
+        widths = {name: max(len(str(row[name])) for row in rows) for name in rows[0]}
+        wraps = max(
+            (name for name in widths if any(" " in str(row[name]) for row in rows)), key=widths.__getitem__, default=""
+        )
+        for name in widths:
+            table.add_column(name, no_wrap=name != wraps)
         for row in rows:
-            table.add_row(*(escape(str(value)) for value in row.values()))
-        self._out.print(table)
+            table.add_row(*(escape(str(value).translate(_UNPRINTABLE)) for value in row.values()))
+        size = Measurement.get(self._out, self._out.options.update(width=sys.maxsize), table)
+        if not self._out.is_terminal:  # then it is for grep, which wants a row on a line
+            Console(file=self._out.file, width=size.maximum).print(table)
+        elif size.minimum <= self._out.width:
+            self._out.print(table)
+        else:
+            self._records(rows)
+
+    def _records(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A block for each row, a line for each value: where columns would have to be narrower than their words."""
+        for number, row in enumerate(rows):
+            if number:
+                self._print()
+            for name, value in row.items():
+                self._print(f"{name:{max(map(len, row))}}  {value}")
 
     def look(self, look: Look) -> None:
         for line in look_lines(look):
@@ -182,7 +201,8 @@ class ConsoleReporter:
 
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:
         seen = [depth for _, depth in points]
-        self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {len(seen)} looks", "bold")
+        looks = "1 look" if len(seen) == 1 else f"{len(seen)} looks"
+        self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {looks}", "bold")
         self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
         first, last = utc(points[0][0]), utc(until_at)
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")

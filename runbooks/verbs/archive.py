@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, Said, help_asked_as_run, run_verb, session_of, state_directory, verb
+from runbooks.verbs.common import Flags, Said, run_verb, session_of, state_directory, verb
 from runbooks.verbs.selecting import IN_ARCHIVES
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ def list_archive(flags: Flags) -> None:
 @verb(hosts=False, positional=("run",), selecting=IN_ARCHIVES, collection="archive", run=_RUN)
 def show(flags: Flags, run: str, said: Said) -> None:
     """Show the messages of a run's archives, all or those that the flags mean, with where they are now."""
-    help_asked_as_run(run, flags.verb)
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.archives import show_archive
@@ -37,7 +36,6 @@ def show(flags: Flags, run: str, said: Said) -> None:
 @verb(hosts=False, positional=("run",), collection="archive", run=_RUN)
 def verify(flags: Flags, run: str) -> None:
     """Check a run's archives: every checksum, their order, and what a crash has torn."""
-    help_asked_as_run(run, flags.verb)
     from runbooks.archives import verify_archive
 
     run_verb(flags, lambda reporter: verify_archive(reporter, state_directory(flags), run))
@@ -55,7 +53,6 @@ def verify(flags: Flags, run: str) -> None:
 )
 def restore(flags: Flags, run: str, said: Said, place: str = "original", with_malformed: bool = False) -> None:
     """Put messages of a run's archives back into their queues, all or those that the flags mean."""
-    help_asked_as_run(run, flags.verb)
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.archives import restore_archive

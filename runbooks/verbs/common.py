@@ -3,6 +3,8 @@
 Everything heavy is imported when a verb runs, so that `inv --list` and `--help` are quick.
 """
 
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +88,9 @@ def verb(
         short = body.__name__.replace("_", "-").removesuffix(f"-{collection}")
         name = f"{collection}.{short}" if collection else short
 
-        def run(c: Context, **given: Any) -> None:  # noqa: ARG001
+        def run(c: Context, **given: Any) -> None:
+            if c.config.run.dry:
+                raise Exit("--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?", code=5)
             flags = Flags(name, **{flag: given.pop(flag) for flag in shared})
             said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
             body(flags, **given, **said)
@@ -207,7 +211,10 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
         every_message=flags.json,
+        where=_where(flags),
     )
+    if flags.ask_become_pass:
+        _require_terminal()
     password = _ask_become_password if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
     transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
@@ -221,11 +228,29 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 
+def _where(flags: Flags) -> str:
+    said = {"--inventory": flags.inventory, "--state-dir": flags.state_dir}
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in said.items() if value)
+
+
 def _ask(question: str) -> bool:
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+def _require_terminal() -> None:
+    """Raise UsageError where nobody can be asked for a password: before anything is looked at."""
+    from runbooks.core.errors import UsageError
+
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise UsageError(
+            "--ask-become-pass: this is not a terminal",
+            "set ansible_become_password in the inventory, looked up where it is kept (docs/inventory.md: Secrets)",
+        ) from None
 
 
 def _ask_become_password() -> str:
@@ -247,12 +272,6 @@ def shipped_templates() -> Path:
     """`templates/`: in the wheel inside the package, else beside it."""
     package = Path(__file__).parents[1]
     return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
-
-
-def help_asked_as_run(run: str, verb: str) -> None:
-    """Invoke takes any word for a positional argument, also a flag."""
-    if run.startswith("-"):
-        raise Exit(f"{verb} needs a run: its id, the beginning of it, or `last`. See: inv --help {verb}", code=5)
 
 
 def on_fleet(

@@ -23,25 +23,30 @@ def monitor(
     flags: Flags,
     textfile: str = "",
     listen: str = "",
-    every: str = "1m",
+    every: str = "",
     history: bool = False,
     queue: str = "",
-    since: str = "24h",
+    since: str = "",
     alerts: bool = False,
     dashboard: bool = False,
 ) -> None:
     """Look at every queue against the inventory's thresholds, a line each; made for cron; changes nothing."""
+    alone = {"--every": every and not listen, "--queue": queue and not history, "--since": since and not history}
+    idle = [flag for flag, is_idle in alone.items() if is_idle]
 
     def printed(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import ExitCode, UsageError
 
+        if idle:
+            advice = "--every goes with --listen, --queue and --since with --history"
+            raise UsageError(f"{' and '.join(idle)} would change nothing here", advice)
         if bool(listen) + history + alerts + dashboard > 1:
             raise UsageError("--listen, --history, --alerts and --dashboard each do something else", "give one of them")
         if history:
             from runbooks.monitor import show_history
 
             fleet = fleet_of(flags)
-            return show_history(reporter, fleet, state_directory(flags, fleet), queue=queue, since=since)
+            return show_history(reporter, fleet, state_directory(flags, fleet), queue=queue, since=since or "24h")
         if dashboard:
             import json
 
@@ -52,12 +57,12 @@ def monitor(
             reporter.message((shipped_templates() / "prometheus/alerts.yml").read_text().rstrip())
         return ExitCode.OK
 
-    if history or alerts or dashboard:
+    if idle or history or alerts or dashboard:
         return run_verb(flags, printed)
     if listen:
         from runbooks.monitor import listen as listen_page
 
-        return on_fleet(flags, lambda session: listen_page(session, address=listen, every=every), follow=True)
+        return on_fleet(flags, lambda session: listen_page(session, address=listen, every=every or "1m"), follow=True)
     from runbooks.monitor import monitor as page
 
     on_fleet(flags, lambda session: page(session, textfile=textfile))

@@ -1,6 +1,6 @@
 """The verbs for what was recorded: which runs there were, what each did, and taking it back."""
 
-from runbooks.verbs.common import Flags, help_asked_as_run, on_fleet, run_verb, state_directory, verb
+from runbooks.verbs.common import Flags, on_fleet, run_verb, state_directory, verb
 
 _RUN = "the run's id, its beginning, or `last`"
 
@@ -16,7 +16,6 @@ def runs(flags: Flags) -> None:
 @verb(hosts=False, positional=("run",), run=_RUN)
 def show(flags: Flags, run: str) -> None:
     """Show what a run changed, in full, and what can be taken back."""
-    help_asked_as_run(run, flags.verb)
     from runbooks.history import show as page
 
     run_verb(flags, lambda reporter: page(reporter, state_directory(flags), run))
@@ -30,7 +29,6 @@ def show(flags: Flags, run: str) -> None:
 )
 def undo(flags: Flags, run: str, malformed: bool = False) -> None:
     """Take a run's changes back, newest first; says first what cannot be."""
-    help_asked_as_run(run, flags.verb)
     from runbooks.undo import undo as page
 
     on_fleet(flags, lambda session: page(session, run, malformed=malformed))

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from invoke.exceptions import Exit
-
 from runbooks.verbs.common import Flags, run_verb, session_of, verb
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ def run_task(
     dry_run: bool = False,
 ) -> None:
     """Send a task through the application's own routes, once its way is seen to be whole, and watch it to its end."""
-    if name.startswith("-"):
-        raise Exit("run-task needs a task, a shortcut, or --status and a task's id. See: inv --help run-task", code=5)
     mode = "async" if async_ else "sync" if sync else None
     asked = {"args": args, "kwargs": kwargs, "queue": queue, "priority": priority, "timeout": timeout, "mode": mode}
 

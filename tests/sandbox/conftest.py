@@ -40,7 +40,7 @@ class World:
     path: Path
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "invoke", "--search-root", str(self.path), *arguments]
+        return [sys.executable, str(self.path / "tasks.py"), *arguments]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -99,6 +99,7 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         )
         assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK]
         told = broken.inv("undo", "last", "--dry-run")
+        assert told.out.startswith("Run 2"), "`last` is told with its id, its verb and its time"
         assert "messages" in told.out
     undone = broken.inv("undo", "last", "--yes", "--json")
     assert undone.code == 0, undone.out + undone.err

@@ -2,11 +2,24 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.sandbox.conftest import World
+from tests.sandbox.conftest import World, make_world
 from tests.sandbox.test_patient import wait_until
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world in a folder whose name a careless script trips over."""
+    path = tmp_path / "a folder, ä"
+    path.mkdir()
+    world = make_world(path)
+    yield world
+    assert world.inv("sandbox", "--down").code == 0
 
 
 def of(world: World) -> list[psutil.Process]:
@@ -39,6 +52,7 @@ def test_up_twice_is_fine_a_death_is_told_and_down_leaves_nothing(world: World) 
     assert "glpi of the sandbox has died" in dead.err
     assert "inv sandbox --down" in dead.err
 
+    world.env_file.write_text("no-such-command\n")  # so that the workers' own script cannot end them
     down = world.inv("sandbox", "--down")
     assert down.code == 0, down.err
     assert not world.root.exists()

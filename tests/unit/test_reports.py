@@ -32,6 +32,29 @@ def tell_everything(reporter: Reporter) -> None:
     reporter.close(2)
 
 
+ROWS = [{"id": "17683adb-660e", "task": "integrations.tasks.check_[all]", "reason": "its ETA passed \x1b[2J" * 3}] * 2
+
+
+def test_a_table_whose_words_do_not_fit_into_the_terminal_is_told_as_a_block_for_each_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for columns, lines in (("40", 7), ("60", 13), ("200", 3)):
+        monkeypatch.setenv("COLUMNS", columns)
+        ConsoleReporter().table("archived", ROWS)
+        out, _ = capsys.readouterr()
+        assert len(out.splitlines()) == lines, out
+        assert out.count("integrations.tasks.check_[all]") == 2, "no word is cut"
+        assert "\x1b[2J" not in out
+
+
+def test_a_table_that_another_program_reads_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleReporter().table("archived", ROWS)
+    out, _ = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert max(map(len, out.splitlines())) > 80
+
+
 def test_the_console_tells_everything_and_takes_no_text_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
     tell_everything(ConsoleReporter())
     out, err = capsys.readouterr()

@@ -127,7 +127,7 @@ def test_a_queue_that_nobody_consumes_is_told_with_its_depth_and_who_should() ->
     assert finding.summary == "1,234 messages wait in high_q and no node consumes it"
     assert finding.evidence == (
         "LLEN 'high_q' = 1,200, LLEN 'high_q\\x06\\x163' = 34",
-        "1 nodes answer and none lists it in active_queues; high@web1: other",
+        "1 node answers and none lists it in active_queues; high@web1: other",
         "by the inventory high@web1 should",
     )
     assert (finding.severity, finding.remedy) == (Severity.ERROR, "start its workers")

@@ -175,6 +175,8 @@ class Recorder:
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     waited: list[str] = field(default_factory=list)
     logged: list[LogLine] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    undo: str = ""
 
     def findings(self, findings: Sequence[Any]) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -197,13 +199,17 @@ class Recorder:
         self.logged += lines
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
-        self.tallies = tallies
+        self.tallies, self.undo = tallies, undo
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def look(self, look: Look) -> None: ...
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None: ...
-    def message(self, text: str) -> None: ...
-    def warning(self, problem: str, advice: str) -> None: ...
+    def message(self, text: str) -> None:
+        self.told.append(text)
+
+    def warning(self, problem: str, advice: str) -> None:
+        self.told.append(problem)
+
     def error(self, error: RunbookError) -> None: ...
     def close(self, exit_code: int) -> None: ...
 

@@ -189,6 +189,7 @@ def test_a_host_that_does_not_answer_is_told_and_the_others_are_put_right(world:
     world.transports["web1"].is_gone = True
     assert world.remediate() == ExitCode.UNREACHABLE
     assert world.reporter.tallies["web1"] == Tally(unreachable=1)
+    assert world.reporter.told == ["web1 is left out: No route to host"]
     assert world.log("web2") == STARTED
     world.remediate()
     assert world.reporter.tallies["web1"] == Tally(unreachable=1)
@@ -329,6 +330,11 @@ def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(w
     snapshot = session.observe(needs)
     since = {name: state.clock_at for name, state in snapshot.reachable().items()}
     assert walk(session, (session.workers(since),), snapshot) == ExitCode.FAILED
+
+
+def test_the_way_back_leads_to_the_fleet_and_the_records_of_the_run(world: World) -> None:
+    world.remediate(where=" --inventory shop.yaml")
+    assert world.reporter.undo == f"inv undo {world.last_run().id} --inventory shop.yaml"
 
 
 # --- exit codes

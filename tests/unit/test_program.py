@@ -1,0 +1,65 @@
+"""A command line that cannot be parsed is told as any other bad input, and nothing is run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def inv(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(CHECKOUT / "tasks.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("diagnos", "there is no verb 'diagnos'; did you mean 'diagnose'?\n→ see: inv --list"),
+        ("--help remediat", "there is no verb 'remediat'; did you mean 'remediate'?"),
+        ("archive show", "there is no verb 'archive'; did you mean 'archive.show'?"),
+        ("diagnose web1", "diagnose takes no 'web1', and there is no verb 'web1'\n→ see: inv --help diagnose"),
+        ("diagnose --limt web1", "diagnose has no flag '--limt'; did you mean '--limit'?\n→ see: inv --help diagnose"),
+        ("--frobnicate", "inv has no flag '--frobnicate'\n→ see: inv --list"),
+        ("undo --dryrun last", "undo has no flag '--dryrun'; did you mean '--dry-run'?"),
+        ("show -x", "show has no flag '-x'"),
+        ("undo", "did not receive required positional arguments: 'run'\n→ see: inv --help undo"),
+        ("diagnose --limit", "--limit needed value"),
+        ("diagnose --forks many", "a number is wanted, and given was 'many'"),
+    ],
+)
+def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, told: str) -> None:
+    done = inv(*line.split())
+    assert (done.returncode, done.stdout) == (5, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_script_that_asks_for_json_gets_it_also_of_a_mistyped_flag() -> None:
+    done = inv("undo", "last", "--json", "--dryrun")
+    assert (done.returncode, json.loads(done.stdout)["exit_code"]) == (5, 5)
+
+
+@pytest.mark.parametrize("line", ["remediate --yes --dry", "--dry remediate --yes", "-R restart-workers --yes"])
+def test_the_dry_flag_of_invoke_itself_is_not_taken_for_a_dry_run(line: str) -> None:
+    done = inv(*line.split())
+    assert done.returncode == 5
+    assert "did you mean '--dry-run'?" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["undo --help", "run-task -h", "--help archive.restore"])
+def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
+    done = inv(*line.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--state-dir=STRING" in done.stdout
+
+
+@pytest.mark.parametrize("asked", ["--list", "--help", "undo --help"])
+@pytest.mark.parametrize("reader", ["| head -n 1; exit ${PIPESTATUS[0]}", "> /dev/full"])
+def test_a_reader_of_help_that_goes_away_does_not_trouble_it(asked: str, reader: str) -> None:
+    command = f"'{sys.executable}' '{CHECKOUT}/tasks.py' {asked} {reader}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
