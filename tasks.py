@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import tomllib
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -85,4 +86,5 @@ namespace.add_task(test)
 if __name__ == "__main__":
     from runbooks.program import RunbooksProgram
 
-    RunbooksProgram(namespace=namespace, name="inv", binary="inv").run()
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    RunbooksProgram(version=version, namespace=namespace, name="inv", binary="inv").run()

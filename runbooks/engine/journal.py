@@ -63,10 +63,14 @@ class RunRecord:
     @property
     def state(self) -> str:
         """One word for a list of runs."""
-        undoable = [entry for entry in self.entries if entry.change.undo]
-        if undoable and all(entry.undone for entry in undoable):
+        if self.undoable and all(entry.undone for entry in self.undoable):
             return "undone"
         return self.outcome or "unfinished"
+
+    @property
+    def undoable(self) -> list[Entry]:
+        """What of it there is a way back from; a task that was sent is not."""
+        return [entry for entry in self.entries if entry.change.undo]
 
 
 class Journal:
@@ -264,13 +268,14 @@ def _has_begun(path: Path) -> bool:
 
 
 def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunRecord:
-    """The run whose id is, or begins with, `name`; `last` is the newest, with `to_undo` the newest that is no undo.
+    """The run whose id is, or begins with, `name`; `last` is the newest, with `to_undo` the newest that an
+    undo means something to.
 
     Raises UsageError, with `to_undo` also for a run that is an undo.
     """
     if name == "last" and to_undo:
-        runs = [run.id for run in list_runs(state_directory) if run.verb != UNDO]
-        name = runs[-1] if runs else name
+        runs = [run for run in reversed(list_runs(state_directory)) if run.verb != UNDO]
+        name = next((run.id for run in runs if run.undoable), runs[0].id if runs else name)
     folder = state_directory / "runs"
     ids: Sequence[str] = [path.name for path in _run_directories(state_directory)]
     found = ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import paramiko
 from fabric import Connection
 from invoke.exceptions import Exit
+from paramiko.ssh_exception import NoValidConnectionsError
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
@@ -30,6 +31,9 @@ WINDOW_BYTES = 64 * 2**20
 """How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
 
 KEEPALIVE_S = 15
+DEAD_AFTER_S = 30
+"""A host whose network does not confirm what it was sent for so long is gone, however long a script may take."""
+
 SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
 
@@ -233,8 +237,12 @@ def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection 
         with _closed_on_error(connection):
             connection.open()
         connection.transport.set_keepalive(KEEPALIVE_S)
+        if isinstance(connection.transport.sock, socket.socket):  # else the jump host's has it
+            connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
     except paramiko.AuthenticationException as error:
         raise HostUnreachable(f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)") from None
+    except NoValidConnectionsError as error:  # one for each of its addresses
+        raise HostUnreachable(f"{where}: {', '.join(sorted({str(e) for e in error.errors.values()}))}") from None
     except (paramiko.SSHException, OSError, EOFError, Exit) as error:
         raise HostUnreachable(f"{where}: {str(error) or type(error).__name__}") from None
     return connection

@@ -5,11 +5,15 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 
 from lab.fleet.host import leader
+from runbooks.core.errors import HostUnreachable
+from runbooks.hosts import ssh
+from runbooks.hosts.login import Secrets
 from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
 from tests.sandbox.conftest import Done
 
@@ -317,6 +321,28 @@ def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(health
         assert recap(done, host)["failed"] == 0
         assert "30" in healthy.ssh(host, "sudo grep GLPI_TIMEOUT /etc/printer_inventory.env").out
     wait_until(lambda: inv(healthy, "verify", "--limit", "all:!web5").code == 0, "the rest to be healthy")
+
+
+def test_a_host_whose_network_dies_in_the_middle_of_a_script_is_given_up_before_the_script_would_be(
+    healthy: FleetWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "KEEPALIVE_S", 1)
+    monkeypatch.setattr(ssh, "DEAD_AFTER_S", 2)
+    web2 = next(host for host in healthy.record.hosts if host.name == "web2")
+    arguments = ("-F", str(healthy.fleet / "ssh_config"), "--", "web2")
+    transport = ssh.SshTransport(arguments, None, ssh.Jumps(accept_new=False), Secrets())
+    assert transport.run("true", timeout_s=30).code == 0
+    link = healthy.record.link(web2.address)
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            subprocess.run(["ip", "link", "set", link, "down"], check=True)
+            waiting = beside.submit(transport.run, "sleep 300", timeout_s=300)
+            with pytest.raises(HostUnreachable, match="connection was lost"):
+                waiting.result(timeout=120)
+        finally:
+            subprocess.run(["ip", "link", "set", link, "up"], check=True)
+            transport.abort()
+    wait_until(lambda: healthy.ssh("web2", "true").code == 0, "web2 to be back")
 
 
 def test_a_host_that_hangs_costs_the_others_no_more_than_its_timeout(healthy: FleetWorld) -> None:

@@ -291,6 +291,18 @@ def test_an_ambiguous_or_unknown_name_is_refused(runs: Path, name: str, problem:
     assert "inv runs" in caught.value.advice
 
 
+def test_the_last_run_to_undo_is_one_that_changed_something_there_is_a_way_back_from(runs: Path) -> None:
+    assert find_run(runs, "last", to_undo=True).id == IDS[2], "none has: then the newest"
+    with journal(runs, "20250103-000000-dddd") as run:
+        run.finished(run.intend(WRITE), Outcome.CHANGED)
+        run.end("ok", 0)
+    with journal(runs, "20250104-000000-eeee") as run:
+        run.finished(run.intend(CANARY), Outcome.CHANGED)
+        run.end("ok", 0)
+    assert find_run(runs, "last", to_undo=True).id == "20250103-000000-dddd"
+    assert find_run(runs, "last").id == "20250104-000000-eeee"
+
+
 def test_without_any_run_the_last_one_is_refused_and_the_list_is_empty(state: Path) -> None:
     with pytest.raises(UsageError, match="no run 'last'"):
         find_run(state, "last")
