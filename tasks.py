@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import tomllib
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -10,7 +9,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from runbooks import verbs
+from runbooks import __version__, verbs
 
 CHECKOUT = Path(__file__).resolve().parent
 
@@ -86,5 +85,4 @@ namespace.add_task(test)
 if __name__ == "__main__":
     from runbooks.program import RunbooksProgram
 
-    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
-    RunbooksProgram(version=version, namespace=namespace, name="inv", binary="inv").run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary="inv").run()

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from importlib.metadata import version
 from typing import NoReturn
 
 from invoke.collection import Collection
@@ -11,7 +10,7 @@ from invoke.exceptions import Exit, ParseError
 from invoke.parser.context import ParserContext
 from invoke.program import Program
 
-from runbooks import verbs
+from runbooks import __version__, verbs
 
 
 class RunbooksProgram(Program):
@@ -76,4 +75,4 @@ def _flags_as_arguments(context: ParserContext) -> list[str]:
 
 def main() -> None:
     namespace = Collection.from_module(verbs)
-    RunbooksProgram(version=version("celery-runbooks"), namespace=namespace, name="runbooks", binary="runbooks").run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="runbooks", binary="runbooks").run()
