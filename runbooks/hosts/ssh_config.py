@@ -3,9 +3,11 @@
 **Source:** ssh(1), `-G`; ssh_config(5); ansible-core's connection plugin `ssh` for the options and their order.
 """
 
+import os
 import re
 import shlex
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from runbooks.core.errors import UsageError
 
 SSH_TIMEOUT_S = 10.0
+_ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # more processes would be no faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,11 @@ def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
 def resolve(arguments: Sequence[str]) -> Target:
     """Ask `ssh -G`, which reads ssh_config with its Include and Match. Raises UsageError."""
     try:
-        done = subprocess.run(
-            ["ssh", "-G", *arguments], capture_output=True, text=True, timeout=SSH_TIMEOUT_S, stdin=subprocess.DEVNULL
-        )
+        with _ASKED_AT_ONCE:
+            done = subprocess.run(
+                ["ssh", "-G", *arguments], capture_output=True, text=True, timeout=SSH_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
     except FileNotFoundError:
         raise UsageError("there is no `ssh` command on this machine", "install the OpenSSH client") from None
     except subprocess.TimeoutExpired:
