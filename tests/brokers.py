@@ -108,7 +108,7 @@ def watched(start: Start, directory: Path) -> tuple[Kind, RedisServer, RedisServ
         configuration = directory / f"sentinel-{n}.conf"
         configuration.write_text(
             f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 1\nsentinel auth-pass {MASTER} {MASTERS_PASSWORD}\n"
-            f"sentinel down-after-milliseconds {MASTER} 400\nsentinel failover-timeout {MASTER} 600\n"
+            f"sentinel down-after-milliseconds {MASTER} 2000\nsentinel failover-timeout {MASTER} 2000\n"
             f"sentinel sentinel-pass {SENTINELS_PASSWORD}\n"
         )
         ports.append(start("--requirepass", SENTINELS_PASSWORD, sentinel=configuration).port)
