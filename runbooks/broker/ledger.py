@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import msgspec
 
 from runbooks.broker.columns import Column, put
+from runbooks.broker.message import fetched_item
 from runbooks.core.errors import RunbookError
 
 FORMAT = 1
@@ -68,7 +69,7 @@ class Archived(msgspec.Struct, frozen=True, tag_field="type", tag="message", gc=
     @property
     def item(self) -> bytes:
         """The message as it stands in a list; of one that was unacked, the part of the entry that is the message."""
-        return self.raw if self.fetched_at is None else json.dumps(json.loads(self.raw)[0]).encode()
+        return self.raw if self.fetched_at is None else fetched_item(self.raw)
 
 
 class Lot(NamedTuple):

@@ -74,6 +74,15 @@ class Unreadable:
     why: str
 
 
+def fetched_item(value: bytes) -> bytes:
+    """The message of an entry of the `unacked` hash, as it stood in its list.
+
+    Raises ValueError, TypeError or LookupError where the entry holds none.
+    **Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the value is `[message, exchange, routing_key]`.
+    """
+    return json.dumps(json.loads(value)[0]).encode()
+
+
 def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
     """A message as it would be had it been sent to `queue`, with `priority` where given; None where that is not sure.
 

@@ -77,7 +77,7 @@ def observe_broker(
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
-            held_s=_held_s(client, keyspace),
+            held_s=_held_s(client, keyspace) if queues else {},
         )
 
 

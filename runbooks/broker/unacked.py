@@ -21,7 +21,7 @@ from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import ordinals
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Archived, Batch, Fate
-from runbooks.broker.message import Message, parse
+from runbooks.broker.message import Message, fetched_item, parse
 from runbooks.broker.preflight import require_able
 from runbooks.broker.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.surgery import TakeReport, forget, settle
@@ -77,7 +77,7 @@ class _Routes(dict[tuple[str, str], str]):
 def message_in(value: bytes) -> Message | None:
     """The message of one entry of the hash; None where it holds none."""
     try:
-        message = parse(json.dumps(json.loads(value)[0]).encode())
+        message = parse(fetched_item(value))
     except (ValueError, TypeError, LookupError):
         return None
     return message if isinstance(message, Message) else None

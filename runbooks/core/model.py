@@ -207,7 +207,8 @@ class BrokerState:
     any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
     and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
-    task the longest time for which one that was looked at has to be held, from its fetch to its ETA.
+    task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
+    queues were asked for.
     """
 
     version: str

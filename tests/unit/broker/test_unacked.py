@@ -116,6 +116,7 @@ def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
     client.hset("unacked", "junk", b"{}")
     held_s = observe_broker(client, KEYS, ["work"], [], time.time(), {}).held_s
     assert {task: round(s, -1) for task, s in held_s.items()} == {"retry": 4800, "later": 60}
+    assert observe_broker(client, KEYS, [], [], time.time(), {}).held_s == {}, "waiting for nodes reads no messages"
 
 
 def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
