@@ -1,4 +1,4 @@
-"""Logs in to an SSH server as OpenSSH would: the same keys in the same order, then the password.
+"""Logs in to an SSH server as OpenSSH would: the same keys and certificates, the agent's first, then the password.
 
 Paramiko's own way knows no IdentitiesOnly, and spends a server's few attempts on whatever an agent holds first.
 
@@ -8,15 +8,18 @@ SSHClient.connect`, which calls `auth_strategy.authenticate` once the server's k
 
 import base64
 import binascii
-from collections.abc import Callable, Generator
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import paramiko
-from paramiko.pkey import UnknownKeyType
+from paramiko.agent import AgentSSH
+from paramiko.pkey import PublicBlob, UnknownKeyType
 
+from runbooks.hosts.known_hosts import CERTIFICATE, HostKey
 from runbooks.hosts.ssh_config import Target
 
 
@@ -49,26 +52,75 @@ class Login:
         raise paramiko.AuthenticationException(f"it takes none of: {', '.join(tried)}" if tried else "no key was found")
 
     def _keys(self, tried: list[str]) -> Generator[paramiko.PKey, None, None]:
-        with closing(paramiko.Agent()) as agent:
-            held = {key.asbytes(): key for key in agent.get_keys()} if self.target.use_agent else {}
-            named = {path: held.pop(_public(path), None) for path in self.target.identities}
-            for path, key in named.items():
-                if key:
+        with closing(_Agent(self.target.agent)) as agent:
+            held = {key.blob: key for key in agent.get_keys()}
+            named = {path: _public(path) for path in (*self.target.identities, *self.target.certificates)}
+            for path, public in named.items():
+                if public in held:
                     tried.append(f"{path} from the agent")
-                    yield key
-            for key in () if self.target.identities_only else held.values():
-                tried.append(f"the agent's {key.comment}")
-                yield key
-        for path in (path for path, key in named.items() if not key and path.is_file()):
+                    yield _as_held(held[public])
+            for public, key in () if self.target.identities_only else held.items():
+                if public not in named.values():
+                    tried.append(f"the agent's {key.comment}")
+                    yield _as_held(key)
+            for path, public in named.items():
+                if path in self.target.certificates and public and public not in held:
+                    yield from self._certified(path, public, held, tried)
+                elif public not in held and path.is_file():
+                    yield from self._loaded(path, tried)
+
+    def _certified(
+        self, path: Path, public: bytes, held: Mapping[bytes, paramiko.AgentKey], tried: list[str]
+    ) -> Iterator[paramiko.PKey]:
+        """A certificate in a file, with its key: the agent's, or that of a file."""
+        certificate = HostKey.from_blob(public)
+        keys: Iterable[paramiko.PKey]
+        if certificate.blob in held:
+            keys = [paramiko.AgentKey(held[certificate.blob].agent, certificate.blob)]
+        else:
+            own = (key for key in self.target.identities if _public(key) == certificate.blob and key.is_file())
+            keys = (key for file in own for key in self._loaded(file, []))
+        for key in keys:
+            key.public_blob = PublicBlob.from_file(path)
+            tried.append(str(path))
+            yield key
+
+    def _loaded(self, path: Path, tried: list[str]) -> Iterator[paramiko.PKey]:
+        """The key of a file; without the certificate that stands beside it, which is offered by itself."""
+        try:
+            loaded = paramiko.PKey.from_path(path, (self.secrets.passphrase or "").encode() or None)  # type: ignore[arg-type]
+        except TypeError:
+            tried.append(f"{path}, which is encrypted (ssh-add it, or set ansible_private_key_passphrase)")
+        except (ValueError, OSError, paramiko.SSHException, UnknownKeyType) as error:
+            tried.append(f"{path}, which cannot be read ({error})")
+        else:
+            loaded.public_blob = None
+            tried.append(str(path))
+            yield loaded
+
+
+class _Agent(AgentSSH):
+    """The agent that listens at a socket; none where nobody does, as for `ssh`."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__()
+        if path:
+            listening = socket.socket(socket.AF_UNIX)
             try:
-                loaded = paramiko.PKey.from_path(path, (self.secrets.passphrase or "").encode() or None)  # type: ignore[arg-type]
-            except TypeError:
-                tried.append(f"{path}, which is encrypted (ssh-add it, or set ansible_private_key_passphrase)")
-            except (ValueError, OSError, paramiko.SSHException, UnknownKeyType) as error:
-                tried.append(f"{path}, which cannot be read ({error})")
-            else:
-                tried.append(str(path))
-                yield loaded
+                listening.connect(str(path))
+                self._connect(listening)  # type: ignore[attr-defined]
+            except (OSError, paramiko.SSHException):
+                listening.close()
+
+    def close(self) -> None:
+        self._close()  # type: ignore[attr-defined]
+
+
+def _as_held(key: paramiko.AgentKey) -> paramiko.AgentKey:
+    """A certificate is offered, and signed for, as what it is; paramiko would show an RSA one's plain key."""
+    if key.name.endswith(CERTIFICATE):
+        key.inner_key = None  # type: ignore[attr-defined]
+    return key
 
 
 def _public(path: Path) -> bytes:

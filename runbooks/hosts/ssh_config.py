@@ -6,6 +6,7 @@
 import os
 import re
 import shlex
+import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runbooks.core.errors import UsageError
+from runbooks.core.operator import user_name
 
 SSH_TIMEOUT_S = 10.0
 _ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # more processes would be no faster
@@ -24,7 +26,7 @@ class Target:
     """One SSH server: where it is, how its key is checked, and how we log in.
 
     `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command` is a shell command
-    whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking.
+    whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking, `agent` the socket of the agent to ask.
     """
 
     host: str
@@ -35,7 +37,8 @@ class Target:
     strict: str
     hash_names: bool
     identities: tuple[Path, ...]
-    use_agent: bool
+    certificates: tuple[Path, ...]
+    agent: Path | None
     identities_only: bool
     connect_timeout_s: float
     jumps: tuple[tuple[str, ...], ...] = ()
@@ -95,10 +98,17 @@ def resolve(arguments: Sequence[str]) -> Target:
         name, _, value = line.partition(" ")
         options.setdefault(name, []).append(value)
     config = tuple(arguments[n] for at, word in enumerate(arguments) if word == "-F" for n in (at, at + 1))
-    return _target({name: values[0] for name, values in options.items()}, options.get("identityfile", []), config)
+    option = {name: values[0] for name, values in options.items()}
+    identities, certificates = (
+        [_filled_in(name, option, arguments[-1]) for name in options.get(kind, [])]
+        for kind in ("identityfile", "certificatefile")
+    )
+    return _target(option, identities, certificates, config)
 
 
-def _target(option: Mapping[str, str], identities: Sequence[str], config: tuple[str, ...]) -> Target:
+def _target(
+    option: Mapping[str, str], identities: Sequence[Path], certificates: Sequence[Path], config: tuple[str, ...]
+) -> Target:
     # Their names are not quoted: a name with a space in it goes on where the next word begins no path.
     files = re.split(
         r" (?=[/~]|none)", f"{option.get('userknownhostsfile', 'none')} {option.get('globalknownhostsfile', 'none')}"
@@ -113,8 +123,9 @@ def _target(option: Mapping[str, str], identities: Sequence[str], config: tuple[
         known_hosts=tuple(Path(name).expanduser() for name in files if name != "none"),
         strict=option.get("stricthostkeychecking", "ask"),
         hash_names=option.get("hashknownhosts") == "yes",
-        identities=tuple(path for name in identities if _stands(path := Path(name).expanduser())),
-        use_agent=option.get("identityagent") != "none",
+        identities=tuple(filter(_stands, identities)),
+        certificates=tuple(certificates or (path.with_name(f"{path.name}-cert.pub") for path in identities)),
+        agent=_agent(option.get("identityagent", "SSH_AUTH_SOCK")),
         identities_only=option.get("identitiesonly") == "yes",
         connect_timeout_s=SSH_TIMEOUT_S if timeout in ("none", "0") else float(timeout),
         jumps=() if jump == "none" else tuple((*config, *_hop(hop)) for hop in jump.split(",")),
@@ -125,6 +136,27 @@ def _target(option: Mapping[str, str], identities: Sequence[str], config: tuple[
 def _stands(identity: Path) -> bool:
     """Whether there is such a key, or its public half alone: an agent may hold the other."""
     return identity.is_file() or identity.with_name(identity.name + ".pub").is_file()
+
+
+def _filled_in(name: str, option: Mapping[str, str], asked_for: str) -> Path:
+    """The name of a key's file with what ssh fills in at its use, so that `ssh -G` shows it as it was written.
+
+    **Source:** ssh_config(5), "TOKENS" and "ENVIRONMENT VARIABLES".
+    """
+    tokens = {
+        "%": "%", "d": str(Path.home()), "h": option["hostname"], "i": str(os.getuid()), "n": asked_for,
+        "k": option.get("hostkeyalias", asked_for), "l": socket.gethostname(), "L": socket.gethostname().split(".")[0],
+        "p": option["port"], "r": option["user"], "u": user_name(),
+    }  # fmt: skip
+    name = re.sub(r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], found[0]), name)
+    return Path(re.sub(r"%(.)", lambda found: tokens.get(found[1], found[0]), name)).expanduser()
+
+
+def _agent(named: str) -> Path | None:
+    """**Source:** ssh_config(5), IdentityAgent: a socket, the name of a variable after a `$`, or a word."""
+    if variable := re.fullmatch(r"\$(\w+)|(SSH_AUTH_SOCK)", named):
+        named = os.environ.get(variable[1] or variable[2], "")
+    return Path(named).expanduser() if named not in ("", "none") else None
 
 
 def _hop(text: str) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
 """Who is let in, and with what: beside `ssh` itself, against a real sshd and a real agent."""
 
+import getpass
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lab.sshd import make_key
+from lab.sshd import make_key, running_sshd
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.ssh import Jumps, SshTransport
@@ -18,14 +20,48 @@ OTHERS = 7  # more than the attempts that sshd grants
 
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    socket = tmp_path / "agent"
+    with agent_at(tmp_path / "agent", monkeypatch):
+        yield
+
+
+@contextmanager
+def agent_at(socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An agent that is asked from now on, until the block ends."""
     process = subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL)
     monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
     while subprocess.run(["ssh-add", "-l"], capture_output=True, check=False).returncode == 2:
         assert process.poll() is None
-    yield
-    process.terminate()
-    process.wait()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def ca_server(directory: Path, known_hosts: Path) -> Iterator[tuple[int, Path]]:
+    """The port of a server that lets in whoever a certificate authority vouches for, and that authority's key."""
+    host_key, ca = make_key(directory / "host"), make_key(directory / "ca")
+    nobody = make_key(directory / "nobody")
+    trust = f"TrustedUserCAKeys {ca.with_suffix('.pub')}"
+    with running_sshd(directory / "run", [host_key], nobody, trust) as port:
+        known_hosts.write_text(f"[127.0.0.1]:{port} {host_key.with_suffix('.pub').read_text()}")
+        yield port, ca
+
+
+def certified(ca: Path, path: Path, kind: str) -> Path:
+    return certify(ca, make_key(path, kind))
+
+
+def certify(ca: Path, key: Path) -> Path:
+    public = key.with_suffix(".pub")
+    subprocess.run(["ssh-keygen", "-q", "-s", ca, "-I", "us", "-n", getpass.getuser(), public], check=True)
+    return key
+
+
+def to(port: int, known_hosts: Path, *options: str) -> tuple[str, ...]:
+    own = (f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=none", f"Port={port}")
+    return ("-F", "none", *(word for option in (*options, *own) for word in ("-o", option)), "--", "127.0.0.1")
 
 
 @pytest.fixture
@@ -48,8 +84,7 @@ def others(directory: Path) -> list[Path]:
 
 
 def arguments(server: Server, known_hosts: Path, *options: str) -> tuple[str, ...]:
-    own = (f"UserKnownHostsFile={known_hosts}", "GlobalKnownHostsFile=none", f"Port={server.port}")
-    return ("-F", "none", *(word for option in (*options, *own) for word in ("-o", option)), "--", "127.0.0.1")
+    return to(server.port, known_hosts, *options)
 
 
 def why_not(arguments: tuple[str, ...], passphrase: str | None = None) -> str:
@@ -116,3 +151,66 @@ def test_an_encrypted_key_is_opened_with_the_inventorys_passphrase(
 def test_a_server_that_finds_no_key_to_be_offered_is_told_so(server: Server, known_hosts: Path) -> None:
     reason = why_not(arguments(server, known_hosts, "IdentityFile=/nowhere", "IdentityAgent=none"))
     assert "lets us not in: no key was found" in reason
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+def test_a_certificate_that_the_agent_holds_lets_us_in(
+    known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with agent_at(tmp_path / "agent", monkeypatch), ca_server(tmp_path, known_hosts) as (port, ca):
+        key = certified(ca, tmp_path / "certified", kind)
+        add_to_agent(key)  # the key by itself, too
+        (tmp_path / "certified-cert.pub").unlink()
+        assert_as_ssh(to(port, known_hosts), let_in=True)
+        subprocess.run(["ssh-add", "-q", "-d", key], check=True)
+        key.unlink()
+        assert_as_ssh(to(port, known_hosts), let_in=True)
+
+
+def test_a_certificate_beside_a_key_file_lets_us_in(
+    known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with ca_server(tmp_path, known_hosts) as (port, ca):
+        key = certified(ca, tmp_path / "certified", "ed25519")
+        assert_as_ssh(to(port, known_hosts, f"IdentityFile={key}"), let_in=True)
+        elsewhere = tmp_path / "elsewhere-cert.pub"
+        (tmp_path / "certified-cert.pub").rename(elsewhere)
+        assert_as_ssh(to(port, known_hosts, f"IdentityFile={key}", f"CertificateFile={elsewhere}"), let_in=True)
+
+
+def test_a_certificate_of_a_key_that_the_agent_holds_lets_us_in(
+    known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with agent_at(tmp_path / "agent", monkeypatch), ca_server(tmp_path, known_hosts) as (port, ca):
+        key = make_key(tmp_path / "certified")
+        add_to_agent(key)
+        certify(ca, key)
+        key.unlink()
+        for only in ("yes", "no"):
+            assert_as_ssh(to(port, known_hosts, f"IdentityFile={key}", f"IdentitiesOnly={only}"), let_in=True)
+
+
+@pytest.mark.parametrize("named", ["{path}", "$OTHER_AGENT", "${{OTHER_AGENT}}"])
+def test_the_agent_that_ssh_config_names_is_asked_and_no_other(
+    server: Server, known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    with agent_at(tmp_path / "theirs", monkeypatch):
+        add_to_agent(server.user_key)
+        with agent_at(tmp_path / "ours", monkeypatch):
+            monkeypatch.setenv("OTHER_AGENT", str(tmp_path / "theirs"))
+            option = f"IdentityAgent={named.format(path=tmp_path / 'theirs')}"
+            assert_as_ssh(arguments(server, known_hosts, option), let_in=True)
+            assert_as_ssh(arguments(server, known_hosts, "IdentityFile=/nowhere"), let_in=False)
+            assert_as_ssh(arguments(server, known_hosts, option, "IdentityAgent=none"), let_in=True)
+            assert_as_ssh(arguments(server, known_hosts, f"IdentityAgent={tmp_path / 'nowhere'}"), let_in=False)
+
+
+def test_the_name_of_a_key_file_may_hold_what_ssh_fills_in(
+    server: Server, known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("KEYS", str(tmp_path))
+    shutil.copy(server.user_key, tmp_path / f"{getpass.getuser()}@127.0.0.1:{server.port}%")
+    named = "IdentityFile=${KEYS}/%r@%h:%p%%"
+    assert_as_ssh(arguments(server, known_hosts, named), let_in=True)
