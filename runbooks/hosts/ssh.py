@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import paramiko
 from fabric import Connection
@@ -283,15 +284,15 @@ class _Checked(paramiko.MissingHostKeyPolicy):
                     f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another; somebody may stand "
                     f"in between. If it was reinstalled: ssh-keygen -R '{name}' -f {why.rpartition(':')[0]}"
                 )
-        if not (self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")):
+        accepted = self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")
+        if not accepted or self.target.remembered_in is None:
             raise HostUnreachable(
                 f"the host key of {name} is not known: {print_}{f' ({why})' if why else ''}; "
                 "compare it, then `ssh` there once or pass --accept-new"
             )
-        self._remember(shown)
+        self._remember(shown, self.target.remembered_in)
 
-    def _remember(self, key: HostKey) -> None:
-        path = self.target.known_hosts[0]
+    def _remember(self, key: HostKey, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = self.target.key_name or self.target.host
         line = line_for(name, _key_port(self.target), key, hashed=self.target.hash_names)

@@ -26,7 +26,8 @@ class Target:
     """One SSH server: where it is, how its key is checked, and how we log in.
 
     `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command` is a shell command
-    whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking, `agent` the socket of the agent to ask.
+    whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking, `remembered_in` the file that a new host
+    key is written to, `agent` the socket of the agent to ask.
     """
 
     host: str
@@ -34,6 +35,7 @@ class Target:
     user: str
     key_name: str
     known_hosts: tuple[Path, ...]
+    remembered_in: Path | None
     strict: str
     hash_names: bool
     identities: tuple[Path, ...]
@@ -109,10 +111,7 @@ def resolve(arguments: Sequence[str]) -> Target:
 def _target(
     option: Mapping[str, str], identities: Sequence[Path], certificates: Sequence[Path], config: tuple[str, ...]
 ) -> Target:
-    # Their names are not quoted: a name with a space in it goes on where the next word begins no path.
-    files = re.split(
-        r" (?=[/~]|none)", f"{option.get('userknownhostsfile', 'none')} {option.get('globalknownhostsfile', 'none')}"
-    )
+    users, machines = (_files(option.get(f"{whose}knownhostsfile", "none")) for whose in ("user", "global"))
     timeout = option.get("connecttimeout", "none")
     jump, command = option.get("proxyjump", "none"), option.get("proxycommand", "none")
     return Target(
@@ -120,7 +119,8 @@ def _target(
         port=int(option["port"]),
         user=option["user"],
         key_name=option.get("hostkeyalias", ""),
-        known_hosts=tuple(Path(name).expanduser() for name in files if name != "none"),
+        known_hosts=(*users, *machines),
+        remembered_in=users[0] if users else None,
         strict=option.get("stricthostkeychecking", "ask"),
         hash_names=option.get("hashknownhosts") == "yes",
         identities=tuple(filter(_stands, identities)),
@@ -131,6 +131,11 @@ def _target(
         jumps=() if jump == "none" else tuple((*config, *_hop(hop)) for hop in jump.split(",")),
         proxy_command="" if command == "none" else command,
     )
+
+
+def _files(names: str) -> list[Path]:
+    """They are not quoted: a name with a space in it goes on where the next word begins no path."""
+    return [Path(name).expanduser() for name in re.split(r" (?=[/~]|none)", names) if name != "none"]
 
 
 def _stands(identity: Path) -> bool:

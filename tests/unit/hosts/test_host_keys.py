@@ -174,3 +174,12 @@ def test_the_key_of_a_server_on_the_way_is_checked_by_its_own_configuration(
         with pytest.raises(HostUnreachable, match=r"localhost.*is not known"):
             transport.run("true", timeout_s=30)
     assert openssh_connects(arguments) == jump_is_known
+
+
+def test_an_unknown_key_is_let_in_by_nobody_who_has_no_file_to_remember_it_in(server: Server, tmp_path: Path) -> None:
+    machines = tmp_path / "ssh_known_hosts"
+    machines.write_text("")
+    options = (f"GlobalKnownHostsFile={machines}", "StrictHostKeyChecking=accept-new")
+    assert not openssh_connects(server.arguments(Path("none"), *options))
+    assert not we_connect(server, Path("none"), *options)
+    assert machines.read_text() == ""
