@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import paramiko
@@ -35,6 +37,7 @@ KEEPALIVE_S = 15
 DEAD_AFTER_S = 30
 """A host whose network does not confirm what it was sent for so long is gone, however long a script may take."""
 
+JUMP_RETRY_S = 30.0
 SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
 
@@ -193,23 +196,57 @@ def _pump(one: socket.socket, other: paramiko.Channel) -> None:
             other_end[reader].sendall(data)
 
 
+Way = tuple[tuple[str, ...], ...]
+"""The servers on a way, in their order, each by its `ssh` arguments."""
+
+
+@dataclass(slots=True)
+class _Server:
+    """A server on the way; `failed` is when it was last tried in vain, and why."""
+
+    opening: threading.Lock = field(default_factory=threading.Lock)
+    connection: Connection | None = None
+    failed: tuple[float, str] | None = None
+
+
 class Jumps:
-    """The connections to servers on the way, each made once a run; and whether unknown host keys are accepted."""
+    """The connections to servers on the way, each made once a run; and whether unknown host keys are accepted.
+
+    One that does not answer costs its timeout once, however many hosts are behind it, and holds up no other.
+    """
 
     def __init__(self, *, accept_new: bool) -> None:
         self.accept_new = accept_new
-        self._connections: dict[tuple[tuple[str, ...], ...], Connection] = {}
-        self._opening = threading.Lock()
+        self._servers: dict[Way, _Server] = {}
+        self._whole = cache(_whole)
 
-    def through(self, hops: tuple[tuple[str, ...], ...]) -> Connection:
+    def through(self, hops: Way) -> Connection:
         """The connection to the last of these servers through those before it."""
-        with self._opening:
-            for length in range(1, len(hops) + 1):
-                way = hops[:length]
-                if way not in self._connections or not self._connections[way].is_connected:
-                    gateway = self._connections.get(way[:-1])
-                    self._connections[way] = connect(resolve(way[-1]), self, Secrets(), gateway)
-        return self._connections[hops]
+        return self._to(self._whole(hops))
+
+    def _to(self, way: Way) -> Connection:
+        gateway = self._to(way[:-1]) if len(way) > 1 else None
+        server = self._servers.setdefault(way, _Server())
+        with server.opening:
+            if server.failed and time.monotonic() - server.failed[0] < JUMP_RETRY_S:
+                raise HostUnreachable(server.failed[1])
+            if server.connection is None or not server.connection.is_connected:
+                try:
+                    server.connection = connect(resolve(way[-1]), self, Secrets(), gateway)
+                except HostUnreachable as error:
+                    server.failed = time.monotonic(), error.problem
+                    raise
+            return server.connection
+
+
+def _whole(hops: Way) -> Way:
+    """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2 `ssh.c`: ProxyJump."""
+    while jumps := resolve(hops[0]).jumps:
+        if set(jumps) & set(hops):
+            names = ", ".join(arguments[-1] for arguments in (*jumps, *hops))
+            raise HostUnreachable(f"ProxyJump goes in a circle: {names}")
+        hops = (*jumps, *hops)
+    return hops
 
 
 def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection | None = None) -> Connection:

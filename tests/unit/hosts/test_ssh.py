@@ -3,13 +3,17 @@
 import getpass
 import shlex
 import socket
+import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runbooks.core.errors import HostUnreachable
+from runbooks.hosts.login import Secrets
 from runbooks.hosts.script import run_fragments
+from runbooks.hosts.ssh import Jumps, SshTransport
 from runbooks.hosts.ssh_config import arguments_for, resolve
 from tests.unit.hosts.conftest import Server
 
@@ -124,3 +128,47 @@ def test_known_hosts_files_with_spaces_in_their_names_are_found(words: str) -> N
     files = resolve(("-o", f"UserKnownHostsFile={words}", "-o", "GlobalKnownHostsFile=none", "--", "h")).known_hosts
     expected = [Path(word).expanduser() for word in shlex.split(words)]
     assert list(files) == [path for path in expected if path != Path("none")]
+
+
+def test_a_server_on_the_way_that_says_nothing_is_tried_once_for_all_hosts_behind_it(
+    server: Server, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config.write_text(f"ConnectTimeout 1\nHost localhost\nProxyJump 127.0.0.1:{silent.getsockname()[1]}\n")
+        jumps, arguments = Jumps(accept_new=False), ("-F", str(config), "-p", str(server.port), "--", "localhost")
+        hosts = [SshTransport(arguments, None, jumps, Secrets()) for _ in range(3)]
+        with ThreadPoolExecutor(2) as pool:
+            told = [pool.submit(host.run, "true", timeout_s=30) for host in hosts]
+        assert all(f"127.0.0.1:{silent.getsockname()[1]}" in str(one.exception()) for one in told)
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_server_on_the_way_may_itself_be_behind_another(server: Server, known_hosts: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    common = f"""
+        HostName 127.0.0.1
+        Port {server.port}
+        UserKnownHostsFile {known_hosts}
+        GlobalKnownHostsFile none
+        IdentityFile {server.user_key}
+        IdentitiesOnly yes
+    """
+    config.write_text(f"Host inner\nProxyJump middle\nHost middle\nProxyJump outer\nHost *\n{common}")
+    arguments = ("-F", str(config), "--", "inner")
+    subprocess.run(["ssh", "-o", "BatchMode=yes", *arguments, "true"], check=True)
+    transport, before = SshTransport(arguments, None, Jumps(accept_new=False), Secrets()), connections(server)
+    assert transport.run("true", timeout_s=30).code == 0
+    transport.abort()
+    assert connections(server) - before == 3
+
+
+def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host inner\nProxyJump one\nHost one\nProxyJump two\nHost two\nProxyJump one\n")
+    transport = SshTransport(("-F", str(config), "--", "inner"), None, Jumps(accept_new=False), Secrets())
+    with pytest.raises(HostUnreachable, match="ProxyJump goes in a circle: one, two, one"):
+        transport.run("true", timeout_s=30)
