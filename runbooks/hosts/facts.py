@@ -159,13 +159,21 @@ def parse_service(service: str, answer: Answer) -> ServiceState:
 def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
     """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
 
-    The question travels on standard input, so that no argument of a task stands in a list of processes.
+    As the unit of a worker does: root opens the environment file, and the code is run by the application's user, whose
+    it is. `-B`: a look writes nothing. The question travels on standard input, so that no argument of a task stands in
+    a list of processes.
     """
-    question |= {"app": app, "directory": host.settings.directory, "env_file": host.settings.env_file}
-    question["overrides"] = dict(overrides)
+    question |= {"app": app, "directory": host.settings.directory, "overrides": dict(overrides)}
     source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
     program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
-    return f"{quote(host.settings.python)} - {heredoc(program)}"
+    env_file, user = quote(host.settings.env_file), quote(host.settings.user)
+    group = quote(host.settings.group) if host.settings.group else f'"$(id -g -- {user})"'
+    become = f"setpriv --reuid {user} --regid {group} --init-groups --reset-env --" if host.has_systemd else ""
+    return (
+        f"if [ -e {env_file} ]; then exec 3<{env_file}; else exec 3</dev/null; fi\n"
+        f"set --; [ $(id -u) -ne 0 ] || set -- {become}\n"
+        f'"$@" {quote(host.settings.python)} -B - {heredoc(program)}'
+    )
 
 
 def parse_application(answer: Answer) -> dict[str, Any] | str:

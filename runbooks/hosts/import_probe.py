@@ -1,5 +1,7 @@
 """Runs in the application's Python on the host (its source is sent there, after a line that sets QUESTION).
 
+The environment file is open as file 3: the application's user need not be able to read it.
+
 Loads the application as a worker does. Then it imports by hand the modules of the expected tasks that are missing, so
 that an error which the application swallows comes to light; or it tells how the application would send a task, or sends
 it. The answer is the JSON of one line.
@@ -19,10 +21,8 @@ from typing import Any
 question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 
 
-def read_env_file(path: str) -> None:
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+def read_env_file() -> None:
+    with open(3, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line, re.DOTALL)
             if found and "\0" not in line:
@@ -38,7 +38,7 @@ def unquote(value: str) -> str:
 
 os.chdir(question["directory"])
 sys.path.insert(0, question["directory"])
-read_env_file(question["env_file"])
+read_env_file()
 os.environ.update(question["overrides"])
 
 from celery.app.utils import find_app  # noqa: E402

@@ -1,0 +1,25 @@
+"""The application's own code on real hosts: as whom it is run by a look, and what that leaves behind."""
+
+from tests.fleet.conftest import FleetWorld
+
+APP = "/srv/printer_inventory"
+ENV_FILE = "/etc/printer_inventory.env"
+LOADED = "/tmp/loaded-as"
+
+
+def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it(fleet: FleetWorld) -> None:
+    settings = f"{APP}/printer_inventory/settings.py"
+    tell = f"import os\nwith open('{LOADED}', 'a') as told: told.write(f\"{{os.getuid()}} {{os.environ['HOME']}}\\n\")\n"
+    only_roots = f"chmod 600 {ENV_FILE}"  # as may be, where systemd alone reads it
+    before = fleet.ssh("root@web1", f"cp -p {settings} {settings}.kept && cat >> {settings} && {only_roots}", tell)
+    assert before.code == 0, before.err
+    try:
+        ours = f"find {APP} -newer {settings}.kept -newer {settings} | sort"
+        listed = fleet.ssh("root@web1", ours).out
+        found = fleet.inv("diagnose", "--inventory", ".fleet/inventory.yaml", "--limit", "web1", "--json")
+        assert "task.import_fails" in {finding["code"] for finding in found.json["findings"]}
+        loaded = set(fleet.ssh("root@web1", f"cat {LOADED}").out.splitlines())
+        assert loaded == {fleet.ssh("root@web1", "echo $(id -u deploy) ~deploy").out.strip()}
+        assert fleet.ssh("root@web1", ours).out == listed
+    finally:
+        fleet.ssh("root@web1", f"mv {settings}.kept {settings}; chmod 640 {ENV_FILE}; rm -f {LOADED}")
