@@ -9,7 +9,7 @@ LOADED = "/tmp/loaded-as"
 
 def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it(fleet: FleetWorld) -> None:
     settings = f"{APP}/printer_inventory/settings.py"
-    tell = f"import os\nwith open('{LOADED}', 'a') as told: told.write(f\"{{os.getuid()}} {{os.environ['HOME']}}\\n\")\n"
+    tell = f"import os\nwith open('{LOADED}', 'a') as told: print(os.getuid(), os.environ['HOME'], file=told)\n"
     only_roots = f"chmod 600 {ENV_FILE}"  # as may be, where systemd alone reads it
     before = fleet.ssh("root@web1", f"cp -p {settings} {settings}.kept && cat >> {settings} && {only_roots}", tell)
     assert before.code == 0, before.err
