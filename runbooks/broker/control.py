@@ -144,10 +144,7 @@ def drain(
     client = connect(url, options)
     with _remote(url, options, client) as mailbox:
         try:
-            busy = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
-            for queue in {queue for node in busy for queue in queues[node]}:
-                consumers = sorted(node for node in busy if queue in queues[node])
-                mailbox.call(consumers, "cancel_consumer", {"queue": queue}, timeout=1.0)
+            busy = _switch_consumers(mailbox, queues, "cancel_consumer")
             deadline = time.monotonic() + patience_s
             while busy and time.monotonic() < deadline:
                 held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
@@ -155,6 +152,29 @@ def drain(
                 time.sleep(_POLL_S if busy else 0)
         finally:
             _clean_up(client, KeySpace.from_options(options), mailbox.oid)
+
+
+def consume_again(url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]]) -> None:
+    """Let nodes that were drained and not ended take messages from their queues (node → queues) again.
+
+    **Source:** celery 5.7.0 `worker/control.py`: add_consumer, which does nothing to a node that consumes the queue.
+    """
+    options = dict(transport_options)
+    client = connect(url, options)
+    with _remote(url, options, client) as mailbox:
+        try:
+            _switch_consumers(mailbox, queues, "add_consumer")
+        finally:
+            _clean_up(client, KeySpace.from_options(options), mailbox.oid)
+
+
+def _switch_consumers(mailbox: Any, queues: Mapping[str, Sequence[str]], command: str) -> set[str]:
+    """Tell each of these nodes that answers about its queues; returns which these are."""
+    there = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
+    for queue in {queue for node in there for queue in queues[node]}:
+        consumers = sorted(node for node in there if queue in queues[node])
+        mailbox.call(consumers, command, {"queue": queue}, timeout=1.0)
+    return there
 
 
 def _ping(mailbox: Any, bound: frozenset[str], timeout_s: float) -> set[str]:

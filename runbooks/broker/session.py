@@ -16,7 +16,15 @@ import redis
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
-from runbooks.broker.control import TaskOutcome, bound_nodes, drain, find_holder, observe_nodes, run_task
+from runbooks.broker.control import (
+    TaskOutcome,
+    bound_nodes,
+    consume_again,
+    drain,
+    find_holder,
+    observe_nodes,
+    run_task,
+)
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import ArchiveError, Fate, Ledger, read
@@ -136,6 +144,10 @@ class Broker:
     def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
         """Let these nodes (node → its queues) finish what they have and take no more, as far as that is soon."""
         drain(self._url, self._options, queues, patience_s)
+
+    def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
+        """Let nodes that were drained, and go on all the same, take messages again (node → its queues)."""
+        consume_again(self._url, self._options, queues)
 
     @contextmanager
     def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:

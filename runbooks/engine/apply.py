@@ -1,7 +1,8 @@
 """Carry out a plan: write each effect down, make it, look again; a step has worked when its own plan is empty then."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -196,6 +197,9 @@ def _run_stage(
         _tell(session, mine, recap)
 
 
+Service = tuple[str, str]
+"""A host, and a service of it."""
+
 Result = tuple[Change, Outcome, str]
 """What became of a change, and what there is to say about it."""
 
@@ -315,14 +319,15 @@ def perform(
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
     mine = {host.name: [(n, change) for n, change in intended if change.host == host.name] for host in hosts}
-    _drain(session, hosts, changes)
-    answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
-    for name, answer in answers.items():
-        if isinstance(answer, Unreachable):
-            recap.at(name).unreachable = 1
-            results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
-        else:
-            results += answer
+    with _drained(session, hosts, changes) as ended:
+        answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+        for name, answer in answers.items():
+            if isinstance(answer, Unreachable):
+                recap.at(name).unreachable = 1
+                results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
+            else:
+                results += answer
+        ended |= {_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
     return results
 
 
@@ -342,21 +347,34 @@ def _on_host(
     return results
 
 
-def _drain(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]) -> None:
-    """Before workers are stopped: what they hold is finished, as far as that is soon."""
+@contextmanager
+def _drained(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]) -> Iterator[set[Service]]:
+    """Before workers are stopped, what they hold is finished, as far as that is soon.
+
+    The block is to tell which were; the others take messages again when it ends, however it ends.
+    """
+    ended: set[Service] = set()
     ending = {
-        (change.host, change.do.service)
-        for change in changes
-        if isinstance(change.do, ControlService) and change.do.action != "start"
+        _service(change) for change in changes if isinstance(change.do, ControlService) and change.do.action != "start"
     }
-    queues = {
-        host.node(worker): worker.queues
+    workers = {
+        (host.name, worker.name): (host.node(worker), worker.queues)
         for host in hosts
         for worker in host.settings.workers
         if (host.name, worker.name) in ending
     }
-    if queues:
-        session.broker.drain(queues, min(DRAIN_S, *(host.settings.stop_timeout for host in hosts)))
+    try:
+        if workers:
+            patience_s = min(DRAIN_S, *(host.settings.stop_timeout for host in hosts))
+            session.broker.drain(dict(workers.values()), patience_s)
+        yield ended
+    finally:
+        if going_on := dict(worker for service, worker in workers.items() if service not in ended):
+            session.broker.consume_again(going_on)
+
+
+def _service(change: Change) -> Service:
+    return change.host, getattr(change.do, "service", "")
 
 
 def _concrete(transport: Transport, effect: Effect) -> Effect:

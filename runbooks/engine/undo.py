@@ -110,9 +110,11 @@ def _rank(effect: Effect) -> int:
 
 def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
     is_restart = isinstance(undo.change.do, ControlService) and undo.change.do.action == "restart"
-    if undo.outcome is Outcome.CHANGED and is_restart and not undo.why and not files_change:
-        return Undo(undo.entry, undo.change, Outcome.ALREADY, "it ran before the run, and it runs")
-    return undo
+    if undo.outcome is not Outcome.CHANGED or not is_restart or undo.why or files_change:
+        return undo
+    if undo.entry.outcome is None:
+        return replace(undo, why="the run ended while it was being made: it may have been told to take no messages")
+    return Undo(undo.entry, undo.change, Outcome.ALREADY, "it ran before the run, and it runs")
 
 
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:

@@ -118,6 +118,9 @@ class FakeBroker:
     def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
         assert self.is_locked
 
+    def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
+        assert self.is_locked
+
     def require_able(self, changes: Iterable[Change]) -> None:
         pass
 
