@@ -1,7 +1,8 @@
 """Asks the workers through remote control, and runs a task on them: knows the broker's URL, not the application."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,9 +40,9 @@ def observe_nodes(
 
     With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
 
-    {} where none answers. One ping to all, if anyone listens; it is waited out only while a node that is bound to
-    remote control is silent. Then those that answered are asked, by name. Nothing of it stays behind in Redis.
-    Raises BrokerUnreachable.
+    {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody who has heard it
+    is silent. Then those that answered are asked, by name; one that is silent then is left out. Of several of one name
+    what all of them know and consume counts. Nothing of it stays behind in Redis. Raises BrokerUnreachable.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
     active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
@@ -49,29 +50,54 @@ def observe_nodes(
     options = dict(transport_options or {})
     client = connect(url, options)
     keyspace = KeySpace.from_options(options)
-    bound = bound_nodes(client, keyspace)
-    if not bound and _nobody_listens(client):
+    if not bound_nodes(client, keyspace) and _nobody_listens(client):
         return {}
     with _remote(url, options, client) as mailbox:
         try:
-            names = sorted(_ping(mailbox, bound, timeout_s))
-            if not names:
-                return {}
-            registered = _by_node(mailbox.call(names, "registered", timeout=timeout_s))
-            queues = _by_node(mailbox.call(names, "active_queues", timeout=timeout_s))
-            held = [_by_node(mailbox.call(names, which, timeout=timeout_s)) for which in _HELD] if holdings else []
+            answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
+            commands = ("registered", "active_queues", *(_HELD if holdings else ()))
+            answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
         finally:
             _clean_up(client, keyspace, mailbox.oid)
-    return {
-        name: NodeState(
-            name,
-            frozenset(task.partition(" [")[0] for task in registered.get(name) or ()),
-            frozenset(queue["name"] for queue in queues.get(name) or ()),
-            _held(name, held),
-            frozenset(task.partition(" [")[0] for task in registered.get(name) or () if "rate_limit=" in task),
-        )
-        for name in names
-    }
+    told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
+    return {name: _node(name, answering[name], answers) for name in told}
+
+
+def _asked(mailbox: Any, answering: Mapping[str, int], command: str, timeout_s: float) -> dict[str, list[Any]]:
+    """The answers of each node, as many as there are of its name; what is missing is asked for once more."""
+    answers: dict[str, list[Any]] = {}
+    silent = dict(answering)
+    for _ in range(2):
+        if not silent:
+            break
+        replies = mailbox.ask(sorted(silent), command, sum(silent.values()), timeout_s)
+        answers |= {name: _of(name, replies) for name in silent}
+        silent = {name: count for name, count in silent.items() if len(answers[name]) < count}
+    return answers
+
+
+def _of(name: str, replies: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """What a node answered, but for errors."""
+    told = (reply[name] for reply in replies if name in reply)
+    return [answer for answer in told if not (isinstance(answer, dict) and "error" in answer)]
+
+
+def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]]) -> NodeState:
+    tasks = [frozenset(task.partition(" [")[0] for task in told or ()) for told in answers["registered"][name]]
+    queues = [frozenset(queue["name"] for queue in told or ()) for told in answers["active_queues"][name]]
+    return NodeState(
+        name,
+        frozenset.intersection(*tasks),
+        frozenset.intersection(*queues),
+        _held(twins, [answers[which][name] for which in _HELD if which in answers]),
+        frozenset(
+            task.partition(" [")[0]
+            for told in answers["registered"][name]
+            for task in told or ()
+            if "rate_limit=" in task
+        ),
+        twins,
+    )
 
 
 def find_holder(
@@ -114,20 +140,19 @@ def _ask(
     options = dict(transport_options or {})
     client, keyspace = connect(url, options), KeySpace.from_options(options)
     with client, _remote(url, options, client) as mailbox:
-        limit = len(bound_nodes(client, keyspace)) or None
         try:
             if nodes:
                 return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
-            return _by_node(mailbox.multi_call(command, arguments or {}, timeout=timeout_s, limit=limit))
+            return _by_node(mailbox.ask_all(command, timeout_s, arguments))
         finally:
             _clean_up(client, keyspace, mailbox.oid)
 
 
-def _held(name: str, answers: Sequence[Mapping[str, Any]]) -> frozenset[str] | None:
+def _held(twins: int, answers: Sequence[list[Any]]) -> frozenset[str] | None:
     """The ids in a node's answers; None where one is missing."""
-    if not answers or any(name not in answer for answer in answers):
+    if not answers or any(len(told) < twins for told in answers):
         return None
-    requests = (entry.get("request", entry) for answer in answers for entry in answer[name] or ())
+    requests = (entry.get("request", entry) for told in answers for one in told for entry in one or ())
     return frozenset(str(request["id"]) for request in requests)
 
 
@@ -175,15 +200,6 @@ def _switch_consumers(mailbox: Any, queues: Mapping[str, Sequence[str]], command
         consumers = sorted(node for node in there if queue in queues[node])
         mailbox.call(consumers, command, {"queue": queue}, timeout=1.0)
     return there
-
-
-def _ping(mailbox: Any, bound: frozenset[str], timeout_s: float) -> set[str]:
-    """Who answers. Two nodes of one name answer twice, so whoever is still silent then is asked by name."""
-    deadline = time.monotonic() + timeout_s
-    names = set(_by_node(mailbox.multi_call("ping", timeout=timeout_s, limit=len(bound) or None)))
-    if (silent := bound - names) and time.monotonic() < deadline:
-        names |= set(_by_node(mailbox.call(sorted(silent), "ping", timeout=timeout_s)))
-    return names
 
 
 def bound_nodes(client: "redis.Redis", keyspace: KeySpace) -> frozenset[str]:

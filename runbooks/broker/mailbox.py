@@ -1,12 +1,14 @@
 """Remote control's mailbox as kombu has it, but giving up at the first lost connection. Import it lazily: slow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kombu.connection import Connection
 from kombu.messaging import Producer
 from kombu.pidbox import Mailbox
+from kombu.utils.json import dumps
+from kombu.utils.uuid import uuid
 
 
 class OneTryProducer(Producer):
@@ -18,12 +20,40 @@ class OneTryProducer(Producer):
 
 
 class OneTryMailbox(Mailbox):
-    """The mailbox of one caller: `multi_call` asks all nodes, `call` those named."""
+    """The mailbox of one caller: `call` asks nodes by name.
+
+    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`, `transport/redis.py: Channel._put_fanout`; Redis PUBLISH.
+    """
 
     @contextmanager
     def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
         """A producer on the mailbox's own channel."""
         yield producer or OneTryProducer(channel, auto_declare=False)  # type: ignore[no-untyped-call]
+
+    def ask(self, nodes: Sequence[str], command: str, replies: int, timeout_s: float) -> list[dict[str, Any]]:
+        """So many replies of these nodes, of which several may have one name; fewer after the timeout."""
+        told = self._broadcast(command, {}, nodes, reply=True, timeout=timeout_s, limit=replies)  # type: ignore[no-untyped-call]
+        return told or []
+
+    def ask_all(
+        self, command: str, timeout_s: float, arguments: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """The replies of all nodes that hear it, of which Redis tells how many there are; fewer after the timeout."""
+        channel: Any = self.connection.default_channel  # type: ignore[union-attr]
+        ticket, heard = uuid(), 0
+
+        def publish(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
+            nonlocal heard
+            with channel.conn_or_acquire() as client:
+                heard = client.publish(channel._get_publish_topic(exchange, routing_key), dumps(message))  # type: ignore[no-untyped-call]
+
+        channel._put_fanout = publish  # kombu's own, but for the answer
+        try:
+            self._publish(command, arguments or {}, None, ticket, channel, timeout_s)  # type: ignore[no-untyped-call]
+        finally:
+            del channel._put_fanout
+        told = self._collect(ticket, heard, timeout_s, channel=channel) if heard else ()  # type: ignore[no-untyped-call]
+        return list(told)
 
 
 @contextmanager

@@ -149,7 +149,8 @@ class NodeState:
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
-    `rate_limited` those of its tasks of which it may hold some without listing them.
+    `rate_limited` those of its tasks of which it may hold some without listing them. Where several `twins` answer under
+    the name, `registered` and `queues` are what all of them have.
     """
 
     name: str
@@ -157,6 +158,7 @@ class NodeState:
     queues: frozenset[str]
     holds: frozenset[str] | None = None
     rate_limited: frozenset[str] = frozenset()
+    twins: int = 1
 
 
 ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})

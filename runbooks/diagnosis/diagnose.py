@@ -32,6 +32,7 @@ def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
         *broker.findings(fleet, snapshot),
         *code.unregistered(fleet, snapshot),
         *workers.silent_nodes(fleet, snapshot),
+        *workers.strangers(fleet, snapshot),
         *queues.findings(fleet, snapshot),
         *(finding for host in asked for finding in workers.of_beat(fleet, host, snapshot.hosts[host.name])),
     ]

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
-from runbooks.core.wording import span
+from runbooks.core.wording import span, tasks
 from runbooks.steps.workers import changed_since_start
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """What each host's services do against what the inventory expects of them."""
+    """What each host's services do against what the inventory expects of them, and who else is at work."""
+    yield from strangers(fleet, snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
@@ -35,6 +36,42 @@ def of_beat(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> It
         what = f"beat has sent nothing for {span(silent_s)}, more than {span(limit_s)}"
         evidence = f"was last written {span(silent_s)} ago"
     yield Finding("beat.silent", host.name, what, (f"beat's schedule {host.settings.beat_schedule} {evidence}",))
+
+
+def strangers(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Workers that are none of the inventory's and take its messages, or answer in the name of one that is."""
+    assert snapshot.broker is not None
+    workers = {host.node(worker): (host, worker) for host in fleet.hosts for worker in host.settings.workers}
+    own = {*fleet.all_nodes, *workers}
+    leaking = {
+        name
+        for name, (host, worker) in workers.items()
+        if (state := snapshot.reachable().get(host.name)) and (service := state.services.get(worker.name))
+        if service.leaked
+    }
+    for name, node in sorted(snapshot.broker.nodes.items()):
+        if node.twins > 1 and name not in leaking:
+            yield Finding(
+                "worker.twins",
+                name,
+                f"{node.twins} workers answer as {name}, so one that nobody knows of takes messages, too",
+                ("inspect ping: each of them answers; one may be of an older start, or run on another machine",),
+            )
+        taken = sorted(node.queues & frozenset(fleet.consumed))
+        if name in own or not taken:
+            continue
+        lacking = sorted(frozenset(fleet.app.expected_tasks) - node.registered)
+        yield Finding(
+            "worker.unknown",
+            name,
+            f"{name} is no worker of the inventory and consumes {', '.join(taken)}"
+            + (f"; messages of {tasks(lacking)} that it takes, it discards" if lacking else ""),
+            (
+                f"inspect active_queues: {', '.join(sorted(node.queues))}",
+                f"inspect registered: lacks {len(lacking)} tasks",
+            ),
+            severity=Severity.ERROR if lacking else Severity.WARNING,
+        )
 
 
 def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:

@@ -100,7 +100,10 @@ class WorkersRunning:
             if found.leaked and not any(isinstance(change.do, EndProcesses) for change in earlier):
                 why.append(f"{len(found.leaked)} processes of an earlier start live on")
             if worker := workers.get(service):
-                faults = worker_faults(worker, nodes.get(host.node(worker)), self.fleet.app.expected_tasks)
+                node = nodes.get(host.node(worker))
+                faults = worker_faults(worker, node, self.fleet.app.expected_tasks)
+                if node and node.twins > 1 and host.name in self.since:
+                    faults.append("another worker answers in its name, so that its own answer is not known")
                 if not faults and host.node(worker) in unseen:
                     faults = ["the broker sees no connection of it that takes messages"]
                 why += faults

@@ -245,9 +245,9 @@ def test_a_service_that_does_not_run_is_told_with_what_its_status_command_said(n
 
 
 def test_a_worker_that_runs_but_does_not_answer_is_told_with_its_pid_and_who_answers() -> None:
-    other = node(name="x@elsewhere")
+    other = node(name="x@elsewhere", queues=frozenset(["theirs"]))
     found = findings(broker=broker(nodes={"x@elsewhere": other}))
-    finding = only(found, "worker.not_answering")
+    finding = one(found, "worker.not_answering")
     assert finding.evidence == ("pid 100 is alive; inspect ping was answered by x@elsewhere",)
     found = findings(broker=broker(nodes={}))
     assert "answered by no node at all" in one(found, "worker.not_answering").evidence[0]
@@ -296,7 +296,10 @@ def test_a_running_worker_that_lacks_tasks_is_told_by_name() -> None:
 
 
 def test_another_applications_node_need_not_know_our_tasks() -> None:
-    nodes = {**broker().nodes, "x@elsewhere": node(name="x@elsewhere", registered=frozenset())}
+    nodes = {
+        **broker().nodes,
+        "x@elsewhere": node(name="x@elsewhere", queues=frozenset(["theirs"]), registered=frozenset()),
+    }
     assert findings(broker=broker(nodes=nodes)) == ()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runbooks.core.model import BrokerState, HostState, Snapshot, TaskCount, Unreachable
+from runbooks.core.model import BrokerState, HostState, NodeState, Severity, Snapshot, TaskCount, Unreachable
 from runbooks.core.settings import Limits, Thresholds
 from runbooks.diagnosis.diagnose import diagnose, watch
 from runbooks.monitoring.look import slow_to_drain, unsure
@@ -44,6 +44,24 @@ def test_a_fleet_in_which_all_is_right_has_no_finding_though_no_host_was_asked()
 def test_a_node_that_does_not_answer_is_told_without_asking_its_host() -> None:
     found = codes(make_broker(FLEET, nodes={}))
     assert found == ["worker.not_answering", "queue.no_consumer"]
+
+
+def test_a_worker_that_the_inventory_lacks_is_told_where_it_takes_its_messages() -> None:
+    def of(*queues: str, tasks: tuple[str, ...] = TASKS) -> list[tuple[str, Severity]]:
+        broker = make_broker(FLEET)
+        stray = NodeState("stray@there", frozenset(tasks), frozenset(queues))
+        found = watch(FLEET, Snapshot(NOW, replace(broker, nodes={**broker.nodes, "stray@there": stray}), {}))
+        return [(finding.code, finding.severity) for finding in found]
+
+    assert of("its_own") == []
+    assert of("high_q", "its_own") == [("worker.unknown", Severity.WARNING)]
+    assert of("high_q", tasks=TASKS[:1]) == [("worker.unknown", Severity.ERROR)]
+
+
+def test_several_workers_of_one_name_are_told() -> None:
+    broker = make_broker(FLEET)
+    nodes = {name: replace(node, twins=2) for name, node in broker.nodes.items()}
+    assert codes(replace(broker, nodes=nodes)) == ["worker.twins"]
 
 
 def test_each_node_that_lacks_tasks_is_a_finding_of_its_own() -> None:
