@@ -224,15 +224,15 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
 
 def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Recap) -> None:
     """Take back what can be; each effect is marked in the undone run's journal as soon as it is."""
-    original = Journal.reopen(record.directory)
-    try:
-        with session.recorded() as (journal, lock):
+    with session.recorded() as (journal, lock):  # first: a run that goes on holds the lock, and writes into its journal
+        original = Journal.reopen(record.directory)
+        try:
             _take_back(session, original, journal, lock, undos, recap)
-            for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
-                recap.at(undo.change.host).failed += 1
-            journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
-    finally:
-        original.close()
+        finally:
+            original.close()
+        for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
+            recap.at(undo.change.host).failed += 1
+        journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
 
 
 def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:

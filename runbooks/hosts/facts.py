@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from stat import S_IMODE, S_ISREG
 from typing import Any
 
 from runbooks.core.errors import RunbookError
@@ -50,7 +51,7 @@ def ask_files(paths: Iterable[str]) -> str:
         f"there=; set --; for path in {' '.join(map(quote, paths))}; do\n"
         '[ -e "$path" ] && there=${there}1 && set -- "$@" "$path" || there=${there}0; done\n'
         'echo "$there"; [ $# -gt 0 ] || exit 0\n'
-        'LC_ALL=C stat -L -c \'%s %a %.Y %U:%G\' -- "$@" && cat -- "$@"'
+        'LC_ALL=C stat -L -c \'%s %f %.Y %U:%G\' -- "$@" && cat -- "$@"'
     )
 
 
@@ -72,9 +73,10 @@ def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
 
 
 def _file_state(head: str, content: bytes) -> FileState:
-    mode, changed_at, names = head.split(" ", 2)
-    owner, _, group = names.partition(":")
-    return FileState(content, int(mode, 8), owner, group, float(changed_at))
+    """A masked unit is a link to /dev/null: an empty file means the same, but must not have a device's mode."""
+    raw_mode, changed_at, names = head.split(" ", 2)
+    mode, (owner, _, group) = int(raw_mode, 16), names.partition(":")
+    return FileState(content, S_IMODE(mode) if S_ISREG(mode) else 0o644, owner, group, float(changed_at))
 
 
 def marked(app: str) -> str:
@@ -94,7 +96,7 @@ def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
     return (
         f"for path in {places}; do\ncase $path in {'|'.join(map(quote, known))}) continue;; esac\n"
         f"{marked(app)} || continue\n"
-        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%a %.Y %U:%G' \"$path\"\n"
+        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%f %.Y %U:%G' \"$path\"\n"
         "base64 <\"$path\" | tr -d '\\n'; echo\ndone; :"
     )
 
