@@ -44,13 +44,15 @@ class SetEnvironment:
     """Set variables in an environment file, None removing one; all its other lines stay as they are.
 
     It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted. Only these variables
-    are written down: what else the file holds (tokens, keys) never leaves the host's file. `changed_at` is WriteFile's.
+    are written down: what else the file holds (tokens, keys) never leaves the host's file. `changed_at` is WriteFile's;
+    `was_absent`: the file goes when nothing is left in it.
     """
 
     path: str
     values: dict[str, str | None]
     replaces: dict[str, str | None]
     changed_at: float | None = None
+    was_absent: bool = False
     kind: Literal["set_environment"] = "set_environment"
 
 

@@ -36,8 +36,8 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
         if found.get(name) not in (effect.replaces.get(name), value):
             raise StalePlan(f"{effect.path}: {name} has changed since it was looked at", "run the command again")
     text = edit_environment(content.decode(errors="surrogateescape"), effect.values)  # other bytes stay as they are
-    content, mode = text.encode(errors="surrogateescape"), actual.mode or 0o640
-    return WriteFile(effect.path, content, mode, sha256(actual.content), changed_at=effect.changed_at)
+    new = None if effect.was_absent and not text else text.encode(errors="surrogateescape")
+    return WriteFile(effect.path, new, actual.mode or 0o640, sha256(actual.content), changed_at=effect.changed_at)
 
 
 def fragments(host: FleetHost, effects: Mapping[str, Effect]) -> dict[str, str]:

@@ -37,13 +37,14 @@ class EnvironmentSet:
 
     def _change(self, host: FleetHost, found: Mapping[str, str | None], state: HostState) -> Change:
         path, values = host.settings.env_file, {name: host.settings.env[name] for name in found}
+        actual = state.files[path]
         lines = [line for name in found for line in (_shown("-", name, found[name]), _shown("+", name, values[name]))]
         return Change(
             host.name,
             self.name,
             f"set {', '.join(found)} in {path}",
             do=SetEnvironment(path, dict(values), dict(found)),
-            undo=SetEnvironment(path, dict(found), dict(values), state.files[path].changed_at or None),
+            undo=SetEnvironment(path, dict(found), dict(values), actual.changed_at or None, actual.content is None),
             detail="\n".join((f"--- {path}", f"+++ {path}", *filter(None, lines))),
         )
 

@@ -410,4 +410,5 @@ def test_a_run_never_writes_down_more_of_an_environment_file_than_its_own_variab
         "values": {"TIMEOUT": "30"},
         "replaces": {"TIMEOUT": "x"},
         "changed_at": None,
+        "was_absent": False,
     }

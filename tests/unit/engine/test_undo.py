@@ -14,10 +14,10 @@ from runbooks.core.effects import (
     WriteFile,
     sha256,
 )
-from runbooks.core.errors import BrokerUnreachable, ExitCode, RunbookError
+from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import Recap
-from runbooks.engine.journal import Journal, RunRecord, find_run
+from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run
 from runbooks.engine.undo import Undo, plan_undo, undo
 from tests.unit.engine.conftest import Recorder, World
 
@@ -356,3 +356,46 @@ def test_messages_of_another_broker_are_not_put_into_this_one(world: World) -> N
         Outcome.CANNOT,
         "they came from localhost:6379/3, not elsewhere:6379/3",
     )
+
+
+def test_the_record_of_a_run_that_goes_on_is_not_touched(
+    world: World, done: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What looks like a torn line is one that its run is writing just now."""
+    journal = world.last_run().directory / JOURNAL
+    with journal.open("ab") as file:
+        file.write(b'{"type": "effect", "n": 99')
+
+    def held(run_id: str, verb: str) -> None:
+        raise LockHeld("the run goes on")
+
+    monkeypatch.setattr(world.broker, "lock", held)
+    with pytest.raises(LockHeld):
+        take_back(world, done)
+    assert journal.read_bytes().endswith(b'{"type": "effect", "n": 99')
+
+
+def test_an_environment_file_that_a_run_made_is_gone_again(world: World) -> None:
+    for host in world.hosts:
+        world.path(host, "env").unlink()
+    assert world.remediate() == ExitCode.OK
+    assert world.path("web1", "env").read_text() == "TIMEOUT=30\n"
+    assert take_back(world, "last").exit_code == ExitCode.OK
+    assert not world.path("web1", "env").exists()
+
+
+def test_an_environment_file_that_was_empty_is_empty_again(world: World) -> None:
+    world.path("web1", "env").write_text("")
+    assert world.remediate() == ExitCode.OK
+    take_back(world, "last")
+    assert world.path("web1", "env").read_text() == ""
+
+
+def test_a_unit_that_was_masked_is_masked_again_and_may_not_be_written_by_all(world: World) -> None:
+    unit = world.path("web1", "units/celery-worker@high.service")
+    unit.symlink_to("/dev/null")
+    world.remediate()
+    assert b"ExecStart" in unit.read_bytes()
+    take_back(world, "last")
+    assert unit.read_bytes() == b"", "systemd takes an empty unit for a masked one"
+    assert unit.is_symlink() or unit.stat().st_mode & 0o777 == 0o644

@@ -37,7 +37,7 @@ def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_the
 def test_a_variable_that_is_missing_is_added_and_undo_takes_it_out() -> None:
     (change,) = EnvironmentSet(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(None)}))
     assert change.undo == SetEnvironment(
-        ENV_FILE, {"TIMEOUT": None, "URL": None}, {"TIMEOUT": "30", "URL": "http://x y"}, NOW
+        ENV_FILE, {"TIMEOUT": None, "URL": None}, {"TIMEOUT": "30", "URL": "http://x y"}, NOW, was_absent=True
     )
     assert "-TIMEOUT" not in change.detail
 
