@@ -13,7 +13,9 @@ from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
+from runbooks.engine.tasks import secrets_of
 from runbooks.engine.walk import walk
+from runbooks.hosts.facts import redact
 from runbooks.steps.step import Needs
 from runbooks.tail_logs import show_last
 from runbooks.verify import expectations
@@ -83,8 +85,13 @@ def run_canary(session: Session, journal: Journal, recap: Recap) -> None:
     change = Change(
         BROKER, "canary", f"run {canary.task} through {canary.queue}", RunTask(canary.task, canary.queue, task_id)
     )
+    secrets = secrets_of(session)
+
+    def waiting(text: str, share: float | None = None, /) -> None:
+        session.reporter.waiting(redact(text, secrets), share)
+
     n = journal.intend(change)
-    ended = session.broker.run_task(canary, task_id, session.reporter.waiting)
+    ended = session.broker.run_task(canary, task_id, waiting)
     session.reporter.waiting("")
     succeeded = ended.state == "SUCCESS"
     outcome = Outcome.CHANGED if succeeded else Outcome.FAILED
@@ -92,7 +99,8 @@ def run_canary(session: Session, journal: Journal, recap: Recap) -> None:
     if not succeeded:
         detail += "\n" + "\n".join(ended.traceback.strip().splitlines()[-5:])
         detail += f"\ntask {task_id} was revoked, so that no retry of it runs later"
-    journal.finished(n, outcome, detail.strip())
+    detail = redact(detail.strip(), secrets)
+    journal.finished(n, outcome, detail)
     recap.at(BROKER).changed += succeeded
     recap.at(BROKER).failed += not succeeded
-    session.reporter.change(change, outcome, detail.strip())
+    session.reporter.change(change, outcome, detail)

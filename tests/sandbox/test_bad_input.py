@@ -288,6 +288,24 @@ def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> 
     assert healthy.inv("verify", "--inventory", name).code == 0
 
 
+def test_what_a_failed_canary_says_is_freed_of_secrets_before_it_is_shown_and_written_down(healthy: World) -> None:
+    (token,) = [line.partition("=")[2] for line in healthy.env_file.read_text().splitlines() if "APP_TOKEN=" in line]
+    canary = "celery_canary:\n          task: {}\n"
+    name = healthy.inventory(
+        (
+            canary.format("integrations.tasks.check_all_devices_in_glpi"),
+            canary.format("inventory.tasks.poll_printer") + f'          kwargs: {{"{token}": 1}}\n',
+        )
+    )
+    next((healthy.root / "root").rglob("celery-beat.service")).write_text("edited by hand\n")
+    failed = healthy.inv("remediate", "--yes", "--json", "--inventory", name)
+    assert failed.code == 2
+    assert "unexpected keyword argument" in failed.json["changes"][-1]["result"]
+    journal = healthy.root / "state/runs" / failed.json["run"] / "journal.jsonl"
+    assert token not in json.dumps(failed.json["changes"]) + failed.err + journal.read_text()
+    assert healthy.inv("remediate", "--yes").code == 0
+
+
 def a_message() -> str:
     """What Celery itself would queue."""
     properties = {
