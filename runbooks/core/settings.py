@@ -39,6 +39,11 @@ def is_secret_name(name: str) -> bool:
     return SECRET_NAME.search(name) is not None
 
 
+def holds_password(value: str) -> bool:
+    """Whether a value is a URL with a password in it."""
+    return re.search(r"\w://[^\s:/@]*:[^\s/]+@", value) is not None
+
+
 def absolute(value: str) -> str:
     """The text, if it is an absolute path on one line; raises ValueError."""
     if not value.startswith("/"):
@@ -71,11 +76,13 @@ def _schedule(value: str) -> str:
 
 
 def _no_secrets(value: dict[str, str]) -> dict[str, str]:
-    for name in value:
+    for name, text in value.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(f"'{name}' is not the name of an environment variable")
         if is_secret_name(name):
             raise ValueError(f"'{name}' looks like a secret; it belongs into the host's environment file, not in here")
+        if holds_password(text):
+            raise ValueError(f"'{name}' holds a password; it belongs into the host's environment file, not in here")
     return value
 
 

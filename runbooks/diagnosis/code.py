@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, ImportProbe, Snapshot
 from runbooks.core.wording import tasks
+from runbooks.hosts.facts import redact
 from runbooks.steps.environment import drift
 
 
@@ -107,7 +108,7 @@ def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tu
 def _environment(host: FleetHost, state: HostState, mended: bool) -> Iterator[str]:
     values = drift(host, state)
     for name, value in values.items():
-        now = "not set" if value is None else f"{value!r}"
+        now = "not set" if value is None else redact(repr(value), ())
         yield f"{host.settings.env_file}: {name} is {now}, the inventory says {host.settings.env[name]!r}"
     if mended:
         yield "tried on the host: with the inventory's values the import works and these tasks are registered"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot
-from runbooks.steps.environment import drift
+from runbooks.steps.environment import drift, settable
 from runbooks.steps.files import MODE, Kind, Wanted, stale_files
 
 
@@ -70,7 +70,17 @@ def _units(host: FleetHost, state: HostState) -> Iterator[Finding]:
 
 
 def _environment(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    if values := drift(host, state):
+    differing = drift(host, state)
+    values = settable(differing)
+    if kept := ", ".join(name for name in differing if name not in values):
+        yield Finding(
+            "environment.password",
+            host.name,
+            f"{kept} in {host.settings.env_file} differs from the inventory and holds a password",
+            ("it is not replaced, for the record of a change holds what was there before: change it on the host",),
+            severity=Severity.WARNING,
+        )
+    if values:
         yield Finding(
             "environment.differs",
             host.name,

@@ -6,6 +6,7 @@ from runbooks.core.effects import Change, SetEnvironment
 from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Snapshot
+from runbooks.core.settings import holds_password
 from runbooks.steps.step import Needs
 
 
@@ -13,6 +14,11 @@ def drift(host: FleetHost, state: HostState) -> dict[str, str | None]:
     """The variables that differ from the inventory, each with the value it has now (None: it has none)."""
     now = read_environment((state.files[host.settings.env_file].content or b"").decode(errors="replace"))
     return {name: now.get(name) for name, value in host.settings.env.items() if now.get(name) != value}
+
+
+def settable(differing: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Those that may be replaced: the way back needs the old value, and a password is never written down."""
+    return {name: value for name, value in differing.items() if value is None or not holds_password(value)}
 
 
 class EnvironmentSet:
@@ -28,7 +34,7 @@ class EnvironmentSet:
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
         hosts = {host.name: host for host in self.fleet.hosts}
-        differing = {name: drift(hosts[name], state) for name, state in snapshot.reachable().items()}
+        differing = {name: settable(drift(hosts[name], state)) for name, state in snapshot.reachable().items()}
         return tuple(
             self._change(hosts[name], values, snapshot.reachable()[name])
             for name, values in differing.items()

@@ -192,6 +192,21 @@ def test_a_secret_does_not_belong_into_the_inventory(tmp_path: Path, name: str) 
     assert f"'{name}' looks like a secret" in problem
 
 
+@pytest.mark.parametrize(
+    "value", ["redis://:hunter2@cache:6379/1", "amqp://me:hunter2@mq", "postgres+pg://u:hunter2@db/x"]
+)
+def test_a_password_in_a_url_does_not_belong_into_the_inventory_either(tmp_path: Path, value: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_env: {{CACHE_URL: '{value}'}}")
+    assert "CACHE_URL" in problem
+    assert "holds a password" in problem
+    assert "hunter2" not in problem
+
+
+def test_a_url_without_a_password_may_stand_in_the_inventory(tmp_path: Path) -> None:
+    (host,) = fleet_of(tmp_path, "celery_env: {CACHE_URL: 'redis://me@cache:6379/1', T: '12:30@x'}").hosts
+    assert host.settings.env["CACHE_URL"] == "redis://me@cache:6379/1"
+
+
 @pytest.mark.parametrize("name", ["GLPI_TIMEOUT_S", "KEYBOARD", "DATABASE_PATH", "MONKEYS"])
 def test_a_harmless_name_is_no_secret(name: str) -> None:
     assert not is_secret_name(name)

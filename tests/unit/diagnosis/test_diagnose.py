@@ -415,6 +415,13 @@ def test_environment_drift_is_told_variable_by_variable_without_the_files_secret
     assert "s3cret" not in repr(finding)
 
 
+def test_a_variable_that_holds_a_password_is_told_without_it_and_left_to_the_operator() -> None:
+    files = {ENV_FILE: replace(state().files[ENV_FILE], content=b"TIMEOUT=redis://:s3cret@cache/1\n")}
+    finding = only(findings(hosts={"web1": state(files=files)}), "environment.password")
+    assert (finding.subject, finding.remedy) == ("web1", None)
+    assert "s3cret" not in repr(finding)
+
+
 # --- all together
 
 

@@ -55,3 +55,9 @@ def test_a_host_that_does_not_answer_is_left_out() -> None:
 def test_drift_tells_a_missing_variable_from_an_empty_one() -> None:
     state = replace(make_state(HOST), files={ENV_FILE: FileState(b"TIMEOUT=\n", 0o640, "root", "root", NOW)})
     assert drift(HOST, state) == {"TIMEOUT": "", "URL": None}
+
+
+def test_a_value_that_holds_a_password_is_neither_shown_nor_written_down_nor_replaced() -> None:
+    (change,) = plan(b"TIMEOUT=x\nURL=redis://:s3cret@cache/1\n")
+    assert change.do == SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"})
+    assert plan(b"TIMEOUT=30\nURL=redis://:s3cret@cache/1\n") == ()
