@@ -51,7 +51,7 @@ def ask_files(paths: Iterable[str]) -> str:
         f"there=; set --; for path in {' '.join(map(quote, paths))}; do\n"
         '[ -e "$path" ] && there=${there}1 && set -- "$@" "$path" || there=${there}0; done\n'
         'echo "$there"; [ $# -gt 0 ] || exit 0\n'
-        'LC_ALL=C stat -L -c \'%s %f %.Y %U:%G\' -- "$@" && cat -- "$@"'
+        'LC_ALL=C stat -L -c \'%s %f %.Y %.Z %U:%G\' -- "$@" && cat -- "$@"'
     )
 
 
@@ -73,10 +73,15 @@ def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
 
 
 def _file_state(head: str, content: bytes) -> FileState:
-    """A masked unit is a link to /dev/null: an empty file means the same, but must not have a device's mode."""
-    raw_mode, changed_at, names = head.split(" ", 2)
+    """A masked unit is a link to /dev/null: an empty file means the same, but must not have a device's mode.
+
+    What rsync or tar brings has the time of its own machine's clock, but cannot be newer than when it was put here.
+    """
+    raw_mode, changed_at, put_at, names = head.split(" ", 3)
     mode, (owner, _, group) = int(raw_mode, 16), names.partition(":")
-    return FileState(content, S_IMODE(mode) if S_ISREG(mode) else 0o644, owner, group, float(changed_at))
+    return FileState(
+        content, S_IMODE(mode) if S_ISREG(mode) else 0o644, owner, group, min(float(changed_at), float(put_at))
+    )
 
 
 def marked(app: str) -> str:
@@ -96,7 +101,7 @@ def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
     return (
         f"for path in {places}; do\ncase $path in {'|'.join(map(quote, known))}) continue;; esac\n"
         f"{marked(app)} || continue\n"
-        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%f %.Y %U:%G' \"$path\"\n"
+        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%f %.Y %.Z %U:%G' \"$path\"\n"
         "base64 <\"$path\" | tr -d '\\n'; echo\ndone; :"
     )
 

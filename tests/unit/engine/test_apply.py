@@ -1,6 +1,7 @@
 """Carrying out a plan: a second look proves what was made, and a host that fails does not drag the others along."""
 
 import json
+import os
 
 import pytest
 
@@ -360,3 +361,14 @@ def test_an_unwritable_record_is_told_before_anything_is_changed(world: World) -
     with pytest.raises(RunbookError, match="cannot be written down"):
         world.remediate()
     assert world.files("web1") == before
+
+
+def test_a_file_with_a_time_in_the_future_makes_one_restart_necessary_and_not_one_after_the_other(world: World) -> None:
+    """rsync and tar put the times of another machine's clock."""
+    world.remediate()
+    for host in world.hosts:
+        os.utime(world.path(host, "env"), (2e9, 2e9))
+    assert world.remediate() == ExitCode.OK
+    assert world.log("web1").count("start high") == 2
+    assert world.remediate() == ExitCode.OK
+    assert world.reporter.plans == [()]
