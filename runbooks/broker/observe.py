@@ -41,7 +41,7 @@ def observe_broker(
     `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
-    rules = tuple(rules)
+    rules, clock_ahead_s = tuple(rules), _clock_ahead_s(client, now)
     facts = Facts(now, registered_in(nodes))
     states = {
         queue: scan_queue(
@@ -78,6 +78,7 @@ def observe_broker(
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
             held_s=_held_s(client, keyspace) if queues else {},
+            clock_ahead_s=clock_ahead_s,
         )
 
 
@@ -92,6 +93,16 @@ def _info(client: "redis.Redis") -> dict[str, Any]:
     except redis.exceptions.NoPermissionError:
         return {}
     return info
+
+
+def _clock_ahead_s(client: "redis.Redis", now: float) -> float:
+    """0 where TIME is not allowed."""
+    with broker_errors(address(client)):
+        try:
+            at, at_us = client.time()
+        except redis.exceptions.NoPermissionError:
+            return 0.0
+    return now - at - at_us / 1e6
 
 
 def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+CLOCK_MARGIN_S = 60.0
 SAMPLES = 5
 """How many of the messages that a rule means are remembered where not all are asked for."""
 
@@ -210,7 +211,7 @@ class BrokerState:
     and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
     task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
-    queues were asked for.
+    queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
     """
 
     version: str
@@ -227,6 +228,12 @@ class BrokerState:
     consumer_ages_s: tuple[int, ...] | None = None
     oldest_unacked_at: float | None = None
     held_s: Mapping[str, float] = field(default_factory=dict)
+    clock_ahead_s: float = 0.0
+
+    @property
+    def clocks_differ(self) -> bool:
+        """By more than it takes to ask: then what is overdue or expired here may not be so there."""
+        return abs(self.clock_ahead_s) > CLOCK_MARGIN_S
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------

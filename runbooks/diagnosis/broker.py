@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
+from runbooks.core.wording import span
 
 _FULL = 0.9
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Eviction, memory, and the application's queues lying in another db than the one it is told to use."""
+    """Eviction, memory, clocks, and the application's queues lying in another db than the one it is told to use."""
     broker = snapshot.broker
     assert broker is not None
     yield from _not_the_workers_broker(fleet, snapshot)
@@ -30,6 +31,15 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             "broker",
             "Redis is nearly out of memory; publishing is about to fail",
             (f"{broker.used_memory_bytes:,} of {broker.maxmemory_bytes:,} bytes used",),
+        )
+    if broker.clocks_differ:
+        ahead_s = broker.clock_ahead_s
+        yield Finding(
+            "broker.clock",
+            "broker",
+            f"this machine's clock is {span(ahead_s)} {'ahead of' if ahead_s > 0 else 'behind'} the broker's",
+            ("Redis TIME; what is overdue, expired or fetched long ago is judged by this machine's clock",),
+            severity=Severity.WARNING,
         )
     here = sum(queue.depth for queue in broker.queues.values())
     for db, depth in broker.depths_by_db.items():

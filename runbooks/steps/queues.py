@@ -7,10 +7,11 @@ from runbooks.broker.keys import readable
 from runbooks.broker.retrieval import archive_name
 from runbooks.broker.selection import for_queue
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
+from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot, silent_nodes
 from runbooks.core.rules import text
-from runbooks.core.wording import ago, notice
+from runbooks.core.wording import ago, notice, span
 from runbooks.steps.step import Needs
 
 _SAMPLES_SHOWN = 5
@@ -33,13 +34,23 @@ class QueuesClean:
             self.needs |= Needs.NODES | Needs.SERVICES
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
+        """Raises RunbookError where messages would be taken for their time, and it is not clear what time it is."""
         assert snapshot.broker is not None
-        return tuple(
+        changes = tuple(
             change
             for state in snapshot.broker.queues.values()
             for change in (self._take(state, snapshot.at), self._take_unacked(state, snapshot))
             if change
         )
+        by_time = any(rule.expired or rule.eta_overdue_s is not None for rule in self._fleet.rules)
+        chosen = any(state.selected or state.unacked for state in snapshot.broker.queues.values())
+        if by_time and chosen and snapshot.broker.clocks_differ:
+            raise RunbookError(
+                f"the clocks of this machine and of the broker differ by {span(snapshot.broker.clock_ahead_s)}, "
+                "so what is overdue or expired is not known; nothing was taken",
+                "set the wrong one (timedatectl tells whether a clock is synchronized), then run again",
+            )
+        return changes
 
     def notices(self, snapshot: Snapshot) -> list[str]:
         """What the operator has to know of messages that the rules mean and that stay, or that others wait for."""

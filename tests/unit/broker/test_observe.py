@@ -199,3 +199,10 @@ def test_the_oldest_unacknowledged_message_is_known(client: "redis.Redis") -> No
     assert observe_broker(client, KEYS, ["work"], [], time.time(), {}).oldest_unacked_at is None
     client.zadd(KEYS.unacked_index, {"a": 2000.5, "b": 1000.25})
     assert observe_broker(client, KEYS, ["work"], [], time.time(), {}).oldest_unacked_at == 1000.25
+
+
+def test_a_clock_that_goes_wrong_is_told_by_the_servers(client: "redis.Redis") -> None:
+    right, ahead = (observe_broker(client, KEYS, (), (), time.time() + by_s, {}) for by_s in (0.0, 7200.0))
+    assert not right.clocks_differ
+    assert ahead.clocks_differ
+    assert ahead.clock_ahead_s == pytest.approx(7200, abs=30)

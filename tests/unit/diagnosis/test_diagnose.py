@@ -104,6 +104,13 @@ def test_eviction_is_told_only_where_memory_is_limited(policy: str, limit: int, 
         assert found[0].severity is Severity.WARNING
 
 
+@pytest.mark.parametrize(("ahead_s", "told"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")])
+def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> None:
+    found = findings(broker=broker(clock_ahead_s=ahead_s))
+    assert [finding.code for finding in found] == ["broker.clock"] * bool(told)
+    assert all(told in finding.summary for finding in found)
+
+
 @pytest.mark.parametrize(("used", "told"), [(900, False), (901, True)])
 def test_a_broker_is_full_above_nine_tenths_of_its_memory(used: int, told: bool) -> None:
     found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=used))

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
+from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import MessageSummary, NodeState, Notice, QueueState, Rule, Selection, ServiceState
-from runbooks.core.rules import text
+from runbooks.core.rules import QueueRule, text
 from runbooks.steps.queues import QueuesClean
 from runbooks.steps.step import Needs
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot, make_state
@@ -43,6 +45,19 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
         "    1,200 shop.tasks.bill",
         "    e.g. id-1 retries 3, ETA 2 h ago, expires in 1 min, args (1,)",
     ]
+
+
+@pytest.mark.parametrize("ahead_s", [7200.0, -7200.0])
+def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -> None:
+    def of(*queues: QueueState, fleet: Fleet = FLEET) -> tuple[Change, ...]:
+        broker = make_broker(fleet, queues={queue.name: queue for queue in queues}, clock_ahead_s=ahead_s)
+        return QueuesClean(fleet).plan(make_snapshot(fleet, broker=broker))
+
+    with pytest.raises(RunbookError, match="differ by 2 h, so what is overdue or expired is not known"):
+        of(make_queue("high_q", 5000, selected=(LATE,)))
+    assert of(make_queue("high_q", 5, malformed=MALFORMED))
+    timeless = make_fleet(queue_rules=(QueueRule(reason="too often", queue="high_q", retries=">2"),))
+    assert of(make_queue("high_q", 5000, selected=(LATE,)), fleet=timeless)
 
 
 def test_what_a_killed_run_has_left_aside_is_brought_home() -> None:
