@@ -56,13 +56,16 @@ def _not_registered(lacking: Mapping[str, frozenset[str]]) -> Finding:
 
 def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) -> Iterator[Finding]:
     missing = sorted(frozenset(fleet.app.expected_tasks) - now.registered)
-    never = [task for task in missing if now.errors.get(_module(task)) == ""]
+    never = [task for task in missing if now.errors.get(_module(task), None if _module(task) else "") == ""]
     if never:
         yield Finding(
             "task.never_imported",
             host.name,
-            f"{tasks(never)}: the module imports, but the application never imports it, or has no such task",
-            (f"loaded as a worker loads it, `{fleet.app.app}` registers {len(now.registered)} tasks, not these",),
+            f"{tasks(never)}: the application never imports it, or has no such task",
+            (
+                f"loaded as a worker loads it, `{fleet.app.app}` registers {len(now.registered)} tasks, not these",
+                *(f"imported by hand, {module} works" for module in sorted({_module(task) for task in never} - {""})),
+            ),
             blocks=True,
         )
     wanted = state.imports_wanted

@@ -17,6 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         if isinstance(state, HostState):
             yield from _services(host, state)
             yield from _nodes(host, state, snapshot)
+            yield from _stops_late(fleet, host)
 
 
 def of_beat(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> Iterator[Finding]:
@@ -83,6 +84,20 @@ def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 "worker.not_answering", name, f"the node {name} does not answer ping", (_who_answers(snapshot),)
             )
+
+
+def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
+    """**Source:** kombu 5.7.0 `transport/redis.py`: a stopping worker holds what it has until it exits."""
+    stop_s, limit_s = host.settings.stop_timeout, fleet.app.broker_options.visibility_timeout
+    if host.settings.workers and stop_s > limit_s:
+        yield Finding(
+            "worker.stops_late",
+            host.name,
+            f"a worker may take {span(stop_s)} to stop, but after {span(limit_s)} Celery delivers what it still holds "
+            "again, so that it runs twice",
+            ("celery_stop_timeout has to be below visibility_timeout (celery_broker_options)",),
+            severity=Severity.WARNING,
+        )
 
 
 def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:

@@ -51,7 +51,8 @@ registered = set(app.tasks)
 
 def import_errors(tasks: Iterable[str]) -> dict[str, str]:
     errors = {}
-    for module in sorted({name.rpartition(".")[0] for name in set(tasks) - registered}):
+    modules = {name.rpartition(".")[0] for name in set(tasks) - registered}
+    for module in sorted(modules - {""}):  # a task may have a name of its own
         try:
             importlib.import_module(module)
             errors[module] = ""

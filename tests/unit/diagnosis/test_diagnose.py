@@ -380,7 +380,10 @@ def test_a_module_that_imports_but_is_never_imported_by_the_application_blocks()
     probe = ImportProbe(frozenset(["celery.backend_cleanup"]), {"shop.tasks": ""})
     finding = only(findings(hosts={"web1": with_imports(probe)}), "task.never_imported")
     assert finding.blocks
-    assert finding.evidence == ("loaded as a worker loads it, `shop` registers 1 tasks, not these",)
+    assert finding.evidence == (
+        "loaded as a worker loads it, `shop` registers 1 tasks, not these",
+        "imported by hand, shop.tasks works",
+    )
 
 
 # --- files
@@ -446,3 +449,18 @@ def test_one_unreachable_host_does_not_hide_the_faults_of_another() -> None:
     services = {**make_state(fleet.hosts[1]).services, "beat": ServiceState(None, None, "")}
     found = findings(fleet, hosts={"web1": Unreachable("gone"), "web2": make_state(fleet.hosts[1], services=services)})
     assert {f.code for f in found} == {"host.unreachable", "beat.not_running"}
+
+
+def test_a_worker_that_may_take_longer_to_stop_than_celery_waits_is_told() -> None:
+    finding = only(findings(make_fleet(make_host(stop_timeout=7200.0))), "worker.stops_late")
+    assert (finding.subject, finding.severity) == ("web1", Severity.WARNING)
+    assert "may take 2 h to stop, but after 1 h Celery delivers" in finding.summary
+
+
+def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_ours() -> None:
+    fleet = make_fleet(make_host(), expected_tasks=(*TASKS, "ship"))
+    probe = ImportProbe(frozenset(TASKS), {})
+    finding = only(
+        findings(fleet, hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "task.never_imported"
+    )
+    assert finding.summary == "ship: the application never imports it, or has no such task"

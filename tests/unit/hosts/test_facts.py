@@ -289,6 +289,10 @@ def test_a_module_that_imports_but_has_no_such_task_is_told_with_no_error(site: 
     assert probe.errors == {"tasks": ""}
 
 
+def test_no_module_is_imported_for_a_task_whose_name_says_none(site: Site) -> None:
+    assert site.probe("tasks.bill", "ship").errors == {}
+
+
 def test_an_import_error_that_the_application_swallows_comes_to_light(site: Site) -> None:
     site.write(**{
         "shop.py": "import celery\napp = celery.Celery()\ntry:\n    import tasks\nexcept Exception:\n    pass\n",
