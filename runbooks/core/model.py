@@ -245,8 +245,6 @@ class FileState:
 
     content: bytes | None
     mode: int = 0
-    owner: str = ""
-    group: str = ""
     changed_at: float = 0.0
 
 

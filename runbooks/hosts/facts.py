@@ -45,13 +45,13 @@ def parse_clock(answer: Answer) -> Clock:
 def ask_files(paths: Iterable[str]) -> str:
     """Which of these exist, then the state of each of them, then their bytes: two processes for any number of files.
 
-    `-L`: of a link, the file it leads to. `LC_ALL`: seconds with a point. Names of users may hold spaces.
+    `-L`: of a link, the file it leads to. `LC_ALL`: seconds with a point.
     """
     return (
         f"there=; set --; for path in {' '.join(map(quote, paths))}; do\n"
         '[ -e "$path" ] && there=${there}1 && set -- "$@" "$path" || there=${there}0; done\n'
         'echo "$there"; [ $# -gt 0 ] || exit 0\n'
-        'LC_ALL=C stat -L -c \'%s %f %.Y %.Z %U:%G\' -- "$@" && cat -- "$@"'
+        'LC_ALL=C stat -L -c \'%s %f %.Y %.Z\' -- "$@" && cat -- "$@"'
     )
 
 
@@ -77,11 +77,9 @@ def _file_state(head: str, content: bytes) -> FileState:
 
     What rsync or tar brings has the time of its own machine's clock, but cannot be newer than when it was put here.
     """
-    raw_mode, changed_at, put_at, names = head.split(" ", 3)
-    mode, (owner, _, group) = int(raw_mode, 16), names.partition(":")
-    return FileState(
-        content, S_IMODE(mode) if S_ISREG(mode) else 0o644, owner, group, min(float(changed_at), float(put_at))
-    )
+    raw_mode, changed_at, put_at = head.split()
+    mode = int(raw_mode, 16)
+    return FileState(content, S_IMODE(mode) if S_ISREG(mode) else 0o644, min(float(changed_at), float(put_at)))
 
 
 def marked(app: str) -> str:
@@ -101,7 +99,7 @@ def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
     return (
         f"for path in {places}; do\ncase $path in {'|'.join(map(quote, known))}) continue;; esac\n"
         f"{marked(app)} || continue\n"
-        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%f %.Y %.Z %U:%G' \"$path\"\n"
+        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%f %.Y %.Z' \"$path\"\n"
         "base64 <\"$path\" | tr -d '\\n'; echo\ndone; :"
     )
 

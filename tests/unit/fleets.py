@@ -69,7 +69,7 @@ def make_broker(fleet: Fleet, **changes: Any) -> BrokerState:
 def make_state(host: FleetHost, **changes: Any) -> HostState:
     """Every service runs since after the environment file, which holds what it should, last changed."""
     content = "".join(f"{name}={value}\n" for name, value in host.settings.env.items())
-    files = {host.settings.env_file: FileState(content.encode(), 0o640, "root", "deploy", NOW - 1000)}
+    files = {host.settings.env_file: FileState(content.encode(), 0o640, NOW - 1000)}
     services = {name: ServiceState(100 + n, NOW - 500, "100") for n, name in enumerate(host.services)}
     return replace(HostState(NOW, files, services), **changes)
 
@@ -87,4 +87,4 @@ def nothing_wanted(fleet: Fleet) -> Wanted:
 
 
 def in_place(content: bytes, mode: int = MODE) -> FileState:
-    return FileState(content, mode, "root", "root", NOW - 2000)
+    return FileState(content, mode, NOW - 2000)

@@ -12,7 +12,7 @@ FLEET = make_fleet(HOST)
 
 
 def state_with(content: bytes | None) -> HostState:
-    return replace(make_state(HOST), files={ENV_FILE: FileState(content, 0o640, "root", "root", NOW)})
+    return replace(make_state(HOST), files={ENV_FILE: FileState(content, 0o640, NOW)})
 
 
 def plan(content: bytes | None) -> tuple[Change, ...]:
@@ -53,7 +53,7 @@ def test_a_host_that_does_not_answer_is_left_out() -> None:
 
 
 def test_drift_tells_a_missing_variable_from_an_empty_one() -> None:
-    state = replace(make_state(HOST), files={ENV_FILE: FileState(b"TIMEOUT=\n", 0o640, "root", "root", NOW)})
+    state = replace(make_state(HOST), files={ENV_FILE: FileState(b"TIMEOUT=\n", 0o640, NOW)})
     assert drift(HOST, state) == {"TIMEOUT": "", "URL": None}
 
 

@@ -25,7 +25,7 @@ def plan(file: FileState) -> tuple[Change, ...]:
 
 def test_nothing_is_to_do_where_bytes_and_mode_are_right_whoever_owns_the_file() -> None:
     assert plan(in_place(b"one\ntwo\n")) == ()
-    assert plan(FileState(b"one\ntwo\n", MODE, "jane", "jane", NOW)) == ()
+    assert plan(FileState(b"one\ntwo\n", MODE, NOW)) == ()
 
 
 def test_a_missing_file_is_created_and_undo_removes_it() -> None:
