@@ -1,8 +1,7 @@
 """Carry out a plan: write each effect down, make it, look again; a step has worked when its own plan is empty then."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -26,6 +25,7 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.engine.journal import Journal
+from runbooks.engine.nodes import await_nodes, changed_service, drained
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 PAUSE_S = 0.25
-NODES_PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
 MARGIN_S = 60.0
-DRAIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -197,9 +195,6 @@ def _run_stage(
         _tell(session, mine, recap)
 
 
-Service = tuple[str, str]
-"""A host, and a service of it."""
-
 Result = tuple[Change, Outcome, str]
 """What became of a change, and what there is to say about it."""
 
@@ -279,35 +274,6 @@ def _second_look(
     return (), {}
 
 
-def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
-    """Wait until the workers that were started answer: until then a look at their hosts would show nothing new.
-
-    Without `answering` only until they are bound to remote control, as are those that were killed.
-    """
-    started = {
-        (change.host, change.do.service)
-        for change in done
-        if isinstance(change.do, ControlService) and change.do.action != "stop"
-    }
-    nodes = {
-        host.node(worker)
-        for host in session.fleet.hosts
-        for worker in host.settings.workers
-        if (host.name, worker.name) in started
-    }
-    while time.monotonic() < deadline:
-        silent = nodes - session.broker.listening()
-        if answering and not silent:  # asking takes as long as they need to answer
-            broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
-            assert broker is not None
-            silent = nodes - broker.nodes.keys()
-        if not silent:
-            return
-        shown = sorted(silent)[:3]
-        session.reporter.waiting(f"waiting for {', '.join(shown)}{', …' * (len(silent) > 3)} to answer")
-        time.sleep(NODES_PAUSE_S)
-
-
 def perform(
     session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
 ) -> list[Result]:
@@ -319,7 +285,7 @@ def perform(
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
     mine = {host.name: [(n, change) for n, change in intended if change.host == host.name] for host in hosts}
-    with _drained(session, hosts, changes) as ended:
+    with drained(session, hosts, changes) as ended:
         answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):
@@ -327,7 +293,7 @@ def perform(
                 results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
             else:
                 results += answer
-        ended |= {_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
+        ended |= {changed_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
     return results
 
 
@@ -345,36 +311,6 @@ def _on_host(
     results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
     journal.finished_all([(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)])
     return results
-
-
-@contextmanager
-def _drained(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]) -> Iterator[set[Service]]:
-    """Before workers are stopped, what they hold is finished, as far as that is soon.
-
-    The block is to tell which were; the others take messages again when it ends, however it ends.
-    """
-    ended: set[Service] = set()
-    ending = {
-        _service(change) for change in changes if isinstance(change.do, ControlService) and change.do.action != "start"
-    }
-    workers = {
-        (host.name, worker.name): (host.node(worker), worker.queues)
-        for host in hosts
-        for worker in host.settings.workers
-        if (host.name, worker.name) in ending
-    }
-    try:
-        if workers:
-            patience_s = min(DRAIN_S, *(host.settings.stop_timeout for host in hosts))
-            session.broker.drain(dict(workers.values()), patience_s)
-        yield ended
-    finally:
-        if going_on := dict(worker for service, worker in workers.items() if service not in ended):
-            session.broker.consume_again(going_on)
-
-
-def _service(change: Change) -> Service:
-    return change.host, getattr(change.do, "service", "")
 
 
 def _concrete(transport: Transport, effect: Effect) -> Effect:

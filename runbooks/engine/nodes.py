@@ -1,0 +1,78 @@
+"""The workers' nodes around a restart: drained before it, awaited after it, at work again where it was not made."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from runbooks.core.effects import Change, ControlService
+from runbooks.core.fleet import FleetHost
+from runbooks.engine.session import Session
+from runbooks.steps.step import Needs
+
+PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
+DRAIN_S = 10.0
+
+Service = tuple[str, str]
+"""A host, and a service of it."""
+
+
+@contextmanager
+def drained(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]) -> Iterator[set[Service]]:
+    """Before workers are stopped, what they hold is finished, as far as that is soon.
+
+    The block is to tell which were; the others take messages again when it ends, however it ends.
+    """
+    ended: set[Service] = set()
+    ending = {
+        changed_service(change)
+        for change in changes
+        if isinstance(change.do, ControlService) and change.do.action != "start"
+    }
+    workers = {
+        (host.name, worker.name): (host.node(worker), worker.queues)
+        for host in hosts
+        for worker in host.settings.workers
+        if (host.name, worker.name) in ending
+    }
+    try:
+        if workers:
+            patience_s = min(DRAIN_S, *(host.settings.stop_timeout for host in hosts))
+            session.broker.drain(dict(workers.values()), patience_s)
+        yield ended
+    finally:
+        if going_on := dict(worker for service, worker in workers.items() if service not in ended):
+            session.broker.consume_again(going_on)
+
+
+def changed_service(change: Change) -> Service:
+    """The service that a change is about, "" where it is about none."""
+    return change.host, getattr(change.do, "service", "")
+
+
+def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
+    """Wait until the workers that were started answer: until then a look at their hosts would show nothing new.
+
+    Without `answering` only until they are bound to remote control, as are those that were killed.
+    """
+    started = {
+        (change.host, change.do.service)
+        for change in done
+        if isinstance(change.do, ControlService) and change.do.action != "stop"
+    }
+    nodes = {
+        host.node(worker)
+        for host in session.fleet.hosts
+        for worker in host.settings.workers
+        if (host.name, worker.name) in started
+    }
+    while time.monotonic() < deadline:
+        silent = nodes - session.broker.listening()
+        if answering and not silent:  # asking takes as long as they need to answer
+            broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
+            assert broker is not None
+            silent = nodes - broker.nodes.keys()
+        if not silent:
+            return
+        shown = sorted(silent)[:3]
+        session.reporter.waiting(f"waiting for {', '.join(shown)}{', …' * (len(silent) > 3)} to answer")
+        time.sleep(PAUSE_S)
