@@ -11,7 +11,7 @@ from runbooks.hosts.ssh_config import arguments_for, last
 from runbooks.hosts.transport import Become, LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
-    from runbooks.hosts.ssh import Jumps
+    from runbooks.hosts.server import Jumps
 
 # Of several names of one thing Ansible takes the last that is set.
 _PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
@@ -38,7 +38,7 @@ def transports_to(
 
     @cache
     def jumps() -> "Jumps":
-        from runbooks.hosts.ssh import Jumps
+        from runbooks.hosts.server import Jumps
 
         return Jumps(accept_new=accept_new)
 

@@ -12,8 +12,9 @@ import redis
 
 from lab.fleet.host import leader
 from runbooks.core.errors import HostUnreachable
-from runbooks.hosts import ssh
+from runbooks.hosts import server
 from runbooks.hosts.login import Secrets
+from runbooks.hosts.ssh import SshTransport
 from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
 from tests.sandbox.conftest import Done
 
@@ -326,11 +327,11 @@ def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(health
 def test_a_host_whose_network_dies_in_the_middle_of_a_script_is_given_up_before_the_script_would_be(
     healthy: FleetWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "KEEPALIVE_S", 1)
-    monkeypatch.setattr(ssh, "DEAD_AFTER_S", 2)
+    monkeypatch.setattr(server, "KEEPALIVE_S", 1)
+    monkeypatch.setattr(server, "DEAD_AFTER_S", 2)
     web2 = next(host for host in healthy.record.hosts if host.name == "web2")
     arguments = ("-F", str(healthy.fleet / "ssh_config"), "--", "web2")
-    transport = ssh.SshTransport(arguments, None, ssh.Jumps(accept_new=False), Secrets())
+    transport = SshTransport(arguments, None, server.Jumps(accept_new=False), Secrets())
     assert transport.run("true", timeout_s=30).code == 0
     link = healthy.record.link(web2.address)
     with ThreadPoolExecutor(1) as beside:

@@ -9,7 +9,8 @@ import pytest
 
 from lab.sshd import SSHD, make_key, running_sshd
 from runbooks.hosts.login import Secrets
-from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.server import Jumps
+from runbooks.hosts.ssh import SshTransport
 from runbooks.hosts.transport import Become
 
 

@@ -9,7 +9,8 @@ import pytest
 from lab.sshd import make_key, running_sshd
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
-from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.server import Jumps
+from runbooks.hosts.ssh import SshTransport
 from tests.unit.hosts.conftest import Server
 
 Lines = Callable[[Server, Path], str]

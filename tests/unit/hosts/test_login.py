@@ -12,7 +12,8 @@ import pytest
 from lab.sshd import make_key, running_sshd
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
-from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.server import Jumps
+from runbooks.hosts.ssh import SshTransport
 from tests.unit.hosts.conftest import Server
 
 OTHERS = 7  # more than the attempts that sshd grants

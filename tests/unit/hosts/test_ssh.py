@@ -13,7 +13,8 @@ import pytest
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.script import run_fragments
-from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.server import Jumps
+from runbooks.hosts.ssh import SshTransport
 from runbooks.hosts.ssh_config import arguments_for, resolve
 from tests.unit.hosts.conftest import Server
 

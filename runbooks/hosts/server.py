@@ -1,0 +1,167 @@
+"""Connections to SSH servers, also through others: Fabric connects and jumps, host keys are judged by `known_hosts`."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import paramiko
+from fabric import Connection
+from invoke.exceptions import Exit
+from paramiko.ssh_exception import NoValidConnectionsError
+
+from runbooks.core.errors import HostUnreachable
+from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
+from runbooks.hosts.login import Login, Secrets
+from runbooks.hosts.ssh_config import Target, resolve
+
+KEEPALIVE_S = 15
+DEAD_AFTER_S = 30
+"""A host whose network does not confirm what it was sent for so long is gone, however long a script may take."""
+
+JUMP_RETRY_S = 30.0
+
+Way = tuple[tuple[str, ...], ...]
+"""The servers on a way, in their order, each by its `ssh` arguments."""
+
+
+@dataclass(slots=True)
+class _Server:
+    """A server on the way; `failed` is when it was last tried in vain, and why."""
+
+    opening: threading.Lock = field(default_factory=threading.Lock)
+    connection: Connection | None = None
+    failed: tuple[float, str] | None = None
+
+
+class Jumps:
+    """The connections to servers on the way, each made once a run; and whether unknown host keys are accepted.
+
+    One that does not answer costs its timeout once, however many hosts are behind it, and holds up no other.
+    """
+
+    def __init__(self, *, accept_new: bool) -> None:
+        self.accept_new = accept_new
+        self._servers: dict[Way, _Server] = {}
+        self._whole = cache(_whole)
+
+    def through(self, hops: Way) -> Connection:
+        """The connection to the last of these servers through those before it."""
+        return self._to(self._whole(hops))
+
+    def _to(self, way: Way) -> Connection:
+        gateway = self._to(way[:-1]) if len(way) > 1 else None
+        server = self._servers.setdefault(way, _Server())
+        with server.opening:
+            if server.failed and time.monotonic() - server.failed[0] < JUMP_RETRY_S:
+                raise HostUnreachable(server.failed[1])
+            if server.connection is None or not server.connection.is_connected:
+                try:
+                    server.connection = connect(resolve(way[-1]), self, Secrets(), gateway)
+                except HostUnreachable as error:
+                    server.failed = time.monotonic(), error.problem
+                    raise
+            return server.connection
+
+
+def _whole(hops: Way) -> Way:
+    """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2 `ssh.c`: ProxyJump."""
+    while jumps := resolve(hops[0]).jumps:
+        if set(jumps) & set(hops):
+            names = ", ".join(arguments[-1] for arguments in (*jumps, *hops))
+            raise HostUnreachable(f"ProxyJump goes in a circle: {names}")
+        hops = (*jumps, *hops)
+    return hops
+
+
+def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection | None = None) -> Connection:
+    """An open connection to a server whose key was checked. Raises HostUnreachable with what to do about it."""
+    keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
+
+    class KeysKnownFirst(paramiko.Transport):
+        @property
+        def preferred_keys(self) -> tuple[str, ...]:
+            return keys.algorithms(super().preferred_keys)
+
+    where = f"{target.user}@{target.host}:{target.port}"
+    try:
+        if target.jumps and gateway is None:
+            gateway = jumps.through(target.jumps)
+        connection = Connection(
+            target.host, user=target.user, port=target.port, gateway=gateway or target.proxy_command or False,
+            connect_timeout=max(1, round(target.connect_timeout_s)),
+            connect_kwargs={
+                "auth_strategy": Login(target, secrets), "transport_factory": KeysKnownFirst,
+                "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,
+                "channel_timeout": target.connect_timeout_s,
+            },
+        )  # fmt: skip
+        connection.client.set_missing_host_key_policy(_Checked(target, keys, accept_new=jumps.accept_new))
+        with _closed_on_error(connection):
+            connection.open()
+        connection.transport.set_keepalive(KEEPALIVE_S)
+        if isinstance(connection.transport.sock, socket.socket):  # else the jump host's has it
+            connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
+    except paramiko.AuthenticationException as error:
+        raise HostUnreachable(f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)") from None
+    except NoValidConnectionsError as error:  # one for each of its addresses
+        raise HostUnreachable(f"{where}: {', '.join(sorted({str(e) for e in error.errors.values()}))}") from None
+    except (paramiko.SSHException, OSError, EOFError, Exit) as error:
+        raise HostUnreachable(f"{where}: {str(error) or type(error).__name__}") from None
+    return connection
+
+
+@contextmanager
+def _closed_on_error(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.client.close()
+        raise
+
+
+def _key_port(target: Target) -> int:
+    """The port that belongs to the name in known_hosts: none to an alias."""
+    return 22 if target.key_name else target.port
+
+
+class _Checked(paramiko.MissingHostKeyPolicy):
+    """Every server's key comes here, because paramiko is given no known hosts of its own."""
+
+    def __init__(self, target: Target, keys: KnownHosts, *, accept_new: bool) -> None:
+        self.target, self.keys, self.accept_new = target, keys, accept_new
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        certificate = getattr(key, "public_blob", None)
+        shown = HostKey.from_blob(certificate.key_blob if certificate else key.asbytes())
+        verdict, why = self.keys.judge(shown)
+        name, print_ = self.keys.name, f"{shown.key_type} {shown.fingerprint}"
+        match verdict:
+            case Verdict.KNOWN:
+                return
+            case Verdict.REVOKED:
+                raise HostUnreachable(f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it")
+            case Verdict.CHANGED:
+                raise HostUnreachable(
+                    f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another; somebody may stand "
+                    f"in between. If it was reinstalled: ssh-keygen -R '{name}' -f {why.rpartition(':')[0]}"
+                )
+        accepted = self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")
+        if not accepted or self.target.remembered_in is None:
+            raise HostUnreachable(
+                f"the host key of {name} is not known: {print_}{f' ({why})' if why else ''}; "
+                "compare it, then `ssh` there once or pass --accept-new"
+            )
+        self._remember(shown, self.target.remembered_in)
+
+    def _remember(self, key: HostKey, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = self.target.key_name or self.target.host
+        line = line_for(name, _key_port(self.target), key, hashed=self.target.hash_names)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+            file.write(line)
