@@ -124,11 +124,14 @@ def parse_beat(answer: Answer) -> float | None:
 
 
 def service_command(host: FleetHost, action: str, service: str) -> str:
-    """The shell command for an action on a service: systemd's, or the inventory's `celery_commands`."""
+    """The shell command for an action on a service: systemd's, or the inventory's `celery_commands`.
+
+    By `eval`, so that a mistake in one of these is its own: a quote too few would swallow what follows it.
+    """
     if host.has_systemd:
         return f"systemctl {action} -- {quote(unit_of(service))}"
     command: str = getattr(host.settings.commands, action)
-    return f"cd {quote(host.settings.directory)} && {{ {command.replace('{worker}', quote(service))}\n}}"
+    return f"cd {quote(host.settings.directory)} && eval {quote(command.replace('{worker}', quote(service)))}"
 
 
 def ask_service(host: FleetHost, service: str) -> str:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostUnreachable, RunbookError
+from runbooks.core.settings import Commands
+from runbooks.hosts.facts import ask_service, parse_service
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.server import Jumps
 from runbooks.hosts.ssh import SshTransport
 from runbooks.hosts.ssh_config import arguments_for, resolve
+from tests.unit.fleets import make_host
 from tests.unit.hosts.conftest import Server
 
 
@@ -173,3 +176,17 @@ def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None
     transport = SshTransport(("-F", str(config), "--", "inner"), None, Jumps(accept_new=False), Secrets())
     with pytest.raises(HostUnreachable, match="ProxyJump goes in a circle: one, two, one"):
         transport.run("true", timeout_s=30)
+
+
+def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_for(
+    server: Server, known_hosts: Path, tmp_path: Path
+) -> None:
+    host = make_host(directory=str(tmp_path), commands=Commands(start="true", stop="true", status="echo it's up"))
+    transport = server.transport(known_hosts)
+    try:
+        answers = run_fragments(transport, {"high": ask_service(host, "high"), "after": "echo here"}, timeout_s=10)
+    finally:
+        transport.abort()
+    with pytest.raises(RunbookError, match="status command of high exited 2 and said: .*[Uu]nterminated"):
+        parse_service("high", answers["high"])
+    assert answers["after"].out == b"here\n"
