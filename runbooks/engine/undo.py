@@ -175,7 +175,10 @@ def _judge(entry: Entry, state: HostState | Unreachable | None) -> Undo:
     reverse = Change(change.host, change.step, _summary(effect), effect)
     if not isinstance(state, HostState):
         return Undo(entry, reverse, Outcome.CANNOT, state.why if state else "this host is not selected")
-    return Undo(entry, reverse, *_judge_on_host(effect, state))
+    outcome, why = _judge_on_host(effect, state)
+    if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED:
+        return Undo(entry, reverse, Outcome.ALREADY, "it was not made, and somebody else has changed it")
+    return Undo(entry, reverse, outcome, why)
 
 
 def _summary(effect: Effect) -> str:

@@ -399,3 +399,16 @@ def test_a_unit_that_was_masked_is_masked_again_and_may_not_be_written_by_all(wo
     take_back(world, "last")
     assert unit.read_bytes() == b"", "systemd takes an empty unit for a masked one"
     assert unit.is_symlink() or unit.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_a_run_could_not_change_need_not_be_taken_back(world: World) -> None:
+    unit = world.path("web1", "units/celery-beat.service")
+
+    def edited(script: str) -> None:
+        if "base64 -d" in script and not unit.exists():
+            unit.write_text("somebody else's\n")
+
+    world.transports["web1"].before = edited
+    assert world.remediate() == ExitCode.FAILED
+    assert take_back(world, "last").exit_code == ExitCode.OK
+    assert unit.read_text() == "somebody else's\n"

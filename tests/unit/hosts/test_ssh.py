@@ -187,6 +187,6 @@ def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_
         answers = run_fragments(transport, {"high": ask_service(host, "high"), "after": "echo here"}, timeout_s=10)
     finally:
         transport.abort()
-    with pytest.raises(RunbookError, match="status command of high exited 2 and said: .*[Uu]nterminated"):
+    with pytest.raises(RunbookError, match=r"status command of high exited 2 and said: .*[Uu]nterminated"):
         parse_service("high", answers["high"])
     assert answers["after"].out == b"here\n"
