@@ -1,5 +1,7 @@
 """Which way leads to a host, by Ansible's connection and become variables."""
 
+import os
+import pwd
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -43,9 +45,10 @@ def transports_to(
         return Jumps(accept_new=accept_new)
 
     def way_to(host: FleetHost) -> Callable[[], Transport]:
+        become = _become(host, ask_once)
         if _connection(host) == "local":
-            return LocalTransport
-        arguments, become = arguments_for(host.name, host.variables), _become(host, ask_once)
+            return lambda: _local(host, become)
+        arguments = arguments_for(host.name, host.variables)
         password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
@@ -66,6 +69,20 @@ def _connection(host: FleetHost) -> str:
             f"host '{host.name}': ansible_connection '{connection}' is not supported", "'ssh' and 'local' are"
         )
     return "local" if connection == "local" else "ssh"
+
+
+def _local(host: FleetHost, become: Become | None) -> LocalTransport:
+    """Only as whoever runs this. Raises UsageError."""
+    if become and become.user not in _our_names():
+        raise UsageError(
+            f"host '{host.name}': ansible_become to {become.user} is not supported for a local connection",
+            f"run this as {become.user}, or reach the host over ssh",
+        )
+    return LocalTransport()
+
+
+def _our_names() -> list[str]:
+    return [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == os.geteuid()]
 
 
 def _become(host: FleetHost, ask: Callable[[], str] | None) -> Become | None:

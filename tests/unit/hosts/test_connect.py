@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from runbooks.core.errors import ExitCode, UsageError
+from runbooks.core.operator import user_name
 from runbooks.hosts.connect import transports_to
 from runbooks.hosts.ssh import SshTransport
 from runbooks.hosts.transport import LocalTransport
@@ -29,3 +30,13 @@ def test_a_way_that_is_not_supported_is_told_with_its_host(variables: dict[str, 
     with pytest.raises(UsageError, match=f"host 'web1': {what}") as caught:
         transports_to([replace(make_host(), variables=variables)])
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_this_machine_is_not_worked_on_as_another_user_than_was_asked_for() -> None:
+    def way(**variables: object) -> object:
+        hosts = [replace(make_host(), variables={"ansible_connection": "local", **variables})]
+        return transports_to(hosts)["web1"]
+
+    assert isinstance(way(ansible_become=True, ansible_become_user=user_name()), LocalTransport)
+    with pytest.raises(UsageError, match="host 'web1': ansible_become to somebody is not supported for a local"):
+        way(ansible_become=True, ansible_become_user="somebody")
