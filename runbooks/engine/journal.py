@@ -69,8 +69,8 @@ class RunRecord:
 
     @property
     def undoable(self) -> list[Entry]:
-        """What of it there is a way back from; a task that was sent is not."""
-        return [entry for entry in self.entries if entry.change.undo]
+        """What of it there is a way back from; a task that was sent is not, nor what was never tried."""
+        return [entry for entry in self.entries if entry.change.undo and entry.outcome is not Outcome.SKIPPED]
 
 
 class Journal:

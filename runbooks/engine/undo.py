@@ -83,9 +83,7 @@ def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunReco
     """The newest later run that changed what this one did and still stands: it has to be undone first."""
 
     def targets(run: RunRecord) -> set[tuple[str, str]]:
-        standing = [
-            e.change for e in run.entries if e.change.undo and not e.undone and e.outcome is not Outcome.SKIPPED
-        ]
+        standing = (entry.change for entry in run.undoable if not entry.undone)
         return {(change.host, target) for change in standing if (target := _target(change.do))}
 
     later = [run for run in others if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)]

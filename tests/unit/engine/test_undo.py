@@ -17,7 +17,7 @@ from runbooks.core.effects import (
 from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import Recap
-from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run
+from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run, list_runs
 from runbooks.engine.undo import Undo, plan_undo, undo
 from tests.unit.engine.conftest import Recorder, World
 
@@ -412,3 +412,11 @@ def test_what_a_run_could_not_change_need_not_be_taken_back(world: World) -> Non
     assert world.remediate() == ExitCode.FAILED
     assert take_back(world, "last").exit_code == ExitCode.OK
     assert unit.read_text() == "somebody else's\n"
+
+
+def test_a_run_is_undone_though_some_of_its_changes_were_never_tried(world: World) -> None:
+    world.path("web1", "high.broken").touch()
+    assert world.remediate("web1") == ExitCode.FAILED
+    assert world.reporter.outcomes("web1")["start beat"] is Outcome.SKIPPED
+    take_back(world, world.last_run().id, "web1")
+    assert [record.state for record in list_runs(world.state)] == ["undone", "ok"]
