@@ -11,6 +11,7 @@ from runbooks.steps.workers import changed_since_start
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """What each host's services do against what the inventory expects of them, and who else is at work."""
     yield from strangers(fleet, snapshot)
+    yield from _several_beats(snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
@@ -18,6 +19,23 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield from _services(host, state)
             yield from _nodes(host, state, snapshot)
             yield from _stops_late(fleet, host)
+
+
+def _several_beats(snapshot: Snapshot) -> Iterator[Finding]:
+    """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at a time."""
+    running = [name for name, state in snapshot.reachable().items() if "beat" in _running(state)]
+    if len(running) > 1:
+        yield Finding(
+            "beat.several",
+            ", ".join(running),
+            f"beat runs on {len(running)} hosts, and each sends every message of the schedule",
+            ("no harm where its scheduler takes turns, as RedBeat does; Celery's own does not",),
+            severity=Severity.INFO,
+        )
+
+
+def _running(state: HostState) -> set[str]:
+    return {name for name, service in state.all_services.items() if service.pid is not None}
 
 
 def of_beat(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> Iterator[Finding]:

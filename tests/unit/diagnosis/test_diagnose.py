@@ -457,6 +457,14 @@ def test_a_worker_that_may_take_longer_to_stop_than_celery_waits_is_told() -> No
     assert "may take 2 h to stop, but after 1 h Celery delivers" in finding.summary
 
 
+def test_beat_on_several_hosts_is_told_where_it_runs() -> None:
+    fleet = make_fleet(make_host(), make_host("web2"))
+    finding = only(findings(fleet), "beat.several")
+    assert (finding.subject, finding.severity) == ("web1, web2", Severity.INFO)
+    stopped = make_state(fleet.hosts[1], services={**state().services, "beat": ServiceState(None, None, "")})
+    assert "beat.several" not in {one.code for one in findings(fleet, hosts={"web2": stopped})}
+
+
 def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_ours() -> None:
     fleet = make_fleet(make_host(), expected_tasks=(*TASKS, "ship"))
     probe = ImportProbe(frozenset(TASKS), {})
