@@ -147,26 +147,30 @@ def _roll(
     recap: Recap,
     rolling: Rolling,
 ) -> frozenset[str]:
-    """Change the hosts in batches, each proved before the next; stop when more have failed than may."""
+    """Change the hosts in batches, each proved before the next; when more have failed than may, interrupt no other.
+
+    Where nothing was interrupted yet, services that do not run are started all the same: they cannot become worse.
+    """
     hosts = list(dict.fromkeys(change.host for change in changes))
     worse: set[str] = set()
-    left = list(hosts)
+    spared: set[str] = set()
     for batch in rolling.batches(hosts):
         failed = [name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable]
-        if worse and len(failed) > rolling.max_fail:
+        if len(failed) > rolling.max_fail and not set(hosts).isdisjoint(failed):
+            mine = {host for host in batch if worse or _interrupts(changes, host)}
             why = f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
-            _skip(session, [change for change in changes if change.host in left], recap, why)
-            return frozenset(worse.union(left))
-        if len(hosts) > 1:
-            session.reporter.message(f"{len(hosts) - len(left)} of {len(hosts)} hosts done; now {', '.join(batch)}")
-        mine = [change for change in changes if change.host in batch]
-        _tell(session, _proved(session, journal, lock, [step], mine, recap), recap)
-        worse |= {host for host in batch if recap.at(host).failed and _was_running(mine, host)}
-        left = left[len(batch) :]
-    return frozenset(worse)
+            _skip(session, [change for change in changes if change.host in mine], recap, why)
+            spared |= mine
+            batch = [host for host in batch if host not in mine]
+        if len(hosts) > 1 and batch:
+            session.reporter.message(f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}")
+        todo = [change for change in changes if change.host in batch]
+        _tell(session, _proved(session, journal, lock, [step], todo, recap), recap)
+        worse |= {host for host in batch if recap.at(host).failed and _interrupts(todo, host)}
+    return frozenset(worse | spared)
 
 
-def _was_running(changes: Sequence[Change], host: str) -> bool:
+def _interrupts(changes: Sequence[Change], host: str) -> bool:
     """Whether the step interrupts something on a host; a service that did not run is no worse for a failed start."""
     return any(
         change.host == host and isinstance(change.do, ControlService) and change.do.action == "restart"

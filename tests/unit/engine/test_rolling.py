@@ -89,3 +89,18 @@ def test_the_failures_are_counted_over_the_whole_run(fleet: World) -> None:
     fleet.remediate(rolling=Rolling("1", max_fail=1))
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.CHANGED
     assert fleet.reporter.outcomes("web4")["restart high"] is Outcome.SKIPPED
+
+
+def test_a_host_that_does_not_come_up_keeps_what_runs_elsewhere_from_being_interrupted(fleet: World) -> None:
+    for name in ("web1", "web3"):
+        for service in ("high", "beat"):
+            fleet.path(name, f"{service}.pid").unlink()
+    fleet.path("web1", "high.broken").touch()
+    assert fleet.remediate(rolling=Rolling("1")) == ExitCode.FAILED
+    assert fleet.reporter.outcomes("web1")["start high"] is Outcome.FAILED
+    assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
+    assert fleet.reporter.outcomes("web3")["start high"] is Outcome.CHANGED, "it cannot become worse"
+    assert fleet.reporter.outcomes("web4")["restart high"] is Outcome.SKIPPED
+    for name in ("web2", "web4"):
+        assert fleet.path(name, "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
+        assert not fleet.path(name, "log").exists()
