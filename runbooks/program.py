@@ -1,8 +1,9 @@
 """The way in, for `./inv` and for the `runbooks` command: Invoke's program, with this tool's errors and exit codes."""
 
-import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
 from invoke.collection import Collection
@@ -11,6 +12,7 @@ from invoke.parser.context import ParserContext
 from invoke.program import Program
 
 from runbooks import __version__, verbs
+from runbooks.reports.pipe import Pipe
 
 
 class RunbooksProgram(Program):
@@ -29,18 +31,16 @@ class RunbooksProgram(Program):
                     self._refuse(*self._problem("", context))
                 self.args["help"].value = context.name
 
+    def parse_core(self, argv: list[str] | None) -> None:
+        with _printing():
+            super().parse_core(argv)
+
     def parse_cleanup(self) -> None:
-        """Print the list or the help that was asked for; its reader may have seen enough of it."""
         try:
-            try:
+            with _printing():
                 super().parse_cleanup()
-            finally:
-                print(end="", flush=True)  # noqa: T201  # flushes, if there is an output at all
         except ParseError as error:
             self._refuse(*self._problem(str(error), None))
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Exit from None
 
     def _problem(self, told: str, context: ParserContext | None) -> tuple[str, str]:
         """What is wrong, and what to do next, from the word that Invoke quotes in what it told."""
@@ -64,8 +64,18 @@ class RunbooksProgram(Program):
         error = UsageError(problem, advice)
         reporter = JsonReporter() if "--json" in self.argv else ConsoleReporter()
         reporter.error(error)
-        reporter.close(error.exit_code)
-        raise Exit(code=int(error.exit_code))
+        raise Exit(code=int(reporter.close(error.exit_code)))
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """What Invoke itself prints before it ends (the list, a help) ends as the output of a verb does."""
+    out = Pipe(sys.stdout)
+    with redirect_stdout(out):
+        try:
+            yield
+        except Exit as end:
+            raise Exit(end.message, out.end(end.code)) from None
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:

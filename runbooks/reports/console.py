@@ -1,10 +1,9 @@
 """What an operator reads: findings with their evidence, the plan, each change as it is made, and the recap."""
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +17,7 @@ from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.wording import span, utc
 from runbooks.reports.looks import look_lines, sparkline
+from runbooks.reports.pipe import Pipe
 from runbooks.reports.task_bar import TaskBar, numbers, words
 from runbooks.reports.waiting_line import WaitingLine
 
@@ -35,7 +35,8 @@ class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
     def __init__(self, *, only_read: bool = False) -> None:
-        self._out = _console(Pipe(sys.stdout, strict=only_read))
+        self._pipe = Pipe(sys.stdout, strict=only_read)
+        self._out = _console(self._pipe)
         self._err = _console(Pipe(sys.stderr))
         self._line: WaitingLine | None = None
         self._host_colors: dict[str, str] = {}
@@ -219,50 +220,10 @@ class ConsoleReporter:
         if error.advice:
             self._err.print(f"→ {error.advice}", markup=False, highlight=False, soft_wrap=True)
 
-    def close(self, exit_code: int) -> None:  # noqa: ARG002
+    def close(self, exit_code: int) -> int:
+        self._pipe.strict = False
         self.waiting("")
-
-
-class ReaderGone(Exception):
-    """Nobody reads what is printed any more, and there is no other reason to go on."""
-
-
-class Pipe:
-    """A stream whose reader may go away: what is printed then goes nowhere, and the run goes on.
-
-    A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
-    full, would be worse than one that nobody watched. `strict` raises ReaderGone: for what only shows.
-    A stream that was closed from the start is None in Python.
-    """
-
-    def __init__(self, stream: TextIO | None, *, strict: bool = False) -> None:
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
-        self._strict = strict
-
-    def write(self, text: str) -> int:
-        self._guarded(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._guarded(self._stream.flush)
-
-    def _guarded(self, act: Callable[[], object]) -> None:
-        try:
-            act()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            if self._strict:
-                raise ReaderGone from None
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:
-        return self._stream.encoding
+        return self._pipe.end(exit_code)
 
 
 def _console(pipe: Pipe) -> Console:

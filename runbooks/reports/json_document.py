@@ -18,8 +18,8 @@ from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.reports.console import Pipe
 from runbooks.reports.looks import look_document
+from runbooks.reports.pipe import Pipe
 
 
 class JsonReporter:
@@ -100,12 +100,13 @@ class JsonReporter:
         self._document["error"] = {"problem": error.problem, "advice": error.advice}
         print(f"{error.problem}\n→ {error.advice}" if error.advice else error.problem, file=self._err)
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> int:
+        self._out.strict = False
         if self._logs:
             del self._document["logs"]
         document = json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str)
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
-        self._out.flush()
+        return self._out.end(exit_code)
 
 
 class JsonLinesReporter(JsonReporter):
@@ -123,9 +124,10 @@ class JsonLinesReporter(JsonReporter):
         print(json.dumps(look_document(look)), file=self._out)
         self._out.flush()
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> int:
+        self._out.strict = False
         print(json.dumps({**self._document, "exit_code": int(exit_code)}, default=str), file=self._out)
-        self._out.flush()
+        return self._out.end(exit_code)
 
 
 def _log_line(line: LogLine) -> str:

@@ -120,9 +120,10 @@ def run_verb(
 
     `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
     """
-    from runbooks.core.errors import Interrupted, RunbookError
-    from runbooks.reports.console import ConsoleReporter, ReaderGone
+    from runbooks.core.errors import ExitCode, Interrupted, RunbookError
+    from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
+    from runbooks.reports.pipe import ReaderGone
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
     reporter: Reporter = kind(only_read=only_read)
@@ -133,15 +134,15 @@ def run_verb(
             reporter.error(error)
             code = error.exit_code
         except ReaderGone:
-            return  # `tail-logs | head`: the reader has seen enough
+            code = ExitCode.OK  # `tail-logs | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
                 reporter.error(interrupted)
             code = interrupted.exit_code
-        reporter.close(code)
-    if code:
-        raise Exit(code=int(code))
+        ended = reporter.close(code)
+    if ended:
+        raise Exit(code=int(ended))
 
 
 @contextmanager

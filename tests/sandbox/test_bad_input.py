@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -129,13 +130,39 @@ def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">/dev/full", "<&-"])
-def test_a_closed_or_full_stream_does_not_trouble_the_verb(healthy: World, closed: str) -> None:
-    command = " ".join(healthy.command("hosts")) + " " + closed
+def in_bash(world: World, line: str, *arguments: str) -> Done:
+    """Run `inv` with the streams that the line gives it."""
+    command = f"{shlex.join(world.command(*arguments))} {line}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+        ["bash", "-c", command], cwd=world.path, env=world.environment, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "<&-"])
+def test_a_closed_stream_does_not_trouble_the_verb(healthy: World, closed: str) -> None:
+    done = in_bash(healthy, closed, "hosts")
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("hosts", "hosts --json", "diagnose", "diagnose --json", "tail-logs", "tail-logs --json", "runs"),
+        "monitor --alerts",
+    ],
+)
+def test_output_that_cannot_be_written_is_no_success(healthy: World, line: str) -> None:
+    refused(in_bash(healthy, ">/dev/full", *line.split()), 2, "could not be written: No space left on device", "→")
+
+
+def test_a_run_whose_output_cannot_be_written_is_done_and_recorded_all_the_same(healthy: World) -> None:
+    unit = next((healthy.root / "root").rglob("celery-beat.service"))
+    good = unit.read_text()
+    unit.write_text("edited by hand\n")
+    refused(in_bash(healthy, ">/dev/full", "install-units", "--yes"), 2, "could not be written", "inv runs")
+    assert unit.read_text() == good
+    assert healthy.inv("runs", "--json").json["runs"][-1]["state"] == "ok"
 
 
 # --- brokers ----------------------------------------------------------------------------------------------------------

@@ -57,9 +57,23 @@ def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
     assert "--state-dir=STRING" in done.stdout
 
 
-@pytest.mark.parametrize("asked", ["--list", "--help", "undo --help"])
-@pytest.mark.parametrize("reader", ["| head -n 1; exit ${PIPESTATUS[0]}", "> /dev/full"])
-def test_a_reader_of_help_that_goes_away_does_not_trouble_it(asked: str, reader: str) -> None:
-    command = f"'{sys.executable}' '{CHECKOUT}/tasks.py' {asked} {reader}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+def bash(line: str) -> "subprocess.CompletedProcess[str]":
+    command = f"'{sys.executable}' '{CHECKOUT}/tasks.py' {line}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+
+ASKED = ["--list", "--help", "undo --help", "--version", "--print-completion-script bash"]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_reader_of_help_that_goes_away_does_not_trouble_it(asked: str) -> None:
+    done = bash(f"{asked} | head -c 1; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_help_that_cannot_be_written_is_no_success(asked: str) -> None:
+    done = bash(f"{asked} >/dev/full")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the output could not be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

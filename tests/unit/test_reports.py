@@ -8,8 +8,9 @@ from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Finding, LogLine, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Reporter, Tally, TaskReport
-from runbooks.reports.console import ConsoleReporter, Pipe
+from runbooks.reports.console import ConsoleReporter
 from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
+from runbooks.reports.pipe import Pipe
 
 CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start"), detail="+a\n-b")
 

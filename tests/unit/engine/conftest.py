@@ -211,7 +211,8 @@ class Recorder:
         self.told.append(problem)
 
     def error(self, error: RunbookError) -> None: ...
-    def close(self, exit_code: int) -> None: ...
+    def close(self, exit_code: int) -> int:
+        return exit_code
 
     def outcomes(self, host: str) -> dict[str, Outcome]:
         """What became of each change of a host, by the beginning of its summary."""
