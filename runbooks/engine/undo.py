@@ -228,7 +228,7 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
             _take_back(session, original, journal, lock, undos, recap)
             for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
                 recap.at(undo.change.host).failed += 1
-            journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
+            journal.end_with(recap.exit_code)
     finally:
         original.close()
 

@@ -78,7 +78,7 @@ class ConsoleReporter:
     def _detail(self, detail: str) -> None:
         """All in one: a plan for many hosts has thousands of lines, and each printing costs more than its line."""
         text = Text()
-        for line in detail.splitlines():
+        for line in detail.translate(_UNPRINTABLE).splitlines():
             text.append(f"       {line}\n", {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
         self._out.print(text, end="", highlight=False, soft_wrap=True)
 
@@ -101,6 +101,13 @@ class ConsoleReporter:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self.waiting("")
         self._print(f"{outcome.value}: [{change.host}] {change.summary}", _OUTCOME[outcome])
+        for line in detail.splitlines():
+            self._print(f"    {line}")
+
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
+        since = " (undone since)" if undone else ""
+        self._print(f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}", _OUTCOME[outcome])
+        self._detail(change.detail)
         for line in detail.splitlines():
             self._print(f"    {line}")
 

@@ -53,6 +53,9 @@ class JsonReporter:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
+        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone})
+
     def waiting(self, text: str, share: float | None = None) -> None:
         pass
 

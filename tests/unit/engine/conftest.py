@@ -188,6 +188,7 @@ class Recorder:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self.changes.append((change.host, change.summary, outcome, detail))
 
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None: ...
     def waiting(self, text: str, share: float | None = None) -> None:
         self.waited.append(text)
 
