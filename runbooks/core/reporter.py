@@ -34,10 +34,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One expectation that was tested: what, whether it holds, and what was seen."""
+    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not all could be seen."""
 
     what: str
-    ok: bool
+    ok: bool | None
     seen: str
 
 

@@ -26,6 +26,7 @@ _OUTCOME = {
     Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
+_CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNSEEN", "yellow")}
 _HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
 _UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 """Logs, messages and what programs print may hold what a terminal takes for commands."""
@@ -150,9 +151,8 @@ class ConsoleReporter:
 
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:
-            self._print(
-                f"{'ok    ' if check.ok else 'FAILED'} {check.what}: {check.seen}", "" if check.ok else "bold red"
-            )
+            word, style = _CHECK[check.ok]
+            self._print(f"{word:6} {check.what}: {check.seen}", style)
 
     def file(self, host: str, path: str, content: bytes) -> None:
         self._print(f"[{host}] {path}", "bold")

@@ -4,7 +4,8 @@ Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`,
 `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`, `messages`,
 `warnings`, `error`; always `exit_code`. A change of a plan that takes messages out lists every one of them, with its
 reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`,
-`log` (the service or the file; empty: the host itself) and `line`.
+`log` (the service or the file; empty: the host itself) and `line`. A check is `what`, `ok` (null: it holds as far as
+could be seen, which was not everything) and `seen`.
 """
 
 import json
