@@ -1,5 +1,6 @@
 """What `inv` offers in a checkout: the runbooks' verbs, and the three that only a checkout has."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from runbooks import __version__, verbs
+from runbooks.verbs.common import typed_program
 
 CHECKOUT = Path(__file__).resolve().parent
 
@@ -19,13 +21,14 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
     from lab.redis_server import ServerNotStartedError
     from lab.sandbox import Sandbox, SandboxError
+    from runbooks.core.wording import as_typed
 
     world = Sandbox(CHECKOUT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a sandbox as ^C does
     try:
-        print(world.down() if down else world.up(healthy=healthy), flush=True)
+        print(as_typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
     except (SandboxError, ServerNotStartedError, OSError) as error:
-        raise Exit(str(error), code=2) from None
+        raise Exit(as_typed(str(error), typed_program()), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the sandbox was taken down again", code=99) from None
 
@@ -42,16 +45,17 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
     from lab.fleet.fleet import Fleet, host_names
     from lab.fleet.latency import parse
     from lab.fleet.shell import FleetError
+    from runbooks.core.wording import as_typed
 
     world = Fleet(CHECKOUT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a fleet as ^C does
     try:
         names = host_names(hosts)
-        print(world.down() if down else world.up(names, parse(latency, names)), flush=True)
+        print(as_typed(world.down() if down else world.up(names, parse(latency, names)), typed_program()), flush=True)
     except ValueError as error:
         raise Exit(str(error), code=5) from None
     except (FleetError, OSError) as error:
-        raise Exit(str(error), code=2) from None
+        raise Exit(as_typed(str(error), typed_program()), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the fleet was taken down again", code=99) from None
 
@@ -69,11 +73,12 @@ def test(c: Context, only: str = "") -> None:
     }
     import subprocess
 
+    environment = {name: value for name, value in os.environ.items() if name != "RUNBOOKS_TYPED"}
     for name, command in checks.items():
         if only and name != "tests":
             continue
         print(f"--- {name}", flush=True)
-        if subprocess.run(command, cwd=CHECKOUT, check=False).returncode:
+        if subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
             raise Exit(f"{name} failed", code=2)
 
 
@@ -85,4 +90,4 @@ namespace.add_task(test)
 if __name__ == "__main__":
     from runbooks.program import RunbooksProgram
 
-    RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary="inv").run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary=typed_program()).run()

@@ -12,7 +12,9 @@ from invoke.parser.context import ParserContext
 from invoke.program import Program
 
 from runbooks import __version__, verbs
+from runbooks.core.wording import as_typed
 from runbooks.reports.pipe import Pipe
+from runbooks.verbs.common import typed_program
 
 
 class RunbooksProgram(Program):
@@ -62,7 +64,8 @@ class RunbooksProgram(Program):
         from runbooks.reports.json_document import JsonReporter
 
         error = UsageError(problem, advice)
-        reporter = JsonReporter() if "--json" in self.argv else ConsoleReporter()
+        program = typed_program()
+        reporter = JsonReporter(program) if "--json" in self.argv else ConsoleReporter(program)
         reporter.error(error)
         raise Exit(code=int(reporter.close(error.exit_code)))
 
@@ -75,7 +78,7 @@ def _printing() -> Iterator[None]:
         try:
             yield
         except Exit as end:
-            raise Exit(end.message, out.end(end.code)) from None
+            raise Exit(end.message, out.end(end.code, lambda text: as_typed(text, typed_program()))) from None
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:
@@ -85,4 +88,4 @@ def _flags_as_arguments(context: ParserContext) -> list[str]:
 
 def main() -> None:
     namespace = Collection.from_module(verbs)
-    RunbooksProgram(version=__version__, namespace=namespace, name="runbooks", binary="runbooks").run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="runbooks", binary=typed_program()).run()

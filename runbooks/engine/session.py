@@ -132,7 +132,7 @@ class Session:
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
             journal = self.begin(run_id)
-            with closing_journal(journal, self.options.where):
+            with closing_journal(journal):
                 yield journal, lock
 
     def command(self, words: str) -> str:
@@ -148,7 +148,7 @@ class Session:
 
 
 @contextmanager
-def closing_journal(journal: Journal, where: str = "") -> Iterator[None]:
+def closing_journal(journal: Journal) -> Iterator[None]:
     """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to do next."""
     try:
         yield
@@ -156,8 +156,7 @@ def closing_journal(journal: Journal, where: str = "") -> Iterator[None]:
         journal.end("interrupted", ExitCode.INTERRUPTED)
         raise Interrupted(
             f"interrupted; what was done stands in run {journal.run_id}",
-            f"`inv show {journal.run_id}{where}` tells what; run the same command to go on, "
-            f"or `inv undo {journal.run_id}{where}`",
+            f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
         ) from None
     except RunbookError as error:
         journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)

@@ -15,7 +15,7 @@ from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.wording import span, utc
+from runbooks.core.wording import as_typed, span, utc
 from runbooks.reports.looks import look_lines, sparkline
 from runbooks.reports.pipe import Pipe
 from runbooks.reports.task_bar import TaskBar, numbers, words
@@ -35,7 +35,8 @@ _UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, *, only_read: bool = False) -> None:
+    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False) -> None:
+        self._program, self._where = program, where
         self._pipe = Pipe(sys.stdout, strict=only_read)
         self._out = _console(self._pipe)
         self._err = _console(Pipe(sys.stderr))
@@ -47,6 +48,9 @@ class ConsoleReporter:
     def _print(self, text: str = "", style: str = "") -> None:
         self._out.print(text.translate(_UNPRINTABLE), style=style, markup=False, highlight=False, soft_wrap=True)
 
+    def _typed(self, text: str) -> str:
+        return as_typed(text, self._program, self._where)
+
     def findings(self, findings: Sequence[Finding]) -> None:
         if not findings:
             return self._print("Nothing is wrong.", "green")
@@ -57,11 +61,11 @@ class ConsoleReporter:
             self._print(
                 f"{finding.severity.value.upper():8}{finding.code}  {finding.subject}", _SEVERITY[finding.severity]
             )
-            self._print(f"        {finding.summary}")
+            self._print(f"        {self._typed(finding.summary)}")
             for line in finding.evidence:
                 self._print(f"        | {line}", "dim")
             if finding.remedy:
-                self._print(f"        → {finding.remedy}", "green")
+                self._print(f"        → {self._typed(finding.remedy)}", "green")
         self._print()
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -173,7 +177,7 @@ class ConsoleReporter:
             bad = tally.failed or tally.unreachable
             self._print(f"{host:20} : {counts}", "bold red" if bad else "yellow" if tally.changed else "green")
         if undo:
-            self._print(f"\nTo take it back: {undo}")
+            self._print(f"\nTo take it back: {self._typed(undo)}")
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if not rows:
@@ -216,21 +220,22 @@ class ConsoleReporter:
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
     def message(self, text: str) -> None:
-        self._print(text)
+        self._print(self._typed(text))
 
     def warning(self, problem: str, advice: str) -> None:
-        self._err.print(f"{problem}\n→ {advice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        told = self._typed(f"{problem}\n→ {advice}")
+        self._err.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def error(self, error: RunbookError) -> None:
         self.waiting("")
-        self._err.print(error.problem, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        self._err.print(self._typed(error.problem), style="bold red", markup=False, highlight=False, soft_wrap=True)
         if error.advice:
-            self._err.print(f"→ {error.advice}", markup=False, highlight=False, soft_wrap=True)
+            self._err.print(f"→ {self._typed(error.advice)}", markup=False, highlight=False, soft_wrap=True)
 
     def close(self, exit_code: int) -> int:
         self._pipe.strict = False
         self.waiting("")
-        return self._pipe.end(exit_code)
+        return self._pipe.end(exit_code, self._typed)
 
 
 def _console(pipe: Pipe) -> Console:

@@ -19,6 +19,7 @@ from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.wording import as_typed
 from runbooks.reports.looks import look_document
 from runbooks.reports.pipe import Pipe
 
@@ -26,7 +27,8 @@ from runbooks.reports.pipe import Pipe
 class JsonReporter:
     """Gathers everything that happens, and prints it once at the end."""
 
-    def __init__(self, *, only_read: bool = False) -> None:
+    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False) -> None:
+        self._program, self._where = program, where
         self._out = Pipe(sys.stdout, strict=only_read)
         self._err = Pipe(sys.stderr)
         self._document: dict[str, Any] = {}
@@ -35,8 +37,19 @@ class JsonReporter:
     def _add(self, key: str, value: Any) -> None:
         self._document.setdefault(key, []).append(value)
 
+    def _typed(self, text: str) -> str:
+        return as_typed(text, self._program, self._where)
+
     def findings(self, findings: Sequence[Finding]) -> None:
-        self._document["findings"] = [{**asdict(f), "severity": f.severity.value} for f in findings]
+        self._document["findings"] = [
+            {
+                **asdict(f),
+                "summary": self._typed(f.summary),
+                "remedy": f.remedy and self._typed(f.remedy),
+                "severity": f.severity.value,
+            }
+            for f in findings
+        ]
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}
@@ -82,7 +95,7 @@ class JsonReporter:
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self._document["recap"] = {host: asdict(tally) for host, tally in tallies.items()}
         if undo:
-            self._document["undo"] = undo
+            self._document["undo"] = self._typed(undo)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._document[name] = [dict(row) for row in rows]
@@ -94,15 +107,17 @@ class JsonReporter:
         self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
 
     def message(self, text: str) -> None:
-        self._add("messages", text)
+        self._add("messages", self._typed(text))
 
     def warning(self, problem: str, advice: str) -> None:
+        problem, advice = self._typed(problem), self._typed(advice)
         self._add("warnings", {"problem": problem, "advice": advice})
         print(f"{problem}\n→ {advice}", file=self._err)
 
     def error(self, error: RunbookError) -> None:
-        self._document["error"] = {"problem": error.problem, "advice": error.advice}
-        print(f"{error.problem}\n→ {error.advice}" if error.advice else error.problem, file=self._err)
+        problem, advice = self._typed(error.problem), self._typed(error.advice)
+        self._document["error"] = {"problem": problem, "advice": advice}
+        print(f"{problem}\n→ {advice}" if advice else problem, file=self._err)
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
@@ -110,7 +125,7 @@ class JsonReporter:
             del self._document["logs"]
         document = json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str)
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
-        return self._out.end(exit_code)
+        return self._out.end(exit_code, self._typed)
 
 
 class JsonLinesReporter(JsonReporter):
@@ -131,7 +146,7 @@ class JsonLinesReporter(JsonReporter):
     def close(self, exit_code: int) -> int:
         self._out.strict = False
         print(json.dumps({**self._document, "exit_code": int(exit_code)}, default=str), file=self._out)
-        return self._out.end(exit_code)
+        return self._out.end(exit_code, self._typed)
 
 
 def _log_line(line: LogLine) -> str:

@@ -33,11 +33,11 @@ class Pipe:
     def flush(self) -> None:
         self._guarded(self._stream.flush)
 
-    def end(self, code: int) -> int:
+    def end(self, code: int, typed: Callable[[str], str]) -> int:
         """The exit code to end with: output that is lost, but for a reader who went away, is never a success."""
         self.flush()
         if self._lost:
-            advice = "make room there, or send it elsewhere; what a run has changed is on record: see `inv runs`"
+            advice = typed("make room there, or send it elsewhere; what a run has changed is on record: see `inv runs`")
             print(f"the output could not be written: {self._lost}\n→ {advice}", file=Pipe(sys.stderr))
         return ExitCode.FAILED if self._lost and code in (ExitCode.OK, ExitCode.FINDINGS) else code
 

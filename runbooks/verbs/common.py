@@ -126,7 +126,7 @@ def run_verb(
     from runbooks.reports.pipe import ReaderGone
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
-    reporter: Reporter = kind(only_read=only_read)
+    reporter: Reporter = kind(typed_program(), _where(flags), only_read=only_read)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
@@ -158,6 +158,12 @@ def _signals_as_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def typed_program() -> str:
+    """What the operator typed to get here, for the commands that are suggested: `./inv` says how it was called."""
+    installed = "runbooks" if Path(sys.argv[0]).name == "runbooks" else "inv"
+    return shlex.quote(os.environ.get("RUNBOOKS_TYPED") or installed)
 
 
 def inventory_path(flags: Flags) -> Path:

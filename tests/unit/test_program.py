@@ -57,6 +57,25 @@ def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
     assert "--state-dir=STRING" in done.stdout
 
 
+@pytest.mark.parametrize("line", ["show x --state-dir {0}", "show", "--frobnicate"])
+def test_the_installed_command_suggests_itself(line: str, tmp_path: Path) -> None:
+    program = "import sys; sys.argv[0] = '/usr/local/bin/runbooks'; from runbooks.program import main; main()"
+    command = [sys.executable, "-c", program, *line.format(tmp_path).split()]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "runbooks " in done.stderr
+    assert "inv " not in done.stderr
+
+
+def test_the_way_in_of_a_checkout_suggests_itself_as_it_was_called(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["../inv", "show", "x", "--state-dir", tmp_path],
+        cwd=CHECKOUT / "docs", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert f"see `../inv runs --state-dir {tmp_path}` for the runs there are" in done.stderr
+
+
 def bash(line: str) -> "subprocess.CompletedProcess[str]":
     command = f"'{sys.executable}' '{CHECKOUT}/tasks.py' {line}"
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
