@@ -36,9 +36,14 @@ def ask_clock() -> str:
 
 
 def parse_clock(answer: Answer) -> Clock:
-    """**Source:** GNU date; getconf(1); proc(5): `/proc/uptime` begins with seconds."""
-    now, ticks_per_s, uptime_s, *_ = answer.out.split()
-    return Clock(float(now), float(uptime_s), int(ticks_per_s))
+    """Raises RunbookError where one of them is missing. **Source:** GNU date; getconf(1); proc(5)."""
+    try:
+        now, ticks_per_s, uptime_s, *_ = answer.out.split()
+        return Clock(float(now), float(uptime_s), int(ticks_per_s))
+    except ValueError:
+        said = (answer.err.strip() or answer.out.decode(errors="replace").strip())[-300:]
+        advice = "GNU date, getconf and /proc are needed there"
+        raise RunbookError(f"its clock cannot be read: {said}", advice) from None
 
 
 def ask_files(paths: Iterable[str]) -> str:
@@ -57,7 +62,8 @@ def ask_files(paths: Iterable[str]) -> str:
 def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
     """The state of each file; raises RunbookError when one exists and cannot be read. **Source:** GNU stat."""
     if answer.code != 0:
-        raise RunbookError(f"a file cannot be read: {answer.err.strip()}", "run as a user who may read it")
+        advice = "mend that there, or run as a user who may read it"
+        raise RunbookError(f"a file cannot be read: {answer.err.strip()}", advice)
     there, _, rest = answer.out.partition(b"\n")
     found = [path for path, digit in zip(paths, there.decode(), strict=True) if digit == "1"]
     *lines, contents = rest.split(b"\n", len(found))

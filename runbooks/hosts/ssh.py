@@ -63,12 +63,20 @@ class SshTransport:
             self._keeping.close()
             raise
 
-    def _ended(self, err: bytes) -> str:
-        """Why a shell is no more: sudo, which was to ask for no password, did not run it, or the connection broke."""
-        if not self._become or self._become.password or not err.startswith(b"sudo: "):
+    def _ended(self, channel: paramiko.Channel) -> str:
+        """Why a shell is no more: the host, or sudo, which is to ask for no password, did not run it, or it is cut off.
+
+        **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
+        """
+        channel.status_event.wait(SESSION_TIMEOUT_S)
+        said = channel.recv_stderr(_CHUNK_BYTES).decode(errors="replace").strip()[-300:]
+        if channel.exit_status == -1:
             return "the connection was lost"
-        advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
-        return "; ".join(filter(None, (err.decode(errors="replace").strip(), advice)))
+        if not said.startswith("sudo: "):
+            where = f"{self._connected().user}@{self._connected().host}"
+            return f"its shell ended with {channel.exit_status}: {said or f'it said nothing; try `ssh {where}`'}"
+        asked = self._become and not self._become.password and "password" in said
+        return f"{said}; pass --ask-become-pass, or set ansible_become_password" if asked else said
 
     @contextmanager
     def shell(self) -> Iterator[Shell]:
@@ -86,7 +94,7 @@ class SshTransport:
                 channel.settimeout(timeout_s)
                 if chunk := channel.recv(_CHUNK_BYTES):
                     return chunk
-                raise HostUnreachable(self._ended(channel.recv_stderr(_CHUNK_BYTES)))
+                raise HostUnreachable(self._ended(channel))
 
             yield Shell(send, receive)
 
