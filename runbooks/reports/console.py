@@ -62,7 +62,7 @@ class ConsoleReporter:
                 f"{finding.severity.value.upper():8}{finding.code}  {finding.subject}", _SEVERITY[finding.severity]
             )
             self._print(f"        {self._typed(finding.summary)}")
-            for line in finding.evidence:
+            for line in "\n".join(finding.evidence).splitlines():
                 self._print(f"        | {line}", "dim")
             if finding.remedy:
                 self._print(f"        → {self._typed(finding.remedy)}", "green")
