@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Options:
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
-    `where` are its flags that lead to this fleet and its records, for the commands that the operator is told.
+    `program` is what was typed, `where` its flags that lead to this fleet and its records: for suggested commands.
     `every_message` asks for each message that a rule means, not for a few samples.
     """
 
@@ -45,6 +45,7 @@ class Options:
     confirm: Callable[[str], bool] | None = None
     every_message: bool = False
     where: str = ""
+    program: str = "inv"
 
 
 class Session:
@@ -137,7 +138,7 @@ class Session:
 
     def command(self, words: str) -> str:
         """What the operator is to type next, for the same fleet and records."""
-        return f"inv {words}{self.options.where}"
+        return f"{self.options.program} {words}{self.options.where}"
 
     def begin(self, run_id: str) -> Journal:
         """The journal of a new run; tells its id."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -130,6 +131,7 @@ class ConsoleReporter:
 
     def progress(self, progress: Progress) -> None:
         """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
+        progress = replace(progress, note=self._typed(progress.note))
         if self._out.is_terminal:
             self._bar = self._bar or TaskBar(self._out)
             return self._bar.show(progress)
@@ -144,7 +146,7 @@ class ConsoleReporter:
         style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(report.state, "yellow")
         self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
         if report.note:
-            self._print(f"    {report.note}")
+            self._print(f"    {self._typed(report.note)}")
         if isinstance(report.result, Mapping):
             for name, value in report.result.items():
                 self._print(f"    {name}: {value}")
@@ -220,7 +222,7 @@ class ConsoleReporter:
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
     def message(self, text: str) -> None:
-        self._print(self._typed(text))
+        self._print(text)
 
     def warning(self, problem: str, advice: str) -> None:
         told = self._typed(f"{problem}\n→ {advice}")

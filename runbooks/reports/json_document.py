@@ -77,7 +77,7 @@ class JsonReporter:
         pass
 
     def task(self, report: TaskReport) -> None:
-        self._document["task"] = asdict(report)
+        self._document["task"] = asdict(replace(report, note=self._typed(report.note)))
 
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]
@@ -107,7 +107,7 @@ class JsonReporter:
         self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
 
     def message(self, text: str) -> None:
-        self._add("messages", self._typed(text))
+        self._add("messages", text)
 
     def warning(self, problem: str, advice: str) -> None:
         problem, advice = self._typed(problem), self._typed(advice)

@@ -219,6 +219,7 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
         every_message=flags.json,
         where=_where(flags),
+        program=typed_program(),
     )
     if flags.ask_become_pass:
         _require_terminal()
