@@ -23,6 +23,8 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
         for record in records
     ]
     reporter.table("runs", rows)
+    if not records:
+        reporter.message(f"Nothing is recorded in {state_directory}.")
     for record in records:
         if record.damage:
             reporter.warning(record.damage, MEND)

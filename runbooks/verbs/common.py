@@ -56,7 +56,7 @@ class Flags:
     """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str
-    inventory: str = ""
+    inventory: str | None = None
     limit: str | None = None
     json: bool = False
     state_dir: str | None = None
@@ -168,11 +168,20 @@ def typed_program() -> str:
 
 def inventory_path(flags: Flags) -> Path:
     """The file that --inventory names, else the nearest `inventory.yaml` upwards from here, else the checkout's."""
-    if flags.inventory:
-        return Path(flags.inventory)
+    if flags.inventory is not None:
+        return _named_inventory(flags.inventory)
     here = Path.cwd()
     folders = (here, *here.parents, Path(__file__).parents[2])
     return next((path for folder in folders if (path := folder / DEFAULT_INVENTORY).exists()), here / DEFAULT_INVENTORY)
+
+
+def _named_inventory(name: str) -> Path:
+    """An empty name, as of a variable that a script has not set, must not lead to another fleet."""
+    from runbooks.core.errors import UsageError
+
+    if not name:
+        raise UsageError("--inventory is empty", "name the inventory, or leave --inventory out for inventory.yaml")
+    return Path(name)
 
 
 def fleet_of(flags: Flags) -> "Fleet":

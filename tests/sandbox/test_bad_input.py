@@ -29,6 +29,14 @@ def test_a_missing_inventory_is_named_with_what_to_do(healthy: World) -> None:
     refused(healthy.inv("diagnose", "--inventory", "gone.yaml"), 5, "gone.yaml: no such file", "--inventory FILE")
 
 
+def test_an_empty_name_does_not_lead_to_another_fleet(healthy: World) -> None:
+    refused(healthy.inv("remediate", "--yes", "--inventory", ""), 5, "--inventory is empty", "leave --inventory out")
+
+
+def test_a_folder_without_runs_is_named(healthy: World) -> None:
+    assert "Nothing is recorded in /no/where" in healthy.inv("runs", "--state-dir", "/no/where").out
+
+
 def test_an_inventory_that_is_no_yaml_is_told_with_its_line(healthy: World) -> None:
     name = healthy.inventory(("celery_app: printer_inventory", "celery_app: [printer_inventory"))
     refused(healthy.inv("diagnose", "--inventory", name), 5, "changed.yaml:", "not valid YAML")
@@ -61,7 +69,13 @@ def line_of(lines: list[str], text: str) -> int:
 
 @pytest.mark.parametrize(
     ("limit", "told"),
-    [("", "--limit is empty"), ("sandbax", "did you mean 'sandbox'?"), ("all:!sandbox", "leaves no host")],
+    [
+        ("", "--limit is empty"),
+        ("[", "--limit '[' names nothing"),
+        ("@no.txt", "cannot be read: No such file"),
+        ("sandbax", "did you mean 'sandbox'?"),
+        ("all:!sandbox", "leaves no host"),
+    ],
 )
 def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, told: str) -> None:
     refused(healthy.inv("diagnose", "--limit", limit), 5, told)
