@@ -135,7 +135,7 @@ def service_command(host: FleetHost, action: str, service: str) -> str:
 def ask_service(host: FleetHost, service: str) -> str:
     return (
         f"answer=$( {service_command(host, 'status', service)} 2>&1 )\ncode=$?\n"
-        f"pid=$(printf '%s\\n' \"$answer\" | sed -n '1s/^\\([0-9][0-9]*\\)$/\\1/p')\n"
+        f"pid=$(printf '%s\\n' \"$answer\" | sed -n '/^[0-9][0-9]*$/{{p;q;}}')\n"
         '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
         "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\nprintf '%s\\n' \"$answer\"\nexit $code"
     )

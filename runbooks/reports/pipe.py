@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import TextIO
 
 from runbooks.core.errors import ExitCode
@@ -17,12 +18,15 @@ class Pipe:
     """Standard output or error; what cannot be written goes nowhere, and the run goes on.
 
     A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
-    full, would be worse than one that nobody watched. `strict` raises ReaderGone: for what only shows.
+    full, or because a terminal has no arrow in its encoding, would be worse than one that nobody watched. `strict`
+    raises ReaderGone: for what only shows.
     A stream that was closed from the start is None in Python.
     """
 
     def __init__(self, stream: TextIO | None, *, strict: bool = False) -> None:
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+        if isinstance(self._stream, TextIOWrapper):
+            self._stream.reconfigure(errors="replace")
         self.strict = strict
         self._lost = ""
 

@@ -1,6 +1,7 @@
 """A command line that cannot be parsed is told as any other bad input, and nothing is run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,21 @@ def test_the_way_in_of_a_checkout_suggests_itself_as_it_was_called(tmp_path: Pat
     )  # fmt: skip
     assert done.returncode == 5
     assert f"see `../inv runs --state-dir {tmp_path}` for the runs there are" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_has_no_letters_for_is_shown_as_far_as_it_goes(encoding: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command: list[bytes | str | Path] = [sys.executable, CHECKOUT / "tasks.py", "show", b"\xff\xe2"]
+    done = subprocess.run([*command, "--state-dir", tmp_path / "→ä"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 5
+    assert b"Traceback" not in done.stderr
+    listed = subprocess.run(
+        [sys.executable, CHECKOUT / "tasks.py", "runs", "--state-dir", tmp_path / "→ä"],
+        env=environment, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (listed.returncode, listed.stderr) == (0, b"")
+    assert str(tmp_path).encode() in listed.stdout
 
 
 def bash(line: str) -> "subprocess.CompletedProcess[str]":

@@ -222,6 +222,12 @@ def test_more_lines_than_the_pid_are_evidence(tmp_path: Path, process: "subproce
     assert (state.pid, state.answer) == (process.pid, f"{process.pid}\nsince yesterday")
 
 
+def test_a_warning_before_the_pid_is_no_answer(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+    """As of a bash whose LC_ALL names a locale that the host does not have."""
+    state = state_of(tmp_path, f"echo 'bash: warning: setlocale: LC_ALL: cannot change locale' >&2; echo {process.pid}")
+    assert state.pid == process.pid
+
+
 def test_a_status_command_that_reads_its_input_does_not_wait_for_any(tmp_path: Path) -> None:
     assert state_of(tmp_path, "cat; read -r x; exit 3").pid is None
 
