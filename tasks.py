@@ -1,7 +1,10 @@
 """What `inv` offers in a checkout: the runbooks' verbs, and the three that only a checkout has."""
 
-import os
 import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C while all this is imported is answered with no traceback
+
+import os
 import sys
 from pathlib import Path
 
@@ -24,7 +27,8 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     from runbooks.core.wording import as_typed
 
     world = Sandbox(CHECKOUT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a sandbox as ^C does
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # ends half a sandbox
     try:
         print(as_typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
     except (SandboxError, ServerNotStartedError, OSError) as error:
@@ -48,7 +52,8 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
     from runbooks.core.wording import as_typed
 
     world = Fleet(CHECKOUT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a fleet as ^C does
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # ends half a fleet
     try:
         names = host_names(hosts)
         print(as_typed(world.down() if down else world.up(names, parse(latency, names)), typed_program()), flush=True)

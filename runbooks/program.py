@@ -1,6 +1,7 @@
 """The way in, for `./inv` and for the `runbooks` command: Invoke's program, with this tool's errors and exit codes."""
 
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -32,6 +33,11 @@ class RunbooksProgram(Program):
                 if word not in ("--help", "-h"):
                     self._refuse(*self._problem("", context))
                 self.args["help"].value = context.name
+
+    def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
+        """^C ends what is no verb yet, or none any more, at once; Invoke would make of it the exit code of findings."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        super().run(argv, exit)
 
     def parse_core(self, argv: list[str] | None) -> None:
         with _printing():

@@ -118,7 +118,8 @@ class Session:
         """Fail before any work where the question at its end could not be asked. Raises UsageError."""
         if not (self.options.dry_run or self.options.yes or self.options.confirm):
             raise UsageError(
-                "this is not a terminal, so nobody can be asked, and --yes is not given; nothing was changed",
+                "nobody can be asked (this is not a terminal, or --json is given), and --yes is not given; "
+                "nothing was changed",
                 "look first with --dry-run, then pass --yes",
             )
 

@@ -147,12 +147,12 @@ def run_verb(
 
 @contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """A terminal that goes away or a service manager that stops us ends a run as ^C does: written down."""
+    """^C, a terminal that goes away and a service manager that stops us end a run alike: written down."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -253,7 +253,10 @@ def _where(flags: Flags) -> str:
 def _ask(question: str) -> bool:
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt) as ended:
+        print()  # noqa: T201  # the answer's line has no end
+        if isinstance(ended, KeyboardInterrupt):
+            raise
         return False
 
 

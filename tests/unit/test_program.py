@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,18 @@ def test_what_a_terminal_has_no_letters_for_is_shown_as_far_as_it_goes(encoding:
     )  # fmt: skip
     assert (listed.returncode, listed.stderr) == (0, b"")
     assert str(tmp_path).encode() in listed.stdout
+
+
+def test_an_interrupt_before_a_verb_begins_is_no_finding() -> None:
+    """Invoke would end with 1, which says that something was found."""
+    program = (
+        "import os, signal; from runbooks.program import RunbooksProgram\n"
+        "class Interrupted(RunbooksProgram):\n"
+        "    def parse_collection(self): os.kill(os.getpid(), signal.SIGINT)\n"
+        "Interrupted(name='inv').run(['inv', 'hosts'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def bash(line: str) -> "subprocess.CompletedProcess[str]":
