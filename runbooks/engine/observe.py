@@ -128,6 +128,7 @@ def _understood(
     probes: Sequence[Probe],
 ) -> HostState:
     clock = facts.parse_clock(answers["clock"])
+    beat_sent_at, beat_untold = facts.parse_beat(answers["beat"]) if "beat" in answers else (None, "")
     if "units" in answers:
         found = parse_units(answers["units"], clock)
     else:
@@ -142,7 +143,8 @@ def _understood(
         facts.parse_managed(answers["managed"]) if files else {},
         {name: state for name, state in found.items() if name not in host.services},
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
-        beat_sent_at=facts.parse_beat(answers["beat"]) if "beat" in answers else None,
+        beat_sent_at=beat_sent_at,
+        beat_untold=beat_untold,
     )
 
 

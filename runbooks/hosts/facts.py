@@ -113,15 +113,21 @@ def parse_managed(answer: Answer) -> dict[str, FileState]:
 
 def ask_beat(host: FleetHost) -> str:
     """When beat's schedule was last written; the libraries that keep it add endings of their own to its name."""
-    names = " ".join(quote(host.settings.beat_schedule + end) for end in ("", ".db", ".dat", ".dir"))
-    return f"LC_ALL=C stat -L -c %.Y {names} 2>/dev/null | sort -rn | head -n 1"
+    names = " ".join(quote(host.settings.beat_schedule + end) for end in ("", ".db", ".pag", ".dat", ".dir"))
+    return f"LC_ALL=C stat -L -c '%.Y %n' {names} 2>/dev/null | sort -rn | head -n 1"
 
 
-def parse_beat(answer: Answer) -> float | None:
-    """**Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is written at the first message that is sent three
-    minutes or more after the last time, and at the start. None where there is no schedule.
+def parse_beat(answer: Answer) -> tuple[float | None, str]:
+    """When beat last sent something, None where there is no schedule; or the file that does not tell.
+
+    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is synced at the first message that is sent three
+    minutes or more after the last time, and at the start. CPython 3.11 `shelve.py: Shelf.sync` does nothing where the
+    library has no `sync`: `dbm.ndbm`, Debian's choice without python3-gdbm, writes `.db` or `.pag` when it is closed.
     """
-    return float(answer.out) if answer.out.strip() else None
+    at, _, name = answer.out.decode(errors="replace").strip().partition(" ")
+    if name.endswith((".db", ".pag")):
+        return None, name
+    return (float(at) if at else None), ""
 
 
 def service_command(host: FleetHost, action: str, service: str) -> str:
