@@ -53,10 +53,13 @@ class ConsoleReporter:
         return as_typed(text, self._program, self._where)
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        if not findings:
-            return self._print("Nothing is wrong.", "green")
         faults = sum(finding.severity is not Severity.INFO for finding in findings)
-        self._print(f"{faults} findings" if faults != 1 else "1 finding", "bold")
+        if faults:
+            self._print(f"{faults} findings" if faults > 1 else "1 finding", "bold")
+        else:
+            self._print("Nothing is wrong.", "green")
+        if not findings:
+            return
         for finding in findings:
             self._print()
             self._print(

@@ -440,7 +440,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("library", ["dumb", "gnu", "ndbm"])
 def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(library: str, tmp_path: Path) -> None:
-    pytest.importorskip(f"dbm.{library}")
+    pytest.importorskip(f"dbm.{library}", exc_type=ImportError)
     host = make_host(beat_schedule=str(tmp_path / "schedule"))
     assert facts.parse_beat(ask(facts.ask_beat(host))) == (None, "")
     program = [sys.executable, "-c", SCHEDULE.format(library=library), str(tmp_path / "schedule")]
