@@ -19,6 +19,15 @@ from runbooks.verbs.common import typed_program
 CHECKOUT = Path(__file__).resolve().parent
 
 
+def told(error: Exception) -> str:
+    """An error in words, with the commands in it as they have to be typed."""
+    from runbooks.core.wording import as_typed
+
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; nothing can be put up in a folder that cannot be written"
+    return as_typed(str(error), typed_program())
+
+
 @task(help={"healthy": "put it up without the incident's faults", "down": "end it and remove everything of it"})
 def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
@@ -32,7 +41,7 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     try:
         print(as_typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
     except (SandboxError, ServerNotStartedError, OSError) as error:
-        raise Exit(as_typed(str(error), typed_program()), code=2) from None
+        raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the sandbox was taken down again", code=99) from None
 
@@ -60,7 +69,7 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
     except ValueError as error:
         raise Exit(str(error), code=5) from None
     except (FleetError, OSError) as error:
-        raise Exit(as_typed(str(error), typed_program()), code=2) from None
+        raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the fleet was taken down again", code=99) from None
 

@@ -110,9 +110,10 @@ class Journal:
             journal._append({"type": "run", **header, "operator": operator(), **where})
             for folder in (directory, directory.parent, directory.parent.parent):
                 _sync_directory(folder)
-        except OSError as error:
+        except (OSError, RunbookError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.problem
             raise RunbookError(
-                f"the run cannot be written down in {directory}: {error.strerror}",
+                f"the run cannot be written down in {directory}: {why}",
                 "nothing was changed; make room or make it writable there, or name another folder with --state-dir",
             ) from None
         return journal

@@ -286,6 +286,20 @@ def test_a_full_disk_is_told_and_leaves_the_journal_whole(state: Path) -> None:
     assert (len(record.entries), record.outcome) == (1, "failed")
 
 
+def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(state: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from runbooks.engine.journal import Journal\n"
+        "from runbooks.core.errors import RunbookError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
+        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', Path('i'), 'b')\n"
+        "except RunbookError as error: print(error.problem, error.advice)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stderr, "cannot be written down in" in done.stdout) == ("", True)
+    assert "nothing was changed" in done.stdout
+    assert list_runs(state) == []
+
+
 # --- finding runs
 
 IDS = ("20250101-000000-aaaa", "20250101-000000-bbbb", "20250102-000000-cccc")
