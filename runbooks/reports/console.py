@@ -92,7 +92,11 @@ class ConsoleReporter:
         self._out.print(text, end="", highlight=False, soft_wrap=True)
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
-        words = {Outcome.CHANGED: "would be undone" if dry_run else "to undo", Outcome.ALREADY: "nothing to do"}
+        words = {
+            Outcome.CHANGED: "would be undone" if dry_run else "to undo",
+            Outcome.ALREADY: "nothing to do",
+            Outcome.SKIPPED: "left alone",
+        }
         if not any(outcome is Outcome.CHANGED for _, outcome, _ in items):
             self._print("Nothing left to undo.", "green")
         for change, outcome, why in items:
