@@ -13,7 +13,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import paramiko
@@ -167,7 +167,7 @@ class _WrongPassword(HostUnreachable):
     """sudo does not accept the password; trying it again could lock the account."""
 
 
-def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], str], deadline: float) -> None:
+def _authenticate(channel: paramiko.Channel, sudo: str, password: str, deadline: float) -> None:
     """Answer sudo's question, if it asks at all, once: a wrong password that is repeated may lock the account."""
     asks, ready = f"asks-{secrets.token_hex(8)}", f"ready-{secrets.token_hex(8)}"
     channel.exec_command(f"{sudo} -S -p {asks} -- /bin/sh -c 'echo {ready} >&2; exec /bin/sh -s'")
@@ -186,7 +186,7 @@ def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], s
         if said.count(asks) > 1:
             raise _WrongPassword("sudo does not accept the become password (tried once)")
         if asks in said and not answered:
-            channel.sendall((password() + "\n").encode())
+            channel.sendall((password + "\n").encode())
             answered = True
 
 

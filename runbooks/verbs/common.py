@@ -230,11 +230,11 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         where=_where(flags),
         program=typed_program(),
     )
-    if flags.ask_become_pass:
-        _require_terminal()
-    password = _ask_become_password if flags.ask_become_pass else None
+    password = _ask_become_password() if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
-    transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
+    transports = transports_to(
+        reached.values(), forks=flags.forks, accept_new=flags.accept_new, become_password=password
+    )
 
     def broker() -> "Broker":
         from runbooks.broker.session import Broker
@@ -260,8 +260,13 @@ def _ask(question: str) -> bool:
         return False
 
 
-def _require_terminal() -> None:
-    """Raise UsageError where nobody can be asked for a password: before anything is looked at."""
+def _ask_become_password() -> str:
+    """Ask on the terminal itself, so that standard input and output stay what they are, and before any thread begins.
+
+    Raises UsageError where nobody can be asked.
+    """
+    from getpass import getpass
+
     from runbooks.core.errors import UsageError
 
     try:
@@ -271,12 +276,6 @@ def _require_terminal() -> None:
             "--ask-become-pass: this is not a terminal",
             "set ansible_become_password in the inventory, looked up where it is kept (docs/inventory.md: Secrets)",
         ) from None
-
-
-def _ask_become_password() -> str:
-    """From the terminal itself, so that standard input and output stay what they are."""
-    from getpass import getpass
-
     return getpass("become password: ")
 
 

@@ -104,6 +104,11 @@ def test_a_state_directory_that_cannot_be_written_stops_before_any_change(health
     assert healthy.inv("install-units", "--yes").code == 0
 
 
+def test_an_interrupt_where_a_password_is_asked_for_ends_the_verb(healthy: World) -> None:
+    done = healthy.terminal("verify", "--ask-become-pass", answers=[("become password", "\x03")])
+    assert (done.code, "interrupted; nothing was changed" in done.out) == (99, True)
+
+
 def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
     refused(healthy.inv("tail-logs", "--grep", "["), 5, "--grep '[' is not a regular expression")
 
