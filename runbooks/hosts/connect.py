@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -27,16 +26,15 @@ def transports_to(
     *,
     forks: int = 16,
     accept_new: bool = False,
-    ask_password: Callable[[], str] | None = None,
+    become_password: str | None = None,
 ) -> Transports:
     """The transport of each host, not connected yet; the servers on the way are shared.
 
-    `accept_new` lets unknown host keys in and remembers them. `ask_password` is the become password of the hosts whose
-    inventory has none; it is called once at most. Raises UsageError for variables that are not supported.
+    `accept_new` lets unknown host keys in and remembers them. `become_password` is for hosts whose inventory has
+    none. Raises UsageError for variables that are not supported.
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
-    ask_once = _once(ask_password) if ask_password else None
 
     @cache
     def jumps() -> "Jumps":
@@ -45,7 +43,7 @@ def transports_to(
         return Jumps(accept_new=accept_new)
 
     def way_to(host: FleetHost) -> Callable[[], Transport]:
-        become = _become(host, ask_once)
+        become = _become(host, become_password)
         if _connection(host) == "local":
             return lambda: _local(host, become)
         arguments = arguments_for(host.name, host.variables)
@@ -85,23 +83,9 @@ def _our_names() -> list[str]:
     return [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == os.geteuid()]
 
 
-def _become(host: FleetHost, ask: Callable[[], str] | None) -> Become | None:
+def _become(host: FleetHost, password: str | None) -> Become | None:
     if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
         return None
     if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
-    password = last(host.variables, _BECOME_PASSWORD)
-    return Become(last(host.variables, _BECOME_USER) or "root", (lambda: password) if password else ask)
-
-
-def _once(ask: Callable[[], str]) -> Callable[[], str]:
-    lock = threading.Lock()
-    answers: list[str] = []
-
-    def answer() -> str:
-        with lock:
-            if not answers:
-                answers.append(ask())
-            return answers[0]
-
-    return answer
+    return Become(last(host.variables, _BECOME_USER) or "root", last(host.variables, _BECOME_PASSWORD) or password)
