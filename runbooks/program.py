@@ -1,5 +1,7 @@
 """The way in, for `./inv` and for the `runbooks` command: Invoke's program, with this tool's errors and exit codes."""
 
+import atexit
+import gc
 import os
 import re
 import sys
@@ -12,9 +14,17 @@ from invoke.program import Program
 
 from runbooks import __version__, verbs
 
+_COLLECT_AFTER = 100_000
+"""Objects. What a verb loads is about as many and lives to its end, so looking through it again and again is in vain."""
+
 
 class RunbooksProgram(Program):
     """What cannot be parsed is told as any other bad input: with what to do next, as JSON where asked, exit code 5."""
+
+    def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
+        gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+        atexit.register(gc.freeze)  # else all of it is looked through once more before the process gives it up
+        super().run(argv, exit)
 
     def parse_tasks(self) -> None:
         try:
