@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import paramiko
-from fabric import Connection
+from fabric import Config, Connection
 from invoke.exceptions import Exit
 from paramiko.ssh_exception import NoValidConnectionsError
 
@@ -36,6 +36,9 @@ DEAD_AFTER_S = 30
 
 SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
+
+_CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
+"""Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its errors go to standard error beside ours
 
@@ -225,8 +228,8 @@ def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection 
         if target.jumps and gateway is None:
             gateway = jumps.through(target.jumps)
         connection = Connection(
-            target.host, user=target.user, port=target.port, gateway=gateway or target.proxy_command or False,
-            connect_timeout=max(1, round(target.connect_timeout_s)),
+            target.host, user=target.user, port=target.port, config=_CONFIG,
+            gateway=gateway or target.proxy_command or False, connect_timeout=max(1, round(target.connect_timeout_s)),
             connect_kwargs={
                 "auth_strategy": Login(target, secrets), "transport_factory": KeysKnownFirst,
                 "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,
