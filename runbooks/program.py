@@ -15,7 +15,7 @@ from invoke.program import Program
 from runbooks import __version__, verbs
 
 _COLLECT_AFTER = 100_000
-"""Objects. What a verb loads is about as many and lives to its end, so looking through it again and again is in vain."""
+"""Objects. A verb loads about as many and keeps them to its end: looking through these again and again is in vain."""
 
 
 class RunbooksProgram(Program):

@@ -10,7 +10,7 @@ from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import Recap, make_plan
 from runbooks.engine.half_way import warn_of_half_moves
-from runbooks.engine.journal import Journal, last_run
+from runbooks.engine.journal import Journal, last_failed
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
@@ -45,18 +45,13 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
         session.nothing_leaked(),
         session.workers(),
     )
-    unproved = _last_remedy_failed(session)
+    options = session.options
+    unproved = last_failed(options.state_directory, options.verb, options.inventory)
     if unproved and not make_plan(steps, snapshot):
         session.reporter.message("The last remediation did not end well, so its proof is made again.")
     code = walk(session, steps, snapshot, prove, prove_anyway=unproved, rolling=rolling)
     left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
-
-
-def _last_remedy_failed(session: Session) -> bool:
-    options = session.options
-    run = last_run(options.state_directory, options.verb, options.inventory)
-    return run is not None and run.state not in ("ok", "undone")
 
 
 def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap) -> None:
