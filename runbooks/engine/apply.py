@@ -85,13 +85,15 @@ def apply(
     plan: Sequence[Change],
     recap: Recap,
     rolling: Rolling,
-) -> frozenset[str]:
+    proof: Needs,
+) -> tuple[frozenset[str], Snapshot | None]:
     """Carry the plan out stage by stage; a host on which something fails takes no part in what comes later.
 
     Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more: they are
-    better off as they were.
+    better off as they were. And a look at what a `proof` needs of the whole fleet, if one was taken after all changes.
     """
     worse: frozenset[str] = frozenset()
+    after: Snapshot | None = None
     for stage in _stages(steps):
         names = [step.name for step in stage]
         changes = [change for change in plan if change.step in names]
@@ -99,10 +101,12 @@ def apply(
         if stage[0].rolling and changes:
             _count_right(session, stage[0], changes, recap)
             session.reporter.step(names[0])
-            worse |= _roll(session, journal, lock, stage[0], todo, recap, rolling)
+            failed, after = _roll(session, journal, lock, stage[0], todo, recap, rolling, proof)
+            worse |= failed
         else:
+            after = None if todo else after
             _run_stage(session, journal, lock, stage, todo, recap)
-    return worse
+    return worse, after
 
 
 def _stages(steps: Sequence[Step]) -> list[list[Step]]:
@@ -147,24 +151,30 @@ def _roll(
     changes: Sequence[Change],
     recap: Recap,
     rolling: Rolling,
-) -> frozenset[str]:
-    """Change the hosts in batches, each proved before the next; stop when more have failed than may."""
+    proof: Needs,
+) -> tuple[frozenset[str], Snapshot | None]:
+    """Change the hosts in batches, each proved before the next; stop when more have failed than may.
+
+    The look after the last batch is a look at the whole fleet where a proof of that follows: one look, then, not two.
+    """
     hosts = list(dict.fromkeys(change.host for change in changes))
     worse: set[str] = set()
+    after: Snapshot | None = None
     left = list(hosts)
     for batch in rolling.batches(hosts):
         failed = [name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable]
         if worse and len(failed) > rolling.max_fail:
             why = f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
             _skip(session, [change for change in changes if change.host in left], recap, why)
-            return frozenset(worse.union(left))
+            return frozenset(worse.union(left)), None
         if len(hosts) > 1:
             session.reporter.message(f"{len(hosts) - len(left)} of {len(hosts)} hosts done; now {', '.join(batch)}")
         mine = [change for change in changes if change.host in batch]
-        _tell(session, _proved(session, journal, lock, [step], mine, recap), recap)
-        worse |= {host for host in batch if recap.at(host).failed and _was_running(mine, host)}
         left = left[len(batch) :]
-    return frozenset(worse)
+        results, after = _proved(session, journal, lock, [step], mine, recap, Needs(0) if left else proof)
+        _tell(session, results, recap)
+        worse |= {host for host in batch if recap.at(host).failed and _was_running(mine, host)}
+    return frozenset(worse), after
 
 
 def _was_running(changes: Sequence[Change], host: str) -> bool:
@@ -187,7 +197,7 @@ def _run_stage(
     alone = len(stage) == 1
     if alone and changes:
         session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
-    results = _proved(session, journal, lock, stage, changes, recap) if changes else []
+    results = _proved(session, journal, lock, stage, changes, recap, Needs(0))[0] if changes else []
     for step in stage:
         mine = [result for result in results if result[0].step == step.name]
         _count_right(session, step, [change for change, _, _ in mine], recap)
@@ -207,14 +217,19 @@ def _proved(
     steps: Sequence[Step],
     changes: Sequence[Change],
     recap: Recap,
-) -> list[Result]:
-    """Make changes and look again: a change has worked when its step no longer asks for it."""
+    proof: Needs,
+) -> tuple[list[Result], Snapshot | None]:
+    """Make changes and look again: a change has worked when its step no longer asks for it.
+
+    The look is returned if it was one for the `proof`, too.
+    """
     results = perform(session, journal, lock, changes, recap)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-    lacking, gone = _second_look(session, steps, done)
+    lacking, gone, after = _second_look(session, steps, done, proof)
     for host in gone:
         recap.at(host).unreachable = 1
-    return [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
+    told = [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
+    return told, after
 
 
 def _after_look(
@@ -247,11 +262,12 @@ def _same_target(one: Effect, other: Effect) -> bool:
 
 
 def _second_look(
-    session: Session, steps: Sequence[Step], done: Sequence[Change]
-) -> tuple[Sequence[Change], Mapping[str, str]]:
+    session: Session, steps: Sequence[Step], done: Sequence[Change], proof: Needs
+) -> tuple[Sequence[Change], Mapping[str, str], Snapshot | None]:
     """What the steps of these changes still lack on their hosts, waiting as long as their state may take to come about.
 
-    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven.
+    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The first look is at all
+    that the `proof` needs, which may be dear (probes, queues); if no other is needed it is returned.
     """
     wanted = {(change.host, change.step) for change in done}
     hosts = {change.host for change in done}
@@ -262,17 +278,18 @@ def _second_look(
     while wanted:
         if Needs.NODES in needs:  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
             await_nodes(session, done, deadline, answering=looked)
-        snapshot = session.observe(needs, hosts)
+        whole = None if looked or not proof else session.observe(needs | proof)
+        snapshot = whole or session.observe(needs, hosts)
         looked = True
         lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
         if not (lacking or gone) or time.monotonic() >= deadline:
             session.reporter.waiting("")
-            return lacking, gone
+            return lacking, gone, whole
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
         time.sleep(PAUSE_S)
-    return (), {}
+    return (), {}, None
 
 
 def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
