@@ -19,6 +19,7 @@ _READ_BYTES = 256 * 1024  # queues are read whole
 _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
 _SENTINEL = "sentinel://"
 _SENTINEL_PORT = 26379
+_NO_TOUCH_SINCE = (7, 2)
 
 # What a server's error reply begins with → what to do about it.
 _REFUSALS = {
@@ -76,11 +77,14 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
 
     `options` are Celery's `broker_transport_options`: behind a sentinel:// URL, `master_name` and `sentinel_kwargs`.
     Nothing is ever sent twice: redis-py's retries are off; and nobody is taken to another master unasked: after a
-    failover the connection is lost, and the next finds the new one. Raises BrokerUnreachable where nothing answers, and
-    BrokerRefused for a wrong password, a missing db, a Cluster or a replica.
+    failover the connection is lost, and the next finds the new one. What is only read stays as idle as it was (`OBJECT
+    IDLETIME`, eviction) from Redis 7.2 on, where the user may say CLIENT NO-TOUCH.
+
+    Raises BrokerUnreachable where nothing answers, and BrokerRefused for a wrong password, a missing db, a Cluster or a
+    replica.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms); Redis `INFO`
-    (cluster, replication).
+    (server, cluster, replication), `CLIENT NO-TOUCH`.
     """
     try:
         if url.startswith(_SENTINEL):
@@ -98,7 +102,11 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
     except (ValueError, TypeError) as error:
         problem = f"{safe_url(url)} is no broker URL this tool can use"
         raise BrokerRefused(problem, "see broker_url in Celery's settings") from error
-    _require_standalone_master(client, where)
+    info = _info(client, where)
+    _require_standalone_master(info, where)
+    if _version(info) >= _NO_TOUCH_SINCE:
+        with broker_errors(where):
+            _touch_nothing(client)
     return client
 
 
@@ -182,13 +190,45 @@ def _redis_py_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/{db}" + (f"?{urlencode(query)}" if query else "")
 
 
-def _require_standalone_master(client: "redis.Redis", where: str) -> None:
-    """Refuse a Cluster and a replica; where INFO itself is not allowed, trust the URL."""
+def _info(client: "redis.Redis", where: str) -> dict[str, Any]:
+    """What the server tells of itself; nothing where it refuses to."""
     try:
         with broker_errors(where):
             info: dict[str, Any] = client.info()
     except BrokerRefused:
+        return {}
+    return info
+
+
+def _version(info: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+
+
+def _touch_nothing(client: "redis.Redis") -> None:
+    """Reads of this client leave no trace on a key's idle time, where its user may ask for that."""
+
+    def ask(connection: Any) -> None:
+        connection.send_command("CLIENT", "NO-TOUCH", "ON")
+        connection.read_response()
+
+    def on_connect(connection: Any) -> None:
+        connection.on_connect()
+        ask(connection)
+
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        ask(connection)
+    except redis.exceptions.NoPermissionError:
         return
+    finally:
+        pool.release(connection)
+    # For when this one connects again, and for those to come.
+    connection.redis_connect_func = pool.connection_kwargs["redis_connect_func"] = on_connect
+
+
+def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
+    """Refuse a Cluster and a replica; where INFO itself is not allowed, trust the URL."""
     if info.get("cluster_enabled"):
         raise BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
     if info.get("role") == "slave":

@@ -8,6 +8,7 @@ nothing malformed passes. `tests/unit/broker/test_glance.py` holds the two again
 **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `utils/json.py: object_hook`.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -143,6 +144,25 @@ Read = Headers | Message | Malformed | Unreadable
 def read(items: Iterable[bytes]) -> list[Read]:
     """What each item of a queue is: at a glance where that tells, else as `parse` says."""
     return [glance(raw) or parse(raw) for raw in items]
+
+
+def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
+    """A message as it would be had it been sent to `queue`, with `priority` where given; None where that is not sure.
+
+    Where a message goes when it is given back or retried is written in it, so a move has to change that; all else, the
+    body and the delivery tag too, stays. **Source:** kombu 5.7.0 `transport/redis.py: Channel._do_restore_message`;
+    celery 5.7.0 `app/task.py: Context.as_execution_options`.
+    """
+    [before] = read([raw])
+    if not isinstance(before, (Headers, Message)):
+        return None
+    envelope = json.loads(raw)
+    properties = envelope["properties"]
+    properties["delivery_info"] |= {"exchange": "", "routing_key": queue}
+    if priority is not None:
+        properties["priority"] = priority
+    moved = json.dumps(envelope).encode()
+    return moved if read([moved]) == [before] else None
 
 
 def _unusual(raw: bytes) -> bool:

@@ -83,25 +83,6 @@ def fetched_item(value: bytes) -> bytes:
     return json.dumps(json.loads(value)[0]).encode()
 
 
-def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
-    """A message as it would be had it been sent to `queue`, with `priority` where given; None where that is not sure.
-
-    Where a message goes when it is given back or retried is written in it, so a move has to change that; all else, the
-    body and the delivery tag too, stays. **Source:** kombu 5.7.0 `transport/redis.py: Channel._do_restore_message`;
-    celery 5.7.0 `app/task.py: Context.as_execution_options`.
-    """
-    before = parse(raw)
-    if not isinstance(before, Message):
-        return None
-    envelope = json.loads(raw)
-    properties = envelope["properties"]
-    properties["delivery_info"] |= {"exchange": "", "routing_key": queue}
-    if priority is not None:
-        properties["priority"] = priority
-    moved = json.dumps(envelope).encode()
-    return moved if parse(moved) == before else None
-
-
 class _FatalError(Exception):
     """The worker that receives this raises; the text is the fixed phrase."""
 

@@ -15,9 +15,9 @@ import redis
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
+from runbooks.broker.glance import redirected
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Archived, Batch, Fate, Ledger, sha256
-from runbooks.broker.message import redirected
 from runbooks.broker.preflight import require_able
 from runbooks.broker.scan import Progress, no_progress, require_list, windows
 from runbooks.broker.surgery import bring_all_home, forget

@@ -160,8 +160,7 @@ def judge_of(
         judge.begin(key)
         for part in (key, *keyspace.aside(key)):
             for window in windows(client, part):
-                for raw in window.items:
-                    judge.note_keeper(raw, kept)
+                judge.note_keepers(window.items, read(window.items), kept)
                 on_progress(window.first + len(window.items), window.length)
                 if time.monotonic() >= read_until:
                     break

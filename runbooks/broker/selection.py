@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from runbooks.broker.body import likeness, links, read_body, unread
-from runbooks.broker.glance import Headers, Read
+from runbooks.broker.glance import Headers, Read, redirected
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.message import Message, Unreadable, parse, redirected
+from runbooks.broker.message import Message, Unreadable
 from runbooks.core.model import Notice, Rule
 from runbooks.core.rules import destination, fits
 
@@ -181,28 +181,28 @@ class Judge:
 
     @property
     def wants_keepers(self) -> bool:
-        """True where duplicates are asked for: `note_keeper` has to be shown everything first, newest to oldest."""
+        """True where duplicates are asked for: `note_keepers` has to be shown everything first, newest to oldest."""
         return any(rule.duplicate for rule in self._all)
 
-    def note_keeper(self, raw: bytes, kept: dict[bytes, bytes]) -> None:
-        """Learn which message of each kind stays."""
-        message = parse(raw)
-        if not isinstance(message, Message):
-            return
-        for rule in self.by_task[message.task]:
-            if rule.duplicate and means(rule, message, raw, self._facts.now):
-                alike = self._likeness(rule, message.task, raw)
-                if rule.duplicate == "oldest":
-                    kept[alike] = _checksum(raw)
-                else:
-                    kept.setdefault(alike, _checksum(raw))
+    def note_keepers(self, items: Sequence[bytes], reads: Sequence[Read], kept: dict[bytes, bytes]) -> None:
+        """Learn from a list's next items which message of each kind stays; `reads` is what they are."""
+        for raw, read in zip(items, reads, strict=True):
+            if not isinstance(read, (Headers, Message)):
+                continue
+            for rule in self.by_task[read.task]:
+                if rule.duplicate and means(rule, read, raw, self._facts.now):
+                    alike = self._likeness(rule, read.task, raw)
+                    if rule.duplicate == "oldest":
+                        kept[alike] = _checksum(raw)
+                    else:
+                        kept.setdefault(alike, _checksum(raw))
 
 
-def means(rule: Rule, message: Message, raw: bytes, now: float) -> bool:
+def means(rule: Rule, read: Headers | Message, raw: bytes, now: float) -> bool:
     """True where a rule's conditions hold that are about one message alone."""
-    if not fits(rule.task, message.task) or not holds(rule, message, now):
+    if not fits(rule.task, read.task) or not holds(rule, read, now):
         return False
-    if rule.ids and message.id not in rule.ids:
+    if rule.ids and read.id not in rule.ids:
         return False
     body = read_body(raw) if rule.args else None
     return not rule.args or (body is not None and body.has(rule.args))

@@ -21,6 +21,7 @@ from runbooks.core.model import Rule
 
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def seconds(value: object) -> float:
@@ -86,7 +87,7 @@ def _arg(value: object) -> str:
 
 def canonical(value: object) -> str:
     """The one JSON text of a value; 1, 1.0 and true are three values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def _keep(value: object) -> object:

@@ -1,15 +1,19 @@
 """Connecting: what keeps this tool from the broker is said at once, with advice and without the password."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
+from typing import cast
 
 import pytest
 import redis
 
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
 from runbooks.broker.connection import address, broker_errors, connect, db_of, safe_url
+from runbooks.broker.keys import KeySpace
+from runbooks.broker.scan import scan_queue
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 
 Start = Callable[..., RedisServer]
@@ -85,6 +89,24 @@ def test_a_user_without_the_rights_to_ask_info_and_to_name_its_client_can_connec
     server = start()
     with redis.Redis(port=server.port) as admin:
         admin.execute_command("ACL SETUSER ops on >pw ~* +@all -info -client")
+    connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
+
+
+def test_what_was_only_read_is_as_idle_as_before_where_the_server_can(client: "redis.Redis") -> None:
+    client.rpush("work", b"[]")
+    left_alone = cast(bytes, client.dump("work"))
+    client.restore("work", 0, left_alone, replace=True, idletime=1000)
+    older = client.info("server")["redis_version"].startswith(("6.", "7.0."))
+    for _ in range(2):
+        scan_queue(client, KeySpace(), "work", [], time.time())
+        assert (cast(int, client.object("idletime", "work")) >= 1000) is not older
+        client.connection_pool.disconnect()  # what comes next is another connection
+
+
+def test_a_user_without_the_right_to_touch_nothing_can_connect(start: Start) -> None:
+    server = start()
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL SETUSER ops on >pw ~* +@all -client +client|setname")
     connect(f"redis://ops:pw@127.0.0.1:{server.port}/0").close()
 
 

@@ -12,8 +12,9 @@ import redis
 from celery import Celery, chain, chord, group
 
 from runbooks.broker.body import links, read_body
+from runbooks.broker.glance import redirected
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.message import Message, parse, redirected
+from runbooks.broker.message import Message, parse
 from runbooks.broker.scan import scan_queue
 from runbooks.core.model import QueueState, Rule
 from runbooks.core.rules import MALFORMED
