@@ -1,5 +1,7 @@
 """The way in, for `./inv` and for the `runbooks` command: Invoke's program, with this tool's errors and exit codes."""
 
+import atexit
+import gc
 import re
 import signal
 import sys
@@ -17,9 +19,19 @@ from runbooks.core.wording import as_typed
 from runbooks.reports.pipe import Pipe
 from runbooks.verbs.common import typed_program
 
+_COLLECT_AFTER = 100_000
+"""Objects. A verb loads about as many and keeps them to its end: looking through these again and again is in vain."""
+
 
 class RunbooksProgram(Program):
     """What cannot be parsed is told as any other bad input: with what to do next, as JSON where asked, exit code 5."""
+
+    def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
+        """^C ends what is no verb yet, or none any more, at once; Invoke would make of it the exit code of findings."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+        atexit.register(gc.freeze)  # else all of it is looked through once more before the process gives it up
+        super().run(argv, exit)
 
     def parse_tasks(self) -> None:
         try:
@@ -33,11 +45,6 @@ class RunbooksProgram(Program):
                 if word not in ("--help", "-h"):
                     self._refuse(*self._problem("", context))
                 self.args["help"].value = context.name
-
-    def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
-        """^C ends what is no verb yet, or none any more, at once; Invoke would make of it the exit code of findings."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        super().run(argv, exit)
 
     def parse_core(self, argv: list[str] | None) -> None:
         with _printing():

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, RunbookError
-from runbooks.core.model import Severity
+from runbooks.core.model import Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import Recap, make_plan
 from runbooks.engine.half_way import warn_of_half_moves
-from runbooks.engine.journal import Journal, last_run
+from runbooks.engine.journal import Journal, last_failed
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.tasks import secrets_of
-from runbooks.engine.walk import walk
+from runbooks.engine.walk import Proof, walk
 from runbooks.hosts.facts import redact
 from runbooks.steps.step import Needs
 from runbooks.tail_logs import show_last
@@ -47,24 +47,18 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
         session.nothing_leaked(),
         session.workers(),
     )
-    unproved = _last_remedy_failed(session)
+    options = session.options
+    unproved = last_failed(options.state_directory, options.verb, options.inventory)
     if unproved and not make_plan(steps, snapshot):
         session.reporter.message("The last remediation did not end well, so its proof is made again.")
-    code = walk(session, steps, snapshot, prove, prove_anyway=unproved, rolling=rolling)
+    proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove)
+    code = walk(session, steps, snapshot, proof, prove_anyway=unproved, rolling=rolling)
     left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
 
 
-def _last_remedy_failed(session: Session) -> bool:
-    options = session.options
-    run = last_run(options.state_directory, options.verb, options.inventory)
-    return run is not None and run.state not in ("ok", "undone")
-
-
-def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap) -> None:
-    """Look at everything once more, run the canary task to its end, and show the last log lines."""
-    session.reporter.step("proof")
-    snapshot = session.observe(Needs.EVERYTHING | Needs.PROBES)
+def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, snapshot: Snapshot) -> None:
+    """Judge everything once more, run the canary task to its end, and show the last log lines."""
     findings = session.diagnose(snapshot)
     # A warning that no step can mend (messages of another application, say) is told, and no failure of this run.
     ours = [finding for finding in findings if finding.severity is Severity.ERROR or finding.remedy]

@@ -8,12 +8,9 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass as checked
 
 BROKER = "the broker"
 """The `host` of a change that is made in the broker; no host can have this name."""
-
-_BYTES_AS_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
 
 def sha256(content: bytes | None) -> str:
@@ -21,7 +18,7 @@ def sha256(content: bytes | None) -> str:
     return "absent" if content is None else hashlib.sha256(content).hexdigest()
 
 
-@checked(frozen=True, slots=True, config=_BYTES_AS_BASE64)
+@dataclass(frozen=True, slots=True)
 class WriteFile:
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
@@ -39,7 +36,7 @@ class WriteFile:
     kind: Literal["write_file"] = "write_file"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class SetEnvironment:
     """Set variables in an environment file, None removing one; all its other lines stay as they are.
 
@@ -56,7 +53,7 @@ class SetEnvironment:
     kind: Literal["set_environment"] = "set_environment"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ControlService:
     """Start, stop or restart a worker or beat through the host's service manager."""
 
@@ -65,14 +62,14 @@ class ControlService:
     kind: Literal["control_service"] = "control_service"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ReloadUnits:
     """Let systemd read its unit files again."""
 
     kind: Literal["reload_units"] = "reload_units"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class EnableService:
     """Let a service start when the host does, or not."""
 
@@ -81,7 +78,7 @@ class EnableService:
     kind: Literal["enable_service"] = "enable_service"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class EndProcesses:
     """End processes, each named by its pid and its start in clock ticks since boot, warmly and then by force."""
 
@@ -90,7 +87,7 @@ class EndProcesses:
     kind: Literal["end_processes"] = "end_processes"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class TakeMessages:
     """Take what the rules mean out of a queue, into the run's archive file, and move on what is to be moved.
 
@@ -103,7 +100,7 @@ class TakeMessages:
     kind: Literal["take_messages"] = "take_messages"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class TakeUnacked:
     """The same for a queue's messages that were fetched and that no node holds.
 
@@ -117,7 +114,7 @@ class TakeUnacked:
     kind: Literal["take_unacked"] = "take_unacked"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RestoreMessages:
     """Put the messages of an archive file back where they came from, also those that were moved and still wait.
 
@@ -129,7 +126,7 @@ class RestoreMessages:
     kind: Literal["restore_messages"] = "restore_messages"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RestoreSelected:
     """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
 
@@ -144,7 +141,7 @@ class RestoreSelected:
     kind: Literal["restore_selected"] = "restore_selected"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RecallMessages:
     """Take what a change has put back, and what still waits of it, out again into its archive."""
 
@@ -153,7 +150,7 @@ class RecallMessages:
     kind: Literal["recall_messages"] = "recall_messages"
 
 
-@checked(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RunTask:
     """Send a task and wait for its end."""
 
@@ -183,7 +180,7 @@ Effect = Annotated[
 @cache
 def _adapter() -> TypeAdapter[Any]:
     """Made at its first use: a run that changes nothing writes no effect down."""
-    return TypeAdapter(Effect)
+    return TypeAdapter(Effect, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
 
 
 def to_json(effect: Effect) -> dict[str, Any]:

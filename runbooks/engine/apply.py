@@ -84,13 +84,15 @@ def apply(
     plan: Sequence[Change],
     recap: Recap,
     rolling: Rolling,
-) -> frozenset[str]:
+    proof: Needs,
+) -> tuple[frozenset[str], Snapshot | None]:
     """Carry the plan out stage by stage; a host on which something fails takes no part in what comes later.
 
     Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more: they are
-    better off as they were.
+    better off as they were. And a look at what a `proof` needs of the whole fleet, if one was taken after all changes.
     """
     worse: frozenset[str] = frozenset()
+    after: Snapshot | None = None
     for stage in _stages(steps):
         names = [step.name for step in stage]
         changes = [change for change in plan if change.step in names]
@@ -98,10 +100,12 @@ def apply(
         if stage[0].rolling and changes:
             _count_right(session, stage[0], changes, recap)
             session.reporter.step(names[0])
-            worse |= _roll(session, journal, lock, stage[0], todo, recap, rolling)
+            failed, after = _roll(session, journal, lock, stage[0], todo, recap, rolling, proof)
+            worse |= failed
         else:
+            after = None if todo else after
             _run_stage(session, journal, lock, stage, todo, recap)
-    return worse
+    return worse, after
 
 
 def _stages(steps: Sequence[Step]) -> list[list[Step]]:
@@ -146,14 +150,17 @@ def _roll(
     changes: Sequence[Change],
     recap: Recap,
     rolling: Rolling,
-) -> frozenset[str]:
+    proof: Needs,
+) -> tuple[frozenset[str], Snapshot | None]:
     """Change the hosts in batches, each proved before the next; when more have failed than may, interrupt no other.
 
     Where nothing was interrupted yet, services that do not run are started all the same: they cannot become worse.
+    The look after the last batch is a look at the whole fleet where a proof of that follows: one look, then, not two.
     """
     hosts = list(dict.fromkeys(change.host for change in changes))
     worse: set[str] = set()
     spared: set[str] = set()
+    after: Snapshot | None = None
     for batch in rolling.batches(hosts):
         failed = [name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable]
         if len(failed) > rolling.max_fail and not set(hosts).isdisjoint(failed):
@@ -165,9 +172,11 @@ def _roll(
         if len(hosts) > 1 and batch:
             session.reporter.message(f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}")
         todo = [change for change in changes if change.host in batch]
-        _tell(session, _proved(session, journal, lock, [step], todo, recap), recap)
+        look = proof if list(batch[-1:]) == hosts[-1:] else Needs(0)
+        results, after = _proved(session, journal, lock, [step], todo, recap, look)
+        _tell(session, results, recap)
         worse |= {host for host in batch if recap.at(host).failed and _interrupts(todo, host)}
-    return frozenset(worse | spared)
+    return frozenset(worse | spared), after
 
 
 def _interrupts(changes: Sequence[Change], host: str) -> bool:
@@ -190,7 +199,7 @@ def _run_stage(
     alone = len(stage) == 1
     if alone and changes:
         session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
-    results = _proved(session, journal, lock, stage, changes, recap) if changes else []
+    results = _proved(session, journal, lock, stage, changes, recap, Needs(0))[0] if changes else []
     for step in stage:
         mine = [result for result in results if result[0].step == step.name]
         _count_right(session, step, [change for change, _, _ in mine], recap)
@@ -210,14 +219,19 @@ def _proved(
     steps: Sequence[Step],
     changes: Sequence[Change],
     recap: Recap,
-) -> list[Result]:
-    """Make changes and look again: a change has worked when its step no longer asks for it."""
+    proof: Needs,
+) -> tuple[list[Result], Snapshot | None]:
+    """Make changes and look again: a change has worked when its step no longer asks for it.
+
+    The look is returned if it was one for the `proof`, too.
+    """
     results = perform(session, journal, lock, changes, recap)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-    lacking, gone = _second_look(session, steps, done)
+    lacking, gone, after = _second_look(session, steps, done, proof)
     for host in gone:
         recap.at(host).unreachable = 1
-    return [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
+    told = [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
+    return told, after
 
 
 def _after_look(
@@ -250,11 +264,12 @@ def _same_target(one: Effect, other: Effect) -> bool:
 
 
 def _second_look(
-    session: Session, steps: Sequence[Step], done: Sequence[Change]
-) -> tuple[Sequence[Change], Mapping[str, str]]:
+    session: Session, steps: Sequence[Step], done: Sequence[Change], proof: Needs
+) -> tuple[Sequence[Change], Mapping[str, str], Snapshot | None]:
     """What the steps of these changes still lack on their hosts, waiting as long as their state may take to come about.
 
-    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven.
+    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The first look is at all
+    that the `proof` needs, which may be dear (probes, queues); if no other is needed it is returned.
     """
     wanted = {(change.host, change.step) for change in done}
     hosts = {change.host for change in done}
@@ -265,17 +280,18 @@ def _second_look(
     while wanted:
         if Needs.NODES in needs:  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
             await_nodes(session, done, deadline, answering=looked)
-        snapshot = session.observe(needs, hosts)
+        whole = None if looked or not proof else session.observe(needs | proof)
+        snapshot = whole or session.observe(needs, hosts)
         looked = True
         lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
         if not (lacking or gone) or time.monotonic() >= deadline:
             session.reporter.waiting("")
-            return lacking, gone
+            return lacking, gone, whole
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
         time.sleep(PAUSE_S)
-    return (), {}
+    return (), {}, None
 
 
 def perform(

@@ -264,26 +264,29 @@ def list_runs(state_directory: Path) -> list[RunRecord]:
 
 
 def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
-    """The runs that did not end well, oldest first; of the others nothing but the last line is looked at."""
-    for directory in _run_directories(state_directory):
-        with suppress(OSError):
-            last = (directory / JOURNAL).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
-            if last.startswith(b'{"type": "end", "outcome": "ok"'):
-                continue
-        yield _legible(directory)
+    """The runs that did not end well, oldest first."""
+    return (_legible(path) for path in _run_directories(state_directory) if not _ended_well(path))
 
 
-def last_run(state_directory: Path, verb: str, inventory: Path) -> RunRecord | None:
-    """The newest run of a verb on an inventory; of the others no more than the first line is read.
+def last_failed(state_directory: Path, verb: str, inventory: Path) -> bool:
+    """Whether the newest run of a verb on an inventory neither ended well nor was taken back.
 
     One whose first line cannot be read is nobody's.
     """
     wanted = {"verb": verb, "inventory": str(inventory.resolve())}
     for directory in reversed(_run_directories(state_directory)):
         with suppress(OSError, RunbookError):
-            if wanted.items() <= next(_lines(directory / JOURNAL)).items():
-                return _legible(directory)
-    return None
+            if wanted.items() <= next(_lines(directory / JOURNAL), {}).items():
+                return not _ended_well(directory) and _legible(directory).state not in ("ok", "undone")
+    return False
+
+
+def _ended_well(directory: Path) -> bool:
+    """Whether a run's last line says so: the others are many, and need not be read then."""
+    with suppress(OSError):
+        last = (directory / JOURNAL).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
+        return last.startswith(b'{"type": "end", "outcome": "ok"')
+    return False
 
 
 def _run_directories(state_directory: Path) -> list[Path]:

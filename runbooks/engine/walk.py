@@ -1,6 +1,7 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER
@@ -11,13 +12,18 @@ from runbooks.engine.journal import Journal
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
-from runbooks.steps.step import Step
+from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
-Proof = Callable[[Session, Journal, "FleetLock", Recap], None]
-"""What is done after all steps succeeded, to show that the fleet really works."""
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`."""
+
+    needs: Needs
+    make: Callable[[Session, Journal, "FleetLock", Recap, Snapshot], None]
 
 
 def walk(
@@ -51,11 +57,13 @@ def walk(
     with session.recorded() as (journal, lock):
         undo = session.command(f"undo {journal.run_id}")
         try:
-            worse = apply(session, journal, lock, steps, plan, recap, rolling or Rolling())
+            needs = proof.needs if proof else Needs(0)
+            worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)
             if worse:
                 put_back(session, journal, lock, worse, recap)
             if proof and recap.exit_code == ExitCode.OK:
-                proof(session, journal, lock, recap)
+                session.reporter.step("proof")
+                proof.make(session, journal, lock, recap, after or session.observe(needs))
             elif proof:
                 session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
         except RunbookError:

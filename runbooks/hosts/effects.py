@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from runbooks.core.effects import (
@@ -41,12 +41,19 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
 
 
 def fragments(host: FleetHost, effects: Mapping[str, Effect]) -> dict[str, str]:
-    """The fragment of each effect; of neighbours after which systemd has to read its units again, the last does it."""
+    """The fragment of each effect; of neighbours after which systemd has to read its units again, the last does it.
+
+    Before the first unit is put in place, all of them are judged together.
+    """
     followers = [*effects.values(), None][1:]
+    units = {
+        name: effect for name, effect in effects.items() if isinstance(effect, WriteFile) and effect.check == "unit"
+    }
+    together = {next(iter(units)): _judge_together(units.values())} if len(units) > 1 else {}
     return {
         name: fragment(host, effect, reload=not isinstance(follower, _RELOADING))
         if isinstance(effect, _RELOADING)
-        else fragment(host, effect)
+        else together.get(name, "") + fragment(host, effect)
         for (name, effect), follower in zip(effects.items(), followers, strict=True)
     }
 
@@ -122,6 +129,22 @@ def _judge(check: str, content: bytes) -> str:
     )
 
 
+def _judge_together(units: Iterable[WriteFile]) -> str:
+    """Asks systemd about several new units at once, which costs a host no more than one of them.
+
+    Where it finds anything, each is judged by itself after that: then it is known which one is meant.
+    """
+    contents = {PurePosixPath(unit.path).name: unit.content or b"" for unit in units}
+    copies = "".join(
+        f'base64 -d >"$dir"/all/{quote(name)} {heredoc(base64.encodebytes(content).decode())}\n[ $? -eq 0 ] || exit 1\n'
+        for name, content in contents.items()
+    )
+    paths = " ".join(f'"$dir"/all/{quote(name)}' for name in contents)
+    named = "|".join(f"*{quote(f'{name}:')}*" for name in contents)
+    verdict = f"said=$({_VERIFY} {paths} 2>&1) &&\ncase $said in {named}) ;; *) : >{_ALL_WELL};; esac\n"
+    return f'mkdir "$dir/all" || exit 1\n{copies}{verdict}'
+
+
 def _users(check: str, content: str) -> Sequence[str]:
     """Whom a unit or a cron file runs something as: systemd misses a user only at the start, cron never says so.
 
@@ -140,10 +163,14 @@ def _users(check: str, content: str) -> Sequence[str]:
 # systemd reads a unit's kind from its name, so it is shown a copy with the right one, in the script's own folder.
 # Whatever it says of this unit counts, its warnings too: a key that it does not know is ignored by some versions with
 # exit code 0.
-_JUDGE_UNIT = """
-cp "$new" "$dir/${path##*/}" || exit 1
-said=$(LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no "$dir/${path##*/}" 2>&1) &&
-case $said in *"${path##*/}:"*) said=$(printf '%s\n' "$said" | grep -F -e "${path##*/}:");; *) said=;; esac
+_VERIFY = "LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no"
+_ALL_WELL = '"$dir/all-are-well"'
+_JUDGE_UNIT = f"""
+said=; [ -e {_ALL_WELL} ] || {{
+cp "$new" "$dir/${{path##*/}}" || exit 1
+said=$({_VERIFY} "$dir/${{path##*/}}" 2>&1) &&
+case $said in *"${{path##*/}}:"*) said=$(printf '%s\n' "$said" | grep -F -e "${{path##*/}}:");; *) said=;; esac
+}}
 """
 # cron says nothing of a file that is not root's: it just never runs it.
 _JUDGE_CRON = """

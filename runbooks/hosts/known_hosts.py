@@ -175,6 +175,8 @@ def _hashed_matches(names: str, name: str) -> bool:
 
 def _glob(pattern: str, name: str) -> bool:
     """`*` and `?` alone mean something; brackets belong to names with a port."""
+    if "*" not in pattern and "?" not in pattern:
+        return pattern == name  # most are such, and a file is looked through for every host
     expression = "".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern)
     return re.fullmatch(expression, name) is not None
 

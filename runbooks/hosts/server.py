@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import paramiko
-from fabric import Connection
+from fabric import Config, Connection
 from invoke.exceptions import Exit
 from paramiko.ssh_exception import NoValidConnectionsError
 
@@ -25,6 +25,9 @@ DEAD_AFTER_S = 30
 """A host whose network does not confirm what it was sent for so long is gone, however long a script may take."""
 
 JUMP_RETRY_S = 30.0
+
+_CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
+"""Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
 
 Way = tuple[tuple[str, ...], ...]
 """The servers on a way, in their order, each by its `ssh` arguments."""
@@ -93,8 +96,8 @@ def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection 
         if target.jumps and gateway is None:
             gateway = jumps.through(target.jumps)
         connection = Connection(
-            target.host, user=target.user, port=target.port, gateway=gateway or target.proxy_command or False,
-            connect_timeout=max(1, round(target.connect_timeout_s)),
+            target.host, user=target.user, port=target.port, config=_CONFIG,
+            gateway=gateway or target.proxy_command or False, connect_timeout=max(1, round(target.connect_timeout_s)),
             connect_kwargs={
                 "auth_strategy": Login(target, secrets), "transport_factory": KeysKnownFirst,
                 "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,

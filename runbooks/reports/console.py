@@ -4,11 +4,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -47,7 +49,16 @@ class ConsoleReporter:
         self._told: tuple[str, str, int] | None = None
 
     def _print(self, text: str = "", style: str = "") -> None:
-        self._out.print(text.translate(_UNPRINTABLE), style=style, markup=False, highlight=False, soft_wrap=True)
+        self._lines([(text, style)])
+
+    def _lines(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Print lines, each in its style, as they are and all in one.
+
+        A plan for many hosts has thousands: to measure and wrap each, and to look for emoji in it, costs more than it.
+        """
+        style = self._out.get_style
+        pairs = ((Segment(text.translate(_UNPRINTABLE), style(name)), Segment.line()) for text, name in lines)
+        self._out.print(Segments(chain.from_iterable(pairs)), end="", soft_wrap=True)
 
     def _typed(self, text: str) -> str:
         return as_typed(text, self._program, self._where)
@@ -85,11 +96,8 @@ class ConsoleReporter:
             self._print("Dry run: nothing was written anywhere.")
 
     def _detail(self, detail: str) -> None:
-        """All in one: a plan for many hosts has thousands of lines, and each printing costs more than its line."""
-        text = Text()
-        for line in detail.translate(_UNPRINTABLE).splitlines():
-            text.append(f"       {line}\n", {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
-        self._out.print(text, end="", highlight=False, soft_wrap=True)
+        colors = {"+": "green", "-": "red", "@": "cyan"}
+        self._lines((f"       {line}", colors.get(line[:1], "")) for line in detail.splitlines())
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
         words = {

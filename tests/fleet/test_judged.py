@@ -58,6 +58,27 @@ def test_a_unit_with_a_key_that_systemd_does_not_know_is_refused(fleet: FleetWor
     refused(fleet, "install-units", "web2", changed(fleet, own), "Restrt")
 
 
+def test_of_several_units_only_the_one_with_the_mistake_is_refused_and_those_before_it_stand(
+    fleet: FleetWorld,
+) -> None:
+    contents = "sha256sum /etc/systemd/system/*celery*"
+    before = fleet.ssh("web2", contents).out
+    mistake = '\n# anew\n{{ "Restrt" if worker.name == "worker_low" else "Restart" }}='
+    inventory = changed(fleet, own_template(fleet, "systemd/celery-worker@.service.j2", "\nRestart=", mistake))
+    done = fleet.inv("install-units", "--yes", "--json", "--limit", "web2", "--inventory", inventory)
+    assert done.code == 2, done.out + done.err
+    units = [change for change in done.json["changes"] if change["step"] == "units"]
+    assert [(change["summary"].partition("@")[2], change["outcome"]) for change in units[:2]] == [
+        ("worker_high.service", "changed"), ("worker_low.service", "failed")
+    ]  # fmt: skip
+    assert "celery-worker@worker_low.service" in units[1]["result"]
+    assert "Restrt" in units[1]["result"]
+    assert "worker_high" not in units[1]["result"]
+    undone = fleet.inv("undo", "last", "--yes", "--inventory", inventory)
+    assert undone.code == 0, undone.out + undone.err
+    assert fleet.ssh("web2", contents).out == before
+
+
 def test_a_unit_whose_program_is_not_there_is_refused(fleet: FleetWorld) -> None:
     inventory = changed(fleet, ("celery_python: /srv/venv/bin/python", "celery_python: /srv/none/bin/python"))
     refused(fleet, "install-units", "web2", inventory, "/srv/none/bin/python", "No such file")

@@ -276,7 +276,7 @@ def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: s
     assert inv(healthy, "undo", "last", "--yes").code in (0, 2)
     for host in ("web1", "web2"):
         healthy.ssh(
-            host, "sudo sed -i s/=30/=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
+            host, "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
         )
     with popen(healthy, "remediate", "--yes") as process:
         read_until(process, at)
@@ -306,7 +306,7 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
 def test_a_host_that_dies_in_the_middle_is_reported_and_the_rest_finishes(healthy: FleetWorld) -> None:
     for host in WORKERS:
         healthy.ssh(
-            host, "sudo sed -i s/=30/=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
+            host, "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"
         )
     web5 = next(host for host in healthy.record.hosts if host.name == "web5")
     with popen(healthy, "remediate", "--yes", "--max-fail", "1") as process:

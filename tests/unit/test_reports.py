@@ -87,6 +87,27 @@ def test_a_log_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.endswith("web1 high  \ufffd[2J\ufffd31mred\n")
 
 
+def test_what_a_host_holds_cannot_command_the_terminal_and_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change = Change(
+        "web1", "units", "change :key: a", ControlService("high", "start"), detail="-\x1b[2J[red]\n+:key: b"
+    )
+    ConsoleReporter().plan([change], dry_run=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  1. [web1] units: change :key: a", "       -\ufffd[2J[red]", "       +:key: b"
+    ]  # fmt: skip
+
+
+def test_the_lines_of_a_diff_have_the_colors_of_their_signs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    ConsoleReporter().plan([CHANGE], dry_run=False)
+    assert capsys.readouterr().out.endswith("\x1b[32m       +a\x1b[0m\n\x1b[31m       -b\x1b[0m\n")
+
+
 def test_nothing_in_the_logs_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
     reporter.log([])

@@ -22,7 +22,7 @@ from runbooks.core.settings import Commands, CronEntry
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
-from runbooks.engine.walk import walk
+from runbooks.engine.walk import Proof, walk
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.steps.step import Needs, Step
 from tests.unit.fleets import TASKS, make_broker, make_fleet, make_host, make_queue
@@ -271,12 +271,13 @@ class World:
         *hosts: str,
         needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS,
         rolling: Rolling | None = None,
+        proof: Proof | None = None,
         **options: Any,
     ) -> ExitCode:
         """All steps, from a fresh look."""
         self.reporter = Recorder()
         session = self.session(*hosts, **options)
-        return walk(session, self.steps(session), session.observe(needs), rolling=rolling)
+        return walk(session, self.steps(session), session.observe(needs), proof, rolling=rolling)
 
     def last_run(self) -> RunRecord:
         return find_run(self.state, "last")

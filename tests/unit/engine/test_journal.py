@@ -17,7 +17,16 @@ import pytest
 from runbooks.core.effects import BROKER, Change, ControlService, RunTask, SetEnvironment, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.journal import JOURNAL, Journal, failed_runs, find_run, last_run, list_runs, new_run_id, read_run
+from runbooks.engine.journal import (
+    JOURNAL,
+    Journal,
+    failed_runs,
+    find_run,
+    last_failed,
+    list_runs,
+    new_run_id,
+    read_run,
+)
 from runbooks.engine.session import closing_journal
 
 ROOT = Path(__file__).parents[3]
@@ -180,7 +189,7 @@ def test_a_damaged_run_hides_no_other_run(state: Path, damaged_line: int) -> Non
     }
     assert f"{path}:{damaged_line + 1}" in told[IDS[1]][1]
     assert [record.id for record in failed_runs(state)] == list(IDS)
-    assert last_run(state, "remediate", Path("inventory.yaml")), "of a verb is found, too"
+    assert last_failed(state, "remediate", Path("inventory.yaml")), "the last of a verb is found, too"
     with pytest.raises(RunbookError, match="not a line of a journal"):
         find_run(state, IDS[1])
 
@@ -358,12 +367,26 @@ def test_runs_are_listed_oldest_first(runs: Path) -> None:
     assert [record.id for record in list_runs(runs)] == list(IDS)
 
 
-def test_the_last_run_of_a_verb_is_found_among_those_of_others_and_of_other_inventories(state: Path) -> None:
-    made = zip(IDS, ("remediate", "remediate", "undo"), ("mine", "other", "mine"), strict=True)
-    for run_id, verb, inventory in made:
-        Journal.create(state, run_id, verb, Path(inventory), "localhost:6379/3").close()
-    found = [last_run(state, "remediate", Path(inventory)) for inventory in ("mine", "other", "third")]
-    assert [run and run.id for run in found] == [IDS[0], IDS[1], None]
+def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alone(state: Path) -> None:
+    made = [("remediate", "mine", "ok"), ("remediate", "mine", "failed"), ("undo", "mine", "ok"),
+            ("remediate", "other", "failed"), ("remediate", "other", "ok"), ("remediate", "killed", "")]  # fmt: skip
+    for day, (verb, inventory, outcome) in enumerate(made, 1):
+        run = Journal.create(state, f"2025010{day}-000000-aaaa", verb, Path(inventory), "localhost:6379/3")
+        if outcome:
+            run.end(outcome, 0)
+        run.close()
+    found = {name: last_failed(state, "remediate", Path(name)) for name in ("mine", "other", "killed", "third")}
+    assert found == {"mine": True, "other": False, "killed": True, "third": False}
+
+
+def test_a_failed_run_that_was_taken_back_does_not_count_as_failed_any_more(state: Path) -> None:
+    with journal(state, IDS[0]) as run:
+        n = run.intend(undoable())
+        run.end("failed", 2)
+        verb, inventory = read_run(run.directory).verb, Path(read_run(run.directory).inventory)
+        assert last_failed(state, verb, inventory)
+        run.undone(n)
+        assert not last_failed(state, verb, inventory)
 
 
 def test_runs_that_did_not_end_well_are_found_among_those_that_did(state: Path) -> None:

@@ -1,13 +1,20 @@
 """Rolling restarts: one host first, then batches, and an end before a bad change has reached everywhere."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runbooks.core.errors import ExitCode, UsageError
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import BrokerState, Snapshot
 from runbooks.core.reporter import Outcome
+from runbooks.engine.apply import make_plan
 from runbooks.engine.rolling import Rolling
+from runbooks.engine.walk import Proof
+from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 
 HOSTS = ("web1", "web2", "web3", "web4")
@@ -104,3 +111,47 @@ def test_a_host_that_does_not_come_up_keeps_what_runs_elsewhere_from_being_inter
     for name in ("web2", "web4"):
         assert fleet.path(name, "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
         assert not fleet.path(name, "log").exists()
+
+
+EVERYTHING = Needs.EVERYTHING & ~Needs.IMPORTS
+
+
+def proof_that_keeps(looks: list[Snapshot]) -> Proof:
+    """A proof of everything that keeps the look it is given."""
+    return Proof(EVERYTHING, lambda session, journal, lock, recap, snapshot: looks.append(snapshot))
+
+
+def test_the_look_after_the_last_batch_is_at_the_whole_fleet_and_the_proof_takes_no_other(fleet: World) -> None:
+    looks: list[Snapshot] = []
+    scripts: list[str] = []
+    fleet.transports["web4"].before = scripts.append
+    assert fleet.remediate(rolling=Rolling("1"), proof=proof_that_keeps(looks)) == ExitCode.OK
+    restart = next(n for n, script in enumerate(scripts) if "sh ctl stop" in script)
+    assert len(scripts[restart + 1 :]) == 1
+    (seen,) = looks
+    assert make_plan(fleet.steps(fleet.session()), seen) == ()
+    states = seen.reachable()
+    assert sorted(states) == list(HOSTS)
+    last_start = states["web4"].services["high"].started_at
+    assert last_start is not None
+    assert all(state.clock_at > last_start for state in states.values()), "none was looked at before the last restart"
+
+
+def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(fleet: World) -> None:
+    """What else a proof looks at may be dear, so only the first look after the last batch is at all of it."""
+    for name, host in fleet.hosts.items():
+        patient = host.settings.model_copy(update={"start_timeout": 30.0})
+        fleet.hosts[name] = type(host)(host.name, host.groups, patient, host.variables)
+    observe, looks = fleet.broker.observe, list[Snapshot]()
+    asked: list[int] = []
+
+    def slow(within: Fleet, now: float, **what: Any) -> BrokerState:
+        asked.append(len(within.hosts))
+        state = observe(within, now, **what)
+        return replace(state, nodes={}) if asked == [4, 4, 1, 4] else state
+
+    fleet.broker.observe = slow  # type: ignore[method-assign, assignment]
+    assert fleet.remediate(rolling=Rolling("100%"), proof=proof_that_keeps(looks)) == ExitCode.OK
+    # Before; the files; the canary; too early; the others answer; and are looked at; the proof.
+    assert asked == [4, 4, 1, 4, 3, 3, 4]
+    assert sorted(looks[0].reachable()) == list(HOSTS)
