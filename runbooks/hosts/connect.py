@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import FleetHost
-from runbooks.hosts.ssh_config import arguments_for, last
+from runbooks.hosts.ssh_config import arguments_for, last, resolve
 from runbooks.hosts.transport import Become, LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def transports_to(
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
     ask_once = _once(ask_password) if ask_password else None
 
+    loading = threading.Lock()
+
     @cache
     def jumps() -> "Jumps":
         from runbooks.hosts.ssh import Jumps
@@ -49,10 +51,12 @@ def transports_to(
         password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
-            from runbooks.hosts.login import Secrets
-            from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
+            target = resolve(arguments)  # before what follows is loaded: the processes and it are large
+            with loading:
+                from runbooks.hosts.login import Secrets
+                from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
 
-            return SshTransport(arguments, become, jumps(), Secrets(password, passphrase))
+                return SshTransport(target, become, jumps(), Secrets(password, passphrase))
 
         return ssh
 

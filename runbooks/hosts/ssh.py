@@ -46,8 +46,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its erro
 class SshTransport:
     """Runs scripts on a host over one SSH connection, made at its first use."""
 
-    def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: "Jumps", secrets: Secrets) -> None:
-        self._arguments, self._become, self._jumps, self._secrets = arguments, become, jumps, secrets
+    def __init__(self, target: Target, become: Become | None, jumps: "Jumps", secrets: Secrets) -> None:
+        self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
         self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
@@ -124,7 +124,7 @@ class SshTransport:
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(resolve(self._arguments), self._jumps, self._secrets)
+                self._connection = connect(self._target, self._jumps, self._secrets)
             return self._connection
 
     @contextmanager

@@ -14,6 +14,7 @@ from lab.fleet.host import leader
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts import ssh
 from runbooks.hosts.login import Secrets
+from runbooks.hosts.ssh_config import resolve
 from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
 from tests.sandbox.conftest import Done
 
@@ -330,7 +331,7 @@ def test_a_host_whose_network_dies_in_the_middle_of_a_script_is_given_up_before_
     monkeypatch.setattr(ssh, "DEAD_AFTER_S", 2)
     web2 = next(host for host in healthy.record.hosts if host.name == "web2")
     arguments = ("-F", str(healthy.fleet / "ssh_config"), "--", "web2")
-    transport = ssh.SshTransport(arguments, None, ssh.Jumps(accept_new=False), Secrets())
+    transport = ssh.SshTransport(resolve(arguments), None, ssh.Jumps(accept_new=False), Secrets())
     assert transport.run("true", timeout_s=30).code == 0
     link = healthy.record.link(web2.address)
     with ThreadPoolExecutor(1) as beside:

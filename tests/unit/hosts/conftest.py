@@ -10,6 +10,7 @@ import pytest
 from lab.sshd import SSHD, make_key, running_sshd
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.ssh_config import resolve
 from runbooks.hosts.transport import Become
 
 
@@ -35,7 +36,7 @@ class Server:
     def transport(self, known_hosts: Path, *options: str, become: Become | None = None, accept_new: bool = False,
                   host: str = "127.0.0.1") -> SshTransport:  # fmt: skip
         jumps = Jumps(accept_new=accept_new)
-        return SshTransport(self.arguments(known_hosts, *options, host=host), become, jumps, Secrets())
+        return SshTransport(resolve(self.arguments(known_hosts, *options, host=host)), become, jumps, Secrets())
 
 
 @pytest.fixture(scope="session")

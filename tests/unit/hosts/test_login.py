@@ -11,6 +11,7 @@ from lab.sshd import make_key
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.ssh import Jumps, SshTransport
+from runbooks.hosts.ssh_config import resolve
 from tests.unit.hosts.conftest import Server
 
 OTHERS = 7  # more than the attempts that sshd grants
@@ -54,7 +55,7 @@ def arguments(server: Server, known_hosts: Path, *options: str) -> tuple[str, ..
 
 def why_not(arguments: tuple[str, ...], passphrase: str | None = None) -> str:
     """Why we are not let in; "" where we are."""
-    transport = SshTransport(arguments, None, Jumps(accept_new=False), Secrets(passphrase=passphrase))
+    transport = SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets(passphrase=passphrase))
     try:
         return transport.run("echo in", timeout_s=30).out.decode().replace("in\n", "")
     except HostUnreachable as error:
