@@ -1,6 +1,10 @@
 """What `inv` offers in a checkout: the runbooks' verbs, and the three that only a checkout has."""
 
 import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C while all this is imported is answered with no traceback
+
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +14,18 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from runbooks import __version__, verbs
+from runbooks.verbs.common import typed_program
 
 CHECKOUT = Path(__file__).resolve().parent
+
+
+def told(error: Exception) -> str:
+    """An error in words, with the commands in it as they have to be typed."""
+    from runbooks.core.wording import as_typed
+
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; nothing can be put up in a folder that cannot be written"
+    return as_typed(str(error), typed_program())
 
 
 @task(help={"healthy": "put it up without the incident's faults", "down": "end it and remove everything of it"})
@@ -19,13 +33,15 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
     from lab.redis_server import ServerNotStartedError
     from lab.sandbox import Sandbox, SandboxError
+    from runbooks.core.wording import as_typed
 
     world = Sandbox(CHECKOUT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a sandbox as ^C does
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # ends half a sandbox
     try:
-        print(world.down() if down else world.up(healthy=healthy), flush=True)
+        print(as_typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
     except (SandboxError, ServerNotStartedError, OSError) as error:
-        raise Exit(str(error), code=2) from None
+        raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the sandbox was taken down again", code=99) from None
 
@@ -42,16 +58,18 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
     from lab.fleet.fleet import Fleet, host_names
     from lab.fleet.latency import parse
     from lab.fleet.shell import FleetError
+    from runbooks.core.wording import as_typed
 
     world = Fleet(CHECKOUT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends half a fleet as ^C does
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # ends half a fleet
     try:
         names = host_names(hosts)
-        print(world.down() if down else world.up(names, parse(latency, names)), flush=True)
+        print(as_typed(world.down() if down else world.up(names, parse(latency, names)), typed_program()), flush=True)
     except ValueError as error:
         raise Exit(str(error), code=5) from None
     except (FleetError, OSError) as error:
-        raise Exit(str(error), code=2) from None
+        raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the fleet was taken down again", code=99) from None
 
@@ -69,11 +87,12 @@ def test(c: Context, only: str = "") -> None:
     }
     import subprocess
 
+    environment = {name: value for name, value in os.environ.items() if name != "RUNBOOKS_TYPED"}
     for name, command in checks.items():
         if only and name != "tests":
             continue
         print(f"--- {name}", flush=True)
-        if subprocess.run(command, cwd=CHECKOUT, check=False).returncode:
+        if subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
             raise Exit(f"{name} failed", code=2)
 
 
@@ -85,4 +104,4 @@ namespace.add_task(test)
 if __name__ == "__main__":
     from runbooks.program import RunbooksProgram
 
-    RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary="inv").run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary=typed_program()).run()

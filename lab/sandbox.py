@@ -6,6 +6,7 @@ A real Redis, the GLPI stand-in, the patient's workers and beat; broken as in th
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,7 @@ class Sandbox:
 
     def up(self, *, healthy: bool) -> str:
         """Put the sandbox up, or leave one that is up as it is; returns what to tell. Raises SandboxError."""
+        self._require_usable_path()
         with self._alone():
             if self._is_complete():
                 self._require_alive()
@@ -73,6 +75,13 @@ class Sandbox:
                 raise
         state = "healthy" if healthy else "broken as in the incident"
         return f"The sandbox is up, {state}. Look: inv diagnose. End it: inv sandbox --down."
+
+    def _require_usable_path(self) -> None:
+        if found := re.search(r'["\\*?\[\]{}\n]', str(self.checkout)):
+            raise SandboxError(
+                f"the path of this checkout holds {found[0]!r}, which logrotate cannot take: {self.checkout}\n"
+                "→ move the checkout to another folder, and put the sandbox up there; nothing was started"
+            )
 
     def down(self) -> str:
         """End every process of the sandbox and remove its folder."""

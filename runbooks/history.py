@@ -5,30 +5,39 @@ from pathlib import Path
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.reporter import Outcome, Reporter
-from runbooks.engine.journal import RunRecord, find_run, list_runs
+from runbooks.engine.journal import MEND, RunRecord, find_run, list_runs
 
 
 def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
-    """All runs, oldest first."""
+    """All runs, oldest first; a damaged one as far as it can be read."""
+    records = list_runs(state_directory)
     rows = [
         {
             "run": record.id,
             "verb": record.verb,
-            "started (UTC)": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.started_at)),
+            "started (UTC)": _utc(record.started_at),
             "by": record.operator,
             "changes": sum(entry.outcome is Outcome.CHANGED for entry in record.entries),
             "state": record.state,
         }
-        for record in list_runs(state_directory)
+        for record in records
     ]
     reporter.table("runs", rows)
+    if not records:
+        reporter.message(f"Nothing is recorded in {state_directory}.")
+    for record in records:
+        if record.damage:
+            reporter.warning(record.damage, MEND)
     return ExitCode.OK
 
 
 def headline(record: RunRecord) -> str:
     """Which run it is, in a line."""
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.started_at))
-    return f"Run {record.id}: {record.verb} by {record.operator}, {started} UTC, {record.state}"
+    return f"Run {record.id}: {record.verb} by {record.operator}, {_utc(record.started_at)} UTC, {record.state}"
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) if at else ""
 
 
 def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
@@ -39,8 +48,7 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
     if not record.entries:
         reporter.message("It changed nothing.")
         return ExitCode.OK
-    reporter.plan([entry.change for entry in record.entries], dry_run=False)
     for entry in record.entries:
         detail = entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
-        reporter.change(entry.change, entry.outcome or Outcome.UNKNOWN, detail + (" (undone)" if entry.undone else ""))
+        reporter.recorded(entry.change, entry.outcome or Outcome.UNKNOWN, detail, undone=entry.undone)
     return ExitCode.OK

@@ -2,9 +2,11 @@
 
 import atexit
 import gc
-import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
 from invoke.collection import Collection
@@ -13,6 +15,9 @@ from invoke.parser.context import ParserContext
 from invoke.program import Program
 
 from runbooks import __version__, verbs
+from runbooks.core.wording import as_typed
+from runbooks.reports.pipe import Pipe
+from runbooks.verbs.common import typed_program
 
 _COLLECT_AFTER = 100_000
 """Objects. A verb loads about as many and keeps them to its end: looking through these again and again is in vain."""
@@ -22,6 +27,8 @@ class RunbooksProgram(Program):
     """What cannot be parsed is told as any other bad input: with what to do next, as JSON where asked, exit code 5."""
 
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
+        """^C ends what is no verb yet, or none any more, at once; Invoke would make of it the exit code of findings."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         atexit.register(gc.freeze)  # else all of it is looked through once more before the process gives it up
         super().run(argv, exit)
@@ -39,18 +46,16 @@ class RunbooksProgram(Program):
                     self._refuse(*self._problem("", context))
                 self.args["help"].value = context.name
 
+    def parse_core(self, argv: list[str] | None) -> None:
+        with _printing():
+            super().parse_core(argv)
+
     def parse_cleanup(self) -> None:
-        """Print the list or the help that was asked for; its reader may have seen enough of it."""
         try:
-            try:
+            with _printing():
                 super().parse_cleanup()
-            finally:
-                print(end="", flush=True)  # noqa: T201  # flushes, if there is an output at all
         except ParseError as error:
             self._refuse(*self._problem(str(error), None))
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Exit from None
 
     def _problem(self, told: str, context: ParserContext | None) -> tuple[str, str]:
         """What is wrong, and what to do next, from the word that Invoke quotes in what it told."""
@@ -72,10 +77,21 @@ class RunbooksProgram(Program):
         from runbooks.reports.json_document import JsonReporter
 
         error = UsageError(problem, advice)
-        reporter = JsonReporter() if "--json" in self.argv else ConsoleReporter()
+        program = typed_program()
+        reporter = JsonReporter(program) if "--json" in self.argv else ConsoleReporter(program)
         reporter.error(error)
-        reporter.close(error.exit_code)
-        raise Exit(code=int(error.exit_code))
+        raise Exit(code=int(reporter.close(error.exit_code)))
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """What Invoke itself prints before it ends (the list, a help) ends as the output of a verb does."""
+    out = Pipe(sys.stdout)
+    with redirect_stdout(out):
+        try:
+            yield
+        except Exit as end:
+            raise Exit(end.message, out.end(end.code, lambda text: as_typed(text, typed_program()))) from None
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:
@@ -85,4 +101,4 @@ def _flags_as_arguments(context: ParserContext) -> list[str]:
 
 def main() -> None:
     namespace = Collection.from_module(verbs)
-    RunbooksProgram(version=__version__, namespace=namespace, name="runbooks", binary="runbooks").run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="runbooks", binary=typed_program()).run()

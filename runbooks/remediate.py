@@ -62,7 +62,7 @@ def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, s
     ours = [finding for finding in findings if finding.severity is Severity.ERROR or finding.remedy]
     checks = list(expectations(session, snapshot, ours))
     session.reporter.checks(checks)
-    recap.at(BROKER).failed += sum(not check.ok for check in checks)
+    recap.at(BROKER).failed += sum(check.ok is False for check in checks)
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:
         lock.held()
         run_canary(session, journal, recap)

@@ -5,13 +5,13 @@ from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import Recap
 from runbooks.engine.journal import find_run, list_runs
 from runbooks.engine.session import Session
-from runbooks.engine.undo import newer_on_the_same, plan_undo, settle
+from runbooks.engine.undo import count_left, newer_on_the_same, plan_undo, settle
 from runbooks.engine.undo import undo as take_back
 from runbooks.history import headline
 
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
-    """Exit code 2 where something that could have been taken back cannot be any more; what could be, was."""
+    """Exit code 2 where what could have been taken back cannot be any more, 4 where a host does not answer."""
     session.require_consent_possible()
     record = find_run(session.options.state_directory, run, to_undo=True)
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
@@ -24,11 +24,14 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     items = [(undo.change, undo.outcome, undo.why) for undo in undos]
     session.reporter.undo_plan(items, dry_run=session.options.dry_run)
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
-    lost = [undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo]
+    for host in sorted({undo.change.host for undo in undos if undo.away}):
+        session.reporter.warning(f"{host} is left out", "run the same command again when it answers")
     if not session.options.dry_run and not todo and any(undo.outcome is Outcome.ALREADY for undo in undos):
         settle(session, record, malformed=malformed)
     if session.options.dry_run or not todo:
-        return ExitCode.FAILED if lost else ExitCode.OK
+        left = Recap()
+        count_left(undos, left)
+        return left.exit_code
     session.ask(f"Take these {len(todo)} changes of run {record.id} back?")
     recap = Recap()
     take_back(session, record, undos, recap)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from runbooks.core.errors import ExitCode
-from runbooks.core.model import Finding, Severity, Snapshot
+from runbooks.core.model import Finding, Severity, Snapshot, Unreachable
 from runbooks.core.reporter import Check
 from runbooks.engine.apply import start_recap
 from runbooks.engine.session import Session
@@ -38,19 +38,42 @@ def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Findin
         yield Check("the broker sees waiting or working consumers", bool(broker.blocked_clients or answering), seen)
     else:
         yield Check("the broker sees waiting or working consumers", bool(answering), "CLIENT LIST is not allowed")
-    services = [(host, name) for host in fleet.hosts for name in host.services]
-    states = snapshot.reachable()
-    running = [name for host, name in services if host.name in states and states[host.name].services[name].pid]
-    yield _count("services run", running, [name for _, name in services])
-    for host in fleet.hosts:
-        for name, result in states[host.name].probes.items() if host.name in states else ():
-            yield Check(f"probe {name} on {host.name}", not result.fault, result.fault or "ended as expected")
+    yield _services(session, snapshot)
+    yield from _probes(session, snapshot)
     faults = [finding for finding in findings if finding.severity is not Severity.INFO]
     yield Check(
         "nothing else is wrong",
         not faults,
         f"{len(faults)} {'finding' if len(faults) == 1 else 'findings'}" if faults else "no finding",
     )
+
+
+def _services(session: Session, snapshot: Snapshot) -> Check:
+    states = snapshot.reachable()
+    running, wanted, unseen = list[str](), list[str](), list[str]()
+    for host in session.fleet.hosts:
+        names = {service: f"{service} on {host.name}" for service in host.services}
+        if host.name not in states:
+            unseen += [f"{len(names)} on {host.name}"] if names else []
+            continue
+        wanted += names.values()
+        running += [name for service, name in names.items() if states[host.name].services[service].pid]
+    check = _count("services run", running, wanted)
+    if not unseen:
+        return check
+    return Check(check.what, None if check.ok else False, f"{check.seen}; not seen: {', '.join(unseen)}")
+
+
+def _probes(session: Session, snapshot: Snapshot) -> Iterator[Check]:
+    for host in session.fleet.hosts:
+        state = snapshot.hosts[host.name]
+        for probe in host.settings.probes:
+            what = f"probe {probe.name} on {host.name}"
+            if isinstance(state, Unreachable):
+                yield Check(what, None, "not run, the host does not answer")
+            else:
+                fault = state.probes[probe.name].fault
+                yield Check(what, not fault, fault or "ended as expected")
 
 
 def _count(what: str, good: list[str], wanted: list[str]) -> Check:

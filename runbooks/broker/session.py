@@ -34,7 +34,6 @@ from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, No
 from runbooks.core.operator import user_name
 from runbooks.core.rules import destination, parse
 from runbooks.core.settings import AppSettings, Canary
-from runbooks.core.wording import notice
 
 _SILENT = "see why with `inv diagnose`; then run again"
 
@@ -316,5 +315,5 @@ def _told(report: surgery.TakeReport, moved: int, path: Path) -> str:
         lines.append(f"{moved:,} of them moved on")
     if report.gone:
         lines.append(f"{report.gone:,} were consumed meanwhile")
-    lines += [notice(one) for one in report.notices]
+    lines += [f"{one.count:,} {one.what}" for one in report.notices]  # which, the plan and the archive say
     return "\n".join([*lines, f"archive {path}"])

@@ -1,5 +1,6 @@
 """Every error an operator can be shown: what is wrong, what to do next, and the exit code that says so to a script."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -35,11 +36,16 @@ class UsageError(RunbookError):
 
 
 class InventoryError(UsageError):
-    """The inventory is wrong: `problems` holds one line each, as `FILE:LINE: what`, all found at once."""
+    """The inventory is wrong: `problems` holds a line each, as `FILE:LINE: what`, all found at once, in order."""
 
-    def __init__(self, problems: list[str], advice: str = "") -> None:
-        super().__init__("\n".join(problems), advice)
-        self.problems = problems
+    def __init__(self, problems: Iterable[str], advice: str = "") -> None:
+        self.problems = sorted(problems, key=_place)
+        super().__init__("\n".join(self.problems), advice)
+
+
+def _place(problem: str) -> tuple[str, int]:
+    path, line, *_ = (*problem.split(":", 2), "")
+    return path, int(line) if line.isdecimal() else 0
 
 
 class RenderError(UsageError):

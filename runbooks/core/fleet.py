@@ -15,6 +15,7 @@ from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
 from runbooks.core.patterns import select_hosts
+from runbooks.core.plainly import plainly
 from runbooks.core.rules import (
     MALFORMED,
     QueueRule,
@@ -183,13 +184,18 @@ def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) 
 
 
 def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> Iterator[str]:
-    """Names in the monitor's settings that mean nothing in this inventory."""
+    """Names of queues and hosts that mean nothing in this inventory."""
     variables = inventory.hosts[hosts[0]].variables
     for queue in fleet.app.thresholds.queues:
         if queue not in fleet.queues:
             variable = variables["celery_thresholds"]
             place = f"{variable.path}:{_deep_line(variable, ['queues', queue])}"
             yield f"{place}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
+    if (canary := fleet.app.canary) and canary.queue not in fleet.consumed:
+        variable = variables["celery_canary"]
+        place = f"{variable.path}:{_deep_line(variable, ['queue'])}"
+        hint = did_you_mean(canary.queue, fleet.consumed)
+        yield f"{place}: celery_canary.queue: no worker consumes '{canary.queue}'{hint}"
     if (name := fleet.app.monitor.host) and not fleet.monitor_host:
         variable = variables["celery_monitor"]
         place = f"{variable.path}:{_deep_line(variable, ['host'])}"
@@ -303,7 +309,7 @@ def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: 
             continue
         if f"{PREFIX}{name}" not in given:
             continue  # it is there but could not be rendered, which has been told
-        text = detail["msg"].removeprefix("Value error, ")
+        text = plainly(detail)
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
         yield f"{variable.path}:{_deep_line(variable, path)}: {where}: {text}"

@@ -297,7 +297,8 @@ class HostState:
     the services of those units that the inventory does not have.
     `imports_now` was made with the environment file as it is, `imports_wanted` with the inventory's values in it; they
     are the same object where these do not differ, and None where not asked.
-    `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did.
+    `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
+    where, as `beat_untold` says, it writes nothing down before it ends.
     """
 
     clock_at: float
@@ -309,6 +310,7 @@ class HostState:
     imports_wanted: ImportProbe | None = None
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
     beat_sent_at: float | None = None
+    beat_untold: str = ""
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:

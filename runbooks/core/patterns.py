@@ -17,6 +17,7 @@ from runbooks.core.errors import UsageError
 from runbooks.core.inventory import Inventory, did_you_mean
 
 _SUBSCRIPT = re.compile(r"(.+)\[(?:(-?\d+)|(\d+):(\d*))\]")
+_FILE = "it names a host or a group in each line"
 _ADVICE = "see `inv hosts` for the hosts and groups there are"
 
 
@@ -29,7 +30,8 @@ def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
         return inventory.groups["all"]
     terms = [term for part in _split(pattern) for term in _from_file(part)]
     if not terms:
-        raise UsageError("--limit is empty", "name hosts or groups, or leave --limit out for all hosts")
+        what = f"--limit {pattern!r} names nothing" if pattern.strip(" ,:") else "--limit is empty"
+        raise UsageError(what, "name hosts or groups, or leave --limit out for all hosts")
     plain = [term for term in terms if term[0] not in "&!"] or ["all"]
     chosen = set().union(*(_matches(inventory, term) for term in plain))
     for term in terms:
@@ -68,9 +70,10 @@ def _from_file(term: str) -> Iterator[str]:
     try:
         lines = [line.strip() for line in Path(term[1:]).read_text(encoding="utf-8").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--limit {term}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--limit {term}: the file cannot be read: {why}", _FILE) from None
     if not any(lines):
-        raise UsageError(f"--limit {term}: the file is empty", "it names a host or a group in each line")
+        raise UsageError(f"--limit {term}: the file is empty", _FILE)
     yield from filter(None, lines)
 
 

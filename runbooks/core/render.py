@@ -83,8 +83,11 @@ def cron_command(value: object) -> str:
 
 
 def logrotate_path(value: object) -> str:
-    """A log file's own name, and no pattern. **Source:** logrotate(8): names are globs, and may stand in quotes."""
+    """A log file's own name, and no pattern.
+
+    **Source:** logrotate(8): names are globs, and may stand in quotes; in double ones a single one is itself (3.21).
+    """
     text = _one_line(value)
-    if found := re.search(r"""["'\\*?\[\]{}]""", text):
+    if found := re.search(r'["\\*?\[\]{}]', text):
         raise RenderError(f"{text!r} holds {found[0]}, which means something else to logrotate")
     return f'"{text}"'

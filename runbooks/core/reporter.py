@@ -34,10 +34,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One expectation that was tested: what, whether it holds, and what was seen."""
+    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not all could be seen."""
 
     what: str
-    ok: bool
+    ok: bool | None
     seen: str
 
 
@@ -78,6 +78,10 @@ class Reporter(Protocol):
     def run_started(self, run_id: str) -> None: ...
     def step(self, name: str) -> None: ...
     def change(self, change: Change, outcome: Outcome, detail: str) -> None: ...
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
+        """A change of a past run, in full."""
+        ...
+
     def waiting(self, text: str, share: float | None = None) -> None:
         """Something transient, and how much of it is done (0 to 1, where that is known).
 
@@ -109,4 +113,6 @@ class Reporter(Protocol):
         ...
 
     def error(self, error: RunbookError) -> None: ...
-    def close(self, exit_code: int) -> None: ...
+    def close(self, exit_code: int) -> int:
+        """Tell what is left; returns the exit code to end with: another one where the output could not be written."""
+        ...

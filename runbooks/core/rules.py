@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Rule
+from runbooks.core.plainly import plainly
 
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -180,8 +181,8 @@ def from_flags(flags: Mapping[str, Any]) -> Rule | None:
 def _problems(error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_context=False):
         flag = f"{_flag(str(detail['loc'][0]))}: " if detail["loc"] else ""
-        what = "there is no such flag" if detail["type"] == "extra_forbidden" else detail["msg"]
-        yield flag + what.removeprefix("Value error, ")
+        what = "there is no such flag" if detail["type"] == "extra_forbidden" else plainly(detail)
+        yield flag + what
 
 
 def parse(line: str) -> Rule:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from runbooks.core.errors import UsageError
+from runbooks.core.plainly import plainly
 from runbooks.core.settings import TaskCall
 
 
@@ -28,7 +29,7 @@ def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, 
     try:
         call = TaskCall.model_validate(asked)
     except ValidationError as error:
-        problems += [_told(detail["loc"], detail["msg"]) for detail in error.errors(include_url=False)]
+        problems += [_told(detail["loc"], plainly(detail)) for detail in error.errors(include_url=False)]
     if problems:
         raise UsageError("\n".join(problems), "nothing was sent; see: inv --help run-task")
     return call
@@ -47,4 +48,4 @@ def _json(text: str, kind: type) -> Any:
 
 def _told(path: tuple[int | str, ...], text: str) -> str:
     flag = "NAME" if path[0] == "task" else f"--{path[0]}"
-    return f"{flag}: {text.removeprefix('Value error, ')}"
+    return f"{flag}: {text}"

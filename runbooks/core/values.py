@@ -7,7 +7,7 @@ is used; results of lookups, `!vault` and `!unsafe` values are not rendered agai
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -17,7 +17,7 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError
 from jinja2.runtime import Context
 
 from runbooks.core.errors import InventoryError, RenderError
-from runbooks.core.inventory import Host, Inventory, Variable
+from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.lookups import FILTERS, Lookups
 from runbooks.core.native import Environment, FailedError, MissingError, failed, missing, plain
 from runbooks.core.vault import VaultError
@@ -153,13 +153,18 @@ class Renderer:
         except MissingError as error:
             return missing(str(error))
         except UndefinedError as error:
-            return missing(place.of(self._without_secrets(str(error))))
+            hint = self._like(str(error), (*variables, *self._known[host], *self._environment.globals))
+            return missing(place.of(self._without_secrets(str(error)) + hint))
         except TemplateSyntaxError as error:
             return failed(place.of(f"not valid Jinja: {error.message}"))
         except RenderError as error:
             return failed(place.of(error.problem))
         except Exception as error:  # an expression can fail in any way that Python can: {{ 1 / 0 }}
             return failed(place.of(self._without_secrets(str(error) or type(error).__name__)))
+
+    def _like(self, problem: str, known: Iterable[str]) -> str:
+        found = re.fullmatch(r"'(\w+)' is undefined", problem)
+        return did_you_mean(found[1], known) if found else ""
 
     def hide(self, value: Any) -> None:
         """Keep a decrypted value out of the messages of errors."""

@@ -149,7 +149,7 @@ def read_document(path: Path, vault: Vault, problems: list[str]) -> Document | N
         problems.append(f"{path}:1: {error.problem}")
         return None
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: cannot be read: {error}")
+        problems.append(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}")
         return None
     loader = (_JsonLoader if _is_json(text) else _Loader)(text)
     try:

@@ -8,7 +8,7 @@ from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.model import AppTask, NodeState
 from runbooks.core.settings import TaskCall
 
-_NEAREST = 3
+_NEAREST, _MOST = 3, 20
 
 
 def broken_links(
@@ -49,10 +49,11 @@ def _unregistered(task: str, found: AppTask, known: list[str]) -> RunbookError:
             f"no node registers {task}, and its module fails to import on {found.host}:\n{found.import_error}",
             "`inv diagnose` tells whether the environment or the code is the cause",
         )
-    near = nearest(task, known)
+    near, own = nearest(task, known), sorted({name for name in known if not name.startswith("celery.")})
+    there_are = f"there are: {', '.join(own[:_MOST])}{', …' * (len(own) > _MOST)}"
     return UsageError(
         f"no node registers {task}, nor does the application on {found.host}",
-        f"the nearest names: {', '.join(near)}" if near else "`celery inspect registered` lists what there is",
+        f"the nearest names: {', '.join(near)}" if near else there_are,
     )
 
 

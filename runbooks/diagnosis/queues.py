@@ -28,14 +28,14 @@ def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterat
     wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
     who = ", ".join(wanted or elsewhere) or "no worker"
-    lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()) or "the queue is empty"
+    lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items())
     waiting = f"{state.depth:,} messages wait in {state.name}" if state.depth else f"{state.name} is empty"
     yield Finding(
         "queue.no_consumer",
         state.name,
         f"{waiting} and no node consumes it",
         (
-            lengths,
+            *([lengths] if lengths else []),
             f"{len(broker.nodes)} {'node answers' if len(broker.nodes) == 1 else 'nodes answer'} "
             "and none lists it in active_queues"
             + "".join(f"; {name}: {', '.join(sorted(node.queues))}" for name, node in sorted(broker.nodes.items())),

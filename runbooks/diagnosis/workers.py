@@ -26,6 +26,12 @@ def of_beat(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> It
     limit_s = fleet.app.thresholds.beat_silence
     if not host.settings.beat or limit_s is None:
         return
+    if state.beat_untold:
+        what = "how long beat has been silent cannot be known, so nothing watches it"
+        why = f"{state.beat_untold} is kept by Python's dbm.ndbm, which writes it only when beat ends"
+        advice = "with dbm.gnu in beat's Python (Debian: python3-gdbm), and a new schedule, it would be known"
+        yield Finding("beat.untold", host.name, what, (why, advice), severity=Severity.INFO)
+        return
     if state.beat_sent_at is None:
         what, evidence = "beat has never sent anything", "does not exist"
     else:

@@ -11,15 +11,19 @@ from runbooks.core.errors import RunbookError
 from runbooks.engine.journal import RunRecord, failed_runs
 from runbooks.engine.session import Session
 
-_ENDED = {None: "was killed, or still goes on", "interrupted": "was interrupted", "failed": "has failed"}
+_ENDED = {
+    None: "was killed, or still goes on",
+    "interrupted": "was interrupted",
+    "failed": "has failed",
+    "unreachable": "did not reach every host",
+}
 
 
 def warn_of_half_moves(session: Session) -> None:
     """Tell of runs on this broker whose messages are in neither queue, and how to put them back."""
-    with suppress(RunbookError):  # a damaged record is told where it is asked for
-        for record in failed_runs(session.options.state_directory):
-            if record.outcome != "ok" and record.broker == session.broker.name:
-                _warn(session, record)
+    for record in failed_runs(session.options.state_directory):
+        if record.outcome != "ok" and record.broker == session.broker.name:
+            _warn(session, record)
 
 
 def _warn(session: Session, record: RunRecord) -> None:

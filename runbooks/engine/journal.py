@@ -20,17 +20,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runbooks.core.effects import Change, from_json, to_json
-from runbooks.core.errors import RunbookError, UsageError
+from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.operator import user_name
 from runbooks.core.reporter import Outcome
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
+MEND = "restore the file from a backup; until then this run cannot be shown or undone, the others can"
 UNDO = "undo"
 """The verb of the runs that take others back; these cannot be taken back themselves."""
 
@@ -48,7 +50,10 @@ class Entry:
 
 @dataclass(slots=True)
 class RunRecord:
-    """A past run as read from its journal; `outcome` None: it was killed, or is still going on."""
+    """A past run as read from its journal; `outcome` None: it was killed, or is still going on.
+
+    `damage` says where its journal cannot be read; what stands before that is here.
+    """
 
     directory: Path
     id: str
@@ -59,10 +64,13 @@ class RunRecord:
     broker: str
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
+    damage: str = ""
 
     @property
     def state(self) -> str:
         """One word for a list of runs."""
+        if self.damage:
+            return "damaged"
         if self.undoable and all(entry.undone for entry in self.undoable):
             return "undone"
         return self.outcome or "unfinished"
@@ -102,9 +110,10 @@ class Journal:
             journal._append({"type": "run", **header, "operator": operator(), **where})
             for folder in (directory, directory.parent, directory.parent.parent):
                 _sync_directory(folder)
-        except OSError as error:
+        except (OSError, RunbookError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.problem
             raise RunbookError(
-                f"the run cannot be written down in {directory}: {error.strerror}",
+                f"the run cannot be written down in {directory}: {why}",
                 "nothing was changed; make room or make it writable there, or name another folder with --state-dir",
             ) from None
         return journal
@@ -147,6 +156,10 @@ class Journal:
 
     def end(self, outcome: str, exit_code: int) -> None:
         self._append({"type": "end", "outcome": outcome, "exit_code": exit_code, "ended_at": time.time()})
+
+    def end_with(self, code: ExitCode) -> None:
+        """End a run that came to its end, with the word for how its hosts fared."""
+        self.end({ExitCode.OK: "ok", ExitCode.UNREACHABLE: "unreachable"}.get(code, "failed"), code)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -199,22 +212,33 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 if line.endswith(b"\n"):
                     yield json.loads(line)
             except ValueError:
-                raise RunbookError(f"{path}:{number}: not a line of a journal", "was it edited? restore it") from None
+                raise RunbookError(f"{path}:{number}: not a line of a journal") from None
 
 
 def read_run(directory: Path) -> RunRecord:
     """Read a run's journal. Raises RunbookError when it is missing or damaged."""
-    path = directory / JOURNAL
+    record = _legible(directory)
+    if record.damage:
+        raise RunbookError(record.damage, MEND)
+    return record
+
+
+def _legible(directory: Path) -> RunRecord:
+    """A run as far as its journal can be read: one that is damaged must not hide the others."""
+    path, record = directory / JOURNAL, RunRecord(directory, directory.name, "", 0.0, "", "", "")
     try:
-        head, *rest = list(_lines(path))
+        lines = _lines(path)
+        head = next(lines, {})
         if head["type"] != "run" or head["format"] != FORMAT:
             raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
         known = (head["id"], head["verb"], head["started_at"], head["operator"], head["inventory"], head["broker"])
         record = RunRecord(directory, *known)
-        for line in rest:
+        for line in lines:
             _apply(record, line)
+    except RunbookError as error:
+        record.damage = error.problem
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise RunbookError(f"{path} is missing or damaged: {error}", "this run cannot be shown or undone") from None
+        record.damage = f"{path} is missing or damaged: {error}"
     return record
 
 
@@ -235,28 +259,34 @@ def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
 
 
 def list_runs(state_directory: Path) -> list[RunRecord]:
-    """All runs of a state directory, oldest first."""
-    return [read_run(path) for path in _run_directories(state_directory)]
+    """All runs of a state directory, oldest first; a damaged one as far as it can be read."""
+    return [_legible(path) for path in _run_directories(state_directory)]
 
 
 def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
     """The runs that did not end well, oldest first."""
-    return (read_run(path) for path in _run_directories(state_directory) if not _ended_well(path))
+    return (_legible(path) for path in _run_directories(state_directory) if not _ended_well(path))
 
 
 def last_failed(state_directory: Path, verb: str, inventory: Path) -> bool:
-    """Whether the newest run of a verb on an inventory neither ended well nor was taken back."""
+    """Whether the newest run of a verb on an inventory neither ended well nor was taken back.
+
+    One whose first line cannot be read is nobody's.
+    """
     wanted = {"verb": verb, "inventory": str(inventory.resolve())}
     for directory in reversed(_run_directories(state_directory)):
-        if wanted.items() <= next(_lines(directory / JOURNAL)).items():
-            return not _ended_well(directory) and read_run(directory).state not in ("ok", "undone")
+        with suppress(OSError, RunbookError):
+            if wanted.items() <= next(_lines(directory / JOURNAL), {}).items():
+                return not _ended_well(directory) and _legible(directory).state not in ("ok", "undone")
     return False
 
 
 def _ended_well(directory: Path) -> bool:
     """Whether a run's last line says so: the others are many, and need not be read then."""
-    last = (directory / JOURNAL).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
-    return last.startswith(b'{"type": "end", "outcome": "ok"')
+    with suppress(OSError):
+        last = (directory / JOURNAL).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
+        return last.startswith(b'{"type": "end", "outcome": "ok"')
+    return False
 
 
 def _run_directories(state_directory: Path) -> list[Path]:
@@ -266,8 +296,11 @@ def _run_directories(state_directory: Path) -> list[Path]:
 
 
 def _has_begun(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline().endswith(b"\n")
+    try:
+        with path.open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except OSError:
+        return True
 
 
 def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunRecord:

@@ -14,7 +14,7 @@ from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, 
 from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
-from runbooks.hosts.script import run_fragments
+from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
@@ -114,7 +114,21 @@ def look(
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
     answers = run_fragments(transport, questions, timeout_s=patience_s)
+    try:
+        return _understood(host, answers, files, services, probes)
+    except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
+        raise RunbookError(f"what it answered cannot be understood: {error!r}") from None
+
+
+def _understood(
+    host: FleetHost,
+    answers: Mapping[str, Answer],
+    files: Sequence[str],
+    services: Sequence[str],
+    probes: Sequence[Probe],
+) -> HostState:
     clock = facts.parse_clock(answers["clock"])
+    beat_sent_at, beat_untold = facts.parse_beat(answers["beat"]) if "beat" in answers else (None, "")
     if "units" in answers:
         found = parse_units(answers["units"], clock)
     else:
@@ -129,7 +143,8 @@ def look(
         facts.parse_managed(answers["managed"]) if files else {},
         {name: state for name, state in found.items() if name not in host.services},
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
-        beat_sent_at=facts.parse_beat(answers["beat"]) if beat else None,
+        beat_sent_at=beat_sent_at,
+        beat_untold=beat_untold,
     )
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Options:
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
-    `where` are its flags that lead to this fleet and its records, for the commands that the operator is told.
+    `program` is what was typed, `where` its flags that lead to this fleet and its records: for suggested commands.
     `every_message` asks for each message that a rule means, not for a few samples.
     """
 
@@ -45,6 +45,7 @@ class Options:
     confirm: Callable[[str], bool] | None = None
     every_message: bool = False
     where: str = ""
+    program: str = "inv"
 
 
 class Session:
@@ -117,7 +118,8 @@ class Session:
         """Fail before any work where the question at its end could not be asked. Raises UsageError."""
         if not (self.options.dry_run or self.options.yes or self.options.confirm):
             raise UsageError(
-                "this is not a terminal, so nobody can be asked, and --yes is not given; nothing was changed",
+                "nobody can be asked (this is not a terminal, or --json is given), and --yes is not given; "
+                "nothing was changed",
                 "look first with --dry-run, then pass --yes",
             )
 
@@ -132,12 +134,12 @@ class Session:
         run_id = new_run_id()
         with self.broker.lock(run_id, self.options.verb) as lock:
             journal = self.begin(run_id)
-            with closing_journal(journal, self.options.where):
+            with closing_journal(journal):
                 yield journal, lock
 
     def command(self, words: str) -> str:
         """What the operator is to type next, for the same fleet and records."""
-        return f"inv {words}{self.options.where}"
+        return f"{self.options.program} {words}{self.options.where}"
 
     def begin(self, run_id: str) -> Journal:
         """The journal of a new run; tells its id."""
@@ -148,7 +150,7 @@ class Session:
 
 
 @contextmanager
-def closing_journal(journal: Journal, where: str = "") -> Iterator[None]:
+def closing_journal(journal: Journal) -> Iterator[None]:
     """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to do next."""
     try:
         yield
@@ -156,8 +158,7 @@ def closing_journal(journal: Journal, where: str = "") -> Iterator[None]:
         journal.end("interrupted", ExitCode.INTERRUPTED)
         raise Interrupted(
             f"interrupted; what was done stands in run {journal.run_id}",
-            f"`inv show {journal.run_id}{where}` tells what; run the same command to go on, "
-            f"or `inv undo {journal.run_id}{where}`",
+            f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
         ) from None
     except RunbookError as error:
         journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)

@@ -39,12 +39,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why."""
+    """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why.
+
+    SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch.
+    """
 
     entry: Entry
     change: Change
     outcome: Outcome
     why: str
+    away: bool = False
 
 
 def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[Undo]:
@@ -171,7 +175,8 @@ def _judge(entry: Entry, state: HostState | Unreachable | None) -> Undo:
         return Undo(entry, change, Outcome.CANNOT, "what has run cannot be un-run")
     reverse = Change(change.host, change.step, _summary(effect), effect)
     if not isinstance(state, HostState):
-        return Undo(entry, reverse, Outcome.CANNOT, state.why if state else "this host is not selected")
+        why = state.why if state else "this host is not selected"
+        return Undo(entry, reverse, Outcome.SKIPPED, why, away=state is not None)
     return Undo(entry, reverse, *_judge_on_host(effect, state))
 
 
@@ -226,11 +231,20 @@ def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Reca
     try:
         with session.recorded() as (journal, lock):
             _take_back(session, original, journal, lock, undos, recap)
-            for undo in (undo for undo in undos if undo.outcome is Outcome.CANNOT and undo.entry.change.undo):
-                recap.at(undo.change.host).failed += 1
-            journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
+            count_left(undos, recap)
+            journal.end_with(recap.exit_code)
     finally:
         original.close()
+
+
+def count_left(undos: Sequence[Undo], recap: Recap) -> None:
+    """Count what stays: what cannot be taken back any more, and what cannot now."""
+    for undo in undos:
+        if undo.outcome is Outcome.CANNOT and undo.entry.change.undo:
+            recap.at(undo.change.host).failed += 1
+        elif undo.outcome is Outcome.SKIPPED:
+            recap.at(undo.change.host).skipped += 1
+            recap.at(undo.change.host).unreachable = int(undo.away)
 
 
 def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:

@@ -70,7 +70,7 @@ def walk(
             recap.at(BROKER).failed += 1
             session.reporter.recap(recap.tallies, undo=undo)
             raise
-        journal.end("failed" if recap.exit_code else "ok", recap.exit_code)
+        journal.end_with(recap.exit_code)
         session.reporter.recap(recap.tallies, undo=undo if plan else "")
     return recap.exit_code
 

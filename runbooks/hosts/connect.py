@@ -1,6 +1,5 @@
 """Which way leads to a host, by Ansible's connection and become variables."""
 
-import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -25,16 +24,15 @@ def transports_to(
     *,
     forks: int = 16,
     accept_new: bool = False,
-    ask_password: Callable[[], str] | None = None,
+    become_password: str | None = None,
 ) -> Transports:
     """The transport of each host, not connected yet; the servers on the way are shared.
 
-    `accept_new` lets unknown host keys in and remembers them. `ask_password` is the become password of the hosts whose
-    inventory has none; it is called once at most. Raises UsageError for variables that are not supported.
+    `accept_new` lets unknown host keys in and remembers them. `become_password` is for hosts whose inventory has
+    none. Raises UsageError for variables that are not supported.
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
-    ask_once = _once(ask_password) if ask_password else None
 
     loading = threading.Lock()
 
@@ -47,7 +45,7 @@ def transports_to(
     def way_to(host: FleetHost) -> Callable[[], Transport]:
         if _connection(host) == "local":
             return LocalTransport
-        arguments, become = arguments_for(host.name, host.variables), _become(host, ask_once)
+        arguments, become = arguments_for(host.name, host.variables), _become(host, become_password)
         password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
@@ -72,23 +70,9 @@ def _connection(host: FleetHost) -> str:
     return "local" if connection == "local" else "ssh"
 
 
-def _become(host: FleetHost, ask: Callable[[], str] | None) -> Become | None:
+def _become(host: FleetHost, password: str | None) -> Become | None:
     if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
         return None
     if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
-    password = last(host.variables, _BECOME_PASSWORD)
-    return Become(last(host.variables, _BECOME_USER) or "root", (lambda: password) if password else ask)
-
-
-def _once(ask: Callable[[], str]) -> Callable[[], str]:
-    lock = threading.Lock()
-    answers: list[str] = []
-
-    def answer() -> str:
-        with lock:
-            if not answers:
-                answers.append(ask())
-            return answers[0]
-
-    return answer
+    return Become(last(host.variables, _BECOME_USER) or "root", last(host.variables, _BECOME_PASSWORD) or password)

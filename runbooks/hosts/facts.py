@@ -36,9 +36,14 @@ def ask_clock() -> str:
 
 
 def parse_clock(answer: Answer) -> Clock:
-    """**Source:** GNU date; getconf(1); proc(5): `/proc/uptime` begins with seconds."""
-    now, ticks_per_s, uptime_s, *_ = answer.out.split()
-    return Clock(float(now), float(uptime_s), int(ticks_per_s))
+    """Raises RunbookError where one of them is missing. **Source:** GNU date; getconf(1); proc(5)."""
+    try:
+        now, ticks_per_s, uptime_s, *_ = answer.out.split()
+        return Clock(float(now), float(uptime_s), int(ticks_per_s))
+    except ValueError:
+        said = (answer.err.strip() or answer.out.decode(errors="replace").strip())[-300:]
+        advice = "GNU date, getconf and /proc are needed there"
+        raise RunbookError(f"its clock cannot be read: {said}", advice) from None
 
 
 def ask_files(paths: Iterable[str]) -> str:
@@ -57,7 +62,8 @@ def ask_files(paths: Iterable[str]) -> str:
 def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
     """The state of each file; raises RunbookError when one exists and cannot be read. **Source:** GNU stat."""
     if answer.code != 0:
-        raise RunbookError(f"a file cannot be read: {answer.err.strip()}", "run as a user who may read it")
+        advice = "mend that there, or run as a user who may read it"
+        raise RunbookError(f"a file cannot be read: {answer.err.strip()}", advice)
     there, _, rest = answer.out.partition(b"\n")
     found = [path for path, digit in zip(paths, there.decode(), strict=True) if digit == "1"]
     *lines, contents = rest.split(b"\n", len(found))
@@ -107,15 +113,21 @@ def parse_managed(answer: Answer) -> dict[str, FileState]:
 
 def ask_beat(host: FleetHost) -> str:
     """When beat's schedule was last written; the libraries that keep it add endings of their own to its name."""
-    names = " ".join(quote(host.settings.beat_schedule + end) for end in ("", ".db", ".dat", ".dir"))
-    return f"LC_ALL=C stat -L -c %.Y {names} 2>/dev/null | sort -rn | head -n 1"
+    names = " ".join(quote(host.settings.beat_schedule + end) for end in ("", ".db", ".pag", ".dat", ".dir"))
+    return f"LC_ALL=C stat -L -c '%.Y %n' {names} 2>/dev/null | sort -rn | head -n 1"
 
 
-def parse_beat(answer: Answer) -> float | None:
-    """**Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is written at the first message that is sent three
-    minutes or more after the last time, and at the start. None where there is no schedule.
+def parse_beat(answer: Answer) -> tuple[float | None, str]:
+    """When beat last sent something, None where there is no schedule; or the file that does not tell.
+
+    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async`: it is synced at the first message that is sent three
+    minutes or more after the last time, and at the start. CPython 3.11 `shelve.py: Shelf.sync` does nothing where the
+    library has no `sync`: `dbm.ndbm`, Debian's choice without python3-gdbm, writes `.db` or `.pag` when it is closed.
     """
-    return float(answer.out) if answer.out.strip() else None
+    at, _, name = answer.out.decode(errors="replace").strip().partition(" ")
+    if name.endswith((".db", ".pag")):
+        return None, name
+    return (float(at) if at else None), ""
 
 
 def service_command(host: FleetHost, action: str, service: str) -> str:
@@ -129,7 +141,7 @@ def service_command(host: FleetHost, action: str, service: str) -> str:
 def ask_service(host: FleetHost, service: str) -> str:
     return (
         f"answer=$( {service_command(host, 'status', service)} 2>&1 )\ncode=$?\n"
-        f"pid=$(printf '%s\\n' \"$answer\" | sed -n '1s/^\\([0-9][0-9]*\\)$/\\1/p')\n"
+        f"pid=$(printf '%s\\n' \"$answer\" | sed -n '/^[0-9][0-9]*$/{{p;q;}}')\n"
         '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
         "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\nprintf '%s\\n' \"$answer\"\nexit $code"
     )

@@ -56,8 +56,10 @@ def run_fragments(
     head = f'dir=$(mktemp -d) || exit 70\ntrap \'cat "$dir"/{mark}*; rm -rf "$dir"\' EXIT\n'
     done = runner.run(head + "".join(parts), timeout_s=timeout_s)
     if done.code != 0:
-        said = done.out.decode(errors="replace").strip()[-300:]
-        raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}")
+        said = "\n".join(dict.fromkeys(done.out.decode(errors="replace").strip().splitlines()))[-300:]
+        full = "a script keeps what it says in /tmp until its end; is that full? df -h /tmp"
+        advice = full if done.code in (1, 70) else ""
+        raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}", advice)
     return dict(zip(fragments, _answers(done.out.split(mark.encode())[1:]), strict=False))
 
 

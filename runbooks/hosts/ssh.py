@@ -13,7 +13,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import paramiko
@@ -66,12 +66,20 @@ class SshTransport:
             self._keeping.close()
             raise
 
-    def _ended(self, err: bytes) -> str:
-        """Why a shell is no more: sudo, which was to ask for no password, did not run it, or the connection broke."""
-        if not self._become or self._become.password or not err.startswith(b"sudo: "):
+    def _ended(self, channel: paramiko.Channel) -> str:
+        """Why a shell is no more: the host, or sudo, which is to ask for no password, did not run it, or it is cut off.
+
+        **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
+        """
+        channel.status_event.wait(SESSION_TIMEOUT_S)
+        said = channel.recv_stderr(_CHUNK_BYTES).decode(errors="replace").strip()[-300:]
+        if channel.exit_status == -1:
             return "the connection was lost"
-        advice = "pass --ask-become-pass, or set ansible_become_password" if b"password" in err else ""
-        return "; ".join(filter(None, (err.decode(errors="replace").strip(), advice)))
+        if not said.startswith("sudo: "):
+            where = f"{self._connected().user}@{self._connected().host}"
+            return f"its shell ended with {channel.exit_status}: {said or f'it said nothing; try `ssh {where}`'}"
+        asked = self._become and not self._become.password and "password" in said
+        return f"{said}; pass --ask-become-pass, or set ansible_become_password" if asked else said
 
     @contextmanager
     def shell(self) -> Iterator[Shell]:
@@ -89,7 +97,7 @@ class SshTransport:
                 channel.settimeout(timeout_s)
                 if chunk := channel.recv(_CHUNK_BYTES):
                     return chunk
-                raise HostUnreachable(self._ended(channel.recv_stderr(_CHUNK_BYTES)))
+                raise HostUnreachable(self._ended(channel))
 
             yield Shell(send, receive)
 
@@ -162,7 +170,7 @@ class _WrongPassword(HostUnreachable):
     """sudo does not accept the password; trying it again could lock the account."""
 
 
-def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], str], deadline: float) -> None:
+def _authenticate(channel: paramiko.Channel, sudo: str, password: str, deadline: float) -> None:
     """Answer sudo's question, if it asks at all, once: a wrong password that is repeated may lock the account."""
     asks, ready = f"asks-{secrets.token_hex(8)}", f"ready-{secrets.token_hex(8)}"
     channel.exec_command(f"{sudo} -S -p {asks} -- /bin/sh -c 'echo {ready} >&2; exec /bin/sh -s'")
@@ -181,7 +189,7 @@ def _authenticate(channel: paramiko.Channel, sudo: str, password: Callable[[], s
         if said.count(asks) > 1:
             raise _WrongPassword("sudo does not accept the become password (tried once)")
         if asks in said and not answered:
-            channel.sendall((password() + "\n").encode())
+            channel.sendall((password + "\n").encode())
             answered = True
 
 

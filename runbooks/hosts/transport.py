@@ -83,10 +83,10 @@ class Shell:
 
 @dataclass(frozen=True, slots=True)
 class Become:
-    """Who the scripts run as, through sudo; `password` is asked for once a run, at the first host that needs it."""
+    """Who the scripts run as, through sudo, and the password that it may ask for."""
 
     user: str
-    password: Callable[[], str] | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
 
 
 class Transports(dict[str, Transport]):

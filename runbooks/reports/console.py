@@ -1,11 +1,11 @@
 """What an operator reads: findings with their evidence, the plan, each change as it is made, and the recap."""
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,8 +18,9 @@ from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.wording import span, utc
+from runbooks.core.wording import as_typed, span, utc
 from runbooks.reports.looks import look_lines, sparkline
+from runbooks.reports.pipe import Pipe
 from runbooks.reports.task_bar import TaskBar, numbers, words
 from runbooks.reports.waiting_line import WaitingLine
 
@@ -28,6 +29,7 @@ _OUTCOME = {
     Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
+_CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNSEEN", "yellow")}
 _HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
 _UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 """Logs, messages and what programs print may hold what a terminal takes for commands."""
@@ -36,8 +38,10 @@ _UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, *, only_read: bool = False) -> None:
-        self._out = _console(Pipe(sys.stdout, strict=only_read))
+    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False) -> None:
+        self._program, self._where = program, where
+        self._pipe = Pipe(sys.stdout, strict=only_read)
+        self._out = _console(self._pipe)
         self._err = _console(Pipe(sys.stderr))
         self._line: WaitingLine | None = None
         self._host_colors: dict[str, str] = {}
@@ -56,21 +60,27 @@ class ConsoleReporter:
         pairs = ((Segment(text.translate(_UNPRINTABLE), style(name)), Segment.line()) for text, name in lines)
         self._out.print(Segments(chain.from_iterable(pairs)), end="", soft_wrap=True)
 
+    def _typed(self, text: str) -> str:
+        return as_typed(text, self._program, self._where)
+
     def findings(self, findings: Sequence[Finding]) -> None:
-        if not findings:
-            return self._print("Nothing is wrong.", "green")
         faults = sum(finding.severity is not Severity.INFO for finding in findings)
-        self._print(f"{faults} findings" if faults != 1 else "1 finding", "bold")
+        if faults:
+            self._print(f"{faults} findings" if faults > 1 else "1 finding", "bold")
+        else:
+            self._print("Nothing is wrong.", "green")
+        if not findings:
+            return
         for finding in findings:
             self._print()
             self._print(
                 f"{finding.severity.value.upper():8}{finding.code}  {finding.subject}", _SEVERITY[finding.severity]
             )
-            self._print(f"        {finding.summary}")
-            for line in finding.evidence:
+            self._print(f"        {self._typed(finding.summary)}")
+            for line in "\n".join(finding.evidence).splitlines():
                 self._print(f"        | {line}", "dim")
             if finding.remedy:
-                self._print(f"        → {finding.remedy}", "green")
+                self._print(f"        → {self._typed(finding.remedy)}", "green")
         self._print()
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
@@ -90,7 +100,11 @@ class ConsoleReporter:
         self._lines((f"       {line}", colors.get(line[:1], "")) for line in detail.splitlines())
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
-        words = {Outcome.CHANGED: "would be undone" if dry_run else "to undo", Outcome.ALREADY: "nothing to do"}
+        words = {
+            Outcome.CHANGED: "would be undone" if dry_run else "to undo",
+            Outcome.ALREADY: "nothing to do",
+            Outcome.SKIPPED: "left alone",
+        }
         if not any(outcome is Outcome.CHANGED for _, outcome, _ in items):
             self._print("Nothing left to undo.", "green")
         for change, outcome, why in items:
@@ -111,6 +125,13 @@ class ConsoleReporter:
         for line in detail.splitlines():
             self._print(f"    {line}")
 
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
+        since = " (undone since)" if undone else ""
+        self._print(f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}", _OUTCOME[outcome])
+        self._detail(change.detail)
+        for line in detail.splitlines():
+            self._print(f"    {line}")
+
     def waiting(self, text: str, share: float | None = None) -> None:
         """On a terminal one line that is overwritten, with a bar where the share is known; nothing elsewhere."""
         if self._bar and not text:
@@ -125,6 +146,7 @@ class ConsoleReporter:
 
     def progress(self, progress: Progress) -> None:
         """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
+        progress = replace(progress, note=self._typed(progress.note))
         if self._out.is_terminal:
             self._bar = self._bar or TaskBar(self._out)
             return self._bar.show(progress)
@@ -139,7 +161,7 @@ class ConsoleReporter:
         style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(report.state, "yellow")
         self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
         if report.note:
-            self._print(f"    {report.note}")
+            self._print(f"    {self._typed(report.note)}")
         if isinstance(report.result, Mapping):
             for name, value in report.result.items():
                 self._print(f"    {name}: {value}")
@@ -150,9 +172,8 @@ class ConsoleReporter:
 
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:
-            self._print(
-                f"{'ok    ' if check.ok else 'FAILED'} {check.what}: {check.seen}", "" if check.ok else "bold red"
-            )
+            word, style = _CHECK[check.ok]
+            self._print(f"{word:6} {check.what}: {check.seen}", style)
 
     def file(self, host: str, path: str, content: bytes) -> None:
         self._print(f"[{host}] {path}", "bold")
@@ -173,7 +194,7 @@ class ConsoleReporter:
             bad = tally.failed or tally.unreachable
             self._print(f"{host:20} : {counts}", "bold red" if bad else "yellow" if tally.changed else "green")
         if undo:
-            self._print(f"\nTo take it back: {undo}")
+            self._print(f"\nTo take it back: {self._typed(undo)}")
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if not rows:
@@ -219,58 +240,19 @@ class ConsoleReporter:
         self._print(text)
 
     def warning(self, problem: str, advice: str) -> None:
-        self._err.print(f"{problem}\n→ {advice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        told = self._typed(f"{problem}\n→ {advice}")
+        self._err.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def error(self, error: RunbookError) -> None:
         self.waiting("")
-        self._err.print(error.problem, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        self._err.print(self._typed(error.problem), style="bold red", markup=False, highlight=False, soft_wrap=True)
         if error.advice:
-            self._err.print(f"→ {error.advice}", markup=False, highlight=False, soft_wrap=True)
+            self._err.print(f"→ {self._typed(error.advice)}", markup=False, highlight=False, soft_wrap=True)
 
-    def close(self, exit_code: int) -> None:  # noqa: ARG002
+    def close(self, exit_code: int) -> int:
+        self._pipe.strict = False
         self.waiting("")
-
-
-class ReaderGone(Exception):
-    """Nobody reads what is printed any more, and there is no other reason to go on."""
-
-
-class Pipe:
-    """A stream whose reader may go away: what is printed then goes nowhere, and the run goes on.
-
-    A remediation that stopped half-way because `head` had seen enough, or because the disk that its output goes to is
-    full, would be worse than one that nobody watched. `strict` raises ReaderGone: for what only shows.
-    A stream that was closed from the start is None in Python.
-    """
-
-    def __init__(self, stream: TextIO | None, *, strict: bool = False) -> None:
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
-        self._strict = strict
-
-    def write(self, text: str) -> int:
-        self._guarded(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._guarded(self._stream.flush)
-
-    def _guarded(self, act: Callable[[], object]) -> None:
-        try:
-            act()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            if self._strict:
-                raise ReaderGone from None
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:
-        return self._stream.encoding
+        return self._pipe.end(exit_code, self._typed)
 
 
 def _console(pipe: Pipe) -> Console:

@@ -4,7 +4,8 @@ Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`,
 `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`, `messages`,
 `warnings`, `error`; always `exit_code`. A change of a plan that takes messages out lists every one of them, with its
 reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`,
-`log` (the service or the file; empty: the host itself) and `line`.
+`log` (the service or the file; empty: the host itself) and `line`. A check is `what`, `ok` (null: it holds as far as
+could be seen, which was not everything) and `seen`.
 """
 
 import json
@@ -18,14 +19,16 @@ from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.reports.console import Pipe
+from runbooks.core.wording import as_typed
 from runbooks.reports.looks import look_document
+from runbooks.reports.pipe import Pipe
 
 
 class JsonReporter:
     """Gathers everything that happens, and prints it once at the end."""
 
-    def __init__(self, *, only_read: bool = False) -> None:
+    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False) -> None:
+        self._program, self._where = program, where
         self._out = Pipe(sys.stdout, strict=only_read)
         self._err = Pipe(sys.stderr)
         self._document: dict[str, Any] = {}
@@ -34,8 +37,19 @@ class JsonReporter:
     def _add(self, key: str, value: Any) -> None:
         self._document.setdefault(key, []).append(value)
 
+    def _typed(self, text: str) -> str:
+        return as_typed(text, self._program, self._where)
+
     def findings(self, findings: Sequence[Finding]) -> None:
-        self._document["findings"] = [{**asdict(f), "severity": f.severity.value} for f in findings]
+        self._document["findings"] = [
+            {
+                **asdict(f),
+                "summary": self._typed(f.summary),
+                "remedy": f.remedy and self._typed(f.remedy),
+                "severity": f.severity.value,
+            }
+            for f in findings
+        ]
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}
@@ -53,6 +67,9 @@ class JsonReporter:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
+        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone})
+
     def waiting(self, text: str, share: float | None = None) -> None:
         pass
 
@@ -60,7 +77,7 @@ class JsonReporter:
         pass
 
     def task(self, report: TaskReport) -> None:
-        self._document["task"] = asdict(report)
+        self._document["task"] = asdict(replace(report, note=self._typed(report.note)))
 
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]
@@ -78,7 +95,7 @@ class JsonReporter:
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self._document["recap"] = {host: asdict(tally) for host, tally in tallies.items()}
         if undo:
-            self._document["undo"] = undo
+            self._document["undo"] = self._typed(undo)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._document[name] = [dict(row) for row in rows]
@@ -93,19 +110,22 @@ class JsonReporter:
         self._add("messages", text)
 
     def warning(self, problem: str, advice: str) -> None:
+        problem, advice = self._typed(problem), self._typed(advice)
         self._add("warnings", {"problem": problem, "advice": advice})
         print(f"{problem}\n→ {advice}", file=self._err)
 
     def error(self, error: RunbookError) -> None:
-        self._document["error"] = {"problem": error.problem, "advice": error.advice}
-        print(f"{error.problem}\n→ {error.advice}" if error.advice else error.problem, file=self._err)
+        problem, advice = self._typed(error.problem), self._typed(error.advice)
+        self._document["error"] = {"problem": problem, "advice": advice}
+        print(f"{problem}\n→ {advice}" if advice else problem, file=self._err)
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> int:
+        self._out.strict = False
         if self._logs:
             del self._document["logs"]
         document = json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str)
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
-        self._out.flush()
+        return self._out.end(exit_code, self._typed)
 
 
 class JsonLinesReporter(JsonReporter):
@@ -123,9 +143,10 @@ class JsonLinesReporter(JsonReporter):
         print(json.dumps(look_document(look)), file=self._out)
         self._out.flush()
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> int:
+        self._out.strict = False
         print(json.dumps({**self._document, "exit_code": int(exit_code)}, default=str), file=self._out)
-        self._out.flush()
+        return self._out.end(exit_code, self._typed)
 
 
 def _log_line(line: LogLine) -> str:

@@ -42,9 +42,10 @@ class QueuesClean:
         )
 
     def notices(self, snapshot: Snapshot) -> list[str]:
-        """What the operator has to know of messages that the rules mean and that stay, or that others wait for."""
+        """What the operator has to know of messages that the rules mean, where no change says it."""
         assert snapshot.broker is not None
-        told = [f"{q.name}: {notice(one)}" for q in snapshot.broker.queues.values() for one in q.notices]
+        quiet = [state for state in snapshot.broker.queues.values() if not self._take(state, snapshot.at)]
+        told = [f"{state.name}: {notice(one)}" for state in quiet for one in state.notices]
         rules = [rule for rule in self._fleet.rules if rule.unregistered]
         if rules and not snapshot.broker.nodes:
             told += [f"{rule.reason}: no node answers, so which tasks are unregistered is not known" for rule in rules]

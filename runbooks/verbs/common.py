@@ -56,7 +56,7 @@ class Flags:
     """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str
-    inventory: str = ""
+    inventory: str | None = None
     limit: str | None = None
     json: bool = False
     state_dir: str | None = None
@@ -120,12 +120,13 @@ def run_verb(
 
     `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
     """
-    from runbooks.core.errors import Interrupted, RunbookError
-    from runbooks.reports.console import ConsoleReporter, ReaderGone
+    from runbooks.core.errors import ExitCode, Interrupted, RunbookError
+    from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
+    from runbooks.reports.pipe import ReaderGone
 
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
-    reporter: Reporter = kind(only_read=only_read)
+    reporter: Reporter = kind(typed_program(), _where(flags), only_read=only_read)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
@@ -133,25 +134,25 @@ def run_verb(
             reporter.error(error)
             code = error.exit_code
         except ReaderGone:
-            return  # `tail-logs | head`: the reader has seen enough
+            code = ExitCode.OK  # `tail-logs | head`: the reader has seen enough
         except KeyboardInterrupt:
             interrupted = Interrupted("interrupted; nothing was changed")
             if not follow:
                 reporter.error(interrupted)
             code = interrupted.exit_code
-        reporter.close(code)
-    if code:
-        raise Exit(code=int(code))
+        ended = reporter.close(code)
+    if ended:
+        raise Exit(code=int(ended))
 
 
 @contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """A terminal that goes away or a service manager that stops us ends a run as ^C does: written down."""
+    """^C, a terminal that goes away and a service manager that stops us end a run alike: written down."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -159,13 +160,28 @@ def _signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def typed_program() -> str:
+    """What the operator typed to get here, for the commands that are suggested: `./inv` says how it was called."""
+    installed = "runbooks" if Path(sys.argv[0]).name == "runbooks" else "inv"
+    return shlex.quote(os.environ.get("RUNBOOKS_TYPED") or installed)
+
+
 def inventory_path(flags: Flags) -> Path:
     """The file that --inventory names, else the nearest `inventory.yaml` upwards from here, else the checkout's."""
-    if flags.inventory:
-        return Path(flags.inventory)
+    if flags.inventory is not None:
+        return _named_inventory(flags.inventory)
     here = Path.cwd()
     folders = (here, *here.parents, Path(__file__).parents[2])
     return next((path for folder in folders if (path := folder / DEFAULT_INVENTORY).exists()), here / DEFAULT_INVENTORY)
+
+
+def _named_inventory(name: str) -> Path:
+    """An empty name, as of a variable that a script has not set, must not lead to another fleet."""
+    from runbooks.core.errors import UsageError
+
+    if not name:
+        raise UsageError("--inventory is empty", "name the inventory, or leave --inventory out for inventory.yaml")
+    return Path(name)
 
 
 def fleet_of(flags: Flags) -> "Fleet":
@@ -212,12 +228,13 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
         every_message=flags.json,
         where=_where(flags),
+        program=typed_program(),
     )
-    if flags.ask_become_pass:
-        _require_terminal()
-    password = _ask_become_password if flags.ask_become_pass else None
+    password = _ask_become_password() if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}
-    transports = transports_to(reached.values(), forks=flags.forks, accept_new=flags.accept_new, ask_password=password)
+    transports = transports_to(
+        reached.values(), forks=flags.forks, accept_new=flags.accept_new, become_password=password
+    )
 
     def broker() -> "Broker":
         from runbooks.broker.session import Broker
@@ -236,12 +253,20 @@ def _where(flags: Flags) -> str:
 def _ask(question: str) -> bool:
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt) as ended:
+        print()  # noqa: T201  # the answer's line has no end
+        if isinstance(ended, KeyboardInterrupt):
+            raise
         return False
 
 
-def _require_terminal() -> None:
-    """Raise UsageError where nobody can be asked for a password: before anything is looked at."""
+def _ask_become_password() -> str:
+    """Ask on the terminal itself, so that standard input and output stay what they are, and before any thread begins.
+
+    Raises UsageError where nobody can be asked.
+    """
+    from getpass import getpass
+
     from runbooks.core.errors import UsageError
 
     try:
@@ -251,12 +276,6 @@ def _require_terminal() -> None:
             "--ask-become-pass: this is not a terminal",
             "set ansible_become_password in the inventory, looked up where it is kept (docs/inventory.md: Secrets)",
         ) from None
-
-
-def _ask_become_password() -> str:
-    """From the terminal itself, so that standard input and output stay what they are."""
-    from getpass import getpass
-
     return getpass("become password: ")
 
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,14 @@ def refused(done: Done, code: int, *texts: str) -> None:
 
 def test_a_missing_inventory_is_named_with_what_to_do(healthy: World) -> None:
     refused(healthy.inv("diagnose", "--inventory", "gone.yaml"), 5, "gone.yaml: no such file", "--inventory FILE")
+
+
+def test_an_empty_name_does_not_lead_to_another_fleet(healthy: World) -> None:
+    refused(healthy.inv("remediate", "--yes", "--inventory", ""), 5, "--inventory is empty", "leave --inventory out")
+
+
+def test_a_folder_without_runs_is_named(healthy: World) -> None:
+    assert "Nothing is recorded in /no/where" in healthy.inv("runs", "--state-dir", "/no/where").out
 
 
 def test_an_inventory_that_is_no_yaml_is_told_with_its_line(healthy: World) -> None:
@@ -60,7 +69,13 @@ def line_of(lines: list[str], text: str) -> int:
 
 @pytest.mark.parametrize(
     ("limit", "told"),
-    [("", "--limit is empty"), ("sandbax", "did you mean 'sandbox'?"), ("all:!sandbox", "leaves no host")],
+    [
+        ("", "--limit is empty"),
+        ("[", "--limit '[' names nothing"),
+        ("@no.txt", "cannot be read: No such file"),
+        ("sandbax", "did you mean 'sandbox'?"),
+        ("all:!sandbox", "leaves no host"),
+    ],
 )
 def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, told: str) -> None:
     refused(healthy.inv("diagnose", "--limit", limit), 5, told)
@@ -87,6 +102,11 @@ def test_a_state_directory_that_cannot_be_written_stops_before_any_change(health
     assert healthy.inv("undo", "last", "--yes").code == 0
     assert unit.read_text() == "edited by hand\n"
     assert healthy.inv("install-units", "--yes").code == 0
+
+
+def test_an_interrupt_where_a_password_is_asked_for_ends_the_verb(healthy: World) -> None:
+    done = healthy.terminal("verify", "--ask-become-pass", answers=[("become password", "\x03")])
+    assert (done.code, "interrupted; nothing was changed" in done.out) == (99, True)
 
 
 def test_a_regular_expression_that_is_none_is_an_error(healthy: World) -> None:
@@ -129,13 +149,39 @@ def test_a_reader_that_goes_away_does_not_trouble_the_verb(healthy: World) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">/dev/full", "<&-"])
-def test_a_closed_or_full_stream_does_not_trouble_the_verb(healthy: World, closed: str) -> None:
-    command = " ".join(healthy.command("hosts")) + " " + closed
+def in_bash(world: World, line: str, *arguments: str) -> Done:
+    """Run `inv` with the streams that the line gives it."""
+    command = f"{shlex.join(world.command(*arguments))} {line}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=healthy.path, env=healthy.environment, capture_output=True, text=True, check=False
+        ["bash", "-c", command], cwd=world.path, env=world.environment, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "<&-"])
+def test_a_closed_stream_does_not_trouble_the_verb(healthy: World, closed: str) -> None:
+    done = in_bash(healthy, closed, "hosts")
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("hosts", "hosts --json", "diagnose", "diagnose --json", "tail-logs", "tail-logs --json", "runs"),
+        "monitor --alerts",
+    ],
+)
+def test_output_that_cannot_be_written_is_no_success(healthy: World, line: str) -> None:
+    refused(in_bash(healthy, ">/dev/full", *line.split()), 2, "could not be written: No space left on device", "→")
+
+
+def test_a_run_whose_output_cannot_be_written_is_done_and_recorded_all_the_same(healthy: World) -> None:
+    unit = next((healthy.root / "root").rglob("celery-beat.service"))
+    good = unit.read_text()
+    unit.write_text("edited by hand\n")
+    refused(in_bash(healthy, ">/dev/full", "install-units", "--yes"), 2, "could not be written", "inv runs")
+    assert unit.read_text() == good
+    assert healthy.inv("runs", "--json").json["runs"][-1]["state"] == "ok"
 
 
 # --- brokers ----------------------------------------------------------------------------------------------------------

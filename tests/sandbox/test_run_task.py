@@ -45,7 +45,7 @@ def lines_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
 
 def sent_id(world: World) -> str:
     """The id of the task that the last run sent, as the record has it."""
-    (change,) = world.inv("show", "last", "--json").json["plan"]
+    (change,) = world.inv("show", "last", "--json").json["changes"]
     return str(change["do"]["task_id"])
 
 

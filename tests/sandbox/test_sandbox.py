@@ -15,7 +15,7 @@ from tests.sandbox.test_patient import wait_until
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A world in a folder whose name a careless script trips over."""
-    path = tmp_path / "a folder, ä"
+    path = tmp_path / "o'brien's 100% $folder, ä"
     path.mkdir()
     world = make_world(path)
     yield world
@@ -58,3 +58,15 @@ def test_up_twice_is_fine_a_death_is_told_and_down_leaves_nothing(world: World) 
     assert not world.root.exists()
     assert of(world) == []
     assert world.inv("sandbox", "--down").code == 0
+
+
+def test_a_path_that_logrotate_cannot_take_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    path = tmp_path / "shop[1]"
+    path.mkdir()
+    world = make_world(path)
+    done = world.inv("sandbox")
+    assert (done.code, done.out) == (2, "")
+    assert "holds '['" in done.err
+    assert "move the checkout" in done.err
+    assert "Traceback" not in done.err
+    assert not world.root.exists()

@@ -8,8 +8,9 @@ from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Finding, LogLine, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Reporter, Tally, TaskReport
-from runbooks.reports.console import ConsoleReporter, Pipe
+from runbooks.reports.console import ConsoleReporter
 from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
+from runbooks.reports.pipe import Pipe
 
 CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start"), detail="+a\n-b")
 
@@ -135,3 +136,20 @@ def test_on_a_terminal_progress_is_a_bar_that_is_gone_when_the_task_has_ended(
     assert "50 % · 3 s gone · 2 s left" in out
     assert "5 of [10] · on high@web1" in out
     assert out.index("\x1b[2K") < out.index("SUCCESS: t id-1"), "the bar is erased"
+
+
+@pytest.mark.parametrize("kind", [ConsoleReporter, JsonReporter])
+def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
+    kind: type[ConsoleReporter] | type[JsonReporter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = kind("./inv", " --state-dir here")
+    advice = "`inv undo X` or `inv show X`; it is down: `inv sandbox`; see: inv --list; inventory and /bin/inv stay"
+    reporter.error(UsageError("it is wrong", advice))
+    reporter.recap({}, undo="inv undo X --state-dir here")
+    reporter.close(5)
+    out, err = capsys.readouterr()
+    assert err.splitlines()[1] == (
+        "→ `./inv undo X --state-dir here` or `./inv show X --state-dir here`; it is down: `./inv sandbox`; "
+        "see: ./inv --list; inventory and /bin/inv stay"
+    )
+    assert "./inv undo X --state-dir here" in out

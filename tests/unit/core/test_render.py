@@ -61,6 +61,10 @@ def test_a_log_whose_name_means_more_to_logrotate_is_refused(path: str) -> None:
         logrotate_path(path)
 
 
+def test_an_apostrophe_in_the_name_of_a_log_is_quoted() -> None:
+    assert logrotate_path("/srv/o'brien's shop/a.log") == """"/srv/o'brien's shop/a.log\""""
+
+
 # --- templates
 
 MARK = "# Ours;"

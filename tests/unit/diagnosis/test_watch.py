@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runbooks.core.model import BrokerState, HostState, Snapshot, TaskCount, Unreachable
+from runbooks.core.model import BrokerState, HostState, Severity, Snapshot, TaskCount, Unreachable
 from runbooks.core.settings import Limits, Thresholds
 from runbooks.diagnosis.diagnose import diagnose, watch
 from runbooks.monitoring.look import slow_to_drain, unsure
@@ -82,6 +82,14 @@ def test_beat_that_is_silent_for_too_long_is_told_by_monitor_and_diagnose(
     assert codes(make_broker(FLEET), state) == found
     all_of_it = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
     assert [finding.code for finding in all_of_it] == found
+
+
+def test_beat_that_writes_nothing_down_is_not_called_silent() -> None:
+    state = replace(make_state(HOST), beat_untold="/var/lib/celery-beat/schedule.db")
+    assert codes(make_broker(FLEET), state) == []
+    (told,) = diagnose(FLEET, make_snapshot(FLEET, hosts={"web1": state}), FILES)
+    assert (told.code, told.severity) == ("beat.untold", Severity.INFO)
+    assert "schedule.db" in told.evidence[0]
 
 
 def test_a_host_of_beats_that_does_not_answer_is_a_finding() -> None:

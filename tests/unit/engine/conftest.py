@@ -188,6 +188,7 @@ class Recorder:
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self.changes.append((change.host, change.summary, outcome, detail))
 
+    def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None: ...
     def waiting(self, text: str, share: float | None = None) -> None:
         self.waited.append(text)
 
@@ -211,7 +212,8 @@ class Recorder:
         self.told.append(problem)
 
     def error(self, error: RunbookError) -> None: ...
-    def close(self, exit_code: int) -> None: ...
+    def close(self, exit_code: int) -> int:
+        return exit_code
 
     def outcomes(self, host: str) -> dict[str, Outcome]:
         """What became of each change of a host, by the beginning of its summary."""

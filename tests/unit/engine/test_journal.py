@@ -171,6 +171,37 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_the_file(state: Pat
     assert caught.value.advice
 
 
+@pytest.mark.parametrize("damaged_line", [0, 1])
+def test_a_damaged_run_hides_no_other_run(state: Path, damaged_line: int) -> None:
+    for run_id in IDS:
+        with journal(state, run_id) as run:
+            run.intend(WRITE)
+            run.end("failed", 2)
+    path = state / "runs" / IDS[1] / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[damaged_line] = b"garbage\n"
+    path.write_bytes(b"".join(lines))
+    told = {record.id: (record.state, record.damage) for record in list_runs(state)}
+    assert {run_id: state for run_id, (state, _) in told.items()} == {
+        IDS[0]: "failed",
+        IDS[1]: "damaged",
+        IDS[2]: "failed",
+    }
+    assert f"{path}:{damaged_line + 1}" in told[IDS[1]][1]
+    assert [record.id for record in failed_runs(state)] == list(IDS)
+    assert last_failed(state, "remediate", Path("inventory.yaml")), "the last of a verb is found, too"
+    with pytest.raises(RunbookError, match="not a line of a journal"):
+        find_run(state, IDS[1])
+
+
+def test_a_journal_that_may_not_be_read_hides_no_other_run(runs: Path) -> None:
+    path = runs / "runs" / IDS[1] / JOURNAL
+    path.unlink()
+    path.mkdir()  # whoever runs this may be root, who may read everything else
+    assert [record.state for record in list_runs(runs)] == ["ok", "damaged", "ok"]
+    assert [record.id for record in failed_runs(runs)] == [IDS[1]]
+
+
 def test_a_journal_of_another_format_is_refused_and_not_misread(state: Path) -> None:
     with journal(state) as run:
         pass
@@ -262,6 +293,20 @@ def test_a_full_disk_is_told_and_leaves_the_journal_whole(state: Path) -> None:
     assert "journal.jsonl cannot be written" in done.stdout
     record = find_run(state, "last")
     assert (len(record.entries), record.outcome) == (1, "failed")
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(state: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from runbooks.engine.journal import Journal\n"
+        "from runbooks.core.errors import RunbookError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
+        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', Path('i'), 'b')\n"
+        "except RunbookError as error: print(error.problem, error.advice)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stderr, "cannot be written down in" in done.stdout) == ("", True)
+    assert "nothing was changed" in done.stdout
+    assert list_runs(state) == []
 
 
 # --- finding runs

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
+from typing import cast
 
 import pytest
 
@@ -13,7 +14,7 @@ from runbooks.core.model import FileState, HostState, Unreachable
 from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.steps.step import Needs
-from tests.unit.engine.conftest import World, ready
+from tests.unit.engine.conftest import Flaky, World, ready
 from tests.unit.fleets import make_fleet, make_host, make_state
 from tests.unit.hosts.test_transport import is_alive, pid_in, wait_until
 
@@ -67,6 +68,35 @@ def test_a_broken_status_command_is_that_hosts_fault_and_the_others_are_looked_a
     assert isinstance(state, Unreachable)
     assert state.why.startswith("the status command of high exited 1")
     assert "celery_commands.status" in state.why
+    assert list(snapshot.reachable()) == ["web1"]
+
+
+class Lacking(LocalTransport):
+    """This machine, with a program that does something else than everywhere else."""
+
+    def __init__(self, program: str, does: str) -> None:
+        super().__init__()
+        self._instead = f"{program}() {{ {does}; }}\n"
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        return super().run(self._instead + script, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("program", "does", "told"),
+    [
+        ("getconf", "echo getconf: not found >&2; return 127", "its clock cannot be read: getconf: not found"),
+        ("stat", "echo this is busybox", "what it answered cannot be understood"),
+    ],
+)
+def test_an_answer_that_cannot_be_understood_is_that_hosts_fault_and_the_others_are_looked_at(
+    program: str, does: str, told: str, world: World
+) -> None:
+    world.transports["web2"] = cast(Flaky, Lacking(program, does))
+    snapshot = world.session().observe(Needs.FILES)
+    state = snapshot.hosts["web2"]
+    assert isinstance(state, Unreachable)
+    assert told in state.why
     assert list(snapshot.reachable()) == ["web1"]
 
 

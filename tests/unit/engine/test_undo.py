@@ -21,7 +21,8 @@ from runbooks.engine.journal import Journal, RunRecord, find_run
 from runbooks.engine.undo import Undo, plan_undo, undo
 from tests.unit.engine.conftest import Recorder, World
 
-CHANGED, ALREADY, CANNOT, FAILED = Outcome.CHANGED, Outcome.ALREADY, Outcome.CANNOT, Outcome.FAILED
+CHANGED, ALREADY, CANNOT = Outcome.CHANGED, Outcome.ALREADY, Outcome.CANNOT
+FAILED, SKIPPED = Outcome.FAILED, Outcome.SKIPPED
 RUN = "20250101-000000-aaaa"
 
 
@@ -218,9 +219,21 @@ def test_what_has_run_cannot_be_un_run(world: World) -> None:
 def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(world: World, done: str) -> None:
     world.transports["web1"].is_gone = True
     whys = {(u.outcome, u.why) for u in judged(world, done) if u.change.host == "web1"}
-    assert whys == {(CANNOT, "No route to host")}
+    assert whys == {(SKIPPED, "No route to host")}
     whys = {(u.outcome, u.why) for u in judged(world, done, "web2") if u.change.host == "web1"}
-    assert whys == {(CANNOT, "this host is not selected")}
+    assert whys == {(SKIPPED, "this host is not selected")}
+
+
+def test_a_host_that_is_away_is_left_for_the_next_time_and_has_not_failed(world: World, done: str) -> None:
+    world.transports["web1"].is_gone = True
+    recap = take_back(world, done)
+    assert (recap.exit_code, recap.at("web1").unreachable, recap.at("web1").failed) == (ExitCode.UNREACHABLE, 1, 0)
+    assert world.last_run().state == "unreachable"
+    assert world.files("web2")["env"] == b"TIMEOUT=x\nTOKEN=s3cret\n"
+    world.transports["web1"].is_gone = False
+    assert take_back(world, done).exit_code == ExitCode.OK
+    assert world.files("web1") == {"env": b"TIMEOUT=x\nTOKEN=s3cret\n"}
+    assert find_run(world.state, done).state == "undone"
 
 
 def test_what_was_skipped_is_not_spoken_of_and_what_failed_is_looked_at(world: World) -> None:

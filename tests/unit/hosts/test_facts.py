@@ -222,6 +222,12 @@ def test_more_lines_than_the_pid_are_evidence(tmp_path: Path, process: "subproce
     assert (state.pid, state.answer) == (process.pid, f"{process.pid}\nsince yesterday")
 
 
+def test_a_warning_before_the_pid_is_no_answer(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+    """As of a bash whose LC_ALL names a locale that the host does not have."""
+    state = state_of(tmp_path, f"echo 'bash: warning: setlocale: LC_ALL: cannot change locale' >&2; echo {process.pid}")
+    assert state.pid == process.pid
+
+
 def test_a_status_command_that_reads_its_input_does_not_wait_for_any(tmp_path: Path) -> None:
     assert state_of(tmp_path, "cat; read -r x; exit 3").pid is None
 
@@ -411,3 +417,39 @@ def test_a_secret_that_begins_with_another_is_hidden_whole() -> None:
 
 def test_a_short_value_is_not_hidden_for_it_would_hide_everything() -> None:
     assert facts.redact("retry 1 of 10", ["1", "yes"]) == "retry 1 of 10"
+
+
+# --- beat
+
+
+SCHEDULE = """
+import os, shelve, sys, dbm.{library}
+import dbm
+path = sys.argv[1]
+store = shelve.Shelf(dbm.{library}.open(path, "c"), writeback=True)
+store["entries"] = {{}}
+store.sync()
+for name in os.listdir(os.path.dirname(path)):
+    os.utime(os.path.join(os.path.dirname(path), name), (5, 5))
+store["entries"]["sent"] = 1
+store.sync()
+print("synced", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("library", ["dumb", "gnu", "ndbm"])
+def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(library: str, tmp_path: Path) -> None:
+    pytest.importorskip(f"dbm.{library}", exc_type=ImportError)
+    host = make_host(beat_schedule=str(tmp_path / "schedule"))
+    assert facts.parse_beat(ask(facts.ask_beat(host))) == (None, "")
+    program = [sys.executable, "-c", SCHEDULE.format(library=library), str(tmp_path / "schedule")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as beat:
+        assert beat.stdout is not None
+        assert beat.stdout.readline() == b"synced\n"
+        sent_at, untold = facts.parse_beat(ask(facts.ask_beat(host)))
+    if untold:
+        assert (library, sent_at) == ("ndbm", None)
+    else:
+        assert sent_at is not None
+        assert sent_at > 5

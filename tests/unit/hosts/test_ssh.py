@@ -4,10 +4,12 @@ import getpass
 import shlex
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lab.sshd import running_sshd
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.ssh_config import arguments_for, resolve
@@ -53,6 +55,26 @@ def test_a_connection_that_breaks_makes_the_host_unreachable(server: Server, kno
     with pytest.raises(HostUnreachable, match="lost"):
         transport.run('kill -9 "$(ps -o ppid= -p $$)"', timeout_s=30)
     assert transport.run("echo again", timeout_s=30).out == b"again\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("echo no shell here >&2; exit 3", "its shell ended with 3: no shell here"),
+        ("exit 1", "ended with 1: .*`ssh"),
+    ],
+)
+def test_a_host_that_runs_no_shell_is_told_with_what_it_said(
+    command: str, told: str, server: Server, tmp_path: Path
+) -> None:
+    keys = [server.directory / "host_ed25519"]
+    with running_sshd(tmp_path / "sshd", keys, server.user_key, f"ForceCommand {command}") as port:
+        known_hosts = tmp_path / "known_hosts"
+        known_hosts.write_text(f"[127.0.0.1]:{port} {server.public()}\n")
+        transport = replace(server, port=port).transport(known_hosts)
+        with pytest.raises(HostUnreachable, match=told):
+            transport.run("true", timeout_s=30)
+        transport.abort()
 
 
 def test_a_shell_runs_many_scripts_in_one_session(server: Server, known_hosts: Path) -> None:

@@ -122,6 +122,17 @@ def test_a_node_whose_service_is_down_holds_nothing() -> None:
     assert (change.do.stopped, notes) == (("high@web1",), [])
 
 
+def test_what_an_operator_has_to_know_of_messages_is_said_once() -> None:
+    told = (Notice("are left alone", 1, ("a",)),)
+    queues = (make_queue("high_q", 9, selected=(LATE,), notices=told), make_queue("low_q", 9, notices=told))
+    broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
+    snapshot = make_snapshot(FLEET, broker=broker)
+    step = QueuesClean(FLEET)
+    (change,) = step.plan(snapshot)
+    assert "note: 1 are left alone: a" in change.detail
+    assert step.notices(snapshot) == ["low_q: 1 are left alone: a"]
+
+
 def test_nodes_are_asked_only_where_a_rule_speaks_of_them() -> None:
     assert QueuesClean(FLEET).needs == Needs.QUEUES
     unregistered = replace(FLEET, selection=Rule("r", unregistered=True))
