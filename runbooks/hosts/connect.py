@@ -1,5 +1,6 @@
 """Which way leads to a host, by Ansible's connection and become variables."""
 
+import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -33,7 +34,6 @@ def transports_to(
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
-
     loading = threading.Lock()
 
     @cache
