@@ -1,6 +1,7 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,7 +42,7 @@ def observe_broker(
     `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
-    rules, clock_ahead_s = tuple(rules), _clock_ahead_s(client, now)
+    rules, clock_ahead_s = tuple(rules), _clock_ahead_s(client)
     facts = Facts(now, registered_in(nodes))
     states = {
         queue: scan_queue(
@@ -95,14 +96,14 @@ def _info(client: "redis.Redis") -> dict[str, Any]:
     return info
 
 
-def _clock_ahead_s(client: "redis.Redis", now: float) -> float:
-    """0 where TIME is not allowed."""
+def _clock_ahead_s(client: "redis.Redis") -> float:
+    """By how much this machine's clock is ahead of the server's; 0 where TIME is not allowed."""
     with broker_errors(address(client)):
         try:
             at, at_us = client.time()
         except redis.exceptions.NoPermissionError:
             return 0.0
-    return now - at - at_us / 1e6
+    return time.time() - at - at_us / 1e6
 
 
 def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:

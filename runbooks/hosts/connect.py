@@ -2,13 +2,14 @@
 
 import os
 import pwd
+import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import FleetHost
-from runbooks.hosts.ssh_config import arguments_for, last
+from runbooks.hosts.ssh_config import arguments_for, last, resolve
 from runbooks.hosts.transport import Become, LocalTransport, Transport, Transports
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def transports_to(
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
+    loading = threading.Lock()
 
     @cache
     def jumps() -> "Jumps":
@@ -50,10 +52,12 @@ def transports_to(
         password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
-            from runbooks.hosts.login import Secrets
-            from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
+            target = resolve(arguments)  # before what follows is loaded: the processes and it are large
+            with loading:
+                from runbooks.hosts.login import Secrets
+                from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
 
-            return SshTransport(arguments, become, jumps(), Secrets(password, passphrase))
+                return SshTransport(target, become, jumps(), Secrets(password, passphrase))
 
         return ssh
 

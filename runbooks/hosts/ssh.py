@@ -20,7 +20,7 @@ from fabric import Connection
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.server import Jumps, connect
-from runbooks.hosts.ssh_config import resolve
+from runbooks.hosts.ssh_config import Target
 from runbooks.hosts.transport import Become, Completed, Shell
 
 WINDOW_BYTES = 64 * 2**20
@@ -35,8 +35,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its erro
 class SshTransport:
     """Runs scripts on a host over one SSH connection, made at its first use."""
 
-    def __init__(self, arguments: tuple[str, ...], become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
-        self._arguments, self._become, self._jumps, self._secrets = arguments, become, jumps, secrets
+    def __init__(self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
+        self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
         self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
@@ -121,7 +121,7 @@ class SshTransport:
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(resolve(self._arguments), self._jumps, self._secrets)
+                self._connection = connect(self._target, self._jumps, self._secrets)
             return self._connection
 
     @contextmanager

@@ -6,7 +6,6 @@ import secrets
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -95,11 +94,10 @@ class Transports(dict[str, Transport]):
 
     def __init__(self, ways: Mapping[str, Callable[[], Transport]], forks: int = 16) -> None:
         super().__init__()
-        self._ways, self._making, self.forks = ways, threading.Lock(), forks
+        self._ways, self.forks = ways, forks
 
     def __missing__(self, name: str) -> Transport:
-        with self._making:
-            return self.setdefault(name, self.get(name) or self._ways[name]())
+        return self.setdefault(name, self._ways[name]())  # the first that is made counts
 
 
 class LocalTransport:

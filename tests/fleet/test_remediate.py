@@ -15,6 +15,7 @@ from runbooks.core.errors import HostUnreachable
 from runbooks.hosts import server
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.ssh import SshTransport
+from runbooks.hosts.ssh_config import resolve
 from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
 from tests.sandbox.conftest import Done
 
@@ -331,7 +332,7 @@ def test_a_host_whose_network_dies_in_the_middle_of_a_script_is_given_up_before_
     monkeypatch.setattr(server, "DEAD_AFTER_S", 2)
     web2 = next(host for host in healthy.record.hosts if host.name == "web2")
     arguments = ("-F", str(healthy.fleet / "ssh_config"), "--", "web2")
-    transport = SshTransport(arguments, None, server.Jumps(accept_new=False), Secrets())
+    transport = SshTransport(resolve(arguments), None, server.Jumps(accept_new=False), Secrets())
     assert transport.run("true", timeout_s=30).code == 0
     link = healthy.record.link(web2.address)
     with ThreadPoolExecutor(1) as beside:

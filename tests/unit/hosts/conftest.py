@@ -11,6 +11,7 @@ from lab.sshd import SSHD, make_key, running_sshd
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.server import Jumps
 from runbooks.hosts.ssh import SshTransport
+from runbooks.hosts.ssh_config import resolve
 from runbooks.hosts.transport import Become
 
 
@@ -36,7 +37,7 @@ class Server:
     def transport(self, known_hosts: Path, *options: str, become: Become | None = None, accept_new: bool = False,
                   host: str = "127.0.0.1") -> SshTransport:  # fmt: skip
         jumps = Jumps(accept_new=accept_new)
-        return SshTransport(self.arguments(known_hosts, *options, host=host), become, jumps, Secrets())
+        return SshTransport(resolve(self.arguments(known_hosts, *options, host=host)), become, jumps, Secrets())
 
 
 @pytest.fixture(scope="session")

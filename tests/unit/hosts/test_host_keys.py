@@ -11,6 +11,7 @@ from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.server import Jumps
 from runbooks.hosts.ssh import SshTransport
+from runbooks.hosts.ssh_config import resolve
 from tests.unit.hosts.conftest import Server
 
 Lines = Callable[[Server, Path], str]
@@ -168,7 +169,7 @@ def test_the_key_of_a_server_on_the_way_is_checked_by_its_own_configuration(
     arguments = server.arguments(known_hosts, f"ProxyJump=localhost:{server.port}")
     arguments = ("-F", str(config), *arguments[2:])
 
-    transport = SshTransport(arguments, None, Jumps(accept_new=False), Secrets())
+    transport = SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets())
     if jump_is_known:
         assert transport.run("echo $SSH_CONNECTION", timeout_s=30).code == 0
     else:

@@ -14,6 +14,7 @@ from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.login import Secrets
 from runbooks.hosts.server import Jumps
 from runbooks.hosts.ssh import SshTransport
+from runbooks.hosts.ssh_config import resolve
 from tests.unit.hosts.conftest import Server
 
 OTHERS = 7  # more than the attempts that sshd grants
@@ -90,7 +91,7 @@ def arguments(server: Server, known_hosts: Path, *options: str) -> tuple[str, ..
 
 def why_not(arguments: tuple[str, ...], passphrase: str | None = None) -> str:
     """Why we are not let in; "" where we are."""
-    transport = SshTransport(arguments, None, Jumps(accept_new=False), Secrets(passphrase=passphrase))
+    transport = SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets(passphrase=passphrase))
     try:
         return transport.run("echo in", timeout_s=30).out.decode().replace("in\n", "")
     except HostUnreachable as error:

@@ -163,7 +163,7 @@ def test_a_server_on_the_way_that_says_nothing_is_tried_once_for_all_hosts_behin
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config.write_text(f"ConnectTimeout 1\nHost localhost\nProxyJump 127.0.0.1:{silent.getsockname()[1]}\n")
         jumps, arguments = Jumps(accept_new=False), ("-F", str(config), "-p", str(server.port), "--", "localhost")
-        hosts = [SshTransport(arguments, None, jumps, Secrets()) for _ in range(3)]
+        hosts = [SshTransport(resolve(arguments), None, jumps, Secrets()) for _ in range(3)]
         with ThreadPoolExecutor(2) as pool:
             told = [pool.submit(host.run, "true", timeout_s=30) for host in hosts]
         assert all(f"127.0.0.1:{silent.getsockname()[1]}" in str(one.exception()) for one in told)
@@ -186,7 +186,7 @@ def test_a_server_on_the_way_may_itself_be_behind_another(server: Server, known_
     config.write_text(f"Host inner\nProxyJump middle\nHost middle\nProxyJump outer\nHost *\n{common}")
     arguments = ("-F", str(config), "--", "inner")
     subprocess.run(["ssh", "-o", "BatchMode=yes", *arguments, "true"], check=True)
-    transport, before = SshTransport(arguments, None, Jumps(accept_new=False), Secrets()), connections(server)
+    transport, before = SshTransport(resolve(arguments), None, Jumps(accept_new=False), Secrets()), connections(server)
     assert transport.run("true", timeout_s=30).code == 0
     transport.abort()
     assert connections(server) - before == 3
@@ -195,7 +195,7 @@ def test_a_server_on_the_way_may_itself_be_behind_another(server: Server, known_
 def test_servers_that_are_each_behind_the_other_are_told(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("Host inner\nProxyJump one\nHost one\nProxyJump two\nHost two\nProxyJump one\n")
-    transport = SshTransport(("-F", str(config), "--", "inner"), None, Jumps(accept_new=False), Secrets())
+    transport = SshTransport(resolve(("-F", str(config), "--", "inner")), None, Jumps(accept_new=False), Secrets())
     with pytest.raises(HostUnreachable, match="ProxyJump goes in a circle: one, two, one"):
         transport.run("true", timeout_s=30)
 
