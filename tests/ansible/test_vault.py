@@ -78,7 +78,7 @@ def test_a_whole_inventory_and_a_file_that_is_looked_up_are_decrypted_too(tmp_pa
 def test_what_is_encrypted_must_not_come_to_where_it_would_be_shown(tmp_path: Path, encrypt: Run) -> None:
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars/all").write_text(encrypt("vaulted: hunter2\nbetween: '{{ vaulted }}'\n"))
-    more = "    celery_env: {GLPI_URL: 'https://u:{{ between }}@glpi'}\n    ansible_become_password: '{{ vaulted }}'\n"
+    more = "    celery_env: {GLPI_URL: 'https://glpi/{{ between }}'}\n    ansible_become_password: '{{ vaulted }}'\n"
     (problem,) = problems(tmp_path, BASE + more)
     assert problem.startswith("inventory.yaml:13: celery_env: vault-encrypted text would be shown; it belongs into")
 
