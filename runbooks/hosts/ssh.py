@@ -64,7 +64,7 @@ class SshTransport:
         said = channel.recv_stderr(_CHUNK_BYTES).decode(errors="replace").strip()[-300:]
         if channel.exit_status == -1:
             return "the connection was lost"
-        if not said.startswith("sudo: "):
+        if not said.startswith(("sudo: ", "sudo-rs: ")):
             where = f"{self._connected().user}@{self._connected().host}"
             return f"its shell ended with {channel.exit_status}: {said or f'it said nothing; try `ssh {where}`'}"
         asked = self._become and not self._become.password and "password" in said
