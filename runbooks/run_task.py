@@ -142,6 +142,5 @@ def _no_trace(session: Session, task_id: str, record: tuple[RunRecord, RunTask] 
         asked = "no message and no node that has it, and no celery_result_backend to ask how it ended"
     return UsageError(
         f"no trace of task {task_id}: {known} is {asked}",
-        f"is the id right? results are kept for a day (result_expires); "
-        f"see `{session.command(f'tail-logs --grep {task_id}')}`",
+        f"is the id right? results are kept for a day (result_expires); see `inv tail-logs --grep {task_id}`",
     )

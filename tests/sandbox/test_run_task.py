@@ -192,6 +192,8 @@ def test_flags_that_exclude_each_other_are_refused(healthy: World) -> None:
     refused(healthy.inv("run-task", POLL, "--sync", "--async"), 5, "exclude each other")
     refused(healthy.inv("run-task", "--status", "x", "--args", "[]"), 5, "--status sends nothing, so --args")
     refused(healthy.inv("run-task", "--status", "no-such-id"), 5, "no trace of task no-such-id", "is the id right?")
+    elsewhere = healthy.inv("run-task", "--status", "no-such-id", "--inventory", "inventory.yaml")
+    assert "tail-logs --grep no-such-id --inventory inventory.yaml`" in elsewhere.err
 
 
 def test_a_queue_that_nobody_consumes_is_refused_with_those_that_are(healthy: World) -> None:
