@@ -49,16 +49,12 @@ def observe_nodes(
     """
     options = dict(transport_options or {})
     client = connect(url, options)
-    keyspace = KeySpace.from_options(options)
-    if not bound_nodes(client, keyspace) and _nobody_listens(client):
+    if not bound_nodes(client, KeySpace.from_options(options)) and _nobody_listens(client):
         return {}
     with _remote(url, options, client) as mailbox:
-        try:
-            answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
-            commands = ("registered", "active_queues", *(_HELD if holdings else ()))
-            answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
-        finally:
-            _clean_up(client, keyspace, mailbox.oid)
+        answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
+        commands = ("registered", "active_queues", *(_HELD if holdings else ()))
+        answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
     told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
     return {name: _node(name, answering[name], answers) for name in told}
 
@@ -136,16 +132,12 @@ def _ask(
     arguments: Mapping[str, Any] | None = None,
     nodes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What every node, or those named, answered to one command; nothing of it stays behind in Redis."""
+    """What every node, or those named, answered to one command."""
     options = dict(transport_options or {})
-    client, keyspace = connect(url, options), KeySpace.from_options(options)
-    with client, _remote(url, options, client) as mailbox:
-        try:
-            if nodes:
-                return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
-            return _by_node(mailbox.ask_all(command, timeout_s, arguments))
-        finally:
-            _clean_up(client, keyspace, mailbox.oid)
+    with connect(url, options) as client, _remote(url, options, client) as mailbox:
+        if nodes:
+            return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
+        return _by_node(mailbox.ask_all(command, timeout_s, arguments))
 
 
 def _held(twins: int, answers: Sequence[list[Any]]) -> frozenset[str] | None:
@@ -166,17 +158,13 @@ def drain(
     out. **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
     """
     options = dict(transport_options)
-    client = connect(url, options)
-    with _remote(url, options, client) as mailbox:
-        try:
-            busy = _switch_consumers(mailbox, queues, "cancel_consumer")
-            deadline = time.monotonic() + patience_s
-            while busy and time.monotonic() < deadline:
-                held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
-                busy = {node for node in busy if any(tasks.get(node) for tasks in held)}
-                time.sleep(_POLL_S if busy else 0)
-        finally:
-            _clean_up(client, KeySpace.from_options(options), mailbox.oid)
+    with _remote(url, options, connect(url, options)) as mailbox:
+        busy = _switch_consumers(mailbox, queues, "cancel_consumer")
+        deadline = time.monotonic() + patience_s
+        while busy and time.monotonic() < deadline:
+            held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
+            busy = {node for node in busy if any(tasks.get(node) for tasks in held)}
+            time.sleep(_POLL_S if busy else 0)
 
 
 def consume_again(url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]]) -> None:
@@ -185,12 +173,8 @@ def consume_again(url: str, transport_options: Mapping[str, Any], queues: Mappin
     **Source:** celery 5.7.0 `worker/control.py`: add_consumer, which does nothing to a node that consumes the queue.
     """
     options = dict(transport_options)
-    client = connect(url, options)
-    with _remote(url, options, client) as mailbox:
-        try:
-            _switch_consumers(mailbox, queues, "add_consumer")
-        finally:
-            _clean_up(client, KeySpace.from_options(options), mailbox.oid)
+    with _remote(url, options, connect(url, options)) as mailbox:
+        _switch_consumers(mailbox, queues, "add_consumer")
 
 
 def _switch_consumers(mailbox: Any, queues: Mapping[str, Sequence[str]], command: str) -> set[str]:
@@ -227,7 +211,7 @@ def _nobody_listens(client: "redis.Redis") -> bool:
 
 @contextmanager
 def _remote(url: str, options: dict[str, Any], client: "redis.Redis") -> Iterator[Any]:
-    """A mailbox on a connection that gives up instead of retrying for ever."""
+    """A mailbox on a connection that gives up instead of retrying for ever; nothing of it stays behind in Redis."""
     from kombu.exceptions import OperationalError
 
     from runbooks.broker.mailbox import remote_control
@@ -244,7 +228,10 @@ def _remote(url: str, options: dict[str, Any], client: "redis.Redis") -> Iterato
     with broker_errors(address(client)):
         try:
             with remote_control(url, bounded) as mailbox:
-                yield mailbox
+                try:
+                    yield mailbox
+                finally:
+                    _clean_up(client, KeySpace.from_options(options), mailbox.oid)
         except (OperationalError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
             problem = f"the broker at {address(client)} stopped answering: {error}"
             raise BrokerUnreachable(problem, "is it up? try again when it is") from error
