@@ -23,17 +23,7 @@ def drained(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Chan
     The block is to tell which were; the others take messages again when it ends, however it ends.
     """
     ended: set[Service] = set()
-    ending = {
-        changed_service(change)
-        for change in changes
-        if isinstance(change.do, ControlService) and change.do.action != "start"
-    }
-    workers = {
-        (host.name, worker.name): (host.node(worker), worker.queues)
-        for host in hosts
-        for worker in host.settings.workers
-        if (host.name, worker.name) in ending
-    }
+    workers = _workers(hosts, changes, but="start")
     try:
         if workers:
             patience_s = min(DRAIN_S, *(host.settings.stop_timeout for host in hosts))
@@ -42,6 +32,23 @@ def drained(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Chan
     finally:
         if going_on := dict(worker for service, worker in workers.items() if service not in ended):
             session.broker.consume_again(going_on)
+
+
+def _workers(
+    hosts: Sequence[FleetHost], changes: Sequence[Change], *, but: str
+) -> dict[Service, tuple[str, Sequence[str]]]:
+    """The node and queues of each worker that these changes start, stop or restart, `but` one of these."""
+    services = {
+        changed_service(change)
+        for change in changes
+        if isinstance(change.do, ControlService) and change.do.action != but
+    }
+    return {
+        (host.name, worker.name): (host.node(worker), worker.queues)
+        for host in hosts
+        for worker in host.settings.workers
+        if (host.name, worker.name) in services
+    }
 
 
 def changed_service(change: Change) -> Service:
@@ -54,17 +61,8 @@ def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, an
 
     Without `answering` only until they are bound to remote control, as are those that were killed.
     """
-    started = {
-        (change.host, change.do.service)
-        for change in done
-        if isinstance(change.do, ControlService) and change.do.action != "stop"
-    }
-    nodes = {
-        host.node(worker)
-        for host in session.fleet.hosts
-        for worker in host.settings.workers
-        if (host.name, worker.name) in started
-    }
+    started = _workers(session.fleet.hosts, done, but="stop")
+    nodes = {node for node, _ in started.values()}
     while time.monotonic() < deadline:
         silent = nodes - session.broker.listening()
         if answering and not silent:  # asking takes as long as they need to answer
