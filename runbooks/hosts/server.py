@@ -51,7 +51,7 @@ class Jumps:
     def __init__(self, *, accept_new: bool) -> None:
         self.accept_new = accept_new
         self._servers: dict[Way, _Server] = {}
-        self._whole = cache(_whole)
+        self._resolve = cache(resolve)
 
     def through(self, hops: Way) -> Connection:
         """The connection to the last of these servers through those before it."""
@@ -65,21 +65,20 @@ class Jumps:
                 raise HostUnreachable(server.failed[1])
             if server.connection is None or not server.connection.is_connected:
                 try:
-                    server.connection = connect(resolve(way[-1]), self, Secrets(), gateway)
+                    server.connection = connect(self._resolve(way[-1]), self, Secrets(), gateway)
                 except HostUnreachable as error:
                     server.failed = time.monotonic(), error.problem
                     raise
             return server.connection
 
-
-def _whole(hops: Way) -> Way:
-    """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2 `ssh.c`: ProxyJump."""
-    while jumps := resolve(hops[0]).jumps:
-        if set(jumps) & set(hops):
-            names = ", ".join(arguments[-1] for arguments in (*jumps, *hops))
-            raise HostUnreachable(f"ProxyJump goes in a circle: {names}")
-        hops = (*jumps, *hops)
-    return hops
+    def _whole(self, hops: Way) -> Way:
+        """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2 `ssh.c`: ProxyJump."""
+        while jumps := self._resolve(hops[0]).jumps:
+            if set(jumps) & set(hops):
+                names = ", ".join(arguments[-1] for arguments in (*jumps, *hops))
+                raise HostUnreachable(f"ProxyJump goes in a circle: {names}")
+            hops = (*jumps, *hops)
+        return hops
 
 
 def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection | None = None) -> Connection:
