@@ -30,6 +30,7 @@ PREFIX = "celery_"
 STATE_DIRECTORY = "runbooks_state_directory"
 TEMPLATES_DIRECTORY = "runbooks_templates_directory"
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|private|credential|api_?key|_key$|dsn$)")
+URL_PASSWORD = re.compile(r"(\w://[^\s:/@]*):[^\s/]+@")
 _CRON_EPOCH = datetime(2026, 1, 1)  # any instant: only the syntax is looked at
 BEAT_WRITES_EVERY_S = 300  # beat writes down what it has sent every three minutes at most
 
@@ -41,7 +42,7 @@ def is_secret_name(name: str) -> bool:
 
 def holds_password(value: str) -> bool:
     """Whether a value is a URL with a password in it."""
-    return re.search(r"\w://[^\s:/@]*:[^\s/]+@", value) is not None
+    return URL_PASSWORD.search(value) is not None
 
 
 def absolute(value: str) -> str:

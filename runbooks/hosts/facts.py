@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +11,7 @@ from typing import Any
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import is_secret_name
+from runbooks.core.settings import URL_PASSWORD, is_secret_name
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3
@@ -224,7 +223,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, "********")
-    return re.sub(r"(\b\w+://[^\s:/@]*):[^\s/]+@", r"\1:********@", text)
+    return URL_PASSWORD.sub(r"\1:********@", text)
 
 
 def redact_value(value: Any, secrets: Collection[str]) -> Any:
