@@ -123,6 +123,14 @@ class Worker(_Settings):
     concurrency: Annotated[int, Field(ge=1)] = 1
     options: tuple[OneLine, ...] = ()
 
+    @property
+    def solo(self) -> bool:
+        """Whether it runs its tasks in its one process, which answers nothing meanwhile.
+
+        **Source:** celery 5.7.0 `bin/worker.py`: `-P`, `--pool`.
+        """
+        return re.search(r"(^|\s)(-P|--pool)[\s=]*solo\b", " ".join(self.options)) is not None
+
 
 def _names_differ(value: tuple[Worker, ...]) -> tuple[Worker, ...]:
     names = [worker.name for worker in value]

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
 from runbooks.core.wording import span
+from runbooks.steps.workers import busy_solo
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Every queue of the inventory in turn, then the lists that look like queues and are not in it."""
     assert snapshot.broker is not None
     for state in snapshot.broker.queues.values():
-        yield from _no_consumer(fleet, snapshot.broker, state)
+        yield from _no_consumer(fleet, snapshot, state)
         yield from _aside(state)
         yield from _selected(state)
         yield from _malformed(state)
@@ -21,11 +22,15 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from _other_lists(snapshot.broker)
 
 
-def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterator[Finding]:
+def _no_consumer(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
+    broker = snapshot.broker
+    assert broker is not None
     if any(state.name in node.queues for node in broker.nodes.values()):
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
     wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
+    if not busy_solo(fleet, snapshot).isdisjoint(wanted):
+        return
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
     who = ", ".join(wanted or elsewhere) or "no worker"
     lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items())

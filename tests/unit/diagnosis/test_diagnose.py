@@ -127,6 +127,17 @@ def test_queues_in_another_db_are_told_with_both_depths() -> None:
 # --- queues
 
 
+def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fault() -> None:
+    host = make_host(workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
+    fleet = make_fleet(host)
+    silent = make_broker(fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)})
+    finding = only(findings(fleet, broker=silent), "worker.busy")
+    assert (finding.severity, finding.remedy, finding.subject) == (Severity.INFO, None, "high@web1")
+    assert "inv tail-logs --limit web1" in finding.evidence[0]
+    dead = findings(fleet, broker=replace(silent, consumer_ages_s=()))
+    assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]
+
+
 def test_a_queue_that_nobody_consumes_is_told_with_its_depth_and_who_should() -> None:
     queues = {"high_q": replace(make_queue(), depths={"high_q": 1200, "high_q\x06\x163": 34})}
     nodes = {"high@web1": node(queues=frozenset(["other"]))}
