@@ -166,12 +166,9 @@ def _nodes(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) 
             yield Finding(
                 "worker.busy",
                 name,
-                f"{worker.name} runs and does not answer ping, as a solo worker does while it runs a task",
-                (
-                    f"pid {service.pid} is alive; whether it works or hangs shows in its log: "
-                    f"`inv tail-logs --limit {host.name}`",
-                    f"to restart it all the same: `inv restart-workers --limit {host.name}`",
-                ),
+                f"{worker.name} runs and does not answer ping, as a solo worker does while it runs a task; whether it "
+                f"works or hangs shows in its log: `inv tail-logs --limit {host.name}`",
+                (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
                 severity=Severity.INFO,
             )
         elif node is None and service.pid is not None:

@@ -133,7 +133,7 @@ def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fau
     silent = make_broker(fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)})
     finding = only(findings(fleet, broker=silent), "worker.busy")
     assert (finding.severity, finding.remedy, finding.subject) == (Severity.INFO, None, "high@web1")
-    assert "inv tail-logs --limit web1" in finding.evidence[0]
+    assert "inv tail-logs --limit web1" in finding.summary
     dead = findings(fleet, broker=replace(silent, consumer_ages_s=()))
     assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]
 
@@ -483,3 +483,12 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
         findings(fleet, hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "task.never_imported"
     )
     assert finding.summary == "ship: the application never imports it, or has no such task"
+
+
+def test_an_application_without_remote_control_is_the_cause_of_its_workers_silence() -> None:
+    mute = replace(GOOD, remote_control=False)
+    silent = make_broker(FLEET, nodes={})
+    finding = only(findings(broker=silent, hosts={"web1": state(imports_now=mute, imports_wanted=mute)}),
+                   "worker.no_remote_control")  # fmt: skip
+    assert finding.blocks
+    assert "worker_enable_remote_control" in finding.summary
