@@ -141,7 +141,7 @@ def silent_solo(connections: tuple[int, ...] | None, *options: str) -> list[str]
     return [change.summary for change in WorkersRunning(fleet, 0.0, {}).plan(make_snapshot(fleet, broker=broker))]
 
 
-@pytest.mark.parametrize("options", [("--pool=solo",), ("-P", "solo"), ("-Psolo", "-O", "fair"), ("--pool solo",)])
+@pytest.mark.parametrize("options", [("--pool=solo",), ("-P", "solo"), ("-Psolo", "-O", "fair"), ("--pool", "solo")])
 def test_a_solo_worker_that_is_silent_during_a_task_is_left_to_it(options: tuple[str, ...]) -> None:
     assert silent_solo((400,), *options) == []
     assert silent_solo(None, *options) == []
