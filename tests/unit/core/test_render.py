@@ -125,7 +125,7 @@ AWKWARD = make_host(
     user="root",
     workers=(
         Worker(
-            name="high", queues=("high_q", "two words"), options=("--max-tasks-per-child=100", "-O", "fair", "50%", "$X")
+            name="high", queues=("high_q", "two words"), options=("--max-tasks-per-child=9", "-O", "fair", "50%", "$X")
         ),
         Worker(name="low", queues=("low",), concurrency=4),
     ),
@@ -150,7 +150,7 @@ def test_the_worker_unit_says_what_the_inventory_says() -> None:
     assert "EnvironmentFile=/etc/my shop.env" in lines
     assert '    --hostname="high@web 1" \\' in lines
     assert '    --queues="high_q,two words" \\' in lines
-    assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=100 -O fair 50%% "$$X"' in lines
+    assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=9 -O fair 50%% "$$X"' in lines
     assert "TimeoutStopSec=60" in lines
     assert b"--concurrency=4 --loglevel=INFO\n" in units["/etc/systemd/system/celery-worker@low.service"]
 

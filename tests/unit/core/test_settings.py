@@ -66,8 +66,8 @@ def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(tm
             options: ["-O fair", "--pool=solo", -O, fair, "--pidfile=/a b", "--pool solo"]
         """
     assert problems(tmp_path, text) == [
-        f"{FIRST + 2}: celery_workers.0.queues.0: 'high,low' would be several queues to the worker: name each by itself, "
-        "[high,low]",
+        f"{FIRST + 2}: celery_workers.0.queues.0: 'high,low' would be several queues to the worker: name each by itself"
+        ", [high,low]",
         f"{FIRST + 3}: celery_workers.0.options.0: '-O fair' would be one word to the worker: write [-O, fair]",
         f"{FIRST + 3}: celery_workers.0.options.5: '--pool solo' would be one word to the worker: write [--pool, solo]",
     ]
