@@ -80,6 +80,7 @@ def observe_broker(
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
             held_s=_held_s(client, keyspace) if queues else {},
             clock_ahead_s=clock_ahead_s,
+            evicted_keys=int(info.get("evicted_keys", 0)),
         )
 
 

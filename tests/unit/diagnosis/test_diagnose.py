@@ -94,14 +94,26 @@ def test_a_fleet_without_workers_rules_or_tasks_has_no_findings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "limit", "told"), [("allkeys-lru", 1000, True), ("noeviction", 1000, False), ("allkeys-lru", 0, False)]
-)
-def test_eviction_is_told_only_where_memory_is_limited(policy: str, limit: int, told: bool) -> None:
+    ("policy", "limit", "told"),
+    [
+        ("allkeys-lru", 1000, True), ("allkeys-random", 1000, True), ("noeviction", 1000, False),
+        ("allkeys-lru", 0, False), ("volatile-lru", 1000, False), ("volatile-ttl", 1000, False),
+    ],
+)  # fmt: skip
+def test_eviction_is_told_only_where_it_may_take_queues(policy: str, limit: int, told: bool) -> None:
     found = findings(broker=broker(maxmemory_bytes=limit, maxmemory_policy=policy))
     assert [finding.code for finding in found] == ["broker.evicts"] * told
     if told:
-        assert found[0].evidence == ("maxmemory 1,000 bytes, maxmemory-policy allkeys-lru",)
+        assert found[0].evidence == (f"maxmemory 1,000 bytes, maxmemory-policy {policy}", "evicted_keys 0")
+        assert "CONFIG SET maxmemory-policy noeviction" in found[0].summary
         assert found[0].severity is Severity.WARNING
+
+
+def test_keys_that_were_evicted_are_told() -> None:
+    finding = only(
+        findings(broker=broker(maxmemory_bytes=1000, maxmemory_policy="allkeys-lru", evicted_keys=12)), "broker.evicts"
+    )
+    assert finding.evidence[1] == "evicted_keys 12: queues may have been among them"
 
 
 @pytest.mark.parametrize(("ahead_s", "told"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")])
