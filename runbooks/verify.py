@@ -25,7 +25,8 @@ def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Findin
     """What the inventory expects, each with what was seen."""
     broker, fleet = snapshot.broker, session.fleet
     assert broker is not None
-    nodes = [host.node(worker) for host in fleet.hosts for worker in host.settings.workers]
+    workers = {host.node(worker): worker for host in fleet.hosts for worker in host.settings.workers}
+    nodes = list(workers)
     answering = [name for name in nodes if name in broker.nodes]
     busy = busy_solo(fleet, snapshot)
     yield _count("hosts answer", list(snapshot.reachable()), [host.name for host in fleet.hosts])
@@ -33,10 +34,11 @@ def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Findin
     expected = frozenset(fleet.app.expected_tasks)
     knowing = [name for name in answering if expected <= broker.nodes[name].registered]
     yield _count(f"nodes have all {len(expected)} expected tasks registered", knowing, nodes, busy)
-    consumed = [queue for queue in fleet.queues if any(queue in node.queues for node in broker.nodes.values())]
-    workers = [(host.node(worker), worker) for host in fleet.hosts for worker in host.settings.workers]
-    perhaps = {queue for name, worker in workers if name in busy for queue in worker.queues}
-    yield _count("queues are consumed", consumed, list(fleet.queues), perhaps)
+    elsewhere = {*fleet.consumed} - {queue for worker in workers.values() for queue in worker.queues}  # outside --limit
+    asked = [queue for queue in fleet.queues if queue not in elsewhere]
+    consumed = [queue for queue in asked if any(queue in node.queues for node in broker.nodes.values())]
+    perhaps = {queue for name in busy for queue in workers[name].queues}
+    yield _count("queues are consumed", consumed, asked, perhaps)
     blocked = broker.blocked_clients
     seen = "CLIENT LIST is not allowed" if blocked is None else f"{blocked} clients of db {broker.db} wait in BRPOP"
     yield Check("the broker sees waiting or working consumers", bool(blocked or answering or busy), seen)

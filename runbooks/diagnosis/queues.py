@@ -1,6 +1,6 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
@@ -47,8 +47,15 @@ def _no_consumer(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterato
             f"by the inventory {who}{' on a host outside --limit' if elsewhere else ''} should",
         ),
         remedy="start its workers" if wanted else None,
-        severity=Severity.ERROR if state.depth or wanted or elsewhere else Severity.INFO,
+        severity=_severity(state, wanted, elsewhere),
     )
+
+
+def _severity(state: QueueState, wanted: Sequence[str], elsewhere: Sequence[str]) -> Severity:
+    """A queue whose workers are on hosts outside of --limit is a fault, but none of those that were asked about."""
+    if elsewhere and not wanted:
+        return Severity.WARNING
+    return Severity.ERROR if state.depth or wanted else Severity.INFO
 
 
 def _aside(state: QueueState) -> Iterator[Finding]:

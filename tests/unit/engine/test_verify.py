@@ -50,3 +50,11 @@ def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> 
     assert [what for what, check in told.items() if check.ok is None] == unseen
     assert told["nodes answer ping"].seen == "0 of 1; a solo worker at its task does not tell: high@web1"
     assert all(check.ok is not False for check in told.values())
+
+
+def test_queues_of_hosts_outside_the_limit_are_not_asked_for() -> None:
+    fleet = make_fleet()
+    limited = replace(fleet, all_workers=(*fleet.all_workers, Worker(name="low", queues=("low_q",))))
+    snapshot = make_snapshot(limited, broker=make_broker(fleet))
+    told = {check.what: check for check in expectations(cast(Session, SimpleNamespace(fleet=limited)), snapshot, ())}
+    assert (told["queues are consumed"].ok, told["queues are consumed"].seen) == (True, "1 of 1")
