@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER
@@ -66,6 +67,7 @@ def walk(
                 proof.make(session, journal, lock, recap, after or session.observe(needs))
             elif proof:
                 session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
+            _point_to_logs(session, recap)
         except RunbookError:
             recap.at(BROKER).failed += 1
             session.reporter.recap(recap.tallies, undo=undo)
@@ -73,6 +75,13 @@ def walk(
         journal.end_with(recap.exit_code)
         session.reporter.recap(recap.tallies, undo=undo if plan else "")
     return recap.exit_code
+
+
+def _point_to_logs(session: Session, recap: Recap) -> None:
+    """What a service that does not come up says stands in its log."""
+    if failed := [host.name for host in session.fleet.hosts if recap.at(host.name).failed and host.services]:
+        command = session.command(f"tail-logs --limit {quote(','.join(failed))}")
+        session.reporter.message(f"What the services there say: {command}")
 
 
 def apply_nothing(steps: Sequence[Step], session: Session, recap: Recap) -> None:
