@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`."""
+    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`.
+
+    `does` is what it does besides looking.
+    """
 
     needs: Needs
     make: Callable[[Session, Journal, "FleetLock", Recap, Snapshot], None]
+    does: str = ""
 
 
 def walk(
@@ -45,6 +49,8 @@ def walk(
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
     session.reporter.plan(plan, dry_run=session.options.dry_run)
+    if proof and proof.does and (plan or prove_anyway):
+        session.reporter.message(f"The proof at the end: {proof.does}")
     for name, host in snapshot.hosts.items():
         if isinstance(host, Unreachable):
             session.reporter.warning(f"{name} is left out: {host.why}", "run the same command again when it answers")
