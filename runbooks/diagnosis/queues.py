@@ -1,10 +1,12 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
 from runbooks.core.wording import span
+from runbooks.steps.queues import doubtful
 from runbooks.steps.workers import busy_solo
 
 
@@ -18,6 +20,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from _malformed(state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
+    yield from _orphaned(fleet, snapshot)
     yield from _redelivered(fleet, snapshot)
     yield from _other_lists(snapshot.broker)
 
@@ -138,6 +141,29 @@ def _unacked(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 f"{broker.unacked:,} messages are fetched and not acknowledged",
                 "it waits for its ETA, its task runs that long, or its worker was killed; after the visibility timeout "
                 "Celery delivers it again",
+            ),
+            severity=Severity.WARNING,
+        )
+
+
+def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """What a worker held when it was killed; nothing is said while one that may hold it does not answer."""
+    broker = snapshot.broker
+    assert broker is not None
+    if doubtful(fleet, snapshot):
+        return
+    timeout_s = fleet.app.broker_options.visibility_timeout
+    for queue, count in broker.orphans.items():
+        name = quote(queue)
+        yield Finding(
+            "queue.orphaned",
+            queue,
+            f"{count:,} messages of {queue} were fetched by a worker that is gone, and wait until {span(timeout_s)} "
+            f"after that; to give them back now: `inv clean-queues --queue {name} --unacked --requeue-to {name}`",
+            (
+                f"{broker.unacked:,} messages are fetched and not acknowledged",
+                "none of the nodes that answer lists these as active, reserved or scheduled; Celery delivers them "
+                "again after the visibility timeout (celery_broker_options)",
             ),
             severity=Severity.WARNING,
         )

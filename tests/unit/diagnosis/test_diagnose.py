@@ -139,6 +139,27 @@ def test_queues_in_another_db_are_told_with_both_depths() -> None:
 # --- queues
 
 
+def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives_them_back() -> None:
+    finding = only(findings(broker=broker(orphans={"high_q": 8}, unacked=9)), "queue.orphaned")
+    assert finding.summary.startswith("8 messages of high_q were fetched by a worker that is gone")
+    assert "`inv clean-queues --queue high_q --unacked --requeue-to high_q`" in finding.summary
+    assert (finding.severity, finding.evidence[0]) == (
+        Severity.WARNING,
+        "9 messages are fetched and not acknowledged",
+    )
+
+
+def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does_not_run() -> None:
+    fleet, silent = replace(FLEET, all_nodes=("high@web1",)), broker(orphans={"high_q": 8}, nodes={})
+    assert "queue.orphaned" not in [finding.code for finding in findings(fleet, broker=silent)]
+    services = {**state().services, "high": ServiceState(None, None, "stopped")}
+    told = findings(fleet, broker=silent, hosts={"web1": state(services=services)})
+    assert "queue.orphaned" in [finding.code for finding in told]
+    elsewhere = replace(FLEET, all_nodes=("high@web1", "low@web9"))
+    all_of_ours = broker(orphans={"high_q": 8}, nodes={"high@web1": node(holds=frozenset())})
+    assert findings(elsewhere, broker=all_of_ours) == ()
+
+
 def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fault() -> None:
     host = make_host(workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
     fleet = make_fleet(host)
