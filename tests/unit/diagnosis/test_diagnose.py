@@ -525,3 +525,10 @@ def test_an_application_without_remote_control_is_the_cause_of_its_workers_silen
                    "worker.no_remote_control")  # fmt: skip
     assert finding.blocks
     assert "worker_enable_remote_control" in finding.summary
+
+
+def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
+    files = {**state().files, UNIT: in_place(b"")}
+    finding = only(findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked")
+    assert finding.summary == "1 of 1 unit files: masked, as by somebody who does not want it to start"
+    assert (finding.evidence, finding.remedy) == ((UNIT,), "install it from its template")
