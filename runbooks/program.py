@@ -5,8 +5,9 @@ import gc
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import pairwise
 from typing import NoReturn
 
 from invoke.collection import Collection
@@ -39,7 +40,9 @@ class RunbooksProgram(Program):
         except ParseError as error:
             self._refuse(*self._problem(str(error), error.context))
         except ValueError as error:  # Invoke's own int(), of a flag that takes a number
-            self._refuse(f"a number is wanted, and given was {str(error).rpartition(': ')[2]}")
+            given = str(error).rpartition(": ")[2]
+            flag = _flag_of_number(given, self.argv, self.parser.contexts.values())
+            self._refuse(f"{flag} takes a number, and {given} is none", f"see: {self.binary} --list")
         for context in self.tasks:
             if flag := _flag_without_value(context, self.argv):
                 self._refuse(
@@ -107,6 +110,13 @@ def _flag_without_value(context: ParserContext, argv: Sequence[str]) -> str:
             if word in context.flags and context.flags[word].kind is list
             if after is None or after in context.flags)  # fmt: skip
     return next(many, "")
+
+
+def _flag_of_number(given: str, argv: Sequence[str], verbs: Iterable[ParserContext]) -> str:
+    """The flag that was given this (as Python writes it) for its number: Invoke's error does not name it."""
+    numbers = {flag for verb in verbs for flag, argument in verb.flags.items() if argument.kind is int}
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else (word,))]
+    return next(word for word, after in pairwise(words) if word in numbers and repr(after) == given)
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:

@@ -33,7 +33,8 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("clean-queues --dry-run --queue", "--queue needed value"),
         ("clean-queues --task --queue low --yes", "--task needed value"),
         ("clean-queues --task a --task --queue low --yes", "--task needed value"),
-        ("diagnose --forks many", "a number is wanted, and given was 'many'"),
+        ("diagnose --limit many --forks many", "--forks takes a number, and 'many' is none"),
+        ("remediate --max-fail=", "--max-fail takes a number, and '' is none"),
     ],
 )
 def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, told: str) -> None:
