@@ -1,10 +1,13 @@
-"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
+r"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
 
 **Format:** every line is `TIME APP STATE …`, STATE being `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest is
-`name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`.
+`name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`. A value or
+subject with a space or a quote stands in double quotes, as logfmt has it, with `\"` and `\\` inside.
 """
 
+import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +25,7 @@ def look_lines(look: Look) -> Iterator[str]:
     if not look.reached:
         yield f"{start} UNREACHED broker"
     for queue in look.queues:
-        yield f"{start} {_state(queue.name in crossed)} queue={queue.name} {_figures(queue)}"
+        yield f"{start} {_state(queue.name in crossed)} queue={_word(queue.name)} {_figures(queue)}"
     if look.reached:
         nodes = f"nodes={len(look.missing_tasks)}/{len(look.missing_tasks) + len(look.silent_nodes)}"
         unacked = f"unacked={look.unacked} unacked_age_s={look.unacked_age_s:.0f}"
@@ -31,9 +34,13 @@ def look_lines(look: Look) -> Iterator[str]:
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
     for one in look.crossings:
-        yield f"{start} CROSSED {one.code} {one.subject} since={utc(one.since_at)} {one.summary}"
+        yield f"{start} CROSSED {one.code} {_word(one.subject)} since={utc(one.since_at)} {one.summary}"
     for one in look.recovered:
-        yield f"{start} RECOVERED {one.code} {one.subject} since={utc(one.since_at)} {span(look.at - one.since_at)}"
+        yield f"{start} RECOVERED {one.code} {_word(one.subject)} since={utc(one.since_at)} {span(look.at - one.since_at)}"
+
+
+def _word(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False) if re.search(r'[\s"=]', name) else name
 
 
 def _state(crossed: bool) -> str:

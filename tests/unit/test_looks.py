@@ -22,6 +22,13 @@ def test_each_queue_has_a_line_and_each_finding_one() -> None:
     ]
 
 
+def test_a_name_with_a_space_or_a_quote_stays_one_value() -> None:
+    look = make_look(make_queue_look('q "2"'), crossings=(make_crossing(subject='q "2"'),))
+    queue, _, _, crossed = look_lines(look)
+    assert r' queue="q \"2\"" depth=0 ' in queue
+    assert r' CROSSED queue.depth "q \"2\"" since=' in crossed
+
+
 def test_a_queue_that_was_not_read_to_its_end_says_how_far() -> None:
     line = next(iter(look_lines(make_look(make_queue_look(depth=1000, unseen=400)))))
     assert "looked_at=600_of_1000" in line
