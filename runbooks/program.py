@@ -40,9 +40,7 @@ class RunbooksProgram(Program):
         except ParseError as error:
             self._refuse(*self._problem(str(error), error.context))
         except ValueError as error:  # Invoke's own int(), of a flag that takes a number
-            given = str(error).rpartition(": ")[2]
-            flag = _flag_of_number(given, self.argv, self.parser.contexts.values())
-            self._refuse(f"{flag} takes a number, and {given} is none", f"see: {self.binary} --list")
+            self._refuse_number(error, self.parser.contexts.values())
         for context in self.tasks:
             if flag := _flag_without_value(context, self.argv):
                 self._refuse(
@@ -54,8 +52,11 @@ class RunbooksProgram(Program):
                 self.args["help"].value = context.name
 
     def parse_core(self, argv: list[str] | None) -> None:
-        with _printing():
-            super().parse_core(argv)
+        try:
+            with _printing():
+                super().parse_core(argv)
+        except ValueError as error:
+            self._refuse_number(error, [self.initial_context])
 
     def parse_cleanup(self) -> None:
         try:
@@ -77,6 +78,11 @@ class RunbooksProgram(Program):
             takes = f"{verb} takes no '{word}', and " if verb else ""
             return f"{takes}there is no verb '{word}'{did_you_mean(word, self.parser.contexts)}", advice
         return re.sub(r"<Argument: ([\w-]+).*?>", r"--\1", told), advice
+
+    def _refuse_number(self, error: ValueError, contexts: Iterable[ParserContext]) -> NoReturn:
+        given = str(error).rpartition(": ")[2]
+        flag = _flag_of_number(given, self.argv, contexts)
+        self._refuse(f"{flag} takes a number, and {given} is none", f"see: {self.binary} --list")
 
     def _refuse(self, problem: str, advice: str = "") -> NoReturn:
         from runbooks.core.errors import UsageError
@@ -112,11 +118,11 @@ def _flag_without_value(context: ParserContext, argv: Sequence[str]) -> str:
     return next(many, "")
 
 
-def _flag_of_number(given: str, argv: Sequence[str], verbs: Iterable[ParserContext]) -> str:
+def _flag_of_number(given: str, argv: Sequence[str], contexts: Iterable[ParserContext]) -> str:
     """The flag that was given this (as Python writes it) for its number: Invoke's error does not name it."""
-    numbers = {flag for verb in verbs for flag, argument in verb.flags.items() if argument.kind is int}
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else (word,))]
-    return next(word for word, after in pairwise(words) if word in numbers and repr(after) == given)
+    flags = (word for word, after in pairwise(words) if repr(after) == given)
+    return next(flag for flag in flags for verb in contexts if flag in verb.flags and verb.flags[flag].kind is int)
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:
