@@ -97,8 +97,8 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
     """Put the messages that the rule means back into their queues: a run of its own."""
     if place not in get_args(Place):
         raise UsageError(f"--place {place!r} is none of original, next, last", "leave it out for their old places")
-    session.require_consent_possible()
     record = _find(session.options.state_directory, run)
+    session.require_consent_possible()
     if record.broker != session.broker.name:
         raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
     archives = list(_archives(session.reporter, record, rule))

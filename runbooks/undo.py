@@ -12,8 +12,8 @@ from runbooks.history import headline
 
 def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     """Exit code 2 where what could have been taken back cannot be any more, 4 where a host does not answer."""
-    session.require_consent_possible()
     record = find_run(session.options.state_directory, run, to_undo=True)
+    session.require_consent_possible()
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
             f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",

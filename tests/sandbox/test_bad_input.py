@@ -83,12 +83,12 @@ def test_a_limit_that_selects_nothing_is_an_error(healthy: World, limit: str, to
 
 def test_nobody_to_ask_and_no_yes_changes_nothing(healthy: World) -> None:
     refused(healthy.inv("remediate"), 5, "not a terminal", "--yes")
-    refused(healthy.inv("undo", "last"), 5, "--yes")
     assert not (healthy.root / "state").exists()
 
 
-def test_an_unknown_run_is_an_error(healthy: World) -> None:
-    refused(healthy.inv("show", "2019"), 5, "there is no run '2019'", "inv runs")
+@pytest.mark.parametrize("verb", ["show", "undo", "archive.restore"])
+def test_an_unknown_run_is_an_error_before_anybody_is_asked(verb: str, healthy: World) -> None:
+    refused(healthy.inv(verb, "2019"), 5, "there is no run '2019'", "inv runs")
 
 
 def test_a_state_directory_that_cannot_be_written_stops_before_any_change(healthy: World) -> None:
