@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runbooks.core.effects import Change, from_json, to_json
+from runbooks.core.effects import Change, SetEnvironment, WriteFile, from_json, to_json
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.operator import user_name
 from runbooks.core.reporter import Outcome
@@ -79,6 +79,15 @@ class RunRecord:
     def undoable(self) -> list[Entry]:
         """What of it there is a way back from; a task that was sent is not, nor what was never tried."""
         return [entry for entry in self.entries if entry.change.undo and entry.outcome is not Outcome.SKIPPED]
+
+    @property
+    def stands(self) -> bool:
+        """Whether there may be something to undo: all but a file that was not written, for that is all or nothing."""
+        return any(
+            entry.outcome is not Outcome.FAILED or not isinstance(entry.change.do, WriteFile | SetEnvironment)
+            for entry in self.undoable
+            if not entry.undone
+        )
 
 
 class Journal:

@@ -14,7 +14,7 @@ from runbooks.core.model import SAMPLES, Finding, Snapshot
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
 from runbooks.diagnosis.diagnose import diagnose
-from runbooks.engine.journal import Journal, new_run_id
+from runbooks.engine.journal import Journal, new_run_id, read_run
 from runbooks.engine.observe import observe
 from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
@@ -156,9 +156,13 @@ def closing_journal(journal: Journal) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         journal.end("interrupted", ExitCode.INTERRUPTED)
+        record = read_run(journal.directory)
+        if not record.entries:
+            raise Interrupted("interrupted; nothing was changed") from None
+        back = f", or `inv undo {record.id}`" if record.stands else ""
         raise Interrupted(
-            f"interrupted; what was done stands in run {journal.run_id}",
-            f"`inv show {journal.run_id}` tells what; run the same command to go on, or `inv undo {journal.run_id}`",
+            f"interrupted; what was done stands in run {record.id}",
+            f"`inv show {record.id}` tells what; run the same command to go on{back}",
         ) from None
     except RunbookError as error:
         journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)

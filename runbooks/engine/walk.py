@@ -9,7 +9,7 @@ from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.engine.apply import Recap, apply, make_plan, start_recap
-from runbooks.engine.journal import Journal
+from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
@@ -62,7 +62,6 @@ def walk(
         return recap.exit_code
     session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
     with session.recorded() as (journal, lock):
-        undo = session.command(f"undo {journal.run_id}")
         try:
             needs = proof.needs if proof else Needs(0)
             worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)
@@ -76,11 +75,16 @@ def walk(
             _point_to_logs(session, recap)
         except RunbookError:
             recap.at(BROKER).failed += 1
-            session.reporter.recap(recap.tallies, undo=undo)
+            session.reporter.recap(recap.tallies, undo=_way_back(session, journal))
             raise
         journal.end_with(recap.exit_code)
-        session.reporter.recap(recap.tallies, undo=undo if plan else "")
+        session.reporter.recap(recap.tallies, undo=_way_back(session, journal))
     return recap.exit_code
+
+
+def _way_back(session: Session, journal: Journal) -> str:
+    """The command that takes the run back, "" where it changed nothing."""
+    return session.command(f"undo {journal.run_id}") if read_run(journal.directory).stands else ""
 
 
 def _point_to_logs(session: Session, recap: Recap) -> None:

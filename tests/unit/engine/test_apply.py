@@ -339,6 +339,29 @@ def test_the_way_back_leads_to_the_fleet_and_the_records_of_the_run(world: World
     assert world.reporter.undo == f"inv undo {world.last_run().id} --inventory shop.yaml"
 
 
+def test_a_run_that_changed_nothing_offers_no_way_back(world: World) -> None:
+    world.broker.lock_held.lost = True
+    with pytest.raises(LockHeld):
+        world.remediate("web1")
+    assert world.reporter.undo == ""
+    world.broker.lock_held.lost = False
+    world.path("web1", "high.broken").touch()
+    assert world.remediate("web1") == ExitCode.FAILED
+    assert world.reporter.undo, "what it did before stands"
+    assert world.remediate("web1") == ExitCode.FAILED
+    assert world.reporter.undo, "a service whose start failed may come up all the same"
+
+
+def test_a_run_that_is_interrupted_before_its_first_change_says_so(world: World) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    world.broker.lock_held.held = interrupt  # type: ignore[method-assign]
+    with pytest.raises(Interrupted) as interrupted:
+        world.remediate("web1")
+    assert interrupted.value.problem == "interrupted; nothing was changed"
+
+
 # --- exit codes
 
 
