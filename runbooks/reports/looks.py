@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from runbooks.core.model import Look, QueueLook
+from runbooks.core.model import Crossing, Look, QueueLook
 from runbooks.core.wording import span, utc
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -34,9 +34,13 @@ def look_lines(look: Look) -> Iterator[str]:
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
     for one in look.crossings:
-        yield f"{start} CROSSED {one.code} {_word(one.subject)} since={utc(one.since_at)} {one.summary}"
+        yield f"{start} CROSSED {_finding(one)} {one.summary}"
     for one in look.recovered:
-        yield f"{start} RECOVERED {one.code} {_word(one.subject)} since={utc(one.since_at)} {span(look.at - one.since_at)}"
+        yield f"{start} RECOVERED {_finding(one)} {span(look.at - one.since_at)}"
+
+
+def _finding(one: Crossing) -> str:
+    return f"{one.code} {_word(one.subject)} since={utc(one.since_at)}"
 
 
 def _word(name: str) -> str:

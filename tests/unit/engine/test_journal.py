@@ -454,8 +454,8 @@ def ends(state: Path) -> list[tuple[str, int]]:
 
 def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None:
     run = Journal.create(state, IDS[0], "remediate", Path("i"), "localhost:6379/3")
+    run.intend(WRITE)
     with pytest.raises(Interrupted, match=IDS[0]) as caught, closing_journal(run):
-        run.intend(WRITE)
         raise KeyboardInterrupt
     assert ends(state) == [("interrupted", ExitCode.INTERRUPTED)]
     assert f"inv undo {IDS[0]}" in caught.value.advice
@@ -463,8 +463,8 @@ def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None
 
 def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
     run = Journal.create(state, IDS[0], "undo", Path("i"), "localhost:6379/3")
+    run.intend(CANARY)
     with pytest.raises(Interrupted) as caught, closing_journal(run):
-        run.intend(CANARY)
         raise KeyboardInterrupt
     assert caught.value.advice == f"`inv show {IDS[0]}` tells what; run the same command to go on"
 
