@@ -1,6 +1,7 @@
 """Connects to the broker from Celery's own URL, and says in an operator's words why it cannot."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -254,17 +255,24 @@ def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
 
 @contextmanager
 def broker_errors(where: str) -> Iterator[None]:
-    """Turn redis-py's exceptions into this project's; `where` names the server, without its password."""
+    """Turn redis-py's exceptions into this project's; `where` is the server's `address`."""
     try:
         yield
     except redis.RedisError as error:
         raise _translated(error, where) from error
 
 
+def _ping(where: str) -> str:
+    """The command that shows whether a server answers; without its password, which would show in the process list."""
+    host, _, port = where.rpartition(":")
+    to = f"-s {shlex.quote(where)}" if where.startswith("/") else f"-h {host} -p {port}"
+    return f"redis-cli {to} PING"
+
+
 def _translated(error: redis.RedisError, where: str) -> RunbookError:
     text = str(error)
     if isinstance(error, redis.exceptions.BusyLoadingError):
-        return BrokerUnreachable(f"{where} is still loading its data", "wait until redis-cli PING answers PONG")
+        return BrokerUnreachable(f"{where} is still loading its data", f"wait until `{_ping(where)}` answers PONG")
     for word, advice in _REFUSALS.items():
         if word in text:
             return BrokerRefused(f"{where} refuses: {text}", advice)
@@ -285,5 +293,6 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
         advice = "name its CA in the broker URL: rediss://host:port/db?ssl_cert_reqs=required&ssl_ca_certs=/path/ca.pem"
         return BrokerRefused(f"{where} shows a certificate that cannot be trusted: {text}", advice)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return BrokerUnreachable(f"the broker at {where} does not answer: {text}", "is it up? try redis-cli PING there")
+        advice = f"is it up? then `{_ping(where)}` answers PONG, or NOAUTH (redis-cli wants --tls for rediss://)"
+        return BrokerUnreachable(f"the broker at {where} does not answer: {text}", advice)
     return BrokerRefused(f"{where} refuses: {text}", "see the server's log")

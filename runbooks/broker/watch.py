@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import redis
 
-from runbooks.broker.connection import broker_errors, connect, db_of, safe_url
+from runbooks.broker.connection import address, broker_errors, connect, db_of, safe_url
 from runbooks.broker.control import read_result, switch_events
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import TaskState
@@ -84,7 +84,7 @@ class EventWatch:
         client = self._client = connect(
             self._url, self._options
         )  # kept: a client that is let go of ends its connections
-        with broker_errors(safe_url(self._url)):
+        with broker_errors(address(client)):
             pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             pubsub.psubscribe(f"{self._options.get('global_keyprefix', '')}/{db_of(client)}.celeryev*")
         self._switched |= set(switch_events(self._url, self._nodes, self._options, on=True))
@@ -103,7 +103,8 @@ class EventWatch:
             time.sleep(PAUSE_S)
             self.open()
         try:
-            with broker_errors(safe_url(self._url)):
+            assert self._client is not None
+            with broker_errors(address(self._client)):
                 until = time.monotonic() + PAUSE_S
                 while (left_s := until - time.monotonic()) > 0:
                     if message := self._pubsub.get_message(timeout=left_s):

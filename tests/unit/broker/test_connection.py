@@ -1,11 +1,15 @@
 """Connecting: what keeps this tool from the broker is said at once, with advice and without the password."""
 
+import shlex
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import cast
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -40,6 +44,27 @@ def test_a_server_that_is_down_is_unreachable_and_named_without_its_password() -
     with pytest.raises(BrokerUnreachable, match=f"127.0.0.1:{port} does not answer") as down:
         connect(f"redis://:s3cret@127.0.0.1:{port}/0")
     assert "s3cret" not in down.value.problem + down.value.advice
+
+
+def ping_in(advice: str) -> list[str]:
+    """The command between backticks, as an operator would type it."""
+    return shlex.split(advice.split("`")[1])
+
+
+def test_the_command_that_is_suggested_shows_when_a_server_is_up(start: Start, tmp_path: Path) -> None:
+    port, socket = free_port(), tmp_path / "redis.sock"
+    commands = []
+    for url in (f"redis://:s3cret@127.0.0.1:{port}/3", f"redis+socket://:s3cret@{quote(str(socket))}?virtual_host=0"):
+        with pytest.raises(BrokerUnreachable) as down:
+            connect(url)
+        commands.append(ping_in(down.value.advice))
+    client = shutil.which("redis-cli")
+    if client is None:
+        pytest.skip("no redis-cli here")
+    start("--requirepass", "s3cret", "--unixsocket", f'"{socket}"', port=port)
+    for command in commands:
+        done = subprocess.run([client, *command[1:]], capture_output=True, text=True, check=False)
+        assert "NOAUTH" in done.stdout + done.stderr, command
 
 
 def test_a_wrong_and_a_missing_password_are_refused(start: Start) -> None:
