@@ -175,7 +175,7 @@ def _nodes(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) 
             yield Finding(
                 "worker.not_answering",
                 name,
-                f"{worker.name} runs, but the node {name} does not answer ping",
+                f"{worker.name} runs, but its node does not answer ping",
                 (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
                 remedy="restart it",
             )
@@ -183,7 +183,7 @@ def _nodes(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) 
             yield Finding(
                 "worker.not_consuming",
                 name,
-                f"{name} does not consume {', '.join(missing)}",
+                f"{worker.name} does not consume {', '.join(missing)}",
                 (f"inspect active_queues: {', '.join(sorted(node.queues)) or 'none'}",),
                 remedy="restart it",
             )

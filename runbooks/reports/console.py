@@ -19,6 +19,7 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.wording import as_typed, span, utc
+from runbooks.reports.findings import alike, evidence, subjects
 from runbooks.reports.looks import look_lines, sparkline
 from runbooks.reports.pipe import Pipe
 from runbooks.reports.task_bar import TaskBar, numbers, words
@@ -65,19 +66,22 @@ class ConsoleReporter:
 
     def findings(self, findings: Sequence[Finding]) -> None:
         faults = sum(finding.severity is not Severity.INFO for finding in findings)
+        groups = alike(findings)
         if faults:
-            self._print(f"{faults} findings" if faults > 1 else "1 finding", "bold")
+            told = ", those alike together" if len(groups) < len(findings) else ""
+            self._print(f"{faults} findings{told}" if faults > 1 else "1 finding", "bold")
         else:
             self._print("Nothing is wrong.", "green")
         if not findings:
             return
-        for finding in findings:
+        for group in groups:
+            finding = group[0]
             self._print()
             self._print(
-                f"{finding.severity.value.upper():8}{finding.code}  {finding.subject}", _SEVERITY[finding.severity]
+                f"{finding.severity.value.upper():8}{finding.code}  {subjects(group)}", _SEVERITY[finding.severity]
             )
             self._print(f"        {self._typed(finding.summary)}")
-            for line in "\n".join(finding.evidence).splitlines():
+            for line in evidence(group):
                 self._print(f"        | {line}", "dim")
             if finding.remedy:
                 self._print(f"        → {self._typed(finding.remedy)}", "green")

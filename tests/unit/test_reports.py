@@ -33,6 +33,32 @@ def tell_everything(reporter: Reporter) -> None:
     reporter.close(2)
 
 
+def test_findings_that_differ_in_their_host_alone_stand_together_and_json_keeps_them_single(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    findings = [
+        Finding("worker.not_running", f"low on {host}", "low is not running", (f"systemd says: {said}",), "start it")
+        for host, said in (("web1", "dead"), ("web2", "dead"), ("web3", "masked"))
+    ]
+    findings.insert(1, Finding("unit.missing", "web1", "2 files: not installed", ("/a", "/b"), "install it"))
+    findings += [Finding("unit.missing", host, "2 files: not installed", ("/a", "/c"), "install it") for host in "xy"]
+    console = ConsoleReporter()
+    console.findings(findings)
+    assert capsys.readouterr().out.splitlines() == [
+        "6 findings, those alike together", "",
+        "ERROR   worker.not_running  low on web1, web2, web3", "        low is not running",
+        "        | low on web1, web2: systemd says: dead", "        | low on web3: systemd says: masked",
+        "        → start it", "",
+        "ERROR   unit.missing  web1, x, y", "        2 files: not installed",
+        "        | web1:", "        |   /a", "        |   /b", "        | x, y:", "        |   /a", "        |   /c",
+        "        → install it", "",
+    ]  # fmt: skip
+    document = JsonReporter()
+    document.findings(findings)
+    document.close(1)
+    assert len(json.loads(capsys.readouterr().out)["findings"]) == 6
+
+
 ROWS = [{"id": "17683adb-660e", "task": "integrations.tasks.check_[all]", "reason": "its ETA passed \x1b[2J" * 3}] * 2
 
 

@@ -313,7 +313,7 @@ def test_a_worker_that_is_stopped_is_not_also_said_not_to_answer() -> None:
 def test_a_worker_that_does_not_consume_its_queue_is_told_with_what_it_consumes() -> None:
     nodes = {"high@web1": node(queues=frozenset(["b", "a"]))}
     finding = one(findings(broker=broker(nodes=nodes)), "worker.not_consuming")
-    assert finding.summary == "high@web1 does not consume high_q"
+    assert (finding.subject, finding.summary) == ("high@web1", "high does not consume high_q")
     assert finding.evidence == ("inspect active_queues: a, b",)
 
 
