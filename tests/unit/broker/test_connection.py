@@ -61,7 +61,7 @@ def test_the_command_that_is_suggested_shows_when_a_server_is_up(start: Start, t
     client = shutil.which("redis-cli")
     if client is None:
         pytest.skip("no redis-cli here")
-    start("--requirepass", "s3cret", "--unixsocket", f'"{socket}"', port=port)
+    start("--requirepass", "s3cret", "--unixsocket", str(socket), port=port)
     for command in commands:
         done = subprocess.run([client, *command[1:]], capture_output=True, text=True, check=False)
         assert "NOAUTH" in done.stdout + done.stderr, command
