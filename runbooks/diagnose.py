@@ -1,7 +1,9 @@
 """`inv diagnose`: look at everything, change nothing, and name each fault with its evidence."""
 
+from collections.abc import Sequence
+
 from runbooks.core.errors import ExitCode
-from runbooks.core.model import Severity
+from runbooks.core.model import Finding, Severity
 from runbooks.engine.apply import start_recap
 from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
@@ -11,6 +13,13 @@ def diagnose(session: Session) -> ExitCode:
     """Exit code 1 where an error or a warning was found, 4 where a host or the broker does not answer."""
     snapshot = session.observe(Needs.EVERYTHING | Needs.PROBES)
     findings = session.diagnose(snapshot)
+    if can_be_mended(findings):
+        session.reporter.next_step("What would put it right", "inv remediate --dry-run")
     unreachable = start_recap(session, snapshot).exit_code
     faults = any(finding.severity is not Severity.INFO for finding in findings)
     return unreachable or (ExitCode.FINDINGS if faults else ExitCode.OK)
+
+
+def can_be_mended(findings: Sequence[Finding]) -> bool:
+    """Whether a remediation would have something to do, and would not refuse to begin."""
+    return any(finding.remedy for finding in findings) and not any(finding.blocks for finding in findings)

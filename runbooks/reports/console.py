@@ -87,6 +87,9 @@ class ConsoleReporter:
                 self._print(f"        → {self._typed(finding.remedy)}", "green")
         self._print()
 
+    def next_step(self, what: str, command: str) -> None:
+        self._print(f"{what}: {self._typed(f'`{command}`')[1:-1]}")
+
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
             return self._print("Nothing to change.", "green")

@@ -1,8 +1,8 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
-Keys, each only when there is something to say: `findings`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
+Keys, each only when there is something to say: `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
 `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`, `messages`,
-`warnings`, `error`; always `exit_code`. A change of a plan that takes messages out lists every one of them, with its
+`warnings`, `error`; always `exit_code`. `next` and `undo` are commands to type. A change of a plan that takes messages out lists every one of them, with its
 reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`,
 `log` (the service or the file; empty: the host itself) and `line`. A check is `what`, `ok` (null: it holds as far as
 could be seen, which was not everything) and `seen`.
@@ -50,6 +50,9 @@ class JsonReporter:
             }
             for f in findings
         ]
+
+    def next_step(self, what: str, command: str) -> None:  # noqa: ARG002
+        self._document["next"] = self._typed(f"`{command}`")[1:-1]
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}

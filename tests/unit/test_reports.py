@@ -179,3 +179,13 @@ def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
         "see: ./inv --list; inventory and /bin/inv stay"
     )
     assert "./inv undo X --state-dir here" in out
+
+
+def test_what_can_be_mended_ends_with_the_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleReporter("./inv", " --inventory my.yaml").next_step("What would mend it", "inv remediate --dry-run")
+    command = "./inv remediate --dry-run --inventory my.yaml"
+    assert capsys.readouterr().out == f"What would mend it: {command}\n"
+    document = JsonReporter("./inv", " --inventory my.yaml")
+    document.next_step("What would mend it", "inv remediate --dry-run")
+    document.close(1)
+    assert json.loads(capsys.readouterr().out)["next"] == command

@@ -22,6 +22,7 @@ from runbooks.core.model import (
 )
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import Worker
+from runbooks.diagnose import can_be_mended
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
@@ -532,3 +533,11 @@ def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
     finding = only(findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked")
     assert finding.summary == "1 of 1 unit files: masked, as by somebody who does not want it to start"
     assert (finding.evidence, finding.remedy) == ((UNIT,), "install it from its template")
+
+
+def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_not_refuse() -> None:
+    mendable, hopeless = Finding("a", "web1", "x", remedy="start it"), Finding("b", "web1", "y")
+    assert can_be_mended([hopeless, mendable])
+    assert not can_be_mended([hopeless])
+    assert not can_be_mended([])
+    assert not can_be_mended([mendable, replace(hopeless, blocks=True)])

@@ -183,6 +183,7 @@ class Recorder:
     undo: str = ""
 
     def findings(self, findings: Sequence[Any]) -> None: ...
+    def next_step(self, what: str, command: str) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self.plans.append(changes)
 
