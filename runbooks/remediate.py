@@ -59,7 +59,10 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
 
 
 def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, snapshot: Snapshot) -> None:
-    """Judge everything once more, run the canary task to its end, and show the last log lines."""
+    """Judge everything once more, run the canary task to its end, and show the last log lines.
+
+    Where all is well one line of each log is enough.
+    """
     findings = session.diagnose(snapshot)
     # A warning that no step can mend (messages of another application, say) is told, and no failure of this run.
     ours = [finding for finding in findings if finding.severity is Severity.ERROR or finding.remedy]
@@ -69,7 +72,8 @@ def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, s
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:
         lock.held()
         run_canary(session, journal, recap)
-    show_last(session, lines=5)
+    well = recap.exit_code == ExitCode.OK
+    show_last(session, lines=1 if well else 5, brief=well)
 
 
 def run_canary(session: Session, journal: Journal, recap: Recap) -> None:

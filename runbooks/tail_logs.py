@@ -29,9 +29,10 @@ def tail_logs(session: Session, *, grep: str, since: str, lines: str, following:
     return code
 
 
-def show_last(session: Session, *, lines: int) -> ExitCode:
-    """Show the last lines of every log; exit code 4 where a host does not answer."""
-    return _show(session, Asked(bool, lines))[1]
+def show_last(session: Session, *, lines: int, brief: bool) -> None:
+    """Show the last lines of every log, `brief` what of them fits on a screen, and how to see more."""
+    _show(session, Asked(bool, lines), brief=brief)
+    session.reporter.message(f"More of the logs: {session.command('tail-logs')}")
 
 
 def _asked(grep: str, since: str, lines: str, now: float) -> Asked:
@@ -59,7 +60,7 @@ def _since(text: str, now: float) -> float:
         ) from None
 
 
-def _show(session: Session, asked: Asked) -> tuple[list[HostLogs], ExitCode]:
+def _show(session: Session, asked: Asked, *, brief: bool = False) -> tuple[list[HostLogs], ExitCode]:
     """Show what the logs hold, all hosts merged; then which could not be read."""
     hosts = session.fleet.hosts
     logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in hosts}
@@ -67,7 +68,7 @@ def _show(session: Session, asked: Asked) -> tuple[list[HostLogs], ExitCode]:
     away = {name: answer.why for name, answer in found.items() if isinstance(answer, Unreachable)}
     there = {name: answer for name, answer in found.items() if not isinstance(answer, Unreachable)}
     lines = (last if asked.lines else _onward(logs[name], away) for name, (_, last) in there.items())
-    session.reporter.log(heapq.merge(*lines, key=when))
+    session.reporter.log(heapq.merge(*lines, key=when), brief=brief)
     session.reporter.log(line for said, _ in there.values() for line in said)
     session.reporter.log(LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items())
     return list(logs.values()), ExitCode.UNREACHABLE if away else ExitCode.OK

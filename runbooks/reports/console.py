@@ -186,13 +186,16 @@ class ConsoleReporter:
         self._print(f"[{host}] {path}", "bold")
         self._print(content.decode())
 
-    def log(self, lines: Iterable[LogLine]) -> None:
+    def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:
+        cut = brief and self._out.is_terminal
         for line in lines:
             color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])
             at = "" if line.at is None else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
             shown = Text(f"{at:18} {line.host} {line.log}", style=color)
             shown.append(f"  {line.text.translate(_UNPRINTABLE)}", "" if line.log else "bold red")
-            self._out.print(shown, soft_wrap=True, highlight=False)
+            self._out.print(
+                shown, soft_wrap=not cut, no_wrap=cut, overflow="ellipsis" if cut else None, highlight=False
+            )
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")

@@ -1,11 +1,11 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
-Keys, each only when there is something to say: `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`, `checks`, `logs`,
-`recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`, `messages`,
-`warnings`, `error`; always `exit_code`. `next` and `undo` are commands to type. A change of a plan that takes messages out lists every one of them, with its
-reason, under a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`,
-`log` (the service or the file; empty: the host itself) and `line`. A check is `what`, `ok` (null: it holds as far as
-could be seen, which was not everything) and `seen`.
+Keys, each only when there is something to say: `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`, `checks`,
+`logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`,
+`messages`, `warnings`, `error`; always `exit_code`. `next` and `undo` are commands to type. A change of a plan that
+takes messages out lists every one of them, with its reason, under a key `messages` of its own. A line of logs is `time`
+(ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host itself) and `line`.
+A check is `what`, `ok` (null: it holds as far as could be seen, which was not everything) and `seen`.
 """
 
 import json
@@ -88,7 +88,7 @@ class JsonReporter:
     def file(self, host: str, path: str, content: bytes) -> None:
         self._add("files", {"host": host, "path": path, "content": content.decode()})
 
-    def log(self, lines: Iterable[LogLine]) -> None:
+    def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
         """Logs may be longer than what fits into memory, so the document begins with them as they come."""
         self._document["logs"] = []
         for line in lines:
@@ -137,7 +137,7 @@ class JsonLinesReporter(JsonReporter):
     What is left to say is the last line.
     """
 
-    def log(self, lines: Iterable[LogLine]) -> None:
+    def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
         for line in lines:
             print(_log_line(line), file=self._out)
         self._out.flush()

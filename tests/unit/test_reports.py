@@ -113,6 +113,21 @@ def test_a_log_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.endswith("web1 high  \ufffd[2J\ufffd31mred\n")
 
 
+def test_a_brief_log_is_cut_to_the_terminal_and_whole_where_another_program_reads_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = LogLine(None, "web1", "high", "a long line " * 50)
+    ConsoleReporter().log([line], brief=True)
+    assert capsys.readouterr().out.count("a long line") == 50
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    ConsoleReporter().log([line], brief=True)
+    out = capsys.readouterr().out
+    assert (out.count("\n"), "…" in out, out.count("a long line") < 5) == (1, True, True)
+    ConsoleReporter().log([line])
+    assert capsys.readouterr().out.count("a long line") == 50
+
+
 def test_what_a_host_holds_cannot_command_the_terminal_and_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
