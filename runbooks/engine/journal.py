@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runbooks.core.effects import Change, SetEnvironment, WriteFile, from_json, to_json
+from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, from_json, to_json
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.operator import user_name
 from runbooks.core.reporter import Outcome
@@ -82,12 +82,16 @@ class RunRecord:
 
     @property
     def stands(self) -> bool:
-        """Whether there may be something to undo: all but a file that was not written, for that is all or nothing."""
-        return any(
-            entry.outcome is not Outcome.FAILED or not isinstance(entry.change.do, WriteFile | SetEnvironment)
-            for entry in self.undoable
-            if not entry.undone
-        )
+        """Whether there may be something to take back."""
+        return any(_leaves_something(entry) for entry in self.undoable if not entry.undone)
+
+
+def _leaves_something(entry: Entry) -> bool:
+    """A file that was not written leaves nothing, for that is all or nothing, nor does a restart by itself."""
+    match entry.change.do, entry.outcome:
+        case (WriteFile() | SetEnvironment(), Outcome.FAILED) | (ControlService(action="restart"), Outcome.CHANGED):
+            return False
+    return True
 
 
 class Journal:

@@ -89,7 +89,8 @@ def _way_back(session: Session, journal: Journal) -> str:
 
 def _point_to_logs(session: Session, recap: Recap) -> None:
     """What a service that does not come up says stands in its log."""
-    if failed := [host.name for host in session.fleet.hosts if recap.at(host.name).failed and host.services]:
+    told = {name for name, tally in recap.tallies.items() if tally.failed and not tally.unreachable}
+    if failed := [host.name for host in session.fleet.hosts if host.name in told and host.services]:
         command = session.command(f"tail-logs --limit {quote(','.join(failed))}")
         session.reporter.message(f"What the services there say: {command}")
 
