@@ -89,7 +89,8 @@ def run_canary(session: Session, journal: Journal, recap: Recap) -> None:
     session.reporter.waiting("")
     succeeded = ended.state == "SUCCESS"
     outcome = Outcome.CHANGED if succeeded else Outcome.FAILED
-    detail = f"{ended.state}{'' if ended.ended else f' after {span(canary.timeout)}'}: {ended.result}"
+    in_time = ended.ended or ended.state == "RETRY"
+    detail = f"{ended.state}{'' if in_time else f' after {span(canary.timeout)}'}: {ended.result}"
     if not succeeded:
         detail += "\n" + "\n".join(ended.traceback.strip().splitlines()[-5:])
         detail += f"\ntask {task_id} was revoked, so that no retry of it runs later"
