@@ -231,14 +231,20 @@ def test_a_host_behind_another_is_reached_through_it(healthy: FleetWorld) -> Non
 
 def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: FleetWorld) -> None:
     """Its address is the loopback's here, where nothing of it listens."""
-    url = (healthy.fleet / "broker.url").read_text()
-    (healthy.fleet / "inner.url").write_text(re.sub(r"@[\d.]+:", "@127.0.0.1:", url))
+    for url in ("broker.url", "results.url"):
+        inner = re.sub(r"@[\d.]+:", "@127.0.0.1:", (healthy.fleet / url).read_text())
+        (healthy.fleet / f"inner_{url}").write_text(inner)
     name = changed_inventory(
-        healthy, ("/broker.url", "/inner.url"), ("celery_app:", "celery_broker_tunnel: broker\n        celery_app:")
+        healthy,
+        ("/broker.url", "/inner_broker.url"),
+        ("/results.url", "/inner_results.url"),
+        ("celery_app:", "celery_broker_tunnel: broker\n        celery_app:"),
     )
     done = inv(healthy, "verify", inventory=name)
     assert done.code == 0, done.out + done.err
     assert "nodes answer ping: 11 of 11" in done.out
+    ran = inv(healthy, "run-task", "integrations.tasks.check_all_devices_in_glpi", inventory=name)
+    assert (ran.code, "found: 44" in ran.out) == (0, True), ran.out + ran.err
 
 
 def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(healthy: FleetWorld) -> None:
