@@ -118,7 +118,7 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
             recap.at(BROKER).changed += outcome is Outcome.CHANGED
             session.reporter.change(change, outcome, detail)
         journal.end("ok", ExitCode.OK)
-        session.reporter.recap(recap.tallies, undo=session.command(f"undo {journal.run_id}"))
+        session.reporter.recap(recap.tallies, undo=journal.run_id)
     return ExitCode.OK
 
 

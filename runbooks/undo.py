@@ -17,7 +17,7 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
             f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
-            f"undo it first: {session.command(f'undo {newer.id}')}",
+            f"undo it first: `inv undo {newer.id}`",
         )
     undos = plan_undo(session, record, malformed=malformed)
     session.reporter.message(headline(record))

@@ -55,7 +55,6 @@ def walk(
         return recap.exit_code
     session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
     with session.recorded() as (journal, lock):
-        undo = session.command(f"undo {journal.run_id}")
         try:
             needs = proof.needs if proof else Needs(0)
             worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)
@@ -68,10 +67,10 @@ def walk(
                 session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
         except RunbookError:
             recap.at(BROKER).failed += 1
-            session.reporter.recap(recap.tallies, undo=undo)
+            session.reporter.recap(recap.tallies, undo=journal.run_id)
             raise
         journal.end_with(recap.exit_code)
-        session.reporter.recap(recap.tallies, undo=undo if plan else "")
+        session.reporter.recap(recap.tallies, undo=journal.run_id if plan else "")
     return recap.exit_code
 
 

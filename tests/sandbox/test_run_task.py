@@ -86,7 +86,7 @@ def test_ctrl_c_leaves_the_task_running_and_says_how_to_look_again(healthy: Worl
     _, err = process.communicate(timeout=30)
     assert process.returncode == 99
     task_id = sent_id(healthy)
-    assert f"the task goes on\n→ to look at it again: inv run-task --status {task_id}" in err
+    assert f"the task goes on\n→ to look at it again: `inv run-task --status {task_id}`" in err
     assert healthy.inv("run-task", "--status", task_id, "--sync").code == 0
 
 
