@@ -15,6 +15,7 @@ from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.strangers import ask_strangers, parse_strangers
 from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
@@ -107,6 +108,7 @@ def look(
         questions["managed"] = facts.ask_managed(host, fleet.app.app, files)
     if services and host.has_systemd:
         questions["units"] = ask_units(host, fleet.app.app, services)
+        questions["others"] = ask_strangers(host)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
     if beat:
@@ -115,12 +117,13 @@ def look(
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
     answers = run_fragments(transport, questions, timeout_s=patience_s)
     try:
-        return _understood(host, answers, files, services, probes)
+        return _understood(fleet, host, answers, files, services, probes)
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
         raise RunbookError(f"what it answered cannot be understood: {error!r}") from None
 
 
 def _understood(
+    fleet: Fleet,
     host: FleetHost,
     answers: Mapping[str, Answer],
     files: Sequence[str],
@@ -145,6 +148,7 @@ def _understood(
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
+        others=parse_strangers(answers["others"], fleet.app.app) if "others" in answers else (),
     )
 
 
