@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from runbooks.broker.session import Broker
 
 HOST_TIMEOUT_S = 60.0
+ABORT_EVERY_S = 0.1
 
 T = TypeVar("T")
 Paths = Mapping[str, Iterable[str]]
@@ -43,12 +45,24 @@ def on_hosts(
             return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))))
 
     with ThreadPoolExecutor(transports.forks) as pool:
-        try:
-            return dict(pool.map(guarded, hosts))
-        except BaseException:  # also ^C: do not wait for scripts nobody wants any more
-            for transport in transports.values():
+        asked = [pool.submit(guarded, host) for host in hosts]
+        with _aborted_on_error(transports, asked):
+            return dict(one.result() for one in asked)
+
+
+@contextmanager
+def _aborted_on_error(transports: Transports, asked: Collection[Future[Any]]) -> Iterator[None]:
+    """Also at ^C: nobody waits for scripts, or for hosts, that nobody wants any more."""
+    try:
+        yield
+    except BaseException:
+        for one in asked:
+            one.cancel()
+        while not all(one.done() for one in asked):
+            for transport in tuple(transports.values()):  # again and again: a thread may just begin to connect
                 transport.abort()
-            raise
+            wait(asked, timeout=ABORT_EVERY_S)
+        raise
 
 
 def observe(
@@ -71,11 +85,12 @@ def observe(
         what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
         asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples, read_until=read_until))
         hosts: dict[str, HostState | Unreachable] = {}
-        if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
-            hosts = on_hosts(
-                transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
-            )
-        state = asked.result()
+        with _aborted_on_error(transports, [asked]):  # the broker may be behind a host
+            if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
+                hosts = on_hosts(
+                    transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
+                )
+            state = asked.result()
     if Needs.IMPORTS in needs:
         hosts |= _probe_imports(fleet, transports, state, hosts)
     return Snapshot(now, state, hosts)

@@ -11,7 +11,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import paramiko
@@ -38,6 +38,7 @@ class SshTransport:
     def __init__(self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
         self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
+        self._hang_up: Callable[[], object] = bool
         self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
         self._opening = threading.Lock()
@@ -96,6 +97,7 @@ class SshTransport:
             server.shutdown()
             server.server_close()
         self._forwards.clear()
+        self._hang_up()
         if self._connection:
             self._connection.close()
 
@@ -121,8 +123,11 @@ class SshTransport:
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(self._target, self._jumps, self._secrets)
+                self._connection = connect(self._target, self._jumps, self._secrets, self._begun)
             return self._connection
+
+    def _begun(self, hang_up: Callable[[], object]) -> None:
+        self._hang_up = hang_up
 
     @contextmanager
     def _shell(self, deadline: float) -> Iterator[paramiko.Channel]:
