@@ -53,8 +53,9 @@ def run_task(session: Session, call: TaskCall, *, dry_run: bool) -> ExitCode:
 
 def _send_and_watch(session: Session, journal: Journal, call: TaskCall, way: Way, watched: Watched) -> TaskReport:
     """Watching begins before sending, for what the workers tell is told once."""
-    with session.broker.watch(watched.id, _event_nodes(session, way)) as watch:
-        n = _send(session, journal, call, way, watched.id)
+    nodes = _event_nodes(session, way)
+    with session.broker.watch(watched.id, nodes) as watch:
+        n = _send(session, journal, call, way, watched.id, nodes)
         session.reporter.message(f"Sent to {way.found.queue}; {_look(watched.id)}")
         report = _to_its_end(watched, watch, call.timeout)
     outcome = Outcome.FAILED if _CODES.get(report.state) == ExitCode.FAILED else Outcome.CHANGED
@@ -69,10 +70,12 @@ def _to_its_end(watched: Watched, watch: Watch, timeout_s: float) -> TaskReport:
         raise Interrupted("no longer watched; the task goes on", _look(watched.id)) from None
 
 
-def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id: str) -> int:
-    """Write it down, send it, write that down too; its number in the journal."""
+def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id: str, heard: Sequence[str] = ()) -> int:
+    """Write it down, send it, write that down too; its number in the journal. `heard` are nodes whose events are on."""
     arguments = json.dumps(redact_value({"args": call.args, "kwargs": call.kwargs}, way.secrets))
     effect = RunTask(call.task, way.found.queue, task_id)
+    if heard:
+        arguments += f"\ntask events are on at {', '.join(heard)}; where inv was killed, until these are restarted"
     n = journal.intend(Change(BROKER, "task", f"send {call.task} to {way.found.queue}", effect, detail=arguments))
     advice = f"whether it was sent all the same: `inv run-task --status {task_id}`"
     try:
