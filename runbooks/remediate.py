@@ -8,9 +8,10 @@ from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
-from runbooks.engine.apply import Recap, make_plan
+from runbooks.engine.apply import make_plan
 from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_failed
+from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.tasks import secrets_of

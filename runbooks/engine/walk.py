@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
-from runbooks.engine.apply import Recap, apply, make_plan, start_recap
+from runbooks.engine.apply import apply, make_plan
 from runbooks.engine.journal import Journal
+from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
