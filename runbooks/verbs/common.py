@@ -185,7 +185,7 @@ def _named_inventory(name: str) -> Path:
 
 
 def fleet_of(flags: Flags) -> "Fleet":
-    from runbooks.core.fleet import build_fleet
+    from runbooks.core.build import build_fleet
     from runbooks.core.inventory import load_inventory
     from runbooks.core.patterns import select_hosts
 
