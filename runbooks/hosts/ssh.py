@@ -82,6 +82,8 @@ class SshTransport:
                 except OSError:
                     if not channel.closed:  # else what it said at its end is received next
                         raise
+                except EOFError:  # paramiko's, while the connection ends
+                    raise HostUnreachable("the connection was lost") from None
 
             def receive(timeout_s: float) -> bytes:
                 channel.settimeout(timeout_s)
@@ -124,6 +126,7 @@ class SshTransport:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
                 self._connection = connect(self._target, self._jumps, self._secrets, self._begun)
+                self._begun(bool)  # from here on closing it is enough, and tells the host
             return self._connection
 
     def _begun(self, hang_up: Callable[[], object]) -> None:
@@ -137,12 +140,14 @@ class SshTransport:
             channel = transport.open_session(window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic()))
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
-        with channel:
-            try:
-                self._start(channel, deadline)
-                yield channel
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+        try:
+            self._start(channel, deadline)
+            yield channel
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+        finally:
+            with suppress(paramiko.SSHException, OSError, EOFError):  # nobody is left to be told
+                channel.close()
 
     def _start(self, channel: paramiko.Channel, deadline: float) -> None:
         become = self._become
