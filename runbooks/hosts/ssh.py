@@ -39,7 +39,6 @@ class SshTransport:
         self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
         self._hang_up: Callable[[], object] = bool
-        self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
         self._opening = threading.Lock()
         self._kept: Shell | None = None
@@ -95,16 +94,12 @@ class SshTransport:
 
     def abort(self) -> None:
         self._kept = None
-        for server in self._forwards:
-            server.shutdown()
-            server.server_close()
-        self._forwards.clear()
         self._hang_up()
         if self._connection:
             self._connection.close()
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
+        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
         connected = self._connected
         connected()
 
@@ -118,7 +113,6 @@ class SshTransport:
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        self._forwards.append(server)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server.server_address[1]
 

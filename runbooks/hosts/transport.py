@@ -44,7 +44,7 @@ class Transport(Runner, Protocol):
         ...
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
+        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
         ...
 
     def abort(self) -> None:

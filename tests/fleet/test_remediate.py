@@ -246,6 +246,21 @@ def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: Fl
     assert "nodes answer ping: 11 of 11" in done.out
     ran = inv(healthy, "run-task", "integrations.tasks.check_all_devices_in_glpi", inventory=name)
     assert (ran.code, "found: 44" in ran.out) == (0, True), ran.out + ran.err
+    before = drained_on(healthy, "web1")
+    with popen(healthy, "restart-workers", "--yes", inventory=name) as process:
+        wait_until(lambda: drained_on(healthy, "web1") > before, "the first worker to be drained")
+        process.send_signal(signal.SIGINT)
+        assert process.stdout
+        output = process.stdout.read()
+    assert process.returncode == 99, output
+    wait_until(lambda: inv(healthy, "verify", inventory=name).code == 0, "all nodes to be at work again")
+    again = inv(healthy, "restart-workers", "--yes", inventory=name)
+    assert again.code == 0, again.out + again.err  # nothing is locked any more
+
+
+def drained_on(world: FleetWorld, host: str) -> int:
+    """How often a worker there was told to take no more messages."""
+    return world.ssh(host, "sudo journalctl -o cat -u 'celery-worker@*'").out.count("Canceling queue")
 
 
 def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: FleetWorld) -> None:
@@ -326,9 +341,9 @@ def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: s
     assert inv(healthy, "verify").code == 0
 
 
-def popen(world: FleetWorld, verb: str, *arguments: str) -> "subprocess.Popen[str]":
+def popen(world: FleetWorld, verb: str, *arguments: str, inventory: str = INVENTORY) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        world.command(verb, *arguments, "--inventory", INVENTORY), cwd=world.path, env=world.environment,
+        world.command(verb, *arguments, "--inventory", inventory), cwd=world.path, env=world.environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

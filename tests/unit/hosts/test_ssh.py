@@ -144,9 +144,10 @@ def test_ports_behind_a_host_can_be_reached_through_it(server: Server, known_hos
     for _ in range(2):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             assert connection.recv(4) == b"SSH-"
+            transport.abort()
+            while connection.recv(100):
+                pass
     transport.abort()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
 
 
 # --- what the inventory says, as OpenSSH understands it
