@@ -29,6 +29,17 @@ JUMP_RETRY_S = 30.0
 _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 """Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
 
+
+class _Connection(Connection):
+    """One of Fabric's that only reads that configuration.
+
+    Of all its attributes this alone is not one of its class: set in the constructor, it is written into the
+    configuration and this is made anew, while other hosts' connections read it.
+    """
+
+    inline_ssh_env = True
+
+
 Way = tuple[tuple[str, ...], ...]
 """The servers on a way, in their order, each by its `ssh` arguments."""
 
@@ -94,7 +105,7 @@ def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection 
     try:
         if target.jumps and gateway is None:
             gateway = jumps.through(target.jumps)
-        connection = Connection(
+        connection = _Connection(
             target.host, user=target.user, port=target.port, config=_CONFIG,
             gateway=gateway or target.proxy_command or False, connect_timeout=max(1, round(target.connect_timeout_s)),
             connect_kwargs={
