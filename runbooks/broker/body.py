@@ -10,12 +10,12 @@ lzma; bodies of other kinds are not.
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from runbooks.broker.message import DECOMPRESS
 from runbooks.core.rules import canonical
@@ -23,8 +23,7 @@ from runbooks.core.rules import canonical
 _LINKS = ("chord", "chain", "callbacks")
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(Struct, frozen=True, dict=True):
     """A message's arguments, which of chord, chain and callbacks go on after it, and its group ("": none)."""
 
     args: Sequence[Any]

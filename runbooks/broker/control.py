@@ -4,10 +4,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
+from msgspec import Struct
 
 from runbooks.broker.connection import address, broker_errors, connect, safe_url
 from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
@@ -19,8 +19,7 @@ _HELD = ("active", "reserved", "scheduled")
 _ENDED = frozenset({"SUCCESS", "FAILURE", "RETRY", "REVOKED", "REJECTED", "IGNORED"})
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOutcome:
+class TaskOutcome(Struct, frozen=True):
     """How a task ended, or where it stood when waiting ended: `state` is Celery's, PENDING where no result was seen.
 
     `result` is the return value, the error's text, or the last progress; `ended` is False after the timeout.

@@ -1,16 +1,17 @@
 """The application and its hosts, built of the inventory's variables: every problem with its line, all at once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from msgspec import Struct
 from pydantic import (
     BaseModel,
     SecretStr,
     ValidationError,
 )
 
+from runbooks.core.discreet import Discreet
 from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
 from runbooks.core.model import Rule
@@ -67,18 +68,19 @@ _SECRETS = tuple(
 """The variables whose values are never shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class FleetHost:
+class FleetHost(Discreet, frozen=True):
     """A host of the application with its settings; `variables` are all its inventory variables.
 
     Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when
     it is asked for, and raises InventoryError where it cannot be.
     """
 
+    HIDDEN = ("variables",)
+
     name: str
     groups: tuple[str, ...]
     settings: HostSettings
-    variables: Mapping[str, Any] = field(repr=False)
+    variables: Mapping[str, Any]
 
     def node(self, worker: Worker) -> str:
         """The Celery node name of one of its workers."""
@@ -94,8 +96,7 @@ class FleetHost:
         return (*(worker.name for worker in self.settings.workers), *(("beat",) if self.settings.beat else ()))
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
 
     `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from runbooks.core.effects import (
     BROKER,
@@ -42,8 +43,7 @@ PAUSE_S = 0.25
 MARGIN_S = 60.0
 
 
-@dataclass(slots=True)
-class Recap:
+class Recap(Struct):
     """How it went on every host, and in the broker."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)

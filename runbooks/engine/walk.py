@@ -1,8 +1,9 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`."""
 
     needs: Needs

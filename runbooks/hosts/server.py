@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import paramiko
 from fabric import Config, Connection
 from invoke.exceptions import Exit
+from msgspec import Struct, field
 from paramiko.ssh_exception import NoValidConnectionsError
 
 from runbooks.core.errors import HostUnreachable
@@ -30,7 +30,7 @@ _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 """Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
 
 
-class _Connection(Connection):
+class _Connection(Connection):  # type: ignore[misc]
     """One of Fabric's that only reads that configuration.
 
     Of all its attributes this alone is not one of its class: set in the constructor, it is written into the
@@ -44,8 +44,7 @@ Way = tuple[tuple[str, ...], ...]
 """The servers on a way, in their order, each by its `ssh` arguments."""
 
 
-@dataclass(slots=True)
-class _Server:
+class _Server(Struct):
     """A server on the way; `failed` is when it was last tried in vain, and why."""
 
     opening: threading.Lock = field(default_factory=threading.Lock)

@@ -1,7 +1,8 @@
 """What systemd is asked about all of a host's services at once, and what its answer means."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, service_of, unit_of
@@ -46,8 +47,7 @@ def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
     return {service_of(unit["Id"]): _state(unit, clock, running) for unit in shown}
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(Struct, frozen=True):
     unit: str
     parent: int
     process: Process

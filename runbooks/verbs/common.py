@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from runbooks.verbs.selecting import MANY, unsaid
 
@@ -51,8 +52,7 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Struct, frozen=True):
     """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str

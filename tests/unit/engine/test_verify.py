@@ -1,6 +1,6 @@
 """What is said to be as expected was seen, on each host."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from runbooks.core.reporter import Check
 from runbooks.core.settings import Probe
