@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -238,6 +239,7 @@ def run_way(way: str, url: str, directory: Path) -> None:
     from runbooks.broker import scan, surgery  # noqa: F401
     from runbooks.broker.connection import connect
 
+    gc.set_threshold(100_000)  # as `runbooks.program` does for every verb
     client = connect(url, timeout_s=120)
     client.ping()
     before = resource.getrusage(resource.RUSAGE_SELF)

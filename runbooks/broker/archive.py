@@ -26,7 +26,6 @@ readers leave it out, and the next to append cuts it off. Keep the file as long 
 **Source:** this module; nothing else writes the format.
 """
 
-import binascii
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +35,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from runbooks.broker.ledger import FORMAT, RESULTS, ArchiveError, Batch, Ledger, read, sha256
+from runbooks.broker.ledger import FORMAT, RESULTS, Archived, ArchiveError, Batch, Ledger, message_line, read, sha256
 
 END_BYTES = 24
 """So much of an item's end tells it from most others: Celery ends a message with its delivery tag."""
@@ -54,34 +53,12 @@ class Victim(Struct, frozen=True):
     requeue_to: str = ""
     fetched_at: float | None = None
 
-    def line(self, n: int, key: bytes) -> bytes:
-        """The archive's line for it; `key` is in JSON already. By hand: of large queues these are many."""
-        older = b"null" if self.older is None else b'"%b"' % sha256(self.older).encode()
-        older_end = binascii.b2a_base64((self.older or b"")[-END_BYTES:], newline=False)
-        head = (
-            b'{"type":"message","n":%d,"key":%b,"position":%d,"older":%b,"older_end":"%b","reason":%b,"malformed":%b,'
-        )
-        return head % (
-            n,
-            key,
-            self.position,
-            older,
-            older_end,
-            json.dumps(self.reason).encode(),
-            b"true" if self.malformed else b"false",
-        ) + b'%b"sha256":"%b","raw":"%b"}\n' % (
-            self._rest() if self.to or self.fetched_at is not None else b"",
-            sha256(self.raw).encode(),
-            binascii.b2a_base64(self.raw, newline=False),
-        )
-
-    def _rest(self) -> bytes:
-        rest = {"to": self.to, "requeue_to": self.requeue_to, "fetched_at": self.fetched_at}
-        return b"".join(
-            b'"%b":%b,' % (name.encode(), json.dumps(value).encode())
-            for name, value in rest.items()
-            if value not in ("", None)
-        )
+    def archived(self, n: int, key: str) -> Archived:
+        """What the archive says of it."""
+        older = None if self.older is None else sha256(self.older)
+        older_end = (self.older or b"")[-END_BYTES:]
+        what = (self.reason, self.malformed, sha256(self.raw), self.raw, self.to, self.requeue_to, self.fetched_at)
+        return Archived(n, key, self.position, older, older_end, *what)
 
 
 @contextmanager
@@ -152,10 +129,8 @@ class Archive:
 
     def taking(self, key: str, victims: Iterable[Victim], *, sync: bool = True) -> Batch:
         """Write down messages of one key, and that they are about to be taken out."""
-        first, lines = self._next_n, []
-        key_json = json.dumps(key).encode()
-        for n, victim in enumerate(victims, first):
-            lines.append(victim.line(n, key_json))
+        first = self._next_n
+        lines = [message_line(victim.archived(n, key)) for n, victim in enumerate(victims, first)]
         number, last = self._last_batch + 1, first + len(lines) - 1
         lines.append(_line({"type": "taking", "batch": number, "first": first, "last": last}))
         self._append(lines, sync=sync)

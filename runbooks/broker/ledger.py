@@ -42,7 +42,7 @@ RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recal
 _FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
 
 
-class Archived(msgspec.Struct, frozen=True, tag_field="type", tag="message", gc=False):
+class Archived(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
     """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
 
     `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a list.
@@ -232,6 +232,15 @@ def verify(path: Path) -> tuple[str, ...]:
 
 
 _MESSAGE = msgspec.json.Decoder(Archived)
+_encoded = msgspec.json.Encoder().encode
+
+
+def message_line(message: Archived) -> bytes:
+    """A message as it stands in the file."""
+    try:
+        return _encoded(message) + b"\n"
+    except UnicodeEncodeError:  # a name that is no text in UTF-8
+        return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> Archived | dict[str, Any]:

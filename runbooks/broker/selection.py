@@ -6,7 +6,7 @@ from hashlib import blake2b
 from msgspec import Struct, field
 
 from runbooks.broker.body import likeness, links, read_body, unread
-from runbooks.broker.glance import Headers, Read, redirected
+from runbooks.broker.glance import Headers, Outline, Read, outlines, read, redirected
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Message, Unreadable
 from runbooks.core.model import Notice, Rule
@@ -103,32 +103,48 @@ class Judge:
     def choose(self, items: Sequence[bytes], reads: Sequence[Read]) -> Iterator[tuple[int, Verdict]]:
         """The positions of those of a list's next items that are to be taken out, and why; `reads` is what they are."""
         by_task = self.by_task
-        for i, read in enumerate(reads):
-            if isinstance(read, Headers) and not by_task[read.task]:
+        for i, look in enumerate(reads):
+            if isinstance(look, Headers) and not by_task[look.task]:
                 continue  # most of what most queues hold
-            if isinstance(read, (Headers, Message)):
-                if verdict := self.verdict(read, items[i]):
+            if isinstance(look, (Headers, Message)):
+                if verdict := self.verdict(look, items[i]):
                     yield i, verdict
-            elif isinstance(read, Unreadable):
+            elif isinstance(look, Unreadable):
                 if self._all:
                     self._note(_UNNAMED, "")
             elif self.malformed:
-                yield i, Verdict(f"malformed: {read.why}", malformed=True)
+                yield i, Verdict(f"malformed: {look.why}", malformed=True)
 
-    def verdict(self, read: Headers | Message, raw: bytes) -> Verdict | None:
+    def pick(self, items: Sequence[bytes]) -> Iterator[tuple[int, Verdict]]:
+        """The same of items that nobody has read yet: only those are read whole that a rule may mean."""
+        if self.malformed:
+            return self.choose(items, read(items))
+        meant, by_task = self._meant, self.by_task
+        doubtful = [
+            i
+            for i, found in enumerate(outlines(items))
+            if found is None or ((rules := by_task[found.task]) and any(meant(rule, found) for rule in rules))
+        ]
+        few = [items[i] for i in doubtful]
+        return ((doubtful[i], verdict) for i, verdict in self.choose(few, read(few)))
+
+    def _meant(self, rule: Rule, look: Outline | Headers | Message) -> bool:
+        return holds(rule, look, self._facts.now) and (not rule.ids or look.id in self._ids[rule])
+
+    def verdict(self, look: Headers | Message, raw: bytes) -> Verdict | None:
         """The verdict of the first rule whose every condition holds; None: the message stays.
 
         A message without an ETA is never overdue, one without `expires` never expired.
         """
         left = ""
-        for rule in self.by_task[read.task]:
-            if holds(rule, read, self._facts.now) and (not rule.ids or read.id in self._ids[rule]):
-                found = self._look_inside(rule, raw, read.task, read.id)
+        for rule in self.by_task[look.task]:
+            if self._meant(rule, look):
+                found = self._look_inside(rule, raw, look.task, look.id)
                 if isinstance(found, Verdict):
                     return found
                 left = left or found
         if left:
-            self._note(left, read.id)
+            self._note(left, look.id)
         return None
 
     def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
@@ -185,23 +201,23 @@ class Judge:
 
     def note_keepers(self, items: Sequence[bytes], reads: Sequence[Read], kept: dict[bytes, bytes]) -> None:
         """Learn from a list's next items which message of each kind stays; `reads` is what they are."""
-        for raw, read in zip(items, reads, strict=True):
-            if not isinstance(read, (Headers, Message)):
+        for raw, look in zip(items, reads, strict=True):
+            if not isinstance(look, (Headers, Message)):
                 continue
-            for rule in self.by_task[read.task]:
-                if rule.duplicate and means(rule, read, raw, self._facts.now):
-                    alike = self._likeness(rule, read.task, raw)
+            for rule in self.by_task[look.task]:
+                if rule.duplicate and means(rule, look, raw, self._facts.now):
+                    alike = self._likeness(rule, look.task, raw)
                     if rule.duplicate == "oldest":
                         kept[alike] = _checksum(raw)
                     else:
                         kept.setdefault(alike, _checksum(raw))
 
 
-def means(rule: Rule, read: Headers | Message, raw: bytes, now: float) -> bool:
+def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
     """True where a rule's conditions hold that are about one message alone."""
-    if not fits(rule.task, read.task) or not holds(rule, read, now):
+    if not fits(rule.task, look.task) or not holds(rule, look, now):
         return False
-    if rule.ids and read.id not in rule.ids:
+    if rule.ids and look.id not in rule.ids:
         return False
     body = read_body(raw) if rule.args else None
     return not rule.args or (body is not None and body.has(rule.args))
@@ -217,10 +233,10 @@ def _checksum(raw: bytes) -> bytes:
     return blake2b(raw, digest_size=16).digest()
 
 
-def holds(rule: Rule, read: Headers | Message, now: float) -> bool:
+def holds(rule: Rule, look: Outline | Headers | Message, now: float) -> bool:
     """True where the conditions hold that are about times and retries."""
-    if rule.retries_over is not None and (read.retries or 0) <= rule.retries_over:
+    if rule.retries_over is not None and (look.retries or 0) <= rule.retries_over:
         return False
-    if rule.eta_overdue_s is not None and ((eta_at := read.eta_at) is None or now - eta_at < rule.eta_overdue_s):
+    if rule.eta_overdue_s is not None and ((eta_at := look.eta_at) is None or now - eta_at < rule.eta_overdue_s):
         return False
-    return not (rule.expired and ((expires_at := read.expires_at) is None or expires_at > now))
+    return not (rule.expired and ((expires_at := look.expires_at) is None or expires_at > now))

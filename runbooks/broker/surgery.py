@@ -29,7 +29,6 @@ from runbooks.broker.detached import (
     require_replicated,
     walk,
 )
-from runbooks.broker.glance import read
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Batch, Fate, Ledger
 from runbooks.broker.merge import Counted, Expected, Merge, Parted
@@ -126,7 +125,7 @@ class _Taking(Struct):
         items = chunk.items
         drops: list[int] = []
         victims: list[Victim] = []
-        for i, found in self.judge.choose(items, read(items)):
+        for i, found in self.judge.pick(items):
             drops.append(i + 1)
             older = items[i - 1] if i else self._older
             what = (found.reason, found.malformed, found.to, found.requeue_to)

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runbooks.broker.glance import glance
-from runbooks.broker.message import Message, parse
+from runbooks.broker.glance import glance, outlines
+from runbooks.broker.message import Malformed, Message, parse
 from tests.unit.broker.test_message import JUNK, PATHS, SPECIAL, changed
 
 
 def assert_sound(raw: bytes) -> bool:
     """Where the glance answers, the full judgement is a message with the same fields; True where it answered."""
+    assert_outlined(raw)
     headers = glance(raw)
     if headers is None:
         return False
@@ -23,11 +24,22 @@ def assert_sound(raw: bytes) -> bool:
     return True
 
 
+def assert_outlined(raw: bytes) -> None:
+    """Where there is an outline, the full judgement is what it says, or that the item is malformed."""
+    [outline] = outlines([raw])
+    message = parse(raw)
+    if outline is not None and not isinstance(message, Malformed):
+        assert isinstance(message, Message), raw
+        assert (message.task, message.id, message.retries) == (outline.task, outline.id, outline.retries or 0), raw
+        assert (message.eta_at, message.expires_at) == (outline.eta_at, outline.expires_at), raw
+
+
 def test_most_of_what_celery_makes_is_read_at_a_glance(envelopes: list[bytes]) -> None:
     plain = [raw for raw in envelopes if b"gzip" not in raw]
     assert len(plain) == 3
     assert all(map(assert_sound, plain))
     assert [glance(raw) for raw in envelopes if b"gzip" in raw] == [None]
+    assert None not in outlines(envelopes), "compressed or not"
 
 
 def test_no_changed_byte_makes_a_malformed_message_pass(envelopes: list[bytes]) -> None:

@@ -10,12 +10,15 @@ import kombu.compression
 import pytest
 import redis
 from celery import Celery, chain, chord, group
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from runbooks.broker.body import links, read_body
-from runbooks.broker.glance import redirected
+from runbooks.broker.glance import read, redirected
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.message import Message, parse
 from runbooks.broker.scan import scan_queue
+from runbooks.broker.selection import Facts, Judge
 from runbooks.core.model import QueueState, Rule
 from runbooks.core.rules import MALFORMED
 from runbooks.core.wording import notice
@@ -246,14 +249,43 @@ def test_other_names_of_keys_are_followed(app: Celery, client: "redis.Redis", sc
 
 
 def test_malformed_items_are_meant_only_by_the_rule_that_says_so(client: "redis.Redis", send: Send) -> None:
-    from runbooks.broker.glance import read
-    from runbooks.broker.selection import Facts, Judge
-
     send("t")
     for rules, expected in (([Rule("r")], []), ([Rule("r"), MALFORMED], ["malformed: not a JSON object"])):
         judge = Judge(rules, KEYS, "work", Facts(time.time()))
         judge.begin("work")
         assert [verdict.reason for _, verdict in judge.choose([b"[]"], read([b"[]"]))] == expected
+
+
+_RULES = [
+    Rule("all"), Rule("task", task="reports.*"), Rule("id", ids=("1",)), Rule("retried", retries_over=1),
+    Rule("overdue", eta_overdue_s=60), Rule("expired", expired=True), Rule("unregistered", unregistered=True),
+    Rule("arg", args=("7",)), Rule("moved", requeue_to="high"), MALFORMED,
+]  # fmt: skip
+_VALUES: list[Any] = [
+    None, "1", "reports.build", 7, 0, True, "2020-01-01T00:00:00", "", [], {"__type__": "uuid", "__value__": "x"},
+]  # fmt: skip
+_MEMBERS = ("task", "id", "retries", "eta", "expires", "compression", "lang")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_read_only_where_a_rule_may_mean_it_is_chosen_alike(
+    data: st.DataObject, envelopes: list[bytes]
+) -> None:
+    rules = data.draw(st.lists(st.sampled_from(_RULES), min_size=1, max_size=3, unique=True))
+    items = [b"[]", b'{"headers": {"task": "t"}}']
+    for raw in data.draw(st.lists(st.sampled_from(envelopes), min_size=1, max_size=6)):
+        envelope = json.loads(raw)
+        changes = st.dictionaries(st.sampled_from(_MEMBERS), st.sampled_from(_VALUES), max_size=2)
+        envelope["headers"] |= data.draw(changes)
+        if data.draw(st.booleans()):
+            envelope["content-type"] = data.draw(st.sampled_from(["application/json", "application/x-yaml", 1]))
+        items.append(json.dumps(envelope).encode())
+    whole, lazy = (Judge(rules, KEYS, "work", Facts(time.time(), frozenset({"reports.build"}))) for _ in range(2))
+    for judge in (whole, lazy):
+        judge.begin("work")
+    assert list(lazy.pick(items)) == list(whole.choose(items, read(items)))
+    assert lazy.notices == whole.notices
 
 
 def test_what_stands_where_it_is_to_be_moved_stays(send: Send, scan: Scan) -> None:
