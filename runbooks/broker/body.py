@@ -86,19 +86,19 @@ def _plain(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes:
 # Most bodies end as Celery writes them where nothing waits: seen without reading the arguments.
 
 
-class _Embed(msgspec.Struct, gc=False):
+class _Embed(Struct, gc=False):
     callbacks: None = None
     chain: None = None
     chord: None = None
 
 
-class _Headers(msgspec.Struct, gc=False):
+class _Headers(Struct, gc=False):
     task: str
     group: str | None = None
     compression: None = None
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _Envelope(Struct, gc=False):
     headers: _Headers
     body: bytes
     kind: Literal["application/json"] = msgspec.field(name="content-type")

@@ -42,7 +42,7 @@ RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recal
 _FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
 
 
-class Archived(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
+class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
     """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
 
     `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a list.

@@ -189,10 +189,11 @@ class _Tally(Struct):
     times: defaultdict[str, _Times] = field(default_factory=lambda: defaultdict(_Times))
     chosen: dict[Verdict, _Chosen] = field(default_factory=dict)
     malformed: int = 0
+    malformed_samples: deque[str] = field(default_factory=deque)
     unreadable: int = 0
 
     def __post_init__(self) -> None:
-        self.malformed_samples: deque[str] = deque(maxlen=self.samples)
+        self.malformed_samples = deque(maxlen=self.samples)
 
     def add(self, items: Sequence[bytes]) -> None:
         """Count a list's next items."""
