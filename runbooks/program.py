@@ -5,7 +5,7 @@ import gc
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
@@ -41,6 +41,10 @@ class RunbooksProgram(Program):
         except ValueError as error:  # Invoke's own int(), of a flag that takes a number
             self._refuse(f"a number is wanted, and given was {str(error).rpartition(': ')[2]}")
         for context in self.tasks:
+            if flag := _flag_without_value(context, self.argv):
+                self._refuse(
+                    f"Flag {flag} needed value and was not given one!", f"see: {self.binary} --help {context.name}"
+                )
             for word in _flags_as_arguments(context):
                 if word not in ("--help", "-h"):
                     self._refuse(*self._problem("", context))
@@ -92,6 +96,17 @@ def _printing() -> Iterator[None]:
             yield
         except Exit as end:
             raise Exit(end.message, out.end(end.code, lambda text: as_typed(text, typed_program()))) from None
+
+
+def _flag_without_value(context: ParserContext, argv: Sequence[str]) -> str:
+    """A flag that may be given several times and is followed by no value, "" where there is none.
+
+    Invoke passes over it (2.2.1 `parser/parser.py: complete_flag`): `--task --queue low` would mean all of that queue.
+    """
+    many = (word for word, after in zip(argv, (*argv[1:], None), strict=True)
+            if word in context.flags and context.flags[word].kind is list
+            if after is None or after in context.flags)  # fmt: skip
+    return next(many, "")
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:

@@ -51,7 +51,8 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     unproved = last_failed(options.state_directory, options.verb, options.inventory)
     if unproved and not make_plan(steps, snapshot):
         session.reporter.message("The last remediation did not end well, so its proof is made again.")
-    proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove)
+    canary = session.fleet.app.canary
+    proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, f"run {canary.task} through {canary.queue}" if canary else "")
     code = walk(session, steps, snapshot, proof, prove_anyway=unproved, rolling=rolling)
     left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code

@@ -1,5 +1,6 @@
 """Connects to the broker from Celery's own URL, and says in an operator's words why it cannot."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -28,6 +30,7 @@ _REFUSALS = {
     "NOPERM": "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that are needed",
     "The user executing the script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
     "ACL failure in script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
+    "unknown command": "`rename-command` in the server's configuration took it away; docs/queues.md lists all it needs",
     "READONLY": "name the master in the broker URL: workers write there, a replica only copies",
     "WRONGTYPE": "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
     "OOM": "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory",
@@ -70,6 +73,18 @@ def address(client: "redis.Redis") -> str:
 def db_of(client: "redis.Redis") -> int:
     """The number of the db that a client uses."""
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+class _Parser(DefaultParser):  # type: ignore[valid-type, misc]  # one of two classes, by what is installed
+    """Takes a command that the server does not know, as after rename-command, for one that its user may not run."""
+
+    @classmethod
+    def parse_error(cls, response: str) -> Exception:
+        if response.startswith("ERR unknown command"):
+            name = re.split("['`]", response)[1]
+            return redis.exceptions.NoPermissionError(f"unknown command '{name}', so nobody is allowed to run it")
+        error: Exception = super().parse_error(response)
+        return error
 
 
 def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0) -> "redis.Redis":
@@ -165,6 +180,7 @@ def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Red
         socket_read_size=_READ_BYTES,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
+        parser_class=_Parser,
         client_name=name,
         protocol=2,
     )

@@ -32,7 +32,7 @@ def observe_broker(
     now: float,
     nodes: Mapping[str, NodeState],
     *,
-    fetched: Iterable[Entry] = (),
+    fetched: Sequence[Entry] = (),
     samples: int | None = SAMPLES,
     on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
     read_until: float = math.inf,
@@ -58,7 +58,7 @@ def observe_broker(
         )
         for queue in queues
     }
-    for queue in queues if fetched else ():
+    for queue in queues if any(rule.unacked for rule in rules) else ():
         chosen, notices = unacked.choose(fetched, nodes, rules, keyspace, queue, facts)
         selected, state = unacked.selections(chosen, samples), states[queue]
         states[queue] = replace(state, unacked=selected, notices=(*state.notices, *notices))
@@ -80,6 +80,8 @@ def observe_broker(
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
             held_s=_held_s(client, keyspace) if queues else {},
             clock_ahead_s=clock_ahead_s,
+            orphans=unacked.orphans(client, keyspace, fetched, nodes),
+            evicted_keys=int(info.get("evicted_keys", 0)),
         )
 
 

@@ -107,7 +107,8 @@ def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None
         user = client.connection_pool.connection_kwargs.get("username") or "default"
         raise BrokerRefused(
             f"the Redis user {user} of {address(client)} lacks rights: {' '.join(rights)}",
-            f"grant them with ACL SETUSER {user} (keys by a pattern); nothing was changed",
+            f"grant them with ACL SETUSER {user} (keys by a pattern), or take their rename-command back; nothing was "
+            "changed",
         )
 
 

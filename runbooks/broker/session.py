@@ -34,9 +34,10 @@ from runbooks.broker.preflight import require_able
 from runbooks.broker.retrieval import chosen, queue_of
 from runbooks.broker.scan import Progress
 from runbooks.broker.selection import Facts
+from runbooks.broker.unacked import Entry
 from runbooks.broker.watch import Watch, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
-from runbooks.core.errors import NodesSilent, UsageError
+from runbooks.core.errors import BrokerRefused, NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
 from runbooks.core.operator import user_name
@@ -45,6 +46,7 @@ from runbooks.core.settings import AppSettings, Canary
 
 _SILENT = "see why with `inv diagnose`; then run again"
 
+_UNACKED_LOOKED_AT = 1000
 _MANY = 20_000  # fewer are read at once
 
 
@@ -106,14 +108,23 @@ class Broker:
         """
         client = self._client
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
-        fetched = unacked.entries(client, self._keys) if with_unacked else ()
-        answering = self._nodes(holdings=with_unacked) if nodes else {}
+        fetched = self._fetched(every=with_unacked) if queues and nodes else []
+        answering = self._nodes(holdings=with_unacked or bool(fetched)) if nodes else {}
         named = fleet.queues if queues else ()
         with self._telling(""):
             return observe_broker(
                 client, self._keys, named, fleet.rules, now, answering,
                 fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
             )  # fmt: skip
+
+    def _fetched(self, *, every: bool) -> list[Entry]:
+        """The unacked entries; without `every` some of them, or none where these may not be looked at."""
+        try:
+            return unacked.entries(self._client, self._keys, None if every else _UNACKED_LOOKED_AT)
+        except BrokerRefused:
+            if every:
+                raise
+            return []
 
     def _progress(self, what: str, done: int, total: int) -> None:
         """Tell how far it is where that takes long enough to be read."""

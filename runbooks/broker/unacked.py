@@ -9,8 +9,10 @@ one that a node fetches later is not among them, and one that it has finished by
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import islice
 from typing import Any, cast
 
 import redis
@@ -42,10 +44,10 @@ class Entry(Struct, frozen=True):
     fetched_at: float
 
 
-def entries(client: "redis.Redis", keyspace: KeySpace) -> list[Entry]:
-    """What stands in the unacked hash, but for entries that are no messages or lead to no queue."""
+def entries(client: "redis.Redis", keyspace: KeySpace, most: int | None = None) -> list[Entry]:
+    """What stands in the unacked hash, or so many of it, but for entries that are no messages or lead to no queue."""
     with broker_errors(address(client)):
-        values = dict(client.hscan_iter(keyspace.unacked, count=_BATCH))
+        values = dict(islice(client.hscan_iter(keyspace.unacked, count=_BATCH), most))
         tags = list(values)
         scores = [score for some in _groups(tags) for score in client.zmscore(keyspace.unacked_index, some)]
         queue_of = _Routes(client, keyspace)
@@ -96,6 +98,28 @@ def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Route
     return Entry(raw, item, message, queue, keyspace.list_of(queue, priority), score or 0.0)
 
 
+def orphans(
+    client: "redis.Redis", keyspace: KeySpace, found: Sequence[Entry], nodes: Mapping[str, NodeState]
+) -> dict[str, int]:
+    """By queue how many of these entries are still there, and no node holds them; {} where a node does not say.
+
+    Where a node that does not answer may hold them is the caller's to know.
+    """
+    if any(node.holds is None for node in nodes.values()):
+        return {}
+    held, limited = _held_by(nodes)
+    left = [entry for entry in found if entry.message.id not in held and entry.message.task not in limited]
+    with broker_errors(address(client)):
+        now = cast("list[bytes | None]", client.hmget(keyspace.unacked, [_tag(e.raw) for e in left])) if left else []
+    return dict(Counter(entry.queue for entry, value in zip(left, now, strict=True) if value is not None))
+
+
+def _held_by(nodes: Mapping[str, NodeState]) -> tuple[frozenset[str], frozenset[str]]:
+    """The ids of what the nodes hold, and the tasks of which they may hold more for a rate limit."""
+    held = frozenset[str]().union(*(node.holds or () for node in nodes.values()))
+    return held, frozenset[str]().union(*(node.rate_limited for node in nodes.values()))
+
+
 Choice = tuple[Entry, Verdict]
 
 
@@ -109,8 +133,7 @@ def choose(
 ) -> tuple[list[Choice], tuple[Notice, ...]]:
     """What the rules mean of a queue's messages that were fetched and that no node holds, with what is to be told."""
     rules = [rule for rule in for_queue(rules, queue) if rule.unacked]
-    held = frozenset[str]().union(*(node.holds or () for node in nodes.values()))
-    limited = frozenset[str]().union(*(node.rate_limited for node in nodes.values()))
+    held, limited = _held_by(nodes)
     judge = Judge(rules, keyspace, queue, facts)
     chosen: list[Choice] = []
     unsure: list[str] = []

@@ -201,6 +201,8 @@ class BrokerState(Struct, frozen=True):
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
     task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
+    `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds.
+    `evicted_keys` is how many keys the server has thrown away since its start, for want of memory.
     """
 
     version: str
@@ -218,6 +220,8 @@ class BrokerState(Struct, frozen=True):
     oldest_unacked_at: float | None = None
     held_s: Mapping[str, float] = field(default_factory=dict)
     clock_ahead_s: float = 0.0
+    evicted_keys: int = 0
+    orphans: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def clocks_differ(self) -> bool:
@@ -266,10 +270,12 @@ class ImportProbe(Struct, frozen=True):
 
     `registered` are the task names after the application has loaded all it loads by itself; `errors` maps the module of
     each expected task that is missing then to the traceback of importing it (empty where the import works).
+    `remote_control` is False where its workers answer nothing, for its settings switch that off.
     """
 
     registered: frozenset[str]
     errors: Mapping[str, str]
+    remote_control: bool = True
 
 
 class ProbeResult(Struct, frozen=True):

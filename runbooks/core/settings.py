@@ -93,6 +93,25 @@ def _node_name(value: str) -> str:
     return value
 
 
+def _consumed_queue(value: str) -> str:
+    if "," in value:
+        raise ValueError(f"{value!r} would be several queues to the worker: name each by itself, [{value}]")
+    return one_line(value)
+
+
+def _at_least_one(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Not `min_length`, which is said to be broken, too, where the only item is."""
+    if not value:
+        raise ValueError("at least one is wanted")
+    return value
+
+
+def _option(value: str) -> str:
+    if re.match(r"-[^\s=]+\s", value):
+        raise ValueError(f"{value!r} would be one word to the worker: write [{', '.join(value.split(None, 1))}]")
+    return one_line(value)
+
+
 def _expression(value: str) -> str:
     try:
         re.compile(value)
@@ -106,6 +125,8 @@ Command = Annotated[str, AfterValidator(_command)]
 AbsolutePath = Annotated[str, AfterValidator(absolute)]
 CronSchedule = Annotated[str, AfterValidator(_schedule)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
+ConsumedQueue = Annotated[str, AfterValidator(_consumed_queue)]
+Option = Annotated[str, AfterValidator(_option)]
 Expression = Annotated[str, AfterValidator(_expression)]
 EnvironmentValue = Annotated[str, AfterValidator(one_line_or_empty)]
 Environment = Annotated[dict[str, EnvironmentValue], AfterValidator(_no_secrets)]
@@ -119,9 +140,17 @@ class Worker(_Settings):
     """One worker: the node `NAME@HOST`, the queues it consumes and how it is started."""
 
     name: NodeName
-    queues: Annotated[tuple[OneLine, ...], Field(min_length=1)]
+    queues: Annotated[tuple[ConsumedQueue, ...], AfterValidator(_at_least_one)]
     concurrency: Annotated[int, Field(ge=1)] = 1
-    options: tuple[OneLine, ...] = ()
+    options: tuple[Option, ...] = ()
+
+    @property
+    def solo(self) -> bool:
+        """Whether it runs its tasks in its one process, which answers nothing meanwhile.
+
+        **Source:** celery 5.7.0 `bin/worker.py`: `-P`, `--pool`.
+        """
+        return re.search(r"(^|\s)(-P|--pool)[\s=]*solo\b", " ".join(self.options)) is not None
 
 
 def _names_differ(value: tuple[Worker, ...]) -> tuple[Worker, ...]:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Finding, Severity, Snapshot
+from runbooks.core.model import BrokerState, Finding, Severity, Snapshot
 from runbooks.core.wording import span
 
 _FULL = 0.9
@@ -17,14 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     broker = snapshot.broker
     assert broker is not None
     yield from _not_the_workers_broker(fleet, snapshot)
-    if broker.maxmemory_bytes and broker.maxmemory_policy != "noeviction":
-        yield Finding(
-            "broker.evicts",
-            "broker",
-            "Redis may evict whole queues when memory runs out",
-            (f"maxmemory {broker.maxmemory_bytes:,} bytes, maxmemory-policy {broker.maxmemory_policy}",),
-            severity=Severity.WARNING,
-        )
+    yield from _evicts(broker)
     if broker.maxmemory_bytes and broker.used_memory_bytes > _FULL * broker.maxmemory_bytes:
         yield Finding(
             "broker.full",
@@ -52,6 +45,27 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
+def _evicts(broker: BrokerState) -> Iterator[Finding]:
+    """Queues have no time to live, so only the policies over all keys take them; the others take results.
+
+    **Source:** Redis, "Key eviction": `volatile-…` policies evict among keys with a TTL, and refuse writes without any.
+    """
+    if not broker.maxmemory_bytes or not broker.maxmemory_policy.startswith("allkeys"):
+        return
+    lost = broker.evicted_keys
+    yield Finding(
+        "broker.evicts",
+        "broker",
+        "Redis throws whole queues away when memory runs out: CONFIG SET maxmemory-policy noeviction, and in its "
+        "configuration file; then publishing fails instead, and tells",
+        (
+            f"maxmemory {broker.maxmemory_bytes:,} bytes, maxmemory-policy {broker.maxmemory_policy}",
+            f"evicted_keys {lost:,}" + (": queues may have been among them" if lost else ""),
+        ),
+        severity=Severity.WARNING,
+    )
+
+
 def _not_the_workers_broker(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Workers run, none answers, and their environment names Redis elsewhere: then restarting them mends nothing."""
     assert snapshot.broker is not None
@@ -67,7 +81,8 @@ def _not_the_workers_broker(fleet: Fleet, snapshot: Snapshot) -> Iterator[Findin
             yield Finding(
                 "broker.not_the_workers",
                 host.name,
-                f"the workers of {host.name} run and none answers at {ours}, the broker that the inventory names",
+                f"the workers of {host.name} run and none answers at {ours}, the broker that the inventory names; "
+                "their environment file names another: correct one of the two",
                 tuple(f"{host.settings.env_file}: {name} is at {_place(url)}" for name, url in urls.items()),
                 blocks=True,
             )

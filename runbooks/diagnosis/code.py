@@ -16,6 +16,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         state = snapshot.reachable().get(host.name)
         if state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now)
+            yield from _mute(host, state.imports_now)
     for node, queue, task, count in discards(fleet, snapshot, repaired=True):
         yield Finding(
             "task.would_be_discarded",
@@ -80,6 +81,19 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
             (*error.splitlines()[-8:], *_environment(host, state, mended)),
             remedy="set the inventory's values in the environment file, then restart" if mended else None,
             blocks=not mended,
+        )
+
+
+def _mute(host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
+    """**Source:** celery 5.7.0 `worker/consumer/control.py: Control.include_if`."""
+    if not now.remote_control:
+        yield Finding(
+            "worker.no_remote_control",
+            host.name,
+            f"the workers of {host.name} answer nothing, for the application switches remote control off: set "
+            "worker_enable_remote_control to True; without it nobody knows what they run, have registered or consume",
+            ("loaded as a worker loads it, the application has worker_enable_remote_control = False",),
+            blocks=True,
         )
 
 

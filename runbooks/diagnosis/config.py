@@ -21,22 +21,28 @@ def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
 def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:
     paths = wanted[host.name]
     missing = [path for path in paths if state.files[path].content is None]
+    masked = [path for path in paths if kind == "unit" and state.files[path].content == b""]
     differing = [
         path
         for path, content in paths.items()
-        if path not in missing and (state.files[path].content, state.files[path].mode) != (content, MODE)
+        if path not in (*missing, *masked) and (state.files[path].content, state.files[path].mode) != (content, MODE)
     ]
     for path in stale_files(host, state, kind, wanted) if kind != "unit" else ():
         yield Finding(
             f"{kind}.stale", host.name, f"{path} is ours, and the inventory no longer has it",
             remedy="remove it", severity=Severity.WARNING,
         )  # fmt: skip
-    for what, found in (("missing", missing), ("differs", differing)):
+    told = {
+        "missing": "not installed",
+        "masked": "masked, as by somebody who does not want it to start",
+        "differs": "edited",
+    }
+    for what, found in (("missing", missing), ("masked", masked), ("differs", differing)):
         if found:
             yield Finding(
                 f"{kind}.{what}",
                 host.name,
-                f"{len(found)} of {len(paths)} {kind} files: {'not installed' if what == 'missing' else 'edited'}",
+                f"{len(found)} of {len(paths)} {kind} files: {told[what]}",
                 tuple(found),
                 remedy="install it from its template",
                 severity=Severity.WARNING,

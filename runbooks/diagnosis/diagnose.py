@@ -1,6 +1,6 @@
 """Snapshot → findings: every family of causes is asked in turn, the ones that explain the others first."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
@@ -22,7 +22,15 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
     ]
     explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}
     findings = [f for f in findings if not (f.code == "environment.differs" and f.subject in explained)]
+    mute = {finding.subject for finding in findings if finding.code == "worker.no_remote_control"}
+    findings = [f for f in findings if not _of_mute(f, mute)]
     return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
+
+
+def _of_mute(finding: Finding, hosts: Collection[str]) -> bool:
+    """Whether it only says in other words that the workers of these hosts cannot be asked."""
+    silent = finding.code == "worker.not_answering" and finding.subject.rpartition("@")[2] in hosts
+    return silent or (finding.code == "queue.no_consumer" and bool(hosts))
 
 
 def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:

@@ -1,31 +1,39 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from shlex import quote
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
 from runbooks.core.wording import span
+from runbooks.steps.queues import doubtful
+from runbooks.steps.workers import busy_solo
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Every queue of the inventory in turn, then the lists that look like queues and are not in it."""
     assert snapshot.broker is not None
     for state in snapshot.broker.queues.values():
-        yield from _no_consumer(fleet, snapshot.broker, state)
+        yield from _no_consumer(fleet, snapshot, state)
         yield from _aside(state)
         yield from _selected(state)
         yield from _malformed(state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
+    yield from _orphaned(fleet, snapshot)
     yield from _redelivered(fleet, snapshot)
     yield from _other_lists(snapshot.broker)
 
 
-def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterator[Finding]:
+def _no_consumer(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
+    broker = snapshot.broker
+    assert broker is not None
     if any(state.name in node.queues for node in broker.nodes.values()):
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
     wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
+    if not busy_solo(fleet, snapshot).isdisjoint(wanted):
+        return
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
     who = ", ".join(wanted or elsewhere) or "no worker"
     lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items())
@@ -42,8 +50,15 @@ def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState) -> Iterat
             f"by the inventory {who}{' on a host outside --limit' if elsewhere else ''} should",
         ),
         remedy="start its workers" if wanted else None,
-        severity=Severity.ERROR if state.depth or wanted or elsewhere else Severity.INFO,
+        severity=_severity(state, wanted, elsewhere),
     )
+
+
+def _severity(state: QueueState, wanted: Sequence[str], elsewhere: Sequence[str]) -> Severity:
+    """A queue whose workers are on hosts outside of --limit is a fault, but none of those that were asked about."""
+    if elsewhere and not wanted:
+        return Severity.WARNING
+    return Severity.ERROR if state.depth or wanted else Severity.INFO
 
 
 def _aside(state: QueueState) -> Iterator[Finding]:
@@ -126,6 +141,29 @@ def _unacked(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 f"{broker.unacked:,} messages are fetched and not acknowledged",
                 "it waits for its ETA, its task runs that long, or its worker was killed; after the visibility timeout "
                 "Celery delivers it again",
+            ),
+            severity=Severity.WARNING,
+        )
+
+
+def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """What a worker held when it was killed; nothing is said while one that may hold it does not answer."""
+    broker = snapshot.broker
+    assert broker is not None
+    if doubtful(fleet, snapshot):
+        return
+    timeout_s = fleet.app.broker_options.visibility_timeout
+    for queue, count in broker.orphans.items():
+        name = quote(queue)
+        yield Finding(
+            "queue.orphaned",
+            queue,
+            f"{count:,} messages of {queue} were fetched by a worker that is gone, and wait until {span(timeout_s)} "
+            f"after that; to give them back now: `inv clean-queues --queue {name} --unacked --requeue-to {name}`",
+            (
+                f"{broker.unacked:,} messages are fetched and not acknowledged",
+                "none of the nodes that answer lists these as active, reserved or scheduled; Celery delivers them "
+                "again after the visibility timeout (celery_broker_options)",
             ),
             severity=Severity.WARNING,
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
 from runbooks.core.wording import span, tasks
-from runbooks.steps.workers import changed_since_start
+from runbooks.steps.workers import busy_solo, changed_since_start
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -17,7 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
             yield from _services(host, state)
-            yield from _nodes(host, state, snapshot)
+            yield from _nodes(fleet, host, state, snapshot)
             yield from _stops_late(fleet, host)
 
 
@@ -103,8 +103,10 @@ def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes that do not answer, where the services of their hosts were not asked."""
     assert snapshot.broker is not None
     nodes = [host.node(worker) for host in fleet.hosts for worker in host.settings.workers]
-    for name in nodes:
-        if name not in snapshot.broker.nodes:
+    silent = [name for name in nodes if name not in snapshot.broker.nodes]
+    busy = busy_solo(fleet, snapshot)
+    for name in silent:
+        if name not in busy:
             yield Finding(
                 "worker.not_answering", name, f"the node {name} does not answer ping", (_who_answers(snapshot),)
             )
@@ -154,12 +156,22 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
             )
 
 
-def _nodes(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+def _nodes(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     assert snapshot.broker is not None
+    busy = busy_solo(fleet, snapshot)
     for worker in host.settings.workers:
         name, service = host.node(worker), state.services[worker.name]
         node = snapshot.broker.nodes.get(name)
-        if node is None and service.pid is not None:
+        if name in busy:
+            yield Finding(
+                "worker.busy",
+                name,
+                f"{worker.name} runs and does not answer ping, as a solo worker does while it runs a task; whether it "
+                f"works or hangs shows in its log: `inv tail-logs --limit {host.name}`",
+                (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
+                severity=Severity.INFO,
+            )
+        elif node is None and service.pid is not None:
             yield Finding(
                 "worker.not_answering",
                 name,

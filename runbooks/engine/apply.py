@@ -96,10 +96,12 @@ def apply(
     for stage in _stages(steps):
         names = [step.name for step in stage]
         changes = [change for change in plan if change.step in names]
-        todo = _without_failed(session, changes, recap)
-        if stage[0].rolling and changes:
-            _count_right(session, stage[0], changes, recap)
+        rolls = stage[0].rolling and bool(changes)
+        if rolls:
             session.reporter.step(names[0])
+        todo = _without_failed(session, changes, recap)
+        if rolls:
+            _count_right(session, stage[0], changes, recap)
             failed, after = _roll(session, journal, lock, stage[0], todo, recap, rolling, proof)
             worse |= failed
         else:

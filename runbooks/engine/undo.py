@@ -269,10 +269,11 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
 
 def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Collection[str], recap: Recap) -> None:
     """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
-    session.reporter.step("put back")
     record = find_run(session.options.state_directory, journal.run_id)
     entries = [entry for entry in record.entries if entry.change.host in hosts]
     undos = plan_undo(session, replace(record, entries=entries), malformed=False)
+    if any(undo.outcome is Outcome.CHANGED for undo in undos):
+        session.reporter.step("put back")
     _take_back(session, journal, journal, lock, undos, recap)
 
 

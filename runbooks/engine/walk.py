@@ -1,6 +1,7 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 
 class Proof(Struct, frozen=True):
-    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`."""
+    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`.
+
+    `does` is what it does besides looking.
+    """
 
     needs: Needs
     make: Callable[[Session, Journal, "FleetLock", Recap, Snapshot], None]
+    does: str = ""
 
 
 def walk(
@@ -44,6 +49,8 @@ def walk(
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
     session.reporter.plan(plan, dry_run=session.options.dry_run)
+    if proof and proof.does and (plan or prove_anyway):
+        session.reporter.message(f"The proof at the end: {proof.does}")
     for name, host in snapshot.hosts.items():
         if isinstance(host, Unreachable):
             session.reporter.warning(f"{name} is left out: {host.why}", "run the same command again when it answers")
@@ -66,6 +73,7 @@ def walk(
                 proof.make(session, journal, lock, recap, after or session.observe(needs))
             elif proof:
                 session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
+            _point_to_logs(session, recap)
         except RunbookError:
             recap.at(BROKER).failed += 1
             session.reporter.recap(recap.tallies, undo=undo)
@@ -73,6 +81,13 @@ def walk(
         journal.end_with(recap.exit_code)
         session.reporter.recap(recap.tallies, undo=undo if plan else "")
     return recap.exit_code
+
+
+def _point_to_logs(session: Session, recap: Recap) -> None:
+    """What a service that does not come up says stands in its log."""
+    if failed := [host.name for host in session.fleet.hosts if recap.at(host.name).failed and host.services]:
+        command = session.command(f"tail-logs --limit {quote(','.join(failed))}")
+        session.reporter.message(f"What the services there say: {command}")
 
 
 def apply_nothing(steps: Sequence[Step], session: Session, recap: Recap) -> None:

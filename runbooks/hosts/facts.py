@@ -215,7 +215,7 @@ def parse_imports(answer: Answer) -> ImportProbe:
     found = parse_application(answer)
     if isinstance(found, str):
         return ImportProbe(frozenset(), {"": found})
-    return ImportProbe(frozenset(found["registered"]), found["errors"])
+    return ImportProbe(frozenset(found["registered"]), found["errors"], found["remote"])
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

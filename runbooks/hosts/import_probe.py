@@ -96,7 +96,7 @@ def send(name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, 
         app.send_task(name, args, kwargs, task_id=question["send_as"], retry=False, **options)
 
 
-answer: dict[str, Any] = {"registered": sorted(registered)}
+answer: dict[str, Any] = {"registered": sorted(registered), "remote": bool(app.conf.worker_enable_remote_control)}
 if "expected" in question:
     answer["errors"] = import_errors(question["expected"])
 elif "send_as" in question:

@@ -4,37 +4,42 @@ from collections.abc import Callable, Iterator, Sequence
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, HostState, Look, QueueLook, QueueState, Severity, Snapshot
+from runbooks.core.settings import Worker
 from runbooks.core.wording import span
 from runbooks.monitoring.history import History
+from runbooks.steps.workers import busy_solo
 
 
 def look_of(fleet: Fleet, snapshot: Snapshot, history: History) -> Look:
     """The figures of a snapshot, without its findings."""
     broker, expected = snapshot.broker, frozenset(fleet.app.expected_tasks)
     assert broker is not None
-    nodes = [host.node(worker) for host in fleet.hosts for worker in host.settings.workers]
+    nodes = {host.node(worker): worker for host in fleet.hosts for worker in host.settings.workers}
+    busy = [nodes[name] for name in busy_solo(fleet, snapshot)]
     fetched_at = broker.oldest_unacked_at
     return Look(
         snapshot.at,
         fleet.app.app,
         reached=True,
-        queues=tuple(_queue(snapshot.at, broker, state, history) for state in broker.queues.values()),
+        queues=tuple(_queue(snapshot.at, broker, state, history, busy) for state in broker.queues.values()),
         missing_tasks={name: len(expected - broker.nodes[name].registered) for name in nodes if name in broker.nodes},
-        silent_nodes=tuple(name for name in nodes if name not in broker.nodes),
+        silent_nodes=tuple(name for name in nodes if name not in broker.nodes and nodes[name] not in busy),
         unacked=broker.unacked,
         unacked_age_s=0.0 if fetched_at is None else max(0.0, snapshot.at - fetched_at),
         beat_silence_s={name: s for name, state in snapshot.reachable().items() if (s := _silence(state)) is not None},
     )
 
 
-def _queue(at: float, broker: BrokerState, state: QueueState, history: History) -> QueueLook:
+def _queue(at: float, broker: BrokerState, state: QueueState, history: History, busy: Sequence[Worker]) -> QueueLook:
+    """`busy` are the workers that do not answer and are at work all the same."""
     etas = [count.oldest_eta_at for count in state.by_task.values() if count.oldest_eta_at is not None]
     before = history.depth_before(state.name, at)
+    consumed = (*(node.queues for node in broker.nodes.values()), *(worker.queues for worker in busy))
     return QueueLook(
         state.name,
         state.depth,
         state.unseen,
-        consumers=sum(state.name in node.queues for node in broker.nodes.values()),
+        consumers=sum(state.name in queues for queues in consumed),
         max_retries=max((count.max_retries_seen for count in state.by_task.values()), default=0),
         eta_overdue_s=max(0.0, at - min(etas)) if etas else 0.0,
         per_s=(state.depth - before[1]) / (at - before[0]) if before else None,

@@ -28,7 +28,7 @@ def unit_files(fleet: Fleet, templates: Templates) -> Wanted:
 
 
 def _units(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, bytes]:
-    if not host.services:
+    if not host.services or not _takes_units(host):
         return {}
     directory = host.settings.unit_directory
     common = _common(fleet, host)
@@ -41,6 +41,11 @@ def _units(fleet: Fleet, host: FleetHost, templates: Templates) -> dict[str, byt
     if host.settings.beat:
         units[f"{directory}/{unit_of('beat')}"] = templates.render("systemd/celery-beat.service.j2", **common)
     return units | {f"{directory}/celery.target": templates.render("systemd/celery.target.j2", **common)}
+
+
+def _takes_units(host: FleetHost) -> bool:
+    """Where other commands than systemd's start the workers, units would only mislead, unless they are asked for."""
+    return host.has_systemd or "unit_directory" in host.settings.model_fields_set
 
 
 def cron_files(fleet: Fleet, templates: Templates) -> Wanted:

@@ -63,9 +63,9 @@ class QueuesClean:
         silent = sorted(set(self._fleet.all_nodes) - snapshot.broker.nodes.keys())
         if rules and snapshot.broker.nodes and silent:
             told.append(f"{', '.join(silent)} does not answer, and may know tasks that count as unregistered")
-        doubtful = _doubtful(self._fleet, snapshot)
-        if doubtful and any(rule.unacked for rule in self._fleet.rules):
-            told.append(f"unacked messages are left alone: {', '.join(doubtful)} may hold them and does not answer")
+        unsure = doubtful(self._fleet, snapshot)
+        if unsure and any(rule.unacked for rule in self._fleet.rules):
+            told.append(f"unacked messages are left alone: {', '.join(unsure)} may hold them and does not answer")
         return told
 
     def _rules(self, queue: str, *, unacked: bool = False) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class QueuesClean:
         return _change(what, do, RestoreMessages(archive), selections, state.notices, now)
 
     def _take_unacked(self, state: QueueState, snapshot: Snapshot) -> Change | None:
-        if not state.unacked or _doubtful(self._fleet, snapshot):
+        if not state.unacked or doubtful(self._fleet, snapshot):
             return None
         assert snapshot.broker is not None
         stopped = tuple(sorted(silent_nodes(self._fleet.all_nodes, snapshot.broker.nodes)))
@@ -93,7 +93,7 @@ class QueuesClean:
         return _change(what, do, RestoreMessages(archive), state.unacked, (), snapshot.at)
 
 
-def _doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
+def doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
     """The nodes that may hold messages: they do not say which, and are not known to be stopped."""
     assert snapshot.broker is not None
     states = snapshot.reachable()

@@ -53,6 +53,28 @@ def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
     return frozenset(node for n, (_, node) in enumerate(ages_s, 1) if younger[n - 1] < n)
 
 
+def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
+    """The silent nodes of solo workers that run: such a one answers nothing while it runs a task.
+
+    There has to be a connection that takes messages for each of them, beside those of the nodes that answer.
+    """
+    assert snapshot.broker is not None
+    nodes, connections = snapshot.broker.nodes, snapshot.broker.consumer_ages_s
+    silent = frozenset(
+        host.node(worker)
+        for host in fleet.hosts
+        for worker in host.settings.workers
+        if worker.solo and host.node(worker) not in nodes and _may_run(snapshot, host, worker)
+    )
+    return silent if connections is None or len(connections) >= len(nodes) + len(silent) else frozenset()
+
+
+def _may_run(snapshot: Snapshot, host: FleetHost, worker: Worker) -> bool:
+    state = snapshot.reachable().get(host.name)
+    service = state.services.get(worker.name) if state else None
+    return service is None or service.pid is not None
+
+
 MARGIN_S = 2.0
 """Host and broker are asked one after the other, and the broker counts whole seconds."""
 
@@ -76,10 +98,11 @@ class WorkersRunning:
         assert snapshot.broker is not None
         hosts = {host.name: host for host in self.fleet.hosts}
         unseen = not_seen_by_the_broker(self.fleet, snapshot)
+        busy = busy_solo(self.fleet, snapshot)
         return tuple(
             change
             for name, state in snapshot.reachable().items()
-            for change in self._host(hosts[name], state, snapshot.broker.nodes, unseen, earlier)
+            for change in self._host(hosts[name], state, snapshot.broker.nodes, unseen, busy, earlier)
         )
 
     def _host(
@@ -88,6 +111,7 @@ class WorkersRunning:
         state: HostState,
         nodes: Mapping[str, NodeState],
         unseen: Collection[str],
+        busy: Collection[str],
         earlier: Sequence[Change],
     ) -> Iterator[Change]:
         workers = {worker.name: worker for worker in host.settings.workers}
@@ -102,6 +126,7 @@ class WorkersRunning:
             if worker := workers.get(service):
                 node = nodes.get(host.node(worker))
                 faults = worker_faults(worker, node, self.fleet.app.expected_tasks)
+                faults = [] if host.node(worker) in busy else faults
                 if node and node.twins > 1 and host.name in self.since:
                     faults.append("another worker answers in its name, so that its own answer is not known")
                 if not faults and host.node(worker) in unseen:

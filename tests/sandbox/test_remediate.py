@@ -39,6 +39,7 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert dry.code == 0
     assert not (world.root / "state").exists()
     assert "+GLPI_TIMEOUT_S=30" in dry.json["plan"][0]["detail"]
+    assert dry.json["messages"] == [f"The proof at the end: run {CHECK} through high_priority"]
 
     healed = world.inv("remediate", "--yes", "--json")
     assert healed.code == 0, healed.out + healed.err

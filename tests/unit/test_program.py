@@ -30,6 +30,9 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("show -x", "show has no flag '-x'"),
         ("undo", "did not receive required positional arguments: 'run'\n→ see: inv --help undo"),
         ("diagnose --limit", "--limit needed value"),
+        ("clean-queues --dry-run --queue", "--queue needed value"),
+        ("clean-queues --task --queue low --yes", "--task needed value"),
+        ("clean-queues --task a --task --queue low --yes", "--task needed value"),
         ("diagnose --forks many", "a number is wanted, and given was 'many'"),
     ],
 )

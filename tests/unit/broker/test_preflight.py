@@ -11,11 +11,12 @@ from pydantic import SecretStr
 from lab.redis_server import RedisServer
 from runbooks.broker import moving, preflight, surgery
 from runbooks.broker.archive import Archive
-from runbooks.broker.connection import connect
+from runbooks.broker.connection import broker_errors, connect
 from runbooks.broker.control import observe_nodes
 from runbooks.broker.keys import PIDBOX, KeySpace
 from runbooks.broker.ledger import Fate, read
 from runbooks.broker.lock import FleetLock, Holder
+from runbooks.broker.observe import observe_broker
 from runbooks.broker.session import Broker
 from runbooks.core.effects import BROKER, Change, Effect, TakeMessages, TakeUnacked
 from runbooks.core.errors import BrokerRefused, LockHeld
@@ -217,3 +218,21 @@ def test_a_queue_that_another_run_works_on_is_refused_and_its_holder_named(
 
 def holder(run_id: str) -> Holder:
     return Holder("ann", "elsewhere", 1, "1", "", run_id, "clean-queues", 1.0)
+
+
+def test_a_command_that_the_server_lacks_is_one_that_may_not_be_run(tmp_path: Path) -> None:
+    gone = ("CLIENT", "PUBSUB", "EVAL")
+    args = [word for name in gone for word in ("--rename-command", name, "")]
+    server = RedisServer.start(tmp_path / "redis", args=args)
+    try:
+        client = connect(server.url())
+        assert observe_nodes(server.url(), timeout_s=0.1) == {}
+        seen = observe_broker(client, KEYS, ["work"], (), time.time(), {})
+        assert seen.blocked_clients is None
+        with pytest.raises(BrokerRefused, match=r"lacks rights: \+eval$"):
+            preflight.require_able(client, KEYS, ["work"], "r1")
+        with pytest.raises(BrokerRefused, match="unknown command 'EVAL'") as caught, broker_errors("redis"):
+            client.eval("return 1", 0)
+        assert "rename-command" in str(caught.value.advice)
+    finally:
+        server.stop()

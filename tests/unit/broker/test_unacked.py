@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,21 @@ def test_killed_at_any_boundary_each_entry_is_in_the_hash_or_taken_and_all_come_
         if ended:
             break
     assert at > 12
+
+
+def test_what_no_node_holds_is_counted_by_queue_and_only_what_is_still_there(
+    client: "redis.Redis", fetched: list[str]
+) -> None:
+    found = unacked.entries(client, KEYS)
+    assert unacked.orphans(client, KEYS, found, node()) == {"work": 3}
+    assert unacked.orphans(client, KEYS, found, node(fetched[0])) == {"work": 2}
+    assert unacked.orphans(client, KEYS, found, {}) == {"work": 3}
+    silent = {"a@b": replace(node()["a@b"], holds=None)}
+    assert unacked.orphans(client, KEYS, found, silent) == {}
+    client.delete(KEYS.unacked)
+    assert unacked.orphans(client, KEYS, found, node()) == {}
+    assert unacked.entries(client, KEYS, 2) == []
+
+
+def test_so_many_entries_are_looked_at_as_are_asked_for(client: "redis.Redis", fetched: list[str]) -> None:
+    assert len(unacked.entries(client, KEYS, 2)) == 2 < len(fetched)

@@ -117,13 +117,15 @@ def test_a_template_without_the_mark_is_refused_for_its_file_would_never_be_remo
 
 AWKWARD = make_host(
     "web 1",
+    service_manager="systemd",
+    commands=None,
     directory="/srv/my shop 50%",
     python="/usr/bin/env",
     env_file="/etc/my shop.env",
     user="root",
     workers=(
         Worker(
-            name="high", queues=("high_q", "two words"), options=("--max-tasks-per-child=100", "-O fair", "50%", "$X")
+            name="high", queues=("high_q", "two words"), options=("--max-tasks-per-child=9", "-O", "fair", "50%", "$X")
         ),
         Worker(name="low", queues=("low",), concurrency=4),
     ),
@@ -148,7 +150,7 @@ def test_the_worker_unit_says_what_the_inventory_says() -> None:
     assert "EnvironmentFile=/etc/my shop.env" in lines
     assert '    --hostname="high@web 1" \\' in lines
     assert '    --queues="high_q,two words" \\' in lines
-    assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=100 "-O fair" 50%% "$$X"' in lines
+    assert '    --concurrency=1 --loglevel=INFO --max-tasks-per-child=9 -O fair 50%% "$$X"' in lines
     assert "TimeoutStopSec=60" in lines
     assert b"--concurrency=4 --loglevel=INFO\n" in units["/etc/systemd/system/celery-worker@low.service"]
 
@@ -217,7 +219,8 @@ def test_a_host_without_cron_entries_or_logs_gets_no_file_for_them() -> None:
 
 def test_a_worker_of_root_keeps_roots_rights() -> None:
     def unit(user: str) -> bytes:
-        return unit_files(make_fleet(make_host(user=user)), SHIPPED)["web1"]["/etc/systemd/system/celery-beat.service"]
+        host = make_host(user=user, service_manager="systemd", commands=None)
+        return unit_files(make_fleet(host), SHIPPED)["web1"]["/etc/systemd/system/celery-beat.service"]
 
     assert b"\nCapabilityBoundingSet=\n" in unit("deploy")
     assert b"CapabilityBoundingSet" not in unit("root")
@@ -226,3 +229,12 @@ def test_a_worker_of_root_keeps_roots_rights() -> None:
 def test_rendering_twice_gives_the_same_bytes() -> None:
     fleet = make_fleet(AWKWARD)
     assert unit_files(fleet, SHIPPED) == unit_files(fleet, SHIPPED)
+
+
+def test_a_host_whose_workers_other_commands_start_gets_units_only_where_it_names_their_directory() -> None:
+    def units(**settings: Any) -> list[str]:
+        return list(unit_files(make_fleet(make_host(beat=False, **settings)), SHIPPED)["web1"])
+
+    assert units() == []
+    assert units(unit_directory="/opt/units") == ["/opt/units/celery-worker@high.service", "/opt/units/celery.target"]
+    assert len(units(service_manager="systemd", commands=None)) == 2

@@ -53,6 +53,26 @@ def test_the_least_inventory_makes_a_fleet_with_the_documented_defaults(tmp_path
     assert (host.settings.start_timeout, host.settings.stop_timeout, host.services) == (90.0, 60.0, ())
 
 
+def test_a_worker_without_a_queue_is_refused(tmp_path: Path) -> None:
+    text = "celery_workers: [{name: a, queues: []}]"
+    assert problems(tmp_path, text) == [f"{FIRST}: celery_workers.0.queues: at least one is wanted"]
+
+
+def test_what_celery_would_take_for_several_queues_or_for_one_word_is_refused(tmp_path: Path) -> None:
+    text = """\
+        celery_workers:
+          - name: a
+            queues: ["high,low"]
+            options: ["-O fair", "--pool=solo", -O, fair, "--pidfile=/a b", "--pool solo"]
+        """
+    assert problems(tmp_path, text) == [
+        f"{FIRST + 2}: celery_workers.0.queues.0: 'high,low' would be several queues to the worker: name each by itself"
+        ", [high,low]",
+        f"{FIRST + 3}: celery_workers.0.options.0: '-O fair' would be one word to the worker: write [-O, fair]",
+        f"{FIRST + 3}: celery_workers.0.options.5: '--pool solo' would be one word to the worker: write [--pool, solo]",
+    ]
+
+
 def test_what_is_left_out_of_a_nested_map_has_its_documented_default(tmp_path: Path) -> None:
     text = """\
         celery_workers: [{name: a, queues: [q]}]

@@ -94,14 +94,26 @@ def test_a_fleet_without_workers_rules_or_tasks_has_no_findings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "limit", "told"), [("allkeys-lru", 1000, True), ("noeviction", 1000, False), ("allkeys-lru", 0, False)]
-)
-def test_eviction_is_told_only_where_memory_is_limited(policy: str, limit: int, told: bool) -> None:
+    ("policy", "limit", "told"),
+    [
+        ("allkeys-lru", 1000, True), ("allkeys-random", 1000, True), ("noeviction", 1000, False),
+        ("allkeys-lru", 0, False), ("volatile-lru", 1000, False), ("volatile-ttl", 1000, False),
+    ],
+)  # fmt: skip
+def test_eviction_is_told_only_where_it_may_take_queues(policy: str, limit: int, told: bool) -> None:
     found = findings(broker=broker(maxmemory_bytes=limit, maxmemory_policy=policy))
     assert [finding.code for finding in found] == ["broker.evicts"] * told
     if told:
-        assert found[0].evidence == ("maxmemory 1,000 bytes, maxmemory-policy allkeys-lru",)
+        assert found[0].evidence == (f"maxmemory 1,000 bytes, maxmemory-policy {policy}", "evicted_keys 0")
+        assert "CONFIG SET maxmemory-policy noeviction" in found[0].summary
         assert found[0].severity is Severity.WARNING
+
+
+def test_keys_that_were_evicted_are_told() -> None:
+    finding = only(
+        findings(broker=broker(maxmemory_bytes=1000, maxmemory_policy="allkeys-lru", evicted_keys=12)), "broker.evicts"
+    )
+    assert finding.evidence[1] == "evicted_keys 12: queues may have been among them"
 
 
 @pytest.mark.parametrize(("ahead_s", "told"), [(59, ""), (7200, "2 h ahead of"), (-7200, "2 h behind")])
@@ -125,6 +137,38 @@ def test_queues_in_another_db_are_told_with_both_depths() -> None:
 
 
 # --- queues
+
+
+def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives_them_back() -> None:
+    finding = only(findings(broker=broker(orphans={"high_q": 8}, unacked=9)), "queue.orphaned")
+    assert finding.summary.startswith("8 messages of high_q were fetched by a worker that is gone")
+    assert "`inv clean-queues --queue high_q --unacked --requeue-to high_q`" in finding.summary
+    assert (finding.severity, finding.evidence[0]) == (
+        Severity.WARNING,
+        "9 messages are fetched and not acknowledged",
+    )
+
+
+def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does_not_run() -> None:
+    fleet, silent = replace(FLEET, all_nodes=("high@web1",)), broker(orphans={"high_q": 8}, nodes={})
+    assert "queue.orphaned" not in [finding.code for finding in findings(fleet, broker=silent)]
+    services = {**state().services, "high": ServiceState(None, None, "stopped")}
+    told = findings(fleet, broker=silent, hosts={"web1": state(services=services)})
+    assert "queue.orphaned" in [finding.code for finding in told]
+    elsewhere = replace(FLEET, all_nodes=("high@web1", "low@web9"))
+    all_of_ours = broker(orphans={"high_q": 8}, nodes={"high@web1": node(holds=frozenset())})
+    assert findings(elsewhere, broker=all_of_ours) == ()
+
+
+def test_a_solo_worker_at_its_task_is_told_and_neither_it_nor_its_queue_is_a_fault() -> None:
+    host = make_host(workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
+    fleet = make_fleet(host)
+    silent = make_broker(fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)})
+    finding = only(findings(fleet, broker=silent), "worker.busy")
+    assert (finding.severity, finding.remedy, finding.subject) == (Severity.INFO, None, "high@web1")
+    assert "inv tail-logs --limit web1" in finding.summary
+    dead = findings(fleet, broker=replace(silent, consumer_ages_s=()))
+    assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]
 
 
 def test_a_queue_that_nobody_consumes_is_told_with_its_depth_and_who_should() -> None:
@@ -161,7 +205,7 @@ def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys(
         "queue.no_consumer",
     )
     assert finding.evidence[-1] == "by the inventory low on a host outside --limit should"
-    assert (finding.severity, finding.remedy) == (Severity.ERROR, None)
+    assert (finding.severity, finding.remedy) == (Severity.WARNING, None)
 
 
 def test_what_a_rule_selects_is_told_with_its_reason_tasks_and_samples() -> None:
@@ -472,3 +516,19 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
         findings(fleet, hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "task.never_imported"
     )
     assert finding.summary == "ship: the application never imports it, or has no such task"
+
+
+def test_an_application_without_remote_control_is_the_cause_of_its_workers_silence() -> None:
+    mute = replace(GOOD, remote_control=False)
+    silent = make_broker(FLEET, nodes={})
+    finding = only(findings(broker=silent, hosts={"web1": state(imports_now=mute, imports_wanted=mute)}),
+                   "worker.no_remote_control")  # fmt: skip
+    assert finding.blocks
+    assert "worker_enable_remote_control" in finding.summary
+
+
+def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
+    files = {**state().files, UNIT: in_place(b"")}
+    finding = only(findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked")
+    assert finding.summary == "1 of 1 unit files: masked, as by somebody who does not want it to start"
+    assert (finding.evidence, finding.remedy) == ((UNIT,), "install it from its template")

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.model import BrokerState, HostState, NodeState, Severity, Snapshot, TaskCount, Unreachable
-from runbooks.core.settings import Limits, Thresholds
+from runbooks.core.settings import Limits, Thresholds, Worker
 from runbooks.diagnosis.diagnose import diagnose, watch
 from runbooks.monitoring.look import slow_to_drain, unsure
 from runbooks.steps.files import Kind, Wanted
@@ -149,3 +149,11 @@ def test_beat_may_be_silent_still_where_its_host_does_not_answer() -> None:
     of = unsure(make_snapshot(FLEET, hosts={"web1": Unreachable("no route")}))
     assert of("beat.silent", "web1")
     assert not unsure(make_snapshot(FLEET))("beat.silent", "web1")
+
+
+def test_a_solo_worker_at_its_task_crosses_nothing() -> None:
+    fleet = make_fleet(make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),)))
+    silent = make_broker(fleet, nodes={}, consumer_ages_s=(400,), queues={"high_q": make_queue(depth=7)})
+    assert watch(fleet, Snapshot(NOW, silent, {})) == ()
+    dead = watch(fleet, Snapshot(NOW, replace(silent, consumer_ages_s=()), {}))
+    assert [finding.code for finding in dead] == ["worker.not_answering", "queue.no_consumer"]

@@ -180,6 +180,7 @@ class Recorder:
     waited: list[str] = field(default_factory=list)
     logged: list[LogLine] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
     undo: str = ""
 
     def findings(self, findings: Sequence[Any]) -> None: ...
@@ -188,7 +189,9 @@ class Recorder:
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None: ...
     def run_started(self, run_id: str) -> None: ...
-    def step(self, name: str) -> None: ...
+    def step(self, name: str) -> None:
+        self.steps.append(name)
+
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self.changes.append((change.host, change.summary, outcome, detail))
 

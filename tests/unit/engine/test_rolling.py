@@ -82,6 +82,17 @@ def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets
     assert fleet.last_run().outcome == "failed"
 
 
+def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_the_logs_is_told(fleet: World) -> None:
+    assert fleet.remediate() == ExitCode.OK
+    fleet.path("web1", "high.pid").unlink()
+    fleet.path("web1", "high.broken").touch()
+    fleet.path("web2", "env").touch()
+    assert fleet.remediate() == ExitCode.FAILED
+    assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
+    assert fleet.reporter.steps == ["workers"]
+    assert fleet.reporter.told[-1] == "What the services there say: inv tail-logs --limit web1"
+
+
 def test_as_many_hosts_as_allowed_may_fail_and_only_they_get_their_files_back(fleet: World) -> None:
     fleet.path("web1", "high.broken").touch()
     assert fleet.remediate(rolling=Rolling("1", max_fail=1)) == ExitCode.FAILED

@@ -1,13 +1,17 @@
 """What is said to be as expected was seen, on each host."""
 
+from types import SimpleNamespace
+from typing import cast
+
 from msgspec.structs import replace
 
 from runbooks.core.reporter import Check
-from runbooks.core.settings import Probe
+from runbooks.core.settings import Probe, Worker
 from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 from runbooks.verify import expectations
 from tests.unit.engine.conftest import World
+from tests.unit.fleets import make_broker, make_fleet, make_host, make_snapshot
 
 
 def checks(session: Session) -> dict[str, Check]:
@@ -37,3 +41,21 @@ def test_what_cannot_be_seen_on_a_host_that_is_away_is_not_said_to_be_right(worl
     assert told["probe disk on web1"].ok
     assert told["probe disk on web2"].ok is None
     assert told["hosts answer"].ok is False
+
+
+def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> None:
+    fleet = make_fleet(make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),)))
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=(400,), blocked_clients=0))
+    told = {check.what: check for check in expectations(cast(Session, SimpleNamespace(fleet=fleet)), snapshot, ())}
+    unseen = ["nodes answer ping", "nodes have all 2 expected tasks registered", "queues are consumed"]
+    assert [what for what, check in told.items() if check.ok is None] == unseen
+    assert told["nodes answer ping"].seen == "0 of 1; a solo worker at its task does not tell: high@web1"
+    assert all(check.ok is not False for check in told.values())
+
+
+def test_queues_of_hosts_outside_the_limit_are_not_asked_for() -> None:
+    fleet = make_fleet()
+    limited = replace(fleet, all_workers=(*fleet.all_workers, Worker(name="low", queues=("low_q",))))
+    snapshot = make_snapshot(limited, broker=make_broker(fleet))
+    told = {check.what: check for check in expectations(cast(Session, SimpleNamespace(fleet=limited)), snapshot, ())}
+    assert (told["queues are consumed"].ok, told["queues are consumed"].seen) == (True, "1 of 1")

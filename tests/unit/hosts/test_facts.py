@@ -270,6 +270,12 @@ def test_a_good_application_registers_its_tasks_and_has_no_errors(site: Site) ->
     assert probe.errors == {}
 
 
+def test_an_application_that_switches_remote_control_off_says_so(site: Site) -> None:
+    assert site.probe().remote_control
+    site.write(**{"shop.py": dedent(APP) + "app.conf.worker_enable_remote_control = False\n"})
+    assert not site.probe().remote_control
+
+
 def test_a_module_that_imports_but_has_no_such_task_is_told_with_no_error(site: Site) -> None:
     probe = site.probe("tasks.bill", "tasks.nosuch")
     assert probe.errors == {"tasks": ""}

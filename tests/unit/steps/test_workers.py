@@ -131,3 +131,26 @@ def test_a_missing_environment_file_makes_no_worker_outdated() -> None:
     state = replace(make_state(HOST), files={ENV_FILE: FileState(None)})
     step = WorkersRunning(FLEET, 0.0, {})
     assert step.plan(make_snapshot(FLEET, hosts={"web1": state})) == ()
+
+
+def silent_solo(connections: tuple[int, ...] | None, *options: str) -> list[str]:
+    """What is to do where a worker with these options runs and does not answer."""
+    host = make_host(workers=(Worker(name="high", queues=("high_q",), options=options),), beat=False)
+    fleet = make_fleet(host)
+    broker = make_broker(fleet, nodes={}, consumer_ages_s=connections)
+    return [change.summary for change in WorkersRunning(fleet, 0.0, {}).plan(make_snapshot(fleet, broker=broker))]
+
+
+@pytest.mark.parametrize("options", [("--pool=solo",), ("-P", "solo"), ("-Psolo", "-O", "fair"), ("--pool", "solo")])
+def test_a_solo_worker_that_is_silent_during_a_task_is_left_to_it(options: tuple[str, ...]) -> None:
+    assert silent_solo((400,), *options) == []
+    assert silent_solo(None, *options) == []
+
+
+def test_a_silent_solo_worker_without_a_connection_that_takes_messages_is_restarted() -> None:
+    assert silent_solo((), "--pool=solo") == ["restart high: does not answer ping"]
+
+
+@pytest.mark.parametrize("options", [("--pool=threads",), (), ("--pool=prefork", "--queues=solo")])
+def test_a_silent_worker_of_another_pool_is_restarted(options: tuple[str, ...]) -> None:
+    assert silent_solo((400,), *options) == ["restart high: does not answer ping"]
