@@ -155,10 +155,6 @@ class Ledger(Struct):
         fates = self.fates
         return (n for n in self.messages if fates[n] is fate)
 
-    def in_state(self, fate: Fate) -> Iterator[Archived]:
-        """The messages whose fate is this, in the order in which they were archived."""
-        return (self.messages[n] for n in self.numbers(fate))
-
     @property
     def unsure(self) -> frozenset[int]:
         """The n of the messages in batches of unknown fate."""

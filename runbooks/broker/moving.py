@@ -104,7 +104,7 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     queue, priority = destination(message.requeue_to)
     item = redirected(message.item, queue, priority)
     if item is None:
-        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: inv undo")
+        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: `inv undo RUN`")
     return item
 
 

@@ -285,6 +285,20 @@ class ProbeResult(Struct, frozen=True):
     output: str
 
 
+class OtherUnit(Struct, frozen=True):
+    """A unit that is none of this tool's and runs workers or beat of the application.
+
+    `path` is its file, "" where that does not speak of Celery: a login session's, or that of cron or sshd, which are
+    not to be stopped. `forking` is its Type; `runs` says of each of its main processes, by pid, what it is: `beat`, or
+    `worker` and its node's name.
+    """
+
+    name: str
+    path: str
+    forking: bool
+    runs: Mapping[int, str]
+
+
 class HostState(Struct, frozen=True):
     """A host as it answered; what was not asked is empty.
 
@@ -295,6 +309,7 @@ class HostState(Struct, frozen=True):
     are the same object where these do not differ, and None where not asked.
     `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
     where, as `beat_untold` says, it writes nothing down before it ends.
+    `others` are the units that run workers or beat of the application beside the inventory's.
     """
 
     clock_at: float
@@ -307,6 +322,7 @@ class HostState(Struct, frozen=True):
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
     beat_sent_at: float | None = None
     beat_untold: str = ""
+    others: tuple[OtherUnit, ...] = ()
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:

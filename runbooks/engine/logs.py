@@ -53,7 +53,7 @@ class HostLogs:
         since = self._asked.since
         if since is not None and self._asked.lines is None:
             for log, answer in self._each(self.transport, lambda log: log.ask_since(since)):
-                log.since(answer)
+                log.since(answer, since)
         self.started = True
         return said
 

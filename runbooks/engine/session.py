@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 class Options(Struct, frozen=True):
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
-    `program` is what was typed, `where` its flags that lead to this fleet and its records: for suggested commands.
     `every_message` asks for each message that a rule means, not for a few samples.
     """
 
@@ -45,8 +44,6 @@ class Options(Struct, frozen=True):
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
     every_message: bool = False
-    where: str = ""
-    program: str = "inv"
 
 
 class Session:
@@ -137,10 +134,6 @@ class Session:
             journal = self.begin(run_id)
             with closing_journal(journal):
                 yield journal, lock
-
-    def command(self, words: str) -> str:
-        """What the operator is to type next, for the same fleet and records."""
-        return f"{self.options.program} {words}{self.options.where}"
 
     def begin(self, run_id: str) -> Journal:
         """The journal of a new run; tells its id."""

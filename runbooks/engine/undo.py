@@ -28,10 +28,12 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
-from runbooks.engine.apply import PAUSE_S, Recap, perform
+from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.nodes import await_nodes
 from runbooks.engine.observe import look, on_hosts
+from runbooks.engine.perform import perform
+from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs

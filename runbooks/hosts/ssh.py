@@ -11,7 +11,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import paramiko
@@ -38,6 +38,7 @@ class SshTransport:
     def __init__(self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
         self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
+        self._hang_up: Callable[[], object] = bool
         self._forwards: list[socketserver.TCPServer] = []
         self._refused = ""
         self._opening = threading.Lock()
@@ -81,6 +82,8 @@ class SshTransport:
                 except OSError:
                     if not channel.closed:  # else what it said at its end is received next
                         raise
+                except EOFError:  # paramiko's, while the connection ends
+                    raise HostUnreachable("the connection was lost") from None
 
             def receive(timeout_s: float) -> bytes:
                 channel.settimeout(timeout_s)
@@ -96,6 +99,7 @@ class SshTransport:
             server.shutdown()
             server.server_close()
         self._forwards.clear()
+        self._hang_up()
         if self._connection:
             self._connection.close()
 
@@ -121,8 +125,12 @@ class SshTransport:
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(self._target, self._jumps, self._secrets)
+                self._connection = connect(self._target, self._jumps, self._secrets, self._begun)
+                self._begun(bool)  # from here on closing it is enough, and tells the host
             return self._connection
+
+    def _begun(self, hang_up: Callable[[], object]) -> None:
+        self._hang_up = hang_up
 
     @contextmanager
     def _shell(self, deadline: float) -> Iterator[paramiko.Channel]:
@@ -132,12 +140,14 @@ class SshTransport:
             channel = transport.open_session(window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic()))
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
-        with channel:
-            try:
-                self._start(channel, deadline)
-                yield channel
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+        try:
+            self._start(channel, deadline)
+            yield channel
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+        finally:
+            with suppress(paramiko.SSHException, OSError, EOFError):  # nobody is left to be told
+                channel.close()
 
     def _start(self, channel: paramiko.Channel, deadline: float) -> None:
         become = self._become

@@ -49,7 +49,7 @@ class Transport(Runner, Protocol):
         ...
 
     def abort(self) -> None:
-        """End the scripts that run now; may be called from any thread."""
+        """End the scripts that run now, and a connecting that goes on; may be called from any thread."""
         ...
 
 

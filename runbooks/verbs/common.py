@@ -185,7 +185,7 @@ def _named_inventory(name: str) -> Path:
 
 
 def fleet_of(flags: Flags) -> "Fleet":
-    from runbooks.core.fleet import build_fleet
+    from runbooks.core.build import build_fleet
     from runbooks.core.inventory import load_inventory
     from runbooks.core.patterns import select_hosts
 
@@ -227,8 +227,6 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
         every_message=flags.json,
-        where=_where(flags),
-        program=typed_program(),
     )
     password = _ask_become_password() if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}

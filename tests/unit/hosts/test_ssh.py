@@ -7,13 +7,13 @@ import shlex
 import socket
 import subprocess
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab.sshd import running_sshd
+from lab.sshd import dark_port, running_sshd
 from runbooks.core.errors import HostUnreachable, RunbookError
 from runbooks.core.settings import Commands
 from runbooks.hosts.facts import ask_service, parse_service
@@ -110,6 +110,22 @@ def test_a_server_that_says_nothing_is_given_up_in_time(tmp_path: Path, server: 
         transport = server.transport(tmp_path / "none", f"Port={port}", "ConnectTimeout=1")
         with pytest.raises(HostUnreachable, match=rf"{getpass.getuser()}@127.0.0.1:{port}"):
             transport.run("true", timeout_s=30)
+
+
+@pytest.mark.parametrize("way", ["IdentitiesOnly=yes", "ProxyJump={dark}"])
+def test_connecting_to_a_host_that_drops_all_packets_can_be_given_up(tmp_path: Path, server: Server, way: str) -> None:
+    with dark_port() as port:
+        config = tmp_path / "config"
+        config.write_text(f"ConnectTimeout 600\nHost 127.0.0.1\nPort {port}\n{way.format(dark=f'localhost:{port}')}\n")
+        transport = SshTransport(
+            resolve(("-F", str(config), "--", "127.0.0.1")), None, Jumps(accept_new=False), Secrets()
+        )
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(transport.run, "true", timeout_s=600)
+            while not wait([asked], timeout=0.1).done:
+                transport.abort()
+        with pytest.raises(HostUnreachable):
+            asked.result()
 
 
 def test_a_port_where_nobody_listens_is_told_with_its_address(tmp_path: Path, server: Server) -> None:
