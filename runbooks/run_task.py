@@ -3,7 +3,8 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from runbooks.broker.watch import Watch
 from runbooks.core.effects import BROKER, Change, RunTask

@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
 import redis
+from msgspec import Struct
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive
@@ -54,8 +54,7 @@ class Waiting(Protocol):
     def __call__(self, text: str, share: float | None = None, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Restorable:
+class Restorable(Struct, frozen=True):
     """What of an archive can be put back, or taken out again: messages, and malformed items that are held back.
 
     `gone` were moved or put back, and wait no more; `damage` forbids it all.

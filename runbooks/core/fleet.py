@@ -1,10 +1,12 @@
 """The application and its hosts, and the names of what it has there; `build.py` makes it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+from runbooks.core.discreet import Discreet
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED, fits, literal
 from runbooks.core.settings import AppSettings, HostSettings, Worker
@@ -25,18 +27,19 @@ def mark_of(app: str) -> str:
     return f"# Managed by celery-runbooks for {app};"
 
 
-@dataclass(frozen=True, slots=True)
-class FleetHost:
+class FleetHost(Discreet, frozen=True):
     """A host of the application with its settings; `variables` are all its inventory variables.
 
     Those that begin with `celery_` or `ansible_` were rendered when the fleet was built; another one is rendered when
     it is asked for, and raises InventoryError where it cannot be.
     """
 
+    HIDDEN = ("variables",)
+
     name: str
     groups: tuple[str, ...]
     settings: HostSettings
-    variables: Mapping[str, Any] = field(repr=False)
+    variables: Mapping[str, Any]
 
     def node(self, worker: Worker) -> str:
         """The Celery node name of one of its workers."""
@@ -52,8 +55,7 @@ class FleetHost:
         return (*(worker.name for worker in self.settings.workers), *(("beat",) if self.settings.beat else ()))
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """An application and the hosts a verb is to touch; `all_workers` are those of every host, touched or not.
 
     `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.

@@ -1,6 +1,6 @@
 """How a run went, host by host, and the exit code that comes of it."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Snapshot, Unreachable
@@ -8,8 +8,7 @@ from runbooks.core.reporter import Tally
 from runbooks.engine.session import Session
 
 
-@dataclass(slots=True)
-class Recap:
+class Recap(Struct):
     """How it went on every host, and in the broker."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)

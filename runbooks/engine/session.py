@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
     from runbooks.broker.session import Broker
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
     `every_message` asks for each message that a rule means, not for a few samples.

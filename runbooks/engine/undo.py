@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.effects import (
     BROKER,
@@ -40,8 +42,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 
-@dataclass(frozen=True, slots=True)
-class Undo:
+class Undo(Struct, frozen=True):
     """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why.
 
     SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch.

@@ -1,9 +1,10 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`.
 
     `does` is what it does besides looking.

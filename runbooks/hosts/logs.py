@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+from msgspec import Struct, field
 
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import LogLine
@@ -70,14 +71,14 @@ def logs_of(host: FleetHost) -> tuple[Log, ...]:
     return (*journal, *(LogFile(host.name, path) for path in host.settings.logs))
 
 
-class _Entry(msgspec.Struct):
+class _Entry(Struct):
     """**Source:** systemd.journal-fields(7); "Journal JSON Format": a message that is no UTF-8 is a list of bytes."""
 
-    cursor: str = msgspec.field(name="__CURSOR")
-    at_us: str = msgspec.field(name="__REALTIME_TIMESTAMP")
-    message: str | list[Any] | None = msgspec.field(name="MESSAGE", default=None)
-    unit: str = msgspec.field(name="_SYSTEMD_UNIT", default="")
-    about: str = msgspec.field(name="UNIT", default="")
+    cursor: str = field(name="__CURSOR")
+    at_us: str = field(name="__REALTIME_TIMESTAMP")
+    message: str | list[Any] | None = field(name="MESSAGE", default=None)
+    unit: str = field(name="_SYSTEMD_UNIT", default="")
+    about: str = field(name="UNIT", default="")
 
     def lines(self, host: str) -> Iterable[LogLine]:
         service = service_of(self.about or self.unit)

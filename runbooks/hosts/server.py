@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
 import paramiko
 from fabric import Config, Connection
 from invoke.exceptions import Exit
+from msgspec import Struct, field
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
@@ -31,12 +31,22 @@ _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 Begun = Callable[[Callable[[], object]], object]
 """Told how another thread ends the connecting that begins now: nothing else wakes who waits for a silent host."""
 
+
+class _Connection(Connection):  # type: ignore[misc]
+    """One of Fabric's that only reads that configuration.
+
+    Of all its attributes this alone is not one of its class: set in the constructor, it is written into the
+    configuration and this is made anew, while other hosts' connections read it.
+    """
+
+    inline_ssh_env = True
+
+
 Way = tuple[tuple[str, ...], ...]
 """The servers on a way, in their order, each by its `ssh` arguments."""
 
 
-@dataclass(slots=True)
-class _Server:
+class _Server(Struct):
     """A server on the way; `failed` is when it was last tried in vain, and why."""
 
     opening: threading.Lock = field(default_factory=threading.Lock)
@@ -100,7 +110,7 @@ def connect(
             gateway = jumps.through(target.jumps, begun)
         through = gateway or target.proxy_command
         dialled = None if through else _dialled(target, begun)
-        connection = Connection(
+        connection = _Connection(
             target.host, user=target.user, port=target.port, config=_CONFIG,
             gateway=through or False, connect_timeout=max(1, round(target.connect_timeout_s)),
             connect_kwargs={

@@ -10,9 +10,10 @@ import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from runbooks.core.errors import UsageError
 from runbooks.core.operator import home_directory, user_name
@@ -21,8 +22,7 @@ SSH_TIMEOUT_S = 10.0
 _ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # more processes would be no faster
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """One SSH server: where it is, how its key is checked, and how we log in.
 
     `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command` is a shell command

@@ -6,7 +6,8 @@ of the same name. What it is called is not asked: its processes show it.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import OtherUnit
@@ -56,8 +57,7 @@ def _unit(name: str, shown: Mapping[str, str], runs: Mapping[int, str]) -> Other
     return OtherUnit(name, shown["FragmentPath"] if of_celery else "", shown.get("Type") == "forking", runs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
+class _Process(Struct, frozen=True):
     unit: str
     pid: int
     parent: int

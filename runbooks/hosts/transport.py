@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
+from runbooks.core.discreet import Discreet
 from runbooks.core.errors import HostUnreachable, UsageError
 
 _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
@@ -20,8 +22,7 @@ _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
 _CHUNK_BYTES = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A script's exit code and output; what it said on standard error stands in it."""
 
     code: int
@@ -81,12 +82,13 @@ class Shell:
         return Completed(int(ended[1]), bytes(out[: ended.start()]))
 
 
-@dataclass(frozen=True, slots=True)
-class Become:
+class Become(Discreet, frozen=True):
     """Who the scripts run as, through sudo, and the password that it may ask for."""
 
+    HIDDEN = ("password",)
+
     user: str
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
 
 
 class Transports(dict[str, Transport]):

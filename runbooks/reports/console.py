@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -190,7 +190,7 @@ class ConsoleReporter:
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")
         for host, tally in tallies.items():
-            counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__slots__)
+            counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__)
             bad = tally.failed or tally.unreachable
             self._print(f"{host:20} : {counts}", "bold red" if bad else "yellow" if tally.changed else "green")
         if undo:

@@ -11,9 +11,10 @@ could be seen, which was not everything) and `seen`.
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError

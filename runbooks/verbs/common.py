@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from runbooks.verbs.selecting import MANY, unsaid
 
@@ -51,8 +52,7 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Struct, frozen=True):
     """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str
@@ -97,7 +97,7 @@ def verb(
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
         parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
-        defaults = {field.name: field.default for field in fields(Flags)}
+        defaults = asdict(Flags(name))
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__

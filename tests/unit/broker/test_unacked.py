@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from celery import Celery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu.entity import Exchange, Queue
+from msgspec.structs import replace
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive

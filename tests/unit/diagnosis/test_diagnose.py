@@ -1,10 +1,10 @@
 """Findings: each appears exactly when its fault is there, with the evidence an operator needs to believe it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (

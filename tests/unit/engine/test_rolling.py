@@ -1,11 +1,11 @@
 """Rolling restarts: one host first, then batches, and an end before a bad change has reached everywhere."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet
