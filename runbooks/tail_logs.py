@@ -32,7 +32,7 @@ def tail_logs(session: Session, *, grep: str, since: str, lines: str, following:
 def show_last(session: Session, *, lines: int, brief: bool) -> None:
     """Show the last lines of every log, `brief` what of them fits on a screen, and how to see more."""
     _show(session, Asked(bool, lines), brief=brief)
-    session.reporter.message(f"More of the logs: {session.command('tail-logs')}")
+    session.reporter.message("More of the logs: `inv tail-logs`")
 
 
 def _asked(grep: str, since: str, lines: str, now: float) -> Asked:

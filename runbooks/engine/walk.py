@@ -1,15 +1,17 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
-from runbooks.engine.apply import Recap, apply, make_plan, start_recap
+from runbooks.engine.apply import apply, make_plan
 from runbooks.engine.journal import Journal, read_run
+from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`.
 
     `does` is what it does besides looking.
@@ -75,23 +76,23 @@ def walk(
             _point_to_logs(session, recap)
         except RunbookError:
             recap.at(BROKER).failed += 1
-            session.reporter.recap(recap.tallies, undo=_way_back(session, journal))
+            session.reporter.recap(recap.tallies, undo=_way_back(journal))
             raise
         journal.end_with(recap.exit_code)
-        session.reporter.recap(recap.tallies, undo=_way_back(session, journal))
+        session.reporter.recap(recap.tallies, undo=_way_back(journal))
     return recap.exit_code
 
 
-def _way_back(session: Session, journal: Journal) -> str:
-    """The command that takes the run back, "" where it changed nothing."""
-    return session.command(f"undo {journal.run_id}") if read_run(journal.directory).stands else ""
+def _way_back(journal: Journal) -> str:
+    """The run's id, "" where it left nothing to take back."""
+    return journal.run_id if read_run(journal.directory).stands else ""
 
 
 def _point_to_logs(session: Session, recap: Recap) -> None:
     """What a service that does not come up says stands in its log."""
     told = {name for name, tally in recap.tallies.items() if tally.failed and not tally.unreachable}
     if failed := [host.name for host in session.fleet.hosts if host.name in told and host.services]:
-        command = session.command(f"tail-logs --limit {quote(','.join(failed))}")
+        command = f"`inv tail-logs --limit {quote(','.join(failed))}`"
         session.reporter.message(f"What the services there say: {command}")
 
 

@@ -1,7 +1,8 @@
 """What systemd is asked about all of a host's services at once, and what its answer means."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, service_of, unit_of
@@ -17,12 +18,13 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
 
     **Source:** systemctl(1); proc(5): the last field of a line of `/proc/PID/cgroup` is the group's path.
     """
-    wanted = " ".join(quote(unit_of(service)) for service in services)
+    wanted = [quote(unit_of(service)) for service in services]
     return (
         f"cd {quote(host.settings.unit_directory)} || exit 1\n"
         "ours=; for path in celery-worker@?*.service celery-beat.service; do\n"
+        f"case $path in {'|'.join(wanted)}) continue;; esac\n"  # each that is shown costs systemd half a millisecond
         f'{marked(app)} && ours="$ours $path"; done\n'
-        f"systemctl show --property={_PROPERTIES} -- {wanted} $ours || exit 1\necho ---\n"
+        f"systemctl show --property={_PROPERTIES} -- {' '.join(wanted)} $ours || exit 1\necho ---\n"
         "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup | while read -r line; do\n"
         'pid=${line#/proc/}; pid=${pid%%/*}; [ "$pid" != "$last" ] || continue; last=$pid\n'
         'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; :'
@@ -45,8 +47,7 @@ def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
     return {service_of(unit["Id"]): _state(unit, clock, running) for unit in shown}
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(Struct, frozen=True):
     unit: str
     parent: int
     process: Process
