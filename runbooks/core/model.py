@@ -285,12 +285,14 @@ class ImportProbe:
 
     `registered` are the task names after the application has loaded all it loads by itself; `errors` maps the module of
     each expected task that is missing then to the traceback of importing it (empty where the import works).
-    `remote_control` is False where its workers answer nothing, for its settings switch that off.
+    `remote_control` is False where its workers answer nothing, for its settings switch that off. `options` are those of
+    its broker_transport_options that the inventory also has; None where it cannot be loaded.
     """
 
     registered: frozenset[str]
     errors: Mapping[str, str]
     remote_control: bool = True
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

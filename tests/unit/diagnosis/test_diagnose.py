@@ -532,3 +532,24 @@ def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
     finding = only(findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked")
     assert finding.summary == "1 of 1 unit files: masked, as by somebody who does not want it to start"
     assert (finding.evidence, finding.remedy) == ((UNIT,), "install it from its template")
+
+
+def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> None:
+    probe = replace(GOOD, options={"visibility_timeout": 43200, "sep": "\x06\x16", "priority_steps": [0, 3, 6, 9]})
+    finding = only(findings(hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "broker.options_differ")
+    assert (finding.subject, finding.severity, finding.blocks) == ("web1", Severity.WARNING, False)
+    assert finding.evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
+    assert "celery_broker_options" in finding.summary
+
+
+@pytest.mark.parametrize("option", ["global_keyprefix", "sep"])
+def test_an_application_whose_keys_have_other_names_is_why_its_workers_do_not_answer(option: str) -> None:
+    probe = replace(GOOD, options={option: "shop:"})
+    silent = make_broker(FLEET, nodes={})
+    found = findings(broker=silent, hosts={"web1": state(imports_now=probe, imports_wanted=probe)})
+    assert one(found, "broker.options_differ").blocks
+
+
+def test_an_option_that_the_inventorys_environment_sets_right_is_no_finding() -> None:
+    now, wanted = replace(GOOD, options={"visibility_timeout": 1}), replace(GOOD, options={})
+    assert findings(hosts={"web1": state(imports_now=now, imports_wanted=wanted)}) == ()
