@@ -547,9 +547,30 @@ def test_an_application_whose_keys_have_other_names_is_why_its_workers_do_not_an
     probe = replace(GOOD, options={option: "shop:"})
     silent = make_broker(FLEET, nodes={})
     found = findings(broker=silent, hosts={"web1": state(imports_now=probe, imports_wanted=probe)})
-    assert one(found, "broker.options_differ").blocks
+    assert only(found, "broker.options_differ").blocks
 
 
 def test_an_option_that_the_inventorys_environment_sets_right_is_no_finding() -> None:
     now, wanted = replace(GOOD, options={"visibility_timeout": 1}), replace(GOOD, options={})
     assert findings(hosts={"web1": state(imports_now=now, imports_wanted=wanted)}) == ()
+
+
+ELSEWHERE = {ENV_FILE: FileState(b"TIMEOUT=30\nREDIS=redis://127.0.0.1:7777/0\n", 0o640, NOW - 1000)}
+
+
+def test_where_the_workers_use_another_broker_no_finding_says_to_restart_or_start_them() -> None:
+    silent = make_broker(FLEET, nodes={})
+    finding = only(findings(broker=silent, hosts={"web1": state(files=ELSEWHERE)}), "broker.not_the_workers")
+    assert finding.blocks
+
+
+def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_another_broker() -> None:
+    other = make_host("web2", workers=(Worker(name="low", queues=("low_q",)),), beat=False)
+    fleet = make_fleet(HOST, other)
+    silent = make_broker(fleet, nodes={})
+    found = findings(fleet, broker=silent, hosts={"web1": state(files=ELSEWHERE)})
+    assert [(finding.code, finding.subject) for finding in found] == [
+        ("broker.not_the_workers", "web1"),
+        ("worker.not_answering", "low@web2"),
+        ("queue.no_consumer", "low_q"),
+    ]
