@@ -266,8 +266,8 @@ class ServiceState:
     """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
 
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
-    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins`, and the processes in its control
-    group that do not descend from its main process (`leaked`).
+    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins` with the times of their last
+    change, and the processes in its control group that do not descend from its main process (`leaked`).
     """
 
     pid: int | None
@@ -275,7 +275,7 @@ class ServiceState:
     answer: str
     enabled: bool = True
     needs_reload: bool = False
-    drop_ins: tuple[str, ...] = ()
+    drop_ins: Mapping[str, float] = field(default_factory=dict)
     leaked: tuple[Process, ...] = ()
 
 

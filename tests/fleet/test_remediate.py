@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -156,6 +157,25 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(health
     assert {host: state(healthy, host) for host in HOSTS} == before
     assert {host: main_pids(healthy, host) for host in WORKERS[1:]} == running
     assert inv(healthy, "verify").code == 0
+
+
+def test_a_drop_in_is_loaded_by_its_worker_also_one_that_is_changed_or_removed(healthy: FleetWorld) -> None:
+    folder = "/etc/systemd/system/celery-worker@worker_low.service.d"
+    for change, loaded in (
+        (
+            f"mkdir -p {folder} && printf '[Service]\\nEnvironment=FOO=one\\n' >{folder}/x.conf && systemctl daemon-reload",
+            "FOO=one",
+        ),
+        (f"sed -i s/one/two/ {folder}/x.conf", "FOO=two"),
+        (f"rm -r {folder}", ""),
+    ):
+        assert healthy.ssh("web1", f"sudo sh -c {shlex.quote(change)}").code == 0
+        done = inv(healthy, "remediate", "--yes", "--limit", "web1")
+        assert done.code == 0, done.out + done.err
+        assert "restart worker_low" in done.out
+        pid = healthy.ssh("web1", "systemctl show -P MainPID celery-worker@worker_low").out.strip()
+        environ = healthy.ssh("web1", f"sudo cat /proc/{pid}/environ").out.split("\0")
+        assert [variable for variable in environ if variable.startswith("FOO=")] == [loaded][: bool(loaded)]
 
 
 @pytest.mark.parametrize(

@@ -574,3 +574,11 @@ def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_anothe
         ("worker.not_answering", "low@web2"),
         ("queue.no_consumer", "low_q"),
     ]
+
+
+def test_a_worker_that_runs_without_a_drop_in_of_its_unit_is_outdated() -> None:
+    path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
+    high = replace(state().services["high"], drop_ins={path: NOW})
+    found = findings(hosts={"web1": state(services={**state().services, "high": high})})
+    assert path in one(found, "worker.outdated").evidence[0]
+    assert one(found, "unit.drop_in").severity is Severity.INFO
