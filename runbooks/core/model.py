@@ -267,7 +267,8 @@ class ServiceState:
 
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
     unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins` with the times of their last
-    change, and the processes in its control group that do not descend from its main process (`leaked`).
+    change, whether it has failed for good, or again and again since it was told to start (`gave_up`), and the processes
+    in its control group that do not descend from its main process (`leaked`).
     """
 
     pid: int | None
@@ -276,7 +277,13 @@ class ServiceState:
     enabled: bool = True
     needs_reload: bool = False
     drop_ins: Mapping[str, float] = field(default_factory=dict)
+    gave_up: bool = False
     leaked: tuple[Process, ...] = ()
+
+    @property
+    def why_down(self) -> str:
+        """What there is to add to its not running."""
+        return f"; systemd says: {self.answer}" if self.gave_up else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.engine.journal import Journal
-from runbooks.engine.nodes import await_nodes, changed_service, drained
+from runbooks.engine.nodes import await_nodes, changed_service, drained, gave_up
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
@@ -288,7 +288,8 @@ def _second_look(
         lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
-        if not (lacking or gone) or time.monotonic() >= deadline:
+        settled = not gone and all(gave_up(changed_service(change), states.get(change.host)) for change in lacking)
+        if settled or time.monotonic() >= deadline:
             session.reporter.waiting("")
             return lacking, gone, whole
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")

@@ -28,7 +28,7 @@ from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import PAUSE_S, Recap, perform
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
-from runbooks.engine.nodes import await_nodes
+from runbooks.engine.nodes import await_nodes, changed_service, gave_up
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
@@ -307,7 +307,8 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
         states = on_hosts(session.transports, hosts, look_for)
         why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
         pending = [change for change in pending if why[id(change)]]
-        if time.monotonic() > deadline:
+        hopeless = all(gave_up(changed_service(change), states[change.host]) for change in pending)
+        if pending and (hopeless or time.monotonic() > deadline):
             return {id(change): why[id(change)] for change in pending}
         if pending:
             time.sleep(PAUSE_S)
@@ -319,7 +320,8 @@ def _why_not(effect: Effect, state: HostState | Unreachable) -> str:
     if isinstance(state, Unreachable):
         return state.why
     if isinstance(effect, ControlService) and effect.action != "stop":
-        return "" if state.services[effect.service].pid is not None else f"{effect.service} does not run"
+        found = state.services[effect.service]
+        return "" if found.pid is not None else f"{effect.service} does not run{found.why_down}"
     outcome, why = _judge_on_host(effect, state)
     shows = outcome is Outcome.ALREADY or isinstance(effect, ReloadUnits)
     return "" if shows else why or "it is not as it was"

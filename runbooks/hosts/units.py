@@ -9,7 +9,7 @@ from runbooks.core.model import Process, ServiceState
 from runbooks.hosts.facts import Clock, marked
 from runbooks.hosts.script import Answer, quote
 
-_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,NeedDaemonReload,DropInPaths"
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,MainPID,UnitFileState,NeedDaemonReload,DropInPaths"
 
 
 def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
@@ -72,6 +72,7 @@ def _process(line: str) -> _Running:
     return _Running(unit, int(values[1]), Process(int(pid), int(values[19]), name.lstrip("(")))
 
 
+# **Source:** systemd 252 `service.c`: NRestarts counts the automatic ones since the last start that was asked for.
 def _state(
     unit: Mapping[str, str], clock: Clock, running: Sequence[_Running], changed_at: Mapping[str, float]
 ) -> ServiceState:
@@ -80,6 +81,8 @@ def _state(
     said = f"{unit['LoadState']}, {unit['ActiveState']} ({unit['SubState']})"
     if unit["Result"] != "success":
         said += f", the last run ended with: {unit['Result']}"
+    if (restarts := int(unit["NRestarts"])) and not main:
+        said += f", automatic restarts: {restarts}"
     return ServiceState(
         main.process.pid if main else None,
         clock.at(main.process.start_ticks) if main else None,
@@ -87,6 +90,7 @@ def _state(
         enabled=unit["UnitFileState"] == "enabled",
         needs_reload=unit["NeedDaemonReload"] == "yes",
         drop_ins={path: changed_at.get(path, 0.0) for path in unit["DropInPaths"].split()},
+        gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
         leaked=tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
     )
 

@@ -119,7 +119,7 @@ class WorkersRunning:
         for service in host.services:
             found = state.services[service]
             if found.pid is None:
-                yield self._change(host, service, "start", "it is not running", "stop")
+                yield self._change(host, service, "start", f"it is not running{found.why_down}", "stop")
                 continue
             why = self._outdated(host, service, state, [change for change in earlier if change.host == host.name])
             if found.leaked and not any(isinstance(change.do, EndProcesses) for change in earlier):

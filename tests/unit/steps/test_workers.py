@@ -61,6 +61,11 @@ def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None
     ]
 
 
+def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None:
+    failed = replace(STOPPED, answer="loaded, failed (failed)", gave_up=True)
+    assert plan({"beat": failed}) == ["start beat: it is not running; systemd says: loaded, failed (failed)"]
+
+
 @pytest.mark.parametrize(
     ("found", "why"),
     [
