@@ -93,6 +93,7 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
             if "rate_limit=" in task
         ),
         twins,
+        _ids(answers["reserved"][name]) if "reserved" in answers else frozenset(),
     )
 
 
@@ -144,7 +145,12 @@ def _held(twins: int, answers: Sequence[list[Any]]) -> frozenset[str] | None:
     """The ids in a node's answers; None where one is missing."""
     if not answers or any(len(told) < twins for told in answers):
         return None
-    requests = (entry.get("request", entry) for told in answers for one in told for entry in one or ())
+    return frozenset[str]().union(*map(_ids, answers))
+
+
+def _ids(told: Iterable[Any]) -> frozenset[str]:
+    """The ids of the tasks in one kind of a node's answers."""
+    requests = (entry.get("request", entry) for one in told for entry in one or ())
     return frozenset(str(request["id"]) for request in requests)
 
 

@@ -150,8 +150,8 @@ class NodeState:
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
-    `rate_limited` those of its tasks of which it may hold some without listing them. Where several `twins` answer under
-    the name, `registered` and `queues` are what all of them have.
+    `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
+    some without listing them. Where several `twins` answer under the name, `registered` and `queues` are what all have.
     """
 
     name: str
@@ -160,6 +160,17 @@ class NodeState:
     holds: frozenset[str] | None = None
     rate_limited: frozenset[str] = frozenset()
     twins: int = 1
+    reserved: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Hoard:
+    """Messages of a queue that a node has fetched and not begun, as its processes are busy; the first at `since_at`."""
+
+    node: str
+    queue: str
+    count: int
+    since_at: float
 
 
 ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
@@ -212,7 +223,8 @@ class BrokerState:
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
     task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
-    `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds.
+    `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds, `hoards`
+    those that wait in a node for a free process.
     `evicted_keys` is how many keys the server has thrown away since its start, for want of memory.
     """
 
@@ -233,6 +245,7 @@ class BrokerState:
     clock_ahead_s: float = 0.0
     evicted_keys: int = 0
     orphans: Mapping[str, int] = field(default_factory=dict)
+    hoards: tuple[Hoard, ...] = ()
 
     @property
     def clocks_differ(self) -> bool:

@@ -11,6 +11,7 @@ from runbooks.core.model import (
     BrokerState,
     FileState,
     Finding,
+    Hoard,
     HostState,
     ImportProbe,
     NodeState,
@@ -582,3 +583,34 @@ def test_a_worker_that_runs_without_a_drop_in_of_its_unit_is_outdated() -> None:
     found = findings(hosts={"web1": state(services={**state().services, "high": high})})
     assert path in one(found, "worker.outdated").evidence[0]
     assert one(found, "unit.drop_in").severity is Severity.INFO
+
+
+HOARD = Hoard("high@web1", "high_q", 6, NOW - 300)
+BUSY, IDLE = frozenset({"running", "waits"}), frozenset[str]()
+
+
+@pytest.mark.parametrize(
+    ("hoard", "other", "told"),
+    [
+        (HOARD, {"holds": IDLE}, True),
+        (replace(HOARD, since_at=NOW - 50), {"holds": IDLE}, False),
+        (HOARD, {"holds": BUSY}, False),
+        (HOARD, {"holds": None}, False),
+        (HOARD, {"holds": IDLE, "queues": frozenset({"low_q"})}, False),
+    ],
+)
+def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_do(
+    hoard: Hoard, other: Mapping[str, Any], told: bool
+) -> None:
+    hosts = (make_host(), make_host("web2", beat=False))
+    nodes = {"high@web1": node(holds=BUSY), "high@web2": node(name="high@web2", **other)}
+    fleet = make_fleet(*hosts)
+    found = [f for f in findings(fleet, broker=make_broker(fleet, nodes=nodes, hoards=(hoard,))) if "hoard" in f.code]
+    assert [finding.code for finding in found] == ["queue.hoarded"] * told
+    if told:
+        assert (found[0].subject, found[0].severity, found[0].remedy) == ("high_q", Severity.WARNING, None)
+        assert found[0].summary.startswith(
+            "6 messages of high_q wait in high@web1 for up to 5 min, behind what it runs"
+        )
+        assert "worker_prefetch_multiplier = 1" in found[0].summary
+        assert "high@web2" in found[0].evidence[0]
