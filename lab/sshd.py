@@ -48,6 +48,16 @@ def running_sshd(directory: Path, host_keys: Sequence[Path], user_key: Path, *ex
         process.wait()
 
 
+@contextmanager
+def dark_port() -> Iterator[int]:
+    """A loopback port that drops every packet sent to it, as a host does that is off: its queue is full for good."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        yield listener.getsockname()[1]
+
+
 def _await_banner(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     while process.poll() is None:
         try:

@@ -18,8 +18,9 @@ from runbooks.core.model import Rule
 from runbooks.core.reporter import Check, Outcome, Reporter
 from runbooks.core.rules import fits, text
 from runbooks.core.wording import ago
-from runbooks.engine.apply import Recap, perform
 from runbooks.engine.journal import RunRecord, find_run, list_runs
+from runbooks.engine.perform import perform
+from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 
@@ -118,7 +119,7 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
             recap.at(BROKER).changed += outcome is Outcome.CHANGED
             session.reporter.change(change, outcome, detail)
         journal.end("ok", ExitCode.OK)
-        session.reporter.recap(recap.tallies, undo=session.command(f"undo {journal.run_id}"))
+        session.reporter.recap(recap.tallies, undo=journal.run_id)
     return ExitCode.OK
 
 

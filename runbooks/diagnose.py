@@ -2,7 +2,7 @@
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Severity
-from runbooks.engine.apply import start_recap
+from runbooks.engine.recap import start_recap
 from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 

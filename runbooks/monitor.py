@@ -5,8 +5,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.broker.connection import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
@@ -30,7 +32,7 @@ _WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; fre
 
 def monitor(session: Session, *, textfile: str) -> ExitCode:
     """Exit code 1 where something is crossed, 4 where the broker or a host of beat's does not answer."""
-    watcher = Watcher(session)
+    watcher = Watcher(session, Exposition(session.fleet))
     code = watcher.look()
     if textfile:
         try:
@@ -48,7 +50,7 @@ def listen(session: Session, *, address: str, every: str) -> ExitCode:
     if not found or int(found["port"]) > 65535:
         raise UsageError(f"--listen {address!r}: name a port, or an address and a port", "for example 127.0.0.1:9808")
     host = (found["host"] or "127.0.0.1").strip("[]")
-    watcher = Watcher(session)
+    watcher = Watcher(session, Exposition(session.fleet))
     try:
         port = serve(watcher.exposition, host, int(found["port"]))
     except OSError as error:
@@ -62,16 +64,12 @@ def listen(session: Session, *, address: str, every: str) -> ExitCode:
         time.sleep(every_s)
 
 
-@dataclass(slots=True)
-class Watcher:
+class Watcher(Struct):
     """A fleet that is looked at, and the memory that serves while its history cannot be used."""
 
     session: Session
-    exposition: Exposition = field(init=False)
-    memory: History | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self.exposition = Exposition(self.session.fleet)
+    exposition: Exposition
+    memory: History | None = None
 
     def look(self) -> ExitCode:
         """One look: told, written down, exposed, and passed on. Raises LockHeld while another monitor looks."""

@@ -9,9 +9,10 @@ from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import NodeState, Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
-from runbooks.engine.apply import Recap, make_plan
+from runbooks.engine.apply import make_plan
 from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_failed
+from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.tasks import secrets_of
@@ -99,7 +100,8 @@ def run_canary(session: Session, journal: Journal, recap: Recap, nodes: Mapping[
     session.reporter.waiting("")
     succeeded = ended.state == "SUCCESS"
     outcome = Outcome.CHANGED if succeeded else Outcome.FAILED
-    detail = f"{ended.state}{'' if ended.ended else f' after {span(canary.timeout)}'}: {ended.result}"
+    in_time = ended.ended or ended.state == "RETRY"
+    detail = f"{ended.state}{'' if in_time else f' after {span(canary.timeout)}'}: {ended.result}"
     if not succeeded:
         detail += "\n" + "\n".join(ended.traceback.strip().splitlines()[-5:])
         detail += f"\ntask {task_id} was revoked, so that no retry of it runs later"

@@ -3,7 +3,8 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from runbooks.broker.watch import Watch
 from runbooks.core.effects import BROKER, Change, RunTask
@@ -40,7 +41,7 @@ def run_task(session: Session, call: TaskCall, *, dry_run: bool) -> ExitCode:
         if call.mode == "async":
             _send(session, journal, call, way, watched.id)
             report, code = (
-                TaskReport(watched.id, "SENT", call.task, way.found.queue, _look(session, watched.id)),
+                TaskReport(watched.id, "SENT", call.task, way.found.queue, _look(watched.id)),
                 ExitCode.OK,
             )
         else:
@@ -53,9 +54,10 @@ def run_task(session: Session, call: TaskCall, *, dry_run: bool) -> ExitCode:
 
 def _send_and_watch(session: Session, journal: Journal, call: TaskCall, way: Way, watched: Watched) -> TaskReport:
     """Watching begins before sending, for what the workers tell is told once."""
-    with session.broker.watch(watched.id, _event_nodes(session, way)) as watch:
-        n = _send(session, journal, call, way, watched.id)
-        session.reporter.message(f"Sent to {way.found.queue}; {_look(session, watched.id)}")
+    nodes = _event_nodes(session, way)
+    with session.broker.watch(watched.id, nodes) as watch:
+        n = _send(session, journal, call, way, watched.id, nodes)
+        session.reporter.message(f"Sent to {way.found.queue}; {_look(watched.id)}")
         report = _to_its_end(watched, watch, call.timeout)
     outcome = Outcome.FAILED if _CODES.get(report.state) == ExitCode.FAILED else Outcome.CHANGED
     journal.finished(n, outcome, f"{report.state}: {report.result}" if report.ended else f"sent; {report.note}")
@@ -66,15 +68,17 @@ def _to_its_end(watched: Watched, watch: Watch, timeout_s: float) -> TaskReport:
     try:
         return watched.to_its_end(watch, timeout_s)
     except KeyboardInterrupt:
-        raise Interrupted("no longer watched; the task goes on", _look(watched.session, watched.id)) from None
+        raise Interrupted("no longer watched; the task goes on", _look(watched.id)) from None
 
 
-def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id: str) -> int:
-    """Write it down, send it, write that down too; its number in the journal."""
+def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id: str, heard: Sequence[str] = ()) -> int:
+    """Write it down, send it, write that down too; its number in the journal. `heard` are nodes whose events are on."""
     arguments = json.dumps(redact_value({"args": call.args, "kwargs": call.kwargs}, way.secrets))
     effect = RunTask(call.task, way.found.queue, task_id)
+    if heard:
+        arguments += f"\ntask events are on at {', '.join(heard)}; where inv was killed, until these are restarted"
     n = journal.intend(Change(BROKER, "task", f"send {call.task} to {way.found.queue}", effect, detail=arguments))
-    advice = f"whether it was sent all the same: {session.command(f'run-task --status {task_id}')}"
+    advice = f"whether it was sent all the same: `inv run-task --status {task_id}`"
     try:
         send(session, call, way, task_id)
     except KeyboardInterrupt:
@@ -82,12 +86,12 @@ def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id:
     except RunbookError as error:
         journal.finished(n, Outcome.FAILED, f"it may have been sent all the same: {error.problem}")
         raise type(error)(error.problem, advice) from None
-    journal.finished(n, Outcome.CHANGED, f"sent; {_look(session, task_id)}")
+    journal.finished(n, Outcome.CHANGED, f"sent; {_look(task_id)}")
     return n
 
 
-def _look(session: Session, task_id: str) -> str:
-    return f"to look at it again: {session.command(f'run-task --status {task_id}')}"
+def _look(task_id: str) -> str:
+    return f"to look at it again: `inv run-task --status {task_id}`"
 
 
 def _event_nodes(session: Session, way: Way) -> Sequence[str]:

@@ -2,8 +2,8 @@
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.apply import Recap
 from runbooks.engine.journal import find_run, list_runs
+from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.engine.undo import count_left, newer_on_the_same, plan_undo, settle
 from runbooks.engine.undo import undo as take_back
@@ -17,7 +17,7 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
             f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
-            f"undo it first: {session.command(f'undo {newer.id}')}",
+            f"undo it first: `inv undo {newer.id}`",
         )
     undos = plan_undo(session, record, malformed=malformed)
     session.reporter.message(headline(record))

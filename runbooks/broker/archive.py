@@ -30,9 +30,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from runbooks.broker.ledger import FORMAT, RESULTS, Archived, ArchiveError, Batch, Ledger, message_line, read, sha256
 
@@ -40,8 +41,7 @@ END_BYTES = 24
 """So much of an item's end tells it from most others: Celery ends a message with its delivery tag."""
 
 
-@dataclass(frozen=True, slots=True)
-class Victim:
+class Victim(Struct, frozen=True):
     """A message chosen to be taken out, as it was read: see the `message` line for its fields."""
 
     raw: bytes

@@ -10,12 +10,12 @@ lzma; bodies of other kinds are not.
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from runbooks.broker.message import DECOMPRESS
 from runbooks.core.rules import canonical
@@ -23,8 +23,7 @@ from runbooks.core.rules import canonical
 _LINKS = ("chord", "chain", "callbacks")
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(Struct, frozen=True, dict=True):
     """A message's arguments, which of chord, chain and callbacks go on after it, and its group ("": none)."""
 
     args: Sequence[Any]
@@ -87,19 +86,19 @@ def _plain(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes:
 # Most bodies end as Celery writes them where nothing waits: seen without reading the arguments.
 
 
-class _Embed(msgspec.Struct, gc=False):
+class _Embed(Struct, gc=False):
     callbacks: None = None
     chain: None = None
     chord: None = None
 
 
-class _Headers(msgspec.Struct, gc=False):
+class _Headers(Struct, gc=False):
     task: str
     group: str | None = None
     compression: None = None
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _Envelope(Struct, gc=False):
     headers: _Headers
     body: bytes
     kind: Literal["application/json"] = msgspec.field(name="content-type")

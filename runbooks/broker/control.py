@@ -1,36 +1,20 @@
-"""Asks the workers through remote control, and runs a task on them: knows the broker's URL, not the application."""
+"""Asks the workers through remote control: knows the broker's URL, not the application."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
 
-from runbooks.broker.connection import address, broker_errors, connect, safe_url
+from runbooks.broker.connection import address, broker_errors, connect
 from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
-from runbooks.core.errors import BrokerRefused, BrokerUnreachable
-from runbooks.core.model import HeldTask, NodeState, TaskState
+from runbooks.core.errors import BrokerUnreachable
+from runbooks.core.model import HeldTask, NodeState
 
 _POLL_S = 0.2
 _HELD = ("active", "reserved", "scheduled")
-_ENDED = frozenset({"SUCCESS", "FAILURE", "RETRY", "REVOKED", "REJECTED", "IGNORED"})
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutcome:
-    """How a task ended, or where it stood when waiting ended: `state` is Celery's, PENDING where no result was seen.
-
-    `result` is the return value, the error's text, or the last progress; `ended` is False after the timeout.
-    """
-
-    task_id: str
-    state: str
-    result: Any
-    traceback: str
-    ended: bool
 
 
 def observe_nodes(
@@ -263,74 +247,3 @@ def _clean_up(client: "redis.Redis", keyspace: KeySpace, oid: str) -> None:
             pipe.zrem(keyspace.binding_deadlines, REPLY_EXCHANGE)
             with suppress(redis.WatchError):  # somebody else binds to it just now: then it is not ours to remove
                 pipe.execute(raise_on_error=False)
-
-
-def run_task(
-    url: str,
-    backend_url: str,
-    transport_options: Mapping[str, Any] | None = None,
-    *,
-    name: str,
-    queue: str,
-    task_id: str,
-    timeout_s: float,
-    kwargs: Mapping[str, Any] | None = None,
-    priority: int | None = None,
-    on_progress: Callable[[str, Any], None] = lambda _state, _meta: None,
-) -> TaskOutcome:
-    """Send a task by name, once, and wait for its end; each new state or progress goes to `on_progress(state, meta)`.
-
-    A task that wants to be tried again counts as ended: its state is RETRY. After `timeout_s` the outcome has the last
-    state seen. A task that did not succeed is revoked. Raises BrokerUnreachable where it
-    could not be sent, and BrokerRefused where the result cannot be read.
-
-    **Source:** celery 5.7.0 `app/base.py: send_task`, `backends/base.py: get_task_meta`.
-    """
-    import celery
-    from kombu.exceptions import ContentDisallowed, OperationalError
-
-    connect(url, transport_options).close()
-    app = celery.Celery("celery-runbooks", broker=url, backend=backend_url, set_as_current=False)
-    app.conf.update(
-        broker_transport_options={"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1},
-        result_backend_transport_options={"retry_policy": {"max_retries": 3}},
-    )
-    try:
-        # retry=False: a send of unknown fate must not be sent again.
-        app.send_task(name, kwargs=dict(kwargs or {}), queue=queue, priority=priority, task_id=task_id, retry=False)
-        outcome = _wait(app.backend, task_id, timeout_s, on_progress)
-        if outcome.state != "SUCCESS":
-            app.control.revoke(task_id)  # no retry, and no late start, of a task that nobody waits for any more
-        return outcome
-    except ContentDisallowed as error:
-        raise BrokerRefused(f"the result of {task_id} cannot be read: {error}", "see the worker's log") from error
-    except (OperationalError, redis.RedisError, OSError) as error:
-        problem = f"{safe_url(url)} or {safe_url(backend_url)} stopped answering: {error}"
-        advice = f"look for task {task_id} in the workers' logs before sending it again"
-        raise BrokerUnreachable(problem, advice) from error
-    finally:
-        app.close()
-
-
-def _wait(backend: Any, task_id: str, timeout_s: float, on_progress: Callable[[str, Any], None]) -> TaskOutcome:
-    """Ask the result backend until the task has ended: polling works with every kind of backend."""
-    deadline = time.monotonic() + timeout_s
-    shown: Any = None
-    while True:
-        seen = read_result(backend, task_id)
-        state, result = seen.state, seen.result
-        ended = state in _ENDED
-        if not ended and (state, result) not in (shown, ("PENDING", None)):
-            shown = state, result
-            on_progress(state, result)
-        if ended or time.monotonic() >= deadline:
-            return TaskOutcome(task_id, state, result, seen.traceback, ended)
-        time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
-
-
-def read_result(backend: Any, task_id: str) -> TaskState:
-    """What the result backend knows of a task. **Source:** celery 5.7.0 `backends/base.py: get_task_meta`."""
-    meta = backend.get_task_meta(task_id, cache=False)
-    result = meta.get("result")
-    text = f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else result
-    return TaskState(meta["status"], text, meta.get("traceback") or "")

@@ -18,11 +18,11 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NoReturn, TypeVar, cast
 
 import redis
+from msgspec import Struct
 
 from runbooks.broker.keys import KeySpace, readable
 from runbooks.broker.ledger import Batch
@@ -42,8 +42,7 @@ _ATTEMPTS = 5
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """Consecutive items, oldest first; `first` is how many older ones there were, `last` says that no newer follow."""
 
     first: int
@@ -51,8 +50,7 @@ class Chunk:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What one script does: deal with `count` items, drop some (1 is the oldest), insert others behind so many."""
 
     count: int
@@ -61,8 +59,7 @@ class Step:
     batch: Batch | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(Struct, frozen=True):
     """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
     its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first decision is
     about a few of the oldest items; `again` is told that one of its steps did not happen, and to start anew.
@@ -148,8 +145,7 @@ def _eval(client: "redis.Redis", keys: Sequence[str], *arguments: Any) -> tuple[
     return cast("tuple[bytes, bytes, int]", client.eval(_source("pass.lua"), len(keys), *keys, *arguments))
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(Struct, frozen=True):
     """A step under way: the tokens before and after it, and how many replies its transaction has."""
 
     step: Step

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Struct, field
 
 from runbooks.broker.message import Malformed, Message, Unreadable, epoch, parse
 
@@ -30,12 +31,12 @@ _Moment = Annotated[str, msgspec.Meta(min_length=1)] | None
 # text that is not one. Fields stand in Celery's order, for that is where the reader looks first.
 
 
-class _Delivery(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _Delivery(Struct, gc=False, forbid_unknown_fields=True):
     exchange: str
     routing_key: str
 
 
-class _Properties(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+class _Properties(Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
     correlation_id: str | None = None
     reply_to: str | None = None
     delivery_mode: int | None = None
@@ -45,7 +46,7 @@ class _Properties(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=
     delivery_tag: str
 
 
-class _Nothing(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _Nothing(Struct, gc=False, forbid_unknown_fields=True):
     pass
 
 
@@ -65,7 +66,7 @@ class _Times:
         return epoch(self.expires)
 
 
-class Headers(_Times, msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+class Headers(_Times, Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
     """What a rule and a count need, among others; `eta` and `expires` are ISO 8601 texts."""
 
     lang: str | None = None
@@ -90,10 +91,10 @@ class Headers(_Times, msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fie
     compression: None = None
 
 
-class _Envelope(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _Envelope(Struct, gc=False, forbid_unknown_fields=True):
     body: bytes
-    encoding: Literal["utf-8"] = msgspec.field(name="content-encoding")
-    kind: Literal["application/json"] = msgspec.field(name="content-type")
+    encoding: Literal["utf-8"] = field(name="content-encoding")
+    kind: Literal["application/json"] = field(name="content-type")
     headers: Headers
     properties: _Properties
 
@@ -122,7 +123,7 @@ class _MoreEnvelope(_Envelope, gc=False, forbid_unknown_fields=False):
 # The least of it: half the time goes into making texts of all the others.
 
 
-class Outline(_Times, msgspec.Struct, gc=False):
+class Outline(_Times, Struct, gc=False):
     """What an item says of itself if it is a message at all."""
 
     task: str
@@ -132,7 +133,7 @@ class Outline(_Times, msgspec.Struct, gc=False):
     retries: int | None
 
 
-class _Outlined(msgspec.Struct, gc=False):
+class _Outlined(Struct, gc=False):
     headers: Outline
 
 

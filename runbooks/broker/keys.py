@@ -29,16 +29,16 @@ This tool's own:
 import re
 from bisect import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 PIDBOX = "celery.pidbox"
 REPLY_SUFFIX = ".reply.celery.pidbox"
 REPLY_EXCHANGE = "reply.celery.pidbox"
 
 
-@dataclass(frozen=True, slots=True)
-class KeySpace:
+class KeySpace(Struct, frozen=True):
     """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and `priority_steps` options."""
 
     prefix: str = ""

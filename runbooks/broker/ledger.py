@@ -8,7 +8,6 @@ import heapq
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from itertools import pairwise
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
+from msgspec import Struct, field
 
 from runbooks.broker.columns import Column, put
 from runbooks.broker.message import fetched_item
@@ -42,7 +42,7 @@ RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recal
 _FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
 
 
-class Archived(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
+class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
     """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
 
     `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a list.
@@ -82,8 +82,7 @@ class Lot(NamedTuple):
     unacked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Messages moved by one script: `kind` says how (see `archive.py`); `messages` are their n, in its order."""
 
     number: int
@@ -131,8 +130,7 @@ class _Stored(Mapping[int, Archived]):
         return all(one < other for one, other in pairwise(filter(None, self._offsets)))
 
 
-@dataclass(slots=True)
-class Ledger:
+class Ledger(Struct):
     """All that an archive says: the messages, what became of each, and the batches of unknown fate, by number.
 
     By n: `fates`; `put_by`, the token of the change that put a message back, or moved it; `lots`; `positions`; `sizes`,
@@ -156,10 +154,6 @@ class Ledger:
         """The n of the messages whose fate is this, in their order."""
         fates = self.fates
         return (n for n in self.messages if fates[n] is fate)
-
-    def in_state(self, fate: Fate) -> Iterator[Archived]:
-        """The messages whose fate is this, in the order in which they were archived."""
-        return (self.messages[n] for n in self.numbers(fate))
 
     @property
     def unsure(self) -> frozenset[int]:

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import redis
+from msgspec import Struct
+from msgspec.structs import asdict
 from redis.lock import Lock
 
 from runbooks.broker.connection import address, broker_errors
@@ -18,8 +19,7 @@ from runbooks.core.errors import LockHeld
 TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """Who holds the lock; `machine` and `process_start` tell its process from all others, "" where they are unknown."""
 
     user: str

@@ -9,7 +9,8 @@ looked for, once it is known how often each of them stands in the list: see `nei
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runbooks.broker.detached import Chunk
 from runbooks.broker.ledger import Archived, Ledger, sha256
@@ -24,8 +25,7 @@ Look = Callable[[int], tuple[bytes | None, Sequence[bytes]]]
 """Tells what runs next now, and what stands so many items from the right end, with some of those that run before it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(Struct, frozen=True):
     """Where messages go side by side: behind `slot` older items, the last of which is `anchor` (a checksum).
 
     `end` are the last bytes of that. `number` counts the spots of a list.

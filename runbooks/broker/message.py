@@ -15,9 +15,10 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
 
 from runbooks.core.model import MessageSummary
 
@@ -38,8 +39,7 @@ DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A waiting task: what a selection and a report need of it; times are epoch seconds, None where it has none."""
 
     id: str
@@ -55,8 +55,7 @@ class Message:
         return MessageSummary(self.id, self.task, self.retries, self.eta_at, self.expires_at, self.args)
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(Struct, frozen=True):
     """An item whose receipt raises inside a worker, even one that knows the task: it dies, or loses its connection.
 
     `why` is one of a few fixed phrases, so that items can be counted by it.
@@ -66,8 +65,7 @@ class Malformed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """A proper envelope whose task cannot be known without unpickling, or not at all; workers survive it."""
 
     raw: bytes

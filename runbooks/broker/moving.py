@@ -6,11 +6,11 @@ What is taken back is known by its bytes: what a worker has popped meanwhile is 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import cast
 
 import redis
+from msgspec import Struct, field
 
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import address, broker_errors
@@ -104,7 +104,7 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     queue, priority = destination(message.requeue_to)
     item = redirected(message.item, queue, priority)
     if item is None:
-        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: inv undo")
+        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: `inv undo RUN`")
     return item
 
 
@@ -159,8 +159,7 @@ def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
     return wanted
 
 
-@dataclass(slots=True)
-class _Recalling:
+class _Recalling(Struct):
     """What is to be taken out of each chunk, and how many were."""
 
     archive: Archive

@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, cast
 
 import redis
+from msgspec.structs import replace
 
 from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of

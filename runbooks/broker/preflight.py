@@ -8,10 +8,10 @@ mem_not_counted_for_evict).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
+from msgspec import Struct
 
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.keys import KeySpace, readable
@@ -27,8 +27,7 @@ _Command = tuple[Any, ...]
 """A name, then its key where it has one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """What Redis has left below its maxmemory; None where it has no limit or may not be asked."""
 
     left_bytes: int | None

@@ -1,10 +1,11 @@
 """Finds messages in archives: the same language, asked of what was taken out."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+
+from msgspec.structs import asdict
 
 from runbooks.broker.ledger import Archived, Ledger
 from runbooks.broker.message import Message, parse

@@ -4,10 +4,11 @@ import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import cast
 
 import redis
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from runbooks.broker.connection import address, broker_errors
 from runbooks.broker.glance import Headers, read
@@ -33,8 +34,7 @@ def no_progress(_looked_at: int, _total: int) -> None:
     """Tell nobody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """A stretch of a list: `items` from index `first` (0 is the newest) of a list that was `length` long.
 
     `popped` items have left on the right since the first window.
@@ -167,24 +167,21 @@ def judge_of(
     return Judge(rules, keyspace, queue, replace(facts, kept=kept))
 
 
-@dataclass(slots=True)
-class _Chosen:
+class _Chosen(Struct):
     """What one verdict has selected so far; the last samples seen are the oldest, which run next."""
 
     samples: deque[bytes]
     by_task: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(slots=True)
-class _Times:
+class _Times(Struct):
     eta_passed: int = 0
     oldest_eta_at: float | None = None
     furthest_eta_at: float | None = None
     expired: int = 0
 
 
-@dataclass
-class _Tally:
+class _Tally(Struct):
     judge: Judge
     now: float
     samples: int | None
@@ -192,10 +189,11 @@ class _Tally:
     times: defaultdict[str, _Times] = field(default_factory=lambda: defaultdict(_Times))
     chosen: dict[Verdict, _Chosen] = field(default_factory=dict)
     malformed: int = 0
+    malformed_samples: deque[str] = field(default_factory=deque)
     unreadable: int = 0
 
     def __post_init__(self) -> None:
-        self.malformed_samples: deque[str] = deque(maxlen=self.samples)
+        self.malformed_samples = deque(maxlen=self.samples)
 
     def add(self, items: Sequence[bytes]) -> None:
         """Count a list's next items."""

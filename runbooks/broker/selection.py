@@ -1,8 +1,9 @@
 """Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is given."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
+
+from msgspec import Struct, field
 
 from runbooks.broker.body import likeness, links, read_body, unread
 from runbooks.broker.glance import Headers, Outline, Read, outlines, read, redirected
@@ -27,8 +28,7 @@ def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if fits(rule.queue, queue))
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that nodes know.
 
     `registered` is None where no node answers; `kept` has for each likeness of duplicates the checksum of the one that
@@ -40,8 +40,7 @@ class Facts:
     kept: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Why an item is taken out, and into which list (`to`) it is moved then; "": into the archive alone."""
 
     reason: str

@@ -6,24 +6,22 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import redis
+from msgspec import Struct
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import (
-    TaskOutcome,
     bound_nodes,
     consume_again,
     drain,
     find_holder,
     observe_nodes,
-    run_task,
 )
 from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
@@ -35,11 +33,11 @@ from runbooks.broker.retrieval import chosen, queue_of
 from runbooks.broker.scan import Progress
 from runbooks.broker.selection import Facts
 from runbooks.broker.unacked import Entry
-from runbooks.broker.watch import Watch, watch_events, watch_results
+from runbooks.broker.watch import Watch, run_task, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import BrokerRefused, NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, silent_nodes
+from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, TaskState, silent_nodes
 from runbooks.core.operator import user_name
 from runbooks.core.rules import destination, parse
 from runbooks.core.settings import AppSettings, Canary
@@ -56,8 +54,7 @@ class Waiting(Protocol):
     def __call__(self, text: str, share: float | None = None, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Restorable:
+class Restorable(Struct, frozen=True):
     """What of an archive can be put back, or taken out again: messages, and malformed items that are held back.
 
     `gone` were moved or put back, and wait no more; `damage` forbids it all.
@@ -295,21 +292,25 @@ class Broker:
         """Watch a task through the result backend, or by the events of `event_nodes` where these are given."""
         if event_nodes:
             return watch_events(self._url, self._options, event_nodes, task_id)
+        return watch_results(self._backend_url, task_id)
+
+    @property
+    def _backend_url(self) -> str:
         backend = self._app.result_backend
         assert backend is not None
-        return watch_results(backend.get_secret_value(), task_id)
+        return self._reached(backend.get_secret_value())
 
-    def run_task(self, canary: Canary, task_id: str, waiting: Waiting) -> TaskOutcome:
+    def run_task(self, canary: Canary, task_id: str, waiting: Waiting) -> TaskState:
         """Run a task to its end, or to the canary's timeout. Raises UsageError without a result backend."""
-        if self._app.result_backend is None:
+        if not self.has_results:
             raise UsageError("celery_canary needs celery_result_backend: without it no result can be awaited")
 
-        def progress(state: str, meta: Any) -> None:
-            waiting(f"{canary.task}: {state} {meta if isinstance(meta, dict) else ''}")
+        def progress(seen: TaskState) -> None:
+            waiting(f"{canary.task}: {seen.state} {seen.result if isinstance(seen.result, dict) else ''}")
 
         return run_task(
             self._url,
-            self._reached(self._app.result_backend.get_secret_value()),
+            self._backend_url,
             self._options,
             name=canary.task,
             queue=canary.queue,

@@ -9,11 +9,11 @@ brought home; these functions are called under the fleet's lock, so no live run 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
 import redis
+from msgspec import Struct, field
 
 from runbooks.broker.archive import Archive, Victim
 from runbooks.broker.connection import address, broker_errors
@@ -43,8 +43,7 @@ _STEP_BYTES = 1024 * 1024
 _FORGET_AT_ONCE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class TakeReport:
+class TakeReport(Struct, frozen=True):
     """What was taken out: messages per reason; `gone` were chosen but consumed first; `malformed` of all taken."""
 
     taken: Mapping[str, int]
@@ -53,8 +52,7 @@ class TakeReport:
     notices: tuple[Notice, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
+class RestoreReport(Struct, frozen=True):
     """What was put back; `withheld` are malformed items that stay in the archive, as they kill workers."""
 
     restored: int
@@ -92,8 +90,7 @@ def take(
     return TakeReport(dict(taking.taken), taking.gone, taking.malformed, taking.judge.notices)
 
 
-@dataclass(slots=True)
-class _Taking:
+class _Taking(Struct):
     """What is to be taken out of each chunk, and what was."""
 
     archive: Archive
@@ -266,8 +263,7 @@ def _standing(client: "redis.Redis", key: str, distance: int) -> tuple[bytes | N
     return next_to_run, there if distance > 0 else []
 
 
-@dataclass(slots=True)
-class _Restoring:
+class _Restoring(Struct):
     """What goes back into each chunk."""
 
     archive: Archive

@@ -11,12 +11,12 @@ one that a node fetches later is not among them, and one that it has finished by
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from typing import Any, cast
 
 import redis
+from msgspec import Struct
 
 from runbooks.broker.archive import Archive, Victim
 from runbooks.broker.connection import address, broker_errors
@@ -33,8 +33,7 @@ _BATCH = 100
 _RATE_LIMITED = "were fetched, and a worker may hold them back for a rate limit; they stay"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A message that was fetched; `item` is it as it stood in the list `key` of its queue, `raw` the hash's value."""
 
     raw: bytes

@@ -1,16 +1,16 @@
-"""Two ways to watch a task: through the application's result backend, or by the events that its workers send."""
+"""Two ways to watch a task, through the result backend and by the events of workers; and to run one to its end."""
 
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import redis
 
 from runbooks.broker.connection import broker_errors, connect, db_of, safe_url
-from runbooks.broker.control import read_result, switch_events
+from runbooks.broker.control import switch_events
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import TaskState
 
@@ -30,7 +30,10 @@ class Watch(Protocol):
 
 
 class ResultWatch:
-    """Asks the result backend: every kind of it, and nothing that could be missed."""
+    """Asks the result backend: every kind of it, and nothing that could be missed.
+
+    **Source:** celery 5.7.0 `backends/base.py: get_task_meta`.
+    """
 
     def __init__(self, app: Any, url: str, task_id: str) -> None:
         self._app, self._url, self._task_id = app, url, task_id
@@ -40,7 +43,7 @@ class ResultWatch:
 
         time.sleep(PAUSE_S)
         try:
-            return read_result(self._app.backend, self._task_id)
+            meta = self._app.backend.get_task_meta(self._task_id, cache=False)
         except ContentDisallowed as error:
             raise BrokerRefused(
                 f"the result of {self._task_id} cannot be read: {error}", "see the worker's log"
@@ -48,6 +51,9 @@ class ResultWatch:
         except (OperationalError, redis.RedisError, OSError) as error:
             where = safe_url(self._url)
             raise BrokerUnreachable(f"the result backend {where} does not answer: {error}", "is it up?") from error
+        result = meta.get("result")
+        text = f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else result
+        return TaskState(meta["status"], text, meta.get("traceback") or "")
 
 
 @contextmanager
@@ -55,11 +61,63 @@ def watch_results(backend_url: str, task_id: str) -> Iterator[ResultWatch]:
     """Watch a task through the result backend for as long as the block lasts."""
     import celery
 
-    app = celery.Celery("celery-runbooks", backend=backend_url, set_as_current=False)
-    try:
+    with celery.Celery("celery-runbooks", backend=backend_url, set_as_current=False) as app:
         yield ResultWatch(app, backend_url, task_id)
-    finally:
-        app.close()
+
+
+def run_task(
+    url: str,
+    backend_url: str,
+    transport_options: Mapping[str, Any] | None = None,
+    *,
+    name: str,
+    queue: str,
+    task_id: str,
+    timeout_s: float,
+    kwargs: Mapping[str, Any] | None = None,
+    priority: int | None = None,
+    on_progress: Callable[[TaskState], None] = lambda _: None,
+) -> TaskState:
+    """Send a task by name, once, and wait for its end; each new state or progress goes to `on_progress`.
+
+    One that wants to be tried again is not waited for. After `timeout_s` the last state seen is returned. A task that
+    did not succeed is revoked. Raises BrokerUnreachable where it could not be sent or is lost sight of, and
+    BrokerRefused where the result cannot be read.
+
+    **Source:** celery 5.7.0 `app/base.py: send_task`.
+    """
+    import celery
+    from kombu.exceptions import OperationalError
+
+    connect(url, transport_options).close()
+    with celery.Celery("celery-runbooks", broker=url, backend=backend_url, set_as_current=False) as app:
+        app.conf.update(
+            broker_transport_options={"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1},
+            result_backend_transport_options={"retry_policy": {"max_retries": 3}},
+        )
+        try:
+            # retry=False: a send of unknown fate must not be sent again.
+            app.send_task(name, kwargs=dict(kwargs or {}), queue=queue, priority=priority, task_id=task_id, retry=False)
+            seen = _to_its_end(ResultWatch(app, backend_url, task_id), timeout_s, on_progress)
+            if seen.state != "SUCCESS":
+                app.control.revoke(task_id)  # no retry, and no late start, of a task that nobody waits for any more
+            return seen
+        except (OperationalError, redis.RedisError, OSError, BrokerUnreachable) as error:
+            problem = f"{safe_url(url)} or {safe_url(backend_url)} stopped answering: {error}"
+            advice = f"look for task {task_id} in the workers' logs before sending it again"
+            raise BrokerUnreachable(problem, advice) from error
+
+
+def _to_its_end(watch: Watch, timeout_s: float, on_progress: Callable[[TaskState], None]) -> TaskState:
+    deadline = time.monotonic() + timeout_s
+    shown = TaskState("PENDING")
+    while True:
+        seen = watch.look()
+        if seen.ended or seen.state == "RETRY" or time.monotonic() >= deadline:
+            return seen
+        if seen != shown:
+            shown = seen
+            on_progress(seen)
 
 
 class EventWatch:

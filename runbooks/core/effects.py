@@ -1,13 +1,13 @@
 """Effects and changes: what is to be done, as data, to be shown, written down, carried out and taken back."""
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+import msgspec
+from msgspec import Struct
+
+from runbooks.core.discreet import Discreet
 
 BROKER = "the broker"
 """The `host` of a change that is made in the broker; no host can have this name."""
@@ -18,8 +18,11 @@ def sha256(content: bytes | None) -> str:
     return "absent" if content is None else hashlib.sha256(content).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class WriteFile:
+class _Effect(Discreet, frozen=True, tag_field="kind"):
+    """Written down, `kind` says which one it is."""
+
+
+class WriteFile(_Effect, frozen=True, tag="write_file"):
     """Put a file of exactly these bytes and this mode in place; `content` None removes it.
 
     It is refused when the file is neither what was seen (`replaces`, a sha256 or `absent`) nor already what is wanted,
@@ -27,17 +30,17 @@ class WriteFile:
     the time of its last change back too (`changed_at`), else the services that run on it would look outdated.
     """
 
+    HIDDEN = ("content",)
+
     path: str
-    content: bytes | None = field(repr=False)
+    content: bytes | None
     mode: int
     replaces: str
     check: Literal["", "unit", "cron", "logrotate"] = ""
     changed_at: float | None = None
-    kind: Literal["write_file"] = "write_file"
 
 
-@dataclass(frozen=True, slots=True)
-class SetEnvironment:
+class SetEnvironment(_Effect, frozen=True, tag="set_environment"):
     """Set variables in an environment file, None removing one; all its other lines stay as they are.
 
     It is refused when a variable is neither what was seen (`replaces`) nor already what is wanted. Only these variables
@@ -50,45 +53,34 @@ class SetEnvironment:
     replaces: dict[str, str | None]
     changed_at: float | None = None
     was_absent: bool = False
-    kind: Literal["set_environment"] = "set_environment"
 
 
-@dataclass(frozen=True, slots=True)
-class ControlService:
+class ControlService(_Effect, frozen=True, tag="control_service"):
     """Start, stop or restart a worker or beat through the host's service manager."""
 
     service: str
     action: Literal["start", "stop", "restart"]
-    kind: Literal["control_service"] = "control_service"
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadUnits:
+class ReloadUnits(_Effect, frozen=True, tag="reload_units"):
     """Let systemd read its unit files again."""
 
-    kind: Literal["reload_units"] = "reload_units"
 
-
-@dataclass(frozen=True, slots=True)
-class EnableService:
+class EnableService(_Effect, frozen=True, tag="enable_service"):
     """Let a service start when the host does, or not."""
 
     service: str
     enabled: bool
-    kind: Literal["enable_service"] = "enable_service"
 
 
-@dataclass(frozen=True, slots=True)
-class EndProcesses:
+class EndProcesses(_Effect, frozen=True, tag="end_processes"):
     """End processes, each named by its pid and its start in clock ticks since boot, warmly and then by force."""
 
     service: str
     processes: tuple[tuple[int, int], ...]
-    kind: Literal["end_processes"] = "end_processes"
 
 
-@dataclass(frozen=True, slots=True)
-class TakeMessages:
+class TakeMessages(_Effect, frozen=True, tag="take_messages"):
     """Take what the rules mean out of a queue, into the run's archive file, and move on what is to be moved.
 
     The rules are as `core/rules.py` writes them.
@@ -97,11 +89,9 @@ class TakeMessages:
     queue: str
     archive: str
     rules: tuple[str, ...]
-    kind: Literal["take_messages"] = "take_messages"
 
 
-@dataclass(frozen=True, slots=True)
-class TakeUnacked:
+class TakeUnacked(_Effect, frozen=True, tag="take_unacked"):
     """The same for a queue's messages that were fetched and that no node holds.
 
     It is refused when a node of the inventory does not answer, but for those that are known to be `stopped`.
@@ -111,11 +101,9 @@ class TakeUnacked:
     archive: str
     rules: tuple[str, ...]
     stopped: tuple[str, ...]
-    kind: Literal["take_unacked"] = "take_unacked"
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreMessages:
+class RestoreMessages(_Effect, frozen=True, tag="restore_messages"):
     """Put the messages of an archive file back where they came from, also those that were moved and still wait.
 
     Malformed ones only when asked to.
@@ -123,11 +111,9 @@ class RestoreMessages:
 
     archive: str
     malformed: bool = False
-    kind: Literal["restore_messages"] = "restore_messages"
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreSelected:
+class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
     """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
 
     The archive remembers the `token`, by which they can be recalled.
@@ -138,29 +124,24 @@ class RestoreSelected:
     place: Literal["original", "next", "last"]
     malformed: bool
     token: str
-    kind: Literal["restore_selected"] = "restore_selected"
 
 
-@dataclass(frozen=True, slots=True)
-class RecallMessages:
+class RecallMessages(_Effect, frozen=True, tag="recall_messages"):
     """Take what a change has put back, and what still waits of it, out again into its archive."""
 
     archive: str
     token: str
-    kind: Literal["recall_messages"] = "recall_messages"
 
 
-@dataclass(frozen=True, slots=True)
-class RunTask:
+class RunTask(_Effect, frozen=True, tag="run_task"):
     """Send a task and wait for its end."""
 
     task: str
     queue: str
     task_id: str
-    kind: Literal["run_task"] = "run_task"
 
 
-Effect = Annotated[
+Effect = (
     WriteFile
     | SetEnvironment
     | ControlService
@@ -172,31 +153,26 @@ Effect = Annotated[
     | RestoreMessages
     | RestoreSelected
     | RecallMessages
-    | RunTask,
-    Field(discriminator="kind"),
-]
-
-
-@cache
-def _adapter() -> TypeAdapter[Any]:
-    """Made at its first use: a run that changes nothing writes no effect down."""
-    return TypeAdapter(Effect, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
+    | RunTask
+)
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
     """The effect as JSON types; bytes are base64."""
-    value: dict[str, Any] = _adapter().dump_python(effect, mode="json")
+    value: dict[str, Any] = msgspec.to_builtins(effect)
     return value
 
 
 def from_json(value: Any) -> Effect:
     """The effect that `to_json` wrote. Raises ValueError for anything else."""
-    effect: Effect = _adapter().validate_json(json.dumps(value))
+    try:
+        effect: Effect = msgspec.convert(value, Effect)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
     return effect
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing can).
 
     `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples. `messages` are

@@ -8,10 +8,12 @@ Deviations, on purpose: what Ansible skips with a warning, and an inventory or a
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
+from runbooks.core.discreet import Discreet
 from runbooks.core.errors import InventoryError
 from runbooks.core.host_names import expand
 from runbooks.core.vault import Vault
@@ -22,21 +24,21 @@ PRIORITY = "ansible_group_priority"
 _EXTENSIONS = ("", ".yml", ".yaml", ".json")
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Discreet, frozen=True):
     """A variable's raw value (Jinja unrendered, vault undecrypted), and where it stands: the file and its 1-based line.
 
     `secret` says that it comes from a vault-encrypted file.
     """
 
-    value: Any = field(repr=False)
+    HIDDEN = ("value",)
+
+    value: Any
     path: Path
     line: int
     secret: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """A host of the inventory: the groups it is in (without `all`), its variables after precedence, and its line."""
 
     name: str
@@ -45,21 +47,21 @@ class Host:
     line: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(Discreet, frozen=True):
     """A loaded inventory: `hosts` in the file's order, `groups` (`all` included) with their hosts in Ansible's order.
 
     That is: those of the group itself, then those of its children, then of their children. A run goes in that of `all`.
     """
 
+    HIDDEN = ("vault",)
+
     path: Path
     hosts: Mapping[str, Host]
     groups: Mapping[str, tuple[str, ...]]
-    vault: Vault = field(default_factory=Vault, repr=False)
+    vault: Vault = field(default_factory=Vault)
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(Struct):
     line: int = 1
     priority: int = 1
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -67,8 +69,7 @@ class _Group:
     children: dict[str, None] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Host:
+class _Host(Struct):
     line: int
     variables: dict[str, Variable] = field(default_factory=dict)
 

@@ -5,9 +5,10 @@ Times are epoch seconds (`_at`), durations seconds (`_s`), sizes bytes (`_bytes`
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 CLOCK_MARGIN_S = 60.0
 SAMPLES = 5
@@ -22,8 +23,7 @@ class Severity(Enum):
     INFO = "info"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One fault: what it is (`code`), where (`subject`), the evidence for it, and what puts it right.
 
     `remedy` is None where no step of this tool can; `blocks` says that remediation cannot succeed before it is gone.
@@ -41,8 +41,7 @@ class Finding:
 # --- queues -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """Which messages are meant, what becomes of them, and why; every condition that is set must hold.
 
     `core/rules.py` is the language in which it is written. `queue` and `task` are shell-style patterns, separated by
@@ -68,8 +67,7 @@ class Rule:
     requeue_to: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSummary:
+class MessageSummary(Struct, frozen=True):
     """What a report shows of one message; `eta_at` and `expires_at` are None where the message has none."""
 
     id: str
@@ -80,8 +78,7 @@ class MessageSummary:
     args: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCount:
+class TaskCount(Struct, frozen=True):
     """The waiting messages of one task in one queue."""
 
     count: int
@@ -92,8 +89,7 @@ class TaskCount:
     expired: int
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """What an operator has to know of messages that a rule means: `what` goes on after their number; the first ids."""
 
     what: str
@@ -101,8 +97,7 @@ class Notice:
     ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The messages one reason selects in a queue: how many, of which tasks, and the first few of them, or all.
 
     They go into the list `to`, or where that is empty into the archive. For malformed items `by_task` and `samples` are
@@ -117,8 +112,7 @@ class Selection:
     to: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
+class QueueState(Struct, frozen=True):
     """One queue over all its priority lists, as a read-only scan found it.
 
     `depths` maps each existing list key to its length; `selected` has one entry per reason that selects something;
@@ -145,8 +139,7 @@ class QueueState:
         return sum(self.depths.values())
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
+class NodeState(Struct, frozen=True):
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
@@ -163,8 +156,7 @@ class NodeState:
     reserved: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Hoard:
+class Hoard(Struct, frozen=True):
     """Messages of a queue that a node has fetched and not begun, as its processes are busy; the first at `since_at`."""
 
     node: str
@@ -177,8 +169,7 @@ ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
 """The states that a task does not leave. **Source:** celery 5.7.0 `states.py`."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskState:
+class TaskState(Struct, frozen=True):
     """How a task stood at one look: `state` is Celery's or the task's own, PENDING where nothing is known.
 
     `result` is the return value, the error's text, or what the task last told with `update_state`.
@@ -193,8 +184,7 @@ class TaskState:
         return self.state in ENDED
 
 
-@dataclass(frozen=True, slots=True)
-class MessagePlace:
+class MessagePlace(Struct, frozen=True):
     """Where a task's message is: in `queue`, with so many that run before it, or (`queue` None) with a worker."""
 
     message: MessageSummary
@@ -202,8 +192,7 @@ class MessagePlace:
     ahead: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HeldTask:
+class HeldTask(Struct, frozen=True):
     """A task that a node holds: `doing` is active, reserved or scheduled; `started_at` None where it does not run."""
 
     node: str
@@ -212,8 +201,7 @@ class HeldTask:
     started_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerState:
+class BrokerState(Struct, frozen=True):
     """The broker as it answered: the server, the queues, the nodes, and who is blocked waiting for messages.
 
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
@@ -256,8 +244,7 @@ class BrokerState:
 # --- hosts ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(Struct, frozen=True):
     """A file on a host; `content` is None where there is none (then the other fields mean nothing)."""
 
     content: bytes | None
@@ -265,8 +252,7 @@ class FileState:
     changed_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A process on a host; its number may be given again, so `start_ticks` (since boot) belongs to its identity."""
 
     pid: int
@@ -274,8 +260,7 @@ class Process:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceState:
+class ServiceState(Struct, frozen=True):
     """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
 
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
@@ -299,8 +284,7 @@ class ServiceState:
         return f"; systemd says: {self.answer}" if self.gave_up else ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImportProbe:
+class ImportProbe(Struct, frozen=True):
     """The application's tasks as its own Python imports them on the host, outside any worker.
 
     `registered` are the task names after the application has loaded all it loads by itself; `errors` maps the module of
@@ -315,16 +299,28 @@ class ImportProbe:
     options: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True):
     """What became of a probe: `fault` says how it differs from what is expected, "" where it does not."""
 
     fault: str
     output: str
 
 
-@dataclass(frozen=True, slots=True)
-class HostState:
+class OtherUnit(Struct, frozen=True):
+    """A unit that is none of this tool's and runs workers or beat of the application.
+
+    `path` is its file, "" where that does not speak of Celery: a login session's, or that of cron or sshd, which are
+    not to be stopped. `forking` is its Type; `runs` says of each of its main processes, by pid, what it is: `beat`, or
+    `worker` and its node's name.
+    """
+
+    name: str
+    path: str
+    forking: bool
+    runs: Mapping[int, str]
+
+
+class HostState(Struct, frozen=True):
     """A host as it answered; what was not asked is empty.
 
     `probes` are the results of the inventory's probes, by name.
@@ -334,6 +330,7 @@ class HostState:
     are the same object where these do not differ, and None where not asked.
     `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
     where, as `beat_untold` says, it writes nothing down before it ends.
+    `others` are the units that run workers or beat of the application beside the inventory's.
     """
 
     clock_at: float
@@ -346,6 +343,7 @@ class HostState:
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
     beat_sent_at: float | None = None
     beat_untold: str = ""
+    others: tuple[OtherUnit, ...] = ()
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:
@@ -353,8 +351,7 @@ class HostState:
         return {**self.services, **self.stale}
 
 
-@dataclass(frozen=True, slots=True)
-class AppTask:
+class AppTask(Struct, frozen=True):
     """A task as the application sends it, asked in its own Python on `host`.
 
     `signature` is None where the application does not register the task, `import_error` then the traceback of importing
@@ -375,15 +372,13 @@ class AppTask:
     broker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(Struct, frozen=True):
     """A host that did not answer, or not so that it could be worked with, and why."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """All that was observed at one time; `broker` is None where it was not asked."""
 
     at: float
@@ -395,8 +390,7 @@ class Snapshot:
         return {name: state for name, state in self.hosts.items() if isinstance(state, HostState)}
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """A line of a host's logs; `at` None: nobody knows when it was written. An empty `log` is the host itself."""
 
     at: float | None
@@ -408,8 +402,7 @@ class LogLine:
 # --- what the monitor keeps ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLook:
+class QueueLook(Struct, frozen=True):
     """One queue as the monitor saw it; `per_s` is how fast it grew since an earlier look, None where there was none."""
 
     name: str
@@ -428,8 +421,7 @@ class QueueLook:
         return self.depth / -self.per_s if self.per_s < 0 else math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(Struct, frozen=True):
     """A finding of the monitor's, and when it first saw it."""
 
     code: str
@@ -440,8 +432,7 @@ class Crossing:
     remedy: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """What one run of the monitor saw; without an answer of the broker it has no queues and `reached` is False.
 
     `missing_tasks` has each node that answers with the number of expected tasks that it lacks, `silent_nodes` those

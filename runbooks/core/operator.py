@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import pwd
 
 
 def user_name() -> str:
@@ -10,3 +11,8 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def home_directory() -> str:
+    """Where this user is at home by the password database, as for `ssh`, whatever $HOME says."""
+    return pwd.getpwuid(os.getuid()).pw_dir

@@ -1,9 +1,10 @@
 """What a run tells while it goes on: the events, and who listens. Nothing but a reporter prints."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
@@ -21,8 +22,7 @@ class Outcome(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """A host's line of the recap, counted as Ansible does: steps that were right, changes made, failed, left out."""
 
     ok: int = 0
@@ -32,8 +32,7 @@ class Tally:
     unreachable: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not all could be seen."""
 
     what: str
@@ -41,8 +40,7 @@ class Check:
     seen: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far a task is: `percent` and `left_s` None where it does not tell; `counts` and `note` are for reading."""
 
     task: str
@@ -54,8 +52,7 @@ class Progress:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskReport:
+class TaskReport(Struct, frozen=True):
     """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it has not ended."""
 
     id: str
@@ -100,7 +97,10 @@ class Reporter(Protocol):
         """Lines of logs, told one by one as they come out of the iterator."""
         ...
 
-    def recap(self, tallies: Mapping[str, Tally], undo: str) -> None: ...
+    def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
+        """What a run came to, host by host; `undo` is the run that can be taken back, "" where there is none."""
+        ...
+
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def look(self, look: Look) -> None: ...
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:

@@ -31,7 +31,7 @@ def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, 
     except ValidationError as error:
         problems += [_told(detail["loc"], plainly(detail)) for detail in error.errors(include_url=False)]
     if problems:
-        raise UsageError("\n".join(problems), "nothing was sent; see: inv --help run-task")
+        raise UsageError("\n".join(problems), "nothing was sent; see `inv --help run-task`")
     return call
 
 

@@ -8,13 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError
 from jinja2.runtime import Context
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.errors import InventoryError, RenderError
 from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
@@ -24,8 +25,7 @@ from runbooks.core.vault import VaultError
 from runbooks.core.yaml_file import Map, Sequence, Unsafe, Vaulted
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     path: Path
     line: int
     name: str
@@ -34,8 +34,7 @@ class _Place:
         return f"{self.path}:{self.line}: {self.name}: {problem}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Promise:
+class _Promise(Struct, frozen=True):
     """A variable in a template's context, rendered when the template resolves its name."""
 
     values: "Values"

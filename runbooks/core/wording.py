@@ -46,8 +46,8 @@ def notice(told: Notice, ids: int = 5) -> str:
 def as_typed(text: str, program: str, where: str = "") -> str:
     """A text of this tool's own, with the commands that it suggests as the operator would have to type them.
 
-    They are written as `inv VERB`: `program` is what was typed for `inv`, `where` the flags that lead to the same fleet
-    and records, which commands in backticks lack.
+    They are written as `inv VERB`, in backticks, also into records: `program` is what was typed for `inv`, `where` the
+    flags that lead to the same fleet and records, for the verbs that take them.
     """
     text = re.sub(r"`inv (?!sandbox|fleet|-)([^`]+)`", lambda found: f"`inv {found[1]}{where}`", text)
-    return re.sub(r"(?<![\w./-])inv (?=-{0,2}[a-z])", lambda _: f"{program} ", text)
+    return text.replace("`inv ", f"`{program} ")

@@ -8,11 +8,11 @@ true); `!vault` and `!unsafe` are Ansible's own tags.
 import copy
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from runbooks.core.vault import Vault, VaultError, is_encrypted
 
@@ -128,8 +128,7 @@ _JsonLoader.add_implicit_resolver(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A file's content; `secret` says that it was encrypted, so that none of it is to be shown."""
 
     value: Any

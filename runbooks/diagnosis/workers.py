@@ -17,6 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
             yield from _services(host, state)
+            yield from _other_units(host, state)
             yield from _nodes(fleet, host, state, snapshot)
             yield from _stops_late(fleet, host)
 
@@ -122,6 +123,27 @@ def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
             f"a worker may take {span(stop_s)} to stop, but after {span(limit_s)} Celery delivers what it still holds "
             "again, so that it runs twice",
             ("celery_stop_timeout has to be below visibility_timeout (celery_broker_options)",),
+            severity=Severity.WARNING,
+        )
+
+
+def _other_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    """**Source:** systemd.service(5), Type=forking: without a PIDFile= the main process is guessed."""
+    for unit in state.others:
+        stop = f"systemctl disable --now {unit.name}" if unit.path else f"kill -TERM {' '.join(map(str, unit.runs))}"
+        evidence = [f"pid {pid}: {what}" for pid, what in unit.runs.items()]
+        if unit.path:
+            evidence.append(f"its file is {unit.path}")
+        if unit.forking:
+            evidence.append(
+                "Type=forking, as for celery multi: systemd guesses its main process, so it may restart for ever"
+            )
+        evidence.append(f"if the inventory's services are to do this work, end it on {host.name}: sudo {stop}")
+        yield Finding(
+            "worker.other_unit",
+            f"{unit.name} on {host.name}",
+            f"{unit.name} runs {', '.join(dict.fromkeys(unit.runs.values()))} beside the inventory's services",
+            tuple(evidence),
             severity=Severity.WARNING,
         )
 

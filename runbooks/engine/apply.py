@@ -1,63 +1,26 @@
-"""Carry out a plan: write each effect down, make it, look again; a step has worked when its own plan is empty then."""
+"""Carry out a plan, and look again after each stage: a step has worked when its own plan is empty then."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runbooks.core.effects import (
-    BROKER,
-    Change,
-    ControlService,
-    Effect,
-    RecallMessages,
-    RestoreMessages,
-    RestoreSelected,
-    SetEnvironment,
-    TakeMessages,
-    TakeUnacked,
-)
-from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError
-from runbooks.core.fleet import FleetHost
+from runbooks.core.effects import BROKER, Change, ControlService, Effect
 from runbooks.core.model import Snapshot, Unreachable
-from runbooks.core.reporter import Outcome, Tally
+from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import Journal
-from runbooks.engine.nodes import await_nodes, changed_service, drained, gave_up
-from runbooks.engine.observe import on_hosts
+from runbooks.engine.nodes import await_nodes, changed_service, gave_up
+from runbooks.engine.perform import Result, perform
+from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
-from runbooks.hosts import facts
-from runbooks.hosts.effects import as_write, fragments
-from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 PAUSE_S = 0.25
-MARGIN_S = 60.0
-
-
-@dataclass(slots=True)
-class Recap:
-    """How it went on every host, and in the broker."""
-
-    tallies: dict[str, Tally] = field(default_factory=dict)
-
-    def at(self, host: str) -> Tally:
-        return self.tallies.setdefault(host, Tally())
-
-    @property
-    def exit_code(self) -> ExitCode:
-        failed = any(tally.failed for tally in self.tallies.values())
-        gone = any(tally.unreachable for tally in self.tallies.values())
-        if failed and gone:
-            return ExitCode.FAILED_AND_UNREACHABLE
-        return ExitCode.FAILED if failed else ExitCode.UNREACHABLE if gone else ExitCode.OK
 
 
 def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
@@ -66,14 +29,6 @@ def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
     for step in steps:
         changes += step.plan(snapshot, changes)
     return changes
-
-
-def start_recap(session: Session, snapshot: Snapshot) -> Recap:
-    """A recap with a line for every host, and the unreachable ones marked."""
-    recap = Recap()
-    for host in session.fleet.hosts:
-        recap.at(host.name).unreachable = int(isinstance(snapshot.hosts.get(host.name), Unreachable))
-    return recap
 
 
 def apply(
@@ -210,10 +165,6 @@ def _run_stage(
         _tell(session, mine, recap)
 
 
-Result = tuple[Change, Outcome, str]
-"""What became of a change, and what there is to say about it."""
-
-
 def _proved(
     session: Session,
     journal: Journal,
@@ -295,85 +246,3 @@ def _second_look(
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
         time.sleep(PAUSE_S)
     return (), {}, None
-
-
-def perform(
-    session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
-) -> list[Result]:
-    """Make changes: on hosts all of one host in one exec, in the broker one after the other."""
-    lock.held()
-    results: list[Result] = []
-    for change in (change for change in changes if change.host == BROKER):
-        results.append((change, *_in_broker(session, journal, change)))
-    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
-    intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
-    mine = {host.name: [(n, change) for n, change in intended if change.host == host.name] for host in hosts}
-    with drained(session, hosts, changes) as ended:
-        answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
-        for name, answer in answers.items():
-            if isinstance(answer, Unreachable):
-                recap.at(name).unreachable = 1
-                results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
-            else:
-                results += answer
-        ended |= {changed_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
-    return results
-
-
-def _on_host(
-    journal: Journal, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
-) -> list[Result]:
-    try:
-        effects = {str(n): _concrete(transport, change.do) for n, change in intended}
-        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
-        answers = run_fragments(transport, fragments(host, effects), timeout_s=budget_s, stop_at_failure=True)
-    except HostUnreachable:
-        raise
-    except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
-        answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
-    results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
-    journal.finished_all([(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)])
-    return results
-
-
-def _concrete(transport: Transport, effect: Effect) -> Effect:
-    """An effect that depends on what a file holds now, as the write it comes to; it stays unwritten in the journal."""
-    if not isinstance(effect, SetEnvironment):
-        return effect
-    answer = run_fragments(transport, {"file": facts.ask_files([effect.path])}, timeout_s=MARGIN_S)["file"]
-    return as_write(effect, facts.parse_files([effect.path], answer)[effect.path])
-
-
-def _judge(answer: Answer | None) -> tuple[Outcome, str]:
-    if answer is None:
-        return Outcome.SKIPPED, "not tried: an earlier change on this host failed"
-    if answer.code == 0:
-        return Outcome.CHANGED, ""
-    said = "\n".join((answer.err + answer.out.decode(errors="replace")).strip().splitlines()[-10:])
-    return Outcome.FAILED, f"exit code {answer.code}: {said or 'it said nothing'}"
-
-
-def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outcome, str]:
-    n = journal.intend(change)
-    try:
-        detail = _carry_out(session, journal.directory, change.do)
-    except RunbookError as error:
-        journal.finished(n, Outcome.FAILED, error.problem)
-        raise
-    journal.finished(n, Outcome.CHANGED, detail)
-    return Outcome.CHANGED, detail
-
-
-def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
-    match effect:
-        case TakeMessages(archive=archive):
-            return session.broker.take(effect, directory / archive)
-        case TakeUnacked(archive=archive):
-            return session.broker.take_unacked(session.fleet, effect, directory / archive)
-        case RestoreMessages(archive=archive, malformed=malformed):
-            return session.broker.restore(Path(archive), malformed=malformed)
-        case RestoreSelected():
-            return session.broker.restore_selected(effect)
-        case RecallMessages(archive=archive, token=token):
-            return session.broker.recall(Path(archive), token)
-    raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

@@ -21,9 +21,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from runbooks.core.effects import Change, from_json, to_json
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
@@ -37,8 +38,7 @@ UNDO = "undo"
 """The verb of the runs that take others back; these cannot be taken back themselves."""
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """A change of a run as its journal knows it; `outcome` None: the run ended while it was being made."""
 
     n: int
@@ -48,8 +48,7 @@ class Entry:
     undone: bool = False
 
 
-@dataclass(slots=True)
-class RunRecord:
+class RunRecord(Struct):
     """A past run as read from its journal; `outcome` None: it was killed, or is still going on.
 
     `damage` says where its journal cannot be read; what stands before that is here.

@@ -4,8 +4,9 @@ import heapq
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from queue import Empty, Full, Queue
+
+from msgspec import Struct
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.core.fleet import FleetHost
@@ -29,8 +30,7 @@ def when(line: LogLine) -> float:
     return line.at or 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """Which lines, how many of each log (None: all), since when (epoch seconds)."""
 
     wanted: Wanted
@@ -53,7 +53,7 @@ class HostLogs:
         since = self._asked.since
         if since is not None and self._asked.lines is None:
             for log, answer in self._each(self.transport, lambda log: log.ask_since(since)):
-                log.since(answer)
+                log.since(answer, since)
         self.started = True
         return said
 

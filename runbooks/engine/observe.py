@@ -2,10 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
@@ -15,6 +17,7 @@ from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.strangers import ask_strangers, parse_strangers
 from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from runbooks.broker.session import Broker
 
 HOST_TIMEOUT_S = 60.0
+ABORT_EVERY_S = 0.1
 
 T = TypeVar("T")
 Paths = Mapping[str, Iterable[str]]
@@ -42,12 +46,24 @@ def on_hosts(
             return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))))
 
     with ThreadPoolExecutor(transports.forks) as pool:
-        try:
-            return dict(pool.map(guarded, hosts))
-        except BaseException:  # also ^C: do not wait for scripts nobody wants any more
-            for transport in transports.values():
+        asked = [pool.submit(guarded, host) for host in hosts]
+        with _aborted_on_error(transports, asked):
+            return dict(one.result() for one in asked)
+
+
+@contextmanager
+def _aborted_on_error(transports: Transports, asked: Collection[Future[Any]]) -> Iterator[None]:
+    """Also at ^C: nobody waits for scripts, or for hosts, that nobody wants any more."""
+    try:
+        yield
+    except BaseException:
+        for one in asked:
+            one.cancel()
+        while not all(one.done() for one in asked):
+            for transport in tuple(transports.values()):  # again and again: a thread may just begin to connect
                 transport.abort()
-            raise
+            wait(asked, timeout=ABORT_EVERY_S)
+        raise
 
 
 def observe(
@@ -70,11 +86,12 @@ def observe(
         what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
         asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples, read_until=read_until))
         hosts: dict[str, HostState | Unreachable] = {}
-        if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
-            hosts = on_hosts(
-                transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
-            )
-        state = asked.result()
+        with _aborted_on_error(transports, [asked]):  # the broker may be behind a host
+            if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
+                hosts = on_hosts(
+                    transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
+                )
+            state = asked.result()
     if Needs.IMPORTS in needs:
         hosts |= _probe_imports(fleet, transports, state, hosts)
     return Snapshot(now, state, hosts)
@@ -107,6 +124,7 @@ def look(
         questions["managed"] = facts.ask_managed(host, fleet.app.app, files)
     if services and host.has_systemd:
         questions["units"] = ask_units(host, fleet.app.app, services)
+        questions["others"] = ask_strangers(host)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
     if beat:
@@ -115,12 +133,13 @@ def look(
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
     answers = run_fragments(transport, questions, timeout_s=patience_s)
     try:
-        return _understood(host, answers, files, services, probes)
+        return _understood(fleet, host, answers, files, services, probes)
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
         raise RunbookError(f"what it answered cannot be understood: {error!r}") from None
 
 
 def _understood(
+    fleet: Fleet,
     host: FleetHost,
     answers: Mapping[str, Answer],
     files: Sequence[str],
@@ -145,6 +164,7 @@ def _understood(
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
+        others=parse_strangers(answers["others"], fleet.app.app) if "others" in answers else (),
     )
 
 

@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runbooks.core.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class Rolling:
+class Rolling(Struct, frozen=True):
     """How a step that interrupts service goes over the hosts.
 
     `serial` is a number of hosts, or with `%` a share of those that are to be changed; `max_fail` is how many hosts may

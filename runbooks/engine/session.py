@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
@@ -29,11 +31,9 @@ if TYPE_CHECKING:
     from runbooks.broker.session import Broker
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
-    `program` is what was typed, `where` its flags that lead to this fleet and its records: for suggested commands.
     `every_message` asks for each message that a rule means, not for a few samples.
     """
 
@@ -44,8 +44,6 @@ class Options:
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
     every_message: bool = False
-    where: str = ""
-    program: str = "inv"
 
 
 class Session:
@@ -136,10 +134,6 @@ class Session:
             journal = self.begin(run_id)
             with closing_journal(journal):
                 yield journal, lock
-
-    def command(self, words: str) -> str:
-        """What the operator is to type next, for the same fleet and records."""
-        return f"{self.options.program} {words}{self.options.where}"
 
     def begin(self, run_id: str) -> Journal:
         """The journal of a new run; tells its id."""

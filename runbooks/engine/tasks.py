@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from runbooks.core.effects import RunTask
 from runbooks.core.errors import HostUnreachable, RunbookError, UsageError
@@ -20,8 +21,7 @@ from runbooks.hosts.script import Answer, run_fragments
 from runbooks.steps.step import Needs
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """Where a task goes: the host that sends it, what its application answers, the nodes, and what to keep secret."""
 
     host: FleetHost

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.effects import (
     BROKER,
@@ -26,10 +28,12 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
-from runbooks.engine.apply import PAUSE_S, Recap, perform
+from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.nodes import await_nodes, changed_service, gave_up
 from runbooks.engine.observe import look, on_hosts
+from runbooks.engine.perform import perform
+from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs
@@ -38,8 +42,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 
-@dataclass(frozen=True, slots=True)
-class Undo:
+class Undo(Struct, frozen=True):
     """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why.
 
     SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch.

@@ -1,15 +1,17 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Snapshot, Unreachable
-from runbooks.engine.apply import Recap, apply, make_plan, start_recap
+from runbooks.engine.apply import apply, make_plan
 from runbooks.engine.journal import Journal
+from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`.
 
     `does` is what it does besides looking.
@@ -62,7 +63,6 @@ def walk(
         return recap.exit_code
     session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
     with session.recorded() as (journal, lock):
-        undo = session.command(f"undo {journal.run_id}")
         try:
             needs = proof.needs if proof else Needs(0)
             worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)
@@ -76,17 +76,17 @@ def walk(
             _point_to_logs(session, recap)
         except RunbookError:
             recap.at(BROKER).failed += 1
-            session.reporter.recap(recap.tallies, undo=undo)
+            session.reporter.recap(recap.tallies, undo=journal.run_id)
             raise
         journal.end_with(recap.exit_code)
-        session.reporter.recap(recap.tallies, undo=undo if plan else "")
+        session.reporter.recap(recap.tallies, undo=journal.run_id if plan else "")
     return recap.exit_code
 
 
 def _point_to_logs(session: Session, recap: Recap) -> None:
     """What a service that does not come up says stands in its log."""
     if failed := [host.name for host in session.fleet.hosts if recap.at(host.name).failed and host.services]:
-        command = session.command(f"tail-logs --limit {quote(','.join(failed))}")
+        command = f"`inv tail-logs --limit {quote(','.join(failed))}`"
         session.reporter.message(f"What the services there say: {command}")
 
 

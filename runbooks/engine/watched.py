@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.broker.watch import Watch
 from runbooks.core.errors import BrokerUnreachable
@@ -18,8 +20,7 @@ QUIET_S = 15.0
 _WAITS = ("PENDING", "RECEIVED", "RETRY")
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """Where a task was found; `lost` says that it was looked for in vain, in the queues and on the nodes."""
 
     place: MessagePlace | None = None
@@ -27,8 +28,7 @@ class Trace:
     lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(Struct, frozen=True):
     """A task that is watched; `task` and `queue` are "" where they are not known, `max_retries` None."""
 
     session: Session

@@ -23,7 +23,7 @@ def parse_route(host: FleetHost, answer: Answer, secrets: Collection[str]) -> Ap
             f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{said}",
             "`inv diagnose` tells whether the environment or the code is the cause",
         )
-    known = {name: found[name] for name in AppTask.__slots__ if name not in ("host", "registered")}
+    known = {name: found[name] for name in AppTask.__struct_fields__ if name not in ("host", "registered")}
     return AppTask(host.name, frozenset(found["registered"]), **known)
 
 

@@ -3,10 +3,11 @@
 import base64
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from stat import S_IMODE, S_ISREG
 from typing import Any
+
+from msgspec import Struct
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of, unit_of
@@ -18,8 +19,7 @@ NOT_RUNNING = 3
 """**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """A host's own clock when it was asked, and what turns its processes' starts into the time of day."""
 
     now: float

@@ -10,7 +10,6 @@ import hmac
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     SSHCertificateType,
     load_ssh_public_identity,
 )  # fmt: skip
+from msgspec import Struct
 
 CERTIFICATE = "-cert-v01@openssh.com"
 DEFAULT_PORT = 22
@@ -37,8 +37,7 @@ class Verdict(Enum):
     REVOKED = "revoked"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One key of a file: for which names, of which type; `marker` is empty, `@revoked` or `@cert-authority`."""
 
     marker: str
@@ -56,8 +55,7 @@ class Line:
         return any(_glob(pattern, name) for pattern in patterns)
 
 
-@dataclass(frozen=True, slots=True)
-class HostKey:
+class HostKey(Struct, frozen=True):
     """The key a server proved to hold: its type, its plain public blob, and its certificate if it showed one."""
 
     key_type: str

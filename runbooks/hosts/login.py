@@ -11,28 +11,29 @@ import binascii
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import paramiko
+from msgspec import Struct
 from paramiko.agent import AgentSSH
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
+from runbooks.core.discreet import Discreet
 from runbooks.hosts.known_hosts import CERTIFICATE, HostKey
 from runbooks.hosts.ssh_config import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Discreet, frozen=True):
     """What the inventory gives to log in with: the account's password, and the passphrase of its private key files."""
 
-    password: str | None = field(default=None, repr=False)
-    passphrase: str | None = field(default=None, repr=False)
+    HIDDEN = ("password", "passphrase")
+
+    password: str | None = None
+    passphrase: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """What is offered to one server; `authenticate` raises AuthenticationException with what was tried."""
 
     target: Target

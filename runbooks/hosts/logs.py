@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import PurePosixPath
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+from msgspec import Struct, field
 
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import LogLine
@@ -48,8 +50,8 @@ class Log(Protocol):
         ...
 
     def ask_since(self, at: float) -> str: ...
-    def since(self, answer: Answer) -> None:
-        """Go to where that time begins, to read on from there."""
+    def since(self, answer: Answer, at: float) -> None:
+        """Go to where that time begins, or before it, to read on from there."""
         ...
 
     def ask_older(self) -> str: ...
@@ -69,14 +71,14 @@ def logs_of(host: FleetHost) -> tuple[Log, ...]:
     return (*journal, *(LogFile(host.name, path) for path in host.settings.logs))
 
 
-class _Entry(msgspec.Struct):
+class _Entry(Struct):
     """**Source:** systemd.journal-fields(7); "Journal JSON Format": a message that is no UTF-8 is a list of bytes."""
 
-    cursor: str = msgspec.field(name="__CURSOR")
-    at_us: str = msgspec.field(name="__REALTIME_TIMESTAMP")
-    message: str | list[Any] | None = msgspec.field(name="MESSAGE", default=None)
-    unit: str = msgspec.field(name="_SYSTEMD_UNIT", default="")
-    about: str = msgspec.field(name="UNIT", default="")
+    cursor: str = field(name="__CURSOR")
+    at_us: str = field(name="__REALTIME_TIMESTAMP")
+    message: str | list[Any] | None = field(name="MESSAGE", default=None)
+    unit: str = field(name="_SYSTEMD_UNIT", default="")
+    about: str = field(name="UNIT", default="")
 
     def lines(self, host: str) -> Iterable[LogLine]:
         service = service_of(self.about or self.unit)
@@ -113,13 +115,13 @@ class Journal:
         return f"date +%s; {self._command('-n 1')} >/dev/null"
 
     def start(self, answer: Answer) -> Sequence[LogLine]:
-        self.since(answer)
+        self.since(answer, 0)
         return _said(answer, self._host, self.name)
 
     def ask_since(self, at: float) -> str:
         return f"echo {int(at)}"
 
-    def since(self, answer: Answer) -> None:
+    def since(self, answer: Answer, at: float) -> None:  # noqa: ARG002
         self._newer = f"--since=@{answer.out.decode().strip()}"
 
     def ask_older(self) -> str:
@@ -175,7 +177,8 @@ class LogFile:
     """A log file whose lines begin with a time, as Celery's do; one that does not goes with the line before it.
 
     A time without a zone is in the file's own: an application may have another than its host (Django sets one). It is
-    the zone in which the last line with a time was written when the file last changed; else the host's.
+    the zone in which the last line with a time was written when the file last changed; else the host's. Only of the
+    host's the name is known, and so when its clock is put forward and back; another counts as an offset.
     """
 
     def __init__(self, host: str, path: str) -> None:
@@ -190,7 +193,7 @@ class LogFile:
     def ask_start(self) -> str:
         path = quote(self._path)
         return (
-            f"LC_ALL=C stat -L -c '%i %s %.Y' -- {path} || exit\ndate +%z\n"
+            f"LC_ALL=C stat -L -c '%i %s %.Y' -- {path} || exit\n{_ZONE}\n"
             f"tail -c {STEP_BYTES} -- {path} | LC_ALL=C grep -a -e {quote(_STAMP_GREP)} | tail -n 1"
         )
 
@@ -199,17 +202,21 @@ class LogFile:
             state, zone, last = (answer.out.decode(errors="replace") + "\n").split("\n", 2)
             inode, size, changed_at = state.split()
             self._inode, self._begin, self._end = int(inode), int(size), int(size)
-            self._zone = _zone(float(changed_at), last, datetime.strptime(zone, "%z").tzinfo or UTC)
-            self.read_to = self._newer_at = _time(last, self._zone) or float(changed_at)
+            self._zone = _zone(float(changed_at), last, _hosts_zone(zone))
+            self.read_to = self._newer_at = _time(last, self._zone, float(changed_at)) or float(changed_at)
         return _said(answer, self._host, self.name)
 
     def ask_since(self, at: float) -> str:
-        since = datetime.fromtimestamp(at, self._zone).strftime("%Y-%m-%d %H:%M:%S")
-        return f"LC_ALL=C awk -v since='{since}' '{_BYTES_BEFORE}' {quote(self._path)}"
+        return f"LC_ALL=C awk -v since='{self._shown(at)}' '{_BYTES_BEFORE}' {quote(self._path)}"
 
-    def since(self, answer: Answer) -> None:
+    def _shown(self, at: float) -> str:
+        """A time as the file's clock shows it; where that is put back within the hour, no more than it shows then."""
+        now, later = (datetime.fromtimestamp(at + s, self._zone).replace(tzinfo=None) for s in (0, 3600))
+        return min(now, later - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S")
+
+    def since(self, answer: Answer, at: float) -> None:
         if answer.out:
-            self._end = int(answer.out)
+            self._end, self._newer_at = int(answer.out), _time(self._shown(at), self._zone)
 
     def ask_older(self) -> str:
         begin, path = max(0, self._begin - STEP_BYTES), quote(self._path)
@@ -228,7 +235,7 @@ class LogFile:
         self._head = lines.pop(0)[:LINE_BYTES] if self._begin else b""
         found: list[LogLine] = []
         for line in reversed(lines):
-            text, at = self._read(line)
+            text, at = self._read(line, self.read_to)
             self.read_to = at or self.read_to
             if wanted(text):
                 self._waiting.append(text)
@@ -268,20 +275,37 @@ class LogFile:
         return [line for line in map(self._next, lines) if wanted(line.text)]
 
     def _next(self, raw: bytes) -> LogLine:
-        text, at = self._read(raw)
+        text, at = self._read(raw, self._newer_at)
         self._newer_at = at or self._newer_at
         return LogLine(self._newer_at, self._host, self.name, text)
 
-    def _read(self, raw: bytes) -> tuple[str, float | None]:
+    def _read(self, raw: bytes, beside: float | None) -> tuple[str, float | None]:
         text = raw[:LINE_BYTES].lstrip(b"\0").rstrip(b"\r").decode(errors="replace")
-        return redact(text, ()), _time(text, self._zone)
+        return redact(text, ()), _time(text, self._zone, beside)
 
 
 _INODE = "LC_ALL=C stat -L -c %i"
+_ZONE = '{ name=$TZ; [ "$name" ] || name=$(readlink /etc/localtime) || read -r name </etc/timezone; } 2>/dev/null\n'
+_ZONE += 'echo "$(date +%z) $name"'
 
 
-def _time(line: str, zone: tzinfo) -> float | None:
-    """Epoch seconds of the time that a line begins with: Celery's `[2026-11-21 12:00:00,123: …`, or ISO 8601."""
+def _hosts_zone(said: str) -> tzinfo:
+    """The zone of a host by its name, where it says one that is known here; else its offset now.
+
+    **Source:** localtime(5): a link to a file below `zoneinfo/`; Debian's `/etc/timezone`, where it is none.
+    """
+    offset, _, name = said.partition(" ")
+    try:
+        return ZoneInfo(name.rpartition("zoneinfo/")[2])
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return datetime.strptime(offset, "%z").tzinfo or UTC
+
+
+def _time(line: str, zone: tzinfo, beside: float | None = None) -> float | None:
+    """Epoch seconds of the time that a line begins with: Celery's `[2026-11-21 12:00:00,123: …`, or ISO 8601.
+
+    Of an hour that a clock has shown twice it is the time nearest to that of the line `beside` it.
+    """
     if not (found := _STAMP.match(line)):
         return None
     day, time, fraction, own = found.groups()
@@ -289,7 +313,11 @@ def _time(line: str, zone: tzinfo) -> float | None:
         at = datetime.fromisoformat(f"{day}T{time}{own or ''}")
     except ValueError:  # the 31st of February
         return None
-    return (at if own else at.replace(tzinfo=zone)).timestamp() + float(f"0.{fraction or 0}")
+    at = at if own else at.replace(tzinfo=zone)
+    seconds = at.timestamp()
+    if beside is not None and seconds < beside:
+        seconds = min(seconds, at.replace(fold=1).timestamp(), key=lambda one: abs(one - beside))
+    return seconds + float(f"0.{fraction or 0}")
 
 
 def _zone(changed_at: float, last: str, hosts: tzinfo) -> tzinfo:
@@ -300,6 +328,8 @@ def _zone(changed_at: float, last: str, hosts: tzinfo) -> tzinfo:
             return datetime.fromisoformat(f"2000-01-01T00:00:00{found[4]}").tzinfo or UTC
         offset_s = round((at - changed_at) / _QUARTER_S) * _QUARTER_S
         if abs(at - offset_s - changed_at) < _CLOCK_SKEW_S and abs(offset_s) < 86400:
+            if datetime.fromtimestamp(changed_at, hosts).utcoffset() == timedelta(seconds=offset_s):
+                return hosts
             return timezone(timedelta(seconds=offset_s))
     return hosts
 

@@ -6,8 +6,9 @@
 import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from string import ascii_letters
+
+from msgspec import Struct
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.transport import Runner
@@ -15,8 +16,7 @@ from runbooks.hosts.transport import Runner
 quote = shlex.quote
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What one fragment exited with and printed."""
 
     code: int

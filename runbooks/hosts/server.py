@@ -4,16 +4,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 
 import paramiko
 from fabric import Config, Connection
 from invoke.exceptions import Exit
-from paramiko.ssh_exception import NoValidConnectionsError
+from msgspec import Struct, field
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
@@ -29,12 +28,25 @@ JUMP_RETRY_S = 30.0
 _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 """Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
 
+Begun = Callable[[Callable[[], object]], object]
+"""Told how another thread ends the connecting that begins now: nothing else wakes who waits for a silent host."""
+
+
+class _Connection(Connection):  # type: ignore[misc]
+    """One of Fabric's that only reads that configuration.
+
+    Of all its attributes this alone is not one of its class: set in the constructor, it is written into the
+    configuration and this is made anew, while other hosts' connections read it.
+    """
+
+    inline_ssh_env = True
+
+
 Way = tuple[tuple[str, ...], ...]
 """The servers on a way, in their order, each by its `ssh` arguments."""
 
 
-@dataclass(slots=True)
-class _Server:
+class _Server(Struct):
     """A server on the way; `failed` is when it was last tried in vain, and why."""
 
     opening: threading.Lock = field(default_factory=threading.Lock)
@@ -53,19 +65,19 @@ class Jumps:
         self._servers: dict[Way, _Server] = {}
         self._resolve = cache(resolve)
 
-    def through(self, hops: Way) -> Connection:
+    def through(self, hops: Way, begun: Begun) -> Connection:
         """The connection to the last of these servers through those before it."""
-        return self._to(self._whole(hops))
+        return self._to(self._whole(hops), begun)
 
-    def _to(self, way: Way) -> Connection:
-        gateway = self._to(way[:-1]) if len(way) > 1 else None
+    def _to(self, way: Way, begun: Begun) -> Connection:
+        gateway = self._to(way[:-1], begun) if len(way) > 1 else None
         server = self._servers.setdefault(way, _Server())
         with server.opening:
             if server.failed and time.monotonic() - server.failed[0] < JUMP_RETRY_S:
                 raise HostUnreachable(server.failed[1])
             if server.connection is None or not server.connection.is_connected:
                 try:
-                    server.connection = connect(self._resolve(way[-1]), self, Secrets(), gateway)
+                    server.connection = connect(self._resolve(way[-1]), self, Secrets(), begun, gateway)
                 except HostUnreachable as error:
                     server.failed = time.monotonic(), error.problem
                     raise
@@ -81,7 +93,9 @@ class Jumps:
         return hops
 
 
-def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection | None = None) -> Connection:
+def connect(
+    target: Target, jumps: Jumps, secrets: Secrets, begun: Begun, gateway: Connection | None = None
+) -> Connection:
     """An open connection to a server whose key was checked. Raises HostUnreachable with what to do about it."""
     keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
 
@@ -93,29 +107,54 @@ def connect(target: Target, jumps: Jumps, secrets: Secrets, gateway: Connection 
     where = f"{target.user}@{target.host}:{target.port}"
     try:
         if target.jumps and gateway is None:
-            gateway = jumps.through(target.jumps)
-        connection = Connection(
+            gateway = jumps.through(target.jumps, begun)
+        through = gateway or target.proxy_command
+        dialled = None if through else _dialled(target, begun)
+        connection = _Connection(
             target.host, user=target.user, port=target.port, config=_CONFIG,
-            gateway=gateway or target.proxy_command or False, connect_timeout=max(1, round(target.connect_timeout_s)),
+            gateway=through or False, connect_timeout=max(1, round(target.connect_timeout_s)),
             connect_kwargs={
                 "auth_strategy": Login(target, secrets), "transport_factory": KeysKnownFirst,
                 "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,
-                "channel_timeout": target.connect_timeout_s,
+                "channel_timeout": target.connect_timeout_s, "sock": dialled,
             },
         )  # fmt: skip
         connection.client.set_missing_host_key_policy(_Checked(target, keys, accept_new=jumps.accept_new))
+        if dialled is None:
+            begun(connection.client.close)
         with _closed_on_error(connection):
             connection.open()
         connection.transport.set_keepalive(KEEPALIVE_S)
-        if isinstance(connection.transport.sock, socket.socket):  # else the jump host's has it
-            connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
+        if dialled:  # else the jump host's has it
+            dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
     except paramiko.AuthenticationException as error:
         raise HostUnreachable(f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)") from None
-    except NoValidConnectionsError as error:  # one for each of its addresses
-        raise HostUnreachable(f"{where}: {', '.join(sorted({str(e) for e in error.errors.values()}))}") from None
     except (paramiko.SSHException, OSError, EOFError, Exit) as error:
         raise HostUnreachable(f"{where}: {str(error) or type(error).__name__}") from None
     return connection
+
+
+def _dialled(target: Target, begun: Begun) -> socket.socket:
+    """A connection to the first of the server's addresses that takes one. Raises OSError with what each has said."""
+    failed: list[str] = []
+    for family, kind, _, _, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
+        dialled = socket.socket(family, kind)
+        dialled.settimeout(max(1, target.connect_timeout_s))
+        begun(partial(_hang_up, dialled))
+        try:
+            dialled.connect(address)
+        except OSError as error:
+            dialled.close()
+            failed.append(str(error))
+        else:
+            return dialled
+    raise OSError(", ".join(sorted(set(failed))))
+
+
+def _hang_up(dialled: socket.socket) -> None:
+    """Unlike closing it, this wakes who waits for the socket, also while it still connects."""
+    with suppress(OSError):
+        dialled.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import paramiko
@@ -38,7 +38,7 @@ class SshTransport:
     def __init__(self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
         self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
-        self._forwards: list[socketserver.TCPServer] = []
+        self._hang_up: Callable[[], object] = bool
         self._refused = ""
         self._opening = threading.Lock()
         self._kept: Shell | None = None
@@ -81,6 +81,8 @@ class SshTransport:
                 except OSError:
                     if not channel.closed:  # else what it said at its end is received next
                         raise
+                except EOFError:  # paramiko's, while the connection ends
+                    raise HostUnreachable("the connection was lost") from None
 
             def receive(timeout_s: float) -> bytes:
                 channel.settimeout(timeout_s)
@@ -92,15 +94,12 @@ class SshTransport:
 
     def abort(self) -> None:
         self._kept = None
-        for server in self._forwards:
-            server.shutdown()
-            server.server_close()
-        self._forwards.clear()
+        self._hang_up()
         if self._connection:
             self._connection.close()
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
+        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
         connected = self._connected
         connected()
 
@@ -114,15 +113,18 @@ class SshTransport:
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        self._forwards.append(server)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server.server_address[1]
 
     def _connected(self) -> Connection:
         with self._opening:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(self._target, self._jumps, self._secrets)
+                self._connection = connect(self._target, self._jumps, self._secrets, self._begun)
+                self._begun(bool)  # from here on closing it is enough, and tells the host
             return self._connection
+
+    def _begun(self, hang_up: Callable[[], object]) -> None:
+        self._hang_up = hang_up
 
     @contextmanager
     def _shell(self, deadline: float) -> Iterator[paramiko.Channel]:
@@ -132,12 +134,14 @@ class SshTransport:
             channel = transport.open_session(window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic()))
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
-        with channel:
-            try:
-                self._start(channel, deadline)
-                yield channel
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+        try:
+            self._start(channel, deadline)
+            yield channel
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+        finally:
+            with suppress(paramiko.SSHException, OSError, EOFError):  # nobody is left to be told
+                channel.close()
 
     def _start(self, channel: paramiko.Channel, deadline: float) -> None:
         become = self._become

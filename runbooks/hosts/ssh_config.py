@@ -10,19 +10,19 @@ import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from runbooks.core.errors import UsageError
-from runbooks.core.operator import user_name
+from runbooks.core.operator import home_directory, user_name
 
 SSH_TIMEOUT_S = 10.0
 _ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # more processes would be no faster
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """One SSH server: where it is, how its key is checked, and how we log in.
 
     `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command` is a shell command
@@ -135,7 +135,7 @@ def _target(
 
 def _files(names: str) -> list[Path]:
     """They are not quoted: a name with a space in it goes on where the next word begins no path."""
-    return [Path(name).expanduser() for name in re.split(r" (?=[/~]|none)", names) if name != "none"]
+    return [Path(name) for name in re.split(r" (?=[/~]|none)", names) if name != "none"]
 
 
 def _stands(identity: Path) -> bool:
@@ -149,11 +149,12 @@ def _filled_in(name: str, option: Mapping[str, str], asked_for: str) -> Path:
     **Source:** ssh_config(5), "TOKENS" and "ENVIRONMENT VARIABLES".
     """
     tokens = {
-        "%": "%", "d": str(Path.home()), "h": option["hostname"], "i": str(os.getuid()), "n": asked_for,
+        "%": "%", "d": home_directory(), "h": option["hostname"], "i": str(os.getuid()), "n": asked_for,
         "k": option.get("hostkeyalias", asked_for), "l": socket.gethostname(), "L": socket.gethostname().split(".")[0],
         "p": option["port"], "r": option["user"], "u": user_name(),
     }  # fmt: skip
     name = re.sub(r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], found[0]), name)
+    name = re.sub(r"^~(?=/|$)", home_directory(), name)
     return Path(re.sub(r"%(.)", lambda found: tokens.get(found[1], found[0]), name)).expanduser()
 
 
@@ -161,7 +162,7 @@ def _agent(named: str) -> Path | None:
     """**Source:** ssh_config(5), IdentityAgent: a socket, the name of a variable after a `$`, or a word."""
     if variable := re.fullmatch(r"\$(\w+)|(SSH_AUTH_SOCK)", named):
         named = os.environ.get(variable[1] or variable[2], "")
-    return Path(named).expanduser() if named not in ("", "none") else None
+    return Path(named) if named not in ("", "none") else None
 
 
 def _hop(text: str) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
+from runbooks.core.discreet import Discreet
 from runbooks.core.errors import HostUnreachable, UsageError
 
 _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
@@ -20,8 +22,7 @@ _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
 _CHUNK_BYTES = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A script's exit code and output; what it said on standard error stands in it."""
 
     code: int
@@ -44,11 +45,11 @@ class Transport(Runner, Protocol):
         ...
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach; until `abort`."""
+        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
         ...
 
     def abort(self) -> None:
-        """End the scripts that run now; may be called from any thread."""
+        """End the scripts that run now, and a connecting that goes on; may be called from any thread."""
         ...
 
 
@@ -81,12 +82,13 @@ class Shell:
         return Completed(int(ended[1]), bytes(out[: ended.start()]))
 
 
-@dataclass(frozen=True, slots=True)
-class Become:
+class Become(Discreet, frozen=True):
     """Who the scripts run as, through sudo, and the password that it may ask for."""
 
+    HIDDEN = ("password",)
+
     user: str
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
 
 
 class Transports(dict[str, Transport]):

@@ -1,7 +1,8 @@
 """What systemd is asked about all of a host's services at once, and what its answer means."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, service_of, unit_of
@@ -17,12 +18,13 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
 
     **Source:** systemctl(1); proc(5): the last field of a line of `/proc/PID/cgroup` is the group's path.
     """
-    wanted = " ".join(quote(unit_of(service)) for service in services)
+    wanted = [quote(unit_of(service)) for service in services]
     return (
         f"cd {quote(host.settings.unit_directory)} || exit 1\n"
         "ours=; for path in celery-worker@?*.service celery-beat.service; do\n"
+        f"case $path in {'|'.join(wanted)}) continue;; esac\n"  # each that is shown costs systemd half a millisecond
         f'{marked(app)} && ours="$ours $path"; done\n'
-        f"shown=$(systemctl show --property={_PROPERTIES} -- {wanted} $ours) || exit 1\n"
+        f"shown=$(systemctl show --property={_PROPERTIES} -- {' '.join(wanted)} $ours) || exit 1\n"
         'printf "%s\\n---\\n" "$shown"; set --; dropins=\n'
         "for word in $shown; do\n"
         "case $word in DropInPaths=*) dropins=1 word=${word#*=};; *=*) dropins=;; esac\n"
@@ -57,8 +59,7 @@ def _drop_in(line: str) -> tuple[str, float]:
     return path, min(float(changed_at), float(put_at))
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(Struct, frozen=True):
     unit: str
     parent: int
     process: Process

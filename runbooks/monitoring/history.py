@@ -11,8 +11,10 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.model import Crossing, Finding
 from runbooks.core.wording import utc
@@ -28,8 +30,7 @@ CREATE TABLE news (id INTEGER PRIMARY KEY, target INTEGER, at REAL, crossed INTE
 """
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(Struct, frozen=True):
     """Something that a target has not been told: a crossing, or a recovery."""
 
     id: int

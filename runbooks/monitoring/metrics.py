@@ -5,9 +5,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -19,8 +19,7 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values → the value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
+class Gauge(Struct, frozen=True):
     """One metric, all of which are gauges with the label `app` and their own.
 
     `panel` is the dashboard's panel that shows it, `unit` Grafana's name of the unit there, and `shown` what the panel

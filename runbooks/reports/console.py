@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -129,7 +129,7 @@ class ConsoleReporter:
         since = " (undone since)" if undone else ""
         self._print(f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}", _OUTCOME[outcome])
         self._detail(change.detail)
-        for line in detail.splitlines():
+        for line in self._typed(detail).splitlines():
             self._print(f"    {line}")
 
     def waiting(self, text: str, share: float | None = None) -> None:
@@ -190,11 +190,11 @@ class ConsoleReporter:
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self.step("recap")
         for host, tally in tallies.items():
-            counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__slots__)
+            counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__)
             bad = tally.failed or tally.unreachable
             self._print(f"{host:20} : {counts}", "bold red" if bad else "yellow" if tally.changed else "green")
         if undo:
-            self._print(f"\nTo take it back: {self._typed(undo)}")
+            self._print(f"\nTo take it back: {self._program} undo {undo}{self._where}")
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if not rows:
@@ -237,7 +237,7 @@ class ConsoleReporter:
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
     def message(self, text: str) -> None:
-        self._print(text)
+        self._print(self._typed(text))
 
     def warning(self, problem: str, advice: str) -> None:
         told = self._typed(f"{problem}\n→ {advice}")

@@ -11,9 +11,10 @@ could be seen, which was not everything) and `seen`.
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
@@ -68,7 +69,9 @@ class JsonReporter:
         self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
-        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone})
+        self._add(
+            "changes", {**_change(change), "outcome": outcome.value, "result": self._typed(detail), "undone": undone}
+        )
 
     def waiting(self, text: str, share: float | None = None) -> None:
         pass
@@ -95,7 +98,7 @@ class JsonReporter:
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self._document["recap"] = {host: asdict(tally) for host, tally in tallies.items()}
         if undo:
-            self._document["undo"] = self._typed(undo)
+            self._document["undo"] = f"{self._program} undo {undo}{self._where}"
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._document[name] = [dict(row) for row in rows]
@@ -107,7 +110,7 @@ class JsonReporter:
         self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
 
     def message(self, text: str) -> None:
-        self._add("messages", text)
+        self._add("messages", self._typed(text))
 
     def warning(self, problem: str, advice: str) -> None:
         problem, advice = self._typed(problem), self._typed(advice)

@@ -6,8 +6,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
+
+from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from runbooks.core.model import Look, QueueLook
 from runbooks.core.wording import span, utc
@@ -57,7 +59,7 @@ def look_document(look: Look) -> dict[str, Any]:
     queues = [
         asdict(queue) | {"drain_s": None if queue.drain_s == math.inf else queue.drain_s} for queue in look.queues
     ]
-    return asdict(look) | {"queues": queues}
+    return {**to_builtins(look), "queues": queues}
 
 
 def sparkline(points: Sequence[tuple[float, int]], until_at: float, width: int) -> str:

@@ -139,7 +139,7 @@ def _change(
 def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:
     what = {"reason": selection.reason, "to": selection.to or "archive"}
     for sample in selection.samples:
-        yield {**what, **{name: getattr(sample, name) for name in sample.__slots__}}
+        yield {**what, **{name: getattr(sample, name) for name in sample.__struct_fields__}}
     for raw in selection.raw_samples:
         yield {**what, "raw": raw}
 

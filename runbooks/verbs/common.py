@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from runbooks.verbs.selecting import MANY, unsaid
 
@@ -51,8 +52,7 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Struct, frozen=True):
     """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str
@@ -97,7 +97,7 @@ def verb(
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
         parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
-        defaults = {field.name: field.default for field in fields(Flags)}
+        defaults = asdict(Flags(name))
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
@@ -185,7 +185,7 @@ def _named_inventory(name: str) -> Path:
 
 
 def fleet_of(flags: Flags) -> "Fleet":
-    from runbooks.core.fleet import build_fleet
+    from runbooks.core.build import build_fleet
     from runbooks.core.inventory import load_inventory
     from runbooks.core.patterns import select_hosts
 
@@ -227,8 +227,6 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
         flags.yes,
         _ask if sys.stdin and sys.stdin.isatty() and not flags.json else None,
         every_message=flags.json,
-        where=_where(flags),
-        program=typed_program(),
     )
     password = _ask_become_password() if flags.ask_become_pass else None
     reached = {host.name: host for host in (*fleet.hosts, *((fleet.tunnel,) if fleet.tunnel else ()))}

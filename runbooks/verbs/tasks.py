@@ -47,7 +47,7 @@ def run_task(
 
         others = [f"--{flag}" for flag in ("args", "kwargs", "queue", "priority") if asked[flag] is not None]
         if sync and async_:
-            raise UsageError("--sync and --async exclude each other", "nothing was sent; see: inv --help run-task")
+            raise UsageError("--sync and --async exclude each other", "nothing was sent; see `inv --help run-task`")
         if status and (others or async_ or dry_run):
             wrong = others + ["--async"] * async_ + ["--dry-run"] * dry_run
             raise UsageError(f"--status sends nothing, so {', '.join(wrong)} means nothing with it")

@@ -5,8 +5,9 @@ from textwrap import indent
 
 import pytest
 
+from runbooks.core.build import build_fleet
 from runbooks.core.errors import InventoryError
-from runbooks.core.fleet import Fleet, build_fleet
+from runbooks.core.fleet import Fleet
 from runbooks.core.inventory import load_inventory
 from runbooks.core.values import Renderer
 from tests.ansible.conftest import Run

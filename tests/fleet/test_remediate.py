@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
@@ -253,14 +254,67 @@ def test_a_host_behind_another_is_reached_through_it(healthy: FleetWorld) -> Non
 
 def test_a_broker_that_only_a_host_can_reach_is_looked_at_through_it(healthy: FleetWorld) -> None:
     """Its address is the loopback's here, where nothing of it listens."""
-    url = (healthy.fleet / "broker.url").read_text()
-    (healthy.fleet / "inner.url").write_text(re.sub(r"@[\d.]+:", "@127.0.0.1:", url))
+    for url in ("broker.url", "results.url"):
+        inner = re.sub(r"@[\d.]+:", "@127.0.0.1:", (healthy.fleet / url).read_text())
+        (healthy.fleet / f"inner_{url}").write_text(inner)
     name = changed_inventory(
-        healthy, ("/broker.url", "/inner.url"), ("celery_app:", "celery_broker_tunnel: broker\n        celery_app:")
+        healthy,
+        ("/broker.url", "/inner_broker.url"),
+        ("/results.url", "/inner_results.url"),
+        ("celery_app:", "celery_broker_tunnel: broker\n        celery_app:"),
     )
     done = inv(healthy, "verify", inventory=name)
     assert done.code == 0, done.out + done.err
     assert "nodes answer ping: 11 of 11" in done.out
+    ran = inv(healthy, "run-task", "integrations.tasks.check_all_devices_in_glpi", inventory=name)
+    assert (ran.code, "found: 44" in ran.out) == (0, True), ran.out + ran.err
+    before = drained_on(healthy, "web1")
+    with popen(healthy, "restart-workers", "--yes", inventory=name) as process:
+        wait_until(lambda: drained_on(healthy, "web1") > before, "the first worker to be drained")
+        process.send_signal(signal.SIGINT)
+        assert process.stdout
+        output = process.stdout.read()
+    assert process.returncode == 99, output
+    wait_until(lambda: inv(healthy, "verify", inventory=name).code == 0, "all nodes to be at work again")
+    again = inv(healthy, "restart-workers", "--yes", inventory=name)
+    assert again.code == 0, again.out + again.err  # nothing is locked any more
+
+
+def drained_on(world: FleetWorld, host: str) -> int:
+    """How often a worker there was told to take no more messages."""
+    return world.ssh(host, "sudo journalctl -o cat -u 'celery-worker@*'").out.count("Canceling queue")
+
+
+def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: FleetWorld) -> None:
+    """As Celery's own guide has it."""
+    unit = """[Service]
+        Type=forking
+        User=deploy
+        EnvironmentFile=/etc/printer_inventory.env
+        WorkingDirectory=/srv/printer_inventory
+        RuntimeDirectory=celery
+        ExecStart=/bin/sh -c '/srv/venv/bin/python -m celery -A printer_inventory multi start worker_high old \\
+          -Q low_priority --pidfile=/run/celery/%%n.pid --logfile=/run/celery/%%n.log'
+        ExecStop=/srv/venv/bin/python -m celery multi stopwait worker_high old --pidfile=/run/celery/%%n.pid
+        """
+    path = "/etc/systemd/system/celery.service"
+
+    def found() -> dict[str, Any]:
+        return {one["code"]: one for one in inv(healthy, "diagnose", "--json").json["findings"]}
+
+    started = healthy.ssh("web1", f"sudo tee {path} >/dev/null; sudo systemctl start celery.service", stdin=unit)
+    assert started.code == 0, started.err
+    try:
+        wait_until(lambda: {"worker.twins", "worker.unknown"} <= set(found()), "the nodes to answer")
+        other = found()["worker.other_unit"]
+        assert other["subject"] == "celery.service on web1"
+        assert "worker worker_high@web1, worker old@web1" in other["summary"]
+        told = other["evidence"][-1]
+        assert told.endswith("end it on web1: sudo systemctl disable --now celery.service")
+        assert healthy.ssh("web1", told.rpartition(": ")[2]).code == 0
+        assert inv(healthy, "diagnose").code == 0
+    finally:
+        healthy.ssh("web1", f"sudo systemctl stop celery.service; sudo rm {path}; sudo systemctl daemon-reload")
 
 
 def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(healthy: FleetWorld) -> None:
@@ -309,9 +363,9 @@ def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: s
     assert inv(healthy, "verify").code == 0
 
 
-def popen(world: FleetWorld, verb: str, *arguments: str) -> "subprocess.Popen[str]":
+def popen(world: FleetWorld, verb: str, *arguments: str, inventory: str = INVENTORY) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        world.command(verb, *arguments, "--inventory", INVENTORY), cwd=world.path, env=world.environment,
+        world.command(verb, *arguments, "--inventory", inventory), cwd=world.path, env=world.environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

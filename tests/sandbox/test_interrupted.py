@@ -3,8 +3,12 @@
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from lab.sshd import dark_port
 from tests.sandbox.conftest import World
 from tests.sandbox.test_remediate import CHECK, conserved, files, task_of
 
@@ -63,3 +67,25 @@ def test_killed_again_and_again_nothing_is_lost_and_everything_can_be_undone(wor
             break  # it was right already before it could be killed
         assert world.inv("show", "last").code == 0
     healed_and_taken_back(world, put_in, before)
+
+
+@pytest.mark.parametrize("verb", [("verify",), ("tail-logs",), ("remediate", "--yes")])
+def test_one_interrupt_ends_the_waiting_for_a_host_that_drops_all_packets(healthy: World, verb: Sequence[str]) -> None:
+    with dark_port() as port:
+        dark = f"        dark: {{ansible_host: 127.0.0.1, ansible_port: {port}, ansible_timeout: 600}}\n"
+        local = "          ansible_connection: local\n"
+        name = healthy.inventory((local, local + dark))
+        process = subprocess.Popen(
+            healthy.command(*verb, "--inventory", name), cwd=healthy.path, env=healthy.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        while not connects_to(port):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+        assert (process.returncode, output) == (99, b"interrupted; nothing was changed\n")
+
+
+def connects_to(port: int) -> bool:
+    """Whether somebody waits for an answer from this port. **Source:** proc_pid_net(5), `tcp`; 02 is SYN_SENT."""
+    return f":{port:04X} 02 " in Path("/proc/net/tcp").read_text()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from runbooks.broker.control import switch_events
 from tests.sandbox.conftest import Done, World
 from tests.sandbox.test_bad_input import glpi, refused
 
@@ -86,7 +87,7 @@ def test_ctrl_c_leaves_the_task_running_and_says_how_to_look_again(healthy: Worl
     _, err = process.communicate(timeout=30)
     assert process.returncode == 99
     task_id = sent_id(healthy)
-    assert f"the task goes on\n→ to look at it again: inv run-task --status {task_id}" in err
+    assert f"the task goes on\n→ to look at it again: `inv run-task --status {task_id}`" in err
     assert healthy.inv("run-task", "--status", task_id, "--sync").code == 0
 
 
@@ -155,6 +156,18 @@ def test_without_a_result_backend_the_workers_events_are_followed_and_that_is_sa
     assert log.count("Events of group {task} disabled by remote.") == 1
     unknown = healthy.inv("run-task", "--status", sent_id(healthy), "--inventory", name)
     refused(unknown, 5, "no trace of task", "no celery_result_backend to ask")
+
+
+def test_a_run_that_is_killed_has_it_on_record_at_which_workers_it_left_events_on(healthy: World) -> None:
+    name = healthy.inventory(("celery_result_backend: >-", "no_backend: >-"))
+    glpi(healthy, {"latency_s": 0.02})
+    process = started(healthy, "check-glpi", "--inventory", name)
+    lines_until(process, "Sent")
+    process.kill()
+    process.communicate(timeout=30)
+    assert "task events are on at worker_high@sandbox;" in healthy.inv("show", "last").out
+    url = (healthy.root / "broker.url").read_text()
+    assert switch_events(url, ["worker_high@sandbox"], on=False) == ["worker_high@sandbox"], "they were on"
 
 
 def test_a_dry_run_looks_at_the_way_and_sends_nothing(healthy: World) -> None:

@@ -6,8 +6,8 @@ import pytest
 from invoke.collection import Collection
 
 from runbooks import verbs
+from runbooks.core.build import build_fleet
 from runbooks.core.errors import ExitCode
-from runbooks.core.fleet import build_fleet
 from runbooks.core.inventory import load_inventory
 from runbooks.core.lookups import FILTERS
 from runbooks.core.settings import AppSettings, HostSettings

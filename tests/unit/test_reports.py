@@ -27,7 +27,7 @@ def tell_everything(reporter: Reporter) -> None:
     reporter.checks([Check("nodes answer", False, "0 of 1")])
     reporter.file("web1", "/etc/cron.d/celery", b"[a file]\n")
     reporter.log([LogLine(None, "web1", "high", "[a line]"), LogLine(1.5, "web1", "high", "\x1b[2Jnext")])
-    reporter.recap({"web1": Tally(changed=1)}, undo="inv undo X")
+    reporter.recap({"web1": Tally(changed=1)}, undo="X")
     reporter.table("runs", [{"run": "20250101", "state": "ok"}])
     reporter.error(UsageError("it is wrong", "mend it"))
     reporter.close(2)
@@ -143,13 +143,18 @@ def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
     kind: type[ConsoleReporter] | type[JsonReporter], capsys: pytest.CaptureFixture[str]
 ) -> None:
     reporter = kind("./inv", " --state-dir here")
-    advice = "`inv undo X` or `inv show X`; it is down: `inv sandbox`; see: inv --list; inventory and /bin/inv stay"
+    advice = (
+        "`inv undo X` or `inv show X`; it is down: `inv sandbox`; see `inv --list`; inv, inventory and /bin/inv stay"
+    )
+    reporter.recorded(CHANGE, Outcome.CHANGED, "sent; again: `inv run-task --status 1`", undone=False)
+    reporter.message("look: `inv hosts`")
     reporter.error(UsageError("it is wrong", advice))
-    reporter.recap({}, undo="inv undo X --state-dir here")
+    reporter.recap({}, undo="X")
     reporter.close(5)
     out, err = capsys.readouterr()
     assert err.splitlines()[1] == (
         "→ `./inv undo X --state-dir here` or `./inv show X --state-dir here`; it is down: `./inv sandbox`; "
-        "see: ./inv --list; inventory and /bin/inv stay"
+        "see `./inv --list`; inv, inventory and /bin/inv stay"
     )
-    assert "./inv undo X --state-dir here" in out
+    for command in ("undo X", "run-task --status 1", "hosts"):
+        assert f"./inv {command} --state-dir here" in out

@@ -1,11 +1,14 @@
 """Messages as Celery itself makes them."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import redis
 from celery import Celery
+
+from runbooks.broker.ledger import Archived, Fate, read
 
 Send = Callable[..., str]
 
@@ -13,6 +16,12 @@ Send = Callable[..., str]
 def listed(client: "redis.Redis", key: str | bytes) -> list[bytes]:
     """A list's items from the left: the newest first."""
     return cast(list[bytes], client.lrange(key, 0, -1))  # redis-py's types also cover decoded replies
+
+
+def messages_in(path: Path, fate: Fate) -> list[Archived]:
+    """An archive's messages whose fate is this, in the order in which they were archived."""
+    ledger = read(path)
+    return [ledger.messages[n] for n in ledger.numbers(fate)]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from lab.redis_server import RedisServer, free_port
 from runbooks.broker.connection import connect
-from runbooks.broker.control import drain, observe_nodes, run_task
+from runbooks.broker.control import drain, observe_nodes
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.mailbox import remote_control
 from runbooks.broker.unacked import entries, hoards
@@ -154,32 +154,6 @@ def test_a_broker_that_died_before_a_question_is_sent_is_not_tried_for_ever(tmp_
         with pytest.raises((redis.ConnectionError, OperationalError)):
             mailbox.abcast("ping")
         signal.alarm(0)
-
-
-def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None:
-    progress: list[tuple[str, Any]] = []
-    outcome = run_task(
-        worker_url, worker_url, OPTIONS, name="tiny.count", queue="work", task_id="task-1", timeout_s=20,
-        kwargs={"upto": 3}, on_progress=lambda state, meta: progress.append((state, meta)),
-    )  # fmt: skip
-    assert (outcome.state, outcome.result, outcome.ended) == ("SUCCESS", {"counted": 3}, True)
-    assert ("PROGRESS", {"current": 1, "total": 3}) in progress
-    assert len(progress) == len({str(seen) for seen in progress})
-
-
-def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
-    outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.fail", queue="mail", task_id="task-2", timeout_s=20)
-    assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "ValueError: no printer", True)
-    assert 'raise ValueError("no printer")' in outcome.traceback
-
-
-def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
-    outcome = run_task(
-        worker_url, worker_url, OPTIONS, name="tiny.count", queue="nobody", task_id="task-3", timeout_s=0.5, priority=9
-    )
-    assert (outcome.state, outcome.ended) == ("PENDING", False)
-    with connect(worker_url) as client:
-        assert client.llen("tiny:nobody\x06\x169") == 1
 
 
 def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_url: str) -> None:

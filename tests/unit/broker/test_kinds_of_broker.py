@@ -16,14 +16,14 @@ from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect, place
 from runbooks.broker.control import observe_nodes
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate, read, verify
+from runbooks.broker.ledger import Fate, verify
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, LockHeld, RunbookError
 from runbooks.core.model import Rule
 from tests.brokers import MASTER, Kind, Start, answers, servers, until, watched, with_tls, worker
-from tests.unit.broker.conftest import listed
+from tests.unit.broker.conftest import listed, messages_in
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
@@ -119,7 +119,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
         client = connect(kind.url, kind.options)
         assert place(kind.url, kind.options, client) == where
         surgery.settle(client, KEYS, archive)
-        taken = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+        taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert sorted([*taken, *listed(client, "work")]) == sorted(before)
         surgery.restore(client, KEYS, archive)
     assert listed(client, "work") == before

@@ -1,6 +1,5 @@
 """The one-operator lock."""
 
-import dataclasses
 import os
 import signal
 import time
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
@@ -20,7 +20,7 @@ KEY = KeySpace().lock
 
 def holder(**changes: Any) -> Holder:
     made = Holder.this_process(os.getpid(), user="ann", run_id="r1", verb="remediate", since_at=100.0)
-    return dataclasses.replace(made, **changes)
+    return replace(made, **changes)
 
 
 def until(condition: Callable[[], object], timeout_s: float = 10) -> None:

@@ -18,7 +18,7 @@ from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Fate, read, verify
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 from tests.unit.broker.test_surgery_killed import Failpoint, in_child
 
 KEYS = KeySpace()
@@ -61,7 +61,7 @@ def test_messages_are_moved_behind_what_waits_there_in_their_order(
     assert ids(listed(client, "work")) == [live]
     assert ids(listed(client, MOVED_KEY)) == [*reversed(stale), waiting]
     assert {m["properties"]["priority"] for m in map(json.loads, listed(client, MOVED_KEY)[:3])} == {5}
-    assert len(list(read(archive.path).in_state(Fate.MOVED))) == 3
+    assert len(messages_in(archive.path, Fate.MOVED)) == 3
     assert moving.move(client, KEYS, archive) == 0
     assert not client.exists(KEYS.batches("run-1"))
 
@@ -139,7 +139,7 @@ def test_messages_are_put_back_to_run_next_or_last_in_their_order(
     live[0], *stale = [send(task) for task in ("live", "stale.one", "stale.one")]
     live[3] = send("live")
     surgery.take(client, KEYS, "work", [Rule("r", task="stale.*")], archive, NOW)
-    assert moving.put_at_end(client, KEYS, archive, read(archive.path).in_state(Fate.TAKEN), place) == 2
+    assert moving.put_at_end(client, KEYS, archive, messages_in(archive.path, Fate.TAKEN), place) == 2
     still = [live[0], live[3]]
     runs = [*stale, *still] if place == "next" else [*still, *stale]
     assert ids(listed(client, "work")) == runs[::-1]
@@ -207,7 +207,7 @@ def test_whatever_is_moved_and_consumed_every_message_is_in_one_place_and_undo_b
     assert all(raw in sent for items in left.values() for raw in items), "byte for byte as they were sent"
     if not consumed:
         assert left == before
-        assert moved == len(list(read(path).in_state(Fate.RESTORED)))
+        assert moved == len(messages_in(path, Fate.RESTORED))
     assert verify(path) == ()
 
 

@@ -14,7 +14,7 @@ from runbooks.broker.archive import Archive
 from runbooks.broker.connection import broker_errors, connect
 from runbooks.broker.control import observe_nodes
 from runbooks.broker.keys import PIDBOX, KeySpace
-from runbooks.broker.ledger import Fate, read
+from runbooks.broker.ledger import Fate
 from runbooks.broker.lock import FleetLock, Holder
 from runbooks.broker.observe import observe_broker
 from runbooks.broker.session import Broker
@@ -23,7 +23,7 @@ from runbooks.core.errors import BrokerRefused, LockHeld
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
 from runbooks.core.settings import AppSettings
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
@@ -136,11 +136,11 @@ def test_a_right_that_is_taken_away_between_taking_and_moving_leaves_every_messa
     surgery.take(ops, KEYS, "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, time.time())
     with pytest.raises(BrokerRefused, match="~high"):
         moving.move(ops, KEYS, archive)
-    assert [message.raw for message in read(archive.path).in_state(Fate.TAKEN)] == [before]
+    assert [message.raw for message in messages_in(archive.path, Fate.TAKEN)] == [before]
     assert not client.exists("high")
     as_user("+@all ~celery-*")
     with pytest.raises(BrokerRefused, match="~work"):
-        moving.put_at_end(ops, KEYS, archive, read(archive.path).in_state(Fate.TAKEN), "next")
+        moving.put_at_end(ops, KEYS, archive, messages_in(archive.path, Fate.TAKEN), "next")
     as_user("+@all ~*")
     assert moving.move(ops, KEYS, archive) == 1
 

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import ArchiveError, Fate, read, sha256, verify
+from runbooks.broker.ledger import ArchiveError, Fate, sha256, verify
 from runbooks.broker.merge import Expected, Parted
 from runbooks.broker.scan import scan_queue
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
@@ -72,7 +72,7 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
     after = contents(client)
     for key, items in before.items():
         assert after[key] == [item for item in items if any(task_id in item for task_id in kept)]
-    assert len(list(read(archive.path).in_state(Fate.TAKEN))) == 612
+    assert len(messages_in(archive.path, Fate.TAKEN)) == 612
     assert verify(archive.path) == ()
     assert not client.exists(KEYS.batches("run-1"))
 
@@ -135,7 +135,7 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
         bad = [item for item in everything if item in (b"[]", b"", b"{}")]
         stale = [item for item in everything if b"stale.one" in item]
         assert (report.malformed, report.taken.get("stale", 0), report.gone) == (len(bad), len(stale), 0)
-        taken = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+        taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert Counter(taken) == Counter([*bad, *stale])
         in_steps = data.draw(st.booleans())
         if in_steps:
@@ -307,7 +307,7 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     assert "maxmemory" in refused.value.advice
     assert client.llen("work") == 1
     surgery.settle(client, KEYS, archive)
-    assert not list(read(archive.path).in_state(Fate.TAKEN))
+    assert not messages_in(archive.path, Fate.TAKEN)
 
 
 def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any], None]) -> None:
@@ -413,7 +413,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
     assert came > 3
     surgery.settle(client, KEYS, archive)
     assert listed(client, "work") == [item for item in items if b"stale.one" not in item]
-    archived = [message.raw for path in (archive.path, following.path) for message in read(path).in_state(Fate.TAKEN)]
+    archived = [message.raw for path in (archive.path, following.path) for message in messages_in(path, Fate.TAKEN)]
     assert Counter([*archived, *listed(client, "work")]) == Counter(items)
 
 
@@ -430,7 +430,7 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
     before_each(monkeypatch, "begin", consume)
     report = surgery.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
-    assert sha256(oldest[0]) not in {message.sha256 for message in read(archive.path).in_state(Fate.TAKEN)}
+    assert sha256(oldest[0]) not in {message.sha256 for message in messages_in(archive.path, Fate.TAKEN)}
 
 
 def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(

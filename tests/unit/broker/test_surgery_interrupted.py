@@ -19,12 +19,12 @@ from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate, read, verify
+from runbooks.broker.ledger import Fate, verify
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
@@ -52,7 +52,7 @@ def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None
     """After settling, each message is in the queue or taken; a restore then makes the queue what it was."""
     with Archive.open(path) as archive:
         surgery.settle(client, KEYS, archive)
-        taken = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+        taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert sorted([*taken, *listed(client, "work")]) == sorted(items)
         assert client.keys("celery-runbooks:[wjd]*") == []
         surgery.restore(client, KEYS, archive)

@@ -18,11 +18,11 @@ from runbooks.broker import detached, surgery
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate, read, verify
+from runbooks.broker.ledger import Fate, verify
 from runbooks.broker.stream import Stream
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
@@ -119,7 +119,7 @@ def queue(client: "redis.Redis", send: Send) -> list[bytes]:
 
 
 def assert_nothing_lost(client: "redis.Redis", path: Path, items: list[bytes]) -> None:
-    archived = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+    archived = [message.raw for message in messages_in(path, Fate.TAKEN)]
     assert Counter([*archived, *listed(client, "work")]) == Counter(items)
     assert not client.exists(KEYS.work("work"), KEYS.journal("work"), KEYS.detached)
     assert verify(path) == ()

@@ -19,10 +19,10 @@ from lab.redis_server import RedisServer
 from runbooks.broker import surgery
 from runbooks.broker.archive import Archive
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate, read
+from runbooks.broker.ledger import Fate
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 
 KEYS = KeySpace()
 STALE = Rule("stale", "work", task="stale.*")
@@ -140,7 +140,7 @@ def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
     until(lambda: idle(client) and not client.hlen(KEYS.unacked))
 
     ran = [[name[:8] for name in ids[skip:]] for ids, skip in zip(workers.done(), before, strict=True)]
-    archived = [id_of(message.raw) for message in read(archive_path).in_state(Fate.TAKEN)]
+    archived = [id_of(message.raw) for message in messages_in(archive_path, Fate.TAKEN)]
     kept = [id_of(raw) for raw in reversed(listed(client, "kept"))]
     assert Counter([*archived, *kept, *(name for ids in ran for name in ids)]) == Counter(
         [*first, *later[0], *later[1]]

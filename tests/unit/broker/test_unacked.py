@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,17 @@ from celery import Celery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu.entity import Exchange, Queue
+from msgspec.structs import replace
 
 from runbooks.broker import moving, surgery, unacked
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import connect
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate, read, verify
+from runbooks.broker.ledger import Fate, verify
 from runbooks.broker.observe import observe_broker
 from runbooks.broker.selection import Facts
 from runbooks.core.model import NodeState, Rule
-from tests.unit.broker.conftest import Send, listed
+from tests.unit.broker.conftest import Send, listed, messages_in
 from tests.unit.broker.test_surgery_killed import Failpoint, in_child, torn
 
 KEYS = KeySpace()
@@ -128,7 +128,7 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
     report = unacked.take(client, KEYS, choices, notices, archive)
     assert (report.taken, report.gone) == ({"their worker is gone": 2}, 0)
     assert (client.hlen("unacked"), client.zcard("unacked_index"), len(listed(client, "work\x06\x169"))) == (1, 1, 1)
-    messages = list(read(archive.path).in_state(Fate.TAKEN))
+    messages = messages_in(archive.path, Fate.TAKEN)
     assert {json.loads(message.item)["headers"]["id"] for message in messages} == {fetched[0], fetched[2]}
     assert surgery.restore(client, KEYS, archive).restored == 0, "they were in no list"
     assert unacked.restore(client, KEYS, archive) == 2
@@ -169,7 +169,7 @@ def test_they_are_put_into_their_queue_to_run_next_and_recalled(
         unacked.take(client, KEYS, choose(client, node())[0], (), archive)
     without = state(client)
     with Archive.open(archive_path, "token") as archive:
-        moving.put_at_end(client, KEYS, archive, read(archive_path).in_state(Fate.TAKEN), "next")
+        moving.put_at_end(client, KEYS, archive, messages_in(archive_path, Fate.TAKEN), "next")
         ids = [json.loads(raw)["headers"]["id"] for key in KEYS.queue("work") for raw in reversed(listed(client, key))]
         assert ids[:3] == fetched
         assert moving.recall(client, KEYS, archive, "token") == 3
@@ -271,7 +271,7 @@ def test_killed_at_any_boundary_each_entry_is_in_the_hash_or_taken_and_all_come_
         ended = in_child(lambda path=path, at=at: with_failpoint(work, url, path, Failpoint(at)))  # type: ignore[misc]
         with Archive.open(path) as archive:
             surgery.settle(client, KEYS, archive)
-            taken = [message.raw for message in read(path).in_state(Fate.TAKEN)]
+            taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
             assert Counter([*taken, *client.hvals("unacked")]) == Counter(eight[0][0].values())
             assert unacked.restore(client, KEYS, archive) == len(taken)
         assert state(client) == eight

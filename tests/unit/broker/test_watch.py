@@ -13,7 +13,7 @@ import pytest
 from lab.redis_server import RedisServer
 from runbooks.broker.connection import connect
 from runbooks.broker.control import find_holder, switch_events
-from runbooks.broker.watch import Watch, watch_events, watch_results
+from runbooks.broker.watch import Watch, run_task, watch_events, watch_results
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import TaskState
 
@@ -35,6 +35,13 @@ def twice(self):
 
 @app.task
 def fail(): raise ValueError("no printer")
+
+@app.task(bind=True)
+def count(self, upto):
+    for n in range(1, upto + 1):
+        self.update_state(state="PROGRESS", meta={{"current": n, "total": upto}})
+        time.sleep(0.4)
+    return {{"counted": upto}}
 
 @app.task
 def wait():
@@ -100,6 +107,39 @@ def test_a_retry_and_progress_are_seen_in_the_results(worker_url: str, send: Sen
     assert retry.result == "OSError: no GLPI"
     assert TaskState("PROGRESS", {"percent": 50}) in seen
     assert seen[-1] == TaskState("SUCCESS", {"found": 2})
+
+
+def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None:
+    progress: list[TaskState] = []
+    outcome = run_task(
+        worker_url, worker_url, OPTIONS, name="tiny.count", queue="work", task_id="task-1", timeout_s=20,
+        kwargs={"upto": 3}, on_progress=progress.append,
+    )  # fmt: skip
+    assert (outcome.state, outcome.result, outcome.ended) == ("SUCCESS", {"counted": 3}, True)
+    assert TaskState("PROGRESS", {"current": 1, "total": 3}) in progress
+    assert len(progress) == len({str(seen) for seen in progress})
+
+
+def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
+    outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.fail", queue="work", task_id="task-2", timeout_s=20)
+    assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "ValueError: no printer", True)
+    assert 'raise ValueError("no printer")' in outcome.traceback
+
+
+def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
+    outcome = run_task(
+        worker_url, worker_url, OPTIONS, name="tiny.count", queue="nobody", task_id="task-3", timeout_s=0.5, priority=9
+    )
+    assert (outcome.state, outcome.ended) == ("PENDING", False)
+    with connect(worker_url) as client:
+        assert client.llen("tiny:nobody\x06\x169") == 1
+
+
+def test_a_task_that_wants_to_be_tried_again_is_not_waited_for_and_not_tried_again(worker_url: str) -> None:
+    outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.twice", queue="work", task_id="task-4", timeout_s=20)
+    assert (outcome.state, outcome.result) == ("RETRY", "OSError: no GLPI")
+    with watch_results(worker_url, "task-4") as watch:
+        assert states(watch)[-1].state == "REVOKED"
 
 
 def test_a_retry_and_the_end_are_heard_from_the_events_and_the_workers_setting_is_put_back(

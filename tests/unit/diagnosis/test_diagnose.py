@@ -1,10 +1,10 @@
 """Findings: each appears exactly when its fault is there, with the evidence an operator needs to believe it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
@@ -15,6 +15,7 @@ from runbooks.core.model import (
     HostState,
     ImportProbe,
     NodeState,
+    OtherUnit,
     Selection,
     ServiceState,
     Severity,
@@ -517,6 +518,22 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
         findings(fleet, hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "task.never_imported"
     )
     assert finding.summary == "ship: the application never imports it, or has no such task"
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/etc/systemd/system/celery.service", "sudo systemctl disable --now celery.service"),
+        ("", "sudo kill -TERM 7 8"),
+    ],
+)
+def test_another_unit_that_runs_workers_is_told_with_what_ends_them(path: str, advice: str) -> None:
+    unit = OtherUnit("celery.service", path, True, {7: "worker a@web1", 8: "beat"})
+    found = findings(hosts={"web1": make_state(HOST, others=(unit,))})
+    finding = only(found, "worker.other_unit")
+    assert "runs worker a@web1, beat" in finding.summary
+    assert finding.evidence[-1].endswith(advice)
+    assert ("its file is " in str(finding.evidence)) == bool(path)
 
 
 def test_an_application_without_remote_control_is_the_cause_of_its_workers_silence() -> None:

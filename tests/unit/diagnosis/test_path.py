@@ -1,9 +1,9 @@
 """A task's way: each broken link is named, and a whole one has none."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.model import AppTask, NodeState

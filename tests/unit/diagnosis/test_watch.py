@@ -1,10 +1,10 @@
 """What the monitor finds with the broker's answers, and at most beat's hosts': nothing that it did not look at."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.model import BrokerState, HostState, NodeState, Severity, Snapshot, TaskCount, Unreachable
 from runbooks.core.settings import Limits, Thresholds, Worker

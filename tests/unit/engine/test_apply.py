@@ -8,8 +8,8 @@ import pytest
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import BrokerUnreachable, ExitCode, Interrupted, LockHeld, RunbookError
 from runbooks.core.reporter import Outcome, Tally
-from runbooks.engine.apply import Recap
 from runbooks.engine.journal import JOURNAL
+from runbooks.engine.recap import Recap
 from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import CTL, World
@@ -334,9 +334,9 @@ def test_a_restart_that_was_asked_for_counts_only_when_the_worker_is_a_new_one(w
     assert walk(session, (session.workers(since),), snapshot) == ExitCode.FAILED
 
 
-def test_the_way_back_leads_to_the_fleet_and_the_records_of_the_run(world: World) -> None:
-    world.remediate(where=" --inventory shop.yaml")
-    assert world.reporter.undo == f"inv undo {world.last_run().id} --inventory shop.yaml"
+def test_the_run_that_can_be_taken_back_is_told_at_its_end(world: World) -> None:
+    world.remediate()
+    assert world.reporter.undo == world.last_run().id
 
 
 # --- exit codes

@@ -1,16 +1,16 @@
 """The canary task is sent only where somebody can run it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.effects import BROKER
 from runbooks.core.model import NodeState
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Canary
-from runbooks.engine.apply import Recap
 from runbooks.engine.journal import Journal
+from runbooks.engine.recap import Recap
 from runbooks.remediate import run_canary
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import TASKS

@@ -2,12 +2,12 @@
 
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, HostState, Unreachable

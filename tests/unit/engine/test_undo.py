@@ -16,8 +16,8 @@ from runbooks.core.effects import (
 )
 from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.apply import Recap
 from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run, list_runs
+from runbooks.engine.recap import Recap
 from runbooks.engine.undo import Undo, plan_undo, undo
 from tests.unit.engine.conftest import Recorder, World
 

@@ -1,8 +1,9 @@
 """What is said to be as expected was seen, on each host."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
+
+from msgspec.structs import replace
 
 from runbooks.core.reporter import Check
 from runbooks.core.settings import Probe, Worker

@@ -1,8 +1,7 @@
 """Which way leads to a host."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.operator import user_name

@@ -1,6 +1,8 @@
 """Who is let in, and with what: beside `ssh` itself, against a real sshd and a real agent."""
 
 import getpass
+import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -216,3 +218,27 @@ def test_the_name_of_a_key_file_may_hold_what_ssh_fills_in(
     shutil.copy(server.user_key, tmp_path / f"{getpass.getuser()}@127.0.0.1:{server.port}%")
     named = "IdentityFile=${KEYS}/%r@%h:%p%%"
     assert_as_ssh(arguments(server, known_hosts, named), let_in=True)
+
+
+@pytest.mark.parametrize("home", ["~", "%d"])
+def test_home_is_where_the_password_database_says_and_not_the_environment(
+    server: Server, known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    """The names lead from the real home, which is left alone, to the test's folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    up = "/.." * (len(Path(pwd.getpwuid(os.getuid()).pw_dir).parts) - 1)
+
+    def named(path: Path) -> str:
+        return f"{home}{up}{path}"
+
+    assert_as_ssh(arguments(server, Path(named(known_hosts)), f"IdentityFile={named(server.user_key)}"), let_in=True)
+    with agent_at(tmp_path / "theirs", monkeypatch):
+        add_to_agent(server.user_key)
+        monkeypatch.delenv("SSH_AUTH_SOCK")
+        option = f"IdentityAgent={named(tmp_path / 'theirs')}"
+        assert_as_ssh(arguments(server, known_hosts, option, "IdentityFile=/nowhere"), let_in=True)
+    with ca_server(tmp_path, known_hosts) as (port, ca):
+        key = certified(ca, tmp_path / "us", "ed25519")
+        certificate = (tmp_path / "us-cert.pub").rename(tmp_path / "certificate")
+        options = (f"IdentityFile={named(key)}", f"CertificateFile={named(certificate)}")
+        assert_as_ssh(to(port, known_hosts, *options), let_in=True)

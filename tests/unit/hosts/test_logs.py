@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -21,7 +22,7 @@ def ask(question: str) -> Answer:
     return run_fragments(LocalTransport(), {"q": question}, timeout_s=20)["q"]
 
 
-def stamp(at: float, zone: timezone = UTC) -> str:
+def stamp(at: float, zone: tzinfo = UTC) -> str:
     """Celery's own."""
     return datetime.fromtimestamp(at, zone).strftime("[%Y-%m-%d %H:%M:%S,%f")[:-3] + ": INFO/MainProcess]"
 
@@ -36,7 +37,7 @@ def opened(path: Path, since: float | None = None) -> LogFile:
     log = LogFile("web1", str(path))
     assert log.start(ask(log.ask_start())) == []
     if since is not None:
-        log.since(ask(log.ask_since(since)))
+        log.since(ask(log.ask_since(since)), since)
     return log
 
 
@@ -88,6 +89,45 @@ def test_where_that_cannot_be_told_it_is_in_the_zone_of_the_host(tmp_path: Path)
     write(tmp_path / "log", "[2026-11-21 12:00:00,000: INFO/MainProcess] a", changed_at=NOON + 86400 * 3 + 400)
     hosts = datetime(2026, 11, 21, 12).timestamp()
     assert [line.at for line in all_older(opened(tmp_path / "log"))] == [hosts]
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+PUT_BACK = datetime(2026, 10, 25, 1, tzinfo=UTC).timestamp()
+"""When clocks in Berlin go from 3:00 back to 2:00."""
+
+
+@pytest.mark.parametrize("behind_s", [0.01, 500.0])
+def test_where_the_host_says_its_zone_lines_before_and_after_a_change_of_the_clock_have_their_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind_s: float
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    times = [PUT_BACK - 86400 * 200, PUT_BACK - 86400, PUT_BACK + 86400]
+    write(tmp_path / "log", *(stamp(at, BERLIN) for at in times), changed_at=times[-1] + behind_s)
+    assert [line.at for line in all_older(opened(tmp_path / "log"))] == times
+
+
+def test_a_zone_that_is_not_known_here_counts_as_its_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "<XYZ>-3")
+    write(tmp_path / "log", stamp(NOON, timezone(timedelta(hours=3))), changed_at=NOON + 500)
+    assert [line.at for line in all_older(opened(tmp_path / "log"))] == [NOON]
+
+
+def test_lines_of_the_hour_that_the_clock_showed_twice_are_told_apart_by_those_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    times = [PUT_BACK + minutes * 60 for minutes in range(-70, 80, 5)]
+    lines = [f"{stamp(at, BERLIN)} {at:.0f}" for at in times]
+    for last in range(1, len(lines) + 1):
+        write(tmp_path / "log", *lines[:last], changed_at=times[last - 1] + 0.01)
+        assert [line.at for line in all_older(opened(tmp_path / "log"))] == times[:last]
+    for begin in times:
+        log, found = opened(tmp_path / "log", since=begin), list[LogLine]()
+        while (step := log.newer(ask(log.ask_newer()), bool)) is not None:
+            found += step
+        shown = [line.at for line in found]
+        assert shown == times[-len(shown) :]
+        assert begin - 3600 <= (shown[0] or 0) <= begin, "none is left out; of the hour before some may come, too"
 
 
 def test_a_line_without_a_time_goes_with_the_one_before_it(tmp_path: Path) -> None:

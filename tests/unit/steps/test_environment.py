@@ -1,6 +1,6 @@
 """The environment step: exactly the inventory's variables, and the way back."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from runbooks.core.effects import Change, SetEnvironment
 from runbooks.core.model import FileState, HostState, Unreachable

@@ -1,7 +1,8 @@
 """The file steps: bytes and mode exactly as wanted, a diff to read before, and the way back."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import FleetHost

@@ -1,9 +1,9 @@
 """The queue step: what is taken out, into which archive, and what an operator reads before agreeing."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError

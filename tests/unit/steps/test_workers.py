@@ -1,10 +1,10 @@
 """The worker step: what is started, what is restarted and for which reasons, and what is left to run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile
 from runbooks.core.model import FileState, NodeState, ServiceState, Unreachable

@@ -1,0 +1,244 @@
+"""Build the fleet of the inventory's variables: every problem with its line, all at once."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from runbooks.core.errors import InventoryError, UsageError
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
+from runbooks.core.patterns import select_hosts
+from runbooks.core.plainly import plainly
+from runbooks.core.rules import QueueRule, destination
+from runbooks.core.settings import (
+    PREFIX,
+    STATE_DIRECTORY,
+    TEMPLATES_DIRECTORY,
+    AppSettings,
+    BrokerOptions,
+    Canary,
+    Commands,
+    CronEntry,
+    HostSettings,
+    MonitorSettings,
+    NotifyUrl,
+    Probe,
+    TaskCall,
+    Thresholds,
+    Worker,
+    absolute,
+)
+from runbooks.core.values import Renderer, Values
+
+_SECRETS = tuple(
+    PREFIX + name
+    for name, field_info in AppSettings.model_fields.items()
+    if {SecretStr, NotifyUrl} & {field_info.annotation, *get_args(field_info.annotation)}
+)
+"""The variables whose values are never shown."""
+
+
+def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
+    """Validate every host's variables and gather the application's fleet, restricted to the `selected` hosts.
+
+    Raises InventoryError with all problems of all hosts. Hosts without a `celery_` variable are not part of the fleet.
+    """
+    problems: dict[str, None] = {}
+    built: list[tuple[AppSettings, FleetHost]] = []
+    renderer = Renderer(inventory)
+    for host in (inventory.hosts[name] for name in inventory.groups["all"]):
+        if not any(name.startswith(PREFIX) for name in host.variables):
+            continue
+        values = renderer.hosts[host.name]
+        if settings := _validate(inventory, host, values, problems):
+            own = _with_own_probes(inventory, host, settings[1], problems)
+            built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
+    if not built and not problems:
+        problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
+    for app, host_of_app in built[1:]:
+        problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
+    if built:
+        consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
+        problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
+        problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
+    if problems:
+        raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
+    workers = tuple(worker for _, host in built for worker in host.settings.workers)
+    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
+    nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
+    by_name = {host.name: host for _, host in built}
+    fleet = Fleet(
+        built[0][0],
+        tuple(host for host in by_name.values() if host.name in selected),
+        workers,
+        Path(state) if state else None,
+        nodes,
+        templates_directory=Path(own_templates) if own_templates else None,
+        tunnel=by_name.get(built[0][0].broker_tunnel or ""),
+        monitor_host=_monitor_host(inventory, built[0][0], by_name),
+    )
+    if unknown := list(_unknown_names(inventory, fleet, list(by_name))):
+        raise InventoryError(unknown, "nothing was looked at or changed; mend the inventory and run again")
+    return fleet
+
+
+def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) -> str | None:
+    """The first host of the fleet that `celery_monitor` names, by its own name or its group's."""
+    name = app.monitor.host
+    named = inventory.groups.get(name or "", {name: None})
+    return next((host for host in hosts if host in named), None)
+
+
+def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> Iterator[str]:
+    """Names of queues and hosts that mean nothing in this inventory."""
+    variables = inventory.hosts[hosts[0]].variables
+    for queue in fleet.app.thresholds.queues:
+        if queue not in fleet.queues:
+            variable = variables["celery_thresholds"]
+            place = f"{variable.path}:{_deep_line(variable, ['queues', queue])}"
+            yield f"{place}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
+    if (canary := fleet.app.canary) and canary.queue not in fleet.consumed:
+        variable = variables["celery_canary"]
+        place = f"{variable.path}:{_deep_line(variable, ['queue'])}"
+        hint = did_you_mean(canary.queue, fleet.consumed)
+        yield f"{place}: celery_canary.queue: no worker consumes '{canary.queue}'{hint}"
+    if (name := fleet.app.monitor.host) and not fleet.monitor_host:
+        variable = variables["celery_monitor"]
+        place = f"{variable.path}:{_deep_line(variable, ['host'])}"
+        hint = did_you_mean(name, (*inventory.groups, *hosts))
+        yield f"{place}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
+
+
+def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
+    name, names = app.broker_tunnel, [host.name for host in hosts]
+    if name and name not in names:
+        variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
+        where = f"{variable.path}:{variable.line}: celery_broker_tunnel"
+        yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
+
+
+def _with_own_probes(
+    inventory: Inventory, host: Host, settings: HostSettings, problems: dict[str, None]
+) -> HostSettings:
+    """The settings without the probes whose pattern leaves this host out."""
+    own = []
+    for n, probe in enumerate(settings.probes):
+        try:
+            if host.name in select_hosts(inventory, probe.hosts):
+                own.append(probe)
+        except UsageError as error:
+            line = _deep_line(host.variables[f"{PREFIX}probes"], [n, "hosts"])
+            told = error.problem.removeprefix("--limit ")
+            problems[f"{inventory.path}:{line}: {PREFIX}probes.{n}.hosts: {told}"] = None
+    return settings.model_copy(update={"probes": tuple(own)})
+
+
+def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
+    differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
+    text = f"{path}:1: {name} and {other_name} differ in {differing}, but an inventory describes one application"
+    return {text: None} if differing else {}
+
+
+def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:
+    for i, rule in enumerate(rules):
+        queue, _ = destination(rule.requeue_to or "")
+        if queue and queue not in consumed:
+            variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
+            line = _deep_line(variable, [i, "requeue_to"])
+            hint = did_you_mean(queue, sorted(consumed))
+            yield f"{variable.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
+
+
+def _validate(
+    inventory: Inventory, host: Host, values: Values, problems: dict[str, None]
+) -> tuple[AppSettings, HostSettings] | None:
+    known = {PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields}
+    given = _rendered(host, values, problems)
+    for name in sorted(name for name in host.variables if name.startswith(PREFIX) and name not in known):
+        problems[f"{_place(host.variables[name])}: unknown variable '{name}'{did_you_mean(name, known)}"] = None
+    built: list[Any] = []
+    for model in (AppSettings, HostSettings):
+        try:
+            own = {name.removeprefix(PREFIX): value for name, value in given.items() if known.get(name) is model}
+            built.append(model.model_validate(own))
+        except ValidationError as error:
+            problems.update(dict.fromkeys(_located(inventory, host, given, error)))
+    problems.update(dict.fromkeys(_directory_problems(host, given)))
+    return (built[0], built[1]) if len(built) == 2 else None
+
+
+def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str, Any]:
+    """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
+    given = {}
+    for name in sorted(host.variables):
+        if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
+            continue
+        try:
+            given[name] = values[name]
+        except InventoryError as error:
+            problems.update(dict.fromkeys(error.problems))
+            continue
+        if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
+            what = f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or stays on the host"
+            problems[f"{_place(host.variables[name])}: {name}: {what}"] = None
+    return given
+
+
+def _place(variable: Variable) -> str:
+    return f"{variable.path}:{variable.line}"
+
+
+def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+    for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
+        if name not in given:
+            continue
+        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        try:
+            absolute(value if isinstance(value, str) else "")
+        except ValueError as error:
+            yield f"{where}: {error}"
+        else:
+            if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
+                yield f"{where}: there is no directory {value}"
+
+
+def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+    rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
+    for detail in error.errors(include_url=False, include_context=False):
+        if not detail["loc"] and not rendered:
+            continue  # it is about variables together, and of one of them it was told that it cannot be had
+        name, *path = detail["loc"] or ("service_manager",)
+        variable = host.variables.get(f"{PREFIX}{name}")
+        where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
+        if variable is None:
+            yield f"{inventory.path}:{host.line}: host '{host.name}' lacks the variable '{where}'"
+            continue
+        if f"{PREFIX}{name}" not in given:
+            continue  # it is there but could not be rendered, which has been told
+        text = plainly(detail)
+        if detail["type"] == "extra_forbidden":
+            text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
+        yield f"{variable.path}:{_deep_line(variable, path)}: {where}: {text}"
+
+
+def _keys_of(name: str) -> list[str]:
+    """The keys that a variable's maps may have."""
+    nested: dict[str, type[BaseModel]] = {
+        "workers": Worker, "commands": Commands, "cron": CronEntry, "queue_rules": QueueRule,
+        "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions, "shortcuts": TaskCall,
+        "probes": Probe, "monitor": MonitorSettings,
+    }  # fmt: skip
+    return list(nested[name].model_fields) if name in nested else []
+
+
+def _deep_line(variable: Variable, path: list[str | int]) -> int:
+    """The line of the innermost part of a variable's value that the path reaches."""
+    line, value = variable.line, variable.value
+    for key in path:
+        try:
+            line, value = value.lines[key], value[key]
+        except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
+            break
+    return line

@@ -1,0 +1,120 @@
+"""Make changes, each written down before and after: on hosts all of one host in one exec, in the broker one by one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runbooks.core.effects import (
+    BROKER,
+    Change,
+    Effect,
+    RecallMessages,
+    RestoreMessages,
+    RestoreSelected,
+    SetEnvironment,
+    TakeMessages,
+    TakeUnacked,
+)
+from runbooks.core.errors import HostUnreachable, RunbookError
+from runbooks.core.fleet import FleetHost
+from runbooks.core.model import Unreachable
+from runbooks.core.reporter import Outcome
+from runbooks.engine.journal import Journal
+from runbooks.engine.nodes import changed_service, drained
+from runbooks.engine.observe import on_hosts
+from runbooks.engine.recap import Recap
+from runbooks.engine.session import Session
+from runbooks.hosts import facts
+from runbooks.hosts.effects import as_write, fragments
+from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.transport import Transport
+
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
+
+MARGIN_S = 60.0
+
+Result = tuple[Change, Outcome, str]
+"""What became of a change, and what there is to say about it."""
+
+
+def perform(
+    session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
+) -> list[Result]:
+    """Make changes: on hosts all of one host in one exec, in the broker one after the other."""
+    lock.held()
+    results: list[Result] = []
+    for change in (change for change in changes if change.host == BROKER):
+        results.append((change, *_in_broker(session, journal, change)))
+    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
+    intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
+    mine = {host.name: [(n, change) for n, change in intended if change.host == host.name] for host in hosts}
+    with drained(session, hosts, changes) as ended:
+        answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+        for name, answer in answers.items():
+            if isinstance(answer, Unreachable):
+                recap.at(name).unreachable = 1
+                results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
+            else:
+                results += answer
+        ended |= {changed_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
+    return results
+
+
+def _on_host(
+    journal: Journal, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
+) -> list[Result]:
+    try:
+        effects = {str(n): _concrete(transport, change.do) for n, change in intended}
+        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
+        answers = run_fragments(transport, fragments(host, effects), timeout_s=budget_s, stop_at_failure=True)
+    except HostUnreachable:
+        raise
+    except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
+        answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
+    results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
+    journal.finished_all([(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)])
+    return results
+
+
+def _concrete(transport: Transport, effect: Effect) -> Effect:
+    """An effect that depends on what a file holds now, as the write it comes to; it stays unwritten in the journal."""
+    if not isinstance(effect, SetEnvironment):
+        return effect
+    answer = run_fragments(transport, {"file": facts.ask_files([effect.path])}, timeout_s=MARGIN_S)["file"]
+    return as_write(effect, facts.parse_files([effect.path], answer)[effect.path])
+
+
+def _judge(answer: Answer | None) -> tuple[Outcome, str]:
+    if answer is None:
+        return Outcome.SKIPPED, "not tried: an earlier change on this host failed"
+    if answer.code == 0:
+        return Outcome.CHANGED, ""
+    said = "\n".join((answer.err + answer.out.decode(errors="replace")).strip().splitlines()[-10:])
+    return Outcome.FAILED, f"exit code {answer.code}: {said or 'it said nothing'}"
+
+
+def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outcome, str]:
+    n = journal.intend(change)
+    try:
+        detail = _carry_out(session, journal.directory, change.do)
+    except RunbookError as error:
+        journal.finished(n, Outcome.FAILED, error.problem)
+        raise
+    journal.finished(n, Outcome.CHANGED, detail)
+    return Outcome.CHANGED, detail
+
+
+def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
+    match effect:
+        case TakeMessages(archive=archive):
+            return session.broker.take(effect, directory / archive)
+        case TakeUnacked(archive=archive):
+            return session.broker.take_unacked(session.fleet, effect, directory / archive)
+        case RestoreMessages(archive=archive, malformed=malformed):
+            return session.broker.restore(Path(archive), malformed=malformed)
+        case RestoreSelected():
+            return session.broker.restore_selected(effect)
+        case RecallMessages(archive=archive, token=token):
+            return session.broker.recall(Path(archive), token)
+    raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

@@ -1,0 +1,33 @@
+"""How a run went, host by host, and the exit code that comes of it."""
+
+from msgspec import Struct, field
+
+from runbooks.core.errors import ExitCode
+from runbooks.core.model import Snapshot, Unreachable
+from runbooks.core.reporter import Tally
+from runbooks.engine.session import Session
+
+
+class Recap(Struct):
+    """How it went on every host, and in the broker."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+    def at(self, host: str) -> Tally:
+        return self.tallies.setdefault(host, Tally())
+
+    @property
+    def exit_code(self) -> ExitCode:
+        failed = any(tally.failed for tally in self.tallies.values())
+        gone = any(tally.unreachable for tally in self.tallies.values())
+        if failed and gone:
+            return ExitCode.FAILED_AND_UNREACHABLE
+        return ExitCode.FAILED if failed else ExitCode.UNREACHABLE if gone else ExitCode.OK
+
+
+def start_recap(session: Session, snapshot: Snapshot) -> Recap:
+    """A recap with a line for every host, and the unreachable ones marked."""
+    recap = Recap()
+    for host in session.fleet.hosts:
+        recap.at(host.name).unreachable = int(isinstance(snapshot.hosts.get(host.name), Unreachable))
+    return recap
