@@ -145,6 +145,7 @@ class NodeState(Struct, frozen=True):
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
     `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
     some without listing them. Where several `twins` answer under the name, `registered` and `queues` are what all have.
+    `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
     """
 
     name: str
@@ -154,6 +155,7 @@ class NodeState(Struct, frozen=True):
     rate_limited: frozenset[str] = frozenset()
     twins: int = 1
     reserved: frozenset[str] = frozenset()
+    options: Mapping[str, Any] | None = None
 
 
 class Hoard(Struct, frozen=True):

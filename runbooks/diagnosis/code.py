@@ -17,7 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         if state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now)
             yield from _mute(host, state.imports_now)
-            yield from _options(fleet, host, state.imports_wanted)
+        yield from _options(fleet, host, snapshot)
     for node, queue, task, count in discards(fleet, snapshot, repaired=True):
         yield Finding(
             "task.would_be_discarded",
@@ -98,15 +98,20 @@ def _mute(host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
         )
 
 
-def _options(fleet: Fleet, host: FleetHost, probe: ImportProbe | None) -> Iterator[Finding]:
-    """Transport options that the application has otherwise, also with the inventory's environment.
+def _options(fleet: Fleet, host: FleetHost, snapshot: Snapshot) -> Iterator[Finding]:
+    """Transport options that the application has otherwise, by its nodes or, with the inventory's environment, loaded.
 
     With another prefix or separator no question arrives at the workers, so that restarting them mends nothing.
     **Source:** kombu 5.7.0 `transport/redis.py: Channel.from_transport_options`.
     """
-    if probe is None or probe.options is None:
-        return
-    if differing := fleet.app.broker_options.differing(probe.options):
+    assert snapshot.broker is not None
+    here, state = fleet.app.broker_options, snapshot.reachable().get(host.name)
+    heard = {"global_keyprefix": here.global_keyprefix, "sep": here.sep}  # of those who answer
+    nodes = (snapshot.broker.nodes.get(host.node(worker)) for worker in host.settings.workers)
+    told = [{**heard, **node.options} for node in nodes if node and node.options is not None]
+    if state and state.imports_wanted and state.imports_wanted.options is not None:
+        told.append(dict(state.imports_wanted.options))
+    if differing := next(filter(None, map(here.differing, told)), None):
         yield Finding(
             "broker.options_differ",
             host.name,

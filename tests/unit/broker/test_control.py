@@ -52,7 +52,7 @@ def note(path):
 def fail(): raise ValueError("no printer")
 """
 
-OPTIONS: dict[str, Any] = {"global_keyprefix": "tiny:"}
+OPTIONS: dict[str, Any] = {"global_keyprefix": "tiny:", "visibility_timeout": 7200}
 
 
 @contextmanager
@@ -167,6 +167,7 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
     while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset({later}):
         assert time.monotonic() < deadline, node
     assert node.rate_limited == {"tiny.limited"}
+    assert node.options == {"visibility_timeout": 7200}, "a prefix is hidden, for its name holds the word key"
     with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
         app.conf.broker_transport_options = OPTIONS
         app.control.revoke(later)

@@ -23,7 +23,7 @@ from runbooks.core.model import (
     Unreachable,
 )
 from runbooks.core.rules import QueueRule
-from runbooks.core.settings import Worker
+from runbooks.core.settings import BrokerOptions, Worker
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
@@ -631,3 +631,14 @@ def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_
         )
         assert "worker_prefetch_multiplier = 1" in found[0].summary
         assert "high@web2" in found[0].evidence[0]
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, False), ({"visibility_timeout": 43200}, True)])
+def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefix_there_is(
+    options: dict[str, Any], told: bool
+) -> None:
+    fleet = make_fleet(HOST, broker_options=BrokerOptions(global_keyprefix="shop:"))
+    found = findings(fleet, broker=make_broker(fleet, nodes={"high@web1": node(options=options)}))
+    assert [finding.code for finding in found] == ["broker.options_differ"] * told
+    if told:
+        assert found[0].evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
