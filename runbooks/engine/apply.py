@@ -213,7 +213,8 @@ def _tell(session: Session, results: Sequence[Result], recap: Recap) -> None:
 
 def _same_target(one: Effect, other: Effect) -> bool:
     """Whether two effects are about the same file, service or queue."""
-    return all(getattr(one, name, None) == getattr(other, name, None) for name in ("kind", "path", "service", "queue"))
+    same = (getattr(one, name, None) == getattr(other, name, None) for name in ("path", "service", "queue"))
+    return type(one) is type(other) and all(same)
 
 
 def _second_look(
