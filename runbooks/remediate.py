@@ -1,11 +1,12 @@
 """`inv remediate`: put the whole fleet right, prove it, and leave a way back."""
 
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, RunbookError
-from runbooks.core.model import Severity, Snapshot
+from runbooks.core.model import NodeState, Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
@@ -72,19 +73,27 @@ def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, s
     recap.at(BROKER).failed += sum(check.ok is False for check in checks)
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:
         lock.held()
-        run_canary(session, journal, recap)
+        assert snapshot.broker is not None
+        run_canary(session, journal, recap, snapshot.broker.nodes)
     well = recap.exit_code == ExitCode.OK
     show_last(session, lines=1 if well else 5, brief=well)
 
 
-def run_canary(session: Session, journal: Journal, recap: Recap) -> None:
-    """Send the inventory's canary task and follow it to its end; it counts as a change, for it did something."""
+def run_canary(session: Session, journal: Journal, recap: Recap, nodes: Mapping[str, NodeState]) -> None:
+    """Send the inventory's canary task and follow it to its end; it counts as a change, for it did something.
+
+    It is not sent where only workers outside --limit consume its queue and none of them answers: it would wait there.
+    """
     canary = session.fleet.app.canary
     assert canary is not None
     task_id = str(uuid.uuid4())
     change = Change(
         BROKER, "canary", f"run {canary.task} through {canary.queue}", RunTask(canary.task, canary.queue, task_id)
     )
+    if why := _why_unsent(session, canary.queue, nodes):
+        recap.at(BROKER).skipped += 1
+        session.reporter.change(change, Outcome.SKIPPED, why)
+        return
     secrets = secrets_of(session)
 
     def waiting(text: str, share: float | None = None, /) -> None:
@@ -105,3 +114,10 @@ def run_canary(session: Session, journal: Journal, recap: Recap) -> None:
     recap.at(BROKER).changed += succeeded
     recap.at(BROKER).failed += not succeeded
     session.reporter.change(change, outcome, detail)
+
+
+def _why_unsent(session: Session, queue: str, nodes: Mapping[str, NodeState]) -> str:
+    inside = any(queue in worker.queues for host in session.fleet.hosts for worker in host.settings.workers)
+    if inside or any(queue in node.queues for node in nodes.values()):
+        return ""
+    return f"not sent: no node that answers consumes {queue}, and by the inventory only hosts outside --limit do"

@@ -22,14 +22,15 @@ def observe_nodes(
 ) -> dict[str, NodeState]:
     """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
 
-    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
+    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA;
+    and with the options by which it is judged how long they may hold them.
 
     {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody who has heard it
     is silent. Then those that answered are asked, by name; one that is silent then is left out. Of several of one name
     what all of them know and consume counts. Nothing of it stays behind in Redis. Raises BrokerUnreachable.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
-    active, reserved, scheduled; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
+    active, reserved, scheduled, conf; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
     """
     options = dict(transport_options or {})
     client = connect(url, options)
@@ -37,7 +38,7 @@ def observe_nodes(
         return {}
     with _remote(url, options, client) as mailbox:
         answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
-        commands = ("registered", "active_queues", *(_HELD if holdings else ()))
+        commands = ("registered", "active_queues", *((*_HELD, "conf") if holdings else ()))
         answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
     told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
     return {name: _node(name, answering[name], answers) for name in told}
@@ -77,7 +78,17 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
             if "rate_limit=" in task
         ),
         twins,
+        _ids(answers["reserved"][name]) if "reserved" in answers else frozenset(),
+        _options(answers["conf"][name]) if "conf" in answers else None,
     )
+
+
+def _options(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a node says of its transport options; it hides each whose name holds the word key, or some other such."""
+    if not told:
+        return None
+    own = told[0].get("broker_transport_options") or {}
+    return {name: own[name] for name in ("visibility_timeout", "priority_steps") if name in own}
 
 
 def find_holder(
@@ -128,7 +139,12 @@ def _held(twins: int, answers: Sequence[list[Any]]) -> frozenset[str] | None:
     """The ids in a node's answers; None where one is missing."""
     if not answers or any(len(told) < twins for told in answers):
         return None
-    requests = (entry.get("request", entry) for told in answers for one in told for entry in one or ())
+    return frozenset[str]().union(*map(_ids, answers))
+
+
+def _ids(told: Iterable[Any]) -> frozenset[str]:
+    """The ids of the tasks in one kind of a node's answers."""
+    requests = (entry.get("request", entry) for one in told for entry in one or ())
     return frozenset(str(request["id"]) for request in requests)
 
 

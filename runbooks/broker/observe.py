@@ -81,6 +81,7 @@ def observe_broker(
             held_s=_held_s(client, keyspace) if queues else {},
             clock_ahead_s=clock_ahead_s,
             orphans=unacked.orphans(client, keyspace, fetched, nodes),
+            hoards=unacked.hoards(fetched, nodes),
             evicted_keys=int(info.get("evicted_keys", 0)),
         )
 

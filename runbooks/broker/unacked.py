@@ -27,7 +27,7 @@ from runbooks.broker.message import Message, fetched_item, parse
 from runbooks.broker.preflight import require_able
 from runbooks.broker.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.surgery import TakeReport, forget, settle
-from runbooks.core.model import NodeState, Notice, Rule, Selection
+from runbooks.core.model import Hoard, NodeState, Notice, Rule, Selection
 
 _BATCH = 100
 _RATE_LIMITED = "were fetched, and a worker may hold them back for a rate limit; they stay"
@@ -112,6 +112,16 @@ def orphans(
     with broker_errors(address(client)):
         now = cast("list[bytes | None]", client.hmget(keyspace.unacked, [_tag(e.raw) for e in left])) if left else []
     return dict(Counter(entry.queue for entry, value in zip(left, now, strict=True) if value is not None))
+
+
+def hoards(found: Iterable[Entry], nodes: Mapping[str, NodeState]) -> tuple[Hoard, ...]:
+    """By node and queue, those of these entries that a node has fetched and not begun."""
+    holder = {id: node.name for node in nodes.values() for id in node.reserved}
+    times: dict[tuple[str, str], list[float]] = {}
+    for entry in found:
+        if node := holder.get(entry.message.id):
+            times.setdefault((node, entry.queue), []).append(entry.fetched_at)
+    return tuple(Hoard(node, queue, len(at), min(at)) for (node, queue), at in sorted(times.items()))
 
 
 def _held_by(nodes: Mapping[str, NodeState]) -> tuple[frozenset[str], frozenset[str]]:

@@ -143,8 +143,9 @@ class NodeState(Struct, frozen=True):
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
-    `rate_limited` those of its tasks of which it may hold some without listing them. Where several `twins` answer under
-    the name, `registered` and `queues` are what all of them have.
+    `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
+    some without listing them. Where several `twins` answer under the name, `registered` and `queues` are what all have.
+    `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
     """
 
     name: str
@@ -153,6 +154,17 @@ class NodeState(Struct, frozen=True):
     holds: frozenset[str] | None = None
     rate_limited: frozenset[str] = frozenset()
     twins: int = 1
+    reserved: frozenset[str] = frozenset()
+    options: Mapping[str, Any] | None = None
+
+
+class Hoard(Struct, frozen=True):
+    """Messages of a queue that a node has fetched and not begun, as its processes are busy; the first at `since_at`."""
+
+    node: str
+    queue: str
+    count: int
+    since_at: float
 
 
 ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"})
@@ -201,7 +213,8 @@ class BrokerState(Struct, frozen=True):
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
     task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
-    `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds.
+    `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds, `hoards`
+    those that wait in a node for a free process.
     `evicted_keys` is how many keys the server has thrown away since its start, for want of memory.
     """
 
@@ -222,6 +235,7 @@ class BrokerState(Struct, frozen=True):
     clock_ahead_s: float = 0.0
     evicted_keys: int = 0
     orphans: Mapping[str, int] = field(default_factory=dict)
+    hoards: tuple[Hoard, ...] = ()
 
     @property
     def clocks_differ(self) -> bool:
@@ -252,8 +266,9 @@ class ServiceState(Struct, frozen=True):
     """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
 
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
-    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins`, and the processes in its control
-    group that do not descend from its main process (`leaked`).
+    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins` with the times of their last
+    change, whether it has failed for good, or again and again since it was told to start (`gave_up`), and the processes
+    in its control group that do not descend from its main process (`leaked`).
     """
 
     pid: int | None
@@ -261,8 +276,14 @@ class ServiceState(Struct, frozen=True):
     answer: str
     enabled: bool = True
     needs_reload: bool = False
-    drop_ins: tuple[str, ...] = ()
+    drop_ins: Mapping[str, float] = field(default_factory=dict)
+    gave_up: bool = False
     leaked: tuple[Process, ...] = ()
+
+    @property
+    def why_down(self) -> str:
+        """What there is to add to its not running."""
+        return f"; systemd says: {self.answer}" if self.gave_up else ""
 
 
 class ImportProbe(Struct, frozen=True):
@@ -270,12 +291,14 @@ class ImportProbe(Struct, frozen=True):
 
     `registered` are the task names after the application has loaded all it loads by itself; `errors` maps the module of
     each expected task that is missing then to the traceback of importing it (empty where the import works).
-    `remote_control` is False where its workers answer nothing, for its settings switch that off.
+    `remote_control` is False where its workers answer nothing, for its settings switch that off. `options` are those of
+    its broker_transport_options that the inventory also has; None where it cannot be loaded.
     """
 
     registered: frozenset[str]
     errors: Mapping[str, str]
     remote_control: bool = True
+    options: Mapping[str, Any] | None = None
 
 
 class ProbeResult(Struct, frozen=True):

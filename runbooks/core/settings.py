@@ -5,6 +5,7 @@ used in Jinja expressions.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -297,6 +298,17 @@ class BrokerOptions(_Settings):
         if password := self.sentinel_kwargs.password:
             access["password"] = password.get_secret_value()
         return options | ({"sentinel_kwargs": access} if access else {})
+
+    def differing(self, own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """The options that an application sets otherwise in its `own` ones: name → (its value, the one here)."""
+        here = self.model_dump(mode="json")
+        default = BrokerOptions().model_dump(mode="json")
+        both = {name: (own.get(name, default[name]), here[name]) for name in OPTIONS}
+        return {name: (theirs, ours) for name, (theirs, ours) in both.items() if theirs != ours}
+
+
+OPTIONS = ("global_keyprefix", "sep", "priority_steps", "visibility_timeout")
+"""The transport options by which the keys and their meaning can be judged without connecting."""
 
 
 def _is_url(value: SecretStr) -> SecretStr:

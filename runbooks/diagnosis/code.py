@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Finding, HostState, ImportProbe, Snapshot
+from runbooks.core.model import Finding, HostState, ImportProbe, Severity, Snapshot
 from runbooks.core.wording import tasks
 from runbooks.hosts.facts import redact
 from runbooks.steps.environment import drift
@@ -17,6 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         if state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now)
             yield from _mute(host, state.imports_now)
+        yield from _options(fleet, host, snapshot)
     for node, queue, task, count in discards(fleet, snapshot, repaired=True):
         yield Finding(
             "task.would_be_discarded",
@@ -95,6 +96,36 @@ def _mute(host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
             ("loaded as a worker loads it, the application has worker_enable_remote_control = False",),
             blocks=True,
         )
+
+
+def _options(fleet: Fleet, host: FleetHost, snapshot: Snapshot) -> Iterator[Finding]:
+    """Transport options that the application has otherwise, by its nodes or, with the inventory's environment, loaded.
+
+    With another prefix or separator no question arrives at the workers, so that restarting them mends nothing.
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel.from_transport_options`.
+    """
+    assert snapshot.broker is not None
+    here, state = fleet.app.broker_options, snapshot.reachable().get(host.name)
+    heard = {"global_keyprefix": here.global_keyprefix, "sep": here.sep}  # of those who answer
+    nodes = (snapshot.broker.nodes.get(host.node(worker)) for worker in host.settings.workers)
+    told = [{**heard, **node.options} for node in nodes if node and node.options is not None]
+    if state and state.imports_wanted and state.imports_wanted.options is not None:
+        told.append(dict(state.imports_wanted.options))
+    if differing := next(filter(None, map(here.differing, told)), None):
+        yield Finding(
+            "broker.options_differ",
+            host.name,
+            f"the application on {host.name} has another {', '.join(differing)} than the inventory, by which all is "
+            "judged here: correct celery_broker_options, or the application's broker_transport_options",
+            tuple(f"{name}: the application has {own!r}, the inventory {ours!r}"
+                  for name, (own, ours) in differing.items()),
+            severity=Severity.ERROR if _UNHEARD & differing.keys() else Severity.WARNING,
+            blocks=bool(_UNHEARD & differing.keys()),
+        )  # fmt: skip
+
+
+_UNHEARD = frozenset({"global_keyprefix", "sep"})
+"""The options without which a worker does not hear what it is asked."""
 
 
 def _module(task: str) -> str:

@@ -8,6 +8,8 @@ from runbooks.diagnosis import broker, code, config, probes, queues, workers
 from runbooks.steps.files import Kind, Wanted
 
 _ORDER = list(Severity)
+_UNHEARD = ("worker.no_remote_control", "broker.not_the_workers", "broker.options_differ")
+"""Why workers do not answer what they are asked, though they may be well: where it blocks, restarting mends nothing."""
 
 
 def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> tuple[Finding, ...]:
@@ -22,15 +24,19 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
     ]
     explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}
     findings = [f for f in findings if not (f.code == "environment.differs" and f.subject in explained)]
-    mute = {finding.subject for finding in findings if finding.code == "worker.no_remote_control"}
-    findings = [f for f in findings if not _of_mute(f, mute)]
+    unheard = {finding.subject for finding in findings if finding.code in _UNHEARD and finding.blocks}
+    findings = [finding for finding in findings if not _only_unheard(fleet, finding, unheard)]
     return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
 
 
-def _of_mute(finding: Finding, hosts: Collection[str]) -> bool:
-    """Whether it only says in other words that the workers of these hosts cannot be asked."""
-    silent = finding.code == "worker.not_answering" and finding.subject.rpartition("@")[2] in hosts
-    return silent or (finding.code == "queue.no_consumer" and bool(hosts))
+def _only_unheard(fleet: Fleet, finding: Finding, hosts: Collection[str]) -> bool:
+    """Whether it only says that workers of these hosts do not answer, with a remedy that would not help there."""
+    if finding.code == "worker.not_answering":
+        return finding.subject.rpartition("@")[2] in hosts
+    if finding.code != "queue.no_consumer":
+        return False
+    consuming = {h.name for h in fleet.hosts for worker in h.settings.workers if finding.subject in worker.queues}
+    return bool(consuming) and consuming <= set(hosts)
 
 
 def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:

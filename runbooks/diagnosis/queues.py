@@ -21,6 +21,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
     yield from _orphaned(fleet, snapshot)
+    yield from _hoarded(snapshot.broker, snapshot.at)
     yield from _redelivered(fleet, snapshot)
     yield from _other_lists(snapshot.broker)
 
@@ -167,6 +168,32 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             ),
             severity=Severity.WARNING,
         )
+
+
+def _hoarded(broker: BrokerState, now: float) -> Iterator[Finding]:
+    """What a worker fetched ahead of need while its processes run long tasks, and another of its queue does nothing.
+
+    **Source:** celery 5.7.0 `worker/consumer/consumer.py: initial_prefetch_count`: worker_prefetch_multiplier × its
+    processes; without acks_late what it has begun counts no more.
+    """
+    for hoard in broker.hoards:
+        queue, waited_s = hoard.queue, now - hoard.since_at
+        idle = sorted(n.name for n in broker.nodes.values() if queue in n.queues and n.holds == frozenset())
+        if idle and waited_s > _HOARDED_S:
+            yield Finding(
+                "queue.hoarded",
+                queue,
+                f"{hoard.count:,} messages of {queue} wait in {hoard.node} for up to {span(waited_s)}, behind what it "
+                "runs, while others are idle: set worker_prefetch_multiplier = 1, and task_acks_late = True for tasks "
+                "that may run twice, or start workers with --disable-prefetch (Celery 5.6); then restart them",
+                (f"inspect active, reserved, scheduled: nothing on {', '.join(idle)}",
+                 f"inspect reserved: {hoard.count:,} of {queue} on {hoard.node}"),
+                severity=Severity.WARNING,
+            )  # fmt: skip
+
+
+_HOARDED_S = 60.0
+"""Shorter tasks than this are fetched ahead with good reason."""
 
 
 def _redelivered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:

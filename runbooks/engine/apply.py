@@ -10,7 +10,7 @@ from runbooks.core.effects import BROKER, Change, ControlService, Effect
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import Journal
-from runbooks.engine.nodes import await_nodes
+from runbooks.engine.nodes import await_nodes, changed_service, gave_up
 from runbooks.engine.perform import Result, perform
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
@@ -213,7 +213,8 @@ def _tell(session: Session, results: Sequence[Result], recap: Recap) -> None:
 
 def _same_target(one: Effect, other: Effect) -> bool:
     """Whether two effects are about the same file, service or queue."""
-    return all(getattr(one, name, None) == getattr(other, name, None) for name in ("kind", "path", "service", "queue"))
+    same = (getattr(one, name, None) == getattr(other, name, None) for name in ("path", "service", "queue"))
+    return type(one) is type(other) and all(same)
 
 
 def _second_look(
@@ -239,7 +240,8 @@ def _second_look(
         lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
-        if not (lacking or gone) or time.monotonic() >= deadline:
+        settled = not gone and all(gave_up(changed_service(change), states.get(change.host)) for change in lacking)
+        if settled or time.monotonic() >= deadline:
             session.reporter.waiting("")
             return lacking, gone, whole
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")

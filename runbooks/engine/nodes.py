@@ -1,16 +1,18 @@
 """The workers' nodes around a restart: drained before it, awaited after it, at work again where it was not made."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.fleet import FleetHost
+from runbooks.core.model import HostState, Unreachable
 from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 
 PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
 DRAIN_S = 10.0
+LOOK_S = 3.0  # seldom: a service that comes up does so by then, and what has failed stays so
 
 Service = tuple[str, str]
 """A host, and a service of it."""
@@ -59,11 +61,16 @@ def changed_service(change: Change) -> Service:
 def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
     """Wait until the workers that were started answer: until then a look at their hosts would show nothing new.
 
-    Without `answering` only until they are bound to remote control, as are those that were killed.
+    Without `answering` only until they are bound to remote control, as are those that were killed. Those that their
+    service manager says have failed are not waited for.
     """
     started = _workers(session.fleet.hosts, done, but="stop")
     nodes = {node for node, _ in started.values()}
+    look_at = time.monotonic() + LOOK_S
     while time.monotonic() < deadline:
+        if time.monotonic() >= look_at:
+            nodes -= _failed(session, started)
+            look_at = time.monotonic() + LOOK_S
         silent = nodes - session.broker.listening()
         if answering and not silent:  # asking takes as long as they need to answer
             broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
@@ -74,3 +81,16 @@ def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, an
         shown = sorted(silent)[:3]
         session.reporter.waiting(f"waiting for {', '.join(shown)}{', …' * (len(silent) > 3)} to answer")
         time.sleep(PAUSE_S)
+
+
+def _failed(session: Session, started: Mapping[Service, tuple[str, Sequence[str]]]) -> set[str]:
+    """The nodes of these services that their service manager has given up; only systemd tells."""
+    hosts = {host.name for host in session.fleet.hosts if host.has_systemd} & {host for host, _ in started}
+    states = session.observe(Needs.SERVICES, hosts).reachable() if hosts else {}
+    return {node for service, (node, _) in started.items() if gave_up(service, states.get(service[0]))}
+
+
+def gave_up(service: Service, state: HostState | Unreachable | None) -> bool:
+    """Whether there is nothing to wait for: its manager says that the service has failed."""
+    found = state.services.get(service[1]) if isinstance(state, HostState) else None
+    return found is not None and found.gave_up

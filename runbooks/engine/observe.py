@@ -181,7 +181,8 @@ def _probe_imports(
         assert isinstance(state, HostState)
         now = _imports(fleet, host, transport, state, {})
         wanted = now
-        if drift(host, state) and not frozenset(fleet.app.expected_tasks) <= now.registered:
+        right = frozenset(fleet.app.expected_tasks) <= now.registered
+        if drift(host, state) and not (right and not fleet.app.broker_options.differing(now.options or {})):
             wanted = _imports(fleet, host, transport, state, host.settings.env)
         return replace(state, imports_now=now, imports_wanted=wanted)
 

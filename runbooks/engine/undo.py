@@ -30,7 +30,7 @@ from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
-from runbooks.engine.nodes import await_nodes
+from runbooks.engine.nodes import await_nodes, changed_service, gave_up
 from runbooks.engine.observe import look, on_hosts
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
@@ -81,8 +81,8 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     ]
     changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
     files_change = {change.host for change in changing if isinstance(change.do, WriteFile | SetEnvironment)}
-    undos = [_with_consumers(session, undo, undos) for undo in undos]
     undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
+    undos = [_with_consumers(session, undo, undos) for undo in undos]
     return sorted(undos, key=lambda undo: _rank(undo.change.do))
 
 
@@ -124,21 +124,31 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
 
 
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
-    """Say of messages that are to go back who will run them at once: the consumers that this undo does not stop."""
+    """Say of messages that are to go back who will run them at once.
+
+    That is whoever consumes their queue now and is left alone; of those that this undo starts with what it puts back,
+    that alone says which queues they consume then.
+    """
     effect = undo.entry.change.do
     if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages | TakeUnacked):
         return undo
-    stopping = {
-        f"{other.change.do.service}@{other.change.host}"
+    doing = {
+        f"{other.change.do.service}@{other.change.host}": other.change.do.action
         for other in undos
-        if isinstance(other.change.do, ControlService) and other.change.do.action == "stop"
+        if isinstance(other.change.do, ControlService) and other.outcome is Outcome.CHANGED
     }
     nodes = session.observe(Needs.NODES).broker
     assert nodes is not None
-    consumers = sorted(n.name for n in nodes.nodes.values() if effect.queue in n.queues and n.name not in stopping)
-    if not consumers:
-        return undo
-    return replace(undo, why=f"{undo.why}; {', '.join(consumers)} consumes {effect.queue} and will run them at once")
+    told = [undo.why]
+    if sure := sorted(n.name for n in nodes.nodes.values() if effect.queue in n.queues and n.name not in doing):
+        told.append(f"run at once by {', '.join(sure)}, for {effect.queue} is consumed there")
+    if perhaps := [node for node, action in doing.items() if action != "stop" and not node.startswith("beat@")]:
+        names = ", ".join(sorted(perhaps)[:_NAMED]) + ", …" * (len(perhaps) > _NAMED)
+        told.append(f"run at once by {names} if {effect.queue} is consumed there on the old files")
+    return replace(undo, why="; ".join(told))
+
+
+_NAMED = 3
 
 
 def _look(
@@ -310,7 +320,8 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
         states = on_hosts(session.transports, hosts, look_for)
         why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
         pending = [change for change in pending if why[id(change)]]
-        if time.monotonic() > deadline:
+        hopeless = all(gave_up(changed_service(change), states[change.host]) for change in pending)
+        if pending and (hopeless or time.monotonic() > deadline):
             return {id(change): why[id(change)] for change in pending}
         if pending:
             time.sleep(PAUSE_S)
@@ -322,7 +333,8 @@ def _why_not(effect: Effect, state: HostState | Unreachable) -> str:
     if isinstance(state, Unreachable):
         return state.why
     if isinstance(effect, ControlService) and effect.action != "stop":
-        return "" if state.services[effect.service].pid is not None else f"{effect.service} does not run"
+        found = state.services[effect.service]
+        return "" if found.pid is not None else f"{effect.service} does not run{found.why_down}"
     outcome, why = _judge_on_host(effect, state)
     shows = outcome is Outcome.ALREADY or isinstance(effect, ReloadUnits)
     return "" if shows else why or "it is not as it was"

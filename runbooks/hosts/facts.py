@@ -12,7 +12,7 @@ from msgspec import Struct
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
-from runbooks.core.settings import URL_PASSWORD, is_secret_name
+from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
 from runbooks.hosts.script import Answer, heredoc, quote
 
 NOT_RUNNING = 3
@@ -207,7 +207,7 @@ def parse_application(answer: Answer) -> dict[str, Any] | str:
 
 def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
     """Load the application, and import by hand the modules of the expected tasks that are missing then."""
-    return ask_application(host, app, overrides, expected=sorted(expected))
+    return ask_application(host, app, overrides, expected=sorted(expected), options=OPTIONS)
 
 
 def parse_imports(answer: Answer) -> ImportProbe:
@@ -215,7 +215,7 @@ def parse_imports(answer: Answer) -> ImportProbe:
     found = parse_application(answer)
     if isinstance(found, str):
         return ImportProbe(frozenset(), {"": found})
-    return ImportProbe(frozenset(found["registered"]), found["errors"], found["remote"])
+    return ImportProbe(frozenset(found["registered"]), found["errors"], found["remote"], found["options"])
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

@@ -99,6 +99,8 @@ def send(name: str, args: list[Any], kwargs: dict[str, Any], options: dict[str, 
 answer: dict[str, Any] = {"registered": sorted(registered), "remote": bool(app.conf.worker_enable_remote_control)}
 if "expected" in question:
     answer["errors"] = import_errors(question["expected"])
+    own = app.conf.broker_transport_options or {}
+    answer["options"] = {name: own[name] for name in question["options"] if name in own}
 elif "send_as" in question:
     send(**question["call"])
 else:

@@ -10,11 +10,11 @@ from runbooks.core.model import Process, ServiceState
 from runbooks.hosts.facts import Clock, marked
 from runbooks.hosts.script import Answer, quote
 
-_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,MainPID,UnitFileState,NeedDaemonReload,DropInPaths"
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,MainPID,UnitFileState,NeedDaemonReload,DropInPaths"
 
 
 def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
-    """systemd's view of these services' units and of those that carry our mark; then each process in a group of theirs.
+    """systemd's view of these services' units and of those with our mark; their drop-ins; each process in their groups.
 
     **Source:** systemctl(1); proc(5): the last field of a line of `/proc/PID/cgroup` is the group's path.
     """
@@ -24,7 +24,12 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
         "ours=; for path in celery-worker@?*.service celery-beat.service; do\n"
         f"case $path in {'|'.join(wanted)}) continue;; esac\n"  # each that is shown costs systemd half a millisecond
         f'{marked(app)} && ours="$ours $path"; done\n'
-        f"systemctl show --property={_PROPERTIES} -- {' '.join(wanted)} $ours || exit 1\necho ---\n"
+        f"shown=$(systemctl show --property={_PROPERTIES} -- {' '.join(wanted)} $ours) || exit 1\n"
+        'printf "%s\\n---\\n" "$shown"; set --; dropins=\n'
+        "for word in $shown; do\n"
+        "case $word in DropInPaths=*) dropins=1 word=${word#*=};; *=*) dropins=;; esac\n"
+        'case $dropins$word in 1/*) set -- "$@" "$word";; esac; done\n'
+        "[ $# -eq 0 ] || LC_ALL=C stat -L -c '%.Y %.Z %n' -- \"$@\"; echo ---\n"
         "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup | while read -r line; do\n"
         'pid=${line#/proc/}; pid=${pid%%/*}; [ "$pid" != "$last" ] || continue; last=$pid\n'
         'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; :'
@@ -41,10 +46,17 @@ def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
             f"systemd does not answer: {answer.err.strip()[-300:] or 'systemctl failed'}",
             "is this a host with systemd? (celery_service_manager)",
         )
-    units, _, processes = answer.out.decode(errors="replace").partition("---\n")
+    units, drop_ins, processes = answer.out.decode(errors="replace").split("---\n", 2)
+    changed_at = dict(_drop_in(line) for line in drop_ins.splitlines())
     running = [_process(line) for line in processes.splitlines()]
     shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in units.strip().split("\n\n") if block]
-    return {service_of(unit["Id"]): _state(unit, clock, running) for unit in shown}
+    return {service_of(unit["Id"]): _state(unit, clock, running, changed_at) for unit in shown}
+
+
+def _drop_in(line: str) -> tuple[str, float]:
+    """When a drop-in changed: as with any file, a time from elsewhere cannot be later than when it was put here."""
+    changed_at, put_at, path = line.split(" ", 2)
+    return path, min(float(changed_at), float(put_at))
 
 
 class _Running(Struct, frozen=True):
@@ -61,19 +73,25 @@ def _process(line: str) -> _Running:
     return _Running(unit, int(values[1]), Process(int(pid), int(values[19]), name.lstrip("(")))
 
 
-def _state(unit: Mapping[str, str], clock: Clock, running: Sequence[_Running]) -> ServiceState:
+# **Source:** systemd 252 `service.c`: NRestarts counts the automatic ones since the last start that was asked for.
+def _state(
+    unit: Mapping[str, str], clock: Clock, running: Sequence[_Running], changed_at: Mapping[str, float]
+) -> ServiceState:
     mine = [entry for entry in running if entry.unit == unit["Id"]]
     main = next((entry for entry in mine if str(entry.process.pid) == unit["MainPID"]), None)
     said = f"{unit['LoadState']}, {unit['ActiveState']} ({unit['SubState']})"
     if unit["Result"] != "success":
         said += f", the last run ended with: {unit['Result']}"
+    if (restarts := int(unit["NRestarts"])) and not main:
+        said += f", automatic restarts: {restarts}"
     return ServiceState(
         main.process.pid if main else None,
         clock.at(main.process.start_ticks) if main else None,
         said,
         enabled=unit["UnitFileState"] == "enabled",
         needs_reload=unit["NeedDaemonReload"] == "yes",
-        drop_ins=tuple(unit["DropInPaths"].split()),
+        drop_ins={path: changed_at.get(path, 0.0) for path in unit["DropInPaths"].split()},
+        gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
         leaked=tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
     )
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from runbooks.core.effects import Change, ControlService, EndProcesses, SetEnvironment, WriteFile
+from runbooks.core.effects import Change, ControlService, EndProcesses, ReloadUnits, SetEnvironment, WriteFile
 from runbooks.core.fleet import Fleet, FleetHost, unit_of
 from runbooks.core.model import HostState, NodeState, Snapshot
 from runbooks.core.settings import Worker
@@ -28,9 +28,10 @@ def loads(host: FleetHost, service: str) -> tuple[str, ...]:
 
 
 def changed_since_start(host: FleetHost, service: str, state: HostState) -> list[str]:
-    """Those of these files that changed after the service was started."""
-    started_at = state.services[service].started_at or math.inf
-    return [path for path in loads(host, service) if path in state.files and state.files[path].changed_at > started_at]
+    """Those of these files, and of the drop-ins of its unit, that changed after the service was started."""
+    found = state.services[service]
+    changed_at = {path: state.files[path].changed_at for path in loads(host, service) if path in state.files}
+    return [path for path, at in {**changed_at, **found.drop_ins}.items() if at > (found.started_at or math.inf)]
 
 
 def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
@@ -118,9 +119,9 @@ class WorkersRunning:
         for service in host.services:
             found = state.services[service]
             if found.pid is None:
-                yield self._change(host, service, "start", "it is not running", "stop")
+                yield self._change(host, service, "start", f"it is not running{found.why_down}", "stop")
                 continue
-            why = self._outdated(host, service, state, _written(earlier, host.name))
+            why = self._outdated(host, service, state, [change for change in earlier if change.host == host.name])
             if found.leaked and not any(isinstance(change.do, EndProcesses) for change in earlier):
                 why.append(f"{len(found.leaked)} processes of an earlier start live on")
             if worker := workers.get(service):
@@ -135,11 +136,14 @@ class WorkersRunning:
             if why:
                 yield self._change(host, service, "restart", "; ".join(why), "restart")
 
-    def _outdated(self, host: FleetHost, service: str, state: HostState, written: set[str]) -> list[str]:
+    def _outdated(self, host: FleetHost, service: str, state: HostState, earlier: Sequence[Change]) -> list[str]:
         found = state.services[service]
         assert found.started_at is not None
+        written = {change.do.path for change in earlier if isinstance(change.do, WriteFile | SetEnvironment)}
         changed = [path for path in loads(host, service) if path in written]
         changed += [path for path in changed_since_start(host, service, state) if path not in written]
+        if found.needs_reload and not changed and any(isinstance(change.do, ReloadUnits) for change in earlier):
+            changed.append("its unit")
         why = [f"it runs since before {', '.join(changed)} changed"] if changed else []
         if found.started_at < self.since.get(host.name, 0.0):
             why.append("a restart was asked for")
@@ -153,7 +157,3 @@ class WorkersRunning:
             do=ControlService(service, do),  # type: ignore[arg-type]
             undo=ControlService(service, undo),  # type: ignore[arg-type]
         )
-
-
-def _written(changes: Sequence[Change], host: str) -> set[str]:
-    return {c.do.path for c in changes if c.host == host and isinstance(c.do, WriteFile | SetEnvironment)}

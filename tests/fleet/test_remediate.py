@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -149,14 +150,35 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(health
     name = changed_inventory(
         healthy,
         ("queues: [low_priority]", f"queues: [low_priority]\n                {option}"),
-        ("celery_start_timeout: 60s", "celery_start_timeout: 10s"),
+        ("celery_start_timeout: 60s", "celery_start_timeout: 1h"),  # nobody waits for what systemd says has failed
     )
     done = inv(healthy, "remediate", "--yes", "--limit", "web*", inventory=name)
     assert done.code == 2, done.out + done.err
+    assert "start worker_low: it is not running; systemd says: loaded, " in done.out
+    assert "the last run ended with: exit-code" in done.out
     assert "--max-fail" in done.out
     assert {host: state(healthy, host) for host in HOSTS} == before
     assert {host: main_pids(healthy, host) for host in WORKERS[1:]} == running
     assert inv(healthy, "verify").code == 0
+
+
+def test_a_drop_in_is_loaded_by_its_worker_also_one_that_is_changed_or_removed(healthy: FleetWorld) -> None:
+    folder = "/etc/systemd/system/celery-worker@worker_low.service.d"
+    added = (
+        f"mkdir -p {folder} && printf '[Service]\\nEnvironment=FOO=one\\n' >{folder}/x.conf && systemctl daemon-reload"
+    )
+    for change, loaded in (
+        (added, "FOO=one"),
+        (f"sed -i s/one/two/ {folder}/x.conf", "FOO=two"),
+        (f"rm -r {folder}", ""),
+    ):
+        assert healthy.ssh("web1", f"sudo sh -c {shlex.quote(change)}").code == 0
+        done = inv(healthy, "remediate", "--yes", "--limit", "web1")
+        assert done.code == 0, done.out + done.err
+        assert "restart worker_low" in done.out
+        pid = healthy.ssh("web1", "systemctl show -P MainPID celery-worker@worker_low").out.strip()
+        environ = healthy.ssh("web1", f"sudo cat /proc/{pid}/environ").out.split("\0")
+        assert [variable for variable in environ if variable.startswith("FOO=")] == [loaded][: bool(loaded)]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from kombu.exceptions import OperationalError
 from lab.redis_server import RedisServer, free_port
 from runbooks.broker.connection import connect
 from runbooks.broker.control import drain, observe_nodes
+from runbooks.broker.keys import KeySpace
 from runbooks.broker.mailbox import remote_control
+from runbooks.broker.unacked import entries, hoards
 from runbooks.core.errors import BrokerUnreachable
 from tests.brokers import until
 
@@ -50,7 +52,7 @@ def note(path):
 def fail(): raise ValueError("no printer")
 """
 
-OPTIONS: dict[str, Any] = {"global_keyprefix": "tiny:"}
+OPTIONS: dict[str, Any] = {"global_keyprefix": "tiny:", "visibility_timeout": 7200}
 
 
 @contextmanager
@@ -165,6 +167,7 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
     while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset({later}):
         assert time.monotonic() < deadline, node
     assert node.rate_limited == {"tiny.limited"}
+    assert node.options == {"visibility_timeout": 7200}, "a prefix is hidden, for its name holds the word key"
     with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
         app.conf.broker_transport_options = OPTIONS
         app.control.revoke(later)
@@ -197,6 +200,26 @@ def test_a_busy_worker_that_is_drained_gives_no_task_back_that_has_run(
         assert 0 < len(left) < 3000
         assert len(ran.read_text().splitlines()) + len(left) == 3000
     app.close()
+
+
+def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(redis_server: RedisServer, tmp_path: Path) -> None:
+    url = redis_server.url(9)
+    with worker(url, tmp_path, "-c", "1"), Celery("tiny", broker=url, set_as_current=False) as app:
+        app.conf.broker_transport_options = OPTIONS
+        first = app.send_task("tiny.count", args=(600,), queue="work").id
+        until(lambda: observe_nodes(url, OPTIONS, holdings=True)["w1@here"].holds == frozenset({first}))
+        waiting = frozenset(app.send_task("tiny.count", args=(1,), queue="work").id for _ in range(4))
+        until(lambda: observe_nodes(url, OPTIONS, holdings=True)["w1@here"].reserved == waiting)
+        assert observe_nodes(url, OPTIONS)["w1@here"].reserved == frozenset(), "not asked"
+        with connect(url) as client:
+            found = entries(client, KeySpace.from_options(OPTIONS))
+        ((node, queue, count, since_at),) = (
+            (hoard.node, hoard.queue, hoard.count, hoard.since_at)
+            for hoard in hoards(found, observe_nodes(url, OPTIONS, holdings=True))
+        )
+        assert (node, queue, count) == ("w1@here", "work", 4)
+        assert since_at == min(entry.fetched_at for entry in found if entry.message.id in waiting)
+        app.control.revoke(first, terminate=True)
 
 
 def test_where_no_node_listens_none_is_asked_or_waited_for(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from runbooks.core.model import (
     BrokerState,
     FileState,
     Finding,
+    Hoard,
     HostState,
     ImportProbe,
     NodeState,
@@ -22,7 +23,7 @@ from runbooks.core.model import (
     Unreachable,
 )
 from runbooks.core.rules import QueueRule
-from runbooks.core.settings import Worker
+from runbooks.core.settings import BrokerOptions, Worker
 from runbooks.diagnose import can_be_mended
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.steps.files import Kind, Wanted
@@ -558,3 +559,95 @@ def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_no
     assert not can_be_mended([hopeless])
     assert not can_be_mended([])
     assert not can_be_mended([mendable, replace(hopeless, blocks=True)])
+
+
+def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> None:
+    probe = replace(GOOD, options={"visibility_timeout": 43200, "sep": "\x06\x16", "priority_steps": [0, 3, 6, 9]})
+    finding = only(findings(hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "broker.options_differ")
+    assert (finding.subject, finding.severity, finding.blocks) == ("web1", Severity.WARNING, False)
+    assert finding.evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
+    assert "celery_broker_options" in finding.summary
+
+
+@pytest.mark.parametrize("option", ["global_keyprefix", "sep"])
+def test_an_application_whose_keys_have_other_names_is_why_its_workers_do_not_answer(option: str) -> None:
+    probe = replace(GOOD, options={option: "shop:"})
+    silent = make_broker(FLEET, nodes={})
+    found = findings(broker=silent, hosts={"web1": state(imports_now=probe, imports_wanted=probe)})
+    assert only(found, "broker.options_differ").blocks
+
+
+def test_an_option_that_the_inventorys_environment_sets_right_is_no_finding() -> None:
+    now, wanted = replace(GOOD, options={"visibility_timeout": 1}), replace(GOOD, options={})
+    assert findings(hosts={"web1": state(imports_now=now, imports_wanted=wanted)}) == ()
+
+
+ELSEWHERE = {ENV_FILE: FileState(b"TIMEOUT=30\nREDIS=redis://127.0.0.1:7777/0\n", 0o640, NOW - 1000)}
+
+
+def test_where_the_workers_use_another_broker_no_finding_says_to_restart_or_start_them() -> None:
+    silent = make_broker(FLEET, nodes={})
+    finding = only(findings(broker=silent, hosts={"web1": state(files=ELSEWHERE)}), "broker.not_the_workers")
+    assert finding.blocks
+
+
+def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_another_broker() -> None:
+    other = make_host("web2", workers=(Worker(name="low", queues=("low_q",)),), beat=False)
+    fleet = make_fleet(HOST, other)
+    silent = make_broker(fleet, nodes={})
+    found = findings(fleet, broker=silent, hosts={"web1": state(files=ELSEWHERE)})
+    assert [(finding.code, finding.subject) for finding in found] == [
+        ("broker.not_the_workers", "web1"),
+        ("worker.not_answering", "low@web2"),
+        ("queue.no_consumer", "low_q"),
+    ]
+
+
+def test_a_worker_that_runs_without_a_drop_in_of_its_unit_is_outdated() -> None:
+    path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
+    high = replace(state().services["high"], drop_ins={path: NOW})
+    found = findings(hosts={"web1": state(services={**state().services, "high": high})})
+    assert path in one(found, "worker.outdated").evidence[0]
+    assert one(found, "unit.drop_in").severity is Severity.INFO
+
+
+HOARD = Hoard("high@web1", "high_q", 6, NOW - 300)
+BUSY, IDLE = frozenset({"running", "waits"}), frozenset[str]()
+
+
+@pytest.mark.parametrize(
+    ("hoard", "other", "told"),
+    [
+        (HOARD, {"holds": IDLE}, True),
+        (replace(HOARD, since_at=NOW - 50), {"holds": IDLE}, False),
+        (HOARD, {"holds": BUSY}, False),
+        (HOARD, {"holds": None}, False),
+        (HOARD, {"holds": IDLE, "queues": frozenset({"low_q"})}, False),
+    ],
+)
+def test_messages_that_a_busy_node_hoards_are_told_where_another_has_nothing_to_do(
+    hoard: Hoard, other: Mapping[str, Any], told: bool
+) -> None:
+    hosts = (make_host(), make_host("web2", beat=False))
+    nodes = {"high@web1": node(holds=BUSY), "high@web2": node(name="high@web2", **other)}
+    fleet = make_fleet(*hosts)
+    found = [f for f in findings(fleet, broker=make_broker(fleet, nodes=nodes, hoards=(hoard,))) if "hoard" in f.code]
+    assert [finding.code for finding in found] == ["queue.hoarded"] * told
+    if told:
+        assert (found[0].subject, found[0].severity, found[0].remedy) == ("high_q", Severity.WARNING, None)
+        assert found[0].summary.startswith(
+            "6 messages of high_q wait in high@web1 for up to 5 min, behind what it runs"
+        )
+        assert "worker_prefetch_multiplier = 1" in found[0].summary
+        assert "high@web2" in found[0].evidence[0]
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, False), ({"visibility_timeout": 43200}, True)])
+def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefix_there_is(
+    options: dict[str, Any], told: bool
+) -> None:
+    fleet = make_fleet(HOST, broker_options=BrokerOptions(global_keyprefix="shop:"))
+    found = findings(fleet, broker=make_broker(fleet, nodes={"high@web1": node(options=options)}))
+    assert [finding.code for finding in found] == ["broker.options_differ"] * told
+    if told:
+        assert found[0].evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)

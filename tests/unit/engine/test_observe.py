@@ -199,6 +199,23 @@ def test_where_the_environment_is_right_the_second_try_is_spared(site: World) ->
     assert state.imports_now is state.imports_wanted
 
 
+def test_options_that_differ_are_tried_with_the_inventorys_environment_too(site: World) -> None:
+    options = (
+        "import os\napp.conf.broker_transport_options = {'visibility_timeout': 120 * int(os.environ['TIMEOUT'])}\n"
+    )
+    package = site.path("web1", "shop")
+    (package / "__init__.py").write_text(dedent(APP) + options)
+    (package / "tasks.py").write_text(dedent(TASKS).replace('!= "30"', '== "x"'))
+    site.path("web1", "env").write_text("TIMEOUT=5\nTOKEN=s3cret\n")
+    state = host_state(site, "web1", Needs.EVERYTHING)
+    assert state.imports_now is not None
+    assert state.imports_wanted is not None
+    assert (state.imports_now.options, state.imports_wanted.options) == (
+        {"visibility_timeout": 600},
+        {"visibility_timeout": 3600},
+    )
+
+
 def test_the_applications_own_python_is_asked(site: World) -> None:
     host = site.hosts["web1"]
     assert host.settings.python == sys.executable

@@ -292,6 +292,22 @@ def test_a_restart_is_repeated_only_on_the_host_where_a_file_comes_back(world: W
     assert found == {("web1", "put"): CHANGED, ("web1", "restart"): CHANGED, ("web2", "restart"): ALREADY}
 
 
+def test_of_messages_that_go_back_it_is_told_who_runs_them_as_far_as_that_is_known_before(
+    world: World, done: str
+) -> None:
+    """web1's worker is stopped; web2's starts again with what is put back, which alone says what it consumes then."""
+    (messages,) = [undo for undo in judged(world, done) if undo.change.host == BROKER]
+    assert messages.why == "7 messages; run at once by high@web2 if high_q is consumed there on the old files"
+
+
+def test_a_worker_that_an_undo_leaves_alone_will_run_what_goes_back_into_its_queue(world: World) -> None:
+    world.remediate()
+    world.broker.bad["high_q"] = 7
+    world.remediate()
+    (messages,) = judged(world)
+    assert messages.why == "7 messages; run at once by high@web1, high@web2, for high_q is consumed there"
+
+
 # --- what stays out, what needs nothing
 
 
@@ -302,7 +318,7 @@ def test_malformed_messages_stay_out_unless_asked_for_and_that_is_told(world: Wo
         [u.why for u in plan_undo(world.session(), record, malformed=malformed) if u.change.host == BROKER]
         for malformed in (False, True)
     ]
-    assert told[1] == ["7 messages; high@web2 consumes high_q and will run them at once"]
+    assert told[1] == ["7 messages; run at once by high@web2 if high_q is consumed there on the old files"]
     assert told[0][0].startswith("7 messages; 2 malformed stay in the archive")
     assert "--malformed" in told[0][0]
 

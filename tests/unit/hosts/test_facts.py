@@ -276,6 +276,18 @@ def test_an_application_that_switches_remote_control_off_says_so(site: Site) -> 
     assert not site.probe().remote_control
 
 
+def test_an_application_tells_the_transport_options_that_matter_and_no_other(site: Site) -> None:
+    assert site.probe().options == {}
+    options = {"visibility_timeout": 7200, "priority_steps": (0, 5), "sentinel_kwargs": {"password": "s3cret"}}
+    site.write(**{"shop.py": dedent(APP) + f"app.conf.broker_transport_options = {options}\n"})
+    assert site.probe().options == {"visibility_timeout": 7200, "priority_steps": [0, 5]}
+
+
+def test_an_application_that_cannot_be_loaded_tells_no_options(site: Site) -> None:
+    site.write(**{"shop.py": "import nosuch\n"})
+    assert site.probe().options is None
+
+
 def test_a_module_that_imports_but_has_no_such_task_is_told_with_no_error(site: Site) -> None:
     probe = site.probe("tasks.bill", "tasks.nosuch")
     assert probe.errors == {"tasks": ""}

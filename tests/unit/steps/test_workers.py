@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile
+from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile
 from runbooks.core.model import FileState, NodeState, ServiceState, Unreachable
 from runbooks.core.settings import Worker
 from runbooks.steps.workers import WorkersRunning
@@ -61,6 +61,11 @@ def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None
     ]
 
 
+def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None:
+    failed = replace(STOPPED, answer="loaded, failed (failed)", gave_up=True)
+    assert plan({"beat": failed}) == ["start beat: it is not running; systemd says: loaded, failed (failed)"]
+
+
 @pytest.mark.parametrize(
     ("found", "why"),
     [
@@ -72,6 +77,20 @@ def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None
 )
 def test_a_worker_that_runs_but_does_not_work_is_restarted_with_the_reason(found: NodeState | None, why: str) -> None:
     assert plan(nodes={"high@web1": found}) == [f"restart high: {why}"]
+
+
+def test_a_service_older_than_a_drop_in_of_its_unit_is_restarted() -> None:
+    path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
+    assert plan({"high": replace(RUNNING, drop_ins={path: NOW - 600})}) == []
+    why = f"it runs since before {path} changed"
+    assert plan({"high": replace(RUNNING, drop_ins={path: NOW - 400})}) == [f"restart high: {why}"]
+
+
+def test_a_service_whose_unit_systemd_is_to_read_again_is_restarted_after_that() -> None:
+    read = Change("web1", "systemd", "let systemd read its units again", ReloadUnits(), ReloadUnits())
+    older = {"high": replace(RUNNING, needs_reload=True)}
+    assert plan(older) == []
+    assert plan(older, earlier=[read]) == ["restart high: it runs since before its unit changed"]
 
 
 def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> None:

@@ -1,0 +1,59 @@
+"""The canary task is sent only where somebody can run it."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from runbooks.core.effects import BROKER
+from runbooks.core.model import NodeState
+from runbooks.core.reporter import Outcome
+from runbooks.core.settings import Canary
+from runbooks.engine.journal import Journal
+from runbooks.engine.recap import Recap
+from runbooks.remediate import run_canary
+from tests.unit.engine.conftest import World
+from tests.unit.fleets import TASKS
+
+
+def run(world: World, queue: str, *nodes: NodeState) -> Recap:
+    session = world.session("web1")
+    canary = Canary(task=TASKS[0], queue=queue)
+    session.fleet = replace(session.fleet, app=session.fleet.app.model_copy(update={"canary": canary}))
+    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Path("i"), "localhost:6379/3")
+    recap = Recap()
+    try:
+        run_canary(session, journal, recap, {node.name: node for node in nodes})
+    finally:
+        journal.close()
+    return recap
+
+
+HERE = NodeState("high@web1", frozenset(TASKS), frozenset(["high_q"]))
+OUTSIDE = NodeState("low@db1", frozenset(TASKS), frozenset(["low_q"]))
+
+
+def test_a_canary_whose_queue_only_silent_hosts_outside_limit_consume_is_not_sent_and_no_failure(world: World) -> None:
+    recap = run(world, "low_q", HERE)
+    assert (recap.exit_code, recap.at(BROKER).skipped) == (0, 1)
+    ((_, _, outcome, why),) = world.reporter.changes
+    assert outcome is Outcome.SKIPPED
+    assert why == "not sent: no node that answers consumes low_q, and by the inventory only hosts outside --limit do"
+    assert world.last_run().entries == []
+
+
+@pytest.mark.parametrize(("queue", "nodes"), [("low_q", (HERE, OUTSIDE)), ("high_q", ())])
+def test_a_canary_that_somebody_may_run_is_sent(world: World, queue: str, nodes: tuple[NodeState, ...]) -> None:
+    """With none that answers, a solo worker of this host may be at its task."""
+    sent: list[str] = []
+
+    class Sent(Exception): ...
+
+    def run_task(canary: Canary, *_: object) -> None:
+        sent.append(canary.queue)
+        raise Sent
+
+    world.broker.run_task = run_task  # type: ignore[attr-defined]
+    with pytest.raises(Sent):
+        run(world, queue, *nodes)
+    assert sent == [queue]

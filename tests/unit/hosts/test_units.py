@@ -1,0 +1,69 @@
+"""What systemd tells of a service, and whether it still tries."""
+
+import pytest
+
+from runbooks.core.model import ServiceState
+from runbooks.hosts.facts import Clock
+from runbooks.hosts.script import Answer
+from runbooks.hosts.units import parse_units
+
+CLOCK = Clock(1_000_000.0, 5000.0, 100)
+
+SHOWN = """\
+Restart=on-failure
+NRestarts={restarts}
+MainPID={pid}
+Result={result}
+Id=celery-worker@high.service
+LoadState=loaded
+ActiveState={active}
+SubState={sub}
+DropInPaths=/etc/systemd/system/celery-worker@high.service.d/a.conf /run/b.conf
+UnitFileState=enabled
+NeedDaemonReload=no
+---
+1000.5 2000.5 /etc/systemd/system/celery-worker@high.service.d/a.conf
+4000.5 3000.5 /run/b.conf
+---
+{running}"""
+
+
+def high(*, restarts: int = 0, pid: int = 0, result: str = "exit-code", active: str, sub: str) -> ServiceState:
+    stat = f"{pid} (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
+    running = f"celery-worker@high.service {stat}" if pid else ""
+    said = SHOWN.format(restarts=restarts, pid=pid, result=result, active=active, sub=sub, running=running)
+    return parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
+
+
+@pytest.mark.parametrize(
+    ("restarts", "result", "active", "sub", "gave_up"),
+    [
+        (5, "start-limit-hit", "failed", "failed", True),
+        (0, "exit-code", "failed", "failed", True),
+        (0, "exit-code", "activating", "auto-restart", False),
+        (1, "exit-code", "activating", "auto-restart", True),
+        (2, "exit-code", "activating", "auto-restart-queued", True),
+        (0, "success", "inactive", "dead", False),
+        (0, "success", "activating", "start", False),
+    ],
+)
+def test_a_service_that_failed_or_fails_again_and_again_need_not_be_waited_for(
+    restarts: int, result: str, active: str, sub: str, gave_up: bool
+) -> None:
+    found = high(restarts=restarts, result=result, active=active, sub=sub)
+    assert (found.pid, found.gave_up) == (None, gave_up)
+    assert found.answer.startswith(f"loaded, {active} ({sub})")
+    assert (f", automatic restarts: {restarts}" in found.answer) is bool(restarts)
+
+
+def test_a_service_that_runs_is_none_of_these_however_often_it_failed_before() -> None:
+    found = high(restarts=7, pid=42, result="success", active="active", sub="running")
+    assert (found.pid, found.gave_up, found.started_at) == (42, False, 999_000.0)
+
+
+def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it_was_put_there() -> None:
+    found = high(active="inactive", sub="dead")
+    assert found.drop_ins == {
+        "/etc/systemd/system/celery-worker@high.service.d/a.conf": 1000.5,
+        "/run/b.conf": 3000.5,
+    }
