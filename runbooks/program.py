@@ -122,7 +122,8 @@ def _flag_of_number(given: str, argv: Sequence[str], contexts: Iterable[ParserCo
     """The flag that was given this (as Python writes it) for its number: Invoke's error does not name it."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else (word,))]
     flags = (word for word, after in pairwise(words) if repr(after) == given)
-    return next(flag for flag in flags for verb in contexts if flag in verb.flags and verb.flags[flag].kind is int)
+    known = [verb.flags for verb in contexts]
+    return next((flag for flag in flags for its in known if flag in its and its[flag].kind is int), "a flag")
 
 
 def _flags_as_arguments(context: ParserContext) -> list[str]:

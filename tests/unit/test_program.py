@@ -36,6 +36,7 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("diagnose --limit many --forks many", "--forks takes a number, and 'many' is none"),
         ("remediate --max-fail=", "--max-fail takes a number, and '' is none"),
         ("-T x hosts", "-T takes a number, and 'x' is none"),
+        ("-Tx hosts", "a flag takes a number, and 'x' is none"),
     ],
 )
 def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, told: str) -> None:
