@@ -7,4 +7,5 @@ TASKS = ["bench.task"]
 
 def find_app(name):
     loader = SimpleNamespace(import_default_modules=lambda: None)
-    return SimpleNamespace(name=name, loader=loader, finalize=lambda: None, tasks=dict.fromkeys(TASKS))
+    conf = SimpleNamespace(worker_enable_remote_control=True, broker_transport_options={})
+    return SimpleNamespace(name=name, loader=loader, finalize=lambda: None, tasks=dict.fromkeys(TASKS), conf=conf)
