@@ -1,6 +1,6 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from shlex import quote
 
 from runbooks.core.fleet import Fleet
@@ -13,8 +13,9 @@ from runbooks.steps.workers import busy_solo
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Every queue of the inventory in turn, then the lists that look like queues and are not in it."""
     assert snapshot.broker is not None
+    busy = busy_solo(fleet, snapshot)
     for state in snapshot.broker.queues.values():
-        yield from _no_consumer(fleet, snapshot, state)
+        yield from _no_consumer(fleet, snapshot.broker, state, busy)
         yield from _aside(state)
         yield from _selected(state)
         yield from _malformed(state)
@@ -26,14 +27,12 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from _other_lists(snapshot.broker)
 
 
-def _no_consumer(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
-    broker = snapshot.broker
-    assert broker is not None
+def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState, busy: Collection[str]) -> Iterator[Finding]:
     if any(state.name in node.queues for node in broker.nodes.values()):
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
     wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
-    if not busy_solo(fleet, snapshot).isdisjoint(wanted):
+    if any(node in busy for node in wanted):
         return
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
     who = ", ".join(wanted or elsewhere) or "no worker"

@@ -1,6 +1,6 @@
 """Faults of the workers: hosts that do not answer, workers and beat that do not run, answer or consume."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
@@ -12,13 +12,14 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """What each host's services do against what the inventory expects of them, and who else is at work."""
     yield from strangers(fleet, snapshot)
     yield from _several_beats(snapshot)
+    busy = busy_solo(fleet, snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
             yield from _services(host, state)
             yield from _other_units(host, state)
-            yield from _nodes(fleet, host, state, snapshot)
+            yield from _nodes(host, state, snapshot, busy)
             yield from _stops_late(fleet, host)
 
 
@@ -178,9 +179,8 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
             )
 
 
-def _nodes(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+def _nodes(host: FleetHost, state: HostState, snapshot: Snapshot, busy: Collection[str]) -> Iterator[Finding]:
     assert snapshot.broker is not None
-    busy = busy_solo(fleet, snapshot)
     for worker in host.settings.workers:
         name, service = host.node(worker), state.services[worker.name]
         node = snapshot.broker.nodes.get(name)

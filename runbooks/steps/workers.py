@@ -60,18 +60,17 @@ def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
     There has to be a connection that takes messages for each of them, beside those of the nodes that answer.
     """
     assert snapshot.broker is not None
-    nodes, connections = snapshot.broker.nodes, snapshot.broker.consumer_ages_s
+    nodes, connections, states = snapshot.broker.nodes, snapshot.broker.consumer_ages_s, snapshot.reachable()
     silent = frozenset(
         host.node(worker)
         for host in fleet.hosts
         for worker in host.settings.workers
-        if worker.solo and host.node(worker) not in nodes and _may_run(snapshot, host, worker)
+        if worker.solo and host.node(worker) not in nodes and _may_run(states.get(host.name), worker)
     )
     return silent if connections is None or len(connections) >= len(nodes) + len(silent) else frozenset()
 
 
-def _may_run(snapshot: Snapshot, host: FleetHost, worker: Worker) -> bool:
-    state = snapshot.reachable().get(host.name)
+def _may_run(state: HostState | None, worker: Worker) -> bool:
     service = state.services.get(worker.name) if state else None
     return service is None or service.pid is not None
 
