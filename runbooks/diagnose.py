@@ -1,5 +1,6 @@
 """`inv diagnose`: look at everything, change nothing, and name each fault with its evidence."""
 
+import re
 from collections.abc import Sequence
 
 from runbooks.core.errors import ExitCode
@@ -21,5 +22,12 @@ def diagnose(session: Session) -> ExitCode:
 
 
 def can_be_mended(findings: Sequence[Finding]) -> bool:
-    """Whether a remediation would have something to do, and would not refuse to begin."""
-    return any(finding.remedy for finding in findings) and not any(finding.blocks for finding in findings)
+    """Whether a remediation would have something to do, and would not refuse to begin.
+
+    Of a blocked host no other finding counts: it is named in the subject, alone or after the service.
+    """
+    blocks = [block for finding in findings for block in finding.blocks]
+    if any(not block.host for block in blocks):
+        return False
+    hosts = {block.host for block in blocks if not block.service}
+    return any(finding.remedy and not hosts & set(re.split("[@ ,]+", finding.subject)) for finding in findings)

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER, Change, RunTask
-from runbooks.core.errors import ExitCode, RunbookError
+from runbooks.core.errors import ExitCode
 from runbooks.core.model import NodeState, Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
+from runbooks.engine.blocked import require_unblocked
 from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_failed
 from runbooks.engine.recap import Recap
@@ -35,12 +36,8 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     snapshot = session.observe(Needs.EVERYTHING)
     warn_of_half_moves(session)
     findings = session.diagnose(snapshot)
-    if blocking := [finding for finding in findings if finding.blocks]:
-        raise RunbookError(
-            f"no step of this tool can mend this, and nothing was changed: {blocking[0].summary}",
-            "mend it in the application (the evidence stands above) and run again; "
-            "`inv clean-queues` and `inv install-units` work on their own",
-        )
+    blocking = [finding for finding in findings if finding.blocks]
+    require_unblocked(session, blocking)
     steps = (
         session.environment(),
         *session.units_installed(),
@@ -55,7 +52,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
         session.reporter.message("The last remediation did not end well, so its proof is made again.")
     canary = session.fleet.app.canary
     proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, f"run {canary.task} through {canary.queue}" if canary else "")
-    code = walk(session, steps, snapshot, proof, prove_anyway=unproved, rolling=rolling)
+    code = walk(session, steps, snapshot, proof, prove_anyway=unproved, rolling=rolling, blocking=blocking)
     left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
 

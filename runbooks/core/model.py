@@ -23,10 +23,24 @@ class Severity(Enum):
     INFO = "info"
 
 
+class Block(Struct, frozen=True):
+    """What has to be left alone while a finding stands: a `service` of a `host`.
+
+    All services and files of the host where `service` is "", the whole fleet where `host` is "" too.
+    """
+
+    host: str = ""
+    service: str = ""
+
+    def covers(self, host: str, service: str) -> bool:
+        """Whether a change of this host is kept back; `service` is "" where it is about none."""
+        return self.host in ("", host) and self.service in ("", service)
+
+
 class Finding(Struct, frozen=True):
     """One fault: what it is (`code`), where (`subject`), the evidence for it, and what puts it right.
 
-    `remedy` is None where no step of this tool can; `blocks` says that remediation cannot succeed before it is gone.
+    `remedy` is None where no step of this tool can; `blocks` are what no step may touch before it is gone.
     """
 
     code: str
@@ -35,7 +49,7 @@ class Finding(Struct, frozen=True):
     evidence: tuple[str, ...] = ()
     remedy: str | None = None
     severity: Severity = Severity.ERROR
-    blocks: bool = False
+    blocks: tuple[Block, ...] = ()
 
 
 # --- queues -----------------------------------------------------------------------------------------------------------

@@ -23,13 +23,22 @@ class Outcome(Enum):
 
 
 class Tally(Struct):
-    """A host's line of the recap, counted as Ansible does: steps that were right, changes made, failed, left out."""
+    """A host's line of the recap, counted as Ansible does: steps that were right, changes made, failed, left out.
+
+    `blocked` counts the findings that kept something on it from being touched.
+    """
 
     ok: int = 0
     changed: int = 0
     failed: int = 0
     skipped: int = 0
     unreachable: int = 0
+    blocked: int = 0
+
+    @property
+    def bad(self) -> bool:
+        """Whether anything went wrong there, or was left as it is for a reason."""
+        return bool(self.failed or self.unreachable or self.blocked)
 
 
 class Check(Struct, frozen=True):

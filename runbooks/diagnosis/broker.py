@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import BrokerState, Finding, Severity, Snapshot
+from runbooks.core.model import Block, BrokerState, Finding, Severity, Snapshot
 from runbooks.core.wording import span
 
 _FULL = 0.9
@@ -84,7 +84,7 @@ def _not_the_workers_broker(fleet: Fleet, snapshot: Snapshot) -> Iterator[Findin
                 f"the workers of {host.name} run and none answers at {ours}, the broker that the inventory names; "
                 "their environment file names another: correct one of the two",
                 tuple(f"{host.settings.env_file}: {name} is at {_place(url)}" for name, url in urls.items()),
-                blocks=True,
+                blocks=(Block(host.name),),
             )
 
 

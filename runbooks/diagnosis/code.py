@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Finding, HostState, ImportProbe, Severity, Snapshot
+from runbooks.core.model import Block, Finding, HostState, ImportProbe, Severity, Snapshot
 from runbooks.core.wording import tasks
 from runbooks.hosts.facts import redact
 from runbooks.steps.environment import drift
@@ -18,16 +18,23 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield from _imports(fleet, host, state, state.imports_now)
             yield from _mute(host, state.imports_now)
         yield from _options(fleet, host, snapshot)
-    for node, queue, task, count in discards(fleet, snapshot, repaired=True):
+    yield from would_discard(fleet, snapshot, repaired=True)
+    if lacking := _lacking(fleet, snapshot):
+        yield _not_registered(lacking)
+
+
+def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
+    """A finding for each worker that must not be started; `repaired` as in `discards`."""
+    also = ", also with the inventory's values" if repaired else ""
+    for node, queue, task, count in discards(fleet, snapshot, repaired=repaired):
+        worker, _, host = node.partition("@")
         yield Finding(
             "task.would_be_discarded",
             node,
             f"{count:,} messages of {task} wait in {queue}, and {node} would discard them as soon as it runs",
-            (f"imported on the host, the application does not register {task}, also with the inventory's values",),
-            blocks=True,
+            (f"imported on the host, the application does not register {task}{also}",),
+            blocks=(Block(host, worker),),
         )
-    if lacking := _lacking(fleet, snapshot):
-        yield _not_registered(lacking)
 
 
 def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -68,7 +75,7 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
                 f"loaded as a worker loads it, `{fleet.app.app}` registers {len(now.registered)} tasks, not these",
                 *(f"imported by hand, {module} works" for module in sorted({_module(task) for task in never} - {""})),
             ),
-            blocks=True,
+            blocks=(Block(host.name),),
         )
     wanted = state.imports_wanted
     for module, error in ((module, error) for module, error in now.errors.items() if error):
@@ -81,7 +88,7 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
             f"{f'{tasks(own)} cannot be' if own else 'none of its tasks is'} registered: {error.splitlines()[-1]}",
             (*error.splitlines()[-8:], *_environment(host, state, mended)),
             remedy="set the inventory's values in the environment file, then restart" if mended else None,
-            blocks=not mended,
+            blocks=() if mended else (Block(host.name),),
         )
 
 
@@ -94,7 +101,7 @@ def _mute(host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
             f"the workers of {host.name} answer nothing, for the application switches remote control off: set "
             "worker_enable_remote_control to True; without it nobody knows what they run, have registered or consume",
             ("loaded as a worker loads it, the application has worker_enable_remote_control = False",),
-            blocks=True,
+            blocks=(Block(host.name),),
         )
 
 
@@ -120,7 +127,7 @@ def _options(fleet: Fleet, host: FleetHost, snapshot: Snapshot) -> Iterator[Find
             tuple(f"{name}: the application has {own!r}, the inventory {ours!r}"
                   for name, (own, ours) in differing.items()),
             severity=Severity.ERROR if _UNHEARD & differing.keys() else Severity.WARNING,
-            blocks=bool(_UNHEARD & differing.keys()),
+            blocks=(Block(host.name),) if _UNHEARD & differing.keys() else (),
         )  # fmt: skip
 
 

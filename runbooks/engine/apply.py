@@ -84,7 +84,7 @@ def _count_right(session: Session, step: Step, changes: Sequence[Change], recap:
     """Count the step as right where it has nothing to change and nothing has gone wrong."""
     hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
     for host in hosts - {change.host for change in changes if change.step == step.name}:
-        recap.at(host).ok += not (recap.at(host).failed or recap.at(host).unreachable)
+        recap.at(host).ok += not recap.at(host).bad
 
 
 def _without_failed(session: Session, changes: Sequence[Change], recap: Recap) -> list[Change]:

@@ -18,7 +18,7 @@ class Recap(Struct):
 
     @property
     def exit_code(self) -> ExitCode:
-        failed = any(tally.failed for tally in self.tallies.values())
+        failed = any(tally.failed or tally.blocked for tally in self.tallies.values())
         gone = any(tally.unreachable for tally in self.tallies.values())
         if failed and gone:
             return ExitCode.FAILED_AND_UNREACHABLE

@@ -85,6 +85,10 @@ class Session:
         self.reporter.findings(findings)
         return findings
 
+    def blocking(self, snapshot: Snapshot) -> list[Finding]:
+        """Of the findings of a snapshot of everything those that keep something from being touched; tells nothing."""
+        return [finding for finding in diagnose(self.fleet, snapshot, self.files) if finding.blocks]
+
     # The steps there are, each a desired state of this fleet.
 
     def environment(self) -> EnvironmentSet:

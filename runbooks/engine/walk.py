@@ -8,8 +8,9 @@ from msgspec import Struct
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
-from runbooks.core.model import Snapshot, Unreachable
+from runbooks.core.model import Finding, Snapshot, Unreachable
 from runbooks.engine.apply import apply, make_plan
+from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_unblocked
 from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
@@ -40,21 +41,30 @@ def walk(
     *,
     prove_anyway: bool = False,
     rolling: Rolling | None = None,
+    blocking: Sequence[Finding] = (),
 ) -> ExitCode:
     """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with the plan.
 
     The proof is made after changes, and with `prove_anyway` also when none is needed. Hosts whose services a rolling
     step interrupted and did not bring back, or did not come to any more, get back the files they had.
+    What `blocking` findings cover is left as it is, and the rest is put right.
     Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
     """
+    require_unblocked(session, blocking)
+    steps = leave_out(steps, blocking)
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
+    count_blocked(blocking, recap)
     session.reporter.plan(plan, dry_run=session.options.dry_run)
     if proof and proof.does and (plan or prove_anyway):
         session.reporter.message(f"The proof at the end: {proof.does}")
     for name, host in snapshot.hosts.items():
         if isinstance(host, Unreachable):
             session.reporter.warning(f"{name} is left out: {host.why}", "run the same command again when it answers")
+    for left, finding in left_out(blocking):
+        session.reporter.warning(
+            f"{left} is left as it is: {finding.summary}", "mend that, then run the same command again"
+        )
     session.broker.require_able(plan)
     if session.options.dry_run:
         return recap.exit_code
@@ -99,5 +109,5 @@ def _point_to_logs(session: Session, recap: Recap) -> None:
 def apply_nothing(steps: Sequence[Step], session: Session, recap: Recap) -> None:
     """The recap of a fleet that is already right: every step ok on every host that answers."""
     for tally in recap.tallies.values():
-        tally.ok = 0 if tally.unreachable else len(steps)
+        tally.ok = 0 if tally.bad else len(steps)
     session.reporter.recap(recap.tallies, undo="")

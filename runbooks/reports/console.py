@@ -201,8 +201,7 @@ class ConsoleReporter:
         self.step("recap")
         for host, tally in tallies.items():
             counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__)
-            bad = tally.failed or tally.unreachable
-            self._print(f"{host:20} : {counts}", "bold red" if bad else "yellow" if tally.changed else "green")
+            self._print(f"{host:20} : {counts}", "bold red" if tally.bad else "yellow" if tally.changed else "green")
         if undo:
             self._print(f"\nTo take it back: {self._program} undo {undo}{self._where}")
 

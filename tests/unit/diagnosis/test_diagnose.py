@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
+    Block,
     BrokerState,
     FileState,
     Finding,
@@ -373,13 +374,13 @@ def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_pr
         f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'",
         "tried on the host: with the inventory's values the import works and these tasks are registered",
     )
-    assert (finding.blocks, finding.remedy is not None) == (False, True)
+    assert (finding.blocks, finding.remedy is not None) == ((), True)
 
 
 def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> None:
     found = findings(hosts={"web1": with_imports(BAD, BAD, timeout="thirty")})
     finding = one(found, "task.import_fails")
-    assert (finding.blocks, finding.remedy) == (True, None)
+    assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
     assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
     assert "environment.differs" in [f.code for f in found]
 
@@ -397,7 +398,7 @@ def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mend
     )
     finding = one(findings(fleet, hosts={"web1": with_imports(broken, broken, timeout="thirty")}), "task.import_fails")
     assert "so none of its tasks is registered" in finding.summary
-    assert (finding.blocks, finding.remedy) == (True, None)
+    assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
     assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
 
 
@@ -558,13 +559,15 @@ def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_no
     assert can_be_mended([hopeless, mendable])
     assert not can_be_mended([hopeless])
     assert not can_be_mended([])
-    assert not can_be_mended([mendable, replace(hopeless, blocks=True)])
+    assert not can_be_mended([mendable, replace(hopeless, blocks=(Block("web1"),))])
+    assert can_be_mended([mendable, replace(hopeless, blocks=(Block("web2"),))])
+    assert not can_be_mended([mendable, replace(hopeless, blocks=(Block(),))])
 
 
 def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> None:
     probe = replace(GOOD, options={"visibility_timeout": 43200, "sep": "\x06\x16", "priority_steps": [0, 3, 6, 9]})
     finding = only(findings(hosts={"web1": state(imports_now=probe, imports_wanted=probe)}), "broker.options_differ")
-    assert (finding.subject, finding.severity, finding.blocks) == ("web1", Severity.WARNING, False)
+    assert (finding.subject, finding.severity, finding.blocks) == ("web1", Severity.WARNING, ())
     assert finding.evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
     assert "celery_broker_options" in finding.summary
 

@@ -16,7 +16,7 @@ from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import BrokerState, LogLine, Look, NodeState, Selection
+from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry
@@ -277,12 +277,13 @@ class World:
         needs: Needs = Needs.EVERYTHING & ~Needs.IMPORTS,
         rolling: Rolling | None = None,
         proof: Proof | None = None,
+        blocking: Sequence[Finding] = (),
         **options: Any,
     ) -> ExitCode:
         """All steps, from a fresh look."""
         self.reporter = Recorder()
         session = self.session(*hosts, **options)
-        return walk(session, self.steps(session), session.observe(needs), proof, rolling=rolling)
+        return walk(session, self.steps(session), session.observe(needs), proof, rolling=rolling, blocking=blocking)
 
     def last_run(self) -> RunRecord:
         return find_run(self.state, "last")

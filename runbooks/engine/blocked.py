@@ -1,0 +1,60 @@
+"""What findings keep from being touched: left out of every plan, told by name, and counted."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from runbooks.core.effects import Change
+from runbooks.core.errors import RunbookError
+from runbooks.core.model import Block, Finding, Snapshot
+from runbooks.engine.nodes import changed_service
+from runbooks.engine.recap import Recap
+from runbooks.engine.session import Session
+from runbooks.steps.step import Step
+
+
+class Unblocked:
+    """A step without the changes that blocks cover; in every look, so that nothing waits for what is not made."""
+
+    def __init__(self, step: Step, blocks: Collection[Block]) -> None:
+        self.name, self.needs, self.rolling, self.patience_s = step.name, step.needs, step.rolling, step.patience_s
+        self._step, self._blocks = step, blocks
+
+    def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:
+        """The changes still missing that may be made."""
+        changes = self._step.plan(snapshot, earlier)
+        return tuple(change for change in changes if not self._is_blocked(change))
+
+    def _is_blocked(self, change: Change) -> bool:
+        return any(block.covers(*changed_service(change)) for block in self._blocks)
+
+
+def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[Step]:
+    """The steps, without what these findings block."""
+    blocks = frozenset(block for finding in blocking for block in finding.blocks)
+    return [Unblocked(step, blocks) for step in steps] if blocks else steps
+
+
+def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
+    """Raise RunbookError where nothing is left that may be touched: the fleet is blocked, or each of its hosts."""
+    blocks = {block: finding for finding in blocking for block in finding.blocks}
+    free = [host.name for host in session.fleet.hosts if Block(host.name) not in blocks]
+    if Block() in blocks or (blocks and not free):
+        reason = blocks.get(Block()) or blocking[0]
+        raise RunbookError(
+            f"no step of this tool can mend this, and nothing was changed: {reason.summary}",
+            "mend it first, then run again; `inv diagnose` shows the evidence, and `inv clean-queues` and "
+            "`inv install-units` work on their own",
+        )
+
+
+def left_out(blocking: Sequence[Finding]) -> Iterator[tuple[str, Finding]]:
+    """What is left as it is, `worker_low on web1` or `web1`, each with the finding that says why."""
+    for finding in blocking:
+        for block in finding.blocks:
+            yield f"{block.service} on {block.host}" if block.service else block.host, finding
+
+
+def count_blocked(blocking: Sequence[Finding], recap: Recap) -> None:
+    """Count the findings at the hosts that they block."""
+    for finding in blocking:
+        for host in {block.host for block in finding.blocks}:
+            recap.at(host).blocked += 1
