@@ -282,7 +282,8 @@ class ServiceState(Struct, frozen=True):
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
     unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins` with the times of their last
     change, whether it has failed for good, or again and again since it was told to start (`gave_up`), and the processes
-    in its control group that do not descend from its main process (`leaked`).
+    in its control group that do not descend from its main process (`leaked`). One that is `starting` has no main
+    process yet, as with Type=forking; one that is `masked` may not be started at all.
     """
 
     pid: int | None
@@ -293,6 +294,8 @@ class ServiceState(Struct, frozen=True):
     drop_ins: Mapping[str, float] = field(default_factory=dict)
     gave_up: bool = False
     leaked: tuple[Process, ...] = ()
+    masked: bool = False
+    starting: bool = False
 
     @property
     def why_down(self) -> str:

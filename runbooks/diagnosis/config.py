@@ -1,11 +1,12 @@
 """Faults of the files: units, cron entries and environment variables that are not as the inventory wants them."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Finding, HostState, Severity, Snapshot
+from runbooks.core.model import Block, Finding, HostState, Severity, Snapshot
 from runbooks.steps.environment import drift, settable
-from runbooks.steps.files import MODE, Kind, Wanted, stale_files
+from runbooks.steps.files import MODE, Kind, Wanted, masked_units, stale_files
 
 
 def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> Iterator[Finding]:
@@ -14,14 +15,15 @@ def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
         if state := snapshot.reachable().get(host.name):
             for kind, wanted in files.items():
                 yield from _files(kind, host, state, wanted)
+            yield from _masked(host, state)
             yield from _units(host, state)
             yield from _environment(host, state)
 
 
 def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:
     paths = wanted[host.name]
-    missing = [path for path in paths if state.files[path].content is None]
-    masked = [path for path in paths if kind == "unit" and state.files[path].content == b""]
+    masked = masked_units(host, state) if kind == "unit" else {}
+    missing = [path for path in paths if path not in masked and state.files[path].content is None]
     differing = [
         path
         for path, content in paths.items()
@@ -32,26 +34,43 @@ def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Ite
             f"{kind}.stale", host.name, f"{path} is ours, and the inventory no longer has it",
             remedy="remove it", severity=Severity.WARNING,
         )  # fmt: skip
-    told = {
-        "missing": "not installed",
-        "masked": "masked, as by somebody who does not want it to start",
-        "differs": "edited",
-    }
-    for what, found in (("missing", missing), ("masked", masked), ("differs", differing)):
+    for what, told, found in (("missing", "not installed", missing), ("differs", "edited", differing)):
         if found:
             yield Finding(
                 f"{kind}.{what}",
                 host.name,
-                f"{len(found)} of {len(paths)} {kind} files: {told[what]}",
+                f"{len(found)} of {len(paths)} {kind} files: {told}",
                 tuple(found),
                 remedy="install it from its template",
                 severity=Severity.WARNING,
             )
 
 
+def _masked(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    """A unit that somebody masked is left as it is: they do not want it to start."""
+    for path, service in masked_units(host, state).items():
+        unit = PurePosixPath(path).name
+        evidence = [f"systemctl show: {state.services[service].answer}"] if service in state.services else []
+        if path in state.files and state.files[path].content == b"":
+            evidence.append(f"{path} is empty, or a link to /dev/null")
+        evidence.append(f"if it is to run again, on {host.name}: sudo systemctl unmask {unit}")
+        yield Finding(
+            "unit.masked",
+            f"{service or unit} on {host.name}",
+            f"{unit} is masked: somebody does not want it to start, so it is left as it is",
+            tuple(evidence),
+            blocks=(Block(host.name, service),) if service and host.has_systemd else (),
+            severity=Severity.ERROR if service else Severity.WARNING,
+        )
+
+
 def _units(host: FleetHost, state: HostState) -> Iterator[Finding]:
     unread = [name for name, service in state.services.items() if service.needs_reload]
-    disabled = [name for name, service in state.services.items() if service.pid is not None and not service.enabled]
+    disabled = [
+        name
+        for name, service in state.services.items()
+        if service.pid is not None and not service.enabled and not service.masked
+    ]
     if unread:
         yield Finding(
             "unit.not_loaded", host.name, f"systemd has not read the unit of {', '.join(unread)} since it changed",

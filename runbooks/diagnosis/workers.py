@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterator
 
-from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Finding, HostState, Severity, Snapshot, Unreachable
+from runbooks.core.fleet import Fleet, FleetHost, unit_of
+from runbooks.core.model import Block, Finding, HostState, Severity, Snapshot, Unreachable
 from runbooks.core.wording import span, tasks
 from runbooks.steps.workers import busy_solo, changed_since_start
 
@@ -159,7 +159,19 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 tuple(f"pid {process.pid} ({process.name})" for process in service.leaked),
                 remedy="end them",
             )
-        if service.pid is None:
+        if service.starting:
+            yield Finding(
+                "worker.starting",
+                f"{name} on {host.name}",
+                f"systemd is still starting {name}, and knows no main process of it; it is left as it is",
+                (
+                    f"systemctl show: {service.answer}, MainPID=0",
+                    "with Type=forking systemd waits for a process that never comes, as Celery stays in the foreground",
+                    f"where it stays so, on {host.name}: sudo systemctl restart {unit_of(name)}",
+                ),
+                blocks=(Block(host.name, name),),
+            )
+        elif service.pid is None and not service.masked:
             who = "systemd" if host.has_systemd else "its status command"
             yield Finding(
                 f"{'beat' if name == 'beat' else 'worker'}.not_running",
@@ -168,7 +180,7 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 (f"{who} says: {service.answer or 'nothing, with exit code 3'}",),
                 remedy="start it",
             )
-        elif changed := changed_since_start(host, name, state):
+        elif service.pid is not None and (changed := changed_since_start(host, name, state)):
             yield Finding(
                 "worker.outdated",
                 f"{name} on {host.name}",

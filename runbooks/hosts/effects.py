@@ -73,7 +73,8 @@ def fragment(host: FleetHost, effect: Effect, *, reload: bool = True) -> str:
             return f"{service_command(host, 'stop', service)} && {service_command(host, 'start', service)}"
         case ControlService(service=service, action=action) if host.has_systemd and action != "stop":
             unit = quote(unit_of(service))  # one that failed too often is not started before it is forgiven
-            return f"systemctl reset-failed -- {unit} 2>/dev/null\n{service_command(host, action, service)}"
+            forgive = f"systemctl reset-failed -- {unit} 2>/dev/null\n"
+            return forgive + (_start(unit) if action == "start" else service_command(host, action, service))
         case ControlService(service=service, action=action):
             return service_command(host, action, service)
         case ReloadUnits():
@@ -84,6 +85,14 @@ def fragment(host: FleetHost, effect: Effect, *, reload: bool = True) -> str:
         case EndProcesses():
             return _end(effect, host.settings.stop_timeout)
     raise TypeError(f"{type(effect).__name__} is not an effect on a host")
+
+
+def _start(unit: str) -> str:
+    """Start a unit; a job that is under way for it may hang, as with Type=forking, so nobody waits for that one."""
+    return (
+        f'job=$(systemctl show --property=Job --value -- {unit}); wait=; [ -z "${{job#0}}" ] || wait=--no-block\n'
+        f"systemctl start $wait -- {unit}"
+    )
 
 
 def _write(effect: WriteFile) -> str:

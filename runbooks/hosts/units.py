@@ -84,6 +84,9 @@ def _state(
         said += f", the last run ended with: {unit['Result']}"
     if (restarts := int(unit["NRestarts"])) and not main:
         said += f", automatic restarts: {restarts}"
+    starting = (
+        unit["ActiveState"] == "activating" and unit["MainPID"] == "0"
+    )  # whose its processes are is not known yet
     return ServiceState(
         main.process.pid if main else None,
         clock.at(main.process.start_ticks) if main else None,
@@ -92,7 +95,9 @@ def _state(
         needs_reload=unit["NeedDaemonReload"] == "yes",
         drop_ins={path: changed_at.get(path, 0.0) for path in unit["DropInPaths"].split()},
         gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
-        leaked=tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
+        leaked=() if starting else tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
+        masked=unit["LoadState"] == "masked",
+        starting=starting and not unit["SubState"].startswith("auto-restart"),
     )
 
 

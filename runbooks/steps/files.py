@@ -114,15 +114,15 @@ def _file_name(fleet: Fleet) -> str:
 class FilesInPlace:
     """Every wanted file exists with exactly its bytes and mode, and no file of ours is there that is not wanted.
 
-    A host with systemd judges each file by its own means before it is put in place.
+    A host with systemd judges each file by its own means before it is put in place. A masked unit stays masked.
     """
 
-    needs = Needs.FILES
     rolling = False
     patience_s = 0.0
 
     def __init__(self, name: str, kind: Kind, fleet: Fleet, wanted: Wanted) -> None:
         self.name, self.kind, self.fleet, self.wanted = name, kind, fleet, wanted
+        self.needs = Needs.FILES | Needs.SERVICES if kind == "unit" else Needs.FILES
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
         hosts = {host.name: host for host in self.fleet.hosts}
@@ -133,8 +133,9 @@ class FilesInPlace:
         )
 
     def _missing(self, host: FleetHost, state: HostState) -> Iterator[Change]:
+        masked = masked_units(host, state) if self.kind == "unit" else {}
         for path, content in self.wanted[host.name].items():
-            if (state.files[path].content, state.files[path].mode) != (content, MODE):
+            if path not in masked and (state.files[path].content, state.files[path].mode) != (content, MODE):
                 yield self._change(host, path, state.files[path], content)
 
     def _stale(self, host: FleetHost, state: HostState) -> Iterator[Change]:
@@ -154,6 +155,22 @@ class FilesInPlace:
             undo=WriteFile(path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None),
             detail=diff(path, actual.content, content) or f"mode {actual.mode:o} → {MODE:o}",
         )
+
+
+def masked_units(host: FleetHost, state: HostState) -> dict[str, str]:
+    """The unit files that somebody masked, each with its service, "" for the target: these are not to start.
+
+    **Source:** systemctl(1), `mask`: a link to /dev/null; systemd takes an empty file for the same. With `--runtime`
+    the link is under /run, where a file that was put in place here would outrank it.
+    """
+    paths = {f"{host.settings.unit_directory}/{unit_of(service)}": service for service in host.services}
+    paths[f"{host.settings.unit_directory}/celery.target"] = ""
+    return {path: service for path, service in paths.items() if _is_masked(state, path, service)}
+
+
+def _is_masked(state: HostState, path: str, service: str) -> bool:
+    found = state.services.get(service)
+    return (path in state.files and state.files[path].content == b"") or (found is not None and found.masked)
 
 
 def stale_files(host: FleetHost, state: HostState, kind: Kind, wanted: Wanted) -> list[str]:

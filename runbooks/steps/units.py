@@ -62,7 +62,7 @@ class UnitsLoaded(_OnSystemd):
             why = f"{len(written)} unit files change" if written else f"the unit of {', '.join(older)} has changed"
             yield Change(host.name, self.name, f"let systemd read its units again: {why}", ReloadUnits(), ReloadUnits())
         for service, found in state.services.items():
-            if not found.enabled:
+            if not (found.enabled or found.masked):
                 yield Change(host.name, self.name, f"enable {service}, so that it starts with the host",
                              EnableService(service, True), EnableService(service, False))  # fmt: skip
 

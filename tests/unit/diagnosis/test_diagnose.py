@@ -27,7 +27,8 @@ from runbooks.core.rules import QueueRule
 from runbooks.core.settings import BrokerOptions, Worker
 from runbooks.diagnose import can_be_mended
 from runbooks.diagnosis.diagnose import diagnose
-from runbooks.steps.files import Kind, Wanted
+from runbooks.steps.files import FilesInPlace, Kind, Wanted
+from runbooks.steps.units import UnitsLoaded
 from tests.unit.fleets import (
     ENV_FILE,
     NOW,
@@ -550,8 +551,30 @@ def test_an_application_without_remote_control_is_the_cause_of_its_workers_silen
 def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:
     files = {**state().files, UNIT: in_place(b"")}
     finding = only(findings(hosts={"web1": state(files=files)}, units={UNIT: b"[Unit]"}), "unit.masked")
-    assert finding.summary == "1 of 1 unit files: masked, as by somebody who does not want it to start"
-    assert (finding.evidence, finding.remedy) == ((UNIT,), "install it from its template")
+    assert finding.summary.startswith("celery-beat.service is masked: ")
+    assert (finding.blocks, finding.remedy) == ((), None), "without systemd a unit starts nothing"
+
+
+def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_that_is_to_be_started() -> None:
+    host = make_host(service_manager="systemd", commands=None, workers=())
+    path = "/etc/systemd/system/celery-beat.service"
+    masked = ServiceState(None, None, "masked, inactive (dead)", enabled=False, masked=True)
+    seen = make_state(host, services={"beat": masked})
+    seen = replace(seen, files={**seen.files, path: FileState(None)})  # as with `mask --runtime`
+    fleet = make_fleet(host)
+    wanted: dict[Kind, Wanted] = {"unit": {"web1": {path: b"[Unit]"}}}
+    found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
+    assert one(found, "unit.masked").blocks == (Block("web1", "beat"),)
+    assert not {"unit.missing", "beat.not_running", "unit.not_enabled"} & {finding.code for finding in found}
+    assert not FilesInPlace("units", "unit", fleet, wanted["unit"]).plan(make_snapshot(fleet, hosts={"web1": seen}))
+    assert not UnitsLoaded(fleet).plan(make_snapshot(fleet, hosts={"web1": seen}))
+
+
+def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
+    starting = ServiceState(None, None, "loaded, activating (start)", starting=True)
+    found = findings(hosts={"web1": state(services={**state().services, "beat": starting})})
+    assert only(found, "worker.starting").blocks == (Block("web1", "beat"),)
+    assert not {"beat.not_running", "worker.leaked_processes"} & {finding.code for finding in found}
 
 
 def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_not_refuse() -> None:

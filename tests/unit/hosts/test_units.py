@@ -67,3 +67,18 @@ def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it
         "/etc/systemd/system/celery-worker@high.service.d/a.conf": 1000.5,
         "/run/b.conf": 3000.5,
     }
+
+
+WAITING = "celery-worker@high.service 77 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
+
+
+@pytest.mark.parametrize(
+    ("active", "sub", "leaked", "starting"),
+    [("activating", "start", 0, True), ("activating", "auto-restart", 0, False), ("inactive", "dead", 1, False)],
+)
+def test_nothing_is_leaked_while_a_unit_is_being_started_and_has_no_main_process(
+    active: str, sub: str, leaked: int, starting: bool
+) -> None:
+    said = SHOWN.format(restarts=0, pid=0, result="success", active=active, sub=sub, running=WAITING)
+    found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
+    assert (len(found.leaked), found.starting, found.masked) == (leaked, starting, False)
