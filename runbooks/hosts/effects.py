@@ -98,32 +98,60 @@ def _start(unit: str) -> str:
 def _write(effect: WriteFile) -> str:
     """Write beside the target, flush, then rename: a reader sees the old file or the new one, whole.
 
-    The temporary name is fixed, so what a killed run left is removed by the next; cron and systemd ignore it. It is
-    made anew (`set -C`), for the directory may be another user's, who could put a link there. The file behind a link
-    is written; a link to anything else (a masked unit's to /dev/null) is replaced.
+    The new file is made in a folder of root's own inside the target's: there nobody else can put a link in its place
+    while it is given its owner and mode, and nobody can move that folder elsewhere (rename(2)). The shell stands in
+    the folders that it works in, so it does not matter where their names lead meanwhile. The temporary name is fixed,
+    so what a killed run left is removed by the next; cron, logrotate and systemd ignore it.
     """
-    path = PurePosixPath(effect.path)
-    new = str(path.parent / f".{path.name}.celery-runbooks")
     guard = (
-        f"path={quote(effect.path)} new={quote(new)} folder={quote(str(path.parent))}\n"
-        'if [ -L "$path" ] && [ -f "$path" ]; then\n'
-        'path=$(readlink -f "$path") folder=${path%/*}/ new=$folder.${path##*/}.celery-runbooks\nfi\n'
-        '[ -d "$folder" ] || { echo "the directory $folder does not exist" >&2; exit 1; }\n'
-        'now=absent; [ ! -e "$path" ] || { now=$(sha256sum <"$path") || exit 1; now=${now%% *}; }\n'
+        f"path={quote(effect.path)}\n{_ENTER}"
+        'now=absent; [ ! -e "./$name" ] || { now=$(sha256sum <"./$name") || exit 1; now=${now%% *}; }\n'
         f"case $now in {effect.replaces}|{sha256(effect.content)}) ;; "
         f'*) echo "$path has changed since it was looked at" >&2; exit {STALE};; esac\n'
+        'own=.$name.celery-runbooks; rm -rf "./$own" || exit 1\n'
     )
     if effect.content is None:
-        return guard + 'rm -f "$path" "$new" && sync "$folder"'
-    touch = "" if effect.changed_at is None else f' && touch -d @{effect.changed_at!r} "$new"'
+        return guard + 'rm -f "./$name" && sync .'
+    touch = "" if effect.changed_at is None else f" && touch -d @{effect.changed_at!r} ./new"
     content = heredoc(base64.encodebytes(effect.content).decode())
     return (
-        guard + '[ ! -e "$new" ] && [ ! -L "$new" ] || rm -f "$new"\n'
-        f'umask 077; set -C\nbase64 -d >"$new" {content}\n'
-        '[ $? -eq 0 ] || exit 1\n[ ! -e "$path" ] || chown --reference="$path" "$new" || exit 1\n'
-        f'chmod {effect.mode:o} "$new"{touch} || exit 1\n{_judge(effect.check, effect.content)}'
-        'sync "$new" && mv -f "$new" "$path" && sync "$folder"'
+        guard + f"umask 077; set -C\n{_OWN_FOLDER}base64 -d >./new {content}\n"
+        "[ $? -eq 0 ] || exit 1\n"
+        '[ ! -e "../$name" ] || { owner=$(stat -c %u:%g "../$name") && chown "$owner" ./new; } || exit 1\n'
+        f"chmod {effect.mode:o} ./new{touch} || exit 1\n{_judge(effect.check, effect.content)}"
+        'sync ./new && mv -fT ./new "../$name" && sync ..'
     )
+
+
+# Enters the folder that `$path` is in, one name after the other, and leaves the file's own in `$name`. The file behind
+# a link is written; a link to anything else (a masked unit's to /dev/null) is replaced. Where others than root and this
+# user may put links, one leads no further than to a folder of whoever put it there: what is written on their word must
+# be theirs to write. A name that was no link when it was looked at and is one now shows by its parent.
+_ENTER = """[ -d "${path%/*}/" ] || { echo "the directory ${path%/*} does not exist" >&2; exit 1; }
+refuse() { echo "$path leads through a link that others can change ($1): name the file that is meant" >&2; exit 1; }
+rest=$path by=; cd / && here=$(stat -c %d:%i .) || exit 1
+while :; do
+while [ "$rest" != "${rest#/}" ]; do rest=${rest#/}; done
+name=${rest%%/*} rest=${rest#"${rest%%/*}"}
+if [ -L "./$name" ] && { [ -n "$rest" ] || [ -f "./$name" ]; }; then
+kept=$(stat -c '%u %A' .) || exit 1
+case $kept in "0 d"????-??-?* | "$(id -u) d"????-??-?*) ;;
+*) of=$(stat -c %u "./$name") || exit 1; [ "$of" != 0 ] && [ "${by:-$of}" = "$of" ] || refuse "$name"; by=$of ;; esac
+to=$(readlink "./$name") || exit 1; rest=$to$rest
+case $rest in /*) cd / && here=$(stat -c %d:%i .) || exit 1 ;; esac
+continue; fi
+[ -n "$rest" ] || break
+cd -P "./$name" || exit 1; was=$here; here=$(stat -c %d:%i .) || exit 1
+case $name in . | ..) ;; *) [ "$(stat -c %d:%i ..)" = "$was" ] || refuse "$name" ;; esac
+done
+[ -z "$by" ] || [ "$(stat -c %u .)" = "$by" ] || refuse "$name"
+"""
+# Its mode is looked at after it was entered: an access list of the folder around it would show there.
+_OWN_FOLDER = """mkdir -m 700 "./$own" && cd -P "./$own" || exit 1
+[ "$(stat -c '%d:%i' ..)" = "$here" ] && [ "$(stat -c '%u %a' .)" = "$(id -u) 700" ] && [ -z "$(ls -A)" ] || {
+echo "somebody else changes the folder of $path while it is written" >&2; exit 1; }
+trap 'cd .. && rm -rf "./$own"' EXIT
+"""
 
 
 def _judge(check: str, content: bytes) -> str:
@@ -134,7 +162,7 @@ def _judge(check: str, content: bytes) -> str:
     return (
         f"{_JUDGES[check]}for user in {' '.join(map(quote, users))}; do\n"
         'id -u "$user" >/dev/null 2>&1 || said="$said the user $user does not exist here;"; done\n'
-        '[ -z "$said" ] || { rm -f "$new"; printf \'%s\\n\' "$said" >&2; exit 1; }\n'
+        '[ -z "$said" ] || { printf \'%s\\n\' "$said" >&2; exit 1; }\n'
     )
 
 
@@ -176,18 +204,18 @@ _VERIFY = "LC_ALL=C systemd-analyze verify --man=no --recursive-errors=no"
 _ALL_WELL = '"$dir/all-are-well"'
 _JUDGE_UNIT = f"""
 said=; [ -e {_ALL_WELL} ] || {{
-cp "$new" "$dir/${{path##*/}}" || exit 1
+cp ./new "$dir/${{path##*/}}" || exit 1
 said=$({_VERIFY} "$dir/${{path##*/}}" 2>&1) &&
 case $said in *"${{path##*/}}:"*) said=$(printf '%s\n' "$said" | grep -F -e "${{path##*/}}:");; *) said=;; esac
 }}
 """
 # cron says nothing of a file that is not root's: it just never runs it.
 _JUDGE_CRON = """
-said=; [ "$(stat -c %u "$new")" = 0 ] || said='cron runs only files that belong to root;'
+said=; [ "$(stat -c %u ./new)" = 0 ] || said='cron runs only files that belong to root;'
 """
 # logrotate tells a mistake among much else, and exits with 0.
 _JUDGE_LOGROTATE = """
-if command -v logrotate >/dev/null; then said=$(LC_ALL=C logrotate -d "$new" 2>&1 | grep '^error:')
+if command -v logrotate >/dev/null; then said=$(LC_ALL=C logrotate -d ./new 2>&1 | grep '^error:')
 else said='logrotate is not installed on this host'; fi
 """
 _JUDGES = {"unit": _JUDGE_UNIT, "cron": _JUDGE_CRON, "logrotate": _JUDGE_LOGROTATE}

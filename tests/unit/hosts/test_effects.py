@@ -5,7 +5,10 @@ import random
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +231,104 @@ def test_killed_at_a_random_instant_a_write_leaves_the_old_file_or_the_new_one_w
         assert path.read_bytes() in (OLD, NEW)
         seen.add(path.read_bytes() == NEW)
     assert seen, "no instant was tried"
+
+
+# --- in a folder of somebody else's
+
+
+ATTACK = """
+import os, sys
+what, folder, victim = sys.argv[1:]
+path = folder + "/app.conf"
+at = {"temporary": folder + "/.app.conf.celery-runbooks", "target": path, "folder": folder}[what]
+lead = victim if what == "folder" else victim + "/app.conf"
+count = 0
+print("ready", flush=True)
+while True:
+    count += 1
+    aside = f"{os.path.dirname(folder)}/aside{count}"
+    try:
+        os.rename(at, aside)
+        os.symlink(lead, at)
+        if what != "temporary":
+            os.unlink(at)
+            os.rename(aside, at)
+    except OSError:
+        pass
+"""
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that others come to; pytest's own are closed to them."""
+    if os.getuid() != 0 and "CI" not in os.environ:
+        pytest.skip("only root writes into other users' folders")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def attacker(what: str, home: Path, folder: Path, victim: Path) -> Iterator[None]:
+    """Somebody who puts a link in the place of something, over and over, with the application's user's rights."""
+    for directory in (home, folder):
+        os.chown(directory, 12345, 12345)
+    command = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", sys.executable, "-c", ATTACK]
+    process = subprocess.Popen([*command, what, folder, victim], stdout=subprocess.PIPE, cwd="/")
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("what", ["temporary", "target", "folder"])
+def test_who_owns_the_folder_cannot_lead_root_elsewhere_by_links(shared: Path, what: str) -> None:
+    home, victim = shared / "home", shared / "victim"
+    folder = home / "conf"
+    for directory in (folder, victim):
+        directory.mkdir(parents=True)
+    path, precious = folder / "app.conf", victim / "app.conf"
+    precious.write_bytes(OLD)
+    precious.chmod(0o600)
+    before = precious.lstat()
+    for _ in range(6):
+        shutil.rmtree(home)
+        folder.mkdir(parents=True)
+        path.write_bytes(OLD)
+        os.chown(path, 12345, 12345)
+        with attacker(what, home, folder, victim):
+            for _ in range(4):
+                do(write(path, NEW, mode=0o666, replaces=OLD))
+                do(write(path, OLD, mode=0o666, replaces=NEW))
+        after = precious.lstat()
+        assert (after.st_ino, after.st_uid, after.st_mode) == (before.st_ino, before.st_uid, before.st_mode)
+        assert precious.read_bytes() == OLD
+        assert names(victim) == ["app.conf"]
+
+
+def test_a_link_of_the_folders_owner_leads_only_to_what_is_theirs(shared: Path) -> None:
+    home, victim = shared / "home", shared / "victim"
+    for directory in (home, victim, home / "real"):
+        directory.mkdir()
+    for real in (home / "real" / "app.conf", victim / "app.conf"):
+        real.write_bytes(OLD)
+    for mine in (home, home / "real", home / "real" / "app.conf"):
+        os.chown(mine, 12345, 12345)
+    link = home / "current"
+    for to, code in ((victim, 1), (home / "real", 0)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
+        os.chown(link, 12345, 12345, follow_symlinks=False)
+        answer = do(write(link / "app.conf", NEW, replaces=OLD))
+        assert answer.code == code, answer.err
+    assert (victim / "app.conf").read_bytes() == OLD
+    assert (home / "real" / "app.conf").read_bytes() == NEW
+    os.chown(link, 0, 0, follow_symlinks=False)
+    assert "leads through a link that others can change" in do(write(link / "app.conf", OLD, replaces=NEW)).err
 
 
 # --- environment files
