@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -11,9 +11,11 @@ import redis
 from runbooks.broker.connection import address, broker_errors, connect
 from runbooks.broker.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
 from runbooks.core.errors import BrokerUnreachable
-from runbooks.core.model import HeldTask, NodeState
+from runbooks.core.model import HeldTask, NodeState, RunningTask
 
 _POLL_S = 0.2
+_SHOWN = 3
+_LONG_AGO = 1e9  # in 2001: what counts from a machine's start comes to less
 _HELD = ("active", "reserved", "scheduled")
 
 
@@ -38,7 +40,7 @@ def observe_nodes(
         return {}
     with _remote(url, options, client) as mailbox:
         answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
-        commands = ("registered", "active_queues", *((*_HELD, "conf") if holdings else ()))
+        commands = ("registered", "active_queues", "active", *(("reserved", "scheduled", "conf") if holdings else ()))
         answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
     told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
     return {name: _node(name, answering[name], answers) for name in told}
@@ -70,7 +72,7 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
         name,
         frozenset.intersection(*tasks),
         frozenset.intersection(*queues),
-        _held(twins, [answers[which][name] for which in _HELD if which in answers]),
+        _held(twins, [answers[which][name] for which in _HELD]) if "reserved" in answers else None,
         frozenset(
             task.partition(" [")[0]
             for told in answers["registered"][name]
@@ -80,7 +82,15 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
         twins,
         _ids(answers["reserved"][name]) if "reserved" in answers else frozenset(),
         _options(answers["conf"][name]) if "conf" in answers else None,
+        tuple(_running(task) for told in answers["active"][name] for task in told or ()),
     )
+
+
+def _running(told: Mapping[str, Any]) -> RunningTask:
+    """**Source:** celery 5.7.0 `worker/request.py: Request.info`; before 4.3 `time_start` is no time of the day."""
+    at = told.get("time_start")
+    started_at = float(at) if isinstance(at, int | float) and at > _LONG_AGO else None
+    return RunningTask(str(told.get("id")), str(told.get("name")), started_at, bool(told.get("acknowledged")))
 
 
 def _options(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -149,22 +159,37 @@ def _ids(told: Iterable[Any]) -> frozenset[str]:
 
 
 def drain(
-    url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]], patience_s: float
-) -> None:
+    url: str,
+    transport_options: Mapping[str, Any],
+    queues: Mapping[str, Sequence[str]],
+    patience_s: float,
+    waiting: Callable[[str], None] = lambda _: None,
+) -> dict[str, list[RunningTask]]:
     """Let nodes take no more messages from their queues (node → queues), and wait until what they have is done.
 
+    Returns the tasks that still run on those that were not done in time.
+
     A busy worker that is stopped while a task ends may give the task's message back although it has run (seen with
-    celery 5.7.0). What takes longer than `patience_s` is left to the stop itself, which is warm. Silent nodes are left
-    out. **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
+    celery 5.7.0). Silent nodes are left out.
+    **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
     """
     options = dict(transport_options)
     with _remote(url, options, connect(url, options)) as mailbox:
         busy = _switch_consumers(mailbox, queues, "cancel_consumer")
-        deadline = time.monotonic() + patience_s
-        while busy and time.monotonic() < deadline:
+        begun_at = time.monotonic()
+        active: dict[str, Any] = {}
+        while busy:
             held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
             busy = {node for node in busy if any(tasks.get(node) for tasks in held)}
-            time.sleep(_POLL_S if busy else 0)
+            active = held[1]
+            if not busy or time.monotonic() - begun_at >= patience_s:
+                break
+            running = [f"{task['name']} on {node}" for node in sorted(busy) for task in active.get(node) or ()]
+            left_s = int(begun_at + patience_s - time.monotonic())
+            waiting(f"waiting {left_s} s more for {', '.join(running[:_SHOWN])}{', …' * (len(running) > _SHOWN)}")
+            time.sleep(_POLL_S)
+    waiting("")
+    return {node: [_running(task) for task in active[node]] for node in sorted(busy) if active.get(node)}
 
 
 def consume_again(url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]]) -> None:

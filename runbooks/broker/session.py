@@ -37,7 +37,16 @@ from runbooks.broker.watch import Watch, run_task, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import BrokerRefused, NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import SAMPLES, BrokerState, HeldTask, MessagePlace, NodeState, TaskState, silent_nodes
+from runbooks.core.model import (
+    SAMPLES,
+    BrokerState,
+    HeldTask,
+    MessagePlace,
+    NodeState,
+    RunningTask,
+    TaskState,
+    silent_nodes,
+)
 from runbooks.core.operator import user_name
 from runbooks.core.rules import destination, parse
 from runbooks.core.settings import AppSettings, Canary
@@ -148,9 +157,9 @@ class Broker:
         """The nodes that can hear a question, by Redis alone; also those that were killed."""
         return bound_nodes(self._client, self._keys)
 
-    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
-        """Let these nodes (node → its queues) finish what they have and take no more, as far as that is soon."""
-        drain(self._url, self._options, queues, patience_s)
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
+        """Let these nodes (node → its queues) finish what they have and take no more; what still runs after that."""
+        return drain(self._url, self._options, queues, patience_s, self._waiting)
 
     def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
         """Let nodes that were drained, and go on all the same, take messages again (node → its queues)."""

@@ -153,6 +153,18 @@ class QueueState(Struct, frozen=True):
         return sum(self.depths.values())
 
 
+class RunningTask(Struct, frozen=True):
+    """A task that runs on a node; `started_at` is by that machine's clock, None where it did not say.
+
+    `acknowledged`: its message is gone already, so if it is killed it is lost; else its message is delivered again.
+    """
+
+    id: str
+    name: str
+    started_at: float | None
+    acknowledged: bool
+
+
 class NodeState(Struct, frozen=True):
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
@@ -160,6 +172,7 @@ class NodeState(Struct, frozen=True):
     `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
     some without listing them. Where several `twins` answer under the name, `registered` and `queues` are what all have.
     `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
+    `running` are the tasks that its processes work on.
     """
 
     name: str
@@ -170,6 +183,7 @@ class NodeState(Struct, frozen=True):
     twins: int = 1
     reserved: frozenset[str] = frozenset()
     options: Mapping[str, Any] | None = None
+    running: tuple[RunningTask, ...] = ()
 
 
 class Hoard(Struct, frozen=True):

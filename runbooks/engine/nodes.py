@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import HostState, Unreachable
+from runbooks.core.wording import span
 from runbooks.engine.session import Session
+from runbooks.steps.running import told
 from runbooks.steps.step import Needs
 
 PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
@@ -19,18 +21,30 @@ Service = tuple[str, str]
 
 
 @contextmanager
-def drained(session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]) -> Iterator[set[Service]]:
-    """Before workers are stopped, what they hold is finished, as far as that is soon.
+def drained(
+    session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]
+) -> Iterator[tuple[set[Service], Mapping[Service, str]]]:
+    """Before workers are stopped, what they hold is finished; those that do not are told, and why they are left alone.
 
-    The block is to tell which were; the others take messages again when it ends, however it ends.
+    They may take as long as their stop would. Where what runs may be killed, only what ends soon is waited for.
+    The block is to tell which were ended; the others take messages again when it ends, however it ends.
     """
     ended: set[Service] = set()
+    left: dict[Service, str] = {}
     workers = _workers(hosts, changes, but="start")
     try:
         if workers:
-            patience_s = min(DRAIN_S, *(host.settings.stop_timeout for host in hosts))
-            session.broker.drain(dict(workers.values()), patience_s)
-        yield ended
+            patience_s = max(host.settings.stop_timeout for host in hosts)
+            may_kill = session.options.kill_running
+            busy = session.broker.drain(dict(workers.values()), min(DRAIN_S, patience_s) if may_kill else patience_s)
+            why = f"left alone: after {span(patience_s)} it still"
+            nodes = {} if may_kill else busy
+            left = {
+                service: f"{why} {'; '.join(told(task) for task in nodes[node])}"
+                for service, (node, _) in workers.items()
+                if node in nodes
+            }
+        yield ended, left
     finally:
         if going_on := dict(worker for service, worker in workers.items() if service not in ended):
             session.broker.consume_again(going_on)

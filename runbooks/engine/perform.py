@@ -48,8 +48,15 @@ def perform(
         results.append((change, *_in_broker(session, journal, change)))
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
-    mine = {host.name: [(n, change) for n, change in intended if change.host == host.name] for host in hosts}
-    with drained(session, hosts, changes) as ended:
+    with drained(session, hosts, changes) as (ended, left):
+        alone = [(n, change) for n, change in intended if changed_service(change) in left]
+        journal.finished_all([(n, Outcome.SKIPPED, left[changed_service(change)]) for n, change in alone])
+        for _, change in alone:
+            recap.at(change.host).blocked += 1
+            results.append((change, Outcome.SKIPPED, left[changed_service(change)]))
+        todo = [(n, change) for n, change in intended if changed_service(change) not in left]
+        mine = {host.name: [(n, change) for n, change in todo if change.host == host.name] for host in hosts}
+        hosts = [host for host in hosts if mine[host.name]]
         answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):

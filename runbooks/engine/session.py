@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class Options(Struct, frozen=True):
     """What the command line says; `confirm` asks the operator, and is None without a terminal.
 
-    `every_message` asks for each message that a rule means, not for a few samples.
+    `every_message` asks for each message that a rule means, not for a few samples. With `kill_running` workers are
+    restarted although tasks run there that may be killed.
     """
 
     verb: str
@@ -44,6 +45,7 @@ class Options(Struct, frozen=True):
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
     every_message: bool = False
+    kill_running: bool = False
 
 
 class Session:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Finding, Snapshot, Unreachable
+from runbooks.diagnosis.running import would_kill
 from runbooks.engine.apply import apply, make_plan
 from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_unblocked
 from runbooks.engine.journal import Journal, read_run
@@ -51,6 +52,9 @@ def walk(
     Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
     """
     require_unblocked(session, blocking)
+    planned = make_plan(leave_out(steps, blocking), snapshot)
+    if not session.options.kill_running and snapshot.broker:
+        blocking = [*blocking, *would_kill(session.fleet, snapshot, planned)]
     steps = leave_out(steps, blocking)
     plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)

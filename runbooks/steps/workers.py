@@ -8,6 +8,7 @@ from runbooks.core.fleet import Fleet, FleetHost, unit_of
 from runbooks.core.model import HostState, NodeState, Snapshot
 from runbooks.core.settings import Worker
 from runbooks.core.wording import tasks
+from runbooks.steps.running import told
 from runbooks.steps.step import Needs
 
 
@@ -133,7 +134,9 @@ class WorkersRunning:
                     faults = ["the broker sees no connection of it that takes messages"]
                 why += faults
             if why:
-                yield self._change(host, service, "restart", "; ".join(why), "restart")
+                node = nodes.get(host.node(workers[service])) if service in workers else None
+                running = "\n".join(told(task, state.clock_at) for task in node.running) if node else ""
+                yield self._change(host, service, "restart", "; ".join(why), "restart", running)
 
     def _outdated(self, host: FleetHost, service: str, state: HostState, earlier: Sequence[Change]) -> list[str]:
         found = state.services[service]
@@ -148,11 +151,12 @@ class WorkersRunning:
             why.append("a restart was asked for")
         return why
 
-    def _change(self, host: FleetHost, service: str, do: str, why: str, undo: str) -> Change:
+    def _change(self, host: FleetHost, service: str, do: str, why: str, undo: str, detail: str = "") -> Change:
         return Change(
             host.name,
             self.name,
             f"{do} {service}: {why}",
             do=ControlService(service, do),  # type: ignore[arg-type]
             undo=ControlService(service, undo),  # type: ignore[arg-type]
+            detail=detail,
         )

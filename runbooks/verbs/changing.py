@@ -2,24 +2,28 @@
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from runbooks.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
 from runbooks.verbs.selecting import IN_QUEUES
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
+    from runbooks.engine.session import Session
 
 _SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
+_KILL_RUNNING = "restart workers although tasks run there for longer than their stop may take: these are killed"
 _MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
 
-@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
-def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL, kill_running=_KILL_RUNNING)
+def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0, kill_running: bool = False) -> None:
     """Put the fleet right: environment, units, cron, queues, workers; then prove it."""
     from runbooks.engine.rolling import Rolling
     from runbooks.remediate import remediate as page
 
-    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))
+    on_fleet(flags, lambda session: page(_killing(session, kill_running), Rolling(serial, max_fail)))
 
 
 @verb(changes=True, selecting=IN_QUEUES)
@@ -51,10 +55,15 @@ def install_cron(flags: Flags) -> None:
     on_fleet(flags, page)
 
 
-@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL)
-def restart_workers(flags: Flags, serial: str = "30%", max_fail: int = 0) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL, kill_running=_KILL_RUNNING)
+def restart_workers(flags: Flags, serial: str = "30%", max_fail: int = 0, kill_running: bool = False) -> None:
     """Restart every worker and beat, and prove that each came back with its tasks and queues."""
     from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 
-    on_fleet(flags, lambda session: page(session, Rolling(serial, max_fail)))
+    on_fleet(flags, lambda session: page(_killing(session, kill_running), Rolling(serial, max_fail)))
+
+
+def _killing(session: "Session", kill_running: bool) -> "Session":
+    session.options = replace(session.options, kill_running=kill_running)
+    return session

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from lab.redis_server import RedisServer, free_port
 from runbooks.broker.connection import connect
-from runbooks.broker.control import drain, observe_nodes
+from runbooks.broker.control import consume_again, drain, observe_nodes
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.mailbox import remote_control
 from runbooks.broker.unacked import entries, hoards
@@ -211,6 +211,13 @@ def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(redis_server: R
         waiting = frozenset(app.send_task("tiny.count", args=(1,), queue="work").id for _ in range(4))
         until(lambda: observe_nodes(url, OPTIONS, holdings=True)["w1@here"].reserved == waiting)
         assert observe_nodes(url, OPTIONS)["w1@here"].reserved == frozenset(), "not asked"
+        (running,) = observe_nodes(url, OPTIONS)["w1@here"].running
+        assert (running.id, running.name, running.acknowledged) == (first, "tiny.count", True)
+        assert abs(time.time() - (running.started_at or 0)) < 60
+        told: list[str] = []
+        assert drain(url, OPTIONS, {"w1@here": ["work"]}, 1.0, told.append) == {"w1@here": [running]}
+        assert told[0].endswith(" s more for tiny.count on w1@here")
+        consume_again(url, OPTIONS, {"w1@here": ["work"]})
         with connect(url) as client:
             found = entries(client, KeySpace.from_options(OPTIONS))
         ((node, queue, count, since_at),) = (

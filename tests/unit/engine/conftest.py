@@ -16,7 +16,7 @@ from runbooks.broker.session import Broker, Restorable
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, Selection
+from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, RunningTask, Selection
 from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry
@@ -78,6 +78,7 @@ class FakeBroker:
         self.held_back = 0
         self.lock_held = FakeLock()
         self.is_locked = False
+        self.running: dict[str, list[RunningTask]] = {}
 
     def observe(
         self,
@@ -116,8 +117,9 @@ class FakeBroker:
     def listening(self) -> frozenset[str]:
         return frozenset(self._nodes(self.world.session().fleet))
 
-    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> None:
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
         assert self.is_locked
+        return {node: self.running[node] for node in queues if node in self.running}
 
     def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
         assert self.is_locked

@@ -1,6 +1,6 @@
 """Rolling restarts: one host first, then batches, and an end before a bad change has reached everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import BrokerState, Snapshot
+from runbooks.core.model import BrokerState, RunningTask, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import make_plan
 from runbooks.engine.rolling import Rolling
@@ -65,9 +65,34 @@ def test_each_batch_is_proved_before_the_next_is_touched(fleet: World) -> None:
 
 def test_the_workers_of_a_batch_are_drained_at_once(fleet: World, monkeypatch: pytest.MonkeyPatch) -> None:
     drained: list[list[str]] = []
-    monkeypatch.setattr(fleet.broker, "drain", lambda queues, patience_s: drained.append(sorted(queues)))
+
+    def drain(queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
+        drained.append(sorted(queues))
+        return {}
+
+    monkeypatch.setattr(fleet.broker, "drain", drain)
     assert fleet.remediate(rolling=Rolling("100%")) == ExitCode.OK
     assert drained == [["high@web1"], ["high@web2", "high@web3", "high@web4"]]
+
+
+BILL = RunningTask("1f", "shop.tasks.bill", 1_750_000_000.0, acknowledged=True)
+
+
+def test_a_worker_whose_tasks_do_not_end_in_time_goes_on_and_its_neighbour_is_restarted(fleet: World) -> None:
+    fleet.broker.running = {"high@web2": [BILL]}
+    assert fleet.remediate() == ExitCode.FAILED
+    assert fleet.log("web2") == ["stop beat", "start beat"]
+    for name in ("web1", "web3", "web4"):
+        assert fleet.log(name) == ["stop high", "start high", "stop beat", "start beat"]
+    assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
+    fate = "shop.tasks.bill (1f) since 2025-06-15T15:06:40Z, acknowledged early: killed, it is lost"
+    assert any(fate in detail for name, _, _, detail in fleet.reporter.changes if name == "web2")
+
+
+def test_where_what_runs_may_be_killed_the_worker_is_restarted(fleet: World) -> None:
+    fleet.broker.running = {"high@web2": [BILL]}
+    assert fleet.remediate(kill_running=True) == ExitCode.OK
+    assert "stop high" in fleet.log("web2")
 
 
 def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets_its_files_back(fleet: World) -> None:
