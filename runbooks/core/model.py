@@ -297,7 +297,8 @@ class ServiceState(Struct, frozen=True):
     unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins` with the times of their last
     change, whether it has failed for good, or again and again since it was told to start (`gave_up`), and the processes
     in its control group that do not descend from its main process (`leaked`). One that is `starting` has no main
-    process yet, as with Type=forking; one that is `masked` may not be started at all.
+    process yet, as with Type=forking; one that is `masked` may not be started at all. Without systemd: the
+    `other_process` that its status command names in place of its own.
     """
 
     pid: int | None
@@ -310,6 +311,7 @@ class ServiceState(Struct, frozen=True):
     leaked: tuple[Process, ...] = ()
     masked: bool = False
     starting: bool = False
+    other_process: str = ""
 
     @property
     def why_down(self) -> str:

@@ -171,6 +171,19 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 ),
                 blocks=(Block(host.name, name),),
             )
+        elif service.other_process:
+            yield Finding(
+                f"{'beat' if name == 'beat' else 'worker'}.other_process",
+                f"{name} on {host.name}",
+                f"the status command of {name} names {service.other_process}, which is not {name} of this application; "
+                "so whether it runs is not known, and it is left alone",
+                (
+                    "a Celery worker or beat shows by its command line, or by that of a process below it",
+                    "a pid file may have outlived its service: remove it, and have the status command check what the "
+                    "process is (celery_commands.status)",
+                ),
+                blocks=(Block(host.name, name),),
+            )
         elif service.pid is None and not service.masked:
             who = "systemd" if host.has_systemd else "its status command"
             yield Finding(

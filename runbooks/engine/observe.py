@@ -151,7 +151,10 @@ def _understood(
     if "units" in answers:
         found = parse_units(answers["units"], clock)
     else:
-        found = {name: facts.parse_service(name, answers[f"service{n}"]) for n, name in enumerate(services)}
+        found = {
+            name: facts.parse_service(host, fleet.app.app, name, answers[f"service{n}"])
+            for n, name in enumerate(services)
+        }
     read = facts.parse_files(files, answers["files"]) if files else {}
     secrets = secrets_in(read.get(host.settings.env_file))
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}

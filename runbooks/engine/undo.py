@@ -233,6 +233,8 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
                 return Outcome.ALREADY, "it is as it was"
             ours = all(found.get(name) in (effect.replaces[name], value) for name, value in effect.values.items())
             return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+        case ControlService(service=service) if other := state.services[service].other_process:
+            return Outcome.CANNOT, f"its status command names {other}, which is not it"
         case ControlService(service=service, action="stop") if state.services[service].pid is None:
             return Outcome.ALREADY, "it does not run"
         case EnableService(service=service, enabled=enabled) if state.services[service].enabled == enabled:

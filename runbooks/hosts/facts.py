@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import takewhile
 from stat import S_IMODE, S_ISREG
 from typing import Any
 
@@ -14,6 +15,7 @@ from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
 from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
 from runbooks.hosts.script import Answer, heredoc, quote
+from runbooks.hosts.strangers import is_of, is_service, what_runs
 
 NOT_RUNNING = 3
 """**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
@@ -146,22 +148,40 @@ def service_command(host: FleetHost, action: str, service: str) -> str:
 
 
 def ask_service(host: FleetHost, service: str) -> str:
+    """What the status command says; of the process that it names, when it was started and what it runs.
+
+    Where it is not Celery itself, as a shell around it is not, those of its descendants that are.
+    **Source:** proc(5): field 4 of `/proc/PID/stat` is the parent.
+    """
+    here = f'[ "/proc/$1/cwd" -ef {quote(host.settings.directory)} ] && here=here || here=-'
     return (
         f"answer=$( {service_command(host, 'status', service)} 2>&1 )\ncode=$?\n"
         f"pid=$(printf '%s\\n' \"$answer\" | sed -n '/^[0-9][0-9]*$/{{p;q;}}')\n"
         '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
-        "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\nprintf '%s\\n' \"$answer\"\nexit $code"
+        "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\n"
+        f'tell() {{ {here}; echo "$here $(tr "\\0\\n" "  " <"/proc/$1/cmdline")"; }} 2>/dev/null\n'
+        'under() { up=$1; while [ "$up" -gt 1 ]; do read -r stat <"/proc/$up/stat" || return 1; set -- ${stat##*) }\n'
+        'up=$2; [ "$up" != "$pid" ] || return 0; done; return 1; } 2>/dev/null\n'
+        'if [ -n "$pid" ]; then told=$(tell "$pid"); echo "$told"\n'
+        'case $told in *" [celeryd: "* | *"/celery "* | *" celery "*) ;;\n'
+        "*) for path in $(grep -lsa 'cele[r]y' /proc/[0-9]*/cmdline); do one=${path#/proc/}; one=${one%/*}\n"
+        '! under "$one" || tell "$one"; done ;; esac; fi; echo\n'
+        "printf '%s\\n' \"$answer\"\nexit $code"
     )
 
 
-def parse_service(service: str, answer: Answer) -> ServiceState:
+def parse_service(host: FleetHost, app: str, service: str, answer: Answer) -> ServiceState:
     """A service's state; raises RunbookError when the status command answers neither "runs" nor "does not run".
+
+    A process counts when it is, or holds, a Celery worker or beat of the application and this node: the pid in a file
+    that outlived its worker is somebody else's sooner or later.
 
     **Source:** proc(5): field 22 of `/proc/PID/stat`, after the command in parentheses, is the start in clock ticks
     since boot; `/proc/uptime` is in seconds.
     """
     stat, uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
-    said = "\n".join(rest).strip()
+    commands = [line.partition(" ") for line in takewhile(bool, rest)]
+    said = "\n".join(rest[len(commands) + 1 :]).strip()
     if answer.code == NOT_RUNNING:
         return ServiceState(None, None, said)
     if answer.code != 0 or stat == "-":
@@ -170,9 +190,14 @@ def parse_service(service: str, answer: Answer) -> ServiceState:
             f"the status command of {service} exited {answer.code} and said: {said[-300:] or 'nothing'}",
             "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
         )
+    pid, _, comm = stat.rpartition(")")[0].partition(" (")
+    node = "" if service == "beat" else f"{service}@{host.name}"
+    if not any(is_of(app, line, here=here == "here") and is_service(line, node) for here, _, line in commands):
+        found = ", ".join(dict.fromkeys(filter(None, (what_runs(line) for _, _, line in commands))))
+        return ServiceState(None, None, said, other_process=f"pid {pid} ({found or comm})")
     fields = stat.rpartition(")")[2].split()
     age_s = float(uptime.split()[0]) - int(fields[19]) / int(ticks_per_s)
-    return ServiceState(int(stat.split(" ", 1)[0]), float(now) - age_s, said)
+    return ServiceState(int(pid), float(now) - age_s, said)
 
 
 def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:

@@ -17,6 +17,8 @@ from runbooks.hosts.script import Answer, quote
 _RUNS = re.compile(r"(?:^|[\s/\[])celeryd?:?\s.*?(?<=[\s(])(worker|beat)(?=[\s)]|$)")
 _APP = re.compile(r"\s\(?(?:-A\s?|--app[ =])([\w.]+)")
 _NODE = re.compile(r"\s(?:-n\s?|--hostname[ =])([^\s)]+)")
+_TITLE = re.compile(r"^\[celeryd: ([^\s\]]+):")
+_WITH_BEAT = re.compile(r"\s(?:-B|--beat)(?=[\s)]|$)")
 
 
 def ask_strangers(host: FleetHost) -> str:
@@ -65,17 +67,48 @@ class _Process(Struct, frozen=True):
     command: str
 
     def of(self, app: str) -> bool:
-        """Whether it is a worker or beat of the application: by the name it was started with, else by its place."""
-        named = _APP.search(self.command)
-        is_its = named[1].split(".")[0] == app.split(".")[0] if named else self.here
-        return is_its and _RUNS.search(self.command) is not None
+        return is_of(app, self.command, here=self.here)
 
     @property
     def runs(self) -> str:
-        """`beat`, or `worker` with its node's name as far as it was given one; nothing else, it may hold secrets."""
-        kind, node = _RUNS.search(self.command), _NODE.search(self.command)
-        assert kind
-        return " ".join((kind[1], *([node[1]] if node and kind[1] == "worker" else [])))
+        return what_runs(self.command)
+
+
+def is_of(app: str, command: str, *, here: bool) -> bool:
+    """Whether it is a worker or beat of the application: by the name it was started with, else by its place.
+
+    `here` says that it works in the application's directory.
+    """
+    named = _APP.search(command)
+    is_its = named[1].split(".")[0] == app.split(".")[0] if named else here
+    return is_its and _RUNS.search(command) is not None
+
+
+def what_runs(command: str) -> str:
+    """`beat`, or `worker` with its node's name as far as it was given one; nothing else, it may hold secrets."""
+    kind, node = _RUNS.search(command), _NODE.search(command)
+    if not kind:
+        return ""
+    return " ".join((kind[1], *([node[1]] if node and kind[1] == "worker" else [])))
+
+
+def is_service(command: str, node: str) -> bool:
+    """Whether what runs is the worker `node`, or beat where that is "". Only what contradicts it counts against it.
+
+    **Source:** celery 5.7.0 `utils/nodenames.py`: a name without `@` is the host of the node `celery`; `%h` and the
+    like stand for what only the worker knows. `bin/celery.py`: options may come from the environment, too.
+    """
+    kind = _RUNS.search(command)
+    if not kind:
+        return False
+    if not node:
+        return kind[1] == "beat" or _WITH_BEAT.search(command) is not None
+    given = _TITLE.search(command) or _NODE.search(command)
+    if kind[1] != "worker" or not given:
+        return kind[1] == "worker"
+    text = given[1].strip("'\"")
+    parts = text.split("@", 1) if "@" in text else ["celery", text]
+    return all("%" in part or part == wanted for part, wanted in zip(parts, node.split("@", 1), strict=True))
 
 
 def _processes(told: str) -> Iterator[_Process]:

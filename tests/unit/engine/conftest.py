@@ -37,7 +37,8 @@ case $1 in
 start)
     [ ! -e "$2.broken" ] || { echo "$2 is broken" >&2; exit 1; }
     [ ! -e "$2.dud" ] || exit 0
-    sleep 600 </dev/null >/dev/null 2>&1 &
+    what="worker -n $2@${PWD##*/}"; [ "$2" != beat ] || what=beat
+    bash -c 'exec -a "$1" sleep 600' - "celery -A shop $what" </dev/null >/dev/null 2>&1 &
     echo $! >"$2.pid"
     echo $! >>pids ;;
 stop)
@@ -308,7 +309,7 @@ class World:
         for host in self.hosts:
             path = self.path(host, "pids")
             for pid in map(int, path.read_text().split() if path.exists() else []):
-                if _command(pid) == b"sleep\x00600\x00":
+                if _command(pid).startswith(b"celery -A shop "):
                     os.kill(pid, signal.SIGKILL)
 
 

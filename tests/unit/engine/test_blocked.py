@@ -1,10 +1,17 @@
 """What a finding blocks is left as it is and named; everything else is put right, and the exit code says so."""
 
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
 import pytest
 
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Block, Finding
 from runbooks.core.reporter import Outcome, Tally
+from runbooks.diagnosis import workers
+from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 
 
@@ -40,3 +47,34 @@ def test_where_all_is_blocked_the_run_is_refused_before_any_change(world: World,
     with pytest.raises(RunbookError, match="nothing was changed: something is wrong"):
         world.remediate(blocking=[blocks(*blocked)])
     assert world.log("web1") == world.log("web2") == []
+
+
+@pytest.fixture
+def innocent() -> Iterator["subprocess.Popen[bytes]"]:
+    running = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
+    yield running
+    running.kill()
+    running.wait()
+
+
+def test_a_process_that_a_stale_pid_file_names_is_never_signalled(
+    world: World, innocent: "subprocess.Popen[bytes]"
+) -> None:
+    world.remediate()
+    pid_file = world.path("web1", "high.pid")
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    pid_file.write_text(f"{innocent.pid}\n")
+    world.path("web1", "env").write_text("TIMEOUT=1\n")
+    session = world.session()
+    found = [
+        finding
+        for finding in workers.findings(session.fleet, session.observe(Needs.EVERYTHING & ~Needs.IMPORTS))
+        if finding.code == "worker.other_process"
+    ]
+    assert [finding.subject for finding in found] == ["high on web1"]
+    assert f"names pid {innocent.pid} (sleep), which is not high of this application" in found[0].summary
+    assert found[0].blocks == (Block("web1", "high"),)
+    before = world.log("web1")
+    assert world.remediate(blocking=found) == ExitCode.FAILED
+    assert world.log("web1")[len(before) :] == ["stop beat", "start beat"]
+    assert innocent.poll() is None

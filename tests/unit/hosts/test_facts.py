@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from runbooks.hosts import facts
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
+from tests.unit.hosts.test_transport import wait_until
 
 
 def ask(question: str) -> Answer:
@@ -124,12 +126,21 @@ def service_host(tmp_path: Path, status: str) -> FleetHost:
 
 
 def state_of(tmp_path: Path, status: str, service: str = "high") -> ServiceState:
-    return facts.parse_service(service, ask(facts.ask_service(service_host(tmp_path, status), service)))
+    host = service_host(tmp_path, status)
+    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)))
+
+
+WORKER = "celery -A shop worker -n high@web1"
+
+
+def run_as_if(command: str, program: str | Path = "sleep") -> "subprocess.Popen[bytes]":
+    """A process that does nothing with the command line of another, which is one argument here, as a title is."""
+    return subprocess.Popen([command, "600"], executable=shutil.which(program), stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture
 def process() -> Iterator["subprocess.Popen[bytes]"]:
-    running = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
+    running = run_as_if(WORKER)
     yield running
     running.kill()
     running.wait()
@@ -137,7 +148,7 @@ def process() -> Iterator["subprocess.Popen[bytes]"]:
 
 def test_a_running_service_is_its_pid_and_the_time_it_was_started(tmp_path: Path) -> None:
     before = time.time()
-    running = subprocess.Popen(["sleep", "600"])
+    running = run_as_if(WORKER)
     try:
         after = time.time()
         state = state_of(tmp_path, f"echo {running.pid}")
@@ -154,12 +165,59 @@ def test_a_running_service_is_its_pid_and_the_time_it_was_started(tmp_path: Path
 def test_a_process_with_an_odd_name_is_understood(tmp_path: Path) -> None:
     program = tmp_path / "a) S 1 (b c"
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    running = subprocess.Popen([program, "600"])
+    running = run_as_if(WORKER, program)
     try:
         assert state_of(tmp_path, f"echo {running.pid}").pid == running.pid
     finally:
         running.kill()
         running.wait()
+
+
+@pytest.mark.parametrize(
+    ("service", "command", "found"),
+    [
+        ("high", "sleep", "sleep"),
+        ("high", "vi celery.txt", "sleep"),
+        ("high", "celery -A shop beat", "beat"),
+        ("high", "celery -A shop worker -n low@web1", "worker low@web1"),
+        ("high", "celery -A shop worker -n high@web2", "worker high@web2"),
+        ("high", "celery -A shop worker -n high", "worker high"),  # it is celery@high
+        ("high", "celery -A bank worker -n high@web1", "worker high@web1"),
+        ("high", "[celeryd: low@web1:MainProcess] -active- (-A shop worker)", "worker"),
+        ("beat", WORKER, "worker high@web1"),
+        ("high", WORKER, ""),
+        ("high", "python -m celery -A shop.celery:app worker --hostname=high@%h", ""),
+        ("high", "/srv/venv/bin/celery -A shop worker", ""),
+        ("high", "[celeryd: high@web1:MainProcess] -active- (-A shop worker)", ""),
+        ("beat", "celery -A shop beat", ""),
+        ("beat", "celery -A shop worker -B -n high@web1", ""),
+    ],
+)
+def test_a_pid_counts_only_where_this_service_of_this_application_runs_under_it(
+    tmp_path: Path, service: str, command: str, found: str
+) -> None:
+    running = run_as_if(command)
+    try:
+        state = state_of(tmp_path, f"echo {running.pid}", service)
+    finally:
+        running.kill()
+        running.wait()
+    told = f"pid {running.pid} ({found})" if found else ""
+    assert (state.pid, state.other_process) == (None if found else running.pid, told)
+
+
+@pytest.mark.parametrize(("command", "counts"), [(WORKER, True), ("celery -A shop worker -n low@web1", False)])
+def test_a_pid_counts_where_a_process_below_it_is_the_service(tmp_path: Path, command: str, counts: bool) -> None:
+    """As below a shell, or a tool that starts it again."""
+    script = f"bash -c 'exec -a \"$0\" sleep 600' '{command}' & echo; wait"
+    shell = subprocess.Popen(["bash", "-c", f"( {script} ) & wait"], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert shell.stdout
+        shell.stdout.readline()
+        wait_until(lambda: (state_of(tmp_path, f"echo {shell.pid}").pid == shell.pid) == counts, "its command line")
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
 
 
 def test_exit_code_3_means_that_it_does_not_run_and_what_was_said_is_evidence(tmp_path: Path) -> None:
