@@ -63,7 +63,7 @@ def observe_broker(
         selected, state = unacked.selections(chosen, samples), states[queue]
         states[queue] = replace(state, unacked=selected, notices=(*state.notices, *notices))
     with broker_errors(address(client)):
-        info, consumers = _info(client), _consumers(client)
+        info, consumers, asked_at = _info(client), _consumers(client), time.time()
         return BrokerState(
             version=str(info.get("redis_version", "")),
             db=db_of(client),
@@ -76,7 +76,7 @@ def observe_broker(
             other_lists=_other_lists(client, keyspace, queues) if queues else {},
             depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
-            consumer_ages_s=None if consumers is None else tuple(int(c["age"]) for c in consumers),
+            consumer_ages_s=None if consumers is None else tuple(int(c["age"]) - (asked_at - now) for c in consumers),
             oldest_unacked_at=_oldest_unacked_at(client, keyspace),
             held_s=_held_s(client, keyspace) if queues else {},
             clock_ahead_s=clock_ahead_s,

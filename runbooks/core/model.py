@@ -237,7 +237,8 @@ class BrokerState(Struct, frozen=True):
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
     messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
     any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
-    and `consumer_ages_s` are the ages of the connections that last did so; None where CLIENT LIST is not allowed.
+    and `consumer_ages_s` are the ages of the connections that last did so, at the beginning of the look: below 0 where
+    one was made since; None where CLIENT LIST is not allowed.
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
     task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
@@ -257,7 +258,7 @@ class BrokerState(Struct, frozen=True):
     other_lists: Mapping[str, tuple[int, bool]]
     depths_by_db: Mapping[int, int]
     blocked_clients: int | None
-    consumer_ages_s: tuple[int, ...] | None = None
+    consumer_ages_s: tuple[float, ...] | None = None
     oldest_unacked_at: float | None = None
     held_s: Mapping[str, float] = field(default_factory=dict)
     clock_ahead_s: float = 0.0

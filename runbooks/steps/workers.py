@@ -36,29 +36,31 @@ def changed_since_start(host: FleetHost, service: str, state: HostState) -> list
 
 
 def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
-    """The running nodes for which there are too few connections that take messages: some of them are deaf.
+    """The nodes that answer, and for which there is no connection that takes messages.
 
-    A worker takes messages over one connection, which is younger than itself. So among the workers up to any age there
-    must be as many such connections up to that age; this needs no address, and a foreign worker can only hide a fault.
+    A worker takes messages over one connection, which is younger than itself. So where no such connection is as young
+    as a worker, it has none; where there is one, it may be that worker's. This needs no address, and the connection of
+    another worker can only hide a fault.
     """
     assert snapshot.broker is not None
     if (connections := snapshot.broker.consumer_ages_s) is None:
         return frozenset()
-    ages_s = sorted(
-        (state.clock_at - service.started_at, host.node(worker))
+    youngest_s = min(connections, default=math.inf)
+    return frozenset(
+        host.node(worker)
         for host in fleet.hosts
         if (state := snapshot.reachable().get(host.name))
         for worker in host.settings.workers
+        if host.node(worker) in snapshot.broker.nodes
         if (service := state.services.get(worker.name)) and service.started_at is not None
+        if youngest_s > state.clock_at - service.started_at + MARGIN_S
     )
-    younger = [sum(connection <= age_s + MARGIN_S for connection in connections) for age_s, _ in ages_s]
-    return frozenset(node for n, (_, node) in enumerate(ages_s, 1) if younger[n - 1] < n)
 
 
 def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
     """The silent nodes of solo workers that run: such a one answers nothing while it runs a task.
 
-    There has to be a connection that takes messages for each of them, beside those of the nodes that answer.
+    There has to be a connection that takes messages beside those of the nodes that answer; whose it is, nobody knows.
     """
     assert snapshot.broker is not None
     nodes, connections, states = snapshot.broker.nodes, snapshot.broker.consumer_ages_s, snapshot.reachable()
@@ -68,7 +70,7 @@ def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
         for worker in host.settings.workers
         if worker.solo and host.node(worker) not in nodes and _may_run(states.get(host.name), worker)
     )
-    return silent if connections is None or len(connections) >= len(nodes) + len(silent) else frozenset()
+    return silent if connections is None or len(connections) > len(nodes) else frozenset()
 
 
 def _may_run(state: HostState | None, worker: Worker) -> bool:
@@ -77,7 +79,7 @@ def _may_run(state: HostState | None, worker: Worker) -> bool:
 
 
 MARGIN_S = 2.0
-"""Host and broker are asked one after the other, and the broker counts whole seconds."""
+"""Clocks are read one after the other, and the broker counts whole seconds."""
 
 
 class WorkersRunning:

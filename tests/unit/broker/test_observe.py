@@ -146,6 +146,8 @@ def test_clients_waiting_in_brpop_in_this_db_are_counted(
     while sum(c["cmd"] == "brpop" for c in client.client_list()) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert observe_broker(client, KEYS, [], [], 0, {}).blocked_clients == 1
+    slow = observe_broker(client, KEYS, [], [], time.time() - 60, {})
+    assert slow.consumer_ages_s == pytest.approx((-60,), abs=10), "as it was when the look began"
     client.lpush("work", "a")
     other_db.lpush("work", "a")
     for thread in threads:

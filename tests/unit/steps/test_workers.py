@@ -173,3 +173,42 @@ def test_a_silent_solo_worker_without_a_connection_that_takes_messages_is_restar
 @pytest.mark.parametrize("options", [("--pool=threads",), (), ("--pool=prefork", "--queues=solo")])
 def test_a_silent_worker_of_another_pool_is_restarted(options: tuple[str, ...]) -> None:
     assert silent_solo((400,), *options) == ["restart high: does not answer ping"]
+
+
+def deaf(ages_s: Mapping[str, float], connections: tuple[float, ...], silent: tuple[str, ...] = ()) -> list[str]:
+    """What is to do where workers of these ages run on a host each, and these connections take messages."""
+    hosts = [make_host(name, beat=False) for name in ages_s]
+    fleet = make_fleet(*hosts)
+    states = {
+        host.name: make_state(host, services={"high": ServiceState(7, NOW - ages_s[host.name], "7")}) for host in hosts
+    }
+    old = {
+        name: replace(state, files={ENV_FILE: FileState(b"TIMEOUT=30\n", 0o640, 0)}) for name, state in states.items()
+    }
+    broker = make_broker(fleet, consumer_ages_s=connections)
+    broker = replace(broker, nodes={name: node for name, node in broker.nodes.items() if name not in silent})
+    snapshot = make_snapshot(fleet, broker=broker, hosts=old)
+    return [f"{change.host}: {change.summary}" for change in WorkersRunning(fleet, 0.0, {}).plan(snapshot)]
+
+
+def test_a_young_worker_that_is_silent_makes_no_older_one_unseen() -> None:
+    ages = {"web1": 5.0, "web2": 500.0, "web3": 900.0}
+    assert deaf(ages, (499, 899), ("high@web1",)) == ["web1: restart high: does not answer ping"]
+
+
+def test_where_one_of_several_is_deaf_and_nobody_knows_which_all_are_left_to_run() -> None:
+    assert deaf({"web1": 5.0, "web2": 500.0, "web3": 900.0}, (4, 899)) == []
+
+
+def test_a_worker_older_than_no_connection_that_takes_messages_has_none() -> None:
+    why = "restart high: the broker sees no connection of it that takes messages"
+    assert deaf({"web1": 5.0, "web2": 500.0}, (499,)) == [f"web1: {why}"]
+    assert deaf({"web1": 5.0, "web2": 500.0}, ()) == [f"web1: {why}", f"web2: {why}"]
+
+
+def test_two_silent_solo_workers_with_one_connection_are_both_left_alone() -> None:
+    names = ("high", "low")
+    workers = tuple(Worker(name=name, queues=("q",), options=("--pool=solo",)) for name in names)
+    fleet = make_fleet(make_host(workers=workers, beat=False))
+    broker = make_broker(fleet, nodes={}, consumer_ages_s=(400,))
+    assert WorkersRunning(fleet, 0.0, {}).plan(make_snapshot(fleet, broker=broker)) == ()
