@@ -50,5 +50,6 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
         return ExitCode.OK
     for entry in record.entries:
         detail = entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
-        reporter.recorded(entry.change, entry.outcome or Outcome.UNKNOWN, detail, undone=entry.undone)
+        undone = entry.undone and entry.outcome is not Outcome.FAILED  # what was never made is not undone
+        reporter.recorded(entry.change, entry.outcome or Outcome.UNKNOWN, detail, undone=undone)
     return ExitCode.OK

@@ -37,6 +37,7 @@ from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs
+from runbooks.steps.workers import loads
 
 if TYPE_CHECKING:
     from runbooks.broker.lock import FleetLock
@@ -67,6 +68,7 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
         entry
         for entry in reversed(record.entries)
         if entry.outcome is not Outcome.SKIPPED
+        and not _takes_back(entry)
         and (not entry.undone or isinstance(entry.change.undo, RestoreMessages | RecallMessages))
     ]
     effects = [(entry.change.host, entry.change.undo) for entry in pending]
@@ -84,6 +86,12 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
     undos = [_with_consumers(session, undo, undos) for undo in undos]
     return sorted(undos, key=lambda undo: _rank(undo.change.do))
+
+
+def _takes_back(entry: Entry) -> bool:
+    """Whether a change was itself made to take one back, so that there is nothing to say of its way back."""
+    reverses = WriteFile | SetEnvironment | ControlService | ReloadUnits | EnableService
+    return entry.change.undo is None and isinstance(entry.change.do, reverses)
 
 
 def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
@@ -282,13 +290,31 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
 
 
 def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Collection[str], recap: Recap) -> None:
-    """Take back, within a run, what it changed on hosts that it leaves worse than it found them."""
+    """Take back, within a run, what it changed on hosts that it leaves worse than it found them.
+
+    A service none of whose files it changed has nothing to be put back to: one that it started stays up.
+    """
     record = find_run(session.options.state_directory, journal.run_id)
-    entries = [entry for entry in record.entries if entry.change.host in hosts]
+    by_name = {host.name: host for host in session.fleet.hosts if host.name in hosts}
+    done = [entry for entry in record.entries if entry.change.host in by_name]
+    entries = [entry for entry in done if not _only_controlled(entry, by_name[entry.change.host], done)]
     undos = plan_undo(session, replace(record, entries=entries), malformed=False)
     if any(undo.outcome is Outcome.CHANGED for undo in undos):
         session.reporter.step("put back")
     _take_back(session, journal, journal, lock, undos, recap)
+
+
+def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) -> bool:
+    """Whether a change starts, stops or restarts a service none of whose files changed."""
+    if not isinstance(entry.change.do, ControlService):
+        return False
+    written = {
+        other.change.do.path
+        for other in entries
+        if other.change.host == host.name and isinstance(other.change.do, WriteFile | SetEnvironment)
+        if other.outcome in (None, Outcome.CHANGED)
+    }
+    return written.isdisjoint(loads(host, entry.change.do.service))
 
 
 def _take_back(

@@ -13,7 +13,10 @@ from runbooks.core.model import BrokerState, RunningTask, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import make_plan
 from runbooks.engine.rolling import Rolling
-from runbooks.engine.walk import Proof
+from runbooks.engine.undo import plan_undo
+from runbooks.engine.walk import Proof, walk
+from runbooks.history import show
+from runbooks.reports.console import ConsoleReporter
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 
@@ -105,6 +108,35 @@ def test_after_a_host_that_does_not_come_back_the_rest_is_left_alone_and_it_gets
         assert fleet.path(name, "env").read_text() == "TIMEOUT=x\nTOKEN=s3cret\n"
     assert not any(fleet.path(name, "log").exists() for name in HOSTS[1:])
     assert fleet.last_run().outcome == "failed"
+
+
+def test_a_service_that_was_only_started_stays_up_when_its_neighbour_on_the_host_fails(tmp_path: Path) -> None:
+    world = World(tmp_path, ("web1",))
+    assert world.remediate() == ExitCode.OK
+    world.path("web1", "high.pid").unlink()
+    world.path("web1", "beat.broken").touch()
+    session = world.session()
+    snapshot = session.observe(EVERYTHING)
+    steps = (session.workers({name: state.clock_at for name, state in snapshot.reachable().items()}),)
+    assert walk(session, steps, snapshot) == ExitCode.FAILED
+    assert world.path("web1", "high.pid").exists()
+    outcomes = {e.change.summary.split(":")[0]: (e.outcome, e.undone) for e in world.last_run().entries}
+    assert outcomes == {"start high": (Outcome.CHANGED, False), "restart beat": (Outcome.FAILED, False)}
+
+
+def test_the_record_of_what_was_put_back_has_nothing_to_undo_and_calls_nothing_undone_that_failed(
+    fleet: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.path("web1", "high.broken").touch()
+    assert fleet.remediate("web1") == ExitCode.FAILED
+    session = fleet.session("web1")
+    undos = plan_undo(session, fleet.last_run(), malformed=False)
+    assert [undo.change.summary for undo in undos if undo.outcome is Outcome.CANNOT] == []
+    show(ConsoleReporter("inv"), fleet.state, "last")
+    told = capsys.readouterr().out
+    assert "(undone since)" in told
+    assert "failed: [web1] workers: restart high" in told
+    assert not any("failed: " in line and "(undone since)" in line for line in told.splitlines())
 
 
 def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_the_logs_is_told(fleet: World) -> None:
