@@ -10,7 +10,7 @@ from runbooks.core.model import NodeState, Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
-from runbooks.engine.blocked import require_unblocked
+from runbooks.engine.blocked import require_distinct, require_unblocked
 from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_failed
 from runbooks.engine.recap import Recap
@@ -37,6 +37,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     warn_of_half_moves(session)
     findings = session.diagnose(snapshot)
     blocking = [finding for finding in findings if finding.blocks]
+    require_distinct(session, snapshot)
     require_unblocked(session, blocking)
     steps = (
         session.environment(),

@@ -367,6 +367,7 @@ class HostState(Struct, frozen=True):
     `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
     where, as `beat_untold` says, it writes nothing down before it ends.
     `others` are the units that run workers or beat of the application beside the inventory's.
+    `machine` is the same for two names of one machine, "" where that cannot be told.
     """
 
     clock_at: float
@@ -380,6 +381,7 @@ class HostState(Struct, frozen=True):
     beat_sent_at: float | None = None
     beat_untold: str = ""
     others: tuple[OtherUnit, ...] = ()
+    machine: str = ""
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:

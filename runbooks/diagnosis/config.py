@@ -1,6 +1,7 @@
 """Faults of the files: units, cron entries and environment variables that are not as the inventory wants them."""
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import PurePosixPath
 
 from runbooks.core.fleet import Fleet, FleetHost
@@ -10,7 +11,8 @@ from runbooks.steps.files import MODE, Kind, Wanted, masked_units, stale_files
 
 
 def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> Iterator[Finding]:
-    """Missing and differing files per host, and environment drift."""
+    """Missing and differing files per host, environment drift, and hosts that are one."""
+    yield from same_machine(fleet, snapshot)
     for host in fleet.hosts:
         if state := snapshot.reachable().get(host.name):
             for kind, wanted in files.items():
@@ -18,6 +20,28 @@ def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
             yield from _masked(host, state)
             yield from _units(host, state)
             yield from _environment(host, state)
+
+
+def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Two hosts of the inventory that are one machine, and share files or units there: each would undo the other's."""
+    states = snapshot.reachable()
+    for one, other in combinations([host for host in fleet.hosts if host.name in states], 2):
+        a, b = states[one.name], states[other.name]
+        shared = sorted({*a.files, *a.managed} & {*b.files, *b.managed})
+        if a.machine and a.machine == b.machine and (shared or (one.has_systemd and other.has_systemd)):
+            yield Finding(
+                "inventory.same_machine",
+                f"{one.name}, {other.name}",
+                f"{one.name} and {other.name} are one machine: each would put its own units and files in the place of "
+                "the other's",
+                (
+                    "both answer with the same machine-id, the same boot and the same processes",
+                    *(f"both have {path}" for path in shared),
+                    "leave one of the two names in the inventory, with all its workers; look where each leads: "
+                    "`inv hosts`",
+                ),
+                blocks=(Block(one.name), Block(other.name)),
+            )
 
 
 def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:

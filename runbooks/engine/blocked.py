@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from runbooks.core.effects import Change
-from runbooks.core.errors import RunbookError
+from runbooks.core.errors import InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Snapshot
+from runbooks.diagnosis.config import same_machine
 from runbooks.engine.nodes import changed_service
 from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
@@ -43,6 +44,15 @@ def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
             f"no step of this tool can mend this, and nothing was changed: {reason.summary}",
             "mend it first, then run again; `inv diagnose` shows the evidence, and `inv clean-queues` and "
             "`inv install-units` work on their own",
+        )
+
+
+def require_distinct(session: Session, snapshot: Snapshot) -> None:
+    """Raise InventoryError where two hosts are one machine; before anything is done, for it is about both of them."""
+    if found := [finding.summary for finding in same_machine(session.fleet, snapshot)]:
+        where = session.options.inventory
+        raise InventoryError(
+            (f"{where}: {summary}" for summary in found), "leave one of these names in it; nothing was changed"
         )
 
 

@@ -168,6 +168,7 @@ def _understood(
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
         others=parse_strangers(answers["others"], fleet.app.app) if "others" in answers else (),
+        machine=clock.machine,
     )
 
 

@@ -11,7 +11,7 @@ from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Finding, Snapshot, Unreachable
 from runbooks.diagnosis.running import would_kill
 from runbooks.engine.apply import apply, make_plan
-from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_unblocked
+from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_distinct, require_unblocked
 from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
@@ -51,6 +51,7 @@ def walk(
     What `blocking` findings cover is left as it is, and the rest is put right.
     Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
     """
+    require_distinct(session, snapshot)
     require_unblocked(session, blocking)
     planned = make_plan(leave_out(steps, blocking), snapshot)
     if not session.options.kill_running and snapshot.broker:

@@ -22,11 +22,15 @@ NOT_RUNNING = 3
 
 
 class Clock(Struct, frozen=True):
-    """A host's own clock when it was asked, and what turns its processes' starts into the time of day."""
+    """A host's own clock when it was asked, and what turns its processes' starts into the time of day.
+
+    `machine` is the same where two names lead to one machine, and nowhere else; "" where that cannot be told.
+    """
 
     now: float
     uptime_s: float
     ticks_per_s: int
+    machine: str = ""
 
     def at(self, start_ticks: int) -> float:
         """The epoch seconds of a start. **Source:** proc(5), `/proc/PID/stat`: it is in clock ticks since boot."""
@@ -34,14 +38,22 @@ class Clock(Struct, frozen=True):
 
 
 def ask_clock() -> str:
-    return 'date +%s.%N; getconf CLK_TCK; read -r uptime </proc/uptime; echo "$uptime"'
+    """The machine-id alone does not tell: machines made from one image share it, but neither boot nor processes."""
+    return (
+        'date +%s.%N; getconf CLK_TCK; read -r uptime </proc/uptime; echo "$uptime"\n'
+        "{ read -r id </etc/machine-id; read -r boot </proc/sys/kernel/random/boot_id\n"
+        'space=$(readlink /proc/self/ns/pid) && echo "${boot:+$id/$boot/$space}"; } 2>/dev/null; :'
+    )
 
 
 def parse_clock(answer: Answer) -> Clock:
-    """Raises RunbookError where one of them is missing. **Source:** GNU date; getconf(1); proc(5)."""
+    """Raises RunbookError where one of them is missing.
+
+    **Source:** GNU date; getconf(1); proc(5); machine-id(5); namespaces(7).
+    """
     try:
-        now, ticks_per_s, uptime_s, *_ = answer.out.split()
-        return Clock(float(now), float(uptime_s), int(ticks_per_s))
+        now, ticks_per_s, uptime_s, _, *machine = answer.out.decode().split()
+        return Clock(float(now), float(uptime_s), int(ticks_per_s), "".join(machine))
     except ValueError:
         said = (answer.err.strip() or answer.out.decode(errors="replace").strip())[-300:]
         advice = "GNU date, getconf and /proc are needed there"

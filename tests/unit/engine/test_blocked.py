@@ -3,14 +3,20 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec.structs import replace
 
-from runbooks.core.errors import ExitCode, RunbookError
-from runbooks.core.model import Block, Finding
+from runbooks.core.errors import ExitCode, InventoryError, RunbookError
+from runbooks.core.model import Block, Finding, Severity
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.diagnosis import workers
+from runbooks.diagnosis.config import same_machine
+from runbooks.engine.rolling import Rolling
+from runbooks.install import install_cron, install_units
+from runbooks.remediate import remediate
+from runbooks.restart_workers import restart_workers
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 
@@ -78,3 +84,48 @@ def test_a_process_that_a_stale_pid_file_names_is_never_signalled(
     assert world.remediate(blocking=found) == ExitCode.FAILED
     assert world.log("web1")[len(before) :] == ["stop beat", "start beat"]
     assert innocent.poll() is None
+
+
+@pytest.fixture
+def twice(world: World) -> World:
+    """One machine under two names: the second has the first one's folders and services."""
+    world.hosts["web2"] = replace(world.hosts["web1"], name="web2")
+    return world
+
+
+@pytest.mark.parametrize("verb", ["install_units", "install_cron", "remediate", "restart_workers"])
+def test_a_machine_that_the_inventory_names_twice_is_refused_before_anything_is_done(twice: World, verb: str) -> None:
+    twice.remediate("web1")
+    before, log = twice.files("web1"), twice.log("web1")
+    twice.path("web1", "env").write_text("TIMEOUT=1\n")
+    before["env"] = b"TIMEOUT=1\n"
+    session = twice.session()
+    calls: dict[str, Callable[[], ExitCode]] = {
+        "install_units": lambda: install_units(session),
+        "install_cron": lambda: install_cron(session),
+        "remediate": lambda: remediate(session, Rolling("100%", 0)),
+        "restart_workers": lambda: restart_workers(session, Rolling("100%", 0)),
+    }
+    with pytest.raises(InventoryError, match="web1 and web2 are one machine"):
+        calls[verb]()
+    assert twice.files("web1") == before
+    assert twice.log("web1") == log
+
+
+def test_a_machine_that_the_inventory_names_twice_is_an_error_that_blocks_both(twice: World) -> None:
+    session = twice.session()
+    (found,) = same_machine(session.fleet, session.observe(Needs.FILES))
+    assert (found.severity, found.subject) == (Severity.ERROR, "web1, web2")
+    assert found.blocks == (Block("web1"), Block("web2"))
+    assert f"both have {twice.path('web1', 'env')}" in found.evidence
+
+
+def test_hosts_that_share_a_machine_and_no_file_are_well_and_so_are_copies_of_one_image(
+    world: World, twice: World
+) -> None:
+    apart = World(world.root / "apart").session()
+    assert list(same_machine(apart.fleet, apart.observe(Needs.FILES))) == []
+    session = twice.session()
+    seen = session.observe(Needs.FILES)
+    states = {name: replace(state, machine=f"id/boot of {name}/1") for name, state in seen.reachable().items()}
+    assert list(same_machine(session.fleet, replace(seen, hosts=states))) == []
