@@ -20,12 +20,18 @@ _HELD = ("active", "reserved", "scheduled")
 
 
 def observe_nodes(
-    url: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0, *, holdings: bool = False
+    url: str,
+    transport_options: Mapping[str, Any] | None = None,
+    timeout_s: float = 1.0,
+    *,
+    holdings: bool = False,
+    settings: bool = False,
 ) -> dict[str, NodeState]:
     """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
 
-    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA;
-    and with the options by which it is judged how long they may hold them.
+    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
+    With them or with `settings` also with what they say of their settings: the options by which it is judged how long
+    they may hold tasks, and what their schedule sends.
 
     {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody who has heard it
     is silent. Then those that answered are asked, by name; one that is silent then is left out. Of several of one name
@@ -40,7 +46,8 @@ def observe_nodes(
         return {}
     with _remote(url, options, client) as mailbox:
         answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
-        commands = ("registered", "active_queues", "active", *(("reserved", "scheduled", "conf") if holdings else ()))
+        commands = ("registered", "active_queues", "active", *(("reserved", "scheduled") if holdings else ()),
+                    *(("conf",) if holdings or settings else ()))  # fmt: skip
         answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
     told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
     return {name: _node(name, answering[name], answers) for name in told}
@@ -83,6 +90,7 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
         _ids(answers["reserved"][name]) if "reserved" in answers else frozenset(),
         _options(answers["conf"][name]) if "conf" in answers else None,
         tuple(_running(task) for told in answers["active"][name] for task in told or ()),
+        _scheduled(answers["conf"][name]) if "conf" in answers else frozenset(),
     )
 
 
@@ -99,6 +107,12 @@ def _options(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     own = told[0].get("broker_transport_options") or {}
     return {name: own[name] for name in ("visibility_timeout", "priority_steps") if name in own}
+
+
+def _scheduled(told: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The tasks of a node's `beat_schedule`; an entry whose name holds the word key, or some other such, is hidden."""
+    entries = [entry for one in told for entry in (one.get("beat_schedule") or {}).values()]
+    return frozenset(str(entry["task"]) for entry in entries if isinstance(entry, dict) and entry.get("task"))
 
 
 def find_holder(

@@ -116,7 +116,7 @@ class Broker:
         client = self._client
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
         fetched = self._fetched(every=with_unacked) if queues and nodes else []
-        answering = self._nodes(holdings=with_unacked or bool(fetched)) if nodes else {}
+        answering = self._nodes(holdings=with_unacked or bool(fetched), settings=queues) if nodes else {}
         named = fleet.queues if queues else ()
         with self._telling(""):
             return observe_broker(
@@ -150,8 +150,8 @@ class Broker:
     def _of_archive(self, path: Path) -> AbstractContextManager[Progress]:
         return self._telling(queue_of(path), f"reading {path.name}")
 
-    def _nodes(self, *, holdings: bool = False) -> dict[str, NodeState]:
-        return observe_nodes(self._url, self._options, holdings=holdings)
+    def _nodes(self, *, holdings: bool = False, settings: bool = False) -> dict[str, NodeState]:
+        return observe_nodes(self._url, self._options, holdings=holdings, settings=settings)
 
     def listening(self) -> frozenset[str]:
         """The nodes that can hear a question, by Redis alone; also those that were killed."""

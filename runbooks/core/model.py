@@ -172,7 +172,8 @@ class NodeState(Struct, frozen=True):
     `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
     some without listing them. Where several `twins` answer under the name, `registered` and `queues` are what all have.
     `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
-    `running` are the tasks that its processes work on.
+    `running` are the tasks that its processes work on; `scheduled` those that its application's schedule sends, empty
+    where it was not asked.
     """
 
     name: str
@@ -184,6 +185,7 @@ class NodeState(Struct, frozen=True):
     reserved: frozenset[str] = frozenset()
     options: Mapping[str, Any] | None = None
     running: tuple[RunningTask, ...] = ()
+    scheduled: frozenset[str] = frozenset()
 
 
 class Hoard(Struct, frozen=True):

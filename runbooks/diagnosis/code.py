@@ -21,6 +21,13 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from would_discard(fleet, snapshot, repaired=True)
     if lacking := _lacking(fleet, snapshot):
         yield _not_registered(lacking)
+    yield from discarding(fleet, snapshot)
+
+
+def discarding(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Tasks beyond the expected ones that are sent, or may be, to running workers that throw them away."""
+    yield from _discarded(fleet, snapshot)
+    yield from _scheduled_for_nobody(fleet, snapshot)
 
 
 def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
@@ -61,6 +68,65 @@ def _not_registered(lacking: Mapping[str, frozenset[str]]) -> Finding:
         tuple(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
         remedy="restart the workers once the import works",
     )
+
+
+def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Tasks that running nodes throw away though others know them, or though they wait; beside the expected ones.
+
+    A node is compared with those that consume nothing but its own queues: what is sent to them may come to it.
+    Celery's own tasks are not in the answers, and are not compared.
+    **Source:** celery 5.7.0 `worker/control.py: registered`; `worker/consumer/consumer.py: on_unknown_task`.
+    """
+    assert snapshot.broker is not None
+    own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
+    nodes = {name: node for name, node in sorted(snapshot.broker.nodes.items()) if name in own and node.queues}
+    for name, node in nodes.items():
+        known = node.registered | frozenset(fleet.app.expected_tasks)
+        waiting = {
+            (task, queue): count.count
+            for queue in sorted(node.queues & snapshot.broker.queues.keys())
+            for task, count in snapshot.broker.queues[queue].by_task.items()
+            if task not in known and not task.startswith("celery.")
+        }
+        peers = [peer for peer in nodes.values() if peer is not node and peer.queues and peer.queues <= node.queues]
+        differing = {peer.name: peer.registered - known for peer in peers if peer.registered - known}
+        unknown = frozenset(task for task, _ in waiting).union(*differing.values())
+        if unknown:
+            yield Finding(
+                "task.discarded",
+                name,
+                f"{name} discards {tasks(unknown)} as soon as it takes them, for it does not know "
+                f"{'it' if len(unknown) == 1 else 'them'}: give it the code that has "
+                f"{'it' if len(unknown) == 1 else 'them'} and restart it, or let it consume other queues",
+                (
+                    *(f"{count:,} × {task} wait in {queue}, which it consumes"
+                      for (task, queue), count in waiting.items()),
+                    *(f"inspect registered: {peer}, which shares {', '.join(sorted(nodes[peer].queues))} with it, "
+                      f"knows {', '.join(sorted(more))}" for peer, more in differing.items()),
+                ),
+            )  # fmt: skip
+
+
+def _scheduled_for_nobody(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """What beat sends and no worker that answers knows; while one of the inventory's is silent, it may be the one."""
+    assert snapshot.broker is not None
+    nodes = snapshot.broker.nodes
+    own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
+    if not nodes or not nodes.keys() >= own.union(fleet.all_nodes):
+        return
+    scheduled = {task: name for name, node in sorted(nodes.items()) for task in node.scheduled}
+    for task, name in sorted(scheduled.items()):
+        if not task.startswith("celery.") and not any(task in node.registered for node in nodes.values()):
+            yield Finding(
+                "task.scheduled_for_nobody",
+                task,
+                f"the schedule sends {task}, which no worker knows: the worker that takes it discards it; correct the "
+                "name in beat_schedule, or give the workers the code that has it, then restart them and beat",
+                (
+                    f"inspect conf: beat_schedule of {name} has it",
+                    f"inspect registered: none of {', '.join(sorted(nodes))} does",
+                ),
+            )
 
 
 def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
     findings = [
         *broker.findings(fleet, snapshot),
         *code.unregistered(fleet, snapshot),
+        *code.discarding(fleet, snapshot),
         *workers.silent_nodes(fleet, snapshot),
         *workers.strangers(fleet, snapshot),
         *queues.findings(fleet, snapshot),

@@ -13,9 +13,9 @@ APP = "from celery import Celery\napp = Celery('strange', broker={url!r})\n"
 
 
 @contextmanager
-def stranger(world: World, directory: Path, name: str) -> Iterator[None]:
+def stranger(world: World, directory: Path, name: str, code: str = "") -> Iterator[None]:
     """A worker without tasks that consumes high_priority under this name."""
-    (directory / "strange.py").write_text(APP.format(url=(world.root / "broker.url").read_text()))
+    (directory / "strange.py").write_text(APP.format(url=(world.root / "broker.url").read_text()) + code)
     log = directory / "log"
     command = [
         sys.executable,
@@ -64,3 +64,28 @@ def test_a_restart_is_not_proved_by_a_worker_that_answers_in_anothers_name(healt
         assert "another worker answers in its name" in done.out
     assert healthy.inv("restart-workers", "--yes").code == 0
     assert healthy.inv("verify").code == 0
+
+
+OTHER_CODE = """
+@app.task(name="strange.refund")
+def refund(): pass
+app.conf.beat_schedule = {"daily": {"task": "strange.gone", "schedule": 86400.0}}
+"""
+
+
+def test_two_workers_at_a_queue_with_different_code_and_a_schedule_for_nobody_are_errors(
+    healthy: World, tmp_path: Path
+) -> None:
+    low = "          - name: worker_low\n"
+    inventory = healthy.inventory((low, f"          - name: worker_more\n            queues: [high_priority]\n{low}"))
+    with stranger(healthy, tmp_path, "worker_more@sandbox", OTHER_CODE):
+        done = healthy.inv("diagnose", "--json", "--inventory", inventory)
+        crossed = healthy.inv("monitor", "--json", "--inventory", inventory).json["look"]["crossings"]
+    found = {(one["code"], one["subject"]): one for one in done.json["findings"]}
+    discarded = found["task.discarded", "worker_high@sandbox"]
+    assert discarded["severity"] == "error"
+    assert discarded["evidence"] == [
+        "inspect registered: worker_more@sandbox, which shares high_priority with it, knows strange.refund"
+    ]
+    assert found["task.scheduled_for_nobody", "strange.gone"]["severity"] == "error"
+    assert {"task.discarded", "task.scheduled_for_nobody"} <= {one["code"] for one in crossed}

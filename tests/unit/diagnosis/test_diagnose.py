@@ -359,6 +359,44 @@ def test_another_applications_node_need_not_know_our_tasks() -> None:
     assert findings(broker=broker(nodes=nodes)) == ()
 
 
+NEW_TASK = "shop.tasks.refund"
+TWO_HOSTS = make_fleet(HOST, make_host("web2", beat=False))
+KNOWING = node(name="high@web2", registered=frozenset({*TASKS, NEW_TASK}))
+
+
+def two_nodes(here: NodeState, there: NodeState = KNOWING, **changes: Any) -> BrokerState:
+    return make_broker(TWO_HOSTS, nodes={here.name: here, there.name: there}, **changes)
+
+
+def test_a_worker_with_older_code_than_another_at_its_queue_is_told() -> None:
+    finding = only(findings(TWO_HOSTS, broker=two_nodes(node())), "task.discarded")
+    assert (finding.subject, finding.severity) == ("high@web1", Severity.ERROR)
+    assert finding.evidence == (f"inspect registered: high@web2, which shares high_q with it, knows {NEW_TASK}",)
+
+
+def test_what_another_knows_for_a_queue_of_its_own_is_no_fault() -> None:
+    more = replace(KNOWING, queues=frozenset({"high_q", "theirs"}))
+    assert findings(TWO_HOSTS, broker=two_nodes(node(), more)) == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "told"), [(NEW_TASK, ["task.discarded"]), ("celery.chord_unlock", []), (TASKS[0], [])]
+)
+def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(task: str, told: list[str]) -> None:
+    queue = make_queue(depth=26, by_task={task: TaskCount(26, 0, 0, None, None, 0)})
+    found = findings(broker=broker(queues={"high_q": queue}))
+    assert [finding.code for finding in found] == told
+    assert all(finding.evidence == (f"26 × {NEW_TASK} wait in high_q, which it consumes",) for finding in found)
+
+
+def test_what_the_schedule_sends_and_nobody_knows_is_told() -> None:
+    own = node(scheduled=frozenset({TASKS[0], NEW_TASK, "celery.backend_cleanup"}))
+    finding = only(findings(broker=broker(nodes={own.name: own})), "task.scheduled_for_nobody")
+    assert (finding.subject, finding.severity) == (NEW_TASK, Severity.ERROR)
+    found = findings(TWO_HOSTS, broker=make_broker(TWO_HOSTS, nodes={own.name: own}))
+    assert "task.scheduled_for_nobody" not in {finding.code for finding in found}, "the silent one may know it"
+
+
 def test_an_import_that_works_by_now_leaves_only_the_worker_to_be_restarted() -> None:
     only(findings(broker=broker(nodes=UNKNOWING), hosts={"web1": with_imports(GOOD)}), "task.not_registered")
 
