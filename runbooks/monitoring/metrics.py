@@ -4,11 +4,12 @@
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -157,9 +158,17 @@ def serve(exposition: Exposition, address: str, port: int) -> int:
 
 
 def write_textfile(path: Path, exposition: Exposition) -> None:
-    """Replace the file at once; everybody may read it, for node_exporter is another user. Raises OSError."""
-    before = os.umask(0o022)
+    """Replace the file at once; everybody may read it, for node_exporter is another user. Raises OSError.
+
+    The new one is made under a name that nobody can know: in a folder of another user's, a link could lie there.
+    """
+    text = generate_latest(exposition.registry())
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        write_to_textfile(str(path), exposition.registry())
-    finally:
-        os.umask(before)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            os.fchmod(handle, 0o644)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise

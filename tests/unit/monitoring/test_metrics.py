@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -109,3 +110,15 @@ def test_the_alerts_fire_above_the_limits_and_not_at_them(promtool: Promtool) ->
     """Prometheus' own unit tests of the rules: `alerts_test.yml` beside this file."""
     checked = promtool("test", "rules", Path(__file__).with_name("alerts_test.yml"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_link_that_lies_in_wait_beside_the_textfile_is_not_followed(exposition: Exposition, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "celery.prom"
+    for name in (path.name, f"{path.name}.{os.getpid()}.{threading.get_ident()}"):
+        (tmp_path / name).symlink_to(victim)
+    write_textfile(path, exposition)
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o644
