@@ -35,7 +35,8 @@ def observe_nodes(
 
     {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody who has heard it
     is silent. Then those that answered are asked, by name; one that is silent then is left out. Of several of one name
-    what all of them know and consume counts. Nothing of it stays behind in Redis. Raises BrokerUnreachable.
+    the tasks count that all of them know, and the queues that any of them consumes. Nothing of it stays behind in
+    Redis. Raises BrokerUnreachable.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
     active, reserved, scheduled, conf; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
@@ -78,7 +79,7 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
     return NodeState(
         name,
         frozenset.intersection(*tasks),
-        frozenset.intersection(*queues),
+        frozenset[str]().union(*queues),
         _held(twins, [answers[which][name] for which in _HELD]) if "reserved" in answers else None,
         frozenset(
             task.partition(" [")[0]
@@ -217,8 +218,12 @@ def consume_again(url: str, transport_options: Mapping[str, Any], queues: Mappin
 
 
 def _switch_consumers(mailbox: Any, queues: Mapping[str, Sequence[str]], command: str) -> set[str]:
-    """Tell each of these nodes that answers about its queues; returns which these are."""
-    there = set(_by_node(mailbox.call(sorted(queues), "ping", timeout=1.0)))
+    """Tell each of these nodes that answers about its queues; returns which these are.
+
+    Not where several answer to the name: each of them would obey, whatever its own queues are.
+    """
+    answering = Counter(name for reply in mailbox.ask_all("ping", 1.0) for name in reply)
+    there = {name for name, count in answering.items() if count == 1 and name in queues}
     for queue in {queue for node in there for queue in queues[node]}:
         consumers = sorted(node for node in there if queue in queues[node])
         mailbox.call(consumers, command, {"queue": queue}, timeout=1.0)

@@ -170,7 +170,8 @@ class NodeState(Struct, frozen=True):
 
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
     `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
-    some without listing them. Where several `twins` answer under the name, `registered` and `queues` are what all have.
+    some without listing them. Where several `twins` answer under the name, `registered` are what all know,
+    `queues` what any consumes.
     `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
     `running` are the tasks that its processes work on; `scheduled` those that its application's schedule sends, empty
     where it was not asked.
@@ -246,6 +247,8 @@ class BrokerState(Struct, frozen=True):
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
     `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds, `hoards`
     those that wait in a node for a free process.
+    `uptime_s` is the server's, None where it does not say. `unheard`: nobody listens where the nodes were asked,
+    although a client waits for messages.
     `evicted_keys` is how many keys the server has thrown away since its start, for want of memory.
     """
 
@@ -265,6 +268,8 @@ class BrokerState(Struct, frozen=True):
     held_s: Mapping[str, float] = field(default_factory=dict)
     clock_ahead_s: float = 0.0
     evicted_keys: int = 0
+    uptime_s: float | None = None
+    unheard: bool = False
     orphans: Mapping[str, int] = field(default_factory=dict)
     hoards: tuple[Hoard, ...] = ()
 

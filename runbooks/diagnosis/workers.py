@@ -1,11 +1,11 @@
 """Faults of the workers: hosts that do not answer, workers and beat that do not run, answer or consume."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from runbooks.core.fleet import Fleet, FleetHost, unit_of
 from runbooks.core.model import Block, Finding, HostState, Severity, Snapshot, Unreachable
 from runbooks.core.wording import span, tasks
-from runbooks.steps.workers import busy_solo, changed_since_start
+from runbooks.steps.workers import busy_solo, changed_since_start, silence_means_nothing
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -17,8 +17,10 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
-            yield from _services(host, state)
+            elsewhere = {block.service for one in _run_elsewhere(host, state, snapshot) for block in one.blocks}
+            yield from _services(host, state, elsewhere)
             yield from _other_units(host, state)
+            yield from _run_elsewhere(host, state, snapshot)
             yield from _nodes(host, state, snapshot, busy)
             yield from _stops_late(fleet, host)
 
@@ -82,7 +84,11 @@ def strangers(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 "worker.twins",
                 name,
                 f"{node.twins} workers answer as {name}, so one that nobody knows of takes messages, too",
-                ("inspect ping: each of them answers; one may be of an older start, or run on another machine",),
+                (
+                    "inspect ping: each of them answers; one may be of an older start, or run on another machine",
+                    "start each with a name of its own: -n NAME@HOST",
+                ),
+                blocks=(Block(workers[name][0].name, workers[name][1].name),) if name in workers else (),
             )
         taken = sorted(node.queues & frozenset(fleet.consumed))
         if name in own or not taken:
@@ -149,7 +155,50 @@ def _other_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
         )
 
 
-def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
+def _run_elsewhere(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+    """Services that do not run, and whose work something else does: started as well, they would be there twice."""
+    assert snapshot.broker is not None
+    nodes = {worker.name: host.node(worker) for worker in host.settings.workers}
+    for name, service in state.services.items():
+        if service.pid is not None or service.leaked:
+            continue
+        node = nodes.get(name)
+        doing = [unit.name for unit in state.others if any(_does(runs, node) for runs in unit.runs.values())]
+        own = [] if node else [worker.name for worker in host.settings.workers if _has_beat(worker.options)]
+        if doing:
+            evidence = f"it is at work in {', '.join(doing)}: end it there, then run the same command again"
+        elif own:
+            evidence = f"{', '.join(own)} is started with -B, so it is a beat, too: take one of the two out"
+        elif node in snapshot.broker.nodes:
+            evidence = f"inspect ping: {node} answers; end that worker, or give it another name with -n"
+        else:
+            continue
+        yield Finding(
+            "service.runs_elsewhere",
+            f"{name} on {host.name}",
+            f"{name} does not run as a service, but something else does its work; started as well, it would be there "
+            "twice",
+            (evidence,),
+            blocks=(Block(host.name, name),),
+        )
+
+
+def _has_beat(options: Sequence[str]) -> bool:
+    """**Source:** celery 5.7.0 `bin/worker.py`: -B, --beat."""
+    return "-B" in options or "--beat" in options
+
+
+def _does(runs: str, node: str | None) -> bool:
+    """Whether what a unit runs is the worker of this node, or beat where that is None; %h is the host's own name."""
+    kind, *rest = runs.split()
+    if node is None:
+        return kind == "beat" or "-B" in rest
+    named = next((word for word in rest if word != "-B"), "")
+    name, _, place = named.partition("@")
+    return kind == "worker" and (named == node or (name == node.partition("@")[0] and place.startswith("%")))
+
+
+def _services(host: FleetHost, state: HostState, elsewhere: Collection[str]) -> Iterator[Finding]:
     for name, service in state.services.items():
         if service.leaked:
             yield Finding(
@@ -184,7 +233,7 @@ def _services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 ),
                 blocks=(Block(host.name, name),),
             )
-        elif service.pid is None and not service.masked:
+        elif service.pid is None and not service.masked and name not in elsewhere:
             who = "systemd" if host.has_systemd else "its status command"
             yield Finding(
                 f"{'beat' if name == 'beat' else 'worker'}.not_running",
@@ -219,12 +268,14 @@ def _nodes(host: FleetHost, state: HostState, snapshot: Snapshot, busy: Collecti
                 severity=Severity.INFO,
             )
         elif node is None and service.pid is not None:
+            doubt = silence_means_nothing(snapshot.broker, state, service)
             yield Finding(
                 "worker.not_answering",
                 name,
-                f"{worker.name} runs, but its node does not answer ping",
+                f"{worker.name} runs, but its node does not answer ping"
+                + (f"; that proves nothing, so it is left running: {doubt}" if doubt else ""),
                 (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
-                remedy="restart it",
+                remedy=None if doubt else "restart it",
             )
         elif node is not None and (missing := [queue for queue in worker.queues if queue not in node.queues]):
             yield Finding(

@@ -16,6 +16,7 @@ from runbooks.hosts.script import Answer, quote
 # A process that has told a title of its own is `[celeryd: NODE:MainProcess] … (-A app worker …)`.
 _RUNS = re.compile(r"(?:^|[\s/\[])celeryd?:?\s.*?(?<=[\s(])(worker|beat)(?=[\s)]|$)")
 _APP = re.compile(r"\s\(?(?:-A\s?|--app[ =])([\w.]+)")
+_WITH_BEAT = re.compile(r"\s\(?(?:-B|--beat)(?=[\s)]|$)")
 _NODE = re.compile(r"\s(?:-n\s?|--hostname[ =])([^\s)]+)")
 _TITLE = re.compile(r"^\[celeryd: ([^\s\]]+):")
 _WITH_BEAT = re.compile(r"\s(?:-B|--beat)(?=[\s)]|$)")

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from runbooks.core.effects import Change, ControlService, EndProcesses, ReloadUnits, SetEnvironment, WriteFile
 from runbooks.core.fleet import Fleet, FleetHost, unit_of
-from runbooks.core.model import HostState, NodeState, Snapshot
+from runbooks.core.model import BrokerState, HostState, NodeState, ServiceState, Snapshot
 from runbooks.core.settings import Worker
-from runbooks.core.wording import tasks
+from runbooks.core.wording import span, tasks
 from runbooks.steps.running import told
 from runbooks.steps.step import Needs
 
@@ -55,6 +55,28 @@ def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
         if (service := state.services.get(worker.name)) and service.started_at is not None
         if youngest_s > state.clock_at - service.started_at + MARGIN_S
     )
+
+
+SETTLED_S = 60.0
+"""So long after its start Redis may be without workers that are well: they come back by and by."""
+
+
+def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceState) -> str:
+    """Why a running service that is well may be silent just now; "" where nothing is known that says so."""
+    if ", deactivating" in found.answer:
+        return "systemd is stopping it, and it finishes what it runs"
+    full = broker.maxmemory_bytes and broker.used_memory_bytes >= broker.maxmemory_bytes
+    if full and not broker.maxmemory_policy.startswith("allkeys-"):
+        return "Redis is full, so it refuses the answers of workers"
+    older = state.clock_at - (found.started_at or state.clock_at) > (broker.uptime_s or 0.0)
+    if broker.uptime_s is not None and broker.uptime_s < SETTLED_S and older:
+        return f"Redis was started {span(broker.uptime_s)} ago, later than this worker, which may not be back yet"
+    if broker.unheard:
+        return (
+            "a client waits for messages in this db, but nobody listens on remote control's channel: fanout_prefix, "
+            "control_exchange or kombu may differ there"
+        )
+    return ""
 
 
 def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
@@ -105,18 +127,19 @@ class WorkersRunning:
         return tuple(
             change
             for name, state in snapshot.reachable().items()
-            for change in self._host(hosts[name], state, snapshot.broker.nodes, unseen, busy, earlier)
+            for change in self._host(hosts[name], state, snapshot.broker, unseen, busy, earlier)
         )
 
     def _host(
         self,
         host: FleetHost,
         state: HostState,
-        nodes: Mapping[str, NodeState],
+        broker: BrokerState,
         unseen: Collection[str],
         busy: Collection[str],
         earlier: Sequence[Change],
     ) -> Iterator[Change]:
+        nodes = broker.nodes
         workers = {worker.name: worker for worker in host.settings.workers}
         for service in host.services:
             found = state.services[service]
@@ -130,6 +153,8 @@ class WorkersRunning:
                 node = nodes.get(host.node(worker))
                 faults = worker_faults(worker, node, self.fleet.app.expected_tasks)
                 faults = [] if host.node(worker) in busy else faults
+                if node is None and host.name not in self.since and silence_means_nothing(broker, state, found):
+                    faults = []
                 if node and node.twins > 1 and host.name in self.since:
                     faults.append("another worker answers in its name, so that its own answer is not known")
                 if not faults and host.node(worker) in unseen:

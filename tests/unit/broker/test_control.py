@@ -263,3 +263,8 @@ def test_two_nodes_of_one_name_are_told_and_hide_no_other(url: str, client: "red
             assert nodes["w2@here"].queues == {"work", "mail"}
             assert "tiny.count" in nodes["w1@here"].registered
             assert "tiny.note" not in nodes["w1@here"].registered, "what one of them lacks is not to be relied on"
+        both = {"w1@here": ("work", "mail"), "w2@here": ("work",)}
+        drain(url, OPTIONS, both, 5.0, lambda _: None)
+        after = observe_nodes(url, OPTIONS, timeout_s=5)
+        assert after["w1@here"].queues == {"work", "mail"}, "each of the two would have obeyed"
+        assert after["w2@here"].queues == {"mail"}

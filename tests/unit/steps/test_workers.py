@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile
-from runbooks.core.model import FileState, NodeState, ServiceState, Unreachable
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import Block, FileState, Finding, NodeState, OtherUnit, ServiceState, Snapshot, Unreachable
 from runbooks.core.settings import Worker
+from runbooks.diagnosis.workers import findings
 from runbooks.steps.workers import WorkersRunning
 from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
 
@@ -212,3 +214,69 @@ def test_two_silent_solo_workers_with_one_connection_are_both_left_alone() -> No
     fleet = make_fleet(make_host(workers=workers, beat=False))
     broker = make_broker(fleet, nodes={}, consumer_ages_s=(400,))
     assert WorkersRunning(fleet, 0.0, {}).plan(make_snapshot(fleet, broker=broker)) == ()
+
+
+def faults_of(fleet: Fleet, snapshot: Snapshot) -> list[Finding]:
+    return list(findings(fleet, snapshot))
+
+
+@pytest.mark.parametrize(
+    "broker",
+    [
+        {"maxmemory_bytes": 100, "used_memory_bytes": 101},
+        {"uptime_s": 5.0},
+        {"unheard": True},
+    ],
+)
+def test_silence_that_proves_nothing_is_no_reason_for_a_restart(broker: Mapping[str, Any]) -> None:
+    fleet = make_fleet(make_host(beat=False))
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, **broker))
+    assert WorkersRunning(fleet, 0.0, {}).plan(snapshot) == ()
+    assert WorkersRunning(fleet, 0.0, {"web1": NOW - 600}).plan(snapshot), "a restart is not proved by silence"
+    [found] = [one for one in faults_of(fleet, snapshot) if one.code == "worker.not_answering"]
+    assert found.remedy is None
+    assert "proves nothing" in found.summary
+
+
+def test_a_worker_that_is_being_stopped_is_left_to_it() -> None:
+    stopping = replace(RUNNING, answer="loaded, deactivating (stop-sigterm)")
+    assert plan({"high": stopping}, {"high@web1": None}) == []
+
+
+@pytest.mark.parametrize("runs", ["worker high@web1", "worker high@%h"])
+def test_a_service_whose_work_another_unit_does_is_not_started(runs: str) -> None:
+    fleet = make_fleet(make_host(beat=False))
+    state = make_state(fleet.hosts[0], services={"high": STOPPED})
+    other = OtherUnit("celery.service", "/etc/systemd/system/celery.service", False, {9: runs})
+    snapshot = make_snapshot(
+        fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": replace(state, others=(other,))}
+    )
+    blocks = [block for one in faults_of(fleet, snapshot) for block in one.blocks]
+    assert Block("web1", "high") in blocks
+
+
+def test_a_service_whose_node_answers_is_not_started() -> None:
+    fleet = make_fleet(make_host(beat=False))
+    snapshot = make_snapshot(fleet, hosts={"web1": make_state(fleet.hosts[0], services={"high": STOPPED})})
+    [found] = faults_of(fleet, snapshot)
+    assert found.code == "service.runs_elsewhere"
+    assert found.blocks == (Block("web1", "high"),)
+
+
+@pytest.mark.parametrize("runs", ["beat", "worker w1@web1 -B"])
+def test_a_beat_is_not_started_beside_another(runs: str) -> None:
+    fleet = make_fleet()
+    state = make_state(fleet.hosts[0])
+    other = OtherUnit("celerybeat.service", "/etc/systemd/system/celerybeat.service", False, {9: runs})
+    state = replace(state, services={**state.services, "beat": STOPPED}, others=(other,))
+    found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
+    assert Block("web1", "beat") in [block for one in found for block in one.blocks]
+
+
+def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
+    fleet = make_fleet(make_host(beat=False))
+    broker = make_broker(fleet)
+    broker = replace(broker, nodes={name: replace(one, twins=2) for name, one in broker.nodes.items()})
+    [found] = [one for one in faults_of(fleet, make_snapshot(fleet, broker=broker)) if one.code == "worker.twins"]
+    assert found.blocks == (Block("web1", "high"),)
+    assert any("-n " in line for line in found.evidence)
