@@ -94,8 +94,13 @@ def _sound(path: Path) -> str:
     return f"{len(ledger.messages):,} messages, every checksum right, in their order{torn}{unsettled}"
 
 
-def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *, malformed: bool) -> ExitCode:
-    """Put the messages that the rule means back into their queues: a run of its own."""
+def restore_archive(
+    session: Session, run: str, rule: Rule | None, place: str, *, malformed: bool, even_restored: bool = False
+) -> ExitCode:
+    """Put the messages that the rule means back into their queues: a run of its own.
+
+    With `even_restored` also what the archive calls put back or moved, and stands nowhere in Redis.
+    """
     if place not in get_args(Place):
         raise UsageError(f"--place {place!r} is none of original, next, last", "leave it out for their old places")
     record = _find(session.options.state_directory, run)
@@ -103,7 +108,19 @@ def restore_archive(session: Session, run: str, rule: Rule | None, place: str, *
     if record.broker != session.broker.name:
         raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
     archives = list(_archives(session.reporter, record, rule))
-    changes = [c for path, ledger in archives if (c := _restore(path, ledger, rule, cast(Place, place), malformed))]
+    changes = []
+    for path, ledger in archives:
+        differs, note = session.broker.difference(path, always=even_restored)
+        if note:
+            session.reporter.warning(
+                f"{path.name}: {note.replace('RUN', record.id)}", "look at the queue before you go on"
+            )
+        for n in differs.here:
+            ledger.fates[n] = Fate.RESTORED
+        for n in differs.missing if even_restored else ():
+            ledger.fates[n] = Fate.TAKEN
+        if change := _restore(path, ledger, rule, cast(Place, place), malformed, even_restored):
+            changes.append(change)
     if not changes:
         session.reporter.message("Nothing to put back: none of these messages is in the archive.")
         return ExitCode.OK
@@ -131,7 +148,9 @@ def _consumers(session: Session, queues: set[str]) -> Iterator[str]:
             yield f"{', '.join(names)} consumes {queue} and will run them at once"
 
 
-def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malformed: bool) -> Change | None:
+def _restore(
+    path: Path, ledger: Ledger, rule: Rule | None, place: Place, malformed: bool, even_restored: bool
+) -> Change | None:
     if ledger.problems:
         raise RunbookError(
             f"{path} is damaged: {ledger.problems[0]}", "put the file back from a backup, then run again"
@@ -154,7 +173,7 @@ def _restore(path: Path, ledger: Ledger, rule: Rule | None, place: Place, malfor
         BROKER,
         "archive",
         f"put {len(back):,} {'message' if len(back) == 1 else 'messages'} back into {queue_of(path)}, {where}{held}",
-        RestoreSelected(name, text(rule) if rule else "", place, malformed, token),
+        RestoreSelected(name, text(rule) if rule else "", place, malformed, token, even_restored),
         RecallMessages(name, token),
         "\n".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
         tuple(back),

@@ -15,7 +15,8 @@ Celery's own, each with the transport option `global_keyprefix` in front:
 This tool's own:
 
     celery-runbooks:lock                      string  JSON naming who is changing this fleet; 60 s, renewed
-    celery-runbooks:batches:<run id>          hash    batch number → ordinals of the messages it moved; then deleted
+    celery-runbooks:batches:<run id>          hash    batch number → ordinals of the messages it moved, until the
+                                                      archive has them; `through` → the last of these, for 30 days
     celery-runbooks:detached                  set     queue keys that a run works on, or did when it was killed
     celery-runbooks:work:<queue key>          list    what such a run has not dealt with yet; deleted when it is empty
     celery-runbooks:late:<queue key>          list    what arrived long after such a run was killed; then deleted

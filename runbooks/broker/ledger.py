@@ -135,6 +135,8 @@ class Ledger(Struct):
 
     By n: `fates`; `put_by`, the token of the change that put a message back, or moved it; `lots`; `positions`; `sizes`,
     in bytes. These are columns, because as objects each message would need a kilobyte.
+
+    `last_done` is the last batch that moved something, 0 where none has.
     """
 
     run_id: str = ""
@@ -147,6 +149,7 @@ class Ledger(Struct):
     sizes: "array[int]" = field(default_factory=partial(array, "I", [0]))
     unsettled: dict[int, Batch] = field(default_factory=dict)
     last_batch: int = 0
+    last_done: int = 0
     problems: list[str] = field(default_factory=list)
     whole_bytes: int = 0
 
@@ -272,6 +275,8 @@ def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
         ledger.last_batch = max(ledger.last_batch, line["batch"])
     elif kind in _FATES:
         batch = ledger.unsettled.pop(line["batch"], None)
+        if line["messages"]:
+            ledger.last_done = max(ledger.last_done, line["batch"])
         for n in line["messages"]:
             if n not in ledger.messages:
                 raise ValueError(f"batch {line['batch']} moved message {n}, which is not in the archive")

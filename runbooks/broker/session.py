@@ -13,7 +13,7 @@ from typing import Protocol
 import redis
 from msgspec import Struct
 
-from runbooks.broker import moving, surgery, unacked
+from runbooks.broker import moving, rewound, surgery, unacked
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import (
@@ -66,13 +66,14 @@ class Waiting(Protocol):
 class Restorable(Struct, frozen=True):
     """What of an archive can be put back, or taken out again: messages, and malformed items that are held back.
 
-    `gone` were moved or put back, and wait no more; `damage` forbids it all.
+    `gone` were moved or put back, and wait no more; `damage` forbids it all; `note` has to be told before it is done.
     """
 
     count: int
     held_back: int
     damage: str
     gone: int = 0
+    note: str = ""
 
 
 class Broker:
@@ -227,16 +228,38 @@ class Broker:
         with self._of_archive(path) as told:
             ledger, damage = _ledger(path)
             waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None, told)
+            found, note = (rewound.Rewound(), "") if damage else self._difference(ledger, told)
         unsure = ledger.unsure
-        out = Counter(ledger.lots[n].malformed for n in ledger.messages if ledger.fates[n] is Fate.TAKEN or n in unsure)
+        here = frozenset(found.here)
+        out = Counter(
+            ledger.lots[n].malformed
+            for n in ledger.messages
+            if (ledger.fates[n] is Fate.TAKEN and n not in here) or n in unsure
+        )
         held_back = 0 if malformed else out[True]
         moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
-        return Restorable(out.total() - held_back + waiting, held_back, damage, moved - waiting)
+        return Restorable(out.total() - held_back + waiting, held_back, damage, moved - waiting, note)
+
+    def difference(self, path: Path, *, always: bool = False) -> tuple[rewound.Rewound, str]:
+        """How Redis and an archive differ, and what has to be told of it, "" where Redis remembers its last step.
+
+        In that case they are compared only with `always`.
+        """
+        with self._of_archive(path) as told:
+            return self._difference(_ledger(path)[0], told, always=always)
+
+    def _difference(self, ledger: Ledger, told: Progress, *, always: bool = False) -> tuple[rewound.Rewound, str]:
+        behind = rewound.is_behind(self._client, self._keys, ledger)
+        if not behind and not always:
+            return rewound.Rewound(), ""
+        found = rewound.compare(self._client, self._keys, ledger, told)
+        return found, rewound.told(found) if behind else rewound.CONSUMED if found.missing else ""
 
     def restore(self, path: Path, *, malformed: bool) -> str:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
         with self._of_archive(path) as told, Archive.open(path) as archive:
             surgery.settle(self._client, self._keys, archive)
+            rewound.agree(self._client, self._keys, archive, on_progress=told)
             recalled = moving.recall(self._client, self._keys, archive, None, told)
             unheld = unacked.restore(self._client, self._keys, archive)
             report = surgery.restore(
@@ -251,6 +274,11 @@ class Broker:
         path = Path(effect.archive)
         with self._of_archive(path) as told, Archive.open(path, effect.token) as archive:
             surgery.settle(self._client, self._keys, archive)
+            again = frozenset[int]()
+            if effect.even_restored:
+                means = chosen(archive.ledger(), effect.rule, time.time())
+                again = frozenset(m.n for m in means if effect.malformed or not m.malformed)
+            rewound.agree(self._client, self._keys, archive, reclaim=again, on_progress=told)
             ledger = archive.ledger()
             out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
             back = (m for m in out if effect.malformed or not m.malformed)

@@ -37,7 +37,11 @@ from runbooks.broker.scan import Progress, judge_of, no_progress, windows
 from runbooks.broker.selection import Facts, Judge
 from runbooks.core.model import Notice, Rule
 
-_FENCE_KEPT_S = 86_400  # far longer than a command can linger in a socket or a proxy
+REMEMBERED_S = 30 * 86_400
+"""So long Redis remembers an archive's last step, and a fence, which no command in a socket or a proxy outlives."""
+THROUGH = "through"
+"""The field of an archive's batches that holds the number of the last one that was forgotten."""
+
 _STEP_INSERTS = 1000
 _STEP_BYTES = 1024 * 1024
 _FORGET_AT_ONCE = 1000
@@ -177,7 +181,8 @@ def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger:
             archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
         archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
-        forget(client, key, [int(number) for number, moved in client.hgetall(key).items() if moved])
+        records = client.hgetall(key).items()
+        forget(client, key, [int(number) for number, moved in records if moved and number != THROUGH.encode()])
     return len(unsettled)
 
 
@@ -298,7 +303,9 @@ class _Restoring(Struct):
 
 
 def forget(client: "redis.Redis", batches: str, numbers: Sequence[int]) -> None:
-    """Drop records that the archive has; what is left are fences."""
+    """Drop records that the archive has; what is left are fences, and how far the archive and Redis agreed."""
+    if numbers:
+        client.hset(batches, THROUGH, max(numbers))
     for at in range(0, len(numbers), _FORGET_AT_ONCE):
         client.hdel(batches, *map(str, numbers[at : at + _FORGET_AT_ONCE]))
-    client.expire(batches, _FENCE_KEPT_S)
+    client.expire(batches, REMEMBERED_S)

@@ -116,7 +116,8 @@ class RestoreMessages(_Effect, frozen=True, tag="restore_messages"):
 class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
     """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
 
-    The archive remembers the `token`, by which they can be recalled.
+    The archive remembers the `token`, by which they can be recalled. With `even_restored` also those that the archive
+    calls put back or moved, and that stand nowhere in Redis.
     """
 
     archive: str
@@ -124,6 +125,7 @@ class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
     place: Literal["original", "next", "last"]
     malformed: bool
     token: str
+    even_restored: bool = False
 
 
 class RecallMessages(_Effect, frozen=True, tag="recall_messages"):

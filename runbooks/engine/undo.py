@@ -187,7 +187,9 @@ def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malforme
         why += f"; {restorable.held_back:,} malformed stay in the archive, for each would kill the worker that pops it"
         why += " (--malformed puts them back)"
     if restorable.gone:
-        why += f"; {restorable.gone:,} are out of reach, for they have been consumed"
+        why += f"; {restorable.gone:,} are out of reach, for they stand in no queue any more"
+    if restorable.note:
+        why += f"; {restorable.note.replace('RUN', record.id)}"
     return Undo(entry, Change(BROKER, entry.change.step, _summary(effect), do), outcome, why)
 
 

@@ -50,8 +50,16 @@ def verify(flags: Flags, run: str) -> None:
     run=_RUN,
     place="where to: `original` (into their places), `next` or `last` to run",
     with_malformed="also malformed items; each kills the worker that pops it",
+    even_restored="also what the archive calls put back or moved, and Redis has lost",
 )
-def restore(flags: Flags, run: str, said: Said, place: str = "original", with_malformed: bool = False) -> None:
+def restore(
+    flags: Flags,
+    run: str,
+    said: Said,
+    place: str = "original",
+    with_malformed: bool = False,
+    even_restored: bool = False,
+) -> None:
     """Put messages of a run's archives back into their queues, all or those that the flags mean."""
 
     def body(reporter: "Reporter") -> "ExitCode":
@@ -59,6 +67,7 @@ def restore(flags: Flags, run: str, said: Said, place: str = "original", with_ma
         from runbooks.core.rules import from_flags
 
         rule = from_flags(said)
-        return restore_archive(session_of(flags, reporter), run, rule, place, malformed=with_malformed)
+        session = session_of(flags, reporter)
+        return restore_archive(session, run, rule, place, malformed=with_malformed, even_restored=even_restored)
 
     run_verb(flags, body)
