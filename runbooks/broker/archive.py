@@ -91,6 +91,7 @@ class Archive:
         """Start the archive of a run; raises ArchiveError where the file exists or cannot be written."""
         with _os_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            os.fchmod(descriptor, 0o600)  # whatever the umask
             archive = cls(path, descriptor, Ledger(run_id=run_id))
             header = {"type": "header", "format": FORMAT, "run": run_id, "created_at": created_at}
             archive._append([_line(header)], sync=True)

@@ -32,7 +32,7 @@ _REFUSALS = {
     "The user executing the script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
     "ACL failure in script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
     "unknown command": "`rename-command` in the server's configuration took it away; docs/queues.md lists all it needs",
-    "READONLY": "name the master in the broker URL: workers write there, a replica only copies",
+    "READONLY": "it became a replica meanwhile: redis-cli INFO replication says of whom; is that intended?",
     "WRONGTYPE": "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
     "OOM": "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory",
     "MISCONF": "Redis cannot save to its disk and refuses writes: see its log, free the disk",
@@ -250,7 +250,26 @@ def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
         raise BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
     if info.get("role") == "slave":
         master = f"{info.get('master_host')}:{info.get('master_port')}"
-        raise BrokerRefused(f"{where} is a replica of {master}", _REFUSALS["READONLY"])
+        advice = (
+            f"somebody may have made it follow a server of theirs: check who runs {master} and since when this is so"
+        )
+        advice += (
+            " (redis-cli INFO replication, and the server's log); name it in the broker URL only where your workers"
+        )
+        raise BrokerRefused(
+            f"{where} is a replica: it follows {master}, {_link(info)}", f"{advice} are meant to write there"
+        )
+
+
+def _link(info: Mapping[str, Any]) -> str:
+    """Since when a replica's link is as it is. **Source:** Redis `INFO replication`."""
+    if info.get("master_link_status") == "up":
+        if "master_link_up_since_seconds" in info:  # Redis 8.4 and newer
+            return f"the link has been up for {info['master_link_up_since_seconds']} s"
+        quiet_s = info.get("master_last_io_seconds_ago")
+        return f"the link is up, last heard of {quiet_s} s ago; since when, this server does not say"
+    down_s = info.get("master_link_down_since_seconds", -1)
+    return f"the link has been down for {down_s} s" if int(down_s) >= 0 else "the link has never been up"
 
 
 @contextmanager

@@ -17,13 +17,15 @@ import errno
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from msgspec import Struct, field
 
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, from_json, to_json
@@ -114,9 +116,13 @@ class Journal:
         """
         now = time.time()
         directory = state_directory / "runs" / run_id
+        _require_private(state_directory)
         try:
-            directory.mkdir(parents=True, mode=0o700)
+            _make_private(directory.parent)
+            directory.mkdir()
+            directory.chmod(0o700)
             journal = cls(directory)
+            os.fchmod(journal._fd, 0o600)
             header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
             where = {"inventory": str(inventory.resolve()), "broker": broker}
             journal._append({"type": "run", **header, "operator": operator(), **where})
@@ -209,6 +215,36 @@ def operator() -> str:
     return f"{user_name()}@{socket.gethostname()}"
 
 
+def _make_private(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone, whatever the umask."""
+    if not path.exists():
+        _make_private(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o700)
+
+
+def _require_private(state_directory: Path) -> None:
+    """Raise RunbookError where somebody else could have put records into a state directory."""
+    for path in (state_directory, state_directory / "runs"):
+        if (path.exists() or path.is_symlink()) and (
+            why := _not_ours(path.stat() if path == state_directory else path.lstat())
+        ):
+            raise RunbookError(
+                f"{path} {why}: what is recorded there may not be this user's",
+                "nothing was changed; name another folder with --state-dir, or, where every run in it is yours, "
+                f"chmod 700 {path}",
+            )
+
+
+def _not_ours(found: os.stat_result) -> str:
+    """Why somebody else may have written a file or a folder, "" where nobody can."""
+    if stat.S_ISLNK(found.st_mode):
+        return "is a link"
+    if found.st_uid != os.geteuid():
+        return f"belongs to user {found.st_uid}, not to {os.geteuid()}"
+    return "may be written by others" if found.st_mode & 0o022 else ""
+
+
 def _sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -222,8 +258,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             try:
                 if line.endswith(b"\n"):
-                    yield json.loads(line)
-            except ValueError:
+                    yield msgspec.convert(json.loads(line), dict[str, Any])
+            except (ValueError, RecursionError):
                 raise RunbookError(f"{path}:{number}: not a line of a journal") from None
 
 
@@ -239,35 +275,54 @@ def _legible(directory: Path) -> RunRecord:
     """A run as far as its journal can be read: one that is damaged must not hide the others."""
     path, record = directory / JOURNAL, RunRecord(directory, directory.name, "", 0.0, "", "", "")
     try:
+        if why := _not_ours(directory.lstat()) or _not_ours(path.lstat()):
+            raise RunbookError(f"{directory} or its journal {why}: it may not be this user's run")
         lines = _lines(path)
         head = next(lines, {})
         if head["type"] != "run" or head["format"] != FORMAT:
             raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
-        known = (head["id"], head["verb"], head["started_at"], head["operator"], head["inventory"], head["broker"])
-        record = RunRecord(directory, *known)
+        known = msgspec.convert(head, _Head)
+        where = (known.operator, known.inventory, known.broker)
+        record = RunRecord(directory, known.id, known.verb, known.started_at, *where)
         for line in lines:
             _apply(record, line)
     except RunbookError as error:
         record.damage = error.problem
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever stands in it
         record.damage = f"{path} is missing or damaged: {error}"
     return record
 
 
+class _Head(Struct):
+    """The first line of a journal, as far as it is shown."""
+
+    id: str
+    verb: str
+    started_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+    operator: str
+    inventory: str
+    broker: str
+
+
 def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
+    n = line.get("n", 1)
+    if not 0 < msgspec.convert(n, int) <= len(record.entries) + (line["type"] == "effect") and "n" in line:
+        raise ValueError(f"there is no change {n}")
     match line["type"]:
         case "effect":
             undo = from_json(line["undo"]) if line["undo"] else None
             do = from_json(line["do"])
-            change = Change(line["host"], line["step"], line["summary"], do, undo, line["detail"])
+            words = [line[name] for name in ("host", "step", "summary", "detail")]
+            host, step, summary, detail = msgspec.convert(words, tuple[str, str, str, str])
+            change = Change(host, step, summary, do, undo, detail)
             record.entries.append(Entry(line["n"], change))
         case "outcome":
             entry = record.entries[line["n"] - 1]
-            entry.outcome, entry.detail = Outcome(line["outcome"]), line["detail"]
+            entry.outcome, entry.detail = Outcome(line["outcome"]), msgspec.convert(line["detail"], str)
         case "undone":
             record.entries[line["n"] - 1].undone = True
         case "end":
-            record.outcome = line["outcome"]
+            record.outcome = msgspec.convert(line["outcome"], str)
 
 
 def list_runs(state_directory: Path) -> list[RunRecord]:
@@ -302,7 +357,11 @@ def _ended_well(directory: Path) -> bool:
 
 
 def _run_directories(state_directory: Path) -> list[Path]:
-    """The runs that got as far as their first line, oldest first; those that did not have changed nothing."""
+    """The runs that got as far as their first line, oldest first; those that did not have changed nothing.
+
+    Raises RunbookError where somebody else could have put them there.
+    """
+    _require_private(state_directory)
     journals = sorted((state_directory / "runs").glob(f"*/{JOURNAL}"))
     return [path.parent for path in journals if _has_begun(path)]
 

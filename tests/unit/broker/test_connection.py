@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
-from runbooks.broker.connection import address, broker_errors, connect, db_of, safe_url
+from runbooks.broker.connection import _link, address, broker_errors, connect, db_of, safe_url
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.scan import scan_queue
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
@@ -85,8 +85,25 @@ def test_a_cluster_is_refused(start: Start) -> None:
 
 def test_a_replica_is_refused_and_its_master_named(start: Start, redis_server: RedisServer) -> None:
     replica = start("--replicaof", "127.0.0.1", str(redis_server.port))
-    with pytest.raises(BrokerRefused, match=f"is a replica of 127.0.0.1:{redis_server.port}"):
+    with pytest.raises(
+        BrokerRefused, match=f"is a replica: it follows 127.0.0.1:{redis_server.port}, the link"
+    ) as told:
         connect(replica.url())
+    assert f"check who runs 127.0.0.1:{redis_server.port} and since when this is so" in told.value.advice
+    assert "only where your workers are meant to write there" in told.value.advice
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"master_link_status": "up", "master_link_up_since_seconds": 90}, "the link has been up for 90 s"),
+        ({"master_link_status": "up", "master_last_io_seconds_ago": 3}, "since when, this server does not say"),
+        ({"master_link_status": "down", "master_link_down_since_seconds": 7}, "the link has been down for 7 s"),
+        ({"master_link_status": "down", "master_link_down_since_seconds": -1}, "the link has never been up"),
+    ],
+)
+def test_of_a_replicas_link_it_is_said_what_the_server_says(info: dict[str, object], said: str) -> None:
+    assert said in _link(info)
 
 
 def test_a_db_that_the_server_does_not_have_is_refused(redis_server: RedisServer) -> None:
@@ -189,7 +206,7 @@ def test_errors_of_a_later_command_are_translated(
     replica = start("--replicaof", "127.0.0.1", str(redis_server.port))
     with redis.Redis(port=replica.port) as writer, pytest.raises(BrokerRefused) as readonly, broker_errors("here"):
         writer.set("a", 1)
-    assert "name the master" in readonly.value.advice
+    assert "became a replica" in readonly.value.advice
 
 
 def test_a_server_that_cannot_start_shows_the_end_of_its_log(redis_server: RedisServer, tmp_path: Path) -> None:

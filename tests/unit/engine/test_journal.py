@@ -74,15 +74,82 @@ def test_a_run_is_read_back_as_it_was_written(state: Path) -> None:
     ]
 
 
-def test_nobody_else_can_read_a_run(state: Path) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o002, 0o277])
+def test_nobody_else_can_read_or_write_a_run_whatever_the_umask(state: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         with journal(state) as run:
             pass
     finally:
         os.umask(before)
-    assert run.directory.stat().st_mode & 0o777 == 0o700
+    for folder in (state.parent, state, state / "runs", run.directory):
+        assert folder.stat().st_mode & 0o777 == 0o700
     assert (run.directory / JOURNAL).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("folder", [".", "runs"])
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_state_folder_that_others_may_write_is_refused(state: Path, folder: str, mode: int) -> None:
+    with journal(state):
+        pass
+    (state / folder).chmod(mode)
+    for use in (list_runs, lambda folder: find_run(folder, "last"), lambda folder: journal(folder, "b").__enter__()):
+        with pytest.raises(RunbookError, match="may be written by others"):
+            use(state)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+@pytest.mark.parametrize("planted", [".", "runs", "runs/20250101-000000-aaaa", f"runs/20250101-000000-aaaa/{JOURNAL}"])
+def test_a_record_of_somebody_else_is_refused(state: Path, planted: str) -> None:
+    with journal(state) as run:
+        run.finished(run.intend(WRITE), Outcome.CHANGED)
+    os.chown(state / planted, 12345, 12345)
+    with pytest.raises(RunbookError, match="belongs to user 12345"):
+        find_run(state, "last", to_undo=True)
+
+
+def test_a_link_in_place_of_a_record_is_refused(state: Path, tmp_path: Path) -> None:
+    with journal(state) as run:
+        pass
+    run.directory.rename(tmp_path / "elsewhere")
+    run.directory.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunbookError, match="is a link"):
+        find_run(state, "last")
+
+
+HEAD = {
+    "type": "run",
+    "format": 1,
+    "id": "a",
+    "verb": "v",
+    "started_at": 1.0,
+    "operator": "o",
+    "inventory": "i",
+    "broker": "b",
+}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "[]", "5", "null", '"text"', "[" * 100_000 + "]" * 100_000, "\0", "{}", '{"type": []}',
+        json.dumps(HEAD | {"started_at": "noon"}), json.dumps(HEAD | {"started_at": 1e300}),
+        json.dumps(HEAD | {"id": 5}), json.dumps(HEAD | {"operator": None}),
+        json.dumps(HEAD) + "\n[]", json.dumps(HEAD) + '\n{"type": "effect"}',
+        json.dumps(HEAD) + '\n{"type": "undone", "n": 0}', json.dumps(HEAD) + '\n{"type": "undone", "n": "x"}',
+        json.dumps(HEAD) + '\n{"type": "end", "outcome": {}}',
+        json.dumps(HEAD) + '\n{"type": "effect", "n": 1, "host": 5, "step": "", "do": {}, "undo": 5}',
+    ],
+)  # fmt: skip
+def test_a_journal_that_cannot_be_parsed_is_damaged_whatever_is_in_it(state: Path, lines: str) -> None:
+    with journal(state) as run:
+        pass
+    (run.directory / JOURNAL).write_text(lines + "\n")
+    (record,) = list_runs(state)
+    assert record.state == "damaged"
+    assert not last_failed(state, "remediate", Path("inventory.yaml"))
+    with pytest.raises(RunbookError):
+        find_run(state, "last")
 
 
 def test_a_change_is_on_the_disk_before_intend_returns(state: Path) -> None:
