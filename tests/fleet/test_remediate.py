@@ -212,6 +212,27 @@ def test_a_worker_that_the_inventory_no_longer_has_is_stopped_and_its_unit_remov
     assert state(healthy, "web1") == before
 
 
+def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(healthy: FleetWorld) -> None:
+    code = "/srv/printer_inventory/integrations/__init__.py"
+    stop = "sudo systemctl stop celery-worker@worker_low"
+    for host in ("web2", "web3"):
+        assert healthy.ssh(host, stop).code == 0
+    assert healthy.ssh("web3", f"sudo cp -p {code} /root/code && echo 1/0 | sudo tee -a {code}").code == 0
+    try:
+        before = state(healthy, "web3")
+        done = inv(healthy, "remediate", "--yes")
+        assert done.code == 2, done.out + done.err
+        assert "web3 is left as it is: printer_inventory fails to import" in done.err
+        assert "ZeroDivisionError" in done.err
+        assert state(healthy, "web3") == before
+        assert (recap(done, "web3")["blocked"], recap(done, "web3")["changed"]) == (1, 0)
+        assert (recap(done, "web2")["failed"], recap(done, "web2")["changed"]) == (0, 1)
+        assert healthy.ssh("web2", "systemctl is-active celery-worker@worker_low").out == "active\n"
+    finally:
+        healthy.ssh("web3", f"sudo cp -p /root/code {code}")
+    assert inv(healthy, "remediate", "--yes").code == 0
+
+
 def test_a_password_for_sudo_comes_from_a_file_and_shows_nowhere(healthy: FleetWorld) -> None:
     password = (healthy.fleet / "operator.password").read_text().strip()
     lookup = "\"{{ lookup('file', inventory_dir ~ '/operator.password') }}\""
