@@ -131,11 +131,11 @@ def look(
         questions["beat"] = facts.ask_beat(host)
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
-    answers = run_fragments(transport, questions, timeout_s=patience_s)
+    answers = run_fragments(transport, questions, timeout_s=patience_s, private=["files"])
     try:
         return _understood(fleet, host, answers, files, services, probes)
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
-        raise RunbookError(f"what it answered cannot be understood: {error!r}") from None
+        raise RunbookError(f"what it answered cannot be understood ({type(error).__name__})") from None
 
 
 def _understood(

@@ -88,7 +88,8 @@ def _concrete(transport: Transport, effect: Effect) -> Effect:
     """An effect that depends on what a file holds now, as the write it comes to; it stays unwritten in the journal."""
     if not isinstance(effect, SetEnvironment):
         return effect
-    answer = run_fragments(transport, {"file": facts.ask_files([effect.path])}, timeout_s=MARGIN_S)["file"]
+    question = {"file": facts.ask_files([effect.path])}
+    answer = run_fragments(transport, question, timeout_s=MARGIN_S, private=["file"])["file"]
     return as_write(effect, facts.parse_files([effect.path], answer)[effect.path])
 
 

@@ -224,7 +224,7 @@ def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **q
     program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
     env_file, user = quote(host.settings.env_file), quote(host.settings.user)
     group = quote(host.settings.group) if host.settings.group else f'"$(id -g -- {user})"'
-    become = f"setpriv --reuid {user} --regid {group} --init-groups --reset-env --" if host.has_systemd else ""
+    become = f"setpriv --reuid {user} --regid {group} --init-groups --reset-env --"
     return (
         f"if [ -e {env_file} ]; then exec 3<{env_file}; else exec 3</dev/null; fi\n"
         f"set --; [ $(id -u) -ne 0 ] || set -- {become}\n"

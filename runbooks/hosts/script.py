@@ -5,7 +5,7 @@
 
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from string import ascii_letters
 
 from msgspec import Struct
@@ -33,13 +33,20 @@ def heredoc(content: str) -> str:
 
 
 def run_fragments(
-    runner: Runner, fragments: Mapping[str, str], *, timeout_s: float, stop_at_failure: bool = False
+    runner: Runner,
+    fragments: Mapping[str, str],
+    *,
+    timeout_s: float,
+    stop_at_failure: bool = False,
+    private: Collection[str] = (),
 ) -> dict[str, Answer]:
     """Run named fragments on a host in one script, each in a subshell of its own without input.
 
     `$dir` is a folder of the script's own, which goes with it: a fragment may put files there.
     With `stop_at_failure` those after a failed one are not run and are missing in the answer.
-    Raises HostUnreachable when the host cannot be reached or its shell cannot run the script.
+    What `private` fragments print is sent at once and stands in no file of the host.
+    Raises HostUnreachable when the host cannot be reached, its shell cannot run the script, or a part of the answer is
+    missing. Nothing of an answer that did not come whole is shown: it may hold any byte of any file that was read.
     """
     if not fragments:
         return {}
@@ -48,23 +55,50 @@ def run_fragments(
     mark = f"answer-{secrets.token_hex(8)}"
     stop = "[ $code -eq 0 ] || exit 0\n" if stop_at_failure else ""
     parts = [
-        f'( {body}\n) >"$dir/{mark}{n:04}-2" 2>"$dir/{mark}{n:04}-4" </dev/null\ncode=$?\n'
-        f'echo "{mark}$code" >"$dir/{mark}{n:04}-1"; echo {mark} >"$dir/{mark}{n:04}-3"\n{stop}'
-        for n, body in enumerate(fragments.values())
+        _part(f"{mark}{n:04}", mark, n, body, name in private) + stop
+        for n, (name, body) in enumerate(fragments.items())
     ]
     # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
-    head = f'dir=$(mktemp -d) || exit 70\ntrap \'cat "$dir"/{mark}*; rm -rf "$dir"\' EXIT\n'
+    head = f'dir=$(mktemp -d) || exit 70\ntrap \'echo {mark}; cat "$dir"/{mark}*; rm -rf "$dir"\' EXIT\n'
     done = runner.run(head + "".join(parts), timeout_s=timeout_s)
+    before, *pieces = done.out.split(mark.encode())
     if done.code != 0:
-        said = "\n".join(dict.fromkeys(done.out.decode(errors="replace").strip().splitlines()))[-300:]
-        full = "a script keeps what it says in /tmp until its end; is that full? df -h /tmp"
-        advice = full if done.code in (1, 70) else ""
+        said = "\n".join(dict.fromkeys(before.decode(errors="replace").strip().splitlines()))[-300:]
+        advice = _FULL if done.code in (1, 70) else ""
         raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}", advice)
-    return dict(zip(fragments, _answers(done.out.split(mark.encode())[1:]), strict=False))
+    return _answers(list(fragments), pieces, stop_at_failure)
 
 
-def _answers(pieces: Sequence[bytes]) -> Iterator[Answer]:
-    """Of each fragment its code, a line end and its output; then a line end and its errors."""
-    for told, err in zip(pieces[0::2], pieces[1::2], strict=True):
-        code, _, out = told.partition(b"\n")
-        yield Answer(int(code), out, err[1:].decode(errors="replace"))
+_FULL = "a script keeps what it says in /tmp until its end; is that full? df -h /tmp"
+
+
+def _part(file: str, mark: str, n: int, body: str, private: bool) -> str:
+    """The shell of one fragment; its files come back in the order of their names."""
+    to = "" if private else f' >"$dir/{file}-2"'
+    begin = f'echo "{mark}{n} out"\n' if private else ""
+    return (
+        f'{begin}( {body}\n){to} 2>"$dir/{file}-4" </dev/null\ncode=$?\n'
+        f'echo "{mark}{n} $code" >"$dir/{file}-1"; echo "{mark}{n} err" >"$dir/{file}-3"\n'
+    )
+
+
+def _answers(names: Sequence[str], pieces: Sequence[bytes], stop_at_failure: bool) -> dict[str, Answer]:
+    """Each piece begins with its fragment's number and what it holds: `out`, `err`, or the code and what it printed."""
+    told: dict[tuple[int, str], bytes] = {}
+    codes: dict[int, int] = {}
+    for piece in pieces:
+        head, _, content = piece.partition(b"\n")
+        number, _, what = head.decode(errors="replace").partition(" ")
+        if what.isdigit():
+            codes[int(number)] = int(what)
+            told.setdefault((int(number), "out"), content)
+        elif what in ("out", "err"):
+            told[int(number), what] = content
+    answers = {}
+    for n, name in enumerate(names):
+        if n not in codes or (n, "err") not in told:
+            raise HostUnreachable(f"its answer was cut off: what it says of {name} is missing", _FULL)
+        answers[name] = Answer(codes[n], told[n, "out"], told[n, "err"].decode(errors="replace"))
+        if stop_at_failure and codes[n] != 0:
+            break
+    return answers

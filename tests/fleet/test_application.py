@@ -1,5 +1,7 @@
 """The application's own code on real hosts: as whom it is run by a look, and what that leaves behind."""
 
+import pytest
+
 from tests.fleet.conftest import FleetWorld
 
 APP = "/srv/printer_inventory"
@@ -7,7 +9,19 @@ ENV_FILE = "/etc/printer_inventory.env"
 LOADED = "/tmp/loaded-as"
 
 
-def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it(fleet: FleetWorld) -> None:
+SYSTEMD = "celery_service_manager: systemd"
+COMMANDS = """celery_service_manager: commands
+        celery_commands: {start: "false", stop: "false", status: "exit 3"}"""
+
+
+@pytest.mark.parametrize("managed", ["systemd", "commands"])
+def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it(
+    fleet: FleetWorld, managed: str
+) -> None:
+    inventory = fleet.fleet / "managed.yaml"
+    text = (fleet.fleet / "inventory.yaml").read_text()
+    assert SYSTEMD in text
+    inventory.write_text(text.replace(SYSTEMD, COMMANDS) if managed == "commands" else text)
     settings = f"{APP}/printer_inventory/settings.py"
     tell = f"import os\nwith open('{LOADED}', 'a') as told: print(os.getuid(), os.environ['HOME'], file=told)\n"
     only_roots = f"chmod 600 {ENV_FILE}"  # as may be, where systemd alone reads it
@@ -16,7 +30,8 @@ def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it
     try:
         ours = f"find {APP} -newer {settings}.kept -newer {settings} | sort"
         listed = fleet.ssh("root@web1", ours).out
-        found = fleet.inv("diagnose", "--inventory", ".fleet/inventory.yaml", "--limit", "web1", "--json")
+        found = fleet.inv("diagnose", "--inventory", str(inventory), "--limit", "web1", "--json")
+        assert found.code == 1, found.out + found.err
         assert "task.import_fails" in {finding["code"] for finding in found.json["findings"]}
         loaded = set(fleet.ssh("root@web1", f"cat {LOADED}").out.splitlines())
         assert loaded == {fleet.ssh("root@web1", "echo $(id -u deploy) ~deploy").out.strip()}

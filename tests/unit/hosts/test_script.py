@@ -2,7 +2,9 @@
 
 import glob
 import os
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,47 @@ def test_a_full_or_missing_temporary_folder_is_told_as_what_it_is(monkeypatch: p
     monkeypatch.setenv("TMPDIR", "/no/such/folder")
     with pytest.raises(HostUnreachable, match=r"its shell ended with 70: .*/no/such/folder"):
         run(a="true")
+
+
+@pytest.fixture
+def full_folder(tmp_path: Path) -> Iterator[Path]:
+    """A temporary folder of 16 KiB, of which all but 4 are taken."""
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("only root may mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], check=True)
+    (folder / "filler").write_bytes(bytes(8192))
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("private", [(), ("a",)])
+@pytest.mark.parametrize("size", range(500, 12_000, 1_150))
+def test_a_full_temporary_folder_shows_nothing_of_what_was_read(
+    full_folder: Path, monkeypatch: pytest.MonkeyPatch, size: int, private: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(full_folder))
+    secret = full_folder.parent / "secret"
+    secret.write_text("hunter2!" * (size // 8))
+    fragments = {"first": f"cat {secret}", "a": f"cat {secret}", "b": f"cat {secret}", "last": "echo done"}
+    try:
+        answers = run_fragments(HERE, fragments, timeout_s=20, private=private)
+    except HostUnreachable as error:
+        told = f"{error.problem} {error.advice} {error!r}"
+    else:
+        whole = all(answer.code or len(answer.out) in (5, size // 8 * 8) for answer in answers.values())
+        told = "df -h /tmp" if whole else "half an answer was taken for a whole one"
+    assert "hunter" not in told
+    assert "df -h /tmp" in told
+
+
+def test_what_a_private_fragment_prints_stands_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    look = f"echo hunter2; grep -rl hunter2 {tmp_path} >&2; exit 3"
+    open_one, private = (run_fragments(HERE, {"a": look}, timeout_s=20, private=p)["a"] for p in ((), ("a",)))
+    assert (private.code, private.out, private.err) == (3, b"hunter2\n", "")
+    assert open_one.err != ""
 
 
 def test_what_a_fragment_starts_has_the_umask_and_the_language_of_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
