@@ -10,7 +10,7 @@ from runbooks.core.model import NodeState, Severity, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
-from runbooks.engine.blocked import require_distinct, require_unblocked
+from runbooks.engine.blocked import interrupted, require_distinct, require_unblocked
 from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.journal import Journal, last_failed
 from runbooks.engine.recap import Recap
@@ -34,11 +34,6 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
-    warn_of_half_moves(session)
-    findings = session.diagnose(snapshot)
-    blocking = [finding for finding in findings if finding.blocks]
-    require_distinct(session, snapshot)
-    require_unblocked(session, blocking)
     steps = (
         session.environment(),
         *session.units_installed(),
@@ -47,6 +42,12 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
         session.nothing_leaked(),
         session.workers(),
     )
+    snapshot = session.with_imports(snapshot, interrupted(make_plan(steps, snapshot)))
+    warn_of_half_moves(session)
+    findings = session.diagnose(snapshot)
+    blocking = [finding for finding in findings if finding.blocks]
+    require_distinct(session, snapshot)
+    require_unblocked(session, blocking)
     options = session.options
     unproved = last_failed(options.state_directory, options.verb, options.inventory)
     if unproved and not make_plan(steps, snapshot):

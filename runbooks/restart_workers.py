@@ -1,6 +1,9 @@
 """`inv restart-workers`: restart every worker and beat, and prove that each came back."""
 
+from msgspec.structs import replace
+
 from runbooks.core.errors import ExitCode
+from runbooks.core.model import Snapshot
 from runbooks.diagnosis.code import would_discard
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
@@ -11,12 +14,20 @@ from runbooks.steps.step import Needs
 def restart_workers(session: Session, rolling: Rolling) -> ExitCode:
     """A worker counts as restarted when it runs since later than this look, answers, knows its tasks and consumes.
 
-    One that would throw away messages that wait for it is left as it is.
+    The application is loaded first. A host where that fails is left as it is, and so is a worker that would throw away
+    messages that wait for it.
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
+    snapshot = session.with_imports(snapshot, [host.name for host in session.fleet.hosts if host.services])
     discarding = would_discard(session.fleet, snapshot, repaired=False)
-    blocking = [*discarding, *session.blocking(snapshot)]
+    blocking = [*discarding, *session.blocking(_as_it_is(snapshot))]
     since = {name: state.clock_at for name, state in snapshot.reachable().items()}
     steps = (session.nothing_leaked(), session.workers(since))
     return walk(session, steps, snapshot, rolling=rolling, blocking=blocking)
+
+
+def _as_it_is(snapshot: Snapshot) -> Snapshot:
+    """The snapshot as if the inventory wanted the environment that there is: a restart does not repair it."""
+    states = {name: replace(state, imports_wanted=state.imports_now) for name, state in snapshot.reachable().items()}
+    return replace(snapshot, hosts={**snapshot.hosts, **states})

@@ -16,11 +16,15 @@ from typing import Any
 from jinja2 import Undefined
 
 from runbooks.core.errors import RenderError
+from runbooks.core.operator import user_name
 from runbooks.core.vault import Vault, VaultError, is_encrypted
 
 
 class Lookups:
-    """`lookup('file', PATH)`, `lookup('env', NAME)`, `lookup('pipe', COMMAND)`; `found` is what they returned."""
+    """`lookup('file', PATH)`, `lookup('env', NAME)`, `lookup('pipe', COMMAND)`; `found` is what they returned.
+
+    Not so this user's name, which is no secret: `lookup('pipe', 'id -un')` says who runs a local application.
+    """
 
     def __init__(self, vault: Vault) -> None:
         self.found: set[str] = set()
@@ -36,7 +40,7 @@ class Lookups:
             if errors == "strict":
                 raise
             return None
-        self.found.update(value for value in found if isinstance(value, str))
+        self.found.update(value for value in found if isinstance(value, str) and value != user_name())
         return found[0] if len(found) == 1 else ",".join(map(str, found))
 
     def _one(self, kind: str, term: str, default: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from runbooks.core.effects import Change
+from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Snapshot
 from runbooks.diagnosis.config import same_machine
@@ -26,6 +26,13 @@ class Unblocked:
 
     def _is_blocked(self, change: Change) -> bool:
         return any(block.covers(*changed_service(change)) for block in self._blocks)
+
+
+def interrupted(plan: Sequence[Change]) -> frozenset[str]:
+    """The hosts on which these changes start or restart a service: what it loads is tried before."""
+    return frozenset(
+        change.host for change in plan if isinstance(change.do, ControlService) and change.do.action != "stop"
+    )
 
 
 def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[Step]:

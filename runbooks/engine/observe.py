@@ -93,7 +93,12 @@ def observe(
                 )
             state = asked.result()
     if Needs.IMPORTS in needs:
-        hosts |= _probe_imports(fleet, transports, state, hosts)
+        suspects = {
+            host.name
+            for host in fleet.hosts
+            if isinstance(hosts[host.name], HostState) and _suspect(fleet, host, state)
+        }
+        hosts |= probe_imports(fleet, transports, hosts, suspects)
     return Snapshot(now, state, hosts)
 
 
@@ -172,13 +177,11 @@ def _understood(
     )
 
 
-def _probe_imports(
-    fleet: Fleet, transports: Transports, broker: BrokerState, states: Mapping[str, HostState | Unreachable]
+def probe_imports(
+    fleet: Fleet, transports: Transports, states: Mapping[str, HostState | Unreachable], names: Collection[str]
 ) -> dict[str, HostState | Unreachable]:
-    """Import the application on the hosts whose nodes do not all know the expected tasks: it costs a process."""
-    suspects = [
-        host for host in fleet.hosts if isinstance(states[host.name], HostState) and _suspect(fleet, host, broker)
-    ]
+    """Import the application on the hosts of these names, all of which answered: it costs a process on each."""
+    asked = [host for host in fleet.hosts if host.name in names]
 
     def probe(host: FleetHost, transport: Transport) -> HostState:
         state = states[host.name]
@@ -190,10 +193,11 @@ def _probe_imports(
             wanted = _imports(fleet, host, transport, state, host.settings.env)
         return replace(state, imports_now=now, imports_wanted=wanted)
 
-    return on_hosts(transports, suspects, probe)
+    return on_hosts(transports, asked, probe)
 
 
 def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
+    """Whether a node of the host does not answer, or does not know all expected tasks."""
     nodes = [broker.nodes.get(host.node(worker)) for worker in host.settings.workers]
     return any(node is None or not node.registered >= frozenset(fleet.app.expected_tasks) for node in nodes)
 

@@ -17,7 +17,7 @@ from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id, read_run
-from runbooks.engine.observe import observe
+from runbooks.engine.observe import observe, probe_imports
 from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
 from runbooks.steps.files import FilesInPlace, all_files
@@ -80,6 +80,13 @@ class Session:
         }
         samples = None if self.options.every_message else SAMPLES
         return observe(fleet, self.transports, lambda: self.broker, paths, needs, samples, read_until=read_until)
+
+    def with_imports(self, snapshot: Snapshot, names: Collection[str]) -> Snapshot:
+        """The snapshot, with the application loaded also on those of these hosts where that was not tried yet."""
+        untried = {name for name in names if (state := snapshot.reachable().get(name)) and state.imports_now is None}
+        return replace(
+            snapshot, hosts={**snapshot.hosts, **probe_imports(self.fleet, self.transports, snapshot.hosts, untried)}
+        )
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""

@@ -46,7 +46,7 @@ all:
       celery_broker_options: "{{ lookup('file', inventory_dir ~ '/options.json') | from_json }}"
       celery_directory: "{{ inventory_dir }}"
       celery_python: "{{ inventory_dir }}/.venv/bin/python"
-      celery_user: deploy
+      celery_user: "{{ lookup('pipe', 'id -un') }}"
       celery_env_file: "{{ inventory_dir }}/tiny.env"
       celery_service_manager: commands
       celery_commands: {start: "false", stop: "false", status: "cat {worker}.pid 2>/dev/null || exit 3"}

@@ -20,6 +20,7 @@ from runbooks.core.model import (
     Snapshot,
     Unreachable,
 )
+from runbooks.core.operator import user_name
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import AppSettings, Commands, HostSettings, Worker
 from runbooks.steps.files import MODE, Wanted
@@ -34,7 +35,7 @@ NOTHING_MALFORMED = Selection("malformed", 0, {})
 def make_host(name: str = "web1", **changes: Any) -> FleetHost:
     """A host with one worker, `high`, beat, and one variable in its environment."""
     settings: dict[str, Any] = {
-        "directory": "/srv/shop", "python": sys.executable, "user": "deploy", "env_file": ENV_FILE,
+        "directory": "/srv/shop", "python": sys.executable, "user": user_name(), "env_file": ENV_FILE,
         "env": {"TIMEOUT": "30"}, "workers": (Worker(name="high", queues=("high_q",)),), "beat": True,
         "service_manager": "commands", "commands": NO_COMMANDS,
     }  # fmt: skip

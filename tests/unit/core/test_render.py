@@ -202,7 +202,7 @@ def test_the_cron_file_has_percent_signs_escaped_a_user_column_and_a_final_newli
 
 
 def test_the_logs_of_a_host_are_rotated_as_their_owner() -> None:
-    host = make_host(logs=("/var/log/my shop/a.log", "/var/log/b.log"), group="www-data")
+    host = make_host(user="deploy", logs=("/var/log/my shop/a.log", "/var/log/b.log"), group="www-data")
     ((path, content),) = logrotate_files(make_fleet(host), SHIPPED)["web1"].items()
     assert path == "/etc/logrotate.d/celery-shop"
     lines = content.decode().splitlines()

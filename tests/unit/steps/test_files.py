@@ -13,7 +13,7 @@ from runbooks.steps.files import MODE, FilesInPlace, cron_files, diff
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 
 CHECKOUT = Path(__file__).parents[3]
-HOST = make_host()
+HOST = make_host(user="deploy")
 FLEET = make_fleet(HOST)
 PATH = "/etc/cron.d/celery-shop"
 WANTED = {"web1": {PATH: b"one\ntwo\n"}}
