@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from runbooks.core.model import MessageSummary
+from runbooks.core.model import Form, MessageSummary
 
 _ARGS_SHOWN = 120
 
@@ -49,6 +50,7 @@ class Message(Struct, frozen=True):
     expires_at: float | None
     args: str
     delivery_tag: str
+    form: Form = Form()
 
     def summary(self) -> MessageSummary:
         """The message as a report shows it."""
@@ -70,6 +72,7 @@ class Unreadable(Struct, frozen=True):
 
     raw: bytes
     why: str
+    form: Form = Form()
 
 
 def fetched_item(value: bytes) -> bytes:
@@ -90,18 +93,19 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
     try:
         envelope = _load(raw.decode(errors="replace"))
         body, properties, headers = _receive(envelope)
+        form = _form(envelope, headers)
         if "task" in headers:
             _check_protocol_2(envelope, headers, body)
             fields, args = headers, _args_text(headers.get("argsrepr"), headers.get("kwargsrepr"))
         else:
             found = _protocol_1(envelope, headers, body)
             if isinstance(found, str):
-                return Unreadable(raw, found)
+                return Unreadable(raw, found, replace(form, protocol=0) if found == _NO_TASK else form)
             fields, args = found, _args_text(repr(found.get("args", [])), repr(found.get("kwargs", {})))
     except _FatalError as fatal:
         return Malformed(raw, str(fatal))
     if not isinstance(fields["task"], str):
-        return Unreadable(raw, "its task is no text")
+        return Unreadable(raw, "its task is no text", form)
     return Message(
         id=str(fields.get("id")),
         task=fields["task"],
@@ -110,6 +114,20 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
         expires_at=epoch(fields.get("expires")),
         args=args,
         delivery_tag=str(properties["delivery_tag"]),
+        form=form,
+    )
+
+
+_NO_TASK = "it names no task"
+
+
+def _form(envelope: dict[str, Any], headers: dict[str, Any]) -> Form:
+    """**Source:** kombu 5.7.0 `transport/virtual/base.py: Message.__init__`, `message.py: Message.__init__`."""
+    return Form(
+        str(envelope.get("content-type") or "application/data"),
+        str(envelope.get("content-encoding") or "utf-8"),
+        str(headers.get("compression") or ""),
+        2 if "task" in headers else 1,
     )
 
 
@@ -243,7 +261,7 @@ def _protocol_1(envelope: dict[str, Any], headers: dict[str, Any], body: Any) ->
     except _DiscardedError:
         return "its body cannot be decoded"
     if not isinstance(payload, dict) or "task" not in payload:
-        return "it names no task"
+        return _NO_TASK
     if _unhashable(payload["task"]) or _unhashable(payload.get("id")):
         raise _FatalError("a task or content-type that is a list or an object")
     return payload

@@ -17,7 +17,7 @@ from runbooks.broker.message import Malformed, Message, parse
 from runbooks.broker.selection import Facts, Judge, Verdict
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, QueueState, Rule, Selection, TaskCount
+from runbooks.core.model import SAMPLES, Form, QueueState, Rule, Selection, TaskCount
 
 WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
@@ -172,6 +172,7 @@ class _Chosen(Struct):
 
     samples: deque[bytes]
     by_task: Counter[str] = field(default_factory=Counter)
+    forms: Counter[Form] = field(default_factory=Counter)
 
 
 class _Times(Struct):
@@ -191,6 +192,7 @@ class _Tally(Struct):
     malformed: int = 0
     malformed_samples: deque[str] = field(default_factory=deque)
     unreadable: int = 0
+    forms: Counter[Form] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.malformed_samples = deque(maxlen=self.samples)
@@ -207,11 +209,13 @@ class _Tally(Struct):
             elif isinstance(look, Message):
                 retries[look.task, look.retries] += 1
                 self._add_times(look)
+                self.forms[look.form] += 1
             elif isinstance(look, Malformed):
                 self.malformed += 1
                 self.malformed_samples.append(f"{look.raw[:_RAW_SHOWN]!r}: {look.why}")
             else:
                 self.unreadable += 1
+                self.forms[look.form] += 1
         for i, verdict in self.judge.choose(items, reads):
             look = reads[i]
             if isinstance(look, (Headers, Message)):
@@ -219,6 +223,8 @@ class _Tally(Struct):
                 if chosen is None:
                     chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples))
                 chosen.by_task[look.task] += 1
+                if isinstance(look, Message):
+                    chosen.forms[look.form] += 1
                 chosen.samples.append(items[i])
 
     def _add_times(self, look: Headers | Message) -> None:
@@ -247,6 +253,7 @@ class _Tally(Struct):
                     dict(chosen.by_task),
                     tuple(m.summary() for m in map(parse, reversed(chosen.samples)) if isinstance(m, Message)),
                     to=verdict.to,
+                    by_form=_unusual(chosen.forms),
                 )
                 for verdict, chosen in self.chosen.items()
             ),
@@ -254,4 +261,10 @@ class _Tally(Struct):
             unreadable=self.unreadable,
             aside=aside,
             notices=self.judge.notices,
+            forms=_unusual(self.forms),
         )
+
+
+def _unusual(forms: Counter[Form]) -> dict[Form, int]:
+    """Without what a glance takes, which is not counted: Celery's default."""
+    return {form: count for form, count in forms.items() if form != Form()}

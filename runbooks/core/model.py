@@ -103,6 +103,18 @@ class TaskCount(Struct, frozen=True):
     expired: int
 
 
+class Form(Struct, frozen=True):
+    """How a message is written: what a worker must be able to read before it sees the task.
+
+    `compression` is "" where there is none; `protocol` is Celery's, 1 or 2, and 0 where the message names no task.
+    """
+
+    content_type: str = "application/json"
+    encoding: str = "utf-8"
+    compression: str = ""
+    protocol: int = 2
+
+
 class Notice(Struct, frozen=True):
     """What an operator has to know of messages that a rule means: `what` goes on after their number; the first ids."""
 
@@ -115,7 +127,8 @@ class Selection(Struct, frozen=True):
     """The messages one reason selects in a queue: how many, of which tasks, and the first few of them, or all.
 
     They go into the list `to`, or where that is empty into the archive. For malformed items `by_task` and `samples` are
-    empty and `raw_samples` shows the first bytes and what is wrong.
+    empty and `raw_samples` shows the first bytes and what is wrong. `by_form` counts those that Celery does not write
+    by default.
     """
 
     reason: str
@@ -124,6 +137,7 @@ class Selection(Struct, frozen=True):
     samples: tuple[MessageSummary, ...] = ()
     raw_samples: tuple[str, ...] = ()
     to: str = ""
+    by_form: Mapping[Form, int] = field(default_factory=dict)
 
 
 class QueueState(Struct, frozen=True):
@@ -134,6 +148,7 @@ class QueueState(Struct, frozen=True):
     `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
     `unacked` is like `selected`, of the messages that nobody works on any more though they were fetched.
     `unseen` were counted but not looked at, for the time was over: there may be more of everything else.
+    `forms` counts the messages by how they are written, without those as Celery writes them by default.
     """
 
     name: str
@@ -146,6 +161,7 @@ class QueueState(Struct, frozen=True):
     notices: tuple[Notice, ...] = ()
     unacked: tuple[Selection, ...] = ()
     unseen: int = 0
+    forms: Mapping[Form, int] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -334,12 +350,17 @@ class ImportProbe(Struct, frozen=True):
     each expected task that is missing then to the traceback of importing it (empty where the import works).
     `remote_control` is False where its workers answer nothing, for its settings switch that off. `options` are those of
     its broker_transport_options that the inventory also has; None where it cannot be loaded.
+    `accepts` are the content types that its workers take, `compressions` the names of the compressions they can undo,
+    MIME types and short ones, and `encodings` those of a body; each is None where that could not be found out.
     """
 
     registered: frozenset[str]
     errors: Mapping[str, str]
     remote_control: bool = True
     options: Mapping[str, Any] | None = None
+    accepts: frozenset[str] | None = None
+    compressions: frozenset[str] | None = None
+    encodings: frozenset[str] | None = None
 
 
 class ProbeResult(Struct, frozen=True):

@@ -1,9 +1,10 @@
 """Faults of the application's code and environment: tasks that are not registered, and why."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, HostState, ImportProbe, Severity, Snapshot
+from runbooks.core.model import Block, Finding, Form, HostState, ImportProbe, QueueState, Severity, Snapshot
 from runbooks.core.wording import tasks
 from runbooks.hosts.facts import redact
 from runbooks.steps.environment import drift
@@ -42,6 +43,52 @@ def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterat
             (f"imported on the host, the application does not register {task}{also}",),
             blocks=(Block(host, worker),),
         )
+    yield from _unreadable(fleet, snapshot, repaired=repaired)
+
+
+def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
+    """Messages written in a way that the application does not accept, at a queue that its worker is to consume.
+
+    **Source:** kombu 5.7.0 `message.py: Message.__init__`, `serialization.py: SerializerRegistry.loads`; celery 5.7.0
+    `worker/consumer/consumer.py: on_decode_error, on_invalid_task, on_unknown_message`: all three acknowledge it.
+    """
+    assert snapshot.broker is not None
+    for host in fleet.hosts:
+        state = snapshot.reachable().get(host.name)
+        probe = (state.imports_wanted if repaired else state.imports_now) if state else None
+        if probe is None:
+            continue
+        for worker in host.settings.workers:
+            node = snapshot.broker.nodes.get(host.node(worker))
+            for queue in sorted(set(worker.queues) - (node.queues if node else frozenset())):
+                for what, count in _refused(probe, snapshot.broker.queues[queue], repaired=repaired).items():
+                    yield Finding(
+                        "message.would_be_discarded",
+                        host.node(worker),
+                        f"{count:,} messages in {queue} {what}, and {host.node(worker)} would discard them as soon as "
+                        "it runs: let the application accept them, or take them out first",
+                        ("told by the application, imported on the host: "
+                         f"it accepts {', '.join(sorted(probe.accepts or ())) or 'what is not known'}",),
+                        blocks=(Block(host.name, worker.name),),
+                    )  # fmt: skip
+
+
+def _refused(probe: ImportProbe, queue: QueueState, *, repaired: bool) -> dict[str, int]:
+    """How many messages the application does not accept, by what is said of them."""
+    refused = Counter[str]()
+    for form, waiting in queue.forms.items():
+        taken = sum(selection.by_form.get(form, 0) for selection in queue.selected) if repaired else 0
+        if waiting > taken and (why := _why_refused(probe, form)):
+            refused[why] += waiting - taken
+    return refused
+
+
+def _why_refused(probe: ImportProbe, form: Form) -> str:
+    if form.compression and probe.compressions is not None and form.compression not in probe.compressions:
+        return f"are compressed with {form.compression}, which its Python cannot undo"
+    if probe.accepts is not None and form.content_type not in probe.accepts:
+        return f"are {form.content_type}, which it does not accept"
+    return "" if form.protocol else "name no task"
 
 
 def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runbooks.broker.message import Malformed, Message, Unreadable, parse
+from runbooks.core.model import Form
 from tests.unit.broker.conftest import Send, listed
 from tests.unit.broker.oracle import Oracle
 
@@ -191,3 +192,25 @@ def test_long_arguments_are_cut(send: Send, client: "redis.Redis") -> None:
     message = parse(listed(client, "work")[0])
     assert isinstance(message, Message)
     assert len(message.args) == 120
+
+
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [
+        ({}, Form()),
+        ({"content-type": "application/x-python-serialize", "content-encoding": "binary"},
+         Form("application/x-python-serialize", "binary")),
+        ({"headers": {"task": "a.b", "id": "1", "compression": "zstd"}}, Form(compression="zstd")),
+        ({"headers": {}}, Form(protocol=0)),
+    ],
+)  # fmt: skip
+def test_how_a_message_is_written_is_told(changes: dict[str, Any], form: Form) -> None:
+    body = base64.b64encode(b"{}" if changes.get("headers") == {} else b"[[], {}, {}]").decode()
+    properties = {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}, "body_encoding": "base64"}
+    envelope = {
+        "body": body, "content-type": "application/json", "content-encoding": "utf-8",
+        "headers": {"task": "a.b", "id": "1"}, "properties": properties,
+    }  # fmt: skip
+    found = parse(json.dumps(envelope | changes).encode())
+    assert isinstance(found, Message | Unreadable)
+    assert found.form == form

@@ -12,6 +12,7 @@ from runbooks.core.model import (
     BrokerState,
     FileState,
     Finding,
+    Form,
     Hoard,
     HostState,
     ImportProbe,
@@ -367,6 +368,34 @@ KNOWING = node(name="high@web2", registered=frozenset({*TASKS, NEW_TASK}))
 
 def two_nodes(here: NodeState, there: NodeState = KNOWING, **changes: Any) -> BrokerState:
     return make_broker(TWO_HOSTS, nodes={here.name: here, there.name: there}, **changes)
+
+
+PICKLED, PACKED, NAMELESS = Form("application/x-python-serialize"), Form(compression="zstd"), Form(protocol=0)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        (PICKLED, "12 messages in high_q are application/x-python-serialize, which it does not accept"),
+        (PACKED, "12 messages in high_q are compressed with zstd, which its Python cannot undo"),
+        (NAMELESS, "12 messages in high_q name no task"), (Form(compression="gzip"), ""), (Form(protocol=1), ""),
+    ],
+)  # fmt: skip
+def test_a_worker_is_not_started_on_messages_that_the_application_does_not_accept(form: Form, told: str) -> None:
+    probe = replace(GOOD, accepts=frozenset({"application/json"}), compressions=frozenset({"gzip"}))
+    queue = make_queue(depth=12, forms={form: 12})
+    found = findings(broker=broker(nodes={}, queues={"high_q": queue}), hosts={"web1": with_imports(probe)})
+    refused = [finding for finding in found if finding.code == "message.would_be_discarded"]
+    assert len(refused) == bool(told)
+    assert all(f.summary.startswith(told) and f.blocks == (Block("web1", "high"),) for f in refused)
+
+
+def test_messages_that_a_rule_takes_out_first_keep_no_worker_from_its_start() -> None:
+    probe = replace(GOOD, accepts=frozenset({"application/json"}))
+    chosen = Selection("pickled", 12, {TASKS[0]: 12}, by_form={PICKLED: 12})
+    queue = make_queue(depth=12, forms={PICKLED: 12}, selected=(chosen,))
+    found = findings(broker=broker(nodes={}, queues={"high_q": queue}), hosts={"web1": with_imports(probe)})
+    assert "message.would_be_discarded" not in {finding.code for finding in found}
 
 
 def test_a_worker_with_older_code_than_another_at_its_queue_is_told() -> None:
