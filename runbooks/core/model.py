@@ -323,6 +323,7 @@ class ServiceState(Struct, frozen=True):
     in its control group that do not descend from its main process (`leaked`). One that is `starting` has no main
     process yet, as with Type=forking; one that is `masked` may not be started at all. Without systemd: the
     `other_process` that its status command names in place of its own.
+    `environment` has the sha256 of each variable that its main process was started with, None where that is not known.
     """
 
     pid: int | None
@@ -336,6 +337,7 @@ class ServiceState(Struct, frozen=True):
     masked: bool = False
     starting: bool = False
     other_process: str = ""
+    environment: Mapping[str, str] | None = None
 
     @property
     def why_down(self) -> str:

@@ -1,9 +1,11 @@
 """What systemd is asked about all of a host's services at once, and what its answer means."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from runbooks.core.effects import sha256
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import Process, ServiceState
@@ -25,14 +27,16 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
         f"case $path in {'|'.join(wanted)}) continue;; esac\n"  # each that is shown costs systemd half a millisecond
         f'{marked(app)} && ours="$ours $path"; done\n'
         f"shown=$(systemctl show --property={_PROPERTIES} -- {' '.join(wanted)} $ours) || exit 1\n"
-        'printf "%s\\n---\\n" "$shown"; set --; dropins=\n'
+        'printf "%s\\n---\\n" "$shown"; set --; dropins= environs=\n'
         "for word in $shown; do\n"
+        'case $word in MainPID=0) ;; MainPID=*) environs="$environs /proc/${word#*=}/environ";; esac\n'
         "case $word in DropInPaths=*) dropins=1 word=${word#*=};; *=*) dropins=;; esac\n"
         'case $dropins$word in 1/*) set -- "$@" "$word";; esac; done\n'
         "[ $# -eq 0 ] || LC_ALL=C stat -L -c '%.Y %.Z %n' -- \"$@\"; echo ---\n"
         "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup | while read -r line; do\n"
         'pid=${line#/proc/}; pid=${pid%%/*}; [ "$pid" != "$last" ] || continue; last=$pid\n'
-        'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; :'
+        'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; echo ---\n'
+        '[ -z "$environs" ] || tail -v -c +1 -- $environs 2>/dev/null; :'
     )
 
 
@@ -46,11 +50,27 @@ def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
             f"systemd does not answer: {answer.err.strip()[-300:] or 'systemctl failed'}",
             "is this a host with systemd? (celery_service_manager)",
         )
-    units, drop_ins, processes = answer.out.decode(errors="replace").split("---\n", 2)
+    units, drop_ins, rest = answer.out.decode(errors="replace").split("---\n", 2)
+    processes, _, environs = rest.partition("---\n")
+    environments = _environments(environs)
     changed_at = dict(_drop_in(line) for line in drop_ins.splitlines())
     running = [_process(line) for line in processes.splitlines()]
     shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in units.strip().split("\n\n") if block]
-    return {service_of(unit["Id"]): _state(unit, clock, running, changed_at) for unit in shown}
+    return {service_of(unit["Id"]): _state(unit, clock, running, changed_at, environments) for unit in shown}
+
+
+def _environments(shown: str) -> dict[str, dict[str, str]]:
+    """The digests of the variables that each process was started with, by its pid.
+
+    **Source:** proc(5), `/proc/PID/environ`; GNU tail -v. A process that gives itself a title writes over it.
+    """
+    _, *parts = re.split(r"\n?==> /proc/(\d+)/environ <==\n", shown)
+    found = {}
+    for pid, text in zip(parts[0::2], parts[1::2], strict=True):
+        pairs = [item.split("=", 1) for item in text.strip("\0").split("\0")]
+        if all(len(pair) == 2 for pair in pairs):
+            found[pid] = {name: sha256(value.encode()) for name, value in pairs}
+    return found
 
 
 def _drop_in(line: str) -> tuple[str, float]:
@@ -75,7 +95,11 @@ def _process(line: str) -> _Running:
 
 # **Source:** systemd 252 `service.c`: NRestarts counts the automatic ones since the last start that was asked for.
 def _state(
-    unit: Mapping[str, str], clock: Clock, running: Sequence[_Running], changed_at: Mapping[str, float]
+    unit: Mapping[str, str],
+    clock: Clock,
+    running: Sequence[_Running],
+    changed_at: Mapping[str, float],
+    environments: Mapping[str, Mapping[str, str]],
 ) -> ServiceState:
     mine = [entry for entry in running if entry.unit == unit["Id"]]
     main = next((entry for entry in mine if str(entry.process.pid) == unit["MainPID"]), None)
@@ -84,9 +108,7 @@ def _state(
         said += f", the last run ended with: {unit['Result']}"
     if (restarts := int(unit["NRestarts"])) and not main:
         said += f", automatic restarts: {restarts}"
-    starting = (
-        unit["ActiveState"] == "activating" and unit["MainPID"] == "0"
-    )  # whose its processes are is not known yet
+    starting = unit["ActiveState"] == "activating" and unit["MainPID"] == "0"
     return ServiceState(
         main.process.pid if main else None,
         clock.at(main.process.start_ticks) if main else None,
@@ -96,6 +118,7 @@ def _state(
         drop_ins={path: changed_at.get(path, 0.0) for path in unit["DropInPaths"].split()},
         gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
         leaked=() if starting else tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
+        environment=environments.get(unit["MainPID"]),
         masked=unit["LoadState"] == "masked",
         starting=starting and not unit["SubState"].startswith("auto-restart"),
     )

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from runbooks.core.effects import Change, ControlService, EndProcesses, ReloadUnits, SetEnvironment, WriteFile
+from runbooks.core.effects import Change, ControlService, EndProcesses, ReloadUnits, SetEnvironment, WriteFile, sha256
+from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost, unit_of
 from runbooks.core.model import BrokerState, HostState, NodeState, ServiceState, Snapshot
 from runbooks.core.settings import Worker
@@ -32,7 +33,27 @@ def changed_since_start(host: FleetHost, service: str, state: HostState) -> list
     """Those of these files, and of the drop-ins of its unit, that changed after the service was started."""
     found = state.services[service]
     changed_at = {path: state.files[path].changed_at for path in loads(host, service) if path in state.files}
+    if _has_environment_of(host, found, state):
+        changed_at.pop(host.settings.env_file, None)
     return [path for path, at in {**changed_at, **found.drop_ins}.items() if at > (found.started_at or math.inf)]
+
+
+_SYSTEMDS = frozenset(
+    {"HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"}
+    | {"PATH", "SHELL", "SYSTEMD_EXEC_PID", "USER"}
+)
+"""What systemd gives a service. **Source:** systemd.exec(5), "Environment Variables in Spawned Processes"."""
+
+
+def _has_environment_of(host: FleetHost, found: ServiceState, state: HostState) -> bool:
+    """Whether a service was started with exactly what its environment file says now, whenever that was written."""
+    file = state.files.get(host.settings.env_file)
+    if found.environment is None or file is None or file.content is None:
+        return False
+    says = read_environment(file.content.decode(errors="replace"))
+    wanted = {name: sha256(value.encode()) for name, value in says.items()}
+    own = {name: value for name, value in found.environment.items() if name in wanted or name not in _SYSTEMDS}
+    return own == wanted
 
 
 def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:

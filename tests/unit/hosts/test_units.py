@@ -2,6 +2,7 @@
 
 import pytest
 
+from runbooks.core.effects import sha256
 from runbooks.core.model import ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
@@ -82,3 +83,11 @@ def test_nothing_is_leaked_while_a_unit_is_being_started_and_has_no_main_process
     said = SHOWN.format(restarts=0, pid=0, result="success", active=active, sub=sub, running=WAITING)
     found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
     assert (len(found.leaked), found.starting, found.masked) == (leaked, starting, False)
+
+
+def test_the_environment_that_a_process_was_started_with_is_known_by_its_digests() -> None:
+    stat = "42 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
+    running = f"celery-worker@high.service {stat}---\n==> /proc/42/environ <==\nTOKEN=a=b\nc\0LANG=C\0"
+    said = SHOWN.format(restarts=0, pid=42, result="success", active="active", sub="running", running=running)
+    found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
+    assert found.environment == {"TOKEN": sha256(b"a=b\nc"), "LANG": sha256(b"C")}

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile
+from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Block, FileState, Finding, NodeState, OtherUnit, ServiceState, Snapshot, Unreachable
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.workers import findings
-from runbooks.steps.workers import WorkersRunning
+from runbooks.steps.workers import WorkersRunning, changed_since_start
 from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
 
 HOST = make_host(workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",))))
@@ -280,3 +280,25 @@ def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
     [found] = [one for one in faults_of(fleet, make_snapshot(fleet, broker=broker)) if one.code == "worker.twins"]
     assert found.blocks == (Block("web1", "high"),)
     assert any("-n " in line for line in found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("environment", "outdated"),
+    [
+        ({"TIMEOUT": "30", "PATH": "/usr/bin"}, False),
+        ({"TIMEOUT": "31"}, True),
+        ({"TIMEOUT": "30", "GONE_FROM_THE_FILE": "1"}, True),
+        ({}, True),
+        (None, True),
+    ],
+)
+def test_an_environment_file_that_says_what_the_service_was_started_with_is_no_reason_to_restart(
+    environment: dict[str, str] | None, outdated: bool
+) -> None:
+    host = make_host()
+    seen = make_state(host)
+    digests = None if environment is None else {name: sha256(value.encode()) for name, value in environment.items()}
+    services = {**seen.services, "high": replace(seen.services["high"], environment=digests)}
+    files = {ENV_FILE: replace(seen.files[ENV_FILE], changed_at=NOW - 10)}  # touched after the start
+    found = changed_since_start(host, "high", replace(seen, services=services, files=files))
+    assert found == [ENV_FILE] * outdated
