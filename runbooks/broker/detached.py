@@ -27,7 +27,7 @@ from msgspec import Struct
 from runbooks.broker.keys import KeySpace, readable
 from runbooks.broker.ledger import Batch
 from runbooks.broker.stream import Stream
-from runbooks.core.errors import RunbookError
+from runbooks.core.errors import LockHeld, RunbookError
 
 CHUNK_ITEMS = 2000
 _CHUNK_BYTES = 2 * 1024 * 1024
@@ -74,33 +74,38 @@ class Pass(Struct, frozen=True):
 
 def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
     """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
+    name = uuid.uuid4().hex
     try:
         with Stream(client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
-            _Walk(client, stream, keyspace, key, batches, work, beside).run()
+            _Walk(client, stream, keyspace, key, batches, work, beside, name).run()
     except BaseException as error:
         try:
-            bring_home(client, keyspace, key)
+            bring_home(client, keyspace, key, name)
         except (redis.RedisError, RunbookError) as second:
             error.add_note(f"messages wait in {readable(keyspace.work(key))}: {second}")
         raise
-    bring_home(client, keyspace, key)
+    bring_home(client, keyspace, key, name)
 
 
-def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str) -> int:
-    """End a pass, one's own or a dead run's: move back what is left of the work list; returns how many items."""
+def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str, name: str = "") -> int:
+    """End a pass, a dead run's, or only the one of this name: move back what is left of the work list.
+
+    Returns how many items. Where a pass of another name has begun, it is left alone.
+    """
     moved = 0
     work, journal = keyspace.work(key), keyspace.journal(key)
     while True:
-        token = client.hget(journal, "token")
-        if token is None and not client.exists(work, keyspace.late(key)):
-            client.srem(keyspace.detached, key)
+        token = cast("bytes | None", client.hget(journal, "token")) or b""
+        if name and token and not token.startswith(name.encode()):
             return moved
-        if token is None:  # cannot be: the journal is written before the work list, and deleted after it
-            client.hset(journal, "token", uuid.uuid4().hex)
-            continue
         left = int(client.llen(work))
         keys = _keys(keyspace, key, journal)
-        what, _, left_now = _eval(client, keys, "home", token, uuid.uuid4().hex, "", _HOME_ITEMS, 0, 0)
+        after = f"{name}:{uuid.uuid4().hex}"
+        what, _, left_now = _eval(client, keys, "home", token, after, "", _HOME_ITEMS, 0, 0, keyspace.holder)
+        if what == b"gone":
+            return moved
+        if what == b"unlocked":
+            raise unlocked()
         if what == b"ok":
             moved += max(0, left - left_now)
 
@@ -110,6 +115,24 @@ def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
     members = cast("set[bytes]", client.smembers(keyspace.detached))
     keys = sorted(key.decode(errors="surrogateescape") for key in members)
     return {key: sum(int(client.llen(part)) for part in keyspace.aside(key)) for key in keys}
+
+
+def unlocked() -> LockHeld:
+    """What a script says that found the lock to be another's, or nobody's."""
+    return LockHeld("the lock was lost to another run, or it expired", "see what other runs did, then run again")
+
+
+def guarded(client: "redis.Redis", keyspace: KeySpace, command: str, key: str, *arguments: Any) -> None:
+    """Do one command where the lock is still ours; raises LockHeld where it is not."""
+    call_guarded(client, "guarded.lua", (keyspace.lock, key), keyspace.holder, command, *arguments)
+
+
+def call_guarded(client: "redis.Redis", script: str, keys: Sequence[str], *arguments: Any) -> Any:
+    """What a script answers; raises LockHeld where it found that the lock is not ours."""
+    answer = client.eval(_source(script), len(keys), *keys, *arguments)
+    if answer is None:
+        raise unlocked()
+    return answer
 
 
 def has_replica(client: "redis.Redis") -> bool:
@@ -133,7 +156,7 @@ def _require_confirmed(replicas: int) -> None:
 
 
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
-    aside, own = keyspace.aside(key), (keyspace.held(key), keyspace.inserts(key))
+    aside, own = keyspace.aside(key), (keyspace.held(key), keyspace.inserts(key), keyspace.lock)
     return key, aside[0], keyspace.journal(key), keyspace.detached, batches, aside[1], *own
 
 
@@ -166,6 +189,7 @@ class _Walk:
         batches: str,
         work: Pass,
         beside: ThreadPoolExecutor,
+        name: str,
     ) -> None:
         self._client, self._stream, self._key, self._work, self._beside = client, stream, key, work, beside
         self._keyspace = keyspace
@@ -174,7 +198,7 @@ class _Walk:
         self._keep = stream.pack("RPOPLPUSH", keyspace.held(key), key)
         self._drop = stream.pack("RPOP", keyspace.held(key))
         self._insert = stream.pack("RPOPLPUSH", keyspace.inserts(key), key)
-        self._name = uuid.uuid4().hex
+        self._name = name
         self._steps = 0
         self._quiet = self._has_replica = False
         self._asked: deque[int | _Sent] = deque()  # what the outstanding replies answer: a read's size, or a step
@@ -202,9 +226,10 @@ class _Walk:
     def _open(self) -> None:
         self._quiet = self._allowed("CLIENT", "REPLY", "ON")
         self._has_replica = has_replica(self._client)
-        # In this order: a killed run is found by the set, and a first step that comes late finds no token any more.
-        self._call("SADD", self._keyspace.detached, self._key)
-        self._call("HSET", self._keyspace.journal(self._key), "token", f"{self._name}:0")
+        # A killed run is found by the set; where another's token stands, or its work list, nothing is touched.
+        head = ("open", "", self._token, "", 0, 0, 0, self._keyspace.holder)
+        what, _, _ = self._call("EVAL", self._script, len(self._keys), *self._keys, *head)
+        self._require_ok(what)
 
     def _call(self, *command: Any) -> Any:
         self._stream.send(*command)
@@ -279,15 +304,16 @@ class _Walk:
         self._steps += 1
         number = step.batch.number if step.batch else ""
         head = (mode, before, self._token, number, step.count, len(step.drops), len(step.inserts))
+        holder = self._keyspace.holder
         inserts = (part for insert in step.inserts for part in insert)
-        return self._script, len(self._keys), *self._keys, *head, *step.drops, *inserts
+        return self._script, len(self._keys), *self._keys, *head, holder, *step.drops, *inserts
 
     @property
     def _token(self) -> str:
         return f"{self._name}:{self._steps}"
 
     def _send_step(self, step: Step) -> None:
-        pack, (queue, work, journal, *_, held, _) = self._stream.pack, self._keys
+        pack, (queue, work, journal, *_, held, _, _) = self._stream.pack, self._keys
         before = self._token
         opening = pack("EVAL", *self._script_call("go", step))
         closing = pack("EVAL", self._close, 4, queue, work, journal, held, self._token)
@@ -335,7 +361,8 @@ class _Walk:
 
     def _explain(self, sent: _Sent) -> NoReturn:
         """Raise why a step did not happen, which its transaction did not tell; those sent after it did not either."""
-        what, _, _ = _eval(self._client, self._keys, "look", sent.before, sent.before, "", 0, 0, 0)
+        holder = self._keyspace.holder
+        what, _, _ = _eval(self._client, self._keys, "look", sent.before, sent.before, "", 0, 0, 0, holder)
         self._require_ok(what)
         raise RunbookError(f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again")
 
@@ -343,6 +370,8 @@ class _Walk:
         if what == b"many":
             problem = f"{readable(self._key)} grew faster than it could be worked on"
             raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
+        if what == b"unlocked":
+            raise unlocked()
         if what != b"ok":
             raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
 

@@ -40,11 +40,16 @@ REPLY_EXCHANGE = "reply.celery.pidbox"
 
 
 class KeySpace(Struct, frozen=True):
-    """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and `priority_steps` options."""
+    """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and `priority_steps` options.
+
+    `holder` is what the fleet's lock holds while it is ours: every script that writes compares it. "" where no lock is
+    held, and none is looked at.
+    """
 
     prefix: str = ""
     sep: str = "\x06\x16"
     steps: tuple[int, ...] = (0, 3, 6, 9)
+    holder: str = ""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "KeySpace":

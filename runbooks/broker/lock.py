@@ -42,6 +42,12 @@ class Holder(Struct, frozen=True):
         return here and bool(self.process_start) and _process_start(self.pid) != self.process_start
 
 
+def _now_s() -> float:
+    """Seconds that also pass while the machine is suspended, where its kernel counts them."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
 def _machine() -> str:
     """This boot of this kernel and this pid namespace: pids mean the same only within it. "" where /proc has none.
 
@@ -71,12 +77,12 @@ class FleetLock:
 
     def __init__(self, client: "redis.Redis", key: str, holder: Holder, timeout_s: float = TIMEOUT_S) -> None:
         self._where = address(client)
-        self._holder = holder
+        self.token = json.dumps(asdict(holder))
         self._timeout_s = timeout_s
         self._lock = Lock(client, key, timeout=timeout_s, thread_local=False)
         self._stopped = threading.Event()
         self._lost = ""
-        self._renewed_at = time.monotonic()
+        self._renewed_at = _now_s()
         self._thread = threading.Thread(target=self._renew, name="celery-runbooks lock", daemon=True)
 
     def acquire(self, now: float) -> None:
@@ -84,9 +90,9 @@ class FleetLock:
 
         `now` in epoch seconds is for the message alone.
         """
-        token = json.dumps(asdict(self._holder))
+        token = self.token
         with broker_errors(self._where):
-            self._renewed_at = time.monotonic()
+            self._renewed_at = _now_s()
             if not self._lock.acquire(blocking=False, token=token):
                 self._take_over_or_refuse(now)
                 if not self._lock.acquire(blocking=False, token=token):
@@ -95,7 +101,7 @@ class FleetLock:
 
     def held(self) -> None:
         """Raise LockHeld where the lock is no longer ours: to be called before each change."""
-        if not self._lost and time.monotonic() - self._renewed_at > self._timeout_s:
+        if not self._lost and _now_s() - self._renewed_at > self._timeout_s:
             self._lost = f"it could not be renewed for {self._timeout_s:.0f} s"
         if self._lost:
             problem = f"the lock on {self._where} was lost: {self._lost}"
@@ -134,7 +140,7 @@ class FleetLock:
 
     def _renew(self) -> None:
         while not self._stopped.wait(self._timeout_s / 6):
-            started_at = time.monotonic()
+            started_at = _now_s()
             try:
                 self._lock.reacquire()
                 self._renewed_at = started_at

@@ -6,7 +6,6 @@ What is taken back is known by its bytes: what a worker has popped meanwhile is 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import cast
 
 import redis
@@ -14,7 +13,7 @@ from msgspec import Struct, field
 
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import Chunk, Pass, Step, in_bounds, ordinals, walk
+from runbooks.broker.detached import Chunk, Pass, Step, call_guarded, in_bounds, ordinals, walk
 from runbooks.broker.glance import redirected
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Archived, Batch, Fate, Ledger, sha256
@@ -84,15 +83,15 @@ def _put(
     write_down = archive.moving if moved else archive.restoring
     items = [_as_put(message, moved=moved) for message in ordered]
     batches = keyspace.batches(archive.run_id)
-    script = files("runbooks.broker").joinpath("lua", "push.lua").read_text()
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
         pushed = 0
         for group in in_bounds(zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES):
             batch = write_down([message.n for message, _ in group])
-            record = client.eval(script, 2, key, batches, batch.number, command, *(item for _, item in group))
+            arguments = (keyspace.holder, batch.number, command, *(item for _, item in group))
+            record = call_guarded(client, "push.lua", (key, batches, keyspace.lock), *arguments)
             archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
-            forget(client, batches, [batch.number])
+            forget(client, keyspace, archive, [batch.number])
             pushed += len(group)
             on_progress(pushed, len(items))
 
@@ -143,7 +142,7 @@ def recall(
                 work = Pass(recalling.decide, archive.sync, recalling.done, on_progress, recalling.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
                 archive.sync()
-                forget(client, keyspace.batches(archive.run_id), recalling.numbers)
+                forget(client, keyspace, archive, recalling.numbers)
                 recalled += recalling.count
     return recalled
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import redis
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.broker import moving, rewound, surgery, unacked
 from runbooks.broker.archive import Archive
@@ -172,7 +173,11 @@ class Broker:
         now = time.time()
         holder = Holder.this_process(os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now)
         with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
-            yield lock
+            self._keys = replace(self._keys, holder=lock.token)
+            try:
+                yield lock
+            finally:
+                self._keys = replace(self._keys, holder="")
 
     def require_able(self, changes: Iterable[Change]) -> None:
         """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""

@@ -24,6 +24,7 @@ from runbooks.broker.detached import (
     Step,
     bring_home,
     detached,
+    guarded,
     in_bounds,
     ordinals,
     require_replicated,
@@ -90,7 +91,7 @@ def take(
                 work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
                 walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
         archive.sync()
-        forget(client, keyspace.batches(archive.run_id), taking.numbers)
+        forget(client, keyspace, archive, taking.numbers)
     return TakeReport(dict(taking.taken), taking.gone, taking.malformed, taking.judge.notices)
 
 
@@ -174,7 +175,7 @@ def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger:
     with broker_errors(address(client)):
         bring_all_home(client, keyspace)
         for number in unsettled:
-            client.hsetnx(key, str(number), "")
+            guarded(client, keyspace, "HSETNX", key, number, "")
         require_replicated(client)
         for number, batch in unsettled.items():
             result = cast(bytes, client.hget(key, str(number)))
@@ -182,7 +183,8 @@ def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger:
         archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
         records = client.hgetall(key).items()
-        forget(client, key, [int(number) for number, moved in records if moved and number != THROUGH.encode()])
+        told = [int(number) for number, moved in records if moved and number != THROUGH.encode()]
+        forget(client, keyspace, archive, told)
     return len(unsettled)
 
 
@@ -242,7 +244,7 @@ def _put_in_place(
         work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
         walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
         archive.sync()
-        forget(client, keyspace.batches(archive.run_id), restoring.numbers)
+        forget(client, keyspace, archive, restoring.numbers)
 
     try:
         put(Expected(archive.ledger(), key, goes, partial(_standing, client, key)))
@@ -302,10 +304,11 @@ class _Restoring(Struct):
         self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
 
 
-def forget(client: "redis.Redis", batches: str, numbers: Sequence[int]) -> None:
+def forget(client: "redis.Redis", keyspace: KeySpace, archive: Archive, numbers: Sequence[int]) -> None:
     """Drop records that the archive has; what is left are fences, and how far the archive and Redis agreed."""
+    batches = keyspace.batches(archive.run_id)
     if numbers:
-        client.hset(batches, THROUGH, max(numbers))
+        guarded(client, keyspace, "HSET", batches, THROUGH, max(numbers))
     for at in range(0, len(numbers), _FORGET_AT_ONCE):
-        client.hdel(batches, *map(str, numbers[at : at + _FORGET_AT_ONCE]))
-    client.expire(batches, REMEMBERED_S)
+        guarded(client, keyspace, "HDEL", batches, *numbers[at : at + _FORGET_AT_ONCE])
+    guarded(client, keyspace, "EXPIRE", batches, REMEMBERED_S)

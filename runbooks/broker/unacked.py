@@ -11,7 +11,6 @@ one that a node fetches later is not among them, and one that it has finished by
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from itertools import islice
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from msgspec import Struct
 
 from runbooks.broker.archive import Archive, Victim
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.detached import ordinals
+from runbooks.broker.detached import call_guarded, ordinals
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import Archived, Batch, Fate
 from runbooks.broker.message import Message, fetched_item, parse
@@ -250,14 +249,13 @@ def _run(
     values: Sequence[tuple[bytes, float]],
 ) -> list[int]:
     """Let the script act on a batch that was written down; returns the 0-based places of what it did."""
-    script = files("runbooks.broker").joinpath("lua", "unacked.lua").read_text()
-    batches = keyspace.batches(archive.run_id)
-    keys = (keyspace.unacked, keyspace.unacked_index, batches)
+    keys = (keyspace.unacked, keyspace.unacked_index, keyspace.batches(archive.run_id), keyspace.lock)
     arguments = [part for raw, fetched_at in values for part in (_tag(raw), raw, repr(fetched_at))]
     with broker_errors(address(client)):
-        done = ordinals(cast(bytes, client.eval(script, len(keys), *keys, batch.number, mode, *arguments)))
+        head = (keyspace.holder, batch.number, mode)
+        done = ordinals(cast(bytes, call_guarded(client, "unacked.lua", keys, *head, *arguments)))
         archive.done(batch, [batch.messages[i] for i in done])
-        forget(client, batches, [batch.number])
+        forget(client, keyspace, archive, [batch.number])
     return done
 
 

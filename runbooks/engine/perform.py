@@ -15,7 +15,7 @@ from runbooks.core.effects import (
     TakeMessages,
     TakeUnacked,
 )
-from runbooks.core.errors import HostUnreachable, RunbookError
+from runbooks.core.errors import HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Unreachable
 from runbooks.core.reporter import Outcome
@@ -45,6 +45,7 @@ def perform(
     lock.held()
     results: list[Result] = []
     for change in (change for change in changes if change.host == BROKER):
+        lock.held()
         results.append((change, *_in_broker(session, journal, change)))
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
@@ -57,7 +58,10 @@ def perform(
         todo = [(n, change) for n, change in intended if changed_service(change) not in left]
         mine = {host.name: [(n, change) for n, change in todo if change.host == host.name] for host in hosts}
         hosts = [host for host in hosts if mine[host.name]]
-        answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(journal, host, way, mine[host.name]))
+        answers = on_hosts(
+            session.transports, hosts, lambda host, way: _on_host(journal, lock, host, way, mine[host.name])
+        )
+        lock.held()
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):
                 recap.at(name).unreachable = 1
@@ -69,13 +73,17 @@ def perform(
 
 
 def _on_host(
-    journal: Journal, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
+    journal: Journal, lock: "FleetLock", host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
 ) -> list[Result]:
     try:
+        lock.held()
         effects = {str(n): _concrete(transport, change.do) for n, change in intended}
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
         answers = run_fragments(transport, fragments(host, effects), timeout_s=budget_s, stop_at_failure=True)
     except HostUnreachable:
+        raise
+    except LockHeld as error:  # another run may be at work here by now
+        journal.finished_all([(n, Outcome.SKIPPED, error.problem) for n, _ in intended])
         raise
     except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
         answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}

@@ -1,32 +1,50 @@
 -- One step of a pass over a queue's list, or the beginning of one: see detached.py for the whole.
 -- KEYS: the queue, its work list, its journal, the set of detached queues, the run's batches hash, its late list, the
--- list held and the list of inserts.
--- ARGV: mode (begin, go, look or home), the token that the journal must hold, the token that it gets, batch number ("": none),
--- n: how many items from the work list's right end are dealt with, the number of drops, the number of inserts, then
--- the ordinals (1 is the oldest) of the items to drop, then for each insert the number of items it goes behind and its
+-- list held, the list of inserts and the fleet's lock.
+-- ARGV: mode (open, begin, go, look or home), the token that the journal must hold, the token that it gets, batch number ("": none),
+-- n: how many items from the work list's right end are dealt with, the number of drops, the number of inserts, what the lock must
+-- hold ("": is not looked at), then the ordinals (1 is the oldest) of the items to drop, then for each insert the number of items it goes behind and its
 -- bytes; in mode begin then the items as they were read, oldest first: n, or more where later steps deal with the rest.
 -- In mode go the items are moved by the commands that follow in the same transaction, which takes a third of the time:
 -- the work list is renamed to the list held, and the inserts are laid ready. Where nothing is to be done there are
 -- neither, and those commands do nothing. The transaction ends with close.lua. Mode look tells why one did nothing.
 -- Returns {what, record, items left in the work list}: what is "ok", "known" (the batch was recorded before: nothing
--- done), "fenced" (another has taken over: nothing done), "moved" (the queue's end is not as read: nothing done), "many" (more
+-- done), "fenced" (another has taken over: nothing done), "unlocked" (the lock is not the caller's: nothing
+-- done), "gone" (mode home: nothing is aside), "moved" (the queue's end is not as read: nothing done), "many" (more
 -- has arrived than one step can move: nothing done; in mode home the queue was renamed to the late list instead).
 
 local MANY = 10000 -- arrivals that one step moves
-local queue, work, journal, detached, batches, late, held, ready = unpack(KEYS)
+local queue, work, journal, detached, batches, late, held, ready, lock = unpack(KEYS)
 local mode, before, after, batch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local n, drops, inserts = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local first_insert = 8 + drops
+local holder = ARGV[8]
+local first_insert = 9 + drops
 local first_item = first_insert + 2 * inserts
 
+if holder ~= '' and redis.call('GET', lock) ~= holder then
+  return {'unlocked', '', 0}
+end
 if batch ~= '' then
   local known = redis.call('HGET', batches, batch)
   if known then
     return {'known', known, 0}
   end
 end
-if redis.call('HGET', journal, 'token') ~= before then
+if (redis.call('HGET', journal, 'token') or '') ~= before then
   return {'fenced', '', 0}
+end
+local aside = redis.call('EXISTS', work, late) > 0
+if mode == 'home' and before == '' and not aside then
+  redis.call('SREM', detached, queue)
+  return {'gone', '', 0}
+end
+if (mode == 'open' or mode == 'begin') and aside then -- what is aside is another's, or a dead run's
+  return {'fenced', '', 0}
+end
+if mode == 'open' then
+  redis.call('SADD', detached, queue)
+  redis.call('HSET', journal, 'token', after)
+  return {'ok', '', 0}
 end
 
 local function push(key, items) -- from the left: the last item ends up nearest
@@ -84,7 +102,7 @@ if inserts > 0 then
   end
 else
   for i = 1, drops do
-    if tonumber(ARGV[7 + i]) > gone then
+    if tonumber(ARGV[8 + i]) > gone then
       ordinals[#ordinals + 1] = i
     end
   end
@@ -168,13 +186,13 @@ end
 local drop, insert = 1, 1
 for i = gone, n do
   if i > gone then
-    if drop <= drops and tonumber(ARGV[7 + drop]) == i then
+    if drop <= drops and tonumber(ARGV[8 + drop]) == i then
       redis.call('RPOP', work)
     else
       redis.call('RPOPLPUSH', work, queue)
     end
   end
-  while drop <= drops and tonumber(ARGV[7 + drop]) <= i do
+  while drop <= drops and tonumber(ARGV[8 + drop]) <= i do
     drop = drop + 1
   end
   while insert <= inserts and tonumber(ARGV[first_insert + 2 * insert - 2]) <= i do

@@ -315,7 +315,7 @@ def before_each(monkeypatch: pytest.MonkeyPatch, mode: str, act: Callable[[Any],
     send_it, send_quietly = Stream.send, Stream.send_quietly
 
     def send(stream: Stream, *command: Any) -> None:
-        if command[0] == "EVAL" and mode == "begin":
+        if command[0] == "EVAL" and mode == "begin" and "begin" in command:
             act(command)
         send_it(stream, *command)
 
