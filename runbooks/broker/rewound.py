@@ -144,4 +144,4 @@ def agree(
         archive.done(batch, batch.messages)
         last = batch.number
     if not missing:
-        forget(client, keyspace.batches(archive.run_id), [last])
+        forget(client, keyspace, archive, [last])

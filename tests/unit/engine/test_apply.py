@@ -251,10 +251,10 @@ def test_a_host_that_fails_a_step_is_not_touched_by_the_later_ones_although_they
     assert world.log("web1") == []
 
 
-def test_the_lock_is_asked_for_before_each_stage_and_each_batch_of_one(world: World) -> None:
+def test_the_lock_is_asked_for_before_each_stage_each_batch_of_one_and_each_host_of_a_batch(world: World) -> None:
     world.broker.bad["high_q"] = 1
     world.remediate()
-    assert world.broker.lock_held.asked == 4
+    assert world.broker.lock_held.asked == 13
 
 
 def test_a_broker_that_goes_away_ends_the_run_and_is_written_down(world: World) -> None:
