@@ -354,6 +354,7 @@ class ImportProbe(Struct, frozen=True):
     its broker_transport_options that the inventory also has; None where it cannot be loaded.
     `accepts` are the content types that its workers take, `compressions` the names of the compressions they can undo,
     MIME types and short ones, and `encodings` those of a body; each is None where that could not be found out.
+    `failed` is why the probe itself could not run, "" where it did: it says nothing about the application then.
     """
 
     registered: frozenset[str]
@@ -363,6 +364,7 @@ class ImportProbe(Struct, frozen=True):
     accepts: frozenset[str] | None = None
     compressions: frozenset[str] | None = None
     encodings: frozenset[str] | None = None
+    failed: str = ""
 
 
 class ProbeResult(Struct, frozen=True):

@@ -15,7 +15,9 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     assert snapshot.broker is not None
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
-        if state and state.imports_now:
+        if state and state.imports_now and state.imports_now.failed:
+            yield _probe_failed(host, state.imports_now.failed)
+        elif state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now)
             yield from _mute(host, state.imports_now)
         yield from _options(fleet, host, snapshot)
@@ -89,6 +91,19 @@ def _why_refused(probe: ImportProbe, form: Form) -> str:
     if probe.accepts is not None and form.content_type not in probe.accepts:
         return f"are {form.content_type}, which it does not accept"
     return "" if form.protocol else "name no task"
+
+
+def _probe_failed(host: FleetHost, said: str) -> Finding:
+    return Finding(
+        "host.probe_failed",
+        host.name,
+        f"the application on {host.name} could not be asked what it registers: {said.splitlines()[-1]}",
+        (
+            f"run as {host.settings.user}: celery_python, {host.settings.python}, did not come so far as to load it",
+            *said.splitlines()[-8:],
+        ),
+        blocks=(Block(host.name),),
+    )
 
 
 def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -193,7 +208,8 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
     wanted = state.imports_wanted
     for module, error in ((module, error) for module, error in now.errors.items() if error):
         own = [task for task in missing if _module(task) == module] or missing
-        mended = wanted is not None and not wanted.errors.get(module) and frozenset(own) <= wanted.registered
+        tried = wanted is not None and not wanted.failed and not wanted.errors.get(module)
+        mended = tried and wanted is not None and frozenset(own) <= wanted.registered
         yield Finding(
             "task.import_fails",
             host.name,
@@ -269,7 +285,7 @@ def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tu
                 waiting = snapshot.broker.queues[queue]
                 for task, count in waiting.by_task.items():
                     taken = sum(selection.by_task.get(task, 0) for selection in waiting.selected) if repaired else 0
-                    if probe and task not in probe.registered and count.count > taken:
+                    if probe and not probe.failed and task not in probe.registered and count.count > taken:
                         yield host.node(worker), queue, task, count.count - taken
 
 
@@ -280,7 +296,7 @@ def _environment(host: FleetHost, state: HostState, mended: bool) -> Iterator[st
         yield f"{host.settings.env_file}: {name} is {now}, the inventory says {host.settings.env[name]!r}"
     if mended:
         yield "tried on the host: with the inventory's values the import works and these tasks are registered"
-    elif values:
+    elif values and state.imports_wanted and not state.imports_wanted.failed:
         yield "tried on the host: with the inventory's values the import fails all the same"
-    else:
-        yield "the environment file agrees with the inventory, so the cause is in the code or its dependencies"
+    elif host.settings.env and not values:
+        yield f"{host.settings.env_file} has the inventory's values: {', '.join(sorted(host.settings.env))}"

@@ -209,7 +209,8 @@ def _imports(
     answer = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S)["imports"]
     secrets = secrets_in(state.files[host.settings.env_file])
     probe = facts.parse_imports(answer)
-    return replace(probe, errors={name: facts.redact(text, secrets) for name, text in probe.errors.items()})
+    errors = {name: facts.redact(text, secrets) for name, text in probe.errors.items()}
+    return replace(probe, errors=errors, failed=facts.redact(probe.failed, secrets))
 
 
 def secrets_in(env_file: FileState | None) -> tuple[str, ...]:

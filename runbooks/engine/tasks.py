@@ -88,7 +88,9 @@ def _ask_first(
         path = host.settings.env_file
         try:
             asked = {"env_file": ask_files([path]), **questions(host)}
-            answers = run_fragments(session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S)
+            answers = run_fragments(
+                session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S, private=["env_file"]
+            )
         except HostUnreachable as error:
             away.append(f"{host.name}: {error.problem}")
             continue

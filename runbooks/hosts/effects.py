@@ -20,7 +20,7 @@ from runbooks.core.errors import StalePlan
 from runbooks.core.fleet import FleetHost, unit_of
 from runbooks.core.model import FileState
 from runbooks.hosts.facts import service_command
-from runbooks.hosts.script import heredoc, quote
+from runbooks.hosts.script import quote, say
 
 STALE = 7
 
@@ -113,9 +113,9 @@ def _write(effect: WriteFile) -> str:
     if effect.content is None:
         return guard + 'rm -f "./$name" && sync .'
     touch = "" if effect.changed_at is None else f" && touch -d @{effect.changed_at!r} ./new"
-    content = heredoc(base64.encodebytes(effect.content).decode())
+    content = say(base64.b64encode(effect.content).decode())
     return (
-        guard + f"umask 077; set -C\n{_OWN_FOLDER}base64 -d >./new {content}\n"
+        guard + f"umask 077; set -C\n{_OWN_FOLDER}{content} | base64 -d >./new\n"
         "[ $? -eq 0 ] || exit 1\n"
         '[ ! -e "../$name" ] || { owner=$(stat -c %u:%g "../$name") && chown "$owner" ./new; } || exit 1\n'
         f"chmod {effect.mode:o} ./new{touch} || exit 1\n{_judge(effect.check, effect.content)}"
@@ -173,7 +173,7 @@ def _judge_together(units: Iterable[WriteFile]) -> str:
     """
     contents = {PurePosixPath(unit.path).name: unit.content or b"" for unit in units}
     copies = "".join(
-        f'base64 -d >"$dir"/all/{quote(name)} {heredoc(base64.encodebytes(content).decode())}\n[ $? -eq 0 ] || exit 1\n'
+        f'{say(base64.b64encode(content).decode())} | base64 -d >"$dir"/all/{quote(name)} || exit 1\n'
         for name, content in contents.items()
     )
     paths = " ".join(f'"$dir"/all/{quote(name)}' for name in contents)

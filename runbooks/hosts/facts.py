@@ -14,7 +14,7 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
 from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
-from runbooks.hosts.script import Answer, heredoc, quote
+from runbooks.hosts.script import Answer, quote, say
 from runbooks.hosts.strangers import is_of, is_service, what_runs
 
 NOT_RUNNING = 3
@@ -212,12 +212,16 @@ def parse_service(host: FleetHost, app: str, service: str, answer: Answer) -> Se
     return ServiceState(int(pid), float(now) - age_s, said)
 
 
+BEGAN = b'\n{"began": true}\n'
+"""What the probe prints once it runs, in a Python that has Celery."""
+
+
 def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
     """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
 
-    As the unit of a worker does: root opens the environment file, and the code is run by the application's user, whose
-    it is. `-B`: a look writes nothing. The question travels on standard input, so that no argument of a task stands in
-    a list of processes.
+    As the unit of a worker does: root reads the environment file, and the code is run by the application's user, whose
+    it is. `-B`: a look writes nothing. Program, question and file travel on standard input: nothing of them stands in a
+    list of processes or on a disk.
     """
     question |= {"app": app, "directory": host.settings.directory, "overrides": dict(overrides)}
     source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
@@ -225,16 +229,18 @@ def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **q
     env_file, user = quote(host.settings.env_file), quote(host.settings.user)
     group = quote(host.settings.group) if host.settings.group else f'"$(id -g -- {user})"'
     become = f"setpriv --reuid {user} --regid {group} --init-groups --reset-env --"
+    start = f"import sys; exec(sys.stdin.buffer.read({len(program.encode())}))"
     return (
-        f"if [ -e {env_file} ]; then exec 3<{env_file}; else exec 3</dev/null; fi\n"
+        f"[ ! -e {env_file} ] || : <{env_file} || exit 1\n"
         f"set --; [ $(id -u) -ne 0 ] || set -- {become}\n"
-        f'"$@" {quote(host.settings.python)} -B - {heredoc(program)}'
+        f"{{ {say(program)}; [ ! -e {env_file} ] || cat -- {env_file}; }} |\n"
+        f'"$@" {quote(host.settings.python)} -B -c {quote(start)}'
     )
 
 
 def parse_application(answer: Answer) -> dict[str, Any] | str:
     """The last line of the probe that is its JSON; where it did not come so far, what it said instead."""
-    out = answer.out.decode(errors="replace").strip()
+    out = answer.out.replace(BEGAN, b"\n").decode(errors="replace").strip()
     line = next((line for line in reversed(out.splitlines()) if line.startswith('{"registered": ')), None)
     if answer.code != 0 or line is None:
         return (answer.err.strip() or out or "the probe printed nothing")[-3000:]
@@ -251,8 +257,16 @@ def parse_imports(answer: Answer) -> ImportProbe:
     """Where the application cannot be loaded, that is the error of every module."""
     found = parse_application(answer)
     if isinstance(found, str):
+        if BEGAN not in answer.out:
+            return ImportProbe(frozenset(), {}, failed=found)
         return ImportProbe(frozenset(), {"": found})
-    return ImportProbe(frozenset(found["registered"]), found["errors"], found["remote"], found["options"])
+    accepts, compressions, encodings = (
+        None if found[name] is None else frozenset(found[name]) for name in ("accepts", "compressions", "encodings")
+    )
+    return ImportProbe(
+        frozenset(found["registered"]), found["errors"], found["remote"], found["options"],
+        accepts=accepts, compressions=compressions, encodings=encodings,
+    )  # fmt: skip
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

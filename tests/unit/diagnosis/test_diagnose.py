@@ -457,7 +457,7 @@ def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> Non
 def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_blocks() -> None:
     finding = only(findings(hosts={"web1": with_imports(BAD)}), "task.import_fails")
     assert finding.blocks
-    assert finding.evidence[-1].startswith("the environment file agrees with the inventory")
+    assert finding.evidence[-1] == "/srv/shop/shop.env has the inventory's values: TIMEOUT"
 
 
 def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mended() -> None:
@@ -745,3 +745,11 @@ def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefi
     assert [finding.code for finding in found] == ["broker.options_differ"] * told
     if told:
         assert found[0].evidence == ("visibility_timeout: the application has 43200, the inventory 3600.0",)
+
+
+def test_a_probe_that_could_not_run_accuses_no_application_and_blocks_its_host() -> None:
+    probe = ImportProbe(frozenset(), {}, failed="setpriv: failed\n/srv/py: No module named 'celery'")
+    found = findings(hosts={"web1": with_imports(probe)})
+    finding = only(found, "host.probe_failed")
+    assert finding.summary.endswith("/srv/py: No module named 'celery'")
+    assert not {"task.import_fails", "task.never_imported", "task.would_be_discarded"} & {one.code for one in found}

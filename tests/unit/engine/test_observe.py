@@ -224,7 +224,7 @@ def test_the_applications_own_python_is_asked(site: World) -> None:
     assert make_fleet(*site.hosts.values()).hosts[0].settings.python == "/no/such/python"
     state = host_state(site, "web1", Needs.EVERYTHING)
     assert state.imports_now is not None
-    assert "/no/such/python" in state.imports_now.errors[""]
+    assert "/no/such/python" in state.imports_now.failed
 
 
 class Meeting(LocalTransport):

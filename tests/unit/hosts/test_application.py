@@ -1,5 +1,6 @@
 """A real application asked for its routes, and sending through them to a real Redis."""
 
+import getpass
 import json
 from pathlib import Path
 from textwrap import dedent
@@ -44,7 +45,7 @@ def host(tmp_path: Path, url: str) -> FleetHost:
     (tmp_path / "shop.py").write_text(dedent(APP))
     (tmp_path / "routes.py").write_text(dedent(ROUTES))
     (tmp_path / "app.env").write_text(f"BROKER={url}\n")
-    return make_host(directory=str(tmp_path), env_file=str(tmp_path / "app.env"))
+    return make_host(directory=str(tmp_path), env_file=str(tmp_path / "app.env"), user=getpass.getuser())
 
 
 def ask(question: str) -> Answer:

@@ -1,5 +1,7 @@
 """What a host is asked, tried on this machine: real files, real processes, a real Celery application."""
 
+import getpass
+import glob
 import os
 import shutil
 import signal
@@ -8,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -303,17 +307,19 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.host = make_host(directory=str(directory), env_file=str(directory / "app.env"), python=sys.executable)
+        self.host = self.of(python=sys.executable)
         self.write(**{"shop.py": APP, "tasks.py": TASKS, "app.env": ""})
+
+    def of(self, **settings: Any) -> FleetHost:
+        settings = {"user": getpass.getuser()} | settings
+        return make_host(directory=str(self.directory), env_file=str(self.directory / "app.env"), **settings)
 
     def write(self, **files: str) -> None:
         for name, text in files.items():
             (self.directory / name).write_text(dedent(text))
 
     def probe(self, *expected: str, overrides: Mapping[str, str] | None = None, python: str = "") -> ImportProbe:
-        host = self.host
-        if python:
-            host = make_host(directory=str(self.directory), env_file=str(self.directory / "app.env"), python=python)
+        host = self.of(python=python) if python else self.host
         return facts.parse_imports(ask(facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {})))
 
 
@@ -344,6 +350,38 @@ def test_an_application_tells_the_transport_options_that_matter_and_no_other(sit
 def test_an_application_that_cannot_be_loaded_tells_no_options(site: Site) -> None:
     site.write(**{"shop.py": "import nosuch\n"})
     assert site.probe().options is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("manager", [{}, {"service_manager": "systemd", "commands": None}])
+def test_the_applications_code_is_run_by_its_own_user_and_never_by_root(manager: dict[str, Any]) -> None:
+    with TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o777)
+        site = Site(Path(directory))
+        (site.directory / "app.env").chmod(0o600)
+        fake = site.directory / "python"
+        fake.write_text("#!/bin/sh\ncat >/dev/null\nid -un >seen\n")
+        fake.chmod(0o755)
+        host = site.of(user="nobody", python=str(fake), **manager)
+        ask(f"cd {directory}\n{facts.ask_imports(host, 'shop', (), {})}")
+        assert (site.directory / "seen").read_text() == "nobody\n"
+
+
+def test_an_application_tells_what_its_workers_can_read(site: Site) -> None:
+    probe = site.probe()
+    assert probe.accepts == frozenset({"application/json", "application/data", "application/text"})
+    assert probe.compressions is not None
+    assert probe.compressions >= {"application/x-gzip", "gzip", "zlib", "application/x-bz2"}
+    assert "application/x-br" not in probe.compressions
+    assert probe.encodings == frozenset({"base64"})
+    site.write(**{"shop.py": dedent(APP) + "app.conf.accept_content = ['pickle', 'application/x-yaml']\n"})
+    own = {"application/x-python-serialize", "application/x-yaml"}
+    assert site.probe().accepts == frozenset(own | {"application/data", "application/text"})
+
+
+def test_an_application_whose_accepted_content_is_unknown_does_not_tell_it(site: Site) -> None:
+    site.write(**{"shop.py": dedent(APP) + "app.conf.accept_content = ['nosuch']\n"})
+    assert site.probe().accepts is None
 
 
 def test_a_module_that_imports_but_has_no_such_task_is_told_with_no_error(site: Site) -> None:
@@ -393,16 +431,49 @@ def test_a_syntax_error_in_the_application_is_the_error_of_everything(site: Site
     assert probe.errors[""].splitlines()[-1].startswith("SyntaxError")
 
 
-def test_a_missing_python_is_the_error_of_everything(site: Site) -> None:
+def test_a_missing_python_says_nothing_about_the_application(site: Site) -> None:
     probe = site.probe(python="/no/such/python")
     assert probe.registered == frozenset()
-    assert "/no/such/python: not found" in probe.errors[""] or "No such file" in probe.errors[""]
+    assert probe.errors == {}
+    assert "No such file" in probe.failed or "not found" in probe.failed
 
 
-def test_a_python_without_celery_is_the_error_of_everything(site: Site) -> None:
+def _pythons() -> list[str]:
+    """The older Pythons of this machine, as its user has them."""
+    places = (*glob.glob("/usr/bin/python3.?"), *glob.glob("/root/.pyenv/versions/3.[6789].*/bin/python"))
+    return [place for place in places if os.access(place, os.X_OK)]
+
+
+FAKE = """\
+    class Conf:
+        worker_enable_remote_control = True
+        broker_transport_options = {}
+    class App:
+        conf, tasks = Conf, {"tasks.bill": None}
+        class loader:
+            import_default_modules = staticmethod(lambda: None)
+        finalize = staticmethod(lambda: None)
+    def find_app(name):
+        import os
+        assert os.environ["A"] == "x y"
+        return App
+    """
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_the_probe_runs_on_old_pythons(site: Site, python: str) -> None:
+    for folder in ("celery", "celery/app"):
+        (site.directory / folder).mkdir()
+        site.write(**{f"{folder}/__init__.py": ""})
+    site.write(**{"celery/app/utils.py": FAKE, "app.env": "A='x y'\n"})
+    probe = site.probe(python=python)
+    assert (probe.failed, probe.errors, probe.registered) == ("", {}, frozenset({"tasks.bill"}))
+
+
+def test_a_python_without_celery_says_nothing_about_the_application(site: Site) -> None:
     (site.directory / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
     (site.directory / "bare").chmod(0o755)
-    assert "No module named 'celery'" in site.probe(python=str(site.directory / "bare")).errors[""]
+    assert "No module named 'celery'" in site.probe(python=str(site.directory / "bare")).failed
 
 
 def test_a_module_that_exits_is_told_and_no_traceback_of_ours(site: Site) -> None:
@@ -440,9 +511,14 @@ def test_awkward_names_and_values_reach_the_probe_as_they_are(site: Site) -> Non
 
 
 def test_garbage_instead_of_an_answer_is_the_error_of_everything() -> None:
-    assert facts.parse_imports(Answer(0, b"", "")).errors == {"": "the probe printed nothing"}
-    assert facts.parse_imports(Answer(0, b"hello\n{broken\n", "")).errors == {"": "hello\n{broken"}
-    assert facts.parse_imports(Answer(1, b"", "Traceback\nboom\n")).errors == {"": "Traceback\nboom"}
+    assert facts.parse_imports(Answer(0, facts.BEGAN, "")).errors == {"": "the probe printed nothing"}
+    assert facts.parse_imports(Answer(0, facts.BEGAN + b"hello\n{broken\n", "")).errors == {"": "hello\n{broken"}
+    assert facts.parse_imports(Answer(1, facts.BEGAN, "Traceback\nboom\n")).errors == {"": "Traceback\nboom"}
+
+
+def test_a_probe_that_did_not_come_so_far_has_failed_and_accuses_nothing() -> None:
+    probe = facts.parse_imports(Answer(1, b"", "setpriv: failed\n"))
+    assert (probe.failed, probe.errors) == ("setpriv: failed", {})
 
 
 # --- secrets

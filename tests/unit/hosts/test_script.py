@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runbooks.core.errors import HostUnreachable
-from runbooks.hosts.script import Answer, heredoc, quote, run_fragments
+from runbooks.hosts.script import Answer, quote, run_fragments, say
 from runbooks.hosts.transport import LocalTransport
 
 HERE = LocalTransport()
@@ -156,7 +156,7 @@ def test_what_a_fragment_starts_has_the_umask_and_the_language_of_the_login(monk
 @settings(max_examples=15, deadline=None)
 @example("E\x80\nEND_\xe9")
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50))
-def test_a_quoted_argument_and_a_here_document_arrive_as_they_are(text: str) -> None:
-    answers = run(argument=f"printf %s {quote(text)}", document=f"cat {heredoc(text)}")
+def test_a_quoted_argument_and_what_is_said_arrive_as_they_are(text: str) -> None:
+    answers = run(argument=f"printf %s {quote(text)}", document=say(text))
     assert answers["argument"].out.decode() == text
-    assert answers["document"].out.decode() == text + "\n"
+    assert answers["document"].out.decode() == text
