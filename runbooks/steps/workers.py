@@ -125,6 +125,9 @@ MARGIN_S = 2.0
 """Clocks are read one after the other, and the broker counts whole seconds."""
 
 
+_TERM_PENDING = "; it still runs, and systemd has sent it TERM: it ends with its tasks, or is killed when time is up"
+
+
 class WorkersRunning:
     """Every worker and beat of the inventory runs, since its files last changed, and proves it.
 
@@ -196,7 +199,8 @@ class WorkersRunning:
             changed.append("its unit")
         why = [f"it runs since before {', '.join(changed)} changed"] if changed else []
         if found.started_at < self.since.get(host.name, 0.0):
-            why.append("a restart was asked for")
+            pending = ", deactivating (stop-sigterm)" in found.answer
+            why.append(f"a restart was asked for{_TERM_PENDING if pending else ''}")
         return why
 
     def _change(self, host: FleetHost, service: str, do: str, why: str, undo: str, detail: str = "") -> Change:

@@ -302,3 +302,14 @@ def test_an_environment_file_that_says_what_the_service_was_started_with_is_no_r
     files = {ENV_FILE: replace(seen.files[ENV_FILE], changed_at=NOW - 10)}  # touched after the start
     found = changed_since_start(host, "high", replace(seen, services=services, files=files))
     assert found == [ENV_FILE] * outdated
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_a_restart_whose_worker_still_runs_says_whether_term_is_pending(pending: bool) -> None:
+    host = make_host(workers=(), beat=True)
+    fleet, seen = make_fleet(host), make_state(host)
+    answer = f"loaded, {'deactivating (stop-sigterm)' if pending else 'active (running)'}"
+    services = {"beat": replace(seen.services["beat"], answer=answer)}
+    snapshot = make_snapshot(fleet, hosts={"web1": replace(seen, services=services)})
+    (change,) = WorkersRunning(fleet, 0.0, {"web1": NOW}).plan(snapshot)
+    assert ("systemd has sent it TERM" in change.summary) is pending
