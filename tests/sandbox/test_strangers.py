@@ -1,10 +1,14 @@
 """Workers that nobody knows of, at the same queues: told, and not taken for those of the inventory."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.brokers import until
 from tests.sandbox.conftest import World
@@ -89,3 +93,30 @@ def test_two_workers_at_a_queue_with_different_code_and_a_schedule_for_nobody_ar
     ]
     assert found["task.scheduled_for_nobody", "strange.gone"]["severity"] == "error"
     assert {"task.discarded", "task.scheduled_for_nobody"} <= {one["code"] for one in crossed}
+
+
+PICKLED = """
+from celery import Celery
+app = Celery(broker={url!r}, task_serializer="pickle")
+for n in range(3):
+    app.send_task("integrations.tasks.check_all_devices_in_glpi", queue="high_priority", priority=0{more})
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", serializer='json', headers={'compression': 'brotli'}"])
+def test_a_worker_is_not_started_on_messages_that_it_would_discard(healthy: World, more: str) -> None:
+    pid = int((healthy.root / "app/run/worker_high.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    url = (healthy.root / "broker.url").read_text()
+    subprocess.run([sys.executable, "-c", PICKLED.format(url=url, more=more)], check=True)
+    before = healthy.queue("high_priority")
+    assert len(before) == 3
+    found = healthy.inv("diagnose", "--json").json["findings"]
+    assert "message.would_be_discarded" in {one["code"] for one in found}, found
+    done = healthy.inv("remediate", "--yes", "--json")
+    assert done.code != 0
+    assert healthy.queue("high_priority") == before
+    with healthy.broker() as client:
+        client.delete("high_priority")
+    assert healthy.inv("remediate", "--yes").code == 0
