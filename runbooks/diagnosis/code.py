@@ -21,6 +21,8 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield from _imports(fleet, host, state, state.imports_now)
             yield from _mute(host, state.imports_now)
         yield from _options(fleet, host, snapshot)
+        if state:
+            yield from _unloadable(host, state)
     yield from would_discard(fleet, snapshot, repaired=True)
     if lacking := _lacking(fleet, snapshot):
         yield _not_registered(lacking)
@@ -91,6 +93,29 @@ def _why_refused(probe: ImportProbe, form: Form) -> str:
     if probe.accepts is not None and form.content_type not in probe.accepts:
         return f"are {form.content_type}, which it does not accept"
     return "" if form.protocol else "name no task"
+
+
+def _unloadable(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    """**Source:** systemd 252 `env-file.c: load_env_file_push`: such a file keeps the service from starting."""
+    file = state.files.get(host.settings.env_file)
+    lines = (file.content or b"").split(b"\n") if file and host.has_systemd else []
+    bad = [n for n, line in enumerate(lines, 1) if line.lstrip()[:1] not in (b"#", b";") and not _is_utf8(line)]
+    if bad:
+        yield Finding(
+            "env.unloadable",
+            host.name,
+            f"systemd would refuse {host.settings.env_file}, and start no service with it: line {bad[0]} is not UTF-8",
+            ("what runs goes on with the environment it has: correct that line before anything is restarted",),
+            blocks=(Block(host.name),),
+        )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _probe_failed(host: FleetHost, said: str) -> Finding:

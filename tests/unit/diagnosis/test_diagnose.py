@@ -753,3 +753,11 @@ def test_a_probe_that_could_not_run_accuses_no_application_and_blocks_its_host()
     finding = only(found, "host.probe_failed")
     assert finding.summary.endswith("/srv/py: No module named 'celery'")
     assert not {"task.import_fails", "task.never_imported", "task.would_be_discarded"} & {one.code for one in found}
+
+
+def test_an_environment_file_that_systemd_refuses_blocks_its_host() -> None:
+    host = make_host(service_manager="systemd", commands=None)
+    for content, refused in ((b"TIMEOUT=30\nNAME=caf\xe9\n", True), (b"# caf\xe9\nTIMEOUT=30\n", False)):
+        state = make_state(host, files={host.settings.env_file: FileState(content, 0o640, NOW - 1000)})
+        found = [one for one in findings(make_fleet(host), hosts={"web1": state}) if one.code == "env.unloadable"]
+        assert [one.blocks for one in found] == ([(Block("web1"),)] if refused else [])
