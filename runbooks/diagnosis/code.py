@@ -95,6 +95,13 @@ def _why_refused(probe: ImportProbe, form: Form) -> str:
     return "" if form.protocol else "name no task"
 
 
+def _misnamed(fleet: Fleet, host: FleetHost, error: str) -> Iterator[str]:
+    package = fleet.app.app.partition(":")[0].partition(".")[0]
+    if error.splitlines()[-1] == f"ModuleNotFoundError: No module named '{package}'":
+        where = host.settings.directory
+        yield f"celery_app is {fleet.app.app}, and {host.settings.python} finds no {package} in {where}"
+
+
 def _unloadable(host: FleetHost, state: HostState) -> Iterator[Finding]:
     """**Source:** systemd 252 `env-file.c: load_env_file_push`: such a file keeps the service from starting."""
     file = state.files.get(host.settings.env_file)
@@ -240,7 +247,7 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
             host.name,
             f"{module or fleet.app.app} fails to import, so "
             f"{f'{tasks(own)} cannot be' if own else 'none of its tasks is'} registered: {error.splitlines()[-1]}",
-            (*error.splitlines()[-8:], *_environment(host, state, mended)),
+            (*error.splitlines()[-8:], *_misnamed(fleet, host, error), *_environment(host, state, mended)),
             remedy="set the inventory's values in the environment file, then restart" if mended else None,
             blocks=() if mended else (Block(host.name),),
         )

@@ -761,3 +761,9 @@ def test_an_environment_file_that_systemd_refuses_blocks_its_host() -> None:
         state = make_state(host, files={host.settings.env_file: FileState(content, 0o640, NOW - 1000)})
         found = [one for one in findings(make_fleet(host), hosts={"web1": state}) if one.code == "env.unloadable"]
         assert [one.blocks for one in found] == ([(Block("web1"),)] if refused else [])
+
+
+def test_a_celery_app_that_is_not_found_is_named() -> None:
+    probe = ImportProbe(frozenset(), {"": "ModuleNotFoundError: No module named 'shop'"})
+    finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
+    assert any(line.startswith("celery_app is shop, and ") for line in finding.evidence)
