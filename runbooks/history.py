@@ -17,6 +17,8 @@ def runs(reporter: Reporter, state_directory: Path) -> ExitCode:
             "verb": record.verb,
             "started (UTC)": _utc(record.started_at),
             "by": record.operator,
+            "application": record.application,
+            "inventory": record.inventory,
             "changes": sum(entry.outcome is Outcome.CHANGED for entry in record.entries),
             "state": record.state,
         }

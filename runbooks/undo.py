@@ -2,7 +2,7 @@
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.journal import find_run, list_runs
+from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.engine.undo import count_left, newer_on_the_same, plan_undo, settle
@@ -14,6 +14,7 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     """Exit code 2 where what could have been taken back cannot be any more, 4 where a host does not answer."""
     record = find_run(session.options.state_directory, run, to_undo=True)
     session.require_consent_possible()
+    _require_same(session, record)
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
             f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
@@ -37,3 +38,15 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     take_back(session, record, undos, recap)
     session.reporter.recap(recap.tallies, undo="")
     return recap.exit_code
+
+
+def _require_same(session: Session, record: RunRecord) -> None:
+    """Raise UsageError where a run belongs to another application, or to another broker."""
+    here = (session.fleet.app.app, session.broker.name)
+    theirs = (record.application or here[0], record.broker)
+    if theirs != here:
+        raise UsageError(
+            f"run {record.id} was made on {theirs[0]} at {theirs[1]}, and this inventory is of {here[0]} at {here[1]}; "
+            "nothing was changed",
+            f"to undo it, name its inventory: `inv undo {record.id} --inventory {record.inventory}`",
+        )

@@ -3,7 +3,8 @@
 A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600) and the message archives.
 The journal is append-only JSON lines, each flushed to the disk before anything it speaks of is done:
 
-    {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker"}
+    {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
+     "application"}
     {"type": "effect", "n", "host", "step", "summary", "do", "undo", "detail"}     before the effect
     {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it; the last counts
     {"type": "undone", "n"}                                                        after it was taken back
@@ -63,6 +64,7 @@ class RunRecord(Struct):
     operator: str
     inventory: str
     broker: str
+    application: str = ""
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
     damage: str = ""
@@ -109,8 +111,10 @@ class Journal:
         self._n = sum(1 for entry in _lines(path) if entry["type"] == "effect")
 
     @classmethod
-    def create(cls, state_directory: Path, run_id: str, verb: str, inventory: Path, broker: str) -> "Journal":
-        """Start the record of a new run; `broker` is where it moves messages.
+    def create(
+        cls, state_directory: Path, run_id: str, verb: str, inventory: Path, broker: str, application: str = ""
+    ) -> "Journal":
+        """Start the record of a new run of an application; `broker` is where it moves messages.
 
         Raises RunbookError when the state directory cannot be written.
         """
@@ -124,7 +128,11 @@ class Journal:
             journal = cls(directory)
             os.fchmod(journal._fd, 0o600)
             header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
-            where = {"inventory": str(inventory.resolve()), "broker": broker}
+            where = {
+                "inventory": str(inventory.resolve()),
+                "broker": broker,
+                "application": application,
+            }
             journal._append({"type": "run", **header, "operator": operator(), **where})
             for folder in (directory, directory.parent, directory.parent.parent):
                 _sync_directory(folder)
@@ -282,7 +290,7 @@ def _legible(directory: Path) -> RunRecord:
         if head["type"] != "run" or head["format"] != FORMAT:
             raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
         known = msgspec.convert(head, _Head)
-        where = (known.operator, known.inventory, known.broker)
+        where = (known.operator, known.inventory, known.broker, known.application)
         record = RunRecord(directory, known.id, known.verb, known.started_at, *where)
         for line in lines:
             _apply(record, line)
@@ -302,6 +310,7 @@ class _Head(Struct):
     operator: str
     inventory: str
     broker: str
+    application: str = ""
 
 
 def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
@@ -362,8 +371,8 @@ def _run_directories(state_directory: Path) -> list[Path]:
     Raises RunbookError where somebody else could have put them there.
     """
     _require_private(state_directory)
-    journals = sorted((state_directory / "runs").glob(f"*/{JOURNAL}"))
-    return [path.parent for path in journals if _has_begun(path)]
+    journals = (state_directory / "runs").glob(f"*/{JOURNAL}")
+    return sorted(path.parent for path in journals if _has_begun(path))
 
 
 def _has_begun(path: Path) -> bool:

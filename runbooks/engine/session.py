@@ -151,7 +151,8 @@ class Session:
     def begin(self, run_id: str) -> Journal:
         """The journal of a new run; tells its id."""
         options = self.options
-        journal = Journal.create(options.state_directory, run_id, options.verb, options.inventory, self.broker.name)
+        where = (options.inventory, self.broker.name, self.fleet.app.app)
+        journal = Journal.create(options.state_directory, run_id, options.verb, *where)
         self.reporter.run_started(run_id)
         return journal
 

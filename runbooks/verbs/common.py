@@ -198,8 +198,11 @@ def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
     if flags.state_dir is not None:
         return _existing_or_new(flags.state_dir)
     directory = (fleet or fleet_of(flags)).state_directory
-    if directory:
-        return directory
+    return directory or usual_state_directory()
+
+
+def usual_state_directory() -> Path:
+    """Where runs are recorded if nobody says otherwise."""
     from platformdirs import user_state_path
 
     return user_state_path("celery-runbooks")

@@ -1,6 +1,13 @@
 """The verbs for what was recorded: which runs there were, what each did, and taking it back."""
 
-from runbooks.verbs.common import Flags, on_fleet, run_verb, state_directory, verb
+from typing import TYPE_CHECKING
+
+from runbooks.verbs.common import Flags, on_fleet, run_verb, state_directory, usual_state_directory, verb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from runbooks.core.reporter import Reporter
 
 _RUN = "the run's id, its beginning, or `last`"
 
@@ -10,7 +17,7 @@ def runs(flags: Flags) -> None:
     """List the runs that were recorded."""
     from runbooks.history import runs as page
 
-    run_verb(flags, lambda reporter: page(reporter, state_directory(flags)))
+    run_verb(flags, lambda reporter: page(reporter, _recorded_in(flags, reporter)))
 
 
 @verb(hosts=False, positional=("run",), run=_RUN)
@@ -18,7 +25,24 @@ def show(flags: Flags, run: str) -> None:
     """Show what a run changed, in full, and what can be taken back."""
     from runbooks.history import show as page
 
-    run_verb(flags, lambda reporter: page(reporter, state_directory(flags), run))
+    run_verb(flags, lambda reporter: page(reporter, _recorded_in(flags, reporter), run))
+
+
+def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
+    """Where runs are recorded; the usual folder where the inventory, which may name another, cannot be read."""
+    from runbooks.core.errors import RunbookError
+
+    try:
+        return state_directory(flags)
+    except RunbookError as error:
+        if flags.state_dir is not None:
+            raise
+        folder = usual_state_directory()
+        reporter.warning(
+            f"the inventory cannot be read: {error.problem}",
+            f"these are the runs in {folder}; --state-dir names another",
+        )
+        return folder
 
 
 @verb(

@@ -14,11 +14,12 @@ from runbooks.core.effects import (
     WriteFile,
     sha256,
 )
-from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError
+from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run, list_runs
 from runbooks.engine.recap import Recap
 from runbooks.engine.undo import Undo, plan_undo, undo
+from runbooks.undo import undo as undo_page
 from tests.unit.engine.conftest import Recorder, World
 
 CHANGED, ALREADY, CANNOT = Outcome.CHANGED, Outcome.ALREADY, Outcome.CANNOT
@@ -448,3 +449,13 @@ def test_a_run_is_undone_though_some_of_its_changes_were_never_tried(world: Worl
     assert world.reporter.outcomes("web1")["start beat"] is Outcome.SKIPPED
     take_back(world, world.last_run().id, "web1")
     assert [record.state for record in list_runs(world.state)] == ["undone", "ok"]
+
+
+@pytest.mark.parametrize(("application", "broker"), [("other", "localhost:6379/3"), ("", "localhost:6379/4")])
+def test_what_belongs_to_another_application_or_broker_is_refused_whole(
+    world: World, application: str, broker: str
+) -> None:
+    run = Journal.create(world.state, RUN, "remediate", Path("i"), broker, application)
+    run.close()
+    with pytest.raises(UsageError, match="nothing was changed"):
+        undo_page(world.session(), "last", malformed=False)
