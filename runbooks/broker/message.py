@@ -32,11 +32,32 @@ _UNHASHABLE = (list, dict)
 _CONTAINER = (str, list, dict)
 _SIZED = (str, bytes, list, dict)
 
+UNPACKED_BYTES = 16 * 1024 * 1024
+"""No more of a compressed body is unpacked: a few megabytes may hold gigabytes."""
+
+
+class TooLargeError(ValueError):
+    """A body that unpacks to more than UNPACKED_BYTES."""
+
+
+def _bounded(decompressor: Callable[[], Any]) -> Callable[[bytes], bytes]:
+    def decompress(data: bytes) -> bytes:
+        unpacking = decompressor()
+        unpacked: bytes = unpacking.decompress(data, UNPACKED_BYTES + 1)
+        if len(unpacked) > UNPACKED_BYTES:
+            raise TooLargeError
+        if not unpacking.eof:
+            raise ValueError("cut off")
+        return unpacked
+
+    return decompress
+
+
 # kombu/compression.py: content types and their aliases, as far as the standard library reads them.
 DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
-    **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompress),
-    **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.decompress),
-    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), lzma.decompress),
+    **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), _bounded(zlib.decompressobj)),
+    **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), _bounded(bz2.BZ2Decompressor)),
+    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), _bounded(lzma.LZMADecompressor)),
 }
 
 
@@ -102,6 +123,8 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
             if isinstance(found, str):
                 return Unreadable(raw, found, replace(form, protocol=0) if found == _NO_TASK else form)
             fields, args = found, _args_text(repr(found.get("args", [])), repr(found.get("kwargs", {})))
+    except TooLargeError:
+        return Unreadable(raw, f"it unpacks to more than {UNPACKED_BYTES // 1024**2} MiB")
     except _FatalError as fatal:
         return Malformed(raw, str(fatal))
     if not isinstance(fields["task"], str):
@@ -226,6 +249,8 @@ def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
     """The body without its compression; one that cannot be undone makes Celery discard the message unseen."""
     try:
         return DECOMPRESS[headers["compression"]](body) if headers.get("compression") else body
+    except TooLargeError:
+        raise
     except Exception as error:
         raise _DiscardedError from error
 

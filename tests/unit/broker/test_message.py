@@ -214,3 +214,15 @@ def test_how_a_message_is_written_is_told(changes: dict[str, Any], form: Form) -
     found = parse(json.dumps(envelope | changes).encode())
     assert isinstance(found, Message | Unreadable)
     assert found.form == form
+
+
+def test_a_decompression_bomb_is_unreadable_and_not_unpacked(envelopes: list[bytes]) -> None:
+    import base64
+    import json
+    import zlib
+
+    envelope = json.loads(next(raw for raw in envelopes if b"gzip" in raw))
+    envelope["body"] = base64.b64encode(zlib.compress(bytes(64 * 1024 * 1024))).decode()
+    found = parse(json.dumps(envelope).encode())
+    assert isinstance(found, Unreadable)
+    assert found.why == "it unpacks to more than 16 MiB"
