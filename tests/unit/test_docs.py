@@ -1,5 +1,6 @@
 """What an operator can type or write is documented."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,10 @@ def test_every_filter_and_lookup_stands_in_the_inventory_page(name: str) -> None
 @pytest.mark.parametrize("code", list(ExitCode))
 def test_every_exit_code_stands_in_the_readme(code: ExitCode) -> None:
     assert f" {int(code)} " in (CHECKOUT / "README.md").read_text().partition("Exit codes:")[2]
+
+
+def test_every_test_that_a_promise_names_exists() -> None:
+    rows = re.findall(r"^\| .+ \| `(tests/.+\.py)::(\w+)` \|$", (CHECKOUT / "docs/reliability.md").read_text(), re.M)
+    assert len(rows) > 20
+    for path, name in rows:
+        assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
