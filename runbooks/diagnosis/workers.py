@@ -19,7 +19,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         if isinstance(state, HostState):
             elsewhere = {block.service for one in _run_elsewhere(host, state, snapshot) for block in one.blocks}
             yield from _services(host, state, elsewhere)
-            yield from _other_units(host, state)
+            yield from _other_units(host, state, snapshot)
             yield from _run_elsewhere(host, state, snapshot)
             yield from _nodes(host, state, snapshot, busy)
             yield from _stops_late(fleet, host)
@@ -134,9 +134,11 @@ def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
         )
 
 
-def _other_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
+def _other_units(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     """**Source:** systemd.service(5), Type=forking: without a PIDFile= the main process is guessed."""
+    own_beat = any("beat" in _running(other) for other in snapshot.reachable().values())
     for unit in state.others:
+        twice = own_beat and any(_does(runs, None) for runs in unit.runs.values())
         stop = f"systemctl disable --now {unit.name}" if unit.path else f"kill -TERM {' '.join(map(str, unit.runs))}"
         evidence = [f"pid {pid}: {what}" for pid, what in unit.runs.items()]
         if unit.path:
@@ -145,13 +147,17 @@ def _other_units(host: FleetHost, state: HostState) -> Iterator[Finding]:
             evidence.append(
                 "Type=forking, as for celery multi: systemd guesses its main process, so it may restart for ever"
             )
+        if twice:
+            evidence.append(
+                "beat runs as a service of the inventory, too, so each message of the schedule is sent twice"
+            )
         evidence.append(f"if the inventory's services are to do this work, end it on {host.name}: sudo {stop}")
         yield Finding(
             "worker.other_unit",
             f"{unit.name} on {host.name}",
             f"{unit.name} runs {', '.join(dict.fromkeys(unit.runs.values()))} beside the inventory's services",
             tuple(evidence),
-            severity=Severity.WARNING,
+            severity=Severity.ERROR if twice else Severity.WARNING,
         )
 
 
@@ -163,7 +169,7 @@ def _run_elsewhere(host: FleetHost, state: HostState, snapshot: Snapshot) -> Ite
         if service.pid is not None or service.leaked:
             continue
         node = nodes.get(name)
-        doing = [unit.name for unit in state.others if any(_does(runs, node) for runs in unit.runs.values())]
+        doing = _units_at_this(host, name, snapshot)
         own = [] if node else [worker.name for worker in host.settings.workers if _has_beat(worker.options)]
         if doing:
             evidence = f"it is at work in {', '.join(doing)}: end it there, then run the same command again"
@@ -181,6 +187,29 @@ def _run_elsewhere(host: FleetHost, state: HostState, snapshot: Snapshot) -> Ite
             (evidence,),
             blocks=(Block(host.name, name),),
         )
+
+
+def _units_at_this(host: FleetHost, service: str, snapshot: Snapshot) -> list[str]:
+    """The units of somebody else's that do a service's work.
+
+    A beat does so wherever it runs. A worker does so on the same host: it has the service's node name, or it takes
+    messages from all its queues.
+    """
+    assert snapshot.broker is not None
+    worker = next((worker for worker in host.settings.workers if worker.name == service), None)
+    if worker is None:
+        return [
+            unit.name if name == host.name else f"{unit.name} on {name}"
+            for name, state in snapshot.reachable().items()
+            for unit in state.others
+            if any(_does(runs, None) for runs in unit.runs.values())
+        ]
+    consuming = [f"worker {node.name}" for node in snapshot.broker.nodes.values() if node.queues >= set(worker.queues)]
+    return [
+        unit.name
+        for unit in snapshot.reachable()[host.name].others
+        if any(_does(runs, host.node(worker)) or runs.removesuffix(" -B") in consuming for runs in unit.runs.values())
+    ]
 
 
 def _has_beat(options: Sequence[str]) -> bool:

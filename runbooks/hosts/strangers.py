@@ -19,7 +19,6 @@ _APP = re.compile(r"\s\(?(?:-A\s?|--app[ =])([\w.]+)")
 _WITH_BEAT = re.compile(r"\s\(?(?:-B|--beat)(?=[\s)]|$)")
 _NODE = re.compile(r"\s(?:-n\s?|--hostname[ =])([^\s)]+)")
 _TITLE = re.compile(r"^\[celeryd: ([^\s\]]+):")
-_WITH_BEAT = re.compile(r"\s(?:-B|--beat)(?=[\s)]|$)")
 
 
 def ask_strangers(host: FleetHost) -> str:

@@ -8,7 +8,17 @@ from msgspec.structs import replace
 
 from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Block, FileState, Finding, NodeState, OtherUnit, ServiceState, Snapshot, Unreachable
+from runbooks.core.model import (
+    Block,
+    FileState,
+    Finding,
+    NodeState,
+    OtherUnit,
+    ServiceState,
+    Severity,
+    Snapshot,
+    Unreachable,
+)
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.workers import findings
 from runbooks.steps.workers import WorkersRunning, changed_since_start
@@ -271,6 +281,36 @@ def test_a_beat_is_not_started_beside_another(runs: str) -> None:
     state = replace(state, services={**state.services, "beat": STOPPED}, others=(other,))
     found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
     assert Block("web1", "beat") in [block for one in found for block in one.blocks]
+
+
+def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> None:
+    fleet = make_fleet(make_host(), make_host("web2", beat=False))
+    first, second = (make_state(host) for host in fleet.hosts)
+    other = OtherUnit("celerybeat.service", "/etc/systemd/system/celerybeat.service", False, {9: "beat"})
+    first = replace(first, services={**first.services, "beat": STOPPED})
+    found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": first, "web2": replace(second, others=(other,))}))
+    (told,) = (one for one in found if one.code == "service.runs_elsewhere")
+    assert told.blocks == (Block("web1", "beat"),)
+    assert "celerybeat.service on web2" in told.evidence[0]
+
+
+def test_a_beat_beside_another_units_that_runs_too_is_an_error() -> None:
+    fleet = make_fleet()
+    other = OtherUnit("celerybeat.service", "/etc/systemd/system/celerybeat.service", False, {9: "beat"})
+    state = replace(make_state(fleet.hosts[0]), others=(other,))
+    (told,) = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
+    assert (told.code, told.severity) == ("worker.other_unit", Severity.ERROR)
+
+
+@pytest.mark.parametrize(("consumes", "blocked"), [({"high_q", "low_q"}, True), ({"low_q"}, False)])
+def test_a_worker_is_not_started_beside_another_units_at_all_its_queues(consumes: set[str], blocked: bool) -> None:
+    fleet = make_fleet(make_host(beat=False))
+    other = OtherUnit("celery.service", "/etc/systemd/system/celery.service", True, {9: "worker w1@web1"})
+    state = replace(make_state(fleet.hosts[0], services={"high": STOPPED}), others=(other,))
+    w1 = NodeState("w1@web1", frozenset(fleet.app.expected_tasks), frozenset(consumes))
+    broker = make_broker(fleet, nodes={"w1@web1": w1})
+    found = faults_of(fleet, make_snapshot(fleet, broker=broker, hosts={"web1": state}))
+    assert (Block("web1", "high") in [block for one in found for block in one.blocks]) is blocked
 
 
 def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
