@@ -36,7 +36,7 @@ def run_task(session: Session, call: TaskCall, *, dry_run: bool) -> ExitCode:
     watched = Watched(
         session, str(uuid.uuid4()), call.task, way.found.queue, way.secrets, max_retries=way.found.max_retries
     )
-    journal = session.begin(new_run_id())
+    journal = session.begin(new_run_id(session.options.state_directory))
     with closing_journal(journal):
         if call.mode == "async":
             _send(session, journal, call, way, watched.id)

@@ -14,6 +14,7 @@ A crash can leave the last line torn; it is ignored when read and cut off before
 outcome may or may not have happened: whoever undoes it looks first.
 """
 
+import calendar
 import errno
 import json
 import os
@@ -212,10 +213,29 @@ def _effect_line(n: int, change: Change) -> Mapping[str, Any]:
     return {"type": "effect", "n": n, **what, "do": to_json(change.do), "undo": undo}
 
 
-def new_run_id() -> str:
-    """An id that sorts by time (UTC, its last part the fraction of the second) and is short enough to type."""
-    now = time.time()
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(now % 1 * 0x10000):04x}"
+def new_run_id(state_directory: Path) -> str:
+    """An id that is greater than that of every run there is, and short enough to type.
+
+    It is the time (UTC, its last part the fraction of the second). Where the clock was set back it counts on from the
+    newest run, so that the last is always the one that was made last.
+    """
+    newest = max((_ticks(path.name) for path in (state_directory / "runs").glob("*")), default=0)
+    ticks = max(int(time.time() * _TICKS_PER_S), newest + 1)
+    seconds, fraction = divmod(ticks, _TICKS_PER_S)
+    return f"{time.strftime(_RUN_TIME, time.gmtime(seconds))}-{fraction:04x}"
+
+
+def _ticks(run_id: str) -> int:
+    """The time in an id, 0 for a folder that is no run's."""
+    at, _, fraction = run_id.rpartition("-")
+    try:
+        return calendar.timegm(time.strptime(at, _RUN_TIME)) * _TICKS_PER_S + int(fraction, 16)
+    except ValueError:
+        return 0
+
+
+_RUN_TIME = "%Y%m%d-%H%M%S"
+_TICKS_PER_S = 0x10000
 
 
 def operator() -> str:

@@ -142,7 +142,7 @@ class Session:
     @contextmanager
     def recorded(self) -> Iterator[tuple[Journal, "FleetLock"]]:
         """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
-        run_id = new_run_id()
+        run_id = new_run_id(self.options.state_directory)
         with self.broker.lock(run_id, self.options.verb) as lock:
             journal = self.begin(run_id)
             with closing_journal(journal):

@@ -475,14 +475,19 @@ def test_a_run_that_died_before_its_first_line_was_written_hides_no_other_run(ru
     assert find_run(runs, "last").id == IDS[2]
 
 
-def test_of_two_runs_of_one_second_the_later_is_the_last() -> None:
+def test_of_two_runs_of_one_second_the_later_is_the_last(tmp_path: Path) -> None:
     ids = []
     for _ in range(10):
-        ids.append(new_run_id())
-        while new_run_id() == ids[-1]:
-            pass
+        ids.append(new_run_id(tmp_path))
+        (tmp_path / "runs" / ids[-1]).mkdir(parents=True)
     assert ids == sorted(set(ids))
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+
+
+def test_a_run_after_the_clock_was_set_back_is_the_last_all_the_same(runs: Path) -> None:
+    ahead = runs / "runs" / "29991231-235959-ffff"
+    ahead.mkdir()
+    assert new_run_id(runs) == "30000101-000000-0000"
 
 
 # --- what a list of runs calls them
