@@ -48,5 +48,5 @@ def _require_same(session: Session, record: RunRecord) -> None:
         raise UsageError(
             f"run {record.id} was made on {theirs[0]} at {theirs[1]}, and this inventory is of {here[0]} at {here[1]}; "
             "nothing was changed",
-            f"to undo it, name its inventory: `inv undo {record.id} --inventory {record.inventory}`",
+            f"to undo it, name its inventory with --inventory: {record.inventory}",
         )

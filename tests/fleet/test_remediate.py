@@ -371,7 +371,8 @@ def test_an_unknown_host_key_is_refused_and_let_in_when_asked(healthy: FleetWorl
 
 @pytest.mark.parametrize("at", ["SYSTEMD", "WORKERS"])
 def test_a_run_that_is_killed_is_finished_by_the_next(healthy: FleetWorld, at: str) -> None:
-    assert inv(healthy, "undo", "last", "--yes").code in (0, 2)
+    # What stands may be the run at the broker behind the tunnel, which this inventory does not undo.
+    assert inv(healthy, "undo", "last", "--yes").code in (0, 2, 5)
     for host in ("web1", "web2"):
         healthy.ssh(
             host, "sudo sed -i s/_S=30/_S=31/ /etc/printer_inventory.env; sudo rm /etc/systemd/system/celery.target"

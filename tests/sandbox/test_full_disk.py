@@ -47,7 +47,7 @@ def test_a_disk_that_fills_up_leaves_every_message_in_the_queue_or_in_the_archiv
 ) -> None:
     before = place.lists()
     done = mounted(
-        place, f"mount -t tmpfs -o size={size} tmpfs state", "clean-queues", "--queue", "low", "--yes",
+        place, f"mount -t tmpfs -o size={size},mode=700 tmpfs state", "clean-queues", "--queue", "low", "--yes",
         after=f"cp -a state/. {tmp_path}",
     )  # fmt: skip
     refused(
