@@ -440,7 +440,10 @@ def test_a_missing_python_says_nothing_about_the_application(site: Site) -> None
 
 def _pythons() -> list[str]:
     """The older Pythons of this machine, as its user has them."""
-    places = (*glob.glob("/usr/bin/python3.?"), *glob.glob("/root/.pyenv/versions/3.[6789].*/bin/python"))
+    places = (
+        *glob.glob("/usr/bin/python3.?"),
+        *glob.glob(os.path.expanduser("~/.pyenv/versions/3.[6789].*/bin/python")),
+    )
     return [place for place in places if os.access(place, os.X_OK)]
 
 
