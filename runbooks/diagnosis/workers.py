@@ -17,10 +17,10 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
-            elsewhere = {block.service for one in _run_elsewhere(host, state, snapshot) for block in one.blocks}
-            yield from _services(host, state, elsewhere)
+            elsewhere = list(_run_elsewhere(host, state, snapshot))
+            yield from _services(host, state, {block.service for one in elsewhere for block in one.blocks})
             yield from _other_units(host, state, snapshot)
-            yield from _run_elsewhere(host, state, snapshot)
+            yield from elsewhere
             yield from _nodes(host, state, snapshot, busy)
             yield from _stops_late(fleet, host)
 

@@ -85,11 +85,15 @@ def is_of(app: str, command: str, *, here: bool) -> bool:
 
 
 def what_runs(command: str) -> str:
-    """`beat`, or `worker` with its node's name as far as it was given one; nothing else, it may hold secrets."""
+    """`beat`, or `worker` with its node's name as far as it was given one, and `-B` where it is a beat, too.
+
+    Nothing else of the command is told: it may hold secrets.
+    """
     kind, node = _RUNS.search(command), _NODE.search(command)
-    if not kind:
-        return ""
-    return " ".join((kind[1], *([node[1]] if node and kind[1] == "worker" else [])))
+    if not kind or kind[1] == "beat":
+        return kind[1] if kind else ""
+    words = [kind[1], *([node[1]] if node else []), *(["-B"] if _WITH_BEAT.search(command) else [])]
+    return " ".join(words)
 
 
 def is_service(command: str, node: str) -> bool:

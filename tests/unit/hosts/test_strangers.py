@@ -4,7 +4,7 @@ import pytest
 
 from runbooks.core.model import OtherUnit
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.strangers import ask_strangers, parse_strangers
+from runbooks.hosts.strangers import ask_strangers, parse_strangers, what_runs
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 
@@ -78,3 +78,18 @@ def test_another_applications_workers_on_the_machine_are_not_told() -> None:
     answer = run_fragments(LocalTransport(), {"others": ask_strangers(make_host())}, timeout_s=30)["others"]
     assert b"---\n" in answer.out
     assert parse_strangers(answer, "an_application_that_nobody_has") == ()
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("/srv/venv/bin/python -m celery -A shop worker -B -n w1@web1 -Q high", "worker w1@web1 -B"),
+        ("/srv/venv/bin/celery -A shop worker --beat -n w1@web1", "worker w1@web1 -B"),
+        ("[celeryd: w1@web1:MainProcess] -active- (-A shop worker -n w1@web1 -B)", "worker w1@web1 -B"),
+        ("/srv/venv/bin/celery -A shop worker -B", "worker -B"),
+        ("/srv/venv/bin/celery -A shop worker -n w1@web1", "worker w1@web1"),
+        ("/srv/venv/bin/celery -A shop beat", "beat"),
+    ],
+)
+def test_a_worker_that_is_a_beat_too_is_told_as_such(command: str, runs: str) -> None:
+    assert what_runs(command) == runs
