@@ -131,7 +131,7 @@ def _probe_failed(host: FleetHost, said: str) -> Finding:
         host.name,
         f"the application on {host.name} could not be asked what it registers: {said.splitlines()[-1]}",
         (
-            f"run as {host.settings.user}: celery_python, {host.settings.python}, did not come so far as to load it",
+            f"celery_python, {host.settings.python}, did not come so far as to load it",
             *said.splitlines()[-8:],
         ),
         blocks=(Block(host.name),),
