@@ -17,6 +17,8 @@ from runbooks import __version__, verbs
 from runbooks.verbs.common import typed_program
 
 CHECKOUT = Path(__file__).resolve().parent
+# What runs in the application's Python on a host has to run on 3.6; its annotations are evaluated there, too.
+OLD_PYTHONS = ("--target=3.6-", "--eval-annotations", "--violations", "--quiet", "runbooks/hosts/import_probe.py")
 
 
 def told(error: Exception) -> str:
@@ -78,11 +80,13 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
 def test(c: Context, only: str = "") -> None:
     """Lint, types, layers and all tests, three files of them at a time: most of them wait for real servers."""
     python = sys.executable
+    programs = Path(python).parent
     checks = {
         "lint": [python, "-m", "ruff", "check"],
         "format": [python, "-m", "ruff", "format", "--check", "--quiet"],
+        "old Pythons": [str(programs / "vermin"), *OLD_PYTHONS],
         "types": [python, "-m", "mypy"],
-        "layers": [str(Path(python).parent / "lint-imports"), "--no-logo"],
+        "layers": [str(programs / "lint-imports"), "--no-logo"],
         "tests": [python, "-m", "pytest", "-q", "--numprocesses=3", "--dist=loadfile", *(["-k", only] if only else [])],
     }
     import subprocess
