@@ -46,7 +46,7 @@ def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
                     "put back": fates[Fate.RESTORED],
                     "moved": fates[Fate.MOVED],
                     "why": "; ".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
-                    "tasks": "; ".join(f"{count:,} × {task or 'malformed'}" for task, count in tasks.items()),
+                    "tasks": "; ".join(f"{count:,} × {task or 'unread'}" for task, count in tasks.items()),
                 }
             )
     reporter.table("archives", rows)
@@ -70,7 +70,7 @@ def show_archive(reporter: Reporter, state_directory: Path, run: str, rule: Rule
 def _brief(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     eta = "" if entry["eta_at"] is None else ago(time.time() - entry["eta_at"])
     return {
-        "state": entry["state"], "queue": entry["queue"], "id": entry["id"] or "", "task": entry["task"] or "malformed",
+        "state": entry["state"], "queue": entry["queue"], "id": entry["id"] or "", "task": entry["task"] or "unread",
         "retries": entry["retries"] or 0, "ETA": eta, "args": entry["args"], "reason": entry["reason"],
     }  # fmt: skip
 

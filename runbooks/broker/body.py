@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from runbooks.broker.message import DECOMPRESS
+from runbooks.broker.message import DECOMPRESS, TooLargeError
 from runbooks.core.rules import canonical
 
 _LINKS = ("chord", "chain", "callbacks")
@@ -122,11 +122,18 @@ def links(raw: bytes) -> tuple[tuple[str, ...], str] | None:
 def unread(raw: bytes) -> str:
     """Why `read_body` does not read a message's body, for a sentence about it."""
     envelope = json.loads(raw)
-    compression, kind = (envelope.get("headers") or {}).get("compression"), envelope.get("content-type")
+    headers, kind = envelope.get("headers") or {}, envelope.get("content-type")
+    compression = str(headers.get("compression") or "")
     if compression and compression not in DECOMPRESS:
         return f"compressed as {compression}, and only gzip, bzip2 and lzma are undone"
-    if kind not in _DECODE:
-        return f"of the type {kind}, and only JSON, msgpack and YAML are read"
+    if str(kind) not in _DECODE:
+        return f"of the type {kind or 'application/data'}, and only JSON, msgpack and YAML are read"
+    try:
+        _plain(envelope, headers)
+    except TooLargeError as error:
+        return f"that {error}"
+    except Exception:
+        return f"that cannot be {'decompressed' if compression else 'decoded'}"
     return "that cannot be decoded"
 
 

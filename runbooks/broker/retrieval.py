@@ -9,10 +9,10 @@ from msgspec.structs import asdict
 
 from runbooks.broker.ledger import Archived, Ledger
 from runbooks.broker.message import Message, parse
-from runbooks.broker.selection import means
+from runbooks.broker.selection import is_written, means
 from runbooks.core.model import Rule
 from runbooks.core.rules import parse as parse_rule
-from runbooks.core.rules import says_only_where
+from runbooks.core.rules import says_only_how_written, says_only_where
 
 _SUFFIX = ".messages.jsonl"
 _UNACKED = "+unacked"  # `quote` leaves no plus sign in a name
@@ -45,7 +45,7 @@ def _means(rule: Rule, message: Archived, now: float) -> bool:
     item = message.item
     parsed = parse(item)
     if not isinstance(parsed, Message):
-        return says_only_where(rule)
+        return says_only_where(rule) or (says_only_how_written(rule) and is_written(rule, parsed))
     return means(rule, parsed, item, now)
 
 

@@ -11,9 +11,9 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from runbooks.broker.connection import address, broker_errors
-from runbooks.broker.glance import Headers, read
+from runbooks.broker.glance import Headers, outlines, read
 from runbooks.broker.keys import KeySpace, readable
-from runbooks.broker.message import Malformed, Message, parse
+from runbooks.broker.message import Malformed, Message, Unreadable, parse
 from runbooks.broker.selection import Facts, Judge, Verdict
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import BrokerRefused
@@ -171,6 +171,8 @@ class _Chosen(Struct):
     """What one verdict has selected so far; the last samples seen are the oldest, which run next."""
 
     samples: deque[bytes]
+    unread: deque[str]
+    count: int = 0
     by_task: Counter[str] = field(default_factory=Counter)
     forms: Counter[Form] = field(default_factory=Counter)
 
@@ -192,6 +194,7 @@ class _Tally(Struct):
     malformed: int = 0
     malformed_samples: deque[str] = field(default_factory=deque)
     unreadable: int = 0
+    too_large: Counter[str] = field(default_factory=Counter)
     forms: Counter[Form] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -216,15 +219,23 @@ class _Tally(Struct):
             else:
                 self.unreadable += 1
                 self.forms[look.form] += 1
+                if look.too_large:
+                    [outline] = outlines([look.raw])
+                    self.too_large[outline.task if outline else ""] += 1
         for i, verdict in self.judge.choose(items, reads):
             look = reads[i]
-            if isinstance(look, (Headers, Message)):
-                chosen = self.chosen.get(verdict)
-                if chosen is None:
-                    chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples))
+            if isinstance(look, Malformed):
+                continue
+            chosen = self.chosen.get(verdict)
+            if chosen is None:
+                chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples), deque(maxlen=self.samples))
+            chosen.count += 1
+            if not isinstance(look, Headers):
+                chosen.forms[look.form] += 1
+            if isinstance(look, Unreadable):
+                chosen.unread.append(f"{look.raw[:_RAW_SHOWN]!r}: {look.why}")
+            else:
                 chosen.by_task[look.task] += 1
-                if isinstance(look, Message):
-                    chosen.forms[look.form] += 1
                 chosen.samples.append(items[i])
 
     def _add_times(self, look: Headers | Message) -> None:
@@ -249,9 +260,10 @@ class _Tally(Struct):
             selected=tuple(
                 Selection(
                     verdict.reason,
-                    chosen.by_task.total(),
+                    chosen.count,
                     dict(chosen.by_task),
                     tuple(m.summary() for m in map(parse, reversed(chosen.samples)) if isinstance(m, Message)),
+                    tuple(reversed(chosen.unread)),
                     to=verdict.to,
                     by_form=_unusual(chosen.forms),
                 )
@@ -259,6 +271,7 @@ class _Tally(Struct):
             ),
             malformed=Selection("malformed", self.malformed, {}, raw_samples=tuple(reversed(self.malformed_samples))),
             unreadable=self.unreadable,
+            too_large=dict(self.too_large),
             aside=aside,
             notices=self.judge.notices,
             forms=_unusual(self.forms),

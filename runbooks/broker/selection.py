@@ -8,13 +8,13 @@ from msgspec import Struct, field
 from runbooks.broker.body import likeness, links, read_body, unread
 from runbooks.broker.glance import Headers, Outline, Read, outlines, read, redirected
 from runbooks.broker.keys import KeySpace
-from runbooks.broker.message import Message, Unreadable
-from runbooks.core.model import Notice, Rule
-from runbooks.core.rules import destination, fits
+from runbooks.broker.message import COMPRESSIONS, Malformed, Message, Unreadable
+from runbooks.core.model import Form, Notice, Rule
+from runbooks.core.rules import destination, fits, says_how_written, says_only_how_written
 
 _IDS_LISTED = 100
 
-_UNNAMED = "are of a task that cannot be read without unpickling, and stay"
+_UNREAD = "cannot be read ({why}), and stay"
 _UNKNOWN = "have a body {why}: they stay, for a chord may wait for them (--with-workflows takes them too)"
 _NO_ARGS = "have a body {why}: their arguments are not known, and they stay"
 _STRANDED = "are left alone, for a chord, a chain or a callback waits for them (--with-workflows takes them too)"
@@ -79,6 +79,7 @@ class Judge:
         self._newly_seen: list[bytes] = []
         self._told: dict[str, tuple[list[str], int]] = {}
         self.by_task = _RulesByTask((), None)
+        self._by_form: list[Rule] = []
 
     def begin(self, key: str, *, fetched: bool = False) -> None:
         """Go on with another of the queue's lists, or with what was `fetched` from it.
@@ -89,6 +90,7 @@ class Judge:
         self._targets = {rule: _target(self._keyspace, rule, step) for rule in self._all if rule.requeue_to}
         rules = [rule for rule in self._all if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
         self.by_task = _RulesByTask(rules, self._facts.registered)
+        self._by_form = [rule for rule in rules if says_only_how_written(rule)]
         self._newly_seen = []
 
     def rewind(self) -> None:
@@ -110,8 +112,8 @@ class Judge:
                 if verdict := self.verdict(look, items[i]):
                     yield i, verdict
             elif isinstance(look, Unreadable):
-                if self._all:
-                    self._note(_UNNAMED, "")
+                if verdict := self._of_unread(look):
+                    yield i, verdict
             elif self.malformed:
                 yield i, Verdict(f"malformed: {look.why}", malformed=True)
 
@@ -138,13 +140,24 @@ class Judge:
         """
         left = ""
         for rule in self.by_task[look.task]:
-            if self._meant(rule, look):
+            if self._meant(rule, look) and is_written(rule, look):
                 found = self._look_inside(rule, raw, look.task, look.id)
                 if isinstance(found, Verdict):
                     return found
                 left = left or found
         if left:
             self._note(left, look.id)
+        return None
+
+    def _of_unread(self, look: Unreadable) -> Verdict | None:
+        """The verdict on a message whose task is not known: only a rule that does not ask for it can mean it."""
+        rule = next((rule for rule in self._by_form if is_written(rule, look)), None)
+        if rule and rule.with_workflows and not rule.requeue_to:
+            return Verdict(rule.reason)
+        if rule:
+            self._note(_NO_MOVE if rule.requeue_to else _UNKNOWN.format(why=unread(look.raw)), "")
+        elif self._all:
+            self._note(_UNREAD.format(why=look.why), "")
         return None
 
     def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
@@ -217,7 +230,7 @@ def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
     """True where a rule's conditions hold that are about one message alone."""
     if not fits(rule.task, look.task) or not holds(rule, look, now):
         return False
-    if rule.ids and look.id not in rule.ids:
+    if (rule.ids and look.id not in rule.ids) or not is_written(rule, look):
         return False
     body = read_body(raw) if rule.args else None
     return not rule.args or (body is not None and body.has(rule.args))
@@ -231,6 +244,36 @@ def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None,
 
 def _checksum(raw: bytes) -> bytes:
     return blake2b(raw, digest_size=16).digest()
+
+
+_NAMES = {
+    name: names
+    for names in (
+        *COMPRESSIONS,
+        ("application/json", "json"),
+        ("application/x-python-serialize", "pickle"),
+        ("application/x-yaml", "yaml"),
+        ("application/x-msgpack", "msgpack"),
+    )
+    for name in names
+}
+"""The names of what a header names by one of them. **Source:** kombu 5.7.0 `serialization.py`, `compression.py`."""
+
+
+def is_written(rule: Rule, look: Read) -> bool:
+    """True where the conditions hold that are about how a message is written; for a malformed item none does."""
+    if not says_how_written(rule):
+        return True
+    if isinstance(look, Malformed):
+        return False
+    form = Form() if isinstance(look, Headers) else look.form
+    return _named(rule.content_type, form.content_type) and (
+        not rule.compression or (form.compression != "" and _named(rule.compression, form.compression))
+    )
+
+
+def _named(patterns: str, name: str) -> bool:
+    return any(fits(patterns, one) for one in _NAMES.get(name, (name,)))
 
 
 def holds(rule: Rule, look: Outline | Headers | Message, now: float) -> bool:

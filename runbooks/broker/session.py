@@ -28,6 +28,7 @@ from runbooks.broker.find import find_message
 from runbooks.broker.keys import KeySpace
 from runbooks.broker.ledger import ArchiveError, Fate, Ledger, read
 from runbooks.broker.lock import FleetLock, Holder, fleet_lock
+from runbooks.broker.message import unpack_up_to
 from runbooks.broker.observe import observe_broker, registered_in
 from runbooks.broker.preflight import require_able
 from runbooks.broker.retrieval import chosen, queue_of
@@ -84,6 +85,7 @@ class Broker:
         self._app, self._waiting, self._tunnel = app, waiting, tunnel
         self._options = app.broker_options.transport_options()
         self._keys = KeySpace.from_options(self._options)
+        unpack_up_to(app.unpack_limit * 1024**2)
 
     @cached_property
     def _url(self) -> str:

@@ -58,11 +58,12 @@ class Finding(Struct, frozen=True):
 class Rule(Struct, frozen=True):
     """Which messages are meant, what becomes of them, and why; every condition that is set must hold.
 
-    `core/rules.py` is the language in which it is written. `queue` and `task` are shell-style patterns, separated by
-    commas; `eta_overdue_s` the least seconds by which the ETA has passed; `retries_over` holds where the retries are
-    more; `duplicate` says which one of those with the same task and arguments stays; each of `args` is canonical JSON,
-    or a keyword with `=` before it. With `malformed` the items that are no messages are meant, with `unacked` also
-    messages that a worker fetched which is gone. `requeue_to` is `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
+    `core/rules.py` is the language in which it is written. `queue`, `task`, `content_type` and `compression` are
+    shell-style patterns, separated by commas (`compression` is "" where it is not asked for); `eta_overdue_s` the least
+    seconds by which the ETA has passed; `retries_over` holds where the retries are more; `duplicate` says which one of
+    those with the same task and arguments stays; each of `args` is canonical JSON, or a keyword with `=` before it.
+    With `malformed` the items that are no messages are meant, with `unacked` also messages that a worker fetched which
+    is gone. `requeue_to` is `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
     """
 
     reason: str
@@ -79,6 +80,8 @@ class Rule(Struct, frozen=True):
     unacked: bool = False
     with_workflows: bool = False
     requeue_to: str = ""
+    content_type: str = "*"
+    compression: str = ""
 
 
 class MessageSummary(Struct, frozen=True):
@@ -126,9 +129,9 @@ class Notice(Struct, frozen=True):
 class Selection(Struct, frozen=True):
     """The messages one reason selects in a queue: how many, of which tasks, and the first few of them, or all.
 
-    They go into the list `to`, or where that is empty into the archive. For malformed items `by_task` and `samples` are
-    empty and `raw_samples` shows the first bytes and what is wrong. `by_form` counts those that Celery does not write
-    by default.
+    They go into the list `to`, or where that is empty into the archive. Malformed items, and those whose task cannot be
+    read, are not in `by_task` and `samples`; `raw_samples` shows the first bytes and what is wrong. `by_form` counts
+    those that Celery does not write by default.
     """
 
     reason: str
@@ -147,6 +150,7 @@ class QueueState(Struct, frozen=True):
     `malformed` are items that kill the worker that pops them; `unreadable` well-formed ones whose task cannot be read.
     `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
     `unacked` is like `selected`, of the messages that nobody works on any more though they were fetched.
+    `too_large` are those of the unreadable that unpack to more than the limit, by the task of their headers.
     `unseen` were counted but not looked at, for the time was over: there may be more of everything else.
     `forms` counts the messages by how they are written, without those as Celery writes them by default.
     """
@@ -161,6 +165,7 @@ class QueueState(Struct, frozen=True):
     notices: tuple[Notice, ...] = ()
     unacked: tuple[Selection, ...] = ()
     unseen: int = 0
+    too_large: Mapping[str, int] = field(default_factory=dict)
     forms: Mapping[Form, int] = field(default_factory=dict)
 
     @property

@@ -123,6 +123,8 @@ class QueueRule(BaseModel):
 
     queue: Patterns = "*"
     task: Patterns = "*"
+    content_type: Patterns = "*"
+    compression: Patterns = ""
     eta_overdue: Duration | None = None
     retries: MoreThan | None = None
     expired: bool = False
@@ -156,6 +158,7 @@ class QueueRule(BaseModel):
         rule = Rule(
             self.reason or "", self.queue, self.task, self.eta_overdue, self.retries, self.expired, self.unregistered,
             self.duplicate, self.id, self.arg, self.malformed, self.unacked, self.with_workflows, self.requeue_to or "",
+            self.content_type, self.compression,
         )  # fmt: skip
         return rule if rule.reason else replace(rule, reason=text(rule))
 
@@ -193,7 +196,7 @@ def parse(line: str) -> Rule:
         name = word.removeprefix("--").replace("-", "_")
         field = QueueRule.model_fields.get(name)
         flags[name] = True if field and field.annotation is bool else [*flags.get(name, []), next(words, "")]
-    for name in flags.keys() - {"queue", "task", "id", "arg"}:
+    for name in flags.keys() - {"queue", "task", "content_type", "compression", "id", "arg"}:
         flags[name] = flags[name][-1] if isinstance(flags[name], list) else flags[name]
     rule = from_flags(flags)
     if rule is None:
@@ -211,6 +214,8 @@ def _words(rule: Rule) -> Iterator[str]:
     values: dict[str, str | Iterable[str] | bool | None] = {
         "queue": rule.queue if rule.queue != "*" or (says_only_where(rule) and not rule.unacked) else None,
         "task": rule.task if rule.task != "*" else None,
+        "content_type": rule.content_type if rule.content_type != "*" else None,
+        "compression": rule.compression,
         "eta_overdue": None if rule.eta_overdue_s is None else _span(rule.eta_overdue_s),
         "retries": None if rule.retries_over is None else f">{rule.retries_over}",
         "expired": rule.expired,
@@ -234,6 +239,20 @@ def _words(rule: Rule) -> Iterator[str]:
 
 def says_only_where(rule: Rule) -> bool:
     """True where nothing but the queue says which messages are meant."""
+    return _says_nothing_of_the_task(rule) and not says_how_written(rule)
+
+
+def says_only_how_written(rule: Rule) -> bool:
+    """True where nothing but how they are written, and the queue, says which messages are meant."""
+    return _says_nothing_of_the_task(rule) and says_how_written(rule)
+
+
+def says_how_written(rule: Rule) -> bool:
+    """True where a content type or a compression is asked for."""
+    return rule.content_type != "*" or rule.compression != ""
+
+
+def _says_nothing_of_the_task(rule: Rule) -> bool:
     told = ("task", "eta_overdue_s", "retries_over", "expired", "unregistered", "duplicate", "ids", "args", "malformed")
     return all(getattr(rule, name) in ("*", None, False, ()) for name in told)
 

@@ -328,6 +328,8 @@ class AppSettings(_Settings):
     result_backend: SecretStr | None = None
     broker_tunnel: OneLine | None = None
     broker_options: BrokerOptions = BrokerOptions()
+    unpack_limit: Annotated[int, Field(ge=1)] = 16
+    """In MiB."""
     expected_tasks: tuple[OneLine, ...] = ()
     queue_rules: tuple[QueueRule, ...] = ()
     thresholds: Thresholds = Thresholds()

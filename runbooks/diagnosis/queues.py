@@ -19,6 +19,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield from _aside(state)
         yield from _selected(state)
         yield from _malformed(state)
+        yield from _too_large(fleet, state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
     yield from _orphaned(fleet, snapshot)
@@ -80,7 +81,11 @@ def _selected(state: QueueState) -> Iterator[Finding]:
             "queue.selected",
             state.name,
             f"{selection.count:,} of {state.depth:,} messages are to be taken out: {selection.reason}",
-            (tasks, *(f"e.g. {sample.id} (retries {sample.retries})" for sample in selection.samples)),
+            (
+                *filter(None, [tasks]),
+                *(f"e.g. {sample.id} (retries {sample.retries})" for sample in selection.samples),
+                *(f"e.g. {raw}" for raw in selection.raw_samples),
+            ),
             remedy="take them out into the archive",
             severity=Severity.WARNING,
         )
@@ -94,6 +99,18 @@ def _malformed(state: QueueState) -> Iterator[Finding]:
             f"{state.malformed.count:,} items are no Celery messages; each kills the worker that pops it",
             state.malformed.raw_samples,
             remedy="take them out into the archive, byte for byte",
+        )
+
+
+def _too_large(fleet: Fleet, state: QueueState) -> Iterator[Finding]:
+    if count := sum(state.too_large.values()):
+        yield Finding(
+            "queue.too_large",
+            state.name,
+            f"{count:,} compressed messages unpack to more than {fleet.app.unpack_limit} MiB: they are not read, and "
+            "stay where they are; a worker that takes one unpacks all of it",
+            tuple(f"{n:,} × {task or 'a task that was not read'}" for task, n in state.too_large.items()),
+            severity=Severity.WARNING,
         )
 
 

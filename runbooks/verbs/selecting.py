@@ -6,6 +6,8 @@ from collections.abc import Mapping
 MANY: Mapping[str, str] = {
     "queue": "messages of these queues: a PATTERN or several, e.g. 'low*,daemon'",
     "task": "of these tasks: a PATTERN or several, e.g. 'integrations.*'",
+    "content_type": "of this content type: a PATTERN or several, e.g. pickle or application/x-python-serialize",
+    "compression": "compressed so: a PATTERN or several, e.g. zstd, or '*' for any",
     "id": "with one of these task IDs",
     "arg": "called with this argument: a JSON VALUE, or KEY=VALUE; given several times, all must be there",
 }

@@ -1,8 +1,14 @@
 """Queue surgery as an operator does it: each flag, wrong input, dry runs, archives, undo; on real processes."""
 
+import base64
+import bz2
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +91,118 @@ def test_unregistered_messages_are_those_that_no_node_knows(broken: World) -> No
     assert Counter(message["task"] for message in found) == {CHECK: 300}
     told = broken.inv("clean-queues", "--unregistered", "--dry-run").out
     assert "worker_low@sandbox does not answer, and may know tasks" in told
+
+
+WRITTEN = """
+import sys
+from celery import Celery
+app = Celery(broker=sys.argv[1])
+def send(task, protocol=2, **options):
+    app.conf.task_protocol = protocol
+    return app.send_task(task, [7], task_id=task, queue="low_priority", priority=0, **options)
+send("pickled", serializer="pickle")
+send("pickled.old", 1, serializer="pickle")
+send("zipped", compression="gzip")
+send("zipped.old", 1, compression="bzip2")
+send("zipped.pickled", serializer="pickle", compression="gzip")
+send("plain")
+"""
+
+
+@pytest.fixture
+def written(broken: World) -> Iterator[list[bytes]]:
+    """The queue, with messages that kombu has pickled and compressed as its newest."""
+    before = broken.queue()
+    url = (broken.root / "broker.url").read_text()
+    subprocess.run([sys.executable, "-c", WRITTEN, url], check=True, timeout=60)
+    yield broken.queue()
+    with broken.broker() as client:
+        client.ltrim("low_priority", -len(before), -1)
+    assert broken.queue() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "taken"),
+    [
+        (("--content-type", "pickle", "--with-workflows"), {"pickled", "pickled.old", "zipped.pickled"}),
+        (("--compression", "gzip"), {"zipped"}),
+        (("--compression", "*", "--with-workflows"), {"zipped", "zipped.old", "zipped.pickled"}),
+        (("--content-type", "application/json", "--compression", "application/x-*", "--task", "*.old"), {"zipped.old"}),
+    ],
+)
+def test_messages_are_named_by_how_they_are_written(
+    broken: World, written: list[bytes], flags: tuple[str, ...], taken: set[str]
+) -> None:
+    done = broken.inv("clean-queues", "--queue", "low_priority", *flags, "--yes", "--json")
+    assert done.code == 0, done.out + done.err
+    left = broken.queue()
+    assert {written_as(raw) for raw in written if raw not in left} == taken
+    assert [raw for raw in written if raw in left] == left
+    assert len(broken.inv("archive.show", "last", *flags[:2], "--json").json["archived"]) == len(taken)
+    assert broken.inv("archive.verify", "last").code == 0
+    undo_last(broken, written)
+
+
+def written_as(raw: bytes) -> str:
+    return str(json.loads(raw)["properties"]["correlation_id"])
+
+
+def test_what_cannot_be_read_stays_unless_it_is_asked_for(broken: World, written: list[bytes]) -> None:
+    rule = "        celery_queue_rules:\n"
+    inventory = broken.inventory((rule, f"{rule}          - {{content_type: pickle, reason: left from Celery 3}}\n"))
+    done = broken.inv("clean-queues", "--dry-run", "--json", "--inventory", inventory)
+    told = " ".join(change["detail"] for change in done.json["plan"])
+    assert "3 have a body of the type application/x-python-serialize, and only JSON, msgpack and YAML are read" in told
+    assert "left from Celery 3" not in told
+
+
+def bomb(raw: bytes, compression: str, packer: Any) -> bytes:
+    """The message with arguments of 200 MiB, in some kilobytes."""
+    parts = [b'[["', *[b"0" * 1024**2] * 200, b'"], {}, {}]']
+    packed = b"".join([*(packer.compress(part) for part in parts), packer.flush()])
+    envelope = json.loads(raw)
+    envelope["body"], envelope["headers"]["compression"] = base64.b64encode(packed).decode(), compression
+    return json.dumps(envelope).encode()
+
+
+def test_a_decompression_bomb_is_told_and_left_alone_and_takes_no_memory(broken: World) -> None:
+    before = broken.queue()
+    plain = next(raw for raw in before if task_of(raw) == POLL)
+    bombs = [bomb(plain, "application/x-gzip", zlib.compressobj(9)), bomb(plain, "bzip2", bz2.BZ2Compressor())]
+    assert sum(map(len, bombs)) < 400_000
+    with broken.broker() as client:
+        client.lpush("low_priority", *bombs)
+    now = broken.queue()
+    usage, found = measured(broken, "diagnose", "--json")
+    (finding,) = (one for one in found["findings"] if one["code"] == "queue.too_large")
+    assert finding["summary"].startswith("2 compressed messages unpack to more than 16 MiB: they are not read")
+    assert finding["evidence"] == [f"2 × {POLL}"]
+    assert usage.ru_maxrss < 200 * 1024
+    usage, done = measured(broken, "clean-queues", "--compression", "*", "--yes", "--json")
+    assert broken.queue() == now
+    assert done["plan"] == []
+    assert "2 have a body that unpacks to more than 16 MiB: they stay" in " ".join(done["messages"])
+    assert usage.ru_maxrss < 200 * 1024
+    larger = broken.inventory(
+        ("        celery_expected_tasks:\n", "        celery_unpack_limit: 256\n        celery_expected_tasks:\n")
+    )
+    usage, found = measured(broken, "diagnose", "--json", "--inventory", larger)
+    assert usage.ru_maxrss > 400 * 1024
+    assert "queue.too_large" not in {one["code"] for one in found["findings"]}
+    with broken.broker() as client:
+        client.ltrim("low_priority", len(bombs), -1)
+    assert broken.queue() == before
+
+
+def measured(world: World, *arguments: str) -> tuple[resource.struct_rusage, Any]:
+    """What a command of the tool's took, and what it said."""
+    command, environment = world.command(*arguments), world.environment
+    with subprocess.Popen(command, cwd=world.path, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        out = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return usage, json.loads(out)
 
 
 def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:

@@ -260,9 +260,11 @@ _RULES = [
     Rule("all"), Rule("task", task="reports.*"), Rule("id", ids=("1",)), Rule("retried", retries_over=1),
     Rule("overdue", eta_overdue_s=60), Rule("expired", expired=True), Rule("unregistered", unregistered=True),
     Rule("arg", args=("7",)), Rule("moved", requeue_to="high"), MALFORMED,
+    Rule("pickled", content_type="pickle,yaml", with_workflows=True), Rule("packed", compression="*"),
 ]  # fmt: skip
 _VALUES: list[Any] = [
-    None, "1", "reports.build", 7, 0, True, "2020-01-01T00:00:00", "", [], {"__type__": "uuid", "__value__": "x"},
+    None, "1", "reports.build", 7, 0, True, "2020-01-01T00:00:00", "", [], ["gzip"],
+    {"__type__": "uuid", "__value__": "x"},
 ]  # fmt: skip
 _MEMBERS = ("task", "id", "retries", "eta", "expires", "compression", "lang")
 

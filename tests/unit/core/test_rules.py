@@ -16,6 +16,8 @@ FLAGS = st.fixed_dictionaries(
     {"queue": st.lists(NAMES, min_size=1, max_size=3)},
     optional={
         "task": st.lists(NAMES, min_size=1, max_size=3),
+        "content_type": st.lists(NAMES, min_size=1, max_size=2),
+        "compression": st.lists(NAMES, min_size=1, max_size=2),
         "eta_overdue": st.from_regex(r"[0-9]{1,4}(\.[0-9])?[smhd]", fullmatch=True),
         "retries": st.integers(0, 99).map(">{}".format),
         "expired": st.just(True),
