@@ -133,4 +133,4 @@ def _flags_as_arguments(context: ParserContext) -> list[str]:
 
 def main() -> None:
     namespace = Collection.from_module(verbs)
-    RunbooksProgram(version=__version__, namespace=namespace, name="runbooks", binary=typed_program()).run()
+    RunbooksProgram(version=__version__, namespace=namespace, name="celery-runbooks", binary=typed_program()).run()

@@ -220,7 +220,7 @@ class MonitorSettings(_Settings):
     host: OneLine | None = None
     schedule: CronSchedule = "0 */6 * * *"
     user: UserName | None = None
-    command: AbsolutePath = "/usr/local/bin/runbooks"
+    command: AbsolutePath = "/usr/local/bin/celery-runbooks"
     inventory: AbsolutePath | None = None
     log: AbsolutePath | None = None
     textfile: AbsolutePath | None = None

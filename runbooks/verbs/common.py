@@ -162,7 +162,7 @@ def _signals_as_interrupt() -> Iterator[None]:
 
 def typed_program() -> str:
     """What the operator typed to get here, for the commands that are suggested: `./inv` says how it was called."""
-    installed = "runbooks" if Path(sys.argv[0]).name == "runbooks" else "inv"
+    installed = "celery-runbooks" if Path(sys.argv[0]).name == "celery-runbooks" else "inv"
     return shlex.quote(os.environ.get("RUNBOOKS_TYPED") or installed)
 
 

@@ -22,7 +22,7 @@ MONITOR = f"""\
         celery_monitor:
           host: broker
           schedule: "* * * * *"
-          command: /{TOOL}/bin/runbooks
+          command: /{TOOL}/bin/celery-runbooks
           inventory: /{SETTINGS}/inventory.yaml
           log: {LOG}
 """
@@ -93,7 +93,7 @@ def test_cron_runs_the_installed_monitor_and_install_cron_puts_it_there_changes_
         installed, (CUT_ME_IN, MONITOR.replace('schedule: "* * * * *"', "user: operator") + CUT_ME_IN)
     )
     runs.append(install_cron(installed, inventory))
-    assert f"\n0 */6 * * * operator /{TOOL}/bin/runbooks monitor " in installed.ssh("broker", f"cat {CRON}").out
+    assert f"\n0 */6 * * * operator /{TOOL}/bin/celery-runbooks monitor " in installed.ssh("broker", f"cat {CRON}").out
     runs.append(install_cron(installed, INVENTORY))
     assert " monitor " not in installed.ssh("broker", f"cat {CRON}").out
     for run in reversed(runs):

@@ -16,8 +16,11 @@ def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> No
     (wheel,) = tmp_path.glob("*.whl")
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
+    (described,) = installed.glob("*.dist-info")
+    assert (described / "entry_points.txt").read_text().startswith("[console_scripts]\ncelery-runbooks = ")
+    assert (described / "licenses/LICENSE").is_file()
     program = (
-        f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['runbooks', '--list']\n"
+        f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['celery-runbooks', '--list']\n"
         "from runbooks import broker, program, verbs\n"
         "from runbooks.broker import surgery\n"
         "from importlib.resources import files\n"

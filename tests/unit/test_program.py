@@ -67,11 +67,11 @@ def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
 
 @pytest.mark.parametrize("line", ["show x --state-dir {0}", "show", "--frobnicate"])
 def test_the_installed_command_suggests_itself(line: str, tmp_path: Path) -> None:
-    program = "import sys; sys.argv[0] = '/usr/local/bin/runbooks'; from runbooks.program import main; main()"
+    program = "import sys; sys.argv[0] = '/usr/local/bin/celery-runbooks'; from runbooks.program import main; main()"
     command = [sys.executable, "-c", program, *line.format(tmp_path).split()]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 5
-    assert "runbooks " in done.stderr
+    assert "celery-runbooks " in done.stderr
     assert "inv " not in done.stderr
 
 

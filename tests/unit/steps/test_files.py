@@ -89,7 +89,7 @@ def cron(host: FleetHost, monitor_host: str | None = "web1", **changes: object) 
 
 def test_the_monitor_is_run_every_six_hours_by_the_applications_user_and_its_lines_are_appended() -> None:
     assert cron(HOST).splitlines()[-1] == (
-        "0 */6 * * * deploy /usr/local/bin/runbooks monitor --inventory '/etc/my shop/inventory.yaml' "
+        "0 */6 * * * deploy /usr/local/bin/celery-runbooks monitor --inventory '/etc/my shop/inventory.yaml' "
         r"--textfile /var/lib/node/shop.prom >>/var/log/shop/100\%.log 2>&1"
     )
     line = cron(HOST, schedule="*/5 * * * *", user="nobody", command="/opt/inv", textfile=None).splitlines()[-1]
