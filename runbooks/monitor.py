@@ -14,6 +14,7 @@ from runbooks.broker.connection import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
+from runbooks.core.private import make_private, require_private
 from runbooks.core.reporter import Reporter
 from runbooks.core.rules import seconds
 from runbooks.core.wording import span, utc
@@ -92,11 +93,16 @@ class Watcher(Struct):
         with ExitStack() as held:
             usable = False
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                _require_private(path)
+                make_private(path.parent)
                 held.enter_context(alone(path.parent))
                 usable = True
             except OSError as error:
                 self.session.reporter.warning(f"{path.parent} cannot be used: {error.strerror}", _WITHOUT_HISTORY)
+            except LockHeld:
+                raise
+            except RunbookError as error:
+                self.session.reporter.warning(error.problem, _WITHOUT_HISTORY)
             yield path if usable else None
 
     def _observe(self) -> tuple[Snapshot | None, RunbookError | None]:
@@ -193,12 +199,18 @@ def history_path(fleet: Fleet, state_directory: Path) -> Path:
     return state_directory / "monitor" / re.sub(r"[^A-Za-z0-9_.]+", "-", name) / "history.db"
 
 
+def _require_private(path: Path) -> None:
+    """Raise RunbookError where somebody else could have put a history there."""
+    require_private(path.parents[2], path.parents[1], path.parent, path)
+
+
 def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, queue: str, since: str) -> ExitCode:
     """Draw the depths of every queue, or of one, and list what was crossed. Asks nobody."""
     path, now = history_path(fleet, state_directory), time.time()
     since_at = now - _duration("--since", since)
     if queue and queue not in fleet.queues:
         raise UsageError(f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}")
+    _require_private(path)
     try:
         depths, crossings = read_history(path, since_at) if path.exists() else ({}, [])
     except sqlite3.Error as error:

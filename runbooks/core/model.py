@@ -404,7 +404,8 @@ class HostState(Struct, frozen=True):
     `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
     where, as `beat_untold` says, it writes nothing down before it ends.
     `others` are the units that run workers or beat of the application beside the inventory's.
-    `machine` is the same for two names of one machine, "" where that cannot be told.
+    `machine` is the same for two names of one machine, and another after each boot; "" where that cannot be told.
+    It is ID/BOOT/PROCESSES, where ID is the machine-id, which a boot leaves as it is.
     """
 
     clock_at: float

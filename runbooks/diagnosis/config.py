@@ -1,11 +1,12 @@
 """Faults of the files: units, cron entries and environment variables that are not as the inventory wants them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import PurePosixPath
 
-from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, HostState, Severity, Snapshot
+from runbooks.core.fleet import Fleet, FleetHost, mark_of
+from runbooks.core.model import Block, FileState, Finding, HostState, Severity, Snapshot
 from runbooks.steps.environment import drift, settable
 from runbooks.steps.files import MODE, Kind, Wanted, masked_units, stale_files
 
@@ -13,6 +14,7 @@ from runbooks.steps.files import MODE, Kind, Wanted, masked_units, stale_files
 def findings(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> Iterator[Finding]:
     """Missing and differing files per host, environment drift, and hosts that are one."""
     yield from same_machine(fleet, snapshot)
+    yield from units_of_others(fleet, snapshot)
     for host in fleet.hosts:
         if state := snapshot.reachable().get(host.name):
             for kind, wanted in files.items():
@@ -42,6 +44,41 @@ def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 ),
                 blocks=(Block(one.name), Block(other.name)),
             )
+
+
+def units_of_others(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Hosts with a unit of ours for a node of a host that was not looked at: they may be one machine.
+
+    Of those that were looked at `same_machine` knows.
+    """
+    states = snapshot.reachable()
+    seen = {host.node(worker) for host in fleet.hosts if host.name in states for worker in host.settings.workers}
+    unseen = [node for node in fleet.all_nodes if node not in seen]
+    for host in fleet.hosts:
+        state = states.get(host.name)
+        units = {**state.files, **state.managed} if state else {}
+        named = {path: node for path, unit in sorted(units.items()) for node in unseen if _runs(unit, fleet, node)}
+        for other in sorted({node.rpartition("@")[2] for node in named.values()}):
+            yield Finding(
+                "inventory.units_of_another",
+                host.name,
+                f"{host.name} has units of {other}, which was not looked at: it may be the same machine, and lose them",
+                (
+                    *(f"{path} is of {node}" for path, node in named.items() if node.endswith(f"@{other}")),
+                    f"let it see both, {host.name} and {other} (--limit names both): their machine-ids tell; "
+                    "leave a name that means nothing any more out of the inventory",
+                ),
+                blocks=(Block(host.name),),
+            )
+
+
+def _runs(unit: FileState, fleet: Fleet, node: str) -> bool:
+    """Whether a file of ours names this node. **Source:** `templates/systemd/celery-worker@.service.j2`."""
+    content = (unit.content or b"").decode(errors="replace")
+    return (
+        content.startswith(mark_of(fleet.app.app))
+        and re.search(rf"[\s='\"]{re.escape(node)}(?![\w.-])", content) is not None
+    )
 
 
 def _files(kind: Kind, host: FleetHost, state: HostState, wanted: Wanted) -> Iterator[Finding]:

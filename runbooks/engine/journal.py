@@ -4,7 +4,7 @@ A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.
 The journal is append-only JSON lines, each flushed to the disk before anything it speaks of is done:
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
-     "application"}
+     "application", "machines": {HOST: ID/BOOT/PROCESSES}}
     {"type": "effect", "n", "host", "step", "summary", "do", "undo", "detail"}     before the effect
     {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it; the last counts
     {"type": "undone", "n"}                                                        after it was taken back
@@ -19,12 +19,12 @@ import errno
 import json
 import os
 import socket
-import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
@@ -33,6 +33,7 @@ from msgspec import Struct, field
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, from_json, to_json
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.operator import user_name
+from runbooks.core.private import make_private, not_ours, require_private
 from runbooks.core.reporter import Outcome
 
 FORMAT = 1
@@ -55,7 +56,8 @@ class Entry(Struct):
 class RunRecord(Struct):
     """A past run as read from its journal; `outcome` None: it was killed, or is still going on.
 
-    `damage` says where its journal cannot be read; what stands before that is here.
+    `damage` says where its journal cannot be read; what stands before that is here. `machines` are the hosts that it
+    changes, each with its `HostState.machine` of then; without those that did not tell.
     """
 
     directory: Path
@@ -66,6 +68,7 @@ class RunRecord(Struct):
     inventory: str
     broker: str
     application: str = ""
+    machines: Mapping[str, str] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
     damage: str = ""
@@ -113,17 +116,26 @@ class Journal:
 
     @classmethod
     def create(
-        cls, state_directory: Path, run_id: str, verb: str, inventory: Path, broker: str, application: str = ""
+        cls,
+        state_directory: Path,
+        run_id: str,
+        verb: str,
+        inventory: Path,
+        broker: str,
+        application: str = "",
+        machines: Mapping[str, str] = MappingProxyType({}),
     ) -> "Journal":
         """Start the record of a new run of an application; `broker` is where it moves messages.
+
+        `machines` are the hosts that it is to change, each with its `HostState.machine`.
 
         Raises RunbookError when the state directory cannot be written.
         """
         now = time.time()
         directory = state_directory / "runs" / run_id
-        _require_private(state_directory)
+        require_private(state_directory, state_directory / "runs")
         try:
-            _make_private(directory.parent)
+            make_private(directory.parent)
             directory.mkdir()
             directory.chmod(0o700)
             journal = cls(directory)
@@ -133,6 +145,7 @@ class Journal:
                 "inventory": str(inventory.resolve()),
                 "broker": broker,
                 "application": application,
+                "machines": dict(machines),
             }
             journal._append({"type": "run", **header, "operator": operator(), **where})
             for folder in (directory, directory.parent, directory.parent.parent):
@@ -243,36 +256,6 @@ def operator() -> str:
     return f"{user_name()}@{socket.gethostname()}"
 
 
-def _make_private(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for this user alone, whatever the umask."""
-    if not path.exists():
-        _make_private(path.parent)
-        path.mkdir(exist_ok=True)
-        path.chmod(0o700)
-
-
-def _require_private(state_directory: Path) -> None:
-    """Raise RunbookError where somebody else could have put records into a state directory."""
-    for path in (state_directory, state_directory / "runs"):
-        if (path.exists() or path.is_symlink()) and (
-            why := _not_ours(path.stat() if path == state_directory else path.lstat())
-        ):
-            raise RunbookError(
-                f"{path} {why}: what is recorded there may not be this user's",
-                "nothing was changed; name another folder with --state-dir, or, where every run in it is yours, "
-                f"chmod 700 {path}",
-            )
-
-
-def _not_ours(found: os.stat_result) -> str:
-    """Why somebody else may have written a file or a folder, "" where nobody can."""
-    if stat.S_ISLNK(found.st_mode):
-        return "is a link"
-    if found.st_uid != os.geteuid():
-        return f"belongs to user {found.st_uid}, not to {os.geteuid()}"
-    return "may be written by others" if found.st_mode & 0o022 else ""
-
-
 def _sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -303,14 +286,14 @@ def _legible(directory: Path) -> RunRecord:
     """A run as far as its journal can be read: one that is damaged must not hide the others."""
     path, record = directory / JOURNAL, RunRecord(directory, directory.name, "", 0.0, "", "", "")
     try:
-        if why := _not_ours(directory.lstat()) or _not_ours(path.lstat()):
+        if why := not_ours(directory.lstat()) or not_ours(path.lstat()):
             raise RunbookError(f"{directory} or its journal {why}: it may not be this user's run")
         lines = _lines(path)
         head = next(lines, {})
         if head["type"] != "run" or head["format"] != FORMAT:
             raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
         known = msgspec.convert(head, _Head)
-        where = (known.operator, known.inventory, known.broker, known.application)
+        where = (known.operator, known.inventory, known.broker, known.application, known.machines)
         record = RunRecord(directory, known.id, known.verb, known.started_at, *where)
         for line in lines:
             _apply(record, line)
@@ -331,6 +314,7 @@ class _Head(Struct):
     inventory: str
     broker: str
     application: str = ""
+    machines: dict[str, str] = field(default_factory=dict)
 
 
 def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
@@ -390,7 +374,7 @@ def _run_directories(state_directory: Path) -> list[Path]:
 
     Raises RunbookError where somebody else could have put them there.
     """
-    _require_private(state_directory)
+    require_private(state_directory, state_directory / "runs")
     journals = (state_directory / "runs").glob(f"*/{JOURNAL}")
     return sorted(path.parent for path in journals if _has_begun(path))
 

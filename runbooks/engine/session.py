@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -140,18 +141,21 @@ class Session:
             raise Interrupted("not confirmed; nothing was changed")
 
     @contextmanager
-    def recorded(self) -> Iterator[tuple[Journal, "FleetLock"]]:
-        """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends."""
+    def recorded(self, machines: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Journal, "FleetLock"]]:
+        """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends.
+
+        `machines` are the hosts that it is to change, each with its `HostState.machine`.
+        """
         run_id = new_run_id(self.options.state_directory)
         with self.broker.lock(run_id, self.options.verb) as lock:
-            journal = self.begin(run_id)
+            journal = self.begin(run_id, machines)
             with closing_journal(journal):
                 yield journal, lock
 
-    def begin(self, run_id: str) -> Journal:
+    def begin(self, run_id: str, machines: Mapping[str, str] = MappingProxyType({})) -> Journal:
         """The journal of a new run; tells its id."""
         options = self.options
-        where = (options.inventory, self.broker.name, self.fleet.app.app)
+        where = (options.inventory, self.broker.name, self.fleet.app.app, machines)
         journal = Journal.create(options.state_directory, run_id, options.verb, *where)
         self.reporter.run_started(run_id)
         return journal

@@ -78,7 +78,7 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     undos = [
         _judge_in_broker(session, record, entry, malformed)
         if isinstance(entry.change.undo, RestoreMessages | RecallMessages)
-        else _judge(entry, states.get(entry.change.host))
+        else _judge(entry, states.get(entry.change.host), record.machines.get(entry.change.host, ""))
         for entry in pending
     ]
     changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
@@ -95,11 +95,15 @@ def _takes_back(entry: Entry) -> bool:
 
 
 def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
-    """The newest later run that changed what this one did and still stands: it has to be undone first."""
+    """The newest later run that changed what this one did and still stands: it has to be undone first.
+
+    Also where it knew the machine by another name.
+    """
 
     def targets(run: RunRecord) -> set[tuple[str, str]]:
         standing = (entry.change for entry in run.undoable if not entry.undone)
-        return {(change.host, target) for change in standing if (target := _target(change.do))}
+        changed = [(change.host, target) for change in standing if (target := _target(change.do))]
+        return {*changed, *((run.machines[host], target) for host, target in changed if host in run.machines)}
 
     later = [run for run in others if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)]
     return later[-1] if later else None
@@ -193,7 +197,8 @@ def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malforme
     return Undo(entry, Change(BROKER, entry.change.step, _summary(effect), do), outcome, why)
 
 
-def _judge(entry: Entry, state: HostState | Unreachable | None) -> Undo:
+def _judge(entry: Entry, state: HostState | Unreachable | None, machine: str) -> Undo:
+    """`machine` is the `HostState.machine` that was changed, "" where it did not tell."""
     change, effect = entry.change, entry.change.undo
     if effect is None:
         return Undo(entry, change, Outcome.CANNOT, "what has run cannot be un-run")
@@ -201,10 +206,21 @@ def _judge(entry: Entry, state: HostState | Unreachable | None) -> Undo:
     if not isinstance(state, HostState):
         why = state.why if state else "this host is not selected"
         return Undo(entry, reverse, Outcome.SKIPPED, why, away=state is not None)
+    if not _is_still(machine, state):
+        why = (
+            f"{change.host} is another machine now, for it has another machine-id: set up anew, or the name of another"
+        )
+        return Undo(entry, reverse, Outcome.CANNOT, why)
     outcome, why = _judge_on_host(effect, state)
     if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED:
         return Undo(entry, reverse, Outcome.ALREADY, "it was not made, and somebody else has changed it")
     return Undo(entry, reverse, outcome, why)
+
+
+def _is_still(machine: str, state: HostState) -> bool:
+    """Whether a host is the machine that it was; one that had no machine-id is taken for it."""
+    known, now = (name.partition("/")[0] for name in (machine, state.machine))
+    return not known or known == now
 
 
 def _summary(effect: Effect) -> str:

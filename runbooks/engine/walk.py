@@ -77,7 +77,11 @@ def walk(
         apply_nothing(steps, session, recap)
         return recap.exit_code
     session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
-    with session.recorded() as (journal, lock):
+    changed = {change.host for change in plan}
+    machines = {
+        name: state.machine for name, state in snapshot.reachable().items() if name in changed and state.machine
+    }
+    with session.recorded(machines) as (journal, lock):
         try:
             needs = proof.needs if proof else Needs(0)
             worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)

@@ -15,6 +15,7 @@ from invoke.exceptions import Exit
 from msgspec import Struct, field
 
 from runbooks.core.errors import HostUnreachable
+from runbooks.core.private import make_private
 from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
 from runbooks.hosts.login import Login, Secrets
 from runbooks.hosts.ssh_config import Target, resolve
@@ -201,7 +202,7 @@ class _Checked(paramiko.MissingHostKeyPolicy):
         self._remember(shown, self.target.remembered_in)
 
     def _remember(self, key: HostKey, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         name = self.target.key_name or self.target.host
         line = line_for(name, _key_port(self.target), key, hashed=self.target.hash_names)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:

@@ -44,8 +44,16 @@ class History:
     def __init__(self, path: Path | None) -> None:
         """Open it, making it where there is none; None: one in memory, which lasts as long as this object.
 
-        Raises sqlite3.OperationalError where it cannot be used, another sqlite3.DatabaseError where it is damaged.
+        It is for this user alone, and what SQLite keeps beside it has its mode.
+        Raises OSError or sqlite3.OperationalError where it cannot be used, another sqlite3.DatabaseError where it is
+        damaged.
         """
+        if path:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(descriptor, 0o600)  # whatever the umask
+            finally:
+                os.close(descriptor)
         self._db = sqlite3.connect(path or ":memory:", timeout=5)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")

@@ -212,6 +212,44 @@ def test_a_worker_that_the_inventory_no_longer_has_is_stopped_and_its_unit_remov
     assert state(healthy, "web1") == before
 
 
+def test_a_machine_that_took_the_place_of_another_keeps_its_files_and_the_others_are_undone(
+    healthy: FleetWorld,
+) -> None:
+    target = "/etc/systemd/system/celery.target"
+    swap = "sudo sed -i 'y/0123456789abcdef/fedcba9876543210/' /etc/machine-id"  # a second time it is as it was
+
+    def on(command: str) -> list[str]:
+        return [healthy.ssh(host, command).out for host in ("web1", "web2")]
+
+    on(f"echo '# edited' | sudo tee -a {target}")
+    edited = on(f"cat {target}")
+    assert inv(healthy, "install-units", "--yes").code == 0
+    installed = on(f"cat {target}")
+    run = inv(healthy, "runs", "--json").json["runs"][-1]["run"]
+    assert healthy.ssh("web1", swap).code == 0
+    undone = inv(healthy, "undo", "last", "--yes")
+    assert (undone.code, "web1 is another machine now" in undone.out) == (2, True), undone.out + undone.err
+    assert on(f"cat {target}") == [installed[0], edited[1]]
+    assert healthy.ssh("web1", swap).code == 0
+    assert inv(healthy, "undo", run, "--yes").code == 0
+    assert on(f"cat {target}") == edited
+    assert inv(healthy, "install-units", "--yes").code == 0
+
+
+@pytest.mark.parametrize("verb", ["install-units", "install-cron", "remediate", "restart-workers"])
+def test_with_a_limit_to_one_of_a_machines_two_names_the_others_units_stand_in_its_way(
+    healthy: FleetWorld, verb: str
+) -> None:
+    address = re.search(r"\n( +)web1:.*?(ansible_host: [\d.]+)", (healthy.path / INVENTORY).read_text(), re.DOTALL)
+    assert address
+    name = changed_inventory(healthy, (address[0], f"\n{address[1]}twin: {{{address[2]}}}{address[0]}"))
+    before = state(healthy, "web1"), main_pids(healthy, "web1")
+    refused = inv(healthy, verb, "--yes", "--limit", "twin", inventory=name)
+    assert refused.code == 2, refused.out + refused.err
+    assert "twin has units of web1, which was not looked at" in refused.out + refused.err
+    assert (state(healthy, "web1"), main_pids(healthy, "web1")) == before
+
+
 def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(healthy: FleetWorld) -> None:
     code = "/srv/printer_inventory/integrations/__init__.py"
     stop = "sudo systemctl stop celery-worker@worker_low"

@@ -12,7 +12,7 @@ from runbooks.core.errors import ExitCode, InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Severity
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.diagnosis import workers
-from runbooks.diagnosis.config import same_machine
+from runbooks.diagnosis.config import same_machine, units_of_others
 from runbooks.engine.rolling import Rolling
 from runbooks.install import install_cron, install_units
 from runbooks.remediate import remediate
@@ -129,3 +129,13 @@ def test_hosts_that_share_a_machine_and_no_file_are_well_and_so_are_copies_of_on
     seen = session.observe(Needs.FILES)
     states = {name: replace(state, machine=f"id/boot of {name}/1") for name, state in seen.reachable().items()}
     assert list(same_machine(session.fleet, replace(seen, hosts=states))) == []
+
+
+def test_units_of_another_host_block_nothing_where_that_one_was_looked_at(twice: World) -> None:
+    twice.remediate("web1")
+    seen = twice.session().observe(Needs.FILES)
+    (found,) = units_of_others(twice.session("web2").fleet, seen)
+    assert (found.subject, found.blocks) == ("web2", (Block("web2"),))
+    assert any(line.endswith("celery-worker@high.service is of high@web1") for line in found.evidence)
+    assert list(units_of_others(twice.session().fleet, seen)) == []
+    assert list(units_of_others(twice.session("web1").fleet, seen)) == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.effects import (
     BROKER,
@@ -19,8 +20,9 @@ from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run, list_runs
 from runbooks.engine.recap import Recap
 from runbooks.engine.undo import Undo, plan_undo, undo
+from runbooks.hosts.transport import Completed
 from runbooks.undo import undo as undo_page
-from tests.unit.engine.conftest import Recorder, World
+from tests.unit.engine.conftest import Flaky, Recorder, World
 
 CHANGED, ALREADY, CANNOT = Outcome.CHANGED, Outcome.ALREADY, Outcome.CANNOT
 FAILED, SKIPPED = Outcome.FAILED, Outcome.SKIPPED
@@ -449,6 +451,40 @@ def test_a_run_is_undone_though_some_of_its_changes_were_never_tried(world: Worl
     assert world.reporter.outcomes("web1")["start beat"] is Outcome.SKIPPED
     take_back(world, world.last_run().id, "web1")
     assert [record.state for record in list_runs(world.state)] == ["undone", "ok"]
+
+
+class Machine(Flaky):
+    """A host whose machine-id a test can change."""
+
+    machine_id = "1" * 32
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        return super().run(script.replace("read -r id </etc/machine-id", f"id={self.machine_id}"), timeout_s=timeout_s)
+
+
+def test_a_machine_that_took_the_place_of_another_is_left_as_it_is_and_the_others_are_undone(world: World) -> None:
+    world.transports["web1"] = machine = Machine()
+    assert world.remediate() == ExitCode.OK
+    run, files, log = world.last_run().id, world.files("web1"), world.log("web1")
+    machine.machine_id = "2" * 32
+    assert take_back(world, run).exit_code == ExitCode.FAILED
+    assert (world.files("web1"), world.log("web1")) == (files, log)
+    assert set(world.files("web2")) == {"env"}
+    whys = {u.why for u in judged(world, run) if u.change.host == "web1"}
+    assert len(whys) == 1, whys
+    assert "web1 is another machine now" in whys.pop()
+    machine.machine_id = "1" * 32
+    assert take_back(world, run).exit_code == ExitCode.OK
+    assert set(world.files("web1")) == {"env"}
+
+
+def test_what_a_later_run_changed_on_the_machine_under_another_name_is_undone_first(world: World) -> None:
+    world.remediate("web1")
+    first = world.last_run()
+    world.hosts["web2"] = replace(world.hosts["web1"], name="web2")
+    world.remediate("web2")
+    with pytest.raises(UsageError, match=f"run {world.last_run().id} is newer"):
+        undo_page(world.session(), first.id, malformed=False)
 
 
 @pytest.mark.parametrize(("application", "broker"), [("other", "localhost:6379/3"), ("", "localhost:6379/4")])
