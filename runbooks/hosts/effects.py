@@ -70,7 +70,7 @@ def fragment(host: FleetHost, effect: Effect, *, reload: bool = True) -> str:
         case WriteFile():
             return _write(effect)
         case ControlService(service=service, action="restart") if not host.has_systemd:
-            return f"{service_command(host, 'stop', service)} && {service_command(host, 'start', service)}"
+            return _restart(host, service)
         case ControlService(service=service, action=action) if host.has_systemd and action != "stop":
             unit = quote(unit_of(service))  # one that failed too often is not started before it is forgiven
             forgive = f"systemctl reset-failed -- {unit} 2>/dev/null\n"
@@ -85,6 +85,23 @@ def fragment(host: FleetHost, effect: Effect, *, reload: bool = True) -> str:
         case EndProcesses():
             return _end(effect, host.settings.stop_timeout)
     raise TypeError(f"{type(effect).__name__} is not an effect on a host")
+
+
+def _restart(host: FleetHost, service: str) -> str:
+    """Stop, then start once the process that ran is gone: `celery multi stop` and a plain `kill` do not wait for it.
+
+    Started beside it, the new one would take its pid file for another worker's and end, and then so would the old one.
+    """
+    return (
+        f"{_ALIVE}one=; end=$(( $(date +%s) + {int(host.settings.stop_timeout)} ))\n"
+        f"pid=$( {service_command(host, 'status', service)} 2>/dev/null | sed -n '/^[0-9][0-9]*$/{{p;q;}}' )\n"
+        '[ -z "$pid" ] || ! read -r stat 2>/dev/null <"/proc/$pid/stat" || { set -- ${stat##*) }; one=$pid:${20}; }\n'
+        f"{service_command(host, 'stop', service)} || exit\n"
+        'while [ -n "$one" ] && alive "$one"; do [ "$(date +%s)" -lt "$end" ] || {\n'
+        'echo "it was stopped and still runs (pid ${one%:*}), so no other is started beside it" >&2; exit 1; }\n'
+        "sleep 0.2; done\n"
+        f"{service_command(host, 'start', service)}"
+    )
 
 
 def _start(unit: str) -> str:
@@ -221,6 +238,13 @@ else said='logrotate is not installed on this host'; fi
 _JUDGES = {"unit": _JUDGE_UNIT, "cron": _JUDGE_CRON, "logrotate": _JUDGE_LOGROTATE}
 
 
+# Whether the process of `PID:START` runs, START being its start in clock ticks: a pid is another's sooner or later.
+_ALIVE = (
+    'alive() { read -r stat 2>/dev/null <"/proc/${1%:*}/stat" || return 1; set -- "$1" ${stat##*) }; '
+    '[ "$2" != Z ] && [ "${21}" = "${1#*:}" ]; }\n'
+)
+
+
 def _end(effect: EndProcesses, patience_s: float) -> str:
     """TERM to each process that is still the one that was seen, so that a worker finishes its tasks; KILL after that.
 
@@ -228,8 +252,7 @@ def _end(effect: EndProcesses, patience_s: float) -> str:
     """
     listed = " ".join(f"{pid}:{ticks}" for pid, ticks in effect.processes)
     return (
-        'alive() { read -r stat 2>/dev/null <"/proc/${1%:*}/stat" || return 1; set -- "$1" ${stat##*) }; '
-        '[ "$2" != Z ] && [ "${21}" = "${1#*:}" ]; }\n'
+        f"{_ALIVE}"
         'parent() { read -r stat <"/proc/${1%:*}/stat"; set -- ${stat##*) }; echo "$2"; }\n'
         f'all="{listed}"; left=$all\n'
         'for one in $all; do alive "$one" || continue; case " $all" in *" $(parent "$one"):"*) ;; '

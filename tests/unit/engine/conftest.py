@@ -37,12 +37,17 @@ case $1 in
 start)
     [ ! -e "$2.broken" ] || { echo "$2 is broken" >&2; exit 1; }
     [ ! -e "$2.dud" ] || exit 0
+    ! kill -0 "$(cat "$2.pid" 2>/dev/null)" 2>/dev/null || exit 0 # as with a pid file of Celery's
     what="worker -n $2@${PWD##*/}"; [ "$2" != beat ] || what=beat
     bash -c 'exec -a "$1" sleep 600' - "celery -A shop $what" </dev/null >/dev/null 2>&1 &
     echo $! >"$2.pid"
     echo $! >>pids ;;
 stop)
     [ ! -e "$2.stuck" ] || { echo "$2 does not stop" >&2; exit 1; }
+    [ ! -e "$2.slow" ] || {
+        (sleep "$(cat "$2.slow")"; kill -9 "$(cat "$2.pid")"; rm "$2.pid") >/dev/null 2>&1 &
+        exit 0
+    }
     [ ! -e "$2.pid" ] || kill -9 "$(cat "$2.pid")"
     rm -f "$2.pid" ;;
 status)
@@ -261,7 +266,8 @@ class World:
         )  # fmt: skip
 
     def session(self, *hosts: str, **options: Any) -> Session:
-        fleet = make_fleet(*(self.hosts[name] for name in hosts or self.hosts))
+        nodes = tuple(host.node(worker) for host in self.hosts.values() for worker in host.settings.workers)
+        fleet = replace(make_fleet(*(self.hosts[name] for name in hosts or self.hosts)), all_nodes=nodes)
         chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
         broker = cast(Broker, self.broker)
         return Session(

@@ -92,6 +92,28 @@ def test_a_worker_whose_tasks_do_not_end_in_time_goes_on_and_its_neighbour_is_re
     assert any(fate in detail for name, _, _, detail in fleet.reporter.changes if name == "web2")
 
 
+def test_a_worker_is_started_again_when_it_is_gone_though_its_stop_command_does_not_wait(fleet: World) -> None:
+    for name in HOSTS:
+        fleet.path(name, "high.slow").write_text("0.5")
+    assert fleet.remediate(rolling=Rolling("100%")) == ExitCode.OK
+    for name in HOSTS:
+        assert "restart high" in " ".join(fleet.reporter.outcomes(name))
+        assert fleet.path(name, "high.pid").exists()
+
+
+def test_no_worker_is_started_beside_one_that_does_not_end_in_time(fleet: World) -> None:
+    fleet.path("web1", "high.slow").write_text("5")
+    fleet.hosts["web1"] = replace(
+        fleet.hosts["web1"], settings=fleet.hosts["web1"].settings.model_copy(update={"stop_timeout": 1.0})
+    )
+    log = len(fleet.log("web1"))
+    assert fleet.remediate("web1") == ExitCode.FAILED
+    told = [detail for _, summary, _, detail in fleet.reporter.changes if summary.startswith("restart high")]
+    assert "so no other is started beside it" in told[0]
+    assert "start high" not in fleet.log("web1")[log:]
+    assert fleet.path("web1", "high.pid").exists()
+
+
 def test_where_what_runs_may_be_killed_the_worker_is_restarted(fleet: World) -> None:
     fleet.broker.running = {"high@web2": [BILL]}
     assert fleet.remediate(kill_running=True) == ExitCode.OK
