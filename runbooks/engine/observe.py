@@ -132,11 +132,13 @@ def look(
         questions["others"] = ask_strangers(host)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    if host.settings.env_file not in files and (probes or (services and not host.has_systemd)):
+        questions["secrets"] = facts.ask_files([host.settings.env_file])
     if beat:
         questions["beat"] = facts.ask_beat(host)
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
-    answers = run_fragments(transport, questions, timeout_s=patience_s, private=["files"])
+    answers = run_fragments(transport, questions, timeout_s=patience_s, private=["files", "secrets"])
     try:
         return _understood(fleet, host, answers, files, services, probes)
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
@@ -153,15 +155,16 @@ def _understood(
 ) -> HostState:
     clock = facts.parse_clock(answers["clock"])
     beat_sent_at, beat_untold = facts.parse_beat(answers["beat"]) if "beat" in answers else (None, "")
+    read = facts.parse_files(files, answers["files"]) if files else {}
+    kept = facts.parse_files([host.settings.env_file], answers["secrets"]) if "secrets" in answers else read
+    secrets = secrets_in(kept.get(host.settings.env_file))
     if "units" in answers:
         found = parse_units(answers["units"], clock)
     else:
         found = {
-            name: facts.parse_service(host, fleet.app.app, name, answers[f"service{n}"])
+            name: facts.parse_service(host, fleet.app.app, name, answers[f"service{n}"], secrets)
             for n, name in enumerate(services)
         }
-    read = facts.parse_files(files, answers["files"]) if files else {}
-    secrets = secrets_in(read.get(host.settings.env_file))
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
     return HostState(
         clock.now,
@@ -207,10 +210,7 @@ def _imports(
 ) -> ImportProbe:
     question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides)
     answer = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S)["imports"]
-    secrets = secrets_in(state.files[host.settings.env_file])
-    probe = facts.parse_imports(answer)
-    errors = {name: facts.redact(text, secrets) for name, text in probe.errors.items()}
-    return replace(probe, errors=errors, failed=facts.redact(probe.failed, secrets))
+    return facts.parse_imports(answer, secrets_in(state.files[host.settings.env_file]))
 
 
 def secrets_in(env_file: FileState | None) -> tuple[str, ...]:

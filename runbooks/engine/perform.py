@@ -21,7 +21,7 @@ from runbooks.core.model import Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import Journal
 from runbooks.engine.nodes import changed_service, drained
-from runbooks.engine.observe import on_hosts
+from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.hosts import facts
@@ -87,6 +87,8 @@ def _on_host(
         raise
     except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
         answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
+    else:
+        answers = {n: _told(host, transport, answer) if answer.code else answer for n, answer in answers.items()}
     results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
     journal.finished_all([(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)])
     return results
@@ -101,12 +103,25 @@ def _concrete(transport: Transport, effect: Effect) -> Effect:
     return as_write(effect, facts.parse_files([effect.path], answer)[effect.path])
 
 
+def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
+    """What may be shown of a command that failed: a start script may tell all that is in the environment file."""
+    path = host.settings.env_file
+    try:
+        found = run_fragments(transport, {"file": facts.ask_files([path])}, timeout_s=MARGIN_S, private=["file"])[
+            "file"
+        ]
+        secrets = secrets_in(facts.parse_files([path], found)[path])
+    except RunbookError:
+        return Answer(answer.code, b"", f"what it said is not shown, for {path} cannot be read now")
+    return Answer(answer.code, b"", facts.redact(answer.err + answer.out.decode(errors="replace"), secrets))
+
+
 def _judge(answer: Answer | None) -> tuple[Outcome, str]:
     if answer is None:
         return Outcome.SKIPPED, "not tried: an earlier change on this host failed"
     if answer.code == 0:
         return Outcome.CHANGED, ""
-    said = "\n".join((answer.err + answer.out.decode(errors="replace")).strip().splitlines()[-10:])
+    said = "\n".join(answer.err.strip().splitlines()[-10:])
     return Outcome.FAILED, f"exit code {answer.code}: {said or 'it said nothing'}"
 
 

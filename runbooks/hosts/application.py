@@ -6,7 +6,7 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask
 from runbooks.core.settings import TaskCall
-from runbooks.hosts.facts import ask_application, parse_application, redact
+from runbooks.hosts.facts import ask_application, parse_application
 from runbooks.hosts.script import Answer
 
 
@@ -16,11 +16,10 @@ def ask_route(host: FleetHost, app: str, call: TaskCall) -> str:
 
 def parse_route(host: FleetHost, answer: Answer, secrets: Collection[str]) -> AppTask:
     """Raises RunbookError where the application cannot be loaded or its router fails."""
-    found = parse_application(answer)
+    found = parse_application(answer, secrets)
     if isinstance(found, str):
-        said = redact(found, secrets)
         raise RunbookError(
-            f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{said}",
+            f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{found}",
             "`inv diagnose` tells whether the environment or the code is the cause",
         )
     known = {name: found[name] for name in AppTask.__struct_fields__ if name not in ("host", "registered")}
@@ -33,9 +32,9 @@ def ask_send(host: FleetHost, app: str, call: TaskCall, task_id: str) -> str:
 
 def parse_send(host: FleetHost, answer: Answer, secrets: Collection[str]) -> None:
     """Raises RunbookError where sending failed; the message may have been sent all the same."""
-    found = parse_application(answer)
+    found = parse_application(answer, secrets)
     if isinstance(found, str):
-        raise RunbookError(f"the application on {host.name} failed to send it:\n{redact(found, secrets)}")
+        raise RunbookError(f"the application on {host.name} failed to send it:\n{found}")
 
 
 def _call(call: TaskCall) -> dict[str, object]:

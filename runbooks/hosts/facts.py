@@ -7,6 +7,7 @@ from importlib.resources import files
 from itertools import takewhile
 from stat import S_IMODE, S_ISREG
 from typing import Any
+from urllib.parse import quote as url_quote
 
 from msgspec import Struct
 
@@ -55,7 +56,7 @@ def parse_clock(answer: Answer) -> Clock:
         now, ticks_per_s, uptime_s, _, *machine = answer.out.decode().split()
         return Clock(float(now), float(uptime_s), int(ticks_per_s), "".join(machine))
     except ValueError:
-        said = (answer.err.strip() or answer.out.decode(errors="replace").strip())[-300:]
+        said = answer.err.strip()[-300:] or "it says something else"
         advice = "GNU date, getconf and /proc are needed there"
         raise RunbookError(f"its clock cannot be read: {said}", advice) from None
 
@@ -182,7 +183,7 @@ def ask_service(host: FleetHost, service: str) -> str:
     )
 
 
-def parse_service(host: FleetHost, app: str, service: str, answer: Answer) -> ServiceState:
+def parse_service(host: FleetHost, app: str, service: str, answer: Answer, secrets: Collection[str]) -> ServiceState:
     """A service's state; raises RunbookError when the status command answers neither "runs" nor "does not run".
 
     A process counts when it is, or holds, a Celery worker or beat of the application and this node: the pid in a file
@@ -193,11 +194,11 @@ def parse_service(host: FleetHost, app: str, service: str, answer: Answer) -> Se
     """
     stat, uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
     commands = [line.partition(" ") for line in takewhile(bool, rest)]
-    said = "\n".join(rest[len(commands) + 1 :]).strip()
+    said = redact("\n".join(rest[len(commands) + 1 :]).strip(), secrets)
     if answer.code == NOT_RUNNING:
         return ServiceState(None, None, said)
     if answer.code != 0 or stat == "-":
-        said = said or answer.err.strip()
+        said = said or redact(answer.err.strip(), secrets)
         raise RunbookError(
             f"the status command of {service} exited {answer.code} and said: {said[-300:] or 'nothing'}",
             "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
@@ -238,12 +239,12 @@ def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **q
     )
 
 
-def parse_application(answer: Answer) -> dict[str, Any] | str:
-    """The last line of the probe that is its JSON; where it did not come so far, what it said instead."""
+def parse_application(answer: Answer, secrets: Collection[str]) -> dict[str, Any] | str:
+    """The last line of the probe that is its JSON; where it did not come so far, what it said instead, redacted."""
     out = answer.out.replace(BEGAN, b"\n").decode(errors="replace").strip()
     line = next((line for line in reversed(out.splitlines()) if line.startswith('{"registered": ')), None)
     if answer.code != 0 or line is None:
-        return (answer.err.strip() or out or "the probe printed nothing")[-3000:]
+        return redact(answer.err.strip() or out or "the probe printed nothing", secrets)[-3000:]
     found: dict[str, Any] = json.loads(line)
     return found
 
@@ -253,9 +254,9 @@ def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: M
     return ask_application(host, app, overrides, expected=sorted(expected), options=OPTIONS)
 
 
-def parse_imports(answer: Answer) -> ImportProbe:
+def parse_imports(answer: Answer, secrets: Collection[str]) -> ImportProbe:
     """Where the application cannot be loaded, that is the error of every module."""
-    found = parse_application(answer)
+    found = parse_application(answer, secrets)
     if isinstance(found, str):
         if BEGAN not in answer.out:
             return ImportProbe(frozenset(), {}, failed=found)
@@ -263,17 +264,22 @@ def parse_imports(answer: Answer) -> ImportProbe:
     accepts, compressions, encodings = (
         None if found[name] is None else frozenset(found[name]) for name in ("accepts", "compressions", "encodings")
     )
+    errors = {name: redact(error, secrets) for name, error in found["errors"].items()}
     return ImportProbe(
-        frozenset(found["registered"]), found["errors"], found["remote"], found["options"],
+        frozenset(found["registered"]), errors, found["remote"], found["options"],
         accepts=accepts, compressions=compressions, encodings=encodings,
     )  # fmt: skip
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every known secret of four characters or more replaced, and passwords in URLs hidden."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= 4:
-            text = text.replace(secret, "********")
+    """`text` with every known secret of four characters or more replaced, and passwords in URLs hidden.
+
+    Also as Python, JSON and a URL write it.
+    """
+    known = [secret for secret in secrets if len(secret) >= 4]
+    written = {form for s in known for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1], url_quote(s, safe=""))}
+    for secret in sorted(written, key=len, reverse=True):
+        text = text.replace(secret, "********")
     return URL_PASSWORD.sub(r"\1:********@", text)
 
 

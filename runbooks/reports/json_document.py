@@ -163,4 +163,5 @@ def _log_line(line: LogLine) -> str:
 def _change(change: Change) -> dict[str, Any]:
     what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
     messages = {"messages": list(change.messages)} if change.messages else {}
-    return {**what, "do": to_json(change.do), **messages}
+    do = {key: value for key, value in to_json(change.do).items() if key != "content"}  # may hold secrets
+    return {**what, "do": do, **messages}

@@ -10,7 +10,8 @@ from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, HostState, Snapshot
 from runbooks.core.render import Templates
-from runbooks.core.settings import CronEntry
+from runbooks.core.settings import CronEntry, is_secret_name
+from runbooks.hosts.facts import redact
 from runbooks.hosts.script import quote
 from runbooks.steps.step import Needs
 
@@ -184,7 +185,14 @@ def stale_files(host: FleetHost, state: HostState, kind: Kind, wanted: Wanted) -
 
 
 def diff(path: str, before: bytes | None, after: bytes | None) -> str:
-    """A unified diff of two states of a text file; None is no file."""
+    """A unified diff of two states of a text file; None is no file. What an edited file sets secrets to is hidden."""
     old, new = ((text or b"").decode(errors="replace").splitlines() for text in (before, after))
     names = ("/dev/null" if before is None else path, "/dev/null" if after is None else path)
-    return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
+    return "\n".join(map(_without_secrets, difflib.unified_diff(old, new, *names, lineterm="")))
+
+
+def _without_secrets(line: str) -> str:
+    """What follows the first secret's name and a `=` is hidden, for it may be quoted in more ways than one."""
+    names = (found for found in re.finditer(r"(\w+)\s*=\s*", line) if is_secret_name(found[1]))
+    name = next(names, None)
+    return redact(f"{line[: name.end()]}********" if name else line, ())

@@ -10,9 +10,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from lab.redis_server import RedisServer, free_port
+from runbooks.core.settings import is_secret_name
 from tests.sandbox.conftest import Done, World
+from tests.sandbox.test_drained import until
 
 BROKER = "{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url', errors='ignore') or undef(hint=not_up) }}"
 
@@ -248,8 +251,13 @@ def test_a_cluster_is_refused(healthy: World, redis_with: Callable[..., RedisSer
 def test_a_replica_is_refused_and_its_master_named(healthy: World, redis_with: Callable[..., RedisServer]) -> None:
     master = redis_with()
     replica = redis_with("--replicaof", "127.0.0.1", str(master.port))
+    with redis.Redis(port=replica.port) as client:
+        until(lambda: client.info("replication")["master_link_status"] == "up")
     name = at_broker(healthy, replica.url(3))
-    refused(healthy.inv("remediate", "--yes", "--inventory", name), 5, "replica", f"127.0.0.1:{master.port}")
+    for verb in (("diagnose",), ("remediate", "--yes")):
+        done = healthy.inv(*verb, "--inventory", name)
+        follows = f"is a replica: it follows 127.0.0.1:{master.port}, the link "
+        refused(done, 5, follows, f"check who runs 127.0.0.1:{master.port} and since when", "meant to write there")
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
@@ -272,6 +280,32 @@ def test_a_start_command_that_fails_ends_the_run_with_what_it_said(healthy: Worl
     first, *others = done.json["changes"]
     assert (first["outcome"], first["result"]) == ("failed", "exit code 3: cannot fork")
     assert {other["outcome"] for other in others} == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("command", "verb"),
+    [
+        ("./start_workers.sh {worker}", ("restart-workers", "--yes")),
+        ("./workers_status.sh {worker}", ("diagnose",)),
+        ("./workers_status.sh {worker}", ("restart-workers", "--yes")),
+        ("./workers_status.sh {worker}", ("undo", "last", "--yes")),
+        ("manage.py sync_glpi --limit 1 --force", ("verify",)),
+    ],
+)
+def test_a_command_of_a_host_that_tells_its_environment_shows_no_secret(
+    healthy: World, command: str, verb: tuple[str, ...]
+) -> None:
+    values = dict(line.split("=", 1) for line in healthy.env_file.read_text().splitlines() if "=" in line)
+    secrets = {value for name, value in values.items() if is_secret_name(name)}
+    assert secrets
+    tells = f"/dev/null; echo told; cat {healthy.env_file}; cat {healthy.env_file} >&2; false"
+    name = healthy.inventory(
+        (command, tells), *((("./stop_workers.sh {worker}", "true"),) if "start" in command else ())
+    )
+    done = healthy.inv(*verb, "--inventory", name)
+    said = done.out + done.err + healthy.inv("show", "last").out
+    assert (done.code != 0, "told" in said, "********" in said) == (True, True, True), said
+    assert not [secret for secret in secrets if secret in said]
 
 
 def test_workers_that_never_come_back_are_told_each_with_its_state(healthy: World) -> None:

@@ -131,7 +131,7 @@ def service_host(tmp_path: Path, status: str) -> FleetHost:
 
 def state_of(tmp_path: Path, status: str, service: str = "high") -> ServiceState:
     host = service_host(tmp_path, status)
-    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)))
+    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)), ())
 
 
 WORKER = "celery -A shop worker -n high@web1"
@@ -320,7 +320,9 @@ class Site:
 
     def probe(self, *expected: str, overrides: Mapping[str, str] | None = None, python: str = "") -> ImportProbe:
         host = self.of(python=python) if python else self.host
-        return facts.parse_imports(ask(facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {})))
+        return facts.parse_imports(
+            ask(facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {})), ()
+        )
 
 
 @pytest.fixture
@@ -514,13 +516,13 @@ def test_awkward_names_and_values_reach_the_probe_as_they_are(site: Site) -> Non
 
 
 def test_garbage_instead_of_an_answer_is_the_error_of_everything() -> None:
-    assert facts.parse_imports(Answer(0, facts.BEGAN, "")).errors == {"": "the probe printed nothing"}
-    assert facts.parse_imports(Answer(0, facts.BEGAN + b"hello\n{broken\n", "")).errors == {"": "hello\n{broken"}
-    assert facts.parse_imports(Answer(1, facts.BEGAN, "Traceback\nboom\n")).errors == {"": "Traceback\nboom"}
+    assert facts.parse_imports(Answer(0, facts.BEGAN, ""), ()).errors == {"": "the probe printed nothing"}
+    assert facts.parse_imports(Answer(0, facts.BEGAN + b"hello\n{broken\n", ""), ()).errors == {"": "hello\n{broken"}
+    assert facts.parse_imports(Answer(1, facts.BEGAN, "Traceback\nboom\n"), ()).errors == {"": "Traceback\nboom"}
 
 
 def test_a_probe_that_did_not_come_so_far_has_failed_and_accuses_nothing() -> None:
-    probe = facts.parse_imports(Answer(1, b"", "setpriv: failed\n"))
+    probe = facts.parse_imports(Answer(1, b"", "setpriv: failed\n"), ())
     assert (probe.failed, probe.errors) == ("setpriv: failed", {})
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from runbooks.core.effects import Change, WriteFile, sha256
@@ -54,6 +55,22 @@ def test_an_empty_file_is_not_a_missing_one() -> None:
     (change,) = plan(in_place(b""))
     assert change.summary == f"change {PATH}"
     assert diff(PATH, b"", b"x\n").startswith(f"--- {PATH}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Environment=LANG=C DB_PASSWORD=hunter2", "Environment=LANG=C DB_PASSWORD=********"),
+        ('Environment="DB_PASSWORD=hun ter2"', 'Environment="DB_PASSWORD=********'),
+        ("API_KEY = 'hunter2 x'", "API_KEY = ********"),
+        ("ExecStart=celery -b redis://:hunter2@h/0", "ExecStart=celery -b redis://:********@h/0"),
+    ],
+)
+def test_what_somebody_wrote_into_a_file_of_ours_shows_no_secret(line: str, shown: str) -> None:
+    said = diff(PATH, f"{line}\n".encode(), b"x\n")
+    assert "hunter2" not in said
+    assert "ter2" not in said
+    assert f"-{shown}" in said
 
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
