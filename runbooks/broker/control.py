@@ -39,7 +39,8 @@ def observe_nodes(
     Redis. Raises BrokerUnreachable.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
-    active, reserved, scheduled, conf; what a rate limit holds back is in none of these (`worker/strategy.py: default`).
+    active, stats, reserved, scheduled, conf; what a rate limit holds back is in none of these (`worker/strategy.py:
+    default`).
     """
     options = dict(transport_options or {})
     client = connect(url, options)
@@ -47,7 +48,7 @@ def observe_nodes(
         return {}
     with _remote(url, options, client) as mailbox:
         answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
-        commands = ("registered", "active_queues", "active", *(("reserved", "scheduled") if holdings else ()),
+        commands = ("registered", "active_queues", "active", "stats", *(("reserved", "scheduled") if holdings else ()),
                     *(("conf",) if holdings or settings else ()))  # fmt: skip
         answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
     told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
@@ -92,6 +93,7 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
         _options(answers["conf"][name]) if "conf" in answers else None,
         tuple(_running(task) for told in answers["active"][name] for task in told or ()),
         _scheduled(answers["conf"][name]) if "conf" in answers else frozenset(),
+        frozenset(told["pid"] for told in answers["stats"][name] if isinstance(told.get("pid"), int)),
     )
 
 

@@ -195,7 +195,7 @@ class NodeState(Struct, frozen=True):
     `queues` what any consumes.
     `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
     `running` are the tasks that its processes work on; `scheduled` those that its application's schedule sends, empty
-    where it was not asked.
+    where it was not asked. `pids` are the main processes that answered, as they know themselves.
     """
 
     name: str
@@ -208,6 +208,7 @@ class NodeState(Struct, frozen=True):
     options: Mapping[str, Any] | None = None
     running: tuple[RunningTask, ...] = ()
     scheduled: frozenset[str] = frozenset()
+    pids: frozenset[int] = frozenset()
 
 
 class Hoard(Struct, frozen=True):
@@ -327,7 +328,8 @@ class ServiceState(Struct, frozen=True):
     change, whether it has failed for good, or again and again since it was told to start (`gave_up`), and the processes
     in its control group that do not descend from its main process (`leaked`). One that is `starting` has no main
     process yet, as with Type=forking; one that is `masked` may not be started at all. Without systemd: the
-    `other_process` that its status command names in place of its own.
+    `other_process` that its status command names, where it is not known to be the service (`started_at` is its).
+    `pids` are its processes, each with the pid by which it knows itself; empty where that is not known.
     `environment` has the sha256 of each variable that its main process was started with, None where that is not known.
     """
 
@@ -342,6 +344,7 @@ class ServiceState(Struct, frozen=True):
     masked: bool = False
     starting: bool = False
     other_process: str = ""
+    pids: Mapping[int, int] = field(default_factory=dict)
     environment: Mapping[str, str] | None = None
 
     @property
@@ -379,18 +382,30 @@ class ProbeResult(Struct, frozen=True):
     output: str
 
 
-class OtherUnit(Struct, frozen=True):
-    """A unit that is none of this tool's and runs workers or beat of the application.
+class Manager(Enum):
+    """Who runs a process: what has to be told to end it, so that it is not started again."""
 
-    `path` is its file, "" where that does not speak of Celery: a login session's, or that of cron or sshd, which are
-    not to be stopped. `forking` is its Type; `runs` says of each of its main processes, by pid, what it is: `beat`, or
-    `worker` and its node's name.
+    SYSTEMD = "systemd"
+    SUPERVISORD = "supervisord"
+    DOCKER = "docker"
+    PODMAN = "podman"
+    CONTAINER = "a container"
+
+
+class OtherRunner(Struct, frozen=True):
+    """Workers or beat of the application that are none of this tool's, and who runs them.
+
+    `name` is that of a unit or scope, `container ID`, `supervisord`, or `process PID`. `runs` says of each main
+    process, by pid, what it is: `beat`, or `worker` and its node's name. `manager` is None where it is not known: a
+    login session's scope, or the unit of cron or sshd, are not to be stopped. `path` is a unit's file, `forking` its
+    Type.
     """
 
     name: str
-    path: str
-    forking: bool
     runs: Mapping[int, str]
+    manager: Manager | None = None
+    path: str = ""
+    forking: bool = False
 
 
 class HostState(Struct, frozen=True):
@@ -403,7 +418,7 @@ class HostState(Struct, frozen=True):
     are the same object where these do not differ, and None where not asked.
     `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
     where, as `beat_untold` says, it writes nothing down before it ends.
-    `others` are the units that run workers or beat of the application beside the inventory's.
+    `others` run workers or beat of the application beside the inventory's services.
     `machine` is the same for two names of one machine, and another after each boot; "" where that cannot be told.
     It is ID/BOOT/PROCESSES, where ID is the machine-id, which a boot leaves as it is.
     """
@@ -418,7 +433,7 @@ class HostState(Struct, frozen=True):
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
     beat_sent_at: float | None = None
     beat_untold: str = ""
-    others: tuple[OtherUnit, ...] = ()
+    others: tuple[OtherRunner, ...] = ()
     machine: str = ""
 
     @property

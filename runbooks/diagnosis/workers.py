@@ -1,41 +1,83 @@
 """Faults of the workers: hosts that do not answer, workers and beat that do not run, answer or consume."""
 
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator
 
 from runbooks.core.fleet import Fleet, FleetHost, unit_of
-from runbooks.core.model import Block, Finding, HostState, Severity, Snapshot, Unreachable
+from runbooks.core.model import Block, Finding, HostState, Manager, OtherRunner, Severity, Snapshot, Unreachable
+from runbooks.core.settings import Worker
 from runbooks.core.wording import span, tasks
-from runbooks.steps.workers import busy_solo, changed_since_start, silence_means_nothing
+from runbooks.steps.workers import (
+    busy_solo,
+    changed_since_start,
+    not_seen_by_the_broker,
+    silence_means_nothing,
+    who_answers_instead,
+)
 
 
 def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """What each host's services do against what the inventory expects of them, and who else is at work."""
     yield from strangers(fleet, snapshot)
-    yield from _several_beats(snapshot)
+    yield from _several_beats(fleet, snapshot)
+    yield from _somebody_is_deaf(fleet, snapshot)
     busy = busy_solo(fleet, snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
-            elsewhere = list(_run_elsewhere(host, state, snapshot))
+            elsewhere = list(_run_elsewhere(fleet, host, state, snapshot))
             yield from _services(host, state, {block.service for one in elsewhere for block in one.blocks})
-            yield from _other_units(host, state, snapshot)
+            yield from _others(fleet, host, state, snapshot)
             yield from elsewhere
             yield from _nodes(host, state, snapshot, busy)
             yield from _stops_late(fleet, host)
 
 
-def _several_beats(snapshot: Snapshot) -> Iterator[Finding]:
+def _several_beats(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at a time."""
-    running = [name for name, state in snapshot.reachable().items() if "beat" in _running(state)]
-    if len(running) > 1:
+    if len(running := _beats(fleet, snapshot)) > 1:
         yield Finding(
             "beat.several",
-            ", ".join(running),
-            f"beat runs on {len(running)} hosts, and each sends every message of the schedule",
+            ", ".join(dict.fromkeys(host for host, _ in running)),
+            f"{len(running)} beats run, and each sends every message of the schedule: {_told(running)}",
             ("no harm where its scheduler takes turns, as RedBeat does; Celery's own does not",),
             severity=Severity.INFO,
         )
+
+
+def _somebody_is_deaf(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Each worker takes messages over one connection; there are fewer, and their ages do not tell whose is missing."""
+    assert snapshot.broker is not None
+    nodes = [node for node in snapshot.broker.nodes.values() if node.queues & set(fleet.consumed)]
+    connections, answering = snapshot.broker.consumer_ages_s, sum(node.twins for node in nodes)
+    if connections is None or answering - len(connections) <= len(not_seen_by_the_broker(fleet, snapshot)):
+        return
+    yield Finding(
+        "worker.deaf",
+        "broker",
+        f"{answering} workers answer and consume queues, but only {len(connections)} connections take messages; "
+        "which of them gets none is not known, so all are left running",
+        (
+            f"inspect active_queues: {', '.join(sorted(node.name for node in nodes))}",
+            "CLIENT LIST: the connections whose last command is BRPOP",
+            "`inv restart-workers` restarts them all, and proves of each that it has a connection again",
+        ),
+        severity=Severity.WARNING,
+    )
+
+
+def _beats(fleet: Fleet, snapshot: Snapshot) -> list[tuple[str, str]]:
+    """The services that run and are a beat, each after its host: beat itself, and workers with -B."""
+    bundled = {
+        (host.name, worker.name) for host in fleet.hosts for worker in host.settings.workers if _has_beat(worker)
+    }
+    running = [(name, service) for name, state in snapshot.reachable().items() for service in _running(state)]
+    return sorted(one for one in running if one[1] == "beat" or one in bundled)
+
+
+def _told(services: Collection[tuple[str, str]]) -> str:
+    return ", ".join(f"{service} on {host}" for host, service in services)
 
 
 def _running(state: HostState) -> set[str]:
@@ -134,49 +176,59 @@ def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
         )
 
 
-def _other_units(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+def _others(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     """**Source:** systemd.service(5), Type=forking: without a PIDFile= the main process is guessed."""
-    own_beat = any("beat" in _running(other) for other in snapshot.reachable().values())
-    for unit in state.others:
-        twice = own_beat and any(_does(runs, None) for runs in unit.runs.values())
-        stop = f"systemctl disable --now {unit.name}" if unit.path else f"kill -TERM {' '.join(map(str, unit.runs))}"
-        evidence = [f"pid {pid}: {what}" for pid, what in unit.runs.items()]
-        if unit.path:
-            evidence.append(f"its file is {unit.path}")
-        if unit.forking:
+    own_beats = _beats(fleet, snapshot)
+    for other in state.others:
+        twice = own_beats and any(_does(runs, None) for runs in other.runs.values())
+        evidence = [f"pid {pid}: {what}" for pid, what in other.runs.items()]
+        if other.path:
+            evidence.append(f"its file is {other.path}")
+        if other.forking:
             evidence.append(
                 "Type=forking, as for celery multi: systemd guesses its main process, so it may restart for ever"
             )
         if twice:
-            evidence.append(
-                "beat runs as a service of the inventory, too, so each message of the schedule is sent twice"
-            )
-        evidence.append(f"if the inventory's services are to do this work, end it on {host.name}: sudo {stop}")
+            evidence.append(f"{_told(own_beats)} sends the schedule, too, so each of its messages is sent twice")
+        evidence.append(f"if the inventory's services are to do this work, end it on {host.name}: {_end(other)}")
         yield Finding(
             "worker.other_unit",
-            f"{unit.name} on {host.name}",
-            f"{unit.name} runs {', '.join(dict.fromkeys(unit.runs.values()))} beside the inventory's services",
+            f"{other.name} on {host.name}",
+            f"{other.name} runs {', '.join(dict.fromkeys(other.runs.values()))} beside the inventory's services",
             tuple(evidence),
             severity=Severity.ERROR if twice else Severity.WARNING,
         )
 
 
-def _run_elsewhere(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+def _end(other: OtherRunner) -> str:
+    """What ends it for good, as far as that is known."""
+    match other.manager:
+        case Manager.SYSTEMD:
+            return f"sudo systemctl disable --now {other.name}"
+        case Manager.DOCKER | Manager.PODMAN:
+            return f"sudo {other.manager.value} stop {other.name.removeprefix('container ')}"
+        case Manager.SUPERVISORD:
+            return "sudo supervisorctl stop, with the name that sudo supervisorctl status shows beside its pid"
+        case Manager.CONTAINER:
+            return "whatever runs that container has to stop it"
+    return f"sudo kill -TERM {' '.join(map(str, other.runs))}"
+
+
+def _run_elsewhere(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     """Services that do not run, and whose work something else does: started as well, they would be there twice."""
     assert snapshot.broker is not None
-    nodes = {worker.name: host.node(worker) for worker in host.settings.workers}
+    workers = {worker.name: worker for worker in host.settings.workers}
     for name, service in state.services.items():
-        if service.pid is not None or service.leaked:
+        if service.pid is not None or service.leaked or service.other_process or service.starting:
             continue
-        node = nodes.get(name)
-        doing = _units_at_this(host, name, snapshot)
-        own = [] if node else [worker.name for worker in host.settings.workers if _has_beat(worker.options)]
+        worker = workers.get(name)
+        doing = _others_at_this(host, worker, snapshot)
         if doing:
             evidence = f"it is at work in {', '.join(doing)}: end it there, then run the same command again"
-        elif own:
-            evidence = f"{', '.join(own)} is started with -B, so it is a beat, too: take one of the two out"
-        elif node in snapshot.broker.nodes:
-            evidence = f"inspect ping: {node} answers; end that worker, or give it another name with -n"
+        elif beats := _own_beats_instead(fleet, host, worker, snapshot):
+            evidence = f"{beats}, so there is a beat already: take one of the two out"
+        elif worker and host.node(worker) in snapshot.broker.nodes:
+            evidence = f"inspect ping: {host.node(worker)} answers; end that worker, or give it another name with -n"
         else:
             continue
         yield Finding(
@@ -189,42 +241,68 @@ def _run_elsewhere(host: FleetHost, state: HostState, snapshot: Snapshot) -> Ite
         )
 
 
-def _units_at_this(host: FleetHost, service: str, snapshot: Snapshot) -> list[str]:
-    """The units of somebody else's that do a service's work.
+def _own_beats_instead(fleet: Fleet, host: FleetHost, worker: Worker | None, snapshot: Snapshot) -> str:
+    """Which of the inventory's own services is a beat, where the worker, or beat where that is None, would be another.
+
+    Beat on several hosts is as the inventory has it. Beside a worker with -B it is a mistake, so where neither runs,
+    the worker goes first.
+    """
+    if worker:
+        running = _told(_beats(fleet, snapshot)) if _has_beat(worker) else ""
+        return f"it is started with -B, and {running} runs" if running else ""
+    bundled = [(host.name, one.name) for one in host.settings.workers if _has_beat(one)]
+    bundled += [one for one in _beats(fleet, snapshot) if one[1] != "beat" and one not in bundled]
+    return f"{_told(bundled)} is started with -B" if bundled else ""
+
+
+def _others_at_this(host: FleetHost, worker: Worker | None, snapshot: Snapshot) -> list[str]:
+    """What does the work of a worker, or of beat where that is None, and is none of the inventory's services.
 
     A beat does so wherever it runs. A worker does so on the same host: it has the service's node name, or it takes
     messages from all its queues.
     """
     assert snapshot.broker is not None
-    worker = next((worker for worker in host.settings.workers if worker.name == service), None)
-    if worker is None:
-        return [
-            unit.name if name == host.name else f"{unit.name} on {name}"
+    doing = []
+    if worker is None or _has_beat(worker):
+        doing = [
+            other.name if name == host.name else f"{other.name} on {name}"
             for name, state in snapshot.reachable().items()
-            for unit in state.others
-            if any(_does(runs, None) for runs in unit.runs.values())
+            for other in state.others
+            if any(_does(runs, None) for runs in other.runs.values())
         ]
-    consuming = [f"worker {node.name}" for node in snapshot.broker.nodes.values() if node.queues >= set(worker.queues)]
-    return [
-        unit.name
-        for unit in snapshot.reachable()[host.name].others
-        if any(_does(runs, host.node(worker)) or runs.removesuffix(" -B") in consuming for runs in unit.runs.values())
+    if worker is None:
+        return doing
+    consuming = [node for node in snapshot.broker.nodes.values() if node.queues >= set(worker.queues)]
+    named = {f"worker {node.name}" for node in consuming}
+    pids = {pid for node in consuming for pid in node.pids}
+    return doing + [
+        other.name
+        for other in snapshot.reachable()[host.name].others
+        if other.name not in doing
+        if any(
+            _does(runs, host.node(worker)) or runs.removesuffix(" -B") in named or pid in pids
+            for pid, runs in other.runs.items()
+        )
     ]
 
 
-def _has_beat(options: Sequence[str]) -> bool:
-    """**Source:** celery 5.7.0 `bin/worker.py`: -B, --beat."""
-    return "-B" in options or "--beat" in options
+def _has_beat(worker: Worker) -> bool:
+    """**Source:** celery 5.7.0 `bin/worker.py`: -B, --beat; of the short flags only -D and -E take no value, too."""
+    return any(option == "--beat" or re.match(r"-[DE]*B", option) for option in worker.options)
 
 
 def _does(runs: str, node: str | None) -> bool:
-    """Whether what a unit runs is the worker of this node, or beat where that is None; %h is the host's own name."""
+    """Whether what runs is the worker of this node, or beat where that is None; %h is the host's own name.
+
+    **Source:** celery 5.7.0 `utils/nodenames.py: default_nodename`: without a name it is `celery@%h`.
+    """
     kind, *rest = runs.split()
     if node is None:
         return kind == "beat" or "-B" in rest
-    named = next((word for word in rest if word != "-B"), "")
-    name, _, place = named.partition("@")
-    return kind == "worker" and (named == node or (name == node.partition("@")[0] and place.startswith("%")))
+    given = next((word for word in rest if word != "-B"), "celery@%h")
+    name, _, place = (given if "@" in given else f"celery@{given}").partition("@")
+    wanted, _, here = node.partition("@")
+    return kind == "worker" and name == wanted and (place.startswith("%") or place == here)
 
 
 def _services(host: FleetHost, state: HostState, elsewhere: Collection[str]) -> Iterator[Finding]:
@@ -295,6 +373,17 @@ def _nodes(host: FleetHost, state: HostState, snapshot: Snapshot, busy: Collecti
                 f"works or hangs shows in its log: `inv tail-logs --limit {host.name}`",
                 (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
                 severity=Severity.INFO,
+            )
+        elif service.pid is not None and (other := who_answers_instead(service, node)):
+            yield Finding(
+                "worker.answered_by_another",
+                name,
+                f"{worker.name} runs, but {other} answers in its name, which is none of its processes",
+                (
+                    f"inspect stats: {other}; {worker.name} is pid {', '.join(map(str, sorted(service.pids)))}",
+                    "end that one, or give it another name with -n; where the worker was just restarted, look again",
+                ),
+                blocks=(Block(host.name, worker.name),),
             )
         elif node is None and service.pid is not None:
             doubt = silence_means_nothing(snapshot.broker, state, service)

@@ -17,7 +17,7 @@ from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.strangers import ask_strangers, parse_strangers
+from runbooks.hosts.strangers import ask_strangers, others, parse_strangers
 from runbooks.hosts.transport import Transport, Transports
 from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
@@ -92,6 +92,7 @@ def observe(
                     transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
                 )
             state = asked.result()
+    hosts = {host.name: recognised(host, hosts[host.name], state) for host in fleet.hosts if host.name in hosts}
     if Needs.IMPORTS in needs:
         suspects = {
             host.name
@@ -100,6 +101,23 @@ def observe(
         }
         hosts |= probe_imports(fleet, transports, hosts, suspects)
     return Snapshot(now, state, hosts)
+
+
+def recognised(host: FleetHost, state: HostState | Unreachable, broker: BrokerState) -> HostState | Unreachable:
+    """Takes a process for the worker that it does not look like where it answers as that: its launcher's title says
+    nothing, but remote control tells its pid.
+    """
+    if isinstance(state, Unreachable):
+        return state
+    services = dict(state.services)
+    for worker in host.settings.workers:
+        found, node = services.get(worker.name), broker.nodes.get(host.node(worker))
+        if not (found and found.other_process and node and node.twins == 1):
+            continue
+        for pid, known_as in found.pids.items():
+            if pid == known_as and pid in node.pids:
+                services[worker.name] = replace(found, pid=pid, other_process="")
+    return replace(state, services=services)
 
 
 def _look(fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
@@ -129,9 +147,10 @@ def look(
         questions["managed"] = facts.ask_managed(host, fleet.app.app, files)
     if services and host.has_systemd:
         questions["units"] = ask_units(host, fleet.app.app, services)
-        questions["others"] = ask_strangers(host)
     elif services:
         questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+    if services:
+        questions["strangers"] = ask_strangers(host)
     if host.settings.env_file not in files and (probes or (services and not host.has_systemd)):
         questions["secrets"] = facts.ask_files([host.settings.env_file])
     if beat:
@@ -158,11 +177,13 @@ def _understood(
     read = facts.parse_files(files, answers["files"]) if files else {}
     kept = facts.parse_files([host.settings.env_file], answers["secrets"]) if "secrets" in answers else read
     secrets = secrets_in(kept.get(host.settings.env_file))
+    app = fleet.app.app
+    processes, units = parse_strangers(answers["strangers"]) if services else ([], {})
     if "units" in answers:
         found = parse_units(answers["units"], clock)
     else:
         found = {
-            name: facts.parse_service(host, fleet.app.app, name, answers[f"service{n}"], secrets)
+            name: facts.parse_service(host, app, name, answers[f"service{n}"], processes, secrets)
             for n, name in enumerate(services)
         }
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
@@ -175,7 +196,7 @@ def _understood(
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
-        others=parse_strangers(answers["others"], fleet.app.app) if "others" in answers else (),
+        others=others(host, app, processes, units, {pid for state in found.values() for pid in state.pids}),
         machine=clock.machine,
     )
 

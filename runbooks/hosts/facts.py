@@ -10,13 +10,14 @@ from typing import Any
 from urllib.parse import quote as url_quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ServiceState
 from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
 from runbooks.hosts.script import Answer, quote, say
-from runbooks.hosts.strangers import is_of, is_service, what_runs
+from runbooks.hosts.strangers import CeleryProcess, is_service, what_runs
 
 NOT_RUNNING = 3
 """**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
@@ -161,40 +162,42 @@ def service_command(host: FleetHost, action: str, service: str) -> str:
 
 
 def ask_service(host: FleetHost, service: str) -> str:
-    """What the status command says; of the process that it names, when it was started and what it runs.
+    """What the status command says; of the process that it names, when it was started and what lies below it.
 
-    Where it is not Celery itself, as a shell around it is not, those of its descendants that are.
-    **Source:** proc(5): field 4 of `/proc/PID/stat` is the parent.
+    **Source:** proc(5): `/proc/PID/task/TID/children`; field NSpid of `/proc/PID/status` is a process's pid in each
+    pid namespace that it is in, its own last.
     """
-    here = f'[ "/proc/$1/cwd" -ef {quote(host.settings.directory)} ] && here=here || here=-'
     return (
         f"answer=$( {service_command(host, 'status', service)} 2>&1 )\ncode=$?\n"
         f"pid=$(printf '%s\\n' \"$answer\" | sed -n '/^[0-9][0-9]*$/{{p;q;}}')\n"
         '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
         "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\n"
-        f'tell() {{ {here}; echo "$here $(tr "\\0\\n" "  " <"/proc/$1/cmdline")"; }} 2>/dev/null\n'
-        'under() { up=$1; while [ "$up" -gt 1 ]; do read -r stat <"/proc/$up/stat" || return 1; set -- ${stat##*) }\n'
-        'up=$2; [ "$up" != "$pid" ] || return 0; done; return 1; } 2>/dev/null\n'
-        'if [ -n "$pid" ]; then told=$(tell "$pid"); echo "$told"\n'
-        'case $told in *" [celeryd: "* | *"/celery "* | *" celery "*) ;;\n'
-        "*) for path in $(grep -lsa 'cele[r]y' /proc/[0-9]*/cmdline); do one=${path#/proc/}; one=${one%/*}\n"
-        '! under "$one" || tell "$one"; done ;; esac; fi; echo\n'
+        'below() { echo "/proc/$1/status"; for task in /proc/"$1"/task/*/children; do\n'
+        'read -r children <"$task"; for child in $children; do below "$child"; done; done; } 2>/dev/null\n'
+        '[ -z "$pid" ] || grep -sH "^NSpid:" $(below "$pid"); echo\n'
         "printf '%s\\n' \"$answer\"\nexit $code"
     )
 
 
-def parse_service(host: FleetHost, app: str, service: str, answer: Answer, secrets: Collection[str]) -> ServiceState:
+def parse_service(
+    host: FleetHost,
+    app: str,
+    service: str,
+    answer: Answer,
+    processes: Iterable[CeleryProcess],
+    secrets: Collection[str],
+) -> ServiceState:
     """A service's state; raises RunbookError when the status command answers neither "runs" nor "does not run".
 
     A process counts when it is, or holds, a Celery worker or beat of the application and this node: the pid in a file
-    that outlived its worker is somebody else's sooner or later.
+    that outlived its worker is somebody else's sooner or later. `processes` are all of the host that name Celery.
 
     **Source:** proc(5): field 22 of `/proc/PID/stat`, after the command in parentheses, is the start in clock ticks
     since boot; `/proc/uptime` is in seconds.
     """
     stat, uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
-    commands = [line.partition(" ") for line in takewhile(bool, rest)]
-    said = redact("\n".join(rest[len(commands) + 1 :]).strip(), secrets)
+    below = list(takewhile(bool, rest))
+    said = redact("\n".join(rest[len(below) + 1 :]).strip(), secrets)
     if answer.code == NOT_RUNNING:
         return ServiceState(None, None, said)
     if answer.code != 0 or stat == "-":
@@ -204,13 +207,22 @@ def parse_service(host: FleetHost, app: str, service: str, answer: Answer, secre
             "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
         )
     pid, _, comm = stat.rpartition(")")[0].partition(" (")
-    node = "" if service == "beat" else f"{service}@{host.name}"
-    if not any(is_of(app, line, here=here == "here") and is_service(line, node) for here, _, line in commands):
-        found = ", ".join(dict.fromkeys(filter(None, (what_runs(line) for _, _, line in commands))))
-        return ServiceState(None, None, said, other_process=f"pid {pid} ({found or comm})")
+    pids = {int(pid): int(pid)} | dict(_known_as(line) for line in below)
     fields = stat.rpartition(")")[2].split()
     age_s = float(uptime.split()[0]) - int(fields[19]) / int(ticks_per_s)
-    return ServiceState(int(pid), float(now) - age_s, said)
+    state = ServiceState(int(pid), float(now) - age_s, said, pids=pids)
+    node = "" if service == "beat" else f"{service}@{host.name}"
+    its = [one for one in processes if one.pid in pids]
+    if any(one.of(app) and is_service(one.command, node) for one in its):
+        return state
+    found = ", ".join(dict.fromkeys(filter(None, (what_runs(one.command) for one in its))))
+    return replace(state, pid=None, other_process=f"pid {pid} ({found or comm})")
+
+
+def _known_as(line: str) -> tuple[int, int]:
+    """A process, and the pid by which it knows itself, which may live in a namespace of its own."""
+    path, *pids = line.split()
+    return int(path.split("/")[2]), int(pids[-1])
 
 
 BEGAN = b'\n{"began": true}\n'

@@ -1,77 +1,148 @@
-"""Finds workers and beats of the application that no unit of this tool's runs, and the unit that does.
+"""Finds workers and beats of the application that none of this tool's services runs, and who does run them.
 
-Such a unit, of `celery multi` say or one that somebody wrote by hand, takes the same messages, or starts a second node
-of the same name. What it is called is not asked: its processes show it.
+Such a one, of `celery multi` say, of a unit that somebody wrote by hand, of a shell or a container, takes the same
+messages, or starts a second node of the same name. What it is called is not asked: its processes show it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import OtherUnit
+from runbooks.core.model import Manager, OtherRunner
 from runbooks.hosts.script import Answer, quote
 
 # A process that has told a title of its own is `[celeryd: NODE:MainProcess] … (-A app worker …)`.
-_RUNS = re.compile(r"(?:^|[\s/\[])celeryd?:?\s.*?(?<=[\s(])(worker|beat)(?=[\s)]|$)")
+_TITLE = re.compile(r"^\[celeryd: ([^\s\]]+):MainProcess\]")
+_BEAT_TITLE = re.compile(r"^\[celery beat\]")
+# Of any other the place of the words counts: `sh -c "celery …"`, `watch celery …`, `tail celery.log` are no Celery, and
+# `celery -A worker beat` is a beat.
+_VALUED = r"-A|-b|--(?:app|broker|result-backend|loader|config|workdir)"
+_RUNS = re.compile(
+    r"^(?:\S*/)?(?:(?:python|pypy)[\w.]*\s+(?:-[WX]\s?\S+\s+|-\w+\s+)*(?:\S*/)?(?:manage\.py\s+)?)?celery\s+"
+    rf"(?:(?:{_VALUED})[ =]\s*\S+\s+|(?!(?:{_VALUED})\s)-\S+\s+)*(worker|beat)(?:\s|$)"
+)
 _APP = re.compile(r"\s\(?(?:-A\s?|--app[ =])([\w.]+)")
-_WITH_BEAT = re.compile(r"\s\(?(?:-B|--beat)(?=[\s)]|$)")
-_NODE = re.compile(r"\s(?:-n\s?|--hostname[ =])([^\s)]+)")
-_TITLE = re.compile(r"^\[celeryd: ([^\s\]]+):")
+_WITH_BEAT = re.compile(r"\s\(?(?:-[DE]*B|--beat)")
+_NODE = re.compile(r"\s\(?(?:-n\s?|--hostname[ =])([^\s)]+)")
+_CONTAINER = re.compile(r"([0-9a-f]{64})(?:\.scope)?$")
 
 
-def ask_strangers(host: FleetHost) -> str:
-    """The processes that name Celery in units that are not named as ours are, then what systemd says of these units.
+class CeleryProcess(Struct, frozen=True):
+    """A process whose command names Celery.
 
-    Of a process: whether it works in the application's directory, its unit and its `stat`; then its command line.
-
-    **Source:** proc(5); test(1), `-ef`; systemctl(1). The last line of `/proc/PID/cgroup` is systemd's own hierarchy.
+    `group` is its control group's path. `here`: it works in the application's directory; `inside`: in a pid namespace
+    of its own, as in a container; `supervised`: below a supervisord.
     """
-    return (
-        "set --; for path in $(grep -lsa 'cele[r]y' /proc/[0-9]*/cmdline); do\n"
-        'pid=${path#/proc/}; pid=${pid%/*}; unit=; while read -r line; do unit=${line##*/}; done <"/proc/$pid/cgroup"\n'
-        "case $unit in celery-worker@*.service | celery-beat.service) continue ;; *.service | *.scope) ;;\n"
-        '*) continue ;; esac; read -r stat <"/proc/$pid/stat" || continue; set -- "$@" "$unit"\n'
-        f'here=; [ "/proc/$pid/cwd" -ef {quote(host.settings.directory)} ] && here=here\n'
-        'printf "%s %s %s\\n" "$here" "$unit" "$stat"; tr "\\0\\n" "  " <"/proc/$pid/cmdline"; echo; done 2>/dev/null\n'
-        'echo ---; [ $# -eq 0 ] || systemctl show --property=Id,Type,FragmentPath,ExecStart -- "$@"'
-    )
 
-
-def parse_strangers(answer: Answer, app: str) -> tuple[OtherUnit, ...]:
-    """The units that run workers or beats of the application, in the order of their names."""
-    told, _, shown = answer.out.decode(errors="replace").rpartition("---\n")
-    found = [process for process in _processes(told) if process.of(app)]
-    pids = {process.pid for process in found}
-    mains = [process for process in found if process.parent not in pids]
-    blocks = (block.splitlines() for block in shown.split("\n\n"))
-    known = [dict(line.split("=", 1) for line in block if "=" in line) for block in blocks]
-    units = {unit["Id"]: unit for unit in known if "Id" in unit}
-    return tuple(
-        _unit(name, units.get(name, {}), {one.pid: one.runs for one in mains if one.unit == name})
-        for name in sorted({process.unit for process in mains})
-    )
-
-
-def _unit(name: str, shown: Mapping[str, str], runs: Mapping[int, str]) -> OtherUnit:
-    of_celery = "celery" in shown.get("ExecStart", "").lower()
-    return OtherUnit(name, shown["FragmentPath"] if of_celery else "", shown.get("Type") == "forking", runs)
-
-
-class _Process(Struct, frozen=True):
-    unit: str
     pid: int
     parent: int
-    here: bool
     command: str
+    group: str = ""
+    here: bool = False
+    inside: bool = False
+    supervised: bool = False
+
+    @property
+    def unit(self) -> str:
+        """The unit or scope of systemd's that it is in, "" where that is none."""
+        last = self.group.rpartition("/")[2]
+        return last if last.endswith((".service", ".scope")) else ""
 
     def of(self, app: str) -> bool:
         return is_of(app, self.command, here=self.here)
 
     @property
-    def runs(self) -> str:
-        return what_runs(self.command)
+    def container(self) -> str:
+        """The id of the container that it is in, "" where it is in none."""
+        found = _CONTAINER.search(self.group) if self.inside else None
+        return found[1] if found else ""
+
+
+def ask_strangers(host: FleetHost) -> str:
+    """The processes that name Celery, but for those in units named as ours are; what systemd says of their units.
+
+    Of a process: what else is known of it and its `stat`; its control group; then, together, the command lines.
+
+    **Source:** proc(5); test(1), `-ef`; systemctl(1); pid_namespaces(7); GNU tail. The last line of `/proc/PID/cgroup`
+    is systemd's own hierarchy.
+    """
+    ours = "celery-worker@*.service | celery-beat.service) continue ;;" if host.has_systemd else "'') ;;"
+    return (
+        'kept() { up=$1; while [ "$up" -gt 1 ] && read -r seen <"/proc/$up/stat"; do\n'
+        "case $seen in *'(supervisord)'*) return 0 ;; esac; set -- ${seen##*) }; up=$2; done; return 1; } 2>/dev/null\n"
+        "set --; units=; for path in $(grep -lsa 'cele[r]y' /proc/[0-9]*/cmdline); do\n"
+        'pid=${path#/proc/}; pid=${pid%/*}; line=; while read -r line; do group=$line; done <"/proc/$pid/cgroup"\n'
+        f"unit=${{group##*/}}; case $unit in {ours} esac\n"
+        'read -r stat <"/proc/$pid/stat" || continue\n'
+        f'here=-; [ ! "/proc/$pid/cwd" -ef {quote(host.settings.directory)} ] || here=here\n'
+        'inside=-; [ ! -e "/proc/$pid/ns/pid" ] || [ "/proc/$pid/ns/pid" -ef /proc/self/ns/pid ] || inside=inside\n'
+        'by=-; ! kept "$pid" || by=supervisord\n'
+        'printf "%s %s %s %s\\n%s\\n" "$here" "$inside" "$by" "$stat" "$group"; set -- "$@" "$path"\n'
+        'case $unit in *.service | *.scope) units="$units $unit" ;; esac; done 2>/dev/null\n'
+        'echo ---; [ $# -eq 0 ] || tail -v -c +1 -- "$@" 2>/dev/null; echo; echo ---\n'
+        '[ -z "$units" ] || systemctl show --property=Id,Type,FragmentPath,ExecStart -- $units 2>/dev/null; :'
+    )
+
+
+def parse_strangers(answer: Answer) -> tuple[list[CeleryProcess], dict[str, Mapping[str, str]]]:
+    """The processes, and systemd's properties of their units by name."""
+    told, _, shown = answer.out.decode(errors="replace").rpartition("\n---\n")
+    heads, _, commands = told.partition("---\n")
+    blocks = (block.splitlines() for block in shown.split("\n\n"))
+    known = [dict(line.split("=", 1) for line in block if "=" in line) for block in blocks]
+    _, *parts = re.split(r"\n?==> /proc/(\d+)/cmdline <==\n", commands)
+    said = dict(zip(map(int, parts[0::2]), parts[1::2], strict=True))
+    return list(_processes(heads, said)), {unit["Id"]: unit for unit in known if "Id" in unit}
+
+
+def _processes(heads: str, said: Mapping[int, str]) -> Iterator[CeleryProcess]:
+    lines = heads.splitlines()
+    for head, group in zip(lines[0::2], lines[1::2], strict=True):
+        here, inside, by, pid, rest = head.split(" ", 4)
+        parent = int(rest.rpartition(")")[2].split()[1])
+        command = said.get(int(pid), "").translate({0: " ", 10: " "}).strip()
+        yield CeleryProcess(int(pid), parent, command, group, here == "here", inside == "inside", by == "supervisord")
+
+
+def others(
+    host: FleetHost,
+    app: str,
+    processes: Sequence[CeleryProcess],
+    units: Mapping[str, Mapping[str, str]],
+    ours: Collection[int],
+) -> tuple[OtherRunner, ...]:
+    """Who else runs workers or beats of the application, in the order of their names; `ours` are our services' pids.
+
+    Without systemd one user may have two installations on a host, each in its own directory: there a process counts
+    that works in the application's, or in a container.
+    """
+    its = [one for one in processes if one.of(app) and (host.has_systemd or one.here or one.inside)]
+    inner = {one.pid for one in its} | set(ours)
+    mains = [one for one in its if one.pid not in ours and one.parent not in inner]
+    found: dict[str, list[CeleryProcess]] = {}
+    for one in mains:
+        found.setdefault(_name(one), []).append(one)
+    return tuple(_runner(name, found[name], units.get(found[name][0].unit, {})) for name in sorted(found))
+
+
+def _name(one: CeleryProcess) -> str:
+    if one.container:
+        return f"container {one.container[:12]}"
+    return "supervisord" if one.supervised else one.unit or f"process {one.pid}"
+
+
+def _runner(name: str, mains: Sequence[CeleryProcess], shown: Mapping[str, str]) -> OtherRunner:
+    one, runs = mains[0], {one.pid: what_runs(one.command) for one in mains}
+    if one.container:
+        engine = Manager.PODMAN if "libpod" in one.group else Manager.DOCKER if "docker" in one.group else None
+        return OtherRunner(name, runs, engine or Manager.CONTAINER)
+    if one.supervised:
+        return OtherRunner(name, runs, Manager.SUPERVISORD)
+    if "celery" in shown.get("ExecStart", "").lower():
+        return OtherRunner(name, runs, Manager.SYSTEMD, shown["FragmentPath"], shown.get("Type") == "forking")
+    return OtherRunner(name, runs)
 
 
 def is_of(app: str, command: str, *, here: bool) -> bool:
@@ -81,19 +152,27 @@ def is_of(app: str, command: str, *, here: bool) -> bool:
     """
     named = _APP.search(command)
     is_its = named[1].split(".")[0] == app.split(".")[0] if named else here
-    return is_its and _RUNS.search(command) is not None
+    return is_its and what_runs(command) != ""
 
 
 def what_runs(command: str) -> str:
-    """`beat`, or `worker` with its node's name as far as it was given one, and `-B` where it is a beat, too.
+    """`beat`, or `worker` with its node's name as far as it was given one, and `-B` where it is a beat, too; else "".
 
     Nothing else of the command is told: it may hold secrets.
     """
-    kind, node = _RUNS.search(command), _NODE.search(command)
-    if not kind or kind[1] == "beat":
-        return kind[1] if kind else ""
-    words = [kind[1], *([node[1]] if node else []), *(["-B"] if _WITH_BEAT.search(command) else [])]
+    kind = _kind(command)
+    if kind != "worker":
+        return kind
+    node = _TITLE.search(command) or _NODE.search(command)
+    words = [kind, *([node[1]] if node else []), *(["-B"] if _WITH_BEAT.search(command) else [])]
     return " ".join(words)
+
+
+def _kind(command: str) -> str:
+    if _BEAT_TITLE.search(command):
+        return "beat"
+    found = _RUNS.search(command)
+    return "worker" if _TITLE.search(command) else found[1] if found else ""
 
 
 def is_service(command: str, node: str) -> bool:
@@ -102,21 +181,14 @@ def is_service(command: str, node: str) -> bool:
     **Source:** celery 5.7.0 `utils/nodenames.py`: a name without `@` is the host of the node `celery`; `%h` and the
     like stand for what only the worker knows. `bin/celery.py`: options may come from the environment, too.
     """
-    kind = _RUNS.search(command)
+    kind = _kind(command)
     if not kind:
         return False
     if not node:
-        return kind[1] == "beat" or _WITH_BEAT.search(command) is not None
+        return kind == "beat" or _WITH_BEAT.search(command) is not None
     given = _TITLE.search(command) or _NODE.search(command)
-    if kind[1] != "worker" or not given:
-        return kind[1] == "worker"
+    if kind != "worker" or not given:
+        return kind == "worker"
     text = given[1].strip("'\"")
     parts = text.split("@", 1) if "@" in text else ["celery", text]
     return all("%" in part or part == wanted for part, wanted in zip(parts, node.split("@", 1), strict=True))
-
-
-def _processes(told: str) -> Iterator[_Process]:
-    lines = told.split("\n")
-    for head, command in zip(lines[0::2], lines[1::2], strict=False):
-        here, unit, pid, rest = head.split(" ", 3)
-        yield _Process(unit, int(pid), int(rest.rpartition(")")[2].split()[1]), here == "here", command)

@@ -118,10 +118,16 @@ def _state(
         drop_ins={path: changed_at.get(path, 0.0) for path in unit["DropInPaths"].split()},
         gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
         leaked=() if starting else tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
+        pids={e.process.pid: e.process.pid for e in mine} if any(_may_be_celery(e) for e in mine) else {},
         environment=environments.get(unit["MainPID"]),
         masked=unit["LoadState"] == "masked",
         starting=starting and not unit["SubState"].startswith("auto-restart"),
     )
+
+
+def _may_be_celery(entry: _Running) -> bool:
+    """By its short name; where a unit runs a container's client alone, the worker is somewhere else."""
+    return entry.process.name.startswith(("celery", "[celery", "python", "pypy"))
 
 
 def _descends(entry: _Running, main: _Running | None, mine: Sequence[_Running]) -> bool:

@@ -100,6 +100,16 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
     return ""
 
 
+def who_answers_instead(found: ServiceState | None, node: NodeState | None) -> str:
+    """Which processes answer in a service's name that are none of its own; "" where one of these does, or may.
+
+    An answer is asked for by name, so it proves something of a service only where it comes from one of its processes.
+    """
+    if not (found and node and found.pids and len(node.pids) == node.twins):
+        return ""
+    return "" if node.pids & set(found.pids.values()) else f"pid {', '.join(map(str, sorted(node.pids)))}"
+
+
 def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
     """The silent nodes of solo workers that run: such a one answers nothing while it runs a task.
 
@@ -181,6 +191,8 @@ class WorkersRunning:
                     faults = []
                 if node and node.twins > 1 and host.name in self.since:
                     faults.append("another worker answers in its name, so that its own answer is not known")
+                if other := who_answers_instead(found, node):
+                    faults.append(f"{other} answers in its name, which is none of its processes")
                 if not faults and host.node(worker) in unseen:
                     faults = ["the broker sees no connection of it that takes messages"]
                 why += faults

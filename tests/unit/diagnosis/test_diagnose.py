@@ -16,8 +16,9 @@ from runbooks.core.model import (
     Hoard,
     HostState,
     ImportProbe,
+    Manager,
     NodeState,
-    OtherUnit,
+    OtherRunner,
     Selection,
     ServiceState,
     Severity,
@@ -592,14 +593,19 @@ def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_
 
 
 @pytest.mark.parametrize(
-    ("path", "advice"),
+    ("name", "manager", "path", "advice"),
     [
-        ("/etc/systemd/system/celery.service", "sudo systemctl disable --now celery.service"),
-        ("", "sudo kill -TERM 7 8"),
+        ("celery.service", Manager.SYSTEMD, "/etc/systemd/system/celery.service",
+         "sudo systemctl disable --now celery.service"),
+        ("session-3.scope", None, "", "sudo kill -TERM 7 8"),
+        ("container 0123456789ab", Manager.DOCKER, "", "sudo docker stop 0123456789ab"),
+        ("supervisord", Manager.SUPERVISORD, "", "status shows beside its pid"),
     ],
-)
-def test_another_unit_that_runs_workers_is_told_with_what_ends_them(path: str, advice: str) -> None:
-    unit = OtherUnit("celery.service", path, True, {7: "worker a@web1", 8: "beat"})
+)  # fmt: skip
+def test_whoever_else_runs_workers_is_told_with_what_ends_them(
+    name: str, manager: Manager | None, path: str, advice: str
+) -> None:
+    unit = OtherRunner(name, {7: "worker a@web1", 8: "beat"}, manager, path, forking=bool(path))
     found = findings(hosts={"web1": make_state(HOST, others=(unit,))})
     finding = only(found, "worker.other_unit")
     assert "runs worker a@web1, beat" in finding.summary

@@ -24,6 +24,7 @@ from runbooks.core.model import FileState, ImportProbe, ServiceState
 from runbooks.core.settings import Commands
 from runbooks.hosts import facts
 from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.strangers import ask_strangers, parse_strangers
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 from tests.unit.hosts.test_transport import wait_until
@@ -131,7 +132,8 @@ def service_host(tmp_path: Path, status: str) -> FleetHost:
 
 def state_of(tmp_path: Path, status: str, service: str = "high") -> ServiceState:
     host = service_host(tmp_path, status)
-    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)), ())
+    processes, _ = parse_strangers(ask(ask_strangers(host)))
+    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)), processes, ())
 
 
 WORKER = "celery -A shop worker -n high@web1"
@@ -187,7 +189,7 @@ def test_a_process_with_an_odd_name_is_understood(tmp_path: Path) -> None:
         ("high", "celery -A shop worker -n high@web2", "worker high@web2"),
         ("high", "celery -A shop worker -n high", "worker high"),  # it is celery@high
         ("high", "celery -A bank worker -n high@web1", "worker high@web1"),
-        ("high", "[celeryd: low@web1:MainProcess] -active- (-A shop worker)", "worker"),
+        ("high", "[celeryd: low@web1:MainProcess] -active- (-A shop worker)", "worker low@web1"),
         ("beat", WORKER, "worker high@web1"),
         ("high", WORKER, ""),
         ("high", "python -m celery -A shop.celery:app worker --hostname=high@%h", ""),

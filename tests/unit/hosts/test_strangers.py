@@ -1,15 +1,21 @@
-"""Which units run the application's workers beside ours, from what hosts answered."""
+"""Who else runs the application's workers beside ours, from what hosts answered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 
-from runbooks.core.model import OtherUnit
+from runbooks.core.fleet import FleetHost
+from runbooks.core.model import Manager, OtherRunner
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.strangers import ask_strangers, parse_strangers, what_runs
+from runbooks.hosts.strangers import CeleryProcess, ask_strangers, others, parse_strangers, what_runs
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 
 PYTHON = "/srv/venv/bin/python -m celery"
 OLD1 = f"{PYTHON} -A printer_inventory worker -Q low_priority --pidfile=/run/celery/old1.pid -n old1@web1"
+ID = "0123456789abcdef" * 4
+HOST = make_host(service_manager="systemd", commands=None)
 SHOWN = f"""\
 Type=notify
 ExecStart={{ path=/usr/sbin/sshd ; argv[]=/usr/sbin/sshd -D $SSHD_OPTS ; ignore_errors=no ; pid=0 ; status=0/0 }}
@@ -28,56 +34,118 @@ FragmentPath=/etc/systemd/system/celery.service
 """
 
 
-def process(unit: str, pid: int, command: str, *, parent: int = 1, here: str = "here") -> str:
-    return f"{here} {unit} {pid} (python) S {parent} {pid} {pid} 0 -1 4194304 25967 75 4 0 66\n{command} \n"
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A process as a host tells it."""
+
+    group: str
+    pid: int
+    command: str
+    parent: int = 1
+    flags: str = "here - -"
 
 
-def units(*processes: str, shown: str = SHOWN) -> tuple[OtherUnit, ...]:
-    return parse_strangers(Answer(0, ("".join(processes) + "---\n" + shown).encode(), ""), "printer_inventory")
+def process(unit: str, pid: int, command: str, *, parent: int = 1, here: str = "here") -> Shown:
+    return Shown(f"0::/system.slice/{unit}", pid, command, parent, f"{here or '-'} - -")
+
+
+def found(
+    *shown: Shown, host: FleetHost = HOST, app: str = "printer_inventory", ours: Sequence[int] = ()
+) -> tuple[OtherRunner, ...]:
+    heads = "".join(
+        f"{one.flags} {one.pid} (python) S {one.parent} {one.pid} 1 0 -1 4194304 4 0 66\n{one.group}\n" for one in shown
+    )
+    commands = "\n".join(f"==> /proc/{one.pid}/cmdline <==\n" + one.command.replace(" ", "\0") + "\0" for one in shown)
+    answer = Answer(0, f"{heads}---\n{commands}\n---\n{SHOWN}".encode(), "")
+    return others(host, app, *parse_strangers(answer), ours)
 
 
 def test_units_of_celery_multi_and_plain_ones_are_told_with_their_nodes_and_without_their_children() -> None:
-    found = units(
+    assert found(
         process("printers.service", 621, f"{PYTHON} --app printer_inventory.celery:app worker -Q daemon -n a@web1"),
         process("celery.service", 625, OLD1),
         process("celery.service", 631, OLD1, parent=625),
         process("celery.service", 629, OLD1.replace("old1", "old2")),
-    )
-    assert found == (
-        OtherUnit("celery.service", "/etc/systemd/system/celery.service", True,
-                  {625: "worker old1@web1", 629: "worker old2@web1"}),
-        OtherUnit("printers.service", "/etc/systemd/system/printers.service", False, {621: "worker a@web1"}),
+    ) == (
+        OtherRunner("celery.service", {625: "worker old1@web1", 629: "worker old2@web1"}, Manager.SYSTEMD,
+                    "/etc/systemd/system/celery.service", forking=True),
+        OtherRunner("printers.service", {621: "worker a@web1"}, Manager.SYSTEMD,
+                    "/etc/systemd/system/printers.service"),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("unit", ["ssh.service", "session-3.scope"])
 def test_a_unit_that_does_more_than_run_celery_is_not_named_as_one_to_be_stopped(unit: str) -> None:
-    (found,) = units(process(unit, 487, f"{PYTHON} -A printer_inventory beat -s /tmp/schedule"))
-    assert found == OtherUnit(unit, "", False, {487: "beat"})
+    shown = process(unit, 487, f"{PYTHON} -A printer_inventory beat -s /tmp/schedule")
+    assert found(shown) == (OtherRunner(unit, {487: "beat"}),)
+
+
+@pytest.mark.parametrize(
+    ("group", "flags", "name", "manager"),
+    [
+        ("0::/", "here - -", "process 9", None),
+        ("0::/system.slice/cron.service", "here - supervisord", "supervisord", Manager.SUPERVISORD),
+        (f"0::/docker/{ID}", "- inside -", "container 0123456789ab", Manager.DOCKER),
+        (f"0::/system.slice/docker-{ID}.scope", "- inside -", "container 0123456789ab", Manager.DOCKER),
+        (f"0::/libpod_parent/libpod-{ID}", "- inside -", "container 0123456789ab", Manager.PODMAN),
+        (f"0::/kubepods/cri-containerd-{ID}.scope", "- inside -", "container 0123456789ab", Manager.CONTAINER),
+        (f"0::/docker/{ID}", "here - -", "process 9", None),  # this host is the container
+    ],
+)
+@pytest.mark.parametrize("host", [HOST, make_host()])
+def test_whoever_runs_it_is_told_under_each_service_manager(
+    host: FleetHost, group: str, flags: str, name: str, manager: Manager | None
+) -> None:
+    shown = Shown(group, 9, f"{PYTHON} -A printer_inventory worker -n a@web1", flags=flags)
+    assert found(shown, host=host) == (OtherRunner(name, {9: "worker a@web1"}, manager),)
+
+
+def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
+    main, child = Shown("0::/", 9, OLD1), Shown("0::/", 10, OLD1, parent=9)
+    assert found(main, child, host=make_host(), ours=[9]) == ()
+
+
+def test_without_systemd_another_directory_is_another_installation() -> None:
+    assert found(Shown("0::/", 9, OLD1, flags="- - -"), host=make_host()) == ()
 
 
 @pytest.mark.parametrize(
     ("command", "here", "told"),
     [
         ("[celeryd: a@web1:MainProcess] -active- (-A printer_inventory worker -n a@web1)", "", "worker a@web1"),
+        ("[celeryd: a@web1:ForkPoolWorker-1]", "here", ""),
+        ("[celery beat]", "here", "beat"),
         ("/srv/venv/bin/celery worker --hostname=a@%h", "here", "worker a@%h"),
         ("/srv/venv/bin/celery -A printer_inventory -b redis://:s3cret@broker/0 worker", "", "worker"),
+        ("/srv/venv/bin/python3.11 -u -W ignore /srv/venv/bin/celery -A printer_inventory worker", "", "worker"),
+        ("python manage.py celery worker", "here", "worker"),
         ("/srv/venv/bin/celery worker", "", ""),
         (f"{PYTHON} -A another worker", "here", ""),
         (f"{PYTHON} -A printer_inventory flower", "here", ""),
+        ("sh -c celery -A printer_inventory worker", "here", ""),
+        ("watch celery -A printer_inventory worker", "here", ""),
         ("tail -F /var/log/celery/worker.log", "here", ""),
         ("", "here", ""),
     ],
 )
 def test_what_counts_is_a_worker_or_beat_of_this_application(command: str, here: str, told: str) -> None:
-    found = units(process("celery.service", 1234, command, here=here))
-    assert [list(unit.runs.values()) for unit in found] == ([[told]] if told else [])
+    runs = [list(one.runs.values()) for one in found(process("celery.service", 1234, command, here=here))]
+    assert runs == ([[told]] if told else [])
 
 
-def test_another_applications_workers_on_the_machine_are_not_told() -> None:
+@pytest.mark.parametrize(("command", "told"), [("beat", "beat"), ("worker", "worker"), ("flower", "")])
+def test_an_application_that_is_called_worker_is_no_worker(command: str, told: str) -> None:
+    runs = [
+        list(one.runs.values()) for one in found(process("a.service", 9, f"{PYTHON} -A worker {command}"), app="worker")
+    ]
+    assert runs == ([[told]] if told else [])
+
+
+def test_processes_are_told_by_a_real_host() -> None:
     answer = run_fragments(LocalTransport(), {"others": ask_strangers(make_host())}, timeout_s=30)["others"]
-    assert b"---\n" in answer.out
-    assert parse_strangers(answer, "an_application_that_nobody_has") == ()
+    processes, _ = parse_strangers(answer)
+    assert all(isinstance(one, CeleryProcess) for one in processes)
+    assert others(make_host(), "an_application_that_nobody_has", processes, {}, ()) == ()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from runbooks.core.model import (
     Block,
     FileState,
     Finding,
+    Manager,
     NodeState,
-    OtherUnit,
+    OtherRunner,
     ServiceState,
     Severity,
     Snapshot,
@@ -253,11 +254,11 @@ def test_a_worker_that_is_being_stopped_is_left_to_it() -> None:
     assert plan({"high": stopping}, {"high@web1": None}) == []
 
 
-@pytest.mark.parametrize("runs", ["worker high@web1", "worker high@%h"])
+@pytest.mark.parametrize("runs", ["worker high@web1", "worker high@%h", "worker high@web1 -B"])
 def test_a_service_whose_work_another_unit_does_is_not_started(runs: str) -> None:
     fleet = make_fleet(make_host(beat=False))
     state = make_state(fleet.hosts[0], services={"high": STOPPED})
-    other = OtherUnit("celery.service", "/etc/systemd/system/celery.service", False, {9: runs})
+    other = OtherRunner("celery.service", {9: runs}, Manager.SYSTEMD, "/etc/systemd/system/celery.service")
     snapshot = make_snapshot(
         fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": replace(state, others=(other,))}
     )
@@ -277,7 +278,7 @@ def test_a_service_whose_node_answers_is_not_started() -> None:
 def test_a_beat_is_not_started_beside_another(runs: str) -> None:
     fleet = make_fleet()
     state = make_state(fleet.hosts[0])
-    other = OtherUnit("celerybeat.service", "/etc/systemd/system/celerybeat.service", False, {9: runs})
+    other = OtherRunner("celerybeat.service", {9: runs}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service")
     state = replace(state, services={**state.services, "beat": STOPPED}, others=(other,))
     found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
     assert Block("web1", "beat") in [block for one in found for block in one.blocks]
@@ -286,7 +287,7 @@ def test_a_beat_is_not_started_beside_another(runs: str) -> None:
 def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> None:
     fleet = make_fleet(make_host(), make_host("web2", beat=False))
     first, second = (make_state(host) for host in fleet.hosts)
-    other = OtherUnit("celerybeat.service", "/etc/systemd/system/celerybeat.service", False, {9: "beat"})
+    other = OtherRunner("celerybeat.service", {9: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service")
     first = replace(first, services={**first.services, "beat": STOPPED})
     found = faults_of(fleet, make_snapshot(fleet, hosts={"web1": first, "web2": replace(second, others=(other,))}))
     (told,) = (one for one in found if one.code == "service.runs_elsewhere")
@@ -296,7 +297,7 @@ def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> Non
 
 def test_a_beat_beside_another_units_that_runs_too_is_an_error() -> None:
     fleet = make_fleet()
-    other = OtherUnit("celerybeat.service", "/etc/systemd/system/celerybeat.service", False, {9: "beat"})
+    other = OtherRunner("celerybeat.service", {9: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service")
     state = replace(make_state(fleet.hosts[0]), others=(other,))
     (told,) = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
     assert (told.code, told.severity) == ("worker.other_unit", Severity.ERROR)
@@ -305,7 +306,9 @@ def test_a_beat_beside_another_units_that_runs_too_is_an_error() -> None:
 @pytest.mark.parametrize(("consumes", "blocked"), [({"high_q", "low_q"}, True), ({"low_q"}, False)])
 def test_a_worker_is_not_started_beside_another_units_at_all_its_queues(consumes: set[str], blocked: bool) -> None:
     fleet = make_fleet(make_host(beat=False))
-    other = OtherUnit("celery.service", "/etc/systemd/system/celery.service", True, {9: "worker w1@web1"})
+    other = OtherRunner(
+        "celery.service", {9: "worker w1@web1"}, Manager.SYSTEMD, "/etc/systemd/system/celery.service", forking=True
+    )
     state = replace(make_state(fleet.hosts[0], services={"high": STOPPED}), others=(other,))
     w1 = NodeState("w1@web1", frozenset(fleet.app.expected_tasks), frozenset(consumes))
     broker = make_broker(fleet, nodes={"w1@web1": w1})
@@ -320,6 +323,47 @@ def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
     [found] = [one for one in faults_of(fleet, make_snapshot(fleet, broker=broker)) if one.code == "worker.twins"]
     assert found.blocks == (Block("web1", "high"),)
     assert any("-n " in line for line in found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("pids", "answering", "proves"),
+    [
+        ({7: 7, 8: 8}, {7}, True),
+        ({7: 7, 8: 8}, {8}, True),  # below a launcher
+        ({7: 1}, {1}, True),  # in a container
+        ({7: 7, 8: 8}, {99}, False),
+        ({7: 7}, set(), True),  # nobody told
+        ({}, {99}, True),
+    ],
+)
+def test_only_an_answer_of_the_services_own_process_proves_a_restart(
+    pids: dict[int, int], answering: set[int], proves: bool
+) -> None:
+    fleet = make_fleet(make_host(beat=False))
+    broker = make_broker(fleet)
+    broker = replace(
+        broker, nodes={name: replace(one, pids=frozenset(answering)) for name, one in broker.nodes.items()}
+    )
+    state = make_state(fleet.hosts[0], services={"high": replace(RUNNING, pids=pids)})
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    lacking = [change.summary for change in WorkersRunning(fleet, 0.0, {"web1": NOW - 600}).plan(snapshot)]
+    assert lacking == ([] if proves else ["restart high: pid 99 answers in its name, which is none of its processes"])
+    blocks = [(one.code, one.blocks) for one in faults_of(fleet, snapshot)]
+    assert blocks == ([] if proves else [("worker.answered_by_another", (Block("web1", "high"),))])
+
+
+@pytest.mark.parametrize("option", ["-B", "--beat", "-EB", "-Bs/tmp/schedule"])
+def test_a_worker_with_a_beat_and_beat_are_not_started_beside_each_other(option: str) -> None:
+    bundled = make_host("web2", workers=(Worker(name="high", queues=("high_q",), options=(option,)),), beat=False)
+    fleet = make_fleet(make_host(), bundled)
+    first, second = (make_state(host) for host in fleet.hosts)
+    down = {"web1": replace(first, services={**first.services, "beat": STOPPED}), "web2": second}
+    found = faults_of(fleet, make_snapshot(fleet, hosts=down))
+    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [(Block("web1", "beat"),)]
+    nodes = {name: node for name, node in make_broker(fleet).nodes.items() if name != "high@web2"}
+    down = {"web1": first, "web2": replace(second, services={"high": STOPPED})}
+    found = faults_of(fleet, make_snapshot(fleet, broker=make_broker(fleet, nodes=nodes), hosts=down))
+    assert [one.blocks for one in found if one.code == "service.runs_elsewhere"] == [(Block("web2", "high"),)]
 
 
 @pytest.mark.parametrize(
