@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,10 +27,11 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
+from runbooks.diagnosis import workers
 from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.nodes import await_nodes, changed_service, gave_up
-from runbooks.engine.observe import look, on_hosts
+from runbooks.engine.observe import look, on_hosts, recognised
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 class Undo(Struct, frozen=True):
     """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why.
 
-    SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch.
+    SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch, or it is `blocked`: somebody
+    else does the service's work, or answers in its name.
     """
 
     entry: Entry
@@ -54,6 +55,7 @@ class Undo(Struct, frozen=True):
     outcome: Outcome
     why: str
     away: bool = False
+    blocked: bool = False
 
 
 def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[Undo]:
@@ -72,9 +74,7 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
         and (not entry.undone or isinstance(entry.change.undo, RestoreMessages | RecallMessages))
     ]
     effects = [(entry.change.host, entry.change.undo) for entry in pending]
-    states = on_hosts(
-        session.transports, session.fleet.hosts, lambda host, way: _look(session.fleet, host, way, effects)
-    )
+    states = _states(session, session.fleet.hosts, effects)
     undos = [
         _judge_in_broker(session, record, entry, malformed)
         if isinstance(entry.change.undo, RestoreMessages | RecallMessages)
@@ -84,6 +84,7 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
     files_change = {change.host for change in changing if isinstance(change.do, WriteFile | SetEnvironment)}
     undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
+    undos = _without_blocked(session, undos)
     undos = [_with_consumers(session, undo, undos) for undo in undos]
     return sorted(undos, key=lambda undo: _rank(undo.change.do))
 
@@ -135,6 +136,29 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
     return Undo(undo.entry, undo.change, Outcome.ALREADY, "it ran before the run, and it runs")
 
 
+_BLOCKING = ("service.runs_elsewhere", "worker.answered_by_another", "worker.twins")
+"""What would let a start, stop or restart, or the drain before it, meet somebody else's worker."""
+
+
+def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
+    """Leave the services alone that any other verb would leave alone for the same reason."""
+
+    def controls(undo: Undo) -> bool:
+        return undo.outcome is Outcome.CHANGED and isinstance(undo.change.do, ControlService)
+
+    if not any(map(controls, undos)):
+        return list(undos)
+    snapshot = session.observe(Needs.SERVICES | Needs.NODES)
+    found = [finding for finding in workers.findings(session.fleet, snapshot) if finding.code in _BLOCKING]
+    why = {(block.host, block.service): finding.summary for finding in found for block in finding.blocks}
+    return [
+        replace(undo, outcome=Outcome.SKIPPED, why=why[changed_service(undo.change)], blocked=True)
+        if controls(undo) and changed_service(undo.change) in why
+        else undo
+        for undo in undos
+    ]
+
+
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
     """Say of messages that are to go back who will run them at once.
 
@@ -161,6 +185,20 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
 
 
 _NAMED = 3
+
+
+def _states(
+    session: Session, hosts: Sequence[FleetHost], effects: Sequence[tuple[str, Effect | None]]
+) -> dict[str, HostState | Unreachable]:
+    """Looks at what these effects, each with its host, are about; where a process is not known, its node is asked."""
+    states = on_hosts(session.transports, hosts, lambda host, way: _look(session.fleet, host, way, effects))
+    unknown = [
+        state
+        for state in states.values()
+        if isinstance(state, HostState) and any(found.other_process for found in state.services.values())
+    ]
+    broker = session.observe(Needs.NODES).broker if unknown else None
+    return {host.name: recognised(host, states[host.name], broker) for host in hosts} if broker else states
 
 
 def _look(
@@ -289,6 +327,7 @@ def count_left(undos: Sequence[Undo], recap: Recap) -> None:
             recap.at(undo.change.host).failed += 1
         elif undo.outcome is Outcome.SKIPPED:
             recap.at(undo.change.host).skipped += 1
+            recap.at(undo.change.host).blocked += undo.blocked
             recap.at(undo.change.host).unreachable = int(undo.away)
 
 
@@ -319,6 +358,8 @@ def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Colle
     undos = plan_undo(session, replace(record, entries=entries), malformed=False)
     if any(undo.outcome is Outcome.CHANGED for undo in undos):
         session.reporter.step("put back")
+    for undo in (undo for undo in undos if undo.blocked):
+        session.reporter.change(undo.change, Outcome.SKIPPED, undo.why)
     _take_back(session, journal, journal, lock, undos, recap)
 
 
@@ -362,8 +403,7 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
     deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
     while pending:
-        look_for = partial(_look, session.fleet, effects=[(change.host, change.do) for change in pending])
-        states = on_hosts(session.transports, hosts, look_for)
+        states = _states(session, hosts, [(change.host, change.do) for change in pending])
         why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
         pending = [change for change in pending if why[id(change)]]
         hopeless = all(gave_up(changed_service(change), states[change.host]) for change in pending)
