@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from runbooks.broker.keys import KeySpace, readable
 from runbooks.broker.ledger import Batch
+from runbooks.broker.lock import lost
 from runbooks.broker.stream import Stream
 from runbooks.core.errors import LockHeld, RunbookError
 
@@ -119,7 +120,7 @@ def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
 
 def unlocked() -> LockHeld:
     """What a script says that found the lock to be another's, or nobody's."""
-    return LockHeld("the lock was lost to another run, or it expired", "see what other runs did, then run again")
+    return lost("the lock was lost to another run, or it expired")
 
 
 def guarded(client: "redis.Redis", keyspace: KeySpace, command: str, key: str, *arguments: Any) -> None:

@@ -83,7 +83,7 @@ class FleetLock:
         self._stopped = threading.Event()
         self._lost = ""
         self._renewed_at = _now_s()
-        self._thread = threading.Thread(target=self._renew, name="celery-runbooks lock", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="celery-runbooks lock", daemon=True)
 
     def acquire(self, now: float) -> None:
         """Take the lock, at once also from a holder that died here; raises LockHeld naming any other holder.
@@ -99,13 +99,24 @@ class FleetLock:
                     raise LockHeld("another run took the lock this very moment", "wait for it to end")
         self._thread.start()
 
-    def held(self) -> None:
-        """Raise LockHeld where the lock is no longer ours: to be called before each change."""
-        if not self._lost and _now_s() - self._renewed_at > self._timeout_s:
+    def held(self) -> float:
+        """Ask Redis for the lock, and renew it: to be called before each change. Returns for how many s it is ours.
+
+        Raises LockHeld where it is no longer ours. Where Redis does not answer, the time of the last renewal decides.
+        """
+        if not self._lost:
+            self._renew()
+        left_s = self._timeout_s - (_now_s() - self._renewed_at)
+        if not self._lost and left_s < 0:
             self._lost = f"it could not be renewed for {self._timeout_s:.0f} s"
         if self._lost:
-            problem = f"the lock on {self._where} was lost: {self._lost}"
-            raise LockHeld(problem, "see what other runs did, then run again")
+            raise lost(f"the lock on {self._where} was lost: {self._lost}")
+        return left_s
+
+    def is_anothers(self) -> bool:
+        """Whether another run holds the lock now."""
+        with broker_errors(self._where):
+            return self._lock.redis.get(self._lock.name) not in (None, self.token.encode())
 
     def release(self) -> None:
         """Stop renewing and give the lock back; one that was lost is left to its new holder."""
@@ -138,23 +149,30 @@ class FleetLock:
         except redis.exceptions.LockError:
             return
 
+    def _keep(self) -> None:
+        while not self._lost and not self._stopped.wait(self._timeout_s / 6):
+            self._renew()
+
     def _renew(self) -> None:
-        while not self._stopped.wait(self._timeout_s / 6):
-            started_at = _now_s()
-            try:
-                self._lock.reacquire()
-                self._renewed_at = started_at
-            except redis.exceptions.LockError:
-                self._lost = "it expired or was deleted, and may be another's"
-                return
-            except redis.RedisError:
-                continue  # `held` says when this has lasted too long
+        started_at = _now_s()
+        try:
+            self._lock.reacquire()
+            self._renewed_at = started_at
+        except redis.exceptions.LockError:
+            self._lost = "it expired or was deleted, and may be another's"
+        except redis.RedisError:
+            return  # `held` says when this has lasted too long
 
 
 def _expiry(left_ms: int) -> str:
     if left_ms < 0:
         return "it does not expire by itself: find out whose it is before deleting it"
     return f"wait for it; if that run died, the lock expires in {left_ms / 1000:.0f} s"
+
+
+def lost(problem: str) -> LockHeld:
+    """What a run says that finds its lock to be another's, or nobody's."""
+    return LockHeld(f"{problem}; this run changed nothing more", "see what other runs did (`inv runs`), then run again")
 
 
 @contextmanager

@@ -262,6 +262,10 @@ class Broker:
         found = rewound.compare(self._client, self._keys, ledger, told)
         return found, rewound.told(found) if behind else rewound.CONSUMED if found.missing else ""
 
+    def knows_last_step(self, ledger: Ledger) -> bool:
+        """Whether Redis has the record of an archive's last step, so that the two agree."""
+        return not rewound.is_behind(self._client, self._keys, ledger)
+
     def restore(self, path: Path, *, malformed: bool) -> str:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
         with self._of_archive(path) as told, Archive.open(path) as archive:

@@ -11,7 +11,7 @@ from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import Journal
 from runbooks.engine.nodes import await_nodes, changed_service, gave_up
-from runbooks.engine.perform import Result, perform
+from runbooks.engine.perform import Result, perform, tell
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
@@ -131,7 +131,7 @@ def _roll(
         todo = [change for change in changes if change.host in batch]
         look = proof if list(batch[-1:]) == hosts[-1:] else Needs(0)
         results, after = _proved(session, journal, lock, [step], todo, recap, look)
-        _tell(session, results, recap)
+        tell(session, results, recap)
         worse |= {host for host in batch if recap.at(host).failed and _interrupts(todo, host)}
     return frozenset(worse | spared), after
 
@@ -162,7 +162,7 @@ def _run_stage(
         _count_right(session, step, [change for change, _, _ in mine], recap)
         if mine and not alone:
             session.reporter.step(step.name)
-        _tell(session, mine, recap)
+        tell(session, mine, recap)
 
 
 def _proved(
@@ -200,15 +200,6 @@ def _after_look(
     if still:
         return Outcome.FAILED, f"made, but a second look says: {summaries}"
     return Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
-
-
-def _tell(session: Session, results: Sequence[Result], recap: Recap) -> None:
-    for change, outcome, detail in results:
-        tally = recap.at(change.host)
-        tally.changed += outcome is Outcome.CHANGED
-        tally.failed += outcome is Outcome.FAILED
-        tally.skipped += outcome is Outcome.SKIPPED
-        session.reporter.change(change, outcome, detail)
 
 
 def _same_target(one: Effect, other: Effect) -> bool:

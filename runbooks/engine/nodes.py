@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.fleet import FleetHost
@@ -11,6 +12,9 @@ from runbooks.core.wording import span
 from runbooks.engine.session import Session
 from runbooks.steps.running import told
 from runbooks.steps.step import Needs
+
+if TYPE_CHECKING:
+    from runbooks.broker.lock import FleetLock
 
 PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
 DRAIN_S = 10.0
@@ -22,12 +26,13 @@ Service = tuple[str, str]
 
 @contextmanager
 def drained(
-    session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]
+    session: Session, lock: "FleetLock", hosts: Sequence[FleetHost], changes: Sequence[Change]
 ) -> Iterator[tuple[set[Service], Mapping[Service, str]]]:
     """Before workers are stopped, what they hold is finished; those that do not are told, and why they are left alone.
 
     They may take as long as their stop would. Where what runs may be killed, only what ends soon is waited for.
-    The block is to tell which were ended; the others take messages again when it ends, however it ends.
+    The block is to tell which were ended; the others take messages again when it ends, however it ends. Not while
+    another run is at work, which may be draining them: then they are named.
     """
     ended: set[Service] = set()
     left: dict[Service, str] = {}
@@ -47,7 +52,13 @@ def drained(
         yield ended, left
     finally:
         if going_on := dict(worker for service, worker in workers.items() if service not in ended):
-            session.broker.consume_again(going_on)
+            if not lock.is_anothers():
+                session.broker.consume_again(going_on)
+            else:
+                session.reporter.warning(
+                    f"{', '.join(sorted(going_on))} may have been told to take no messages, and another run is at work",
+                    "when that has ended, run `inv remediate`",
+                )
 
 
 def _workers(

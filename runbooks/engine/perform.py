@@ -41,15 +41,50 @@ Result = tuple[Change, Outcome, str]
 def perform(
     session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
 ) -> list[Result]:
-    """Make changes: on hosts all of one host in one exec, in the broker one after the other."""
-    lock.held()
+    """Make changes: on hosts all of one host in one exec, in the broker one after the other.
+
+    Raises LockHeld where the lock is lost, when what was done before, and what was not, is told and written down.
+    """
     results: list[Result] = []
-    for change in (change for change in changes if change.host == BROKER):
+    try:
         lock.held()
-        results.append((change, *_in_broker(session, journal, change)))
+        for change in (change for change in changes if change.host == BROKER):
+            lock.held()
+            results.append((change, *_in_broker(session, journal, change)))
+        _perform_on_hosts(session, journal, lock, changes, recap, results)
+        lock.held()
+    except RunbookError:
+        tell(session, results, recap)
+        raise
+    return results
+
+
+def tell(session: Session, results: Sequence[Result], recap: Recap) -> None:
+    """Count what became of changes, and tell it."""
+    for change, outcome, detail in results:
+        tally = recap.at(change.host)
+        tally.changed += outcome is Outcome.CHANGED
+        tally.failed += outcome is Outcome.FAILED
+        tally.skipped += outcome is Outcome.SKIPPED
+        session.reporter.change(change, outcome, detail)
+
+
+def _perform_on_hosts(
+    session: Session,
+    journal: Journal,
+    lock: "FleetLock",
+    changes: Sequence[Change],
+    recap: Recap,
+    results: list[Result],
+) -> None:
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
-    with drained(session, hosts, changes) as (ended, left):
+    try:
+        lock.held()
+    except LockHeld as error:
+        results += _not_made(journal, intended, error.problem)
+        raise
+    with drained(session, lock, hosts, changes) as (ended, left):
         alone = [(n, change) for n, change in intended if changed_service(change) in left]
         journal.finished_all([(n, Outcome.SKIPPED, left[changed_service(change)]) for n, change in alone])
         for _, change in alone:
@@ -61,7 +96,6 @@ def perform(
         answers = on_hosts(
             session.transports, hosts, lambda host, way: _on_host(journal, lock, host, way, mine[host.name])
         )
-        lock.held()
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):
                 recap.at(name).unreachable = 1
@@ -69,22 +103,22 @@ def perform(
             else:
                 results += answer
         ended |= {changed_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
-    return results
 
 
 def _on_host(
     journal: Journal, lock: "FleetLock", host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
 ) -> list[Result]:
     try:
-        lock.held()
-        effects = {str(n): _concrete(transport, change.do) for n, change in intended}
+        up_s, effects = _as_of_now(transport, intended)
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
-        answers = run_fragments(transport, fragments(host, effects), timeout_s=budget_s, stop_at_failure=True)
+        fragment_of = fragments(host, effects)
+        answers = run_fragments(
+            transport, fragment_of, timeout_s=budget_s, stop_at_failure=True, begins_by_s=up_s + lock.held()
+        )
     except HostUnreachable:
         raise
     except LockHeld as error:  # another run may be at work here by now
-        journal.finished_all([(n, Outcome.SKIPPED, error.problem) for n, _ in intended])
-        raise
+        return _not_made(journal, intended, error.problem)
     except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
         answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
     else:
@@ -94,13 +128,22 @@ def _on_host(
     return results
 
 
-def _concrete(transport: Transport, effect: Effect) -> Effect:
-    """An effect that depends on what a file holds now, as the write it comes to; it stays unwritten in the journal."""
-    if not isinstance(effect, SetEnvironment):
-        return effect
-    question = {"file": facts.ask_files([effect.path])}
-    answer = run_fragments(transport, question, timeout_s=MARGIN_S, private=["file"])["file"]
-    return as_write(effect, facts.parse_files([effect.path], answer)[effect.path])
+def _not_made(journal: Journal, intended: Sequence[tuple[int, Change]], why: str) -> list[Result]:
+    journal.finished_all([(n, Outcome.SKIPPED, why) for n, _ in intended])
+    return [(change, Outcome.SKIPPED, why) for _, change in intended]
+
+
+def _as_of_now(transport: Transport, intended: Sequence[tuple[int, Change]]) -> tuple[float, dict[str, Effect]]:
+    """For how many seconds the host is up, and the effects, those that depend on what a file holds as the writes they
+    come to now; these stay unwritten in the journal.
+    """
+    effects = {str(n): change.do for n, change in intended}
+    files = {n: [effect.path] for n, effect in effects.items() if isinstance(effect, SetEnvironment)}
+    questions = {"uptime": facts.ask_uptime()} | {n: facts.ask_files(paths) for n, paths in files.items()}
+    answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=list(files))
+    read = {n: facts.parse_files(paths, answers[n])[paths[0]] for n, paths in files.items()}
+    concrete = {n: as_write(effect, read[n]) for n, effect in effects.items() if isinstance(effect, SetEnvironment)}
+    return facts.parse_uptime(answers["uptime"]), effects | concrete
 
 
 def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:

@@ -392,6 +392,7 @@ def _take_back(
             tally.changed += outcome is Outcome.CHANGED
             tally.failed += outcome is not Outcome.CHANGED
             session.reporter.change(change, outcome, detail)
+        lock.held()
     for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
         original.undone(undo.entry.n)
         recap.at(undo.change.host).ok += 1

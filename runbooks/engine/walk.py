@@ -93,6 +93,7 @@ def walk(
             elif proof:
                 session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
             _point_to_logs(session, recap)
+            lock.held()
         except RunbookError:
             recap.at(BROKER).failed += 1
             session.reporter.recap(recap.tallies, undo=_way_back(journal))

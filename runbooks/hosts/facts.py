@@ -62,6 +62,18 @@ def parse_clock(answer: Answer) -> Clock:
         raise RunbookError(f"its clock cannot be read: {said}", advice) from None
 
 
+def ask_uptime() -> str:
+    return "cat /proc/uptime"
+
+
+def parse_uptime(answer: Answer) -> float:
+    """For how many seconds the host is up. Raises RunbookError where it does not say. **Source:** proc(5)."""
+    try:
+        return float(answer.out.split()[0])
+    except (ValueError, IndexError):
+        raise RunbookError(f"its uptime cannot be read: {answer.err.strip()[-300:]}", "/proc is needed there") from None
+
+
 def ask_files(paths: Iterable[str]) -> str:
     """Which of these exist, then the state of each of them, then their bytes: two processes for any number of files.
 

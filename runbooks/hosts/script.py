@@ -1,6 +1,7 @@
 """One round trip: many shell fragments travel as one script, and come back as one framed answer.
 
-**Source:** POSIX sh; `mktemp` and `sha256sum` are GNU coreutils' (or busybox's).
+**Source:** POSIX sh; `mktemp` and `sha256sum` are GNU coreutils' (or busybox's); proc(5): `/proc/uptime`, which goes on
+while a host is suspended.
 """
 
 import secrets
@@ -9,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostUnreachable, StalePlan
 from runbooks.hosts.transport import Runner
 
 quote = shlex.quote
@@ -38,12 +39,14 @@ def run_fragments(
     timeout_s: float,
     stop_at_failure: bool = False,
     private: Collection[str] = (),
+    begins_by_s: float | None = None,
 ) -> dict[str, Answer]:
     """Run named fragments on a host in one script, each in a subshell of its own without input.
 
     `$dir` is a folder of the script's own, which goes with it: a fragment may put files there.
     With `stop_at_failure` those after a failed one are not run and are missing in the answer.
     What `private` fragments print is sent at once and stands in no file of the host.
+    Raises StalePlan where the host is up for longer than `begins_by_s` when the script arrives: nothing is run then.
     Raises HostUnreachable when the host cannot be reached, its shell cannot run the script, or a part of the answer is
     missing. Nothing of an answer that did not come whole is shown: it may hold any byte of any file that was read.
     """
@@ -59,8 +62,12 @@ def run_fragments(
     ]
     # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
     head = f'dir=$(mktemp -d) || exit 70\ntrap \'echo {mark}; cat "$dir"/{mark}*; rm -rf "$dir"\' EXIT\n'
+    if begins_by_s is not None:
+        head = f'read -r up _ </proc/uptime; [ "${{up%.*}}" -lt {int(begins_by_s)} ] || exit {_LATE}\n{head}'
     done = runner.run(head + "".join(parts), timeout_s=timeout_s)
     before, *pieces = done.out.split(mark.encode())
+    if done.code == _LATE and begins_by_s is not None:
+        raise StalePlan("its script came too late, after this run may have lost its lock; nothing was done here")
     if done.code != 0:
         said = "\n".join(dict.fromkeys(before.decode(errors="replace").strip().splitlines()))[-300:]
         advice = _FULL if done.code in (1, 70) else ""
@@ -68,6 +75,7 @@ def run_fragments(
     return _answers(list(fragments), pieces, stop_at_failure)
 
 
+_LATE = 75
 _FULL = "a script keeps what it says in /tmp until its end; is that full? df -h /tmp"
 
 

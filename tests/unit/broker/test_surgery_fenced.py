@@ -5,6 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -40,8 +41,23 @@ class Stop(Failpoint):
         if here:
             os.kill(os.getpid(), signal.SIGSTOP)
 
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The boundary is only where it begins: what ends is followed by what begins."""
 
-def stopped_child(url: str, path: Path, at: int, work: Callable[["redis.Redis", Archive], object]) -> tuple[int, bool]:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self.passed()
+            return function(*args, **kwargs)
+
+        return guarded
+
+
+def stopped_child(
+    url: str,
+    path: Path,
+    at: int,
+    work: Callable[["redis.Redis", Archive], object],
+    arm: Callable[["redis.Redis", Stop], None] = arm,
+) -> tuple[int, bool]:
     """Start a run that stops at a boundary; its pid, and whether it got there."""
     pid = os.fork()
     if pid == 0:

@@ -65,10 +65,14 @@ class FakeLock:
         self.lost = False
         self.asked = 0
 
-    def held(self) -> None:
+    def held(self) -> float:
         self.asked += 1
         if self.lost:
             raise LockHeld("the lock was lost")
+        return 60.0
+
+    def is_anothers(self) -> bool:
+        return self.lost
 
 
 class FakeBroker:
@@ -268,7 +272,8 @@ class World:
     def session(self, *hosts: str, **options: Any) -> Session:
         nodes = tuple(host.node(worker) for host in self.hosts.values() for worker in host.settings.workers)
         fleet = replace(make_fleet(*(self.hosts[name] for name in hosts or self.hosts)), all_nodes=nodes)
-        chosen = Options("remediate", self.root / "inventory.yaml", self.state, **({"yes": True} | options))
+        usual: dict[str, Any] = {"verb": "remediate", "yes": True}
+        chosen = Options(inventory=self.root / "inventory.yaml", state_directory=self.state, **usual | options)
         broker = cast(Broker, self.broker)
         return Session(
             fleet, ready(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen
