@@ -6,12 +6,13 @@ They read the archives in the folders of the runs. Restoring is a run of its own
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from runbooks.broker.ledger import Archived, Fate, Ledger, read, verify
 from runbooks.broker.retrieval import archives_in, chosen, queue_of, row
+from runbooks.broker.rewound import Rewound
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import Rule
@@ -24,15 +25,20 @@ from runbooks.engine.recap import Recap
 from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 
+if TYPE_CHECKING:
+    from runbooks.broker.session import Broker
+
 Place = Literal["original", "next", "last"]
 
 _SHOWN = 50
 
 
-def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
-    """Every archive, oldest first: how many messages it holds, and why they were taken."""
+def list_archives(reporter: Reporter, state_directory: Path, open_broker: "Callable[[], Broker]") -> ExitCode:
+    """Every archive, oldest first: how many messages it holds, why they were taken, and whether Redis agrees."""
     rows = []
-    for record in list_runs(state_directory):
+    runs = [record for record in list_runs(state_directory) if archives_in(record.directory)]
+    broker = _broker(reporter, open_broker) if runs else None
+    for record in runs:
         for path in archives_in(record.directory):
             ledger = _read(reporter, path)
             fates = Counter(ledger.fates[n] for n in ledger.messages)
@@ -45,6 +51,7 @@ def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
                     "in it": fates[Fate.TAKEN],
                     "put back": fates[Fate.RESTORED],
                     "moved": fates[Fate.MOVED],
+                    "Redis now": _agrees(broker, record, ledger),
                     "why": "; ".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
                     "tasks": "; ".join(f"{count:,} × {task or 'unread'}" for task, count in tasks.items()),
                 }
@@ -53,11 +60,56 @@ def list_archives(reporter: Reporter, state_directory: Path) -> ExitCode:
     return ExitCode.OK
 
 
-def show_archive(reporter: Reporter, state_directory: Path, run: str, rule: Rule | None, *, every: bool) -> ExitCode:
-    """The messages of a run's archives that the rule means; a terminal is shown the first of them."""
+def _broker(reporter: Reporter, open_broker: "Callable[[], Broker]") -> "Broker | None":
+    """The inventory's broker; None, which is told, where it cannot be looked at."""
+    try:
+        broker = open_broker()
+        assert broker.name
+    except RunbookError as error:
+        reporter.warning(f"Redis was not looked at: {error.problem}", error.advice)
+        return None
+    return broker
+
+
+def _agrees(broker: "Broker | None", record: RunRecord, ledger: Ledger) -> str:
+    if broker is None:
+        return "not looked at"
+    if record.broker != broker.name:
+        return f"not looked at: it is {record.broker}'s"
+    if broker.knows_last_step(ledger):
+        return "has its last step"
+    return f"no record of its last step: `inv archive.show {record.id}`"
+
+
+def show_archive(
+    reporter: Reporter,
+    state_directory: Path,
+    run: str,
+    rule: Rule | None,
+    open_broker: "Callable[[], Broker]",
+    *,
+    every: bool,
+) -> ExitCode:
+    """The messages of a run's archives that the rule means; a terminal is shown the first of them.
+
+    Where Redis has no record of a run's last step, each is looked for there.
+    """
     record = _find(state_directory, run)
-    archives = _archives(reporter, record, rule)
-    found = [row(m, ledger, queue_of(path)) for path, ledger in archives for m in _chosen(ledger, rule)]
+    broker = _broker(reporter, open_broker)
+    if broker and broker.name != record.broker:
+        reporter.message(f"note: Redis was not looked at, for they came from {record.broker}, not {broker.name}")
+        broker = None
+    found = []
+    for path, ledger in _archives(reporter, record, rule):
+        differs, note = broker.difference(path) if broker else (Rewound(), "")
+        if note:
+            reporter.warning(
+                f"{path.name}: {note.replace('RUN', record.id)}", "look at the queue before you restore it"
+            )
+        here, missing = frozenset(differs.here), frozenset(differs.missing)
+        for message in _chosen(ledger, rule):
+            stands = True if message.n in here else False if message.n in missing else None
+            found.append({**row(message, ledger, queue_of(path)), "stands": stands})
     if every:
         reporter.table("archived", found)
         return ExitCode.OK
@@ -69,10 +121,14 @@ def show_archive(reporter: Reporter, state_directory: Path, run: str, rule: Rule
 
 def _brief(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     eta = "" if entry["eta_at"] is None else ago(time.time() - entry["eta_at"])
+    state = entry["state"] + _STANDS[entry["stands"]]
     return {
-        "state": entry["state"], "queue": entry["queue"], "id": entry["id"] or "", "task": entry["task"] or "unread",
+        "state": state, "queue": entry["queue"], "id": entry["id"] or "", "task": entry["task"] or "unread",
         "retries": entry["retries"] or 0, "ETA": eta, "args": entry["args"], "reason": entry["reason"],
     }  # fmt: skip
+
+
+_STANDS = {None: "", True: ", but stands in Redis", False: ", but stands nowhere"}
 
 
 def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:

@@ -14,10 +14,10 @@ _RUN = "the run's id, its beginning, or `last`: the newest that has an archive"
 
 @verb(hosts=False, collection="archive")
 def list_archive(flags: Flags) -> None:
-    """List the archives of all runs: how many messages they hold, of which tasks, and why."""
+    """List the archives of all runs: how many messages they hold, of which tasks, why, and whether Redis agrees."""
     from runbooks.archives import list_archives as page
 
-    run_verb(flags, lambda reporter: page(reporter, state_directory(flags)))
+    run_verb(flags, lambda reporter: page(reporter, state_directory(flags), lambda: session_of(flags, reporter).broker))
 
 
 @verb(hosts=False, positional=("run",), selecting=IN_ARCHIVES, collection="archive", run=_RUN)
@@ -28,7 +28,10 @@ def show(flags: Flags, run: str, said: Said) -> None:
         from runbooks.archives import show_archive
         from runbooks.core.rules import from_flags
 
-        return show_archive(reporter, state_directory(flags), run, from_flags(said), every=flags.json)
+        rule = from_flags(said)
+        return show_archive(
+            reporter, state_directory(flags), run, rule, lambda: session_of(flags, reporter).broker, every=flags.json
+        )
 
     run_verb(flags, body)
 

@@ -30,10 +30,10 @@ def client_of(server: RedisServer) -> "redis.Redis":
     return redis.Redis(port=server.port, protocol=2)
 
 
-def send(server: RedisServer, task: str, count: int = COUNT) -> None:
+def send(server: RedisServer, task: str, count: int = COUNT, queue: str = "work") -> None:
     with Celery("tests", broker=server.url(), set_as_current=False) as app:
         for _ in range(count):
-            app.send_task(task, queue="work")
+            app.send_task(task, queue=queue)
 
 
 def take(server: RedisServer, path: Path) -> None:
