@@ -362,6 +362,8 @@ class ImportProbe(Struct, frozen=True):
     its broker_transport_options that the inventory also has; None where it cannot be loaded.
     `accepts` are the content types that its workers take, `compressions` the names of the compressions they can undo,
     MIME types and short ones, and `encodings` those of a body; each is None where that could not be found out.
+    `broker_at` is where its workers connect to, without password, and `broker_error` why one that starts now would get
+    no messages from there, "" where nothing says so.
     `failed` is why the probe itself could not run, "" where it did: it says nothing about the application then.
     """
 
@@ -372,6 +374,8 @@ class ImportProbe(Struct, frozen=True):
     accepts: frozenset[str] | None = None
     compressions: frozenset[str] | None = None
     encodings: frozenset[str] | None = None
+    broker_at: str = ""
+    broker_error: str = ""
     failed: str = ""
 
 

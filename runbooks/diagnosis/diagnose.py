@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
-from runbooks.diagnosis import broker, code, config, probes, queues, workers
+from runbooks.diagnosis import broker, code, config, lockout, probes, queues, workers
 from runbooks.steps.files import Kind, Wanted
 
 _ORDER = list(Severity)
@@ -17,6 +17,7 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
     findings = [
         *broker.findings(fleet, snapshot),
         *code.findings(fleet, snapshot),
+        *lockout.findings(fleet, snapshot),
         *workers.findings(fleet, snapshot),
         *queues.findings(fleet, snapshot),
         *probes.findings(fleet, snapshot),

@@ -211,10 +211,7 @@ def probe_imports(
         state = states[host.name]
         assert isinstance(state, HostState)
         now = _imports(fleet, host, transport, state, {})
-        wanted = now
-        right = frozenset(fleet.app.expected_tasks) <= now.registered
-        if drift(host, state) and not (right and not fleet.app.broker_options.differing(now.options or {})):
-            wanted = _imports(fleet, host, transport, state, host.settings.env)
+        wanted = _imports(fleet, host, transport, state, host.settings.env) if drift(host, state) else now
         return replace(state, imports_now=now, imports_wanted=wanted)
 
     return on_hosts(transports, asked, probe)

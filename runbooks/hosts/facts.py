@@ -244,9 +244,9 @@ BEGAN = b'\n{"began": true}\n'
 def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
     """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
 
-    As the unit of a worker does: root reads the environment file, and the code is run by the application's user, whose
-    it is. `-B`: a look writes nothing. Program, question and file travel on standard input: nothing of them stands in a
-    list of processes or on a disk.
+    As the unit of a worker does: root reads the environment file, what any of the units sets besides is set, too, and
+    the code is run by the application's user, whose it is. `-B`: a look writes nothing. Program, question and file
+    travel on standard input: nothing of them stands in a list of processes or on a disk.
     """
     question |= {"app": app, "directory": host.settings.directory, "overrides": dict(overrides)}
     source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
@@ -254,11 +254,13 @@ def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **q
     env_file, user = quote(host.settings.env_file), quote(host.settings.user)
     group = quote(host.settings.group) if host.settings.group else f'"$(id -g -- {user})"'
     become = f"setpriv --reuid {user} --regid {group} --init-groups --reset-env --"
+    units = " ".join(quote(unit_of(service)) for service in host.services) if host.has_systemd else ""
+    show = f"systemctl show --property=Environment --value -- {units} 2>/dev/null | tr '\\n' ' '; " if units else ""
     start = f"import sys; exec(sys.stdin.buffer.read({len(program.encode())}))"
     return (
         f"[ ! -e {env_file} ] || : <{env_file} || exit 1\n"
         f"set --; [ $(id -u) -ne 0 ] || set -- {become}\n"
-        f"{{ {say(program)}; [ ! -e {env_file} ] || cat -- {env_file}; }} |\n"
+        f"{{ {say(program)}; {show}echo; [ ! -e {env_file} ] || cat -- {env_file}; }} |\n"
         f'"$@" {quote(host.settings.python)} -B -c {quote(start)}'
     )
 
@@ -274,8 +276,9 @@ def parse_application(answer: Answer, secrets: Collection[str]) -> dict[str, Any
 
 
 def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
-    """Load the application, and import by hand the modules of the expected tasks that are missing then."""
-    return ask_application(host, app, overrides, expected=sorted(expected), options=OPTIONS)
+    """Load the application, import by hand the modules of the expected tasks that are missing then, and connect."""
+    queues = sorted({queue for worker in host.settings.workers for queue in worker.queues})
+    return ask_application(host, app, overrides, expected=sorted(expected), options=OPTIONS, queues=queues)
 
 
 def parse_imports(answer: Answer, secrets: Collection[str]) -> ImportProbe:
@@ -292,6 +295,8 @@ def parse_imports(answer: Answer, secrets: Collection[str]) -> ImportProbe:
     return ImportProbe(
         frozenset(found["registered"]), errors, found["remote"], found["options"],
         accepts=accepts, compressions=compressions, encodings=encodings,
+        broker_at=redact(found["broker"].get("at", ""), secrets),
+        broker_error=redact(found["broker"].get("error", ""), secrets),
     )  # fmt: skip
 
 

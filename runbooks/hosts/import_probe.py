@@ -1,11 +1,12 @@
 """Runs in the application's Python on the host (its source is sent there, after a line that sets QUESTION).
 
-The rest of standard input is the environment file: the application's user need not be able to read it. It has to run
-on Python 3.6, and says itself what was wrong, so that nothing else passes for a fault of the application.
+The rest of standard input is a line of what the units set, then the environment file: the application's user need not
+be able to read it. It has to run on Python 3.6, and says itself what was wrong, so that nothing else passes for a fault
+of the application.
 
 Loads the application as a worker does. Then it imports by hand the modules of the expected tasks that are missing, so
-that an error which the application swallows comes to light; or it tells how the application would send a task, or sends
-it. The answer is the JSON of one line.
+that an error which the application swallows comes to light, and connects to the broker as a worker does. Or it tells
+how the application would send a task, or sends it. The answer is the JSON of one line.
 """
 
 import contextlib
@@ -15,15 +16,20 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, Iterable, Iterator, List
+from urllib.parse import urlsplit
 
 question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 
 
-def read_env_file() -> None:
-    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+def read_environment() -> None:
+    """**Source:** systemd.exec(5): the file's values go before those of `Environment=`."""
+    units, _, text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").partition("\n")
+    with contextlib.suppress(ValueError):
+        os.environ.update((name, value) for name, _, value in (pair.partition("=") for pair in shlex.split(units)))
     for line in text.split("\n"):
         found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line, re.DOTALL)
         if found and "\0" not in line:
@@ -39,7 +45,7 @@ def unquote(value: str) -> str:
 
 os.chdir(question["directory"])
 sys.path.insert(0, question["directory"])
-read_env_file()
+read_environment()
 os.environ.update(question["overrides"])
 
 from celery.app.utils import find_app  # noqa: E402
@@ -90,6 +96,109 @@ def readable() -> Dict[str, Any]:
     return found
 
 
+class OutOfTime(BaseException):
+    """Nothing on the way to the broker takes it for an error of its own."""
+
+
+def broker(queues: List[str], limit_s: int = 20) -> Dict[str, str]:
+    """Where a worker that starts now finds its broker, and why it would get no messages from there, "" if it would.
+
+    Empty where that could not be found out. One connection, and nothing of it stays in the broker.
+    """
+    at, urls, connected = "", "", False
+    signal.signal(signal.SIGALRM, out_of_time)
+    signal.alarm(limit_s)
+    try:
+        named = app.conf.broker_read_url or app.conf.broker_url
+        urls = ";".join(named) if isinstance(named, (list, tuple)) else str(named)
+        short = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
+        connection = app.connection_for_read(transport_options=short)
+        at = "" if misread(urls) else re.sub("//[^/]*@", "//", connection.as_uri())
+        connect(connection)
+        connected = True
+        denied = list(refusals(connection.channel(), queues)) if connection.transport.driver_type == "redis" else []
+        return {"at": at, "error": "; ".join(denied)}
+    except OutOfTime:
+        return {"at": at, "error": "no answer within %d s" % limit_s}
+    except Exception as error:
+        if connected or isinstance(error, (AttributeError, TypeError)):
+            return {}
+        shown = not misread(urls) and not isinstance(error, (ValueError, KeyError))
+        return {"at": at, "error": str(error) if shown else "the URL cannot be read"}
+    finally:
+        signal.alarm(0)
+
+
+def out_of_time(*_: Any) -> None:
+    raise OutOfTime
+
+
+def misread(urls: str) -> bool:
+    """Whether a password that is not quoted makes what is said of a URL show a part of it."""
+    try:
+        parts = [urlsplit(url) for url in urls.split(";")]
+    except ValueError:
+        return True
+    return any("@" in part.path + part.query + part.fragment for part in parts)
+
+
+def connect(connection: Any) -> None:
+    """Once to each server that the URL names, until one answers."""
+    failed = []
+
+    def failing(error: Exception, _: Any) -> None:
+        failed.append(error)
+        if len(failed) >= len(connection.alt or "1"):
+            raise error
+
+    connection.ensure_connection(errback=failing)
+
+
+def refusals(channel: Any, queues: List[str]) -> Iterator[str]:
+    """What a worker does that the user of its connection may not do.
+
+    Redis looks up rights when a command is queued, and the transaction is discarded; a subscription ends with its
+    connection.
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_start, _subscribe, _queue_bind; QoS.append`.
+    """
+    prefix = getattr(channel, "global_keyprefix", "")
+    exchange = app.control.mailbox.exchange.name
+    keys = [channel._q_for_pri(queue, step) for step in channel.priority_steps for queue in queues]
+    commands = [
+        ["BRPOP", *(prefix + key for key in keys), "1"],
+        ["HSET", prefix + channel.unacked_key, "tag", "message"],
+        ["ZADD", prefix + channel.unacked_index_key, "1", "tag"],
+        ["SADD", prefix + channel.keyprefix_queue % exchange, "binding"],
+    ]
+    pool = channel.client.connection_pool
+    try:
+        connection = pool.get_connection()
+    except TypeError:  # before redis-py 5.3
+        connection = pool.get_connection("MULTI")
+    for command in [["MULTI"], *commands, ["DISCARD"]]:
+        connection.send_command(*command)
+        try:
+            connection.read_response()
+        except channel.ResponseError as error:
+            if is_refusal(error) or command == ["MULTI"]:
+                yield "%s: %s" % (" ".join(command[:2]), error)
+            if command == ["MULTI"]:
+                return
+    if app.conf.worker_enable_remote_control:
+        topic = channel._get_publish_topic(exchange, "")
+        try:
+            channel.subclient.psubscribe([topic])
+            channel.subclient.parse_response()
+        except channel.ResponseError as error:
+            if is_refusal(error):
+                yield "PSUBSCRIBE %s: %s" % (topic, error)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Not where the server has no memory or no disk just now: that passes."""
+    return re.search("permission|NOPERM|unknown command|read.only", str(error), re.IGNORECASE) is not None
+
+
 def route(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:
     """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
     task = app.tasks.get(name)
@@ -131,6 +240,7 @@ if "expected" in question:
     own = app.conf.broker_transport_options or {}
     answer["options"] = {name: own[name] for name in question["options"] if name in own}
     answer.update(readable())
+    answer["broker"] = broker(question["queues"])
 elif "send_as" in question:
     send(**question["call"])
 else:

@@ -773,3 +773,30 @@ def test_a_celery_app_that_is_not_found_is_named() -> None:
     probe = ImportProbe(frozenset(), {"": "ModuleNotFoundError: No module named 'shop'"})
     finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
     assert any(line.startswith("celery_app is shop, and ") for line in finding.evidence)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        ("Error 111 connecting to ssl-host:1. Connection refused.", "nothing listens there, or a firewall refuses"),
+        ("invalid username-password pair or user is disabled.", "the broker refuses its user or password"),
+        ("PSUBSCRIBE /0.celery.pidbox: No permissions to access a channel", "ACL SETUSER"),
+        ("what nobody has seen yet", "it does not get in"),
+    ],
+)
+def test_a_worker_that_would_be_locked_out_keeps_its_host_as_it_is(error: str, why: str) -> None:
+    out = replace(GOOD, broker_at="redis://cache:6379/0", broker_error=error)
+    finding = only(findings(hosts={"web1": with_imports(out)}), "worker.would_be_locked_out")
+    assert finding.summary.startswith("a worker started on web1 now would get no messages from redis://cache:6379/0: ")
+    assert why in finding.summary
+    assert error in finding.evidence[0]
+    assert finding.blocks == (Block("web1"),)
+
+
+def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None:
+    out = replace(GOOD, broker_error="Connection refused")
+    mended = [one for one in findings(hosts={"web1": with_imports(out, GOOD, "5")}) if "locked_out" in one.code]
+    assert [(one.blocks, bool(one.remedy)) for one in mended] == [((), True)]
+    broken = [one for one in findings(hosts={"web1": with_imports(GOOD, out, "5")}) if "locked_out" in one.code]
+    assert [one.blocks for one in broken] == [(Block("web1"),)]
+    assert "with the inventory's celery_env" in broken[0].summary

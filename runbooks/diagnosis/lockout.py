@@ -1,0 +1,74 @@
+"""Workers that would not come back: the connection that they make when they start was tried on the host, and failed."""
+
+import re
+from collections.abc import Iterator
+
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.model import Block, Finding, ImportProbe, Snapshot
+
+_REACH = "correct the host and port in its broker URL, or let this host through"
+_CAUSES = (
+    ("Connection refused", "nothing listens there, or a firewall refuses this host", _REACH),
+    ("no answer|timed out|Timeout|No route|unreachable", "the broker cannot be reached from this host", _REACH),
+    (
+        "resolution|not known|No address",
+        "this host does not know the broker's name",
+        "correct it in its broker URL, or this host's DNS",
+    ),
+    (
+        "username-password|invalid password|without any password|Authentication required|WRONGPASS|NOAUTH",
+        "the broker refuses its user or password",
+        "correct these in its broker URL",
+    ),
+    (
+        "permission|NOPERM|unknown command",
+        "its Redis user may not do what a worker does",
+        "give it the right by ACL SETUSER; channels are a right of their own: &*",
+    ),
+    ("read.only", "that server is a replica, and takes no writes", "name the master in its broker URL"),
+    (
+        r"\[SSL|SSL:|CERTIFICATE_VERIFY",
+        "TLS fails",
+        "correct the scheme of its broker URL, or the certificates that this names",
+    ),
+    (
+        "URL cannot be read",
+        "its broker URL cannot be read, and is not shown, for it may hold a password",
+        "write @ : / ? # in a password as %40 %3A %2F %3F %23",
+    ),
+)
+"""**Source:** redis-py 8.1.0 `connection.py`; Redis' error replies; getaddrinfo(3), connect(2)."""
+
+
+def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """A finding for each host whose application did not get to its broker as a worker does.
+
+    It keeps back what would start or restart there, unless the inventory's environment mends it.
+    """
+    for host in fleet.hosts:
+        state = snapshot.reachable().get(host.name)
+        if state is None or state.imports_now is None or state.imports_wanted is None:
+            continue
+        now, wanted = state.imports_now, state.imports_wanted
+        if wanted.broker_error:
+            yield _finding(host, wanted, "now" if now.broker_error else "with the inventory's celery_env")
+        elif now.broker_error and not wanted.failed:
+            yield _finding(host, now, "now", mended=True)
+
+
+def _finding(host: FleetHost, tried: ImportProbe, when: str, *, mended: bool = False) -> Finding:
+    why, advice = next(
+        ((why, advice) for pattern, why, advice in _CAUSES if re.search(pattern, tried.broker_error, re.IGNORECASE)),
+        ("it does not get in", "the evidence has what was said"),
+    )
+    file, at = host.settings.env_file, tried.broker_at
+    return Finding(
+        "worker.would_be_locked_out",
+        host.name,
+        f"a worker started on {host.name} {when} would get no messages{f' from {at}' if at else ''}: {why}; "
+        + (f"with the inventory's values in {file} it would" if mended else advice),
+        (f"tried there as {host.settings.user}, with {file}: {tried.broker_error}",)
+        + (("tried with the inventory's values, too: it connects",) if mended else ()),
+        remedy="set the inventory's values in the environment file, then restart" if mended else None,
+        blocks=() if mended else (Block(host.name),),
+    )
