@@ -74,10 +74,14 @@ class EnableService(_Effect, frozen=True, tag="enable_service"):
 
 
 class EndProcesses(_Effect, frozen=True, tag="end_processes"):
-    """End processes, each named by its pid and its start in clock ticks since boot, warmly and then by force."""
+    """End processes, each named by its pid and its start in clock ticks since boot: warmly, and by force with `kill`.
+
+    Where they are not to be killed, those that go on with their tasks for longer than a stop may take are a failure.
+    """
 
     service: str
     processes: tuple[tuple[int, int], ...]
+    kill: bool = True
 
 
 class TakeMessages(_Effect, frozen=True, tag="take_messages"):

@@ -320,17 +320,38 @@ class Process(Struct, frozen=True):
     name: str
 
 
+class DropIn(Struct, frozen=True):
+    """A drop-in of a unit: when it changed, and the sha256 of what it says; `absent` where systemd alone has it yet."""
+
+    changed_at: float
+    digest: str
+
+
+class StartedWith(Struct, frozen=True):
+    """The sha256 of the files and drop-ins that a service was started with, by path, as an earlier run saw them.
+
+    `unsure` are the paths that had been written after the start already: they may have said something else then.
+    Where it is not the `same` process, it was started with these or with later ones.
+    """
+
+    files: Mapping[str, str]
+    drop_ins: Mapping[str, str]
+    unsure: frozenset[str]
+    same: bool
+
+
 class ServiceState(Struct, frozen=True):
     """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
 
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
-    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins` with the times of their last
-    change, whether it has failed for good, or again and again since it was told to start (`gave_up`), and the processes
-    in its control group that do not descend from its main process (`leaked`). One that is `starting` has no main
+    unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins`, whether it has failed for good,
+    or again and again since it was told to start (`gave_up`), and the processes in its control group that do not
+    descend from its main process (`leaked`). One that is `starting` has no main
     process yet, as with Type=forking; one that is `masked` may not be started at all. Without systemd: the
     `other_process` that its status command names, where it is not known to be the service (`started_at` is its).
     `pids` are its processes, each with the pid by which it knows itself; empty where that is not known.
     `environment` has the sha256 of each variable that its main process was started with, None where that is not known.
+    `started_with` is what an earlier run saw, None where none did.
     """
 
     pid: int | None
@@ -338,7 +359,7 @@ class ServiceState(Struct, frozen=True):
     answer: str
     enabled: bool = True
     needs_reload: bool = False
-    drop_ins: Mapping[str, float] = field(default_factory=dict)
+    drop_ins: Mapping[str, DropIn] = field(default_factory=dict)
     gave_up: bool = False
     leaked: tuple[Process, ...] = ()
     masked: bool = False
@@ -346,6 +367,7 @@ class ServiceState(Struct, frozen=True):
     other_process: str = ""
     pids: Mapping[int, int] = field(default_factory=dict)
     environment: Mapping[str, str] | None = None
+    started_with: StartedWith | None = None
 
     @property
     def why_down(self) -> str:

@@ -12,6 +12,7 @@ from runbooks.steps.workers import (
     changed_since_start,
     not_seen_by_the_broker,
     silence_means_nothing,
+    touched_since_start,
     who_answers_instead,
 )
 
@@ -357,6 +358,18 @@ def _services(host: FleetHost, state: HostState, elsewhere: Collection[str]) -> 
                 (f"pid {service.pid} started before {', '.join(changed)} was last changed",),
                 remedy="restart it",
                 severity=Severity.WARNING,
+            )
+        elif service.pid is not None and (touched := touched_since_start(host, name, state)):
+            yield Finding(
+                "worker.touched_files",
+                f"{name} on {host.name}",
+                f"{', '.join(touched)} was written after {name} was started, which is left running: whether it said "
+                "the same before is not known",
+                (
+                    f"pid {service.pid} runs since before that; no run of this tool saw what it was started with",
+                    f"to start it on what stands there now: `inv restart-workers --limit {host.name}`",
+                ),
+                severity=Severity.INFO,
             )
 
 

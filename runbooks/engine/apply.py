@@ -234,6 +234,7 @@ def _second_look(
         settled = not gone and all(gave_up(changed_service(change), states.get(change.host)) for change in lacking)
         if settled or time.monotonic() >= deadline:
             session.reporter.waiting("")
+            session.remember(snapshot)
             return lacking, gone, whole
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
         time.sleep(PAUSE_S)

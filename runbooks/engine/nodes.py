@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from runbooks.core.effects import Change, ControlService
-from runbooks.core.fleet import FleetHost
+from runbooks.core.effects import Change, ControlService, WriteFile
+from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.wording import span
 from runbooks.engine.session import Session
@@ -36,7 +37,7 @@ def drained(
     """
     ended: set[Service] = set()
     left: dict[Service, str] = {}
-    workers = _workers(hosts, changes, but="start")
+    workers = _workers(hosts, changes, but="start") | _stale(session, hosts, changes)
     try:
         if workers:
             patience_s = max(host.settings.stop_timeout for host in hosts)
@@ -45,7 +46,7 @@ def drained(
             why = f"left alone: after {span(patience_s)} it still"
             nodes = {} if may_kill else busy
             left = {
-                service: f"{why} {'; '.join(told(task) for task in nodes[node])}"
+                service: f"{why} {'; '.join(told(task) for task in nodes[node])} (--kill-running stops it anyway)"
                 for service, (node, _) in workers.items()
                 if node in nodes
             }
@@ -78,8 +79,26 @@ def _workers(
     }
 
 
+def _stale(
+    session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]
+) -> dict[Service, tuple[str, Sequence[str]]]:
+    """The same of each worker that is stopped since the inventory no longer has it; its queues are what it says."""
+    own = {(host.name, service) for host in hosts for service in host.services}
+    stopped = {
+        service: f"{service[1]}@{service[0]}"
+        for change in changes
+        if isinstance(change.do, ControlService) and (service := changed_service(change)) not in own
+    }
+    broker = session.observe(Needs.NODES, {host for host, _ in stopped}).broker if stopped else None
+    nodes = broker.nodes if broker else {}
+    return {service: (node, sorted(nodes[node].queues)) for service, node in stopped.items() if node in nodes}
+
+
 def changed_service(change: Change) -> Service:
-    """The service that a change is about, "" where it is about none."""
+    """The service that a change is about, "" where it is about none; its unit is removed only once it is stopped."""
+    if isinstance(change.do, WriteFile) and change.do.content is None:
+        name = PurePosixPath(change.do.path).name
+        return change.host, service_of(name) if unit_of(service_of(name)) == name else ""
     return change.host, getattr(change.do, "service", "")
 
 

@@ -157,7 +157,7 @@ def look(
         questions["beat"] = facts.ask_beat(host)
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
-    answers = run_fragments(transport, questions, timeout_s=patience_s, private=["files", "secrets"])
+    answers = run_fragments(transport, questions, timeout_s=patience_s, private=["files", "units", "secrets"])
     try:
         return _understood(fleet, host, answers, files, services, probes)
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at

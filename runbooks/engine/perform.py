@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from runbooks.core.effects import (
     BROKER,
     Change,
+    ControlService,
     Effect,
+    EndProcesses,
     RecallMessages,
     RestoreMessages,
     RestoreSelected,
@@ -19,6 +21,7 @@ from runbooks.core.errors import HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Unreachable
 from runbooks.core.reporter import Outcome
+from runbooks.core.wording import span
 from runbooks.engine.journal import Journal
 from runbooks.engine.nodes import changed_service, drained
 from runbooks.engine.observe import on_hosts, secrets_in
@@ -93,9 +96,11 @@ def _perform_on_hosts(
         todo = [(n, change) for n, change in intended if changed_service(change) not in left]
         mine = {host.name: [(n, change) for n, change in todo if change.host == host.name] for host in hosts}
         hosts = [host for host in hosts if mine[host.name]]
+        session.reporter.waiting(_awaited(hosts, todo))
         answers = on_hosts(
             session.transports, hosts, lambda host, way: _on_host(journal, lock, host, way, mine[host.name])
         )
+        session.reporter.waiting("")
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):
                 recap.at(name).unreachable = 1
@@ -103,6 +108,17 @@ def _perform_on_hosts(
             else:
                 results += answer
         ended |= {changed_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
+
+
+def _awaited(hosts: Sequence[FleetHost], todo: Sequence[tuple[int, Change]]) -> str:
+    """What these changes have to wait for, "" where nothing is ended."""
+    ended = [f"{change.do.service} on {change.host}" for _, change in todo if _ends(change.do)]
+    limit = span(max((host.settings.stop_timeout for host in hosts), default=0.0))
+    return f"waiting up to {limit} for {', '.join(ended[:3])}{', …' * (len(ended) > 3)} to end" if ended else ""
+
+
+def _ends(effect: Effect) -> TypeGuard[ControlService | EndProcesses]:
+    return isinstance(effect, EndProcesses) or (isinstance(effect, ControlService) and effect.action != "start")
 
 
 def _on_host(

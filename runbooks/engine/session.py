@@ -19,6 +19,7 @@ from runbooks.core.reporter import Reporter
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id, read_run
 from runbooks.engine.observe import observe, probe_imports
+from runbooks.engine.started import recall, remember
 from runbooks.hosts.transport import Transports
 from runbooks.steps.environment import EnvironmentSet
 from runbooks.steps.files import FilesInPlace, all_files
@@ -80,7 +81,12 @@ class Session:
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
-        return observe(fleet, self.transports, lambda: self.broker, paths, needs, samples, read_until=read_until)
+        found = observe(fleet, self.transports, lambda: self.broker, paths, needs, samples, read_until=read_until)
+        return recall(self.options.state_directory, fleet.app.app, found)
+
+    def remember(self, snapshot: Snapshot) -> None:
+        """Keep what services were started with, as far as a look tells it."""
+        remember(self.options.state_directory, self.fleet.app.app, self.fleet.hosts, snapshot)
 
     def with_imports(self, snapshot: Snapshot, names: Collection[str]) -> Snapshot:
         """The snapshot, with the application loaded also on those of these hosts where that was not tried yet."""
@@ -120,7 +126,7 @@ class Session:
         return QueuesClean(self.fleet)
 
     def nothing_leaked(self) -> NothingLeaked:
-        return NothingLeaked(self.fleet)
+        return NothingLeaked(self.fleet, kill=self.options.kill_running)
 
     def workers(self, since: Mapping[str, float] | None = None) -> WorkersRunning:
         patience_s = max((host.settings.start_timeout for host in self.fleet.hosts), default=0.0)

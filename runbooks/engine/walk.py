@@ -83,6 +83,7 @@ def walk(
     }
     with session.recorded(machines) as (journal, lock):
         try:
+            session.remember(snapshot)
             needs = proof.needs if proof else Needs(0)
             worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)
             if worse:

@@ -246,10 +246,15 @@ _ALIVE = (
 
 
 def _end(effect: EndProcesses, patience_s: float) -> str:
-    """TERM to each process that is still the one that was seen, so that a worker finishes its tasks; KILL after that.
+    """TERM to each process that is still the one that was seen, so that a worker finishes its tasks; KILL where it may.
 
     Only to those whose parent is not among them: a worker ends its own children, and TERM to these loses their tasks.
     """
+    force = (
+        'for one in $left; do kill -KILL "${one%:*}"; done\n'
+        '[ -z "$left" ] || echo "did not end by themselves, and were killed:$left"'
+    )
+    leave = '[ -z "$left" ] || { echo "were told to end, and still run, maybe a task:$left" >&2; exit 1; }'
     listed = " ".join(f"{pid}:{ticks}" for pid, ticks in effect.processes)
     return (
         f"{_ALIVE}"
@@ -260,6 +265,5 @@ def _end(effect: EndProcesses, patience_s: float) -> str:
         f"end=$(( $(date +%s) + {int(patience_s)} ))\n"
         'while :; do left=; for one in $all; do ! alive "$one" || left="$left $one"; done\n'
         '[ -n "$left" ] && [ "$(date +%s)" -lt "$end" ] || break; sleep 0.2; done\n'
-        'for one in $left; do kill -KILL "${one%:*}"; done\n'
-        '[ -z "$left" ] || echo "did not end by themselves, and were killed:$left"'
+        f"{force if effect.kill else leave}"
     )

@@ -8,7 +8,7 @@ from msgspec import Struct
 from runbooks.core.effects import sha256
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, service_of, unit_of
-from runbooks.core.model import Process, ServiceState
+from runbooks.core.model import DropIn, Process, ServiceState
 from runbooks.hosts.facts import Clock, marked
 from runbooks.hosts.script import Answer, quote
 
@@ -32,7 +32,7 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
         'case $word in MainPID=0) ;; MainPID=*) environs="$environs /proc/${word#*=}/environ";; esac\n'
         "case $word in DropInPaths=*) dropins=1 word=${word#*=};; *=*) dropins=;; esac\n"
         'case $dropins$word in 1/*) set -- "$@" "$word";; esac; done\n'
-        "[ $# -eq 0 ] || LC_ALL=C stat -L -c '%.Y %.Z %n' -- \"$@\"; echo ---\n"
+        '[ $# -eq 0 ] || { LC_ALL=C stat -L -c \'%.Y %.Z %n\' -- "$@"; sha256sum -- "$@"; }; echo ---\n'
         "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup | while read -r line; do\n"
         'pid=${line#/proc/}; pid=${pid%%/*}; [ "$pid" != "$last" ] || continue; last=$pid\n'
         'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; echo ---\n'
@@ -53,10 +53,10 @@ def parse_units(answer: Answer, clock: Clock) -> dict[str, ServiceState]:
     units, drop_ins, rest = answer.out.decode(errors="replace").split("---\n", 2)
     processes, _, environs = rest.partition("---\n")
     environments = _environments(environs)
-    changed_at = dict(_drop_in(line) for line in drop_ins.splitlines())
+    found = _drop_ins(drop_ins.splitlines())
     running = [_process(line) for line in processes.splitlines()]
     shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in units.strip().split("\n\n") if block]
-    return {service_of(unit["Id"]): _state(unit, clock, running, changed_at, environments) for unit in shown}
+    return {service_of(unit["Id"]): _state(unit, clock, running, found, environments) for unit in shown}
 
 
 def _environments(shown: str) -> dict[str, dict[str, str]]:
@@ -73,10 +73,15 @@ def _environments(shown: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _drop_in(line: str) -> tuple[str, float]:
-    """When a drop-in changed: as with any file, a time from elsewhere cannot be later than when it was put here."""
-    changed_at, put_at, path = line.split(" ", 2)
-    return path, min(float(changed_at), float(put_at))
+def _drop_ins(lines: Sequence[str]) -> dict[str, DropIn]:
+    """Those that are there, by path. As with any file, a time from elsewhere cannot be later than when it was put here.
+
+    **Source:** GNU stat, then sha256sum: the digest, two characters, the path.
+    """
+    told = [line.split(" ", 2) for line in lines]
+    digests = {path: digest for digest, path in (line.split("  ", 1) for line in lines if line[64:66] == "  ")}
+    times = {path: min(float(at), float(put_at)) for at, put_at, path in told if put_at and path in digests}
+    return {path: DropIn(at, digests[path]) for path, at in times.items()}
 
 
 class _Running(Struct, frozen=True):
@@ -98,7 +103,7 @@ def _state(
     unit: Mapping[str, str],
     clock: Clock,
     running: Sequence[_Running],
-    changed_at: Mapping[str, float],
+    drop_ins: Mapping[str, DropIn],
     environments: Mapping[str, Mapping[str, str]],
 ) -> ServiceState:
     mine = [entry for entry in running if entry.unit == unit["Id"]]
@@ -115,7 +120,7 @@ def _state(
         said,
         enabled=unit["UnitFileState"] == "enabled",
         needs_reload=unit["NeedDaemonReload"] == "yes",
-        drop_ins={path: changed_at.get(path, 0.0) for path in unit["DropInPaths"].split()},
+        drop_ins={path: drop_ins.get(path, DropIn(0.0, sha256(None))) for path in unit["DropInPaths"].split()},
         gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
         leaked=() if starting else tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
         pids={e.process.pid: e.process.pid for e in mine} if any(_may_be_celery(e) for e in mine) else {},

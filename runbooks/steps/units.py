@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from runbooks.core.effects import Change, ControlService, EnableService, EndProcesses, ReloadUnits, WriteFile
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Snapshot
+from runbooks.steps.running import told_of
 from runbooks.steps.step import Needs
 
 
@@ -29,17 +30,18 @@ class StaleStopped(_OnSystemd):
     name = "stale"
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
-        return tuple(change for host, state in self._hosts(snapshot) for change in self._host(host, state))
+        return tuple(change for host, state in self._hosts(snapshot) for change in self._host(host, state, snapshot))
 
-    def _host(self, host: FleetHost, state: HostState) -> Iterator[Change]:
+    def _host(self, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Change]:
         for service, found in state.stale.items():
             why = f"{service}: the inventory no longer has it"
             if found.enabled:
                 yield Change(host.name, self.name, f"disable {why}",
                              EnableService(service, False), EnableService(service, True))  # fmt: skip
             if found.pid is not None:
+                running = "\n".join(told_of(f"{service}@{host.name}", snapshot, state))
                 yield Change(host.name, self.name, f"stop {why}",
-                             ControlService(service, "stop"), ControlService(service, "start"))  # fmt: skip
+                             ControlService(service, "stop"), ControlService(service, "start"), running)  # fmt: skip
 
 
 class UnitsLoaded(_OnSystemd):
@@ -68,9 +70,16 @@ class UnitsLoaded(_OnSystemd):
 
 
 class NothingLeaked(_OnSystemd):
-    """No process of an earlier start lives on in a service's control group, as after `KillMode=process`."""
+    """No process of an earlier start lives on in a service's control group, as after `KillMode=process`.
+
+    They are told to end, which lets a worker finish its tasks; those that go on for longer are killed only with `kill`.
+    """
 
     name = "leaked"
+
+    def __init__(self, fleet: Fleet, *, kill: bool = False) -> None:
+        super().__init__(fleet)
+        self.kill = kill
 
     def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
         return tuple(
@@ -78,8 +87,13 @@ class NothingLeaked(_OnSystemd):
                 host.name,
                 self.name,
                 f"end {len(found.leaked)} leaked processes of {service}",
-                EndProcesses(service, tuple((process.pid, process.start_ticks) for process in found.leaked)),
-                detail="\n".join(f"pid {process.pid} ({process.name})" for process in found.leaked),
+                EndProcesses(service, tuple((process.pid, process.start_ticks) for process in found.leaked), self.kill),
+                detail="\n".join(
+                    [
+                        *(f"pid {process.pid} ({process.name})" for process in found.leaked),
+                        *told_of(f"{service}@{host.name}", snapshot, state),
+                    ]
+                ),
             )
             for host, state in self._hosts(snapshot)
             for service, found in state.all_services.items()

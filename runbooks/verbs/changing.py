@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runbooks.engine.session import Session
 
 _SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
-_KILL_RUNNING = "restart workers although tasks run there for longer than their stop may take: these are killed"
+_KILL_RUNNING = "stop workers although tasks run there for longer than their stop may take: these are killed"
 _MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
 
@@ -39,12 +39,12 @@ def clean_queues(flags: Flags, said: Said) -> None:
     run_verb(flags, body)
 
 
-@verb(changes=True)
-def install_units(flags: Flags) -> None:
+@verb(changes=True, kill_running=_KILL_RUNNING)
+def install_units(flags: Flags, kill_running: bool = False) -> None:
     """Install the systemd units from templates/systemd; starts nothing."""
     from runbooks.install import install_units as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(_killing(session, kill_running)))
 
 
 @verb(changes=True)

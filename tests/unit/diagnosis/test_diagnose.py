@@ -10,6 +10,7 @@ from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
     Block,
     BrokerState,
+    DropIn,
     FileState,
     Finding,
     Form,
@@ -328,6 +329,7 @@ def test_a_worker_that_does_not_consume_its_queue_is_told_with_what_it_consumes(
 def test_services_older_than_their_environment_file_are_outdated() -> None:
     files = {ENV_FILE: replace(state().files[ENV_FILE], changed_at=NOW - 400)}
     services = {**state().services, "beat": ServiceState(9, NOW - 300, "9")}
+    services["high"] = replace(services["high"], environment={"TIMEOUT": "another"})
     finding = only(findings(hosts={"web1": state(files=files, services=services)}), "worker.outdated")
     assert finding.subject == "high on web1"
     assert ENV_FILE in finding.evidence[0]
@@ -703,11 +705,12 @@ def test_what_another_host_lacks_is_told_beside_the_one_whose_workers_use_anothe
     ]
 
 
-def test_a_worker_that_runs_without_a_drop_in_of_its_unit_is_outdated() -> None:
+def test_a_worker_that_may_run_without_a_drop_in_of_its_unit_is_left_running_and_that_is_told() -> None:
     path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
-    high = replace(state().services["high"], drop_ins={path: NOW})
+    high = replace(state().services["high"], drop_ins={path: DropIn(NOW, "x")})
     found = findings(hosts={"web1": state(services={**state().services, "high": high})})
-    assert path in one(found, "worker.outdated").evidence[0]
+    assert path in one(found, "worker.touched_files").summary
+    assert "`inv restart-workers --limit web1`" in one(found, "worker.touched_files").evidence[1]
     assert one(found, "unit.drop_in").severity is Severity.INFO
 
 

@@ -26,7 +26,8 @@ def test_the_plan_says_what_runs_since_when_and_what_a_restart_does_to_it() -> N
     (change,) = WorkersRunning(FLEET, 10.0, {"web1": NOW}).plan(snapshot)
     assert change.detail.splitlines() == [
         "runs shop.tasks.bill (1f) since 2025-06-15T15:06:35Z (5 s), acknowledged early: killed, it is lost",
-        "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: killed, it runs again",
+        "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: killed, it runs again "
+        "after the visibility timeout",
     ]
     assert not list(would_kill(FLEET, snapshot, [change]))
 

@@ -165,7 +165,7 @@ def test_where_nothing_is_to_be_put_back_that_is_not_announced_and_the_way_to_th
     assert fleet.remediate() == ExitCode.OK
     fleet.path("web1", "high.pid").unlink()
     fleet.path("web1", "high.broken").touch()
-    fleet.path("web2", "env").touch()
+    fleet.path("web2", "env").write_text("TIMEOUT=30\nTOKEN=other\n")
     assert fleet.remediate() == ExitCode.FAILED
     assert fleet.reporter.outcomes("web2")["restart high"] is Outcome.SKIPPED
     assert fleet.reporter.steps == ["workers"]
@@ -245,3 +245,23 @@ def test_a_proof_takes_a_look_of_its_own_where_the_first_one_came_too_early(flee
     # Before; the files; the canary; too early; the others answer; and are looked at; the proof.
     assert asked == [4, 4, 1, 4, 3, 3, 4]
     assert sorted(looks[0].reachable()) == list(HOSTS)
+
+
+def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_else_does(tmp_path: Path) -> None:
+    """What a service was started with is seen by the run that starts it, also where its environment cannot be read."""
+    world = World(tmp_path, ("web1",))
+    assert world.remediate() == ExitCode.OK
+    env = world.path("web1", "env")
+    env.touch()
+    assert world.remediate() == ExitCode.OK
+    assert world.reporter.plans == [()]
+    env.write_text(f"{env.read_text()}MORE=1\n")
+    assert world.remediate() == ExitCode.OK
+    assert world.log("web1").count("start high") == 2
+    kept = tmp_path / "state/started/shop/web1.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    env.touch()
+    kept.chmod(0o622)  # somebody else may have written it
+    assert world.remediate() == ExitCode.OK
+    assert world.reporter.plans == [()]
+    world.end()

@@ -18,6 +18,7 @@ from runbooks.core.effects import (
     ControlService,
     Effect,
     EnableService,
+    EndProcesses,
     ReloadUnits,
     SetEnvironment,
     TakeMessages,
@@ -458,3 +459,19 @@ def test_systemd_reads_its_units_once_after_the_last_of_neighbours_that_ask_for_
     assert "--no-reload" in made[1]
     assert "--no-reload" not in made[2]
     assert made[4] == "systemctl daemon-reload"
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_process_that_goes_on_is_killed_only_where_it_may_be(kill: bool) -> None:
+    host = make_host(stop_timeout=0.1)
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            ticks = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+            body = fragment(host, EndProcesses("high", ((process.pid, ticks),), kill))
+            answer = run_fragments(LocalTransport(), {"e": body}, timeout_s=30)["e"]
+            assert (answer.code, f"{process.pid}:{ticks}" in answer.out.decode() + answer.err) == (not kill, True)
+            assert (process.wait(10) if kill else process.poll()) == (-signal.SIGKILL if kill else None)
+        finally:
+            process.kill()

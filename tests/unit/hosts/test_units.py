@@ -3,7 +3,7 @@
 import pytest
 
 from runbooks.core.effects import sha256
-from runbooks.core.model import ServiceState
+from runbooks.core.model import DropIn, ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
 from runbooks.hosts.units import parse_units
@@ -19,14 +19,16 @@ Id=celery-worker@high.service
 LoadState=loaded
 ActiveState={active}
 SubState={sub}
-DropInPaths=/etc/systemd/system/celery-worker@high.service.d/a.conf /run/b.conf
+DropInPaths=/etc/systemd/system/celery-worker@high.service.d/a.conf /run/b.conf /run/gone.conf
 UnitFileState=enabled
 NeedDaemonReload=no
 ---
 1000.5 2000.5 /etc/systemd/system/celery-worker@high.service.d/a.conf
 4000.5 3000.5 /run/b.conf
+{a}  /etc/systemd/system/celery-worker@high.service.d/a.conf
+{b}  /run/b.conf
 ---
-{running}"""
+{running}""".replace("{a}", "a" * 64).replace("{b}", "b" * 64)
 
 
 def high(*, restarts: int = 0, pid: int = 0, result: str = "exit-code", active: str, sub: str) -> ServiceState:
@@ -65,8 +67,9 @@ def test_a_service_that_runs_is_none_of_these_however_often_it_failed_before() -
 def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it_was_put_there() -> None:
     found = high(active="inactive", sub="dead")
     assert found.drop_ins == {
-        "/etc/systemd/system/celery-worker@high.service.d/a.conf": 1000.5,
-        "/run/b.conf": 3000.5,
+        "/etc/systemd/system/celery-worker@high.service.d/a.conf": DropIn(1000.5, "a" * 64),
+        "/run/b.conf": DropIn(3000.5, "b" * 64),
+        "/run/gone.conf": DropIn(0.0, "absent"),
     }
 
 

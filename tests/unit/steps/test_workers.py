@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.effects import Change, ControlService, ReloadUnits, SetEnvironment, WriteFile, sha256
+from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
     Block,
+    DropIn,
     FileState,
     Finding,
     Manager,
@@ -18,11 +19,12 @@ from runbooks.core.model import (
     ServiceState,
     Severity,
     Snapshot,
+    StartedWith,
     Unreachable,
 )
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.workers import findings
-from runbooks.steps.workers import WorkersRunning, changed_since_start
+from runbooks.steps.workers import WorkersRunning, changed_since_start, touched_since_start
 from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
 
 HOST = make_host(workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",))))
@@ -92,24 +94,52 @@ def test_a_worker_that_runs_but_does_not_work_is_restarted_with_the_reason(found
     assert plan(nodes={"high@web1": found}) == [f"restart high: {why}"]
 
 
-def test_a_service_older_than_a_drop_in_of_its_unit_is_restarted() -> None:
-    path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
-    assert plan({"high": replace(RUNNING, drop_ins={path: NOW - 600})}) == []
-    why = f"it runs since before {path} changed"
-    assert plan({"high": replace(RUNNING, drop_ins={path: NOW - 400})}) == [f"restart high: {why}"]
+X_CONF = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
+OTHER = {"TIMEOUT": sha256(b"x")}
 
 
-def test_a_service_whose_unit_systemd_is_to_read_again_is_restarted_after_that() -> None:
-    read = Change("web1", "systemd", "let systemd read its units again", ReloadUnits(), ReloadUnits())
-    older = {"high": replace(RUNNING, needs_reload=True)}
-    assert plan(older) == []
-    assert plan(older, earlier=[read]) == ["restart high: it runs since before its unit changed"]
+def seen(*, same: bool = True, unsure: bool = False, env: str = "TIMEOUT=30\n", x_conf: str = "x") -> StartedWith:
+    """What a run saw of worker high: all as it is now, but for what is given; an empty drop-in: there was none."""
+    files, drop_ins = {ENV_FILE: sha256(env.encode())}, {X_CONF: x_conf} if x_conf else {}
+    return StartedWith(files, drop_ins, frozenset({ENV_FILE, X_CONF} if unsure else ()), same)
+
+
+@pytest.mark.parametrize(
+    ("started_with", "changes", "changed", "touched"),
+    [
+        (None, {}, [], [ENV_FILE, X_CONF]),
+        (None, {"environment": OTHER}, [ENV_FILE], [X_CONF]),
+        (None, {"drop_ins": {X_CONF: DropIn(0.0, "absent")}}, [X_CONF], [ENV_FILE]),
+        (seen(), {}, [], []),
+        (seen(), {"needs_reload": True}, [], []),
+        (seen(), {"drop_ins": {X_CONF: DropIn(NOW - 900, "y")}}, [X_CONF], []),
+        (seen(), {"drop_ins": {}}, [X_CONF], []),
+        (seen(x_conf=""), {}, [X_CONF], []),
+        (seen(env="TIMEOUT=29\n"), {}, [ENV_FILE], []),
+        (seen(env="TIMEOUT=29\n"), {"environment": {"TIMEOUT": sha256(b"30")}}, [], []),
+        (seen(unsure=True), {}, [], [ENV_FILE, X_CONF]),
+        (seen(unsure=True, x_conf="y"), {}, [X_CONF], [ENV_FILE]),
+        (seen(same=False), {}, [], []),
+        (seen(same=False, x_conf="y"), {}, [], [X_CONF]),
+    ],
+)
+def test_a_file_that_was_written_after_the_start_is_a_reason_only_where_it_is_known_to_say_something_else(
+    started_with: StartedWith | None, changes: dict[str, Any], changed: list[str], touched: list[str]
+) -> None:
+    host = make_host()
+    state = make_state(host)
+    high = replace(RUNNING, started_with=started_with, drop_ins={X_CONF: DropIn(NOW - 400, "x")})
+    files = {ENV_FILE: replace(state.files[ENV_FILE], changed_at=NOW - 400)}
+    state = replace(state, services={**state.services, "high": replace(high, **changes)}, files=files)
+    assert changed_since_start(host, "high", state) == changed
+    assert touched_since_start(host, "high", state) == touched
 
 
 def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> None:
-    young = {name: replace(RUNNING, started_at=NOW - 5) for name in ("low",)}
+    old = {name: replace(RUNNING, environment=OTHER) for name in ("high", "beat")}
+    young = {"low": replace(RUNNING, started_at=NOW - 5, environment=OTHER)}
     why = f"it runs since before {ENV_FILE} changed"
-    assert plan(young, env_changed_at=NOW - 10) == [f"restart high: {why}", f"restart beat: {why}"]
+    assert plan(old | young, env_changed_at=NOW - 10) == [f"restart high: {why}", f"restart beat: {why}"]
 
 
 def test_a_file_that_an_earlier_step_is_about_to_write_is_a_reason_on_that_host_alone() -> None:
@@ -135,7 +165,8 @@ def test_a_restart_that_was_asked_for_is_done_once() -> None:
 
 
 def test_all_reasons_are_told_together() -> None:
-    (line, *_) = plan(nodes={"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
+    high = {"high": replace(RUNNING, environment=OTHER)}
+    (line, *_) = plan(high, {"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
     assert (
         line == f"restart high: it runs since before {ENV_FILE} changed; a restart was asked for; does not answer ping"
     )
@@ -371,21 +402,22 @@ def test_a_worker_with_a_beat_and_beat_are_not_started_beside_each_other(option:
     [
         ({"TIMEOUT": "30", "PATH": "/usr/bin"}, False),
         ({"TIMEOUT": "31"}, True),
-        ({"TIMEOUT": "30", "GONE_FROM_THE_FILE": "1"}, True),
+        ({"TIMEOUT": "30", "NOT_IN_THE_FILE": "1"}, None),
         ({}, True),
-        (None, True),
+        (None, None),
     ],
 )
 def test_an_environment_file_that_says_what_the_service_was_started_with_is_no_reason_to_restart(
-    environment: dict[str, str] | None, outdated: bool
+    environment: dict[str, str] | None, outdated: bool | None
 ) -> None:
     host = make_host()
     seen = make_state(host)
     digests = None if environment is None else {name: sha256(value.encode()) for name, value in environment.items()}
     services = {**seen.services, "high": replace(seen.services["high"], environment=digests)}
     files = {ENV_FILE: replace(seen.files[ENV_FILE], changed_at=NOW - 10)}  # touched after the start
-    found = changed_since_start(host, "high", replace(seen, services=services, files=files))
-    assert found == [ENV_FILE] * outdated
+    state = replace(seen, services=services, files=files)
+    assert changed_since_start(host, "high", state) == [ENV_FILE] * (outdated is True)
+    assert touched_since_start(host, "high", state) == [ENV_FILE] * (outdated is None)
 
 
 @pytest.mark.parametrize("pending", [True, False])

@@ -1,0 +1,108 @@
+"""What services were started with, as runs saw it: so a file that has changed since is told from one that was touched.
+
+`started/APPLICATION/HOST.json` in the state directory (0600) has the process of each service, and digests of the files
+that it loads. A run writes it before it changes anything, and after it has started something. Looks only read it.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runbooks.core.effects import sha256
+from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost
+from runbooks.core.model import HostState, ServiceState, Snapshot, StartedWith
+from runbooks.core.private import make_private, require_private
+from runbooks.steps.workers import MARGIN_S, has_environment_of, loads
+
+
+class _Seen(Struct, frozen=True):
+    """A process of a service, and what it was started with."""
+
+    pid: int
+    started_at: float
+    files: dict[str, str]
+    drop_ins: dict[str, str]
+    unsure: tuple[str, ...]
+
+    def recalled(self, found: ServiceState) -> StartedWith:
+        late_s = abs(self.started_at - (found.started_at or math.inf))
+        same = self.pid == found.pid and late_s < MARGIN_S
+        return StartedWith(self.files, self.drop_ins, frozenset(self.unsure), same)
+
+
+def recall(state_directory: Path, app: str, snapshot: Snapshot) -> Snapshot:
+    """The snapshot, with what earlier runs saw of its services; nothing where somebody else may have written that."""
+    states = {
+        name: replace(state, services=_recalled(state.services, _read(_path(state_directory, app, name))))
+        for name, state in snapshot.reachable().items()
+        if state.services
+    }
+    return replace(snapshot, hosts={**snapshot.hosts, **states})
+
+
+def _recalled(services: Mapping[str, ServiceState], seen: Mapping[str, _Seen]) -> dict[str, ServiceState]:
+    return {
+        name: replace(found, started_with=seen[name].recalled(found)) if name in seen else found
+        for name, found in services.items()
+    }
+
+
+def remember(state_directory: Path, app: str, hosts: tuple[FleetHost, ...], snapshot: Snapshot) -> None:
+    """Write down what the services of a look at files and services were started with, where that is not known yet.
+
+    Where it cannot be written it is forgotten: a later look knows less then, and restarts nothing for it.
+    """
+    for host in hosts:
+        state = snapshot.reachable().get(host.name)
+        if not (state and state.files):
+            continue
+        path = _path(state_directory, app, host.name)
+        if new := dict(_seen(host, state)):
+            with suppress(OSError):
+                make_private(path.parent)
+                beside = path.with_suffix(".new")
+                beside.unlink(missing_ok=True)
+                with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(msgspec.json.encode({**_read(path), **new}))
+                beside.rename(path)
+
+
+def _seen(host: FleetHost, state: HostState) -> Iterator[tuple[str, _Seen]]:
+    for service in host.services:
+        found = state.services.get(service)
+        if not found or found.pid is None or found.started_at is None:
+            continue
+        if found.started_with and found.started_with.same:
+            continue
+        files = {path: file for path in loads(host, service) if (file := state.files.get(path)) and file.content}
+        unsure = {path for path, file in files.items() if file.changed_at > found.started_at}
+        unsure |= {path for path, drop_in in found.drop_ins.items() if drop_in.changed_at > found.started_at}
+        if found.needs_reload:
+            unsure |= files.keys() | found.drop_ins.keys()
+        if has_environment_of(host, found, state):
+            unsure.discard(host.settings.env_file)
+        yield service, _Seen(
+            found.pid, found.started_at,
+            {path: sha256(file.content) for path, file in files.items()},
+            {path: drop_in.digest for path, drop_in in found.drop_ins.items()},
+            tuple(sorted(unsure)),
+        )  # fmt: skip
+
+
+def _path(state_directory: Path, app: str, host: str) -> Path:
+    return state_directory / "started" / quote(app, safe="") / f"{quote(host, safe='')}.json"
+
+
+def _read(path: Path) -> dict[str, _Seen]:
+    with suppress(OSError, RunbookError, msgspec.MsgspecError):
+        require_private(path.parents[2], path.parents[1], path.parent, path)
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, _Seen])
+    return {}
