@@ -112,10 +112,14 @@ def _options(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {name: own[name] for name in ("visibility_timeout", "priority_steps") if name in own}
 
 
-def _scheduled(told: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """The tasks of a node's `beat_schedule`; an entry whose name holds the word key, or some other such, is hidden."""
+def _scheduled(told: Sequence[Mapping[str, Any]]) -> frozenset[tuple[str, str]]:
+    """The tasks of a node's `beat_schedule`, each with the queue of its options or "".
+
+    An entry whose name holds the word key, or some other such, is hidden.
+    """
     entries = [entry for one in told for entry in (one.get("beat_schedule") or {}).values()]
-    return frozenset(str(entry["task"]) for entry in entries if isinstance(entry, dict) and entry.get("task"))
+    tasks = [entry for entry in entries if isinstance(entry, dict) and entry.get("task")]
+    return frozenset((str(entry["task"]), str((entry.get("options") or {}).get("queue") or "")) for entry in tasks)
 
 
 def find_holder(

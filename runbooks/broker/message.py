@@ -280,7 +280,7 @@ def _payload(envelope: dict[str, Any], body: Any) -> Any:
     from kombu.utils.json import loads
 
     kind, encoding = envelope.get("content-type") or "application/data", envelope.get("content-encoding")
-    if kind not in ("application/json", "application/data"):
+    if kind not in ("application/json", "application/data", "application/text"):
         raise _DiscardedError
     if encoding and not isinstance(encoding, _TEXT):
         raise _FatalError("a content-encoding that is no text")

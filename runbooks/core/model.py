@@ -194,8 +194,9 @@ class NodeState(Struct, frozen=True):
     some without listing them. Where several `twins` answer under the name, `registered` are what all know,
     `queues` what any consumes.
     `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
-    `running` are the tasks that its processes work on; `scheduled` those that its application's schedule sends, empty
-    where it was not asked. `pids` are the main processes that answered, as they know themselves.
+    `running` are the tasks that its processes work on; `scheduled` those that its application's schedule sends, each
+    with the queue that the schedule names ("": none), empty where it was not asked. `pids` are the main processes that
+    answered, as they know themselves.
     """
 
     name: str
@@ -207,7 +208,7 @@ class NodeState(Struct, frozen=True):
     reserved: frozenset[str] = frozenset()
     options: Mapping[str, Any] | None = None
     running: tuple[RunningTask, ...] = ()
-    scheduled: frozenset[str] = frozenset()
+    scheduled: frozenset[tuple[str, str]] = frozenset()
     pids: frozenset[int] = frozenset()
 
 
@@ -375,6 +376,15 @@ class ServiceState(Struct, frozen=True):
         return f"; systemd says: {self.answer}" if self.gave_up else ""
 
 
+class ScheduledTask(Struct, frozen=True):
+    """An entry of a schedule: beat sends `task` to `queue` ("": not known), or cannot because of an `error`."""
+
+    name: str
+    task: str
+    queue: str
+    error: str = ""
+
+
 class ImportProbe(Struct, frozen=True):
     """The application's tasks as its own Python imports them on the host, outside any worker.
 
@@ -382,8 +392,11 @@ class ImportProbe(Struct, frozen=True):
     each expected task that is missing then to the traceback of importing it (empty where the import works).
     `remote_control` is False where its workers answer nothing, for its settings switch that off. `options` are those of
     its broker_transport_options that the inventory also has; None where it cannot be loaded.
-    `accepts` are the content types that its workers take, `compressions` the names of the compressions they can undo,
-    MIME types and short ones, and `encodings` those of a body; each is None where that could not be found out.
+    `accepts` are the content types that its workers take, `decodes` those they have a decoder for, `compressions` the
+    names of the compressions they can undo, MIME types and short ones, and `encodings` those of the waiting messages'
+    that they know; each is None where that could not be found out.
+    `routes` has by task the queue that Celery's router sends it to, where that depends on nothing else; `schedule` is
+    what the application's beat_schedule sends.
     `broker_at` is where its workers connect to, without password, and `broker_error` why one that starts now would get
     no messages from there, "" where nothing says so.
     `failed` is why the probe itself could not run, "" where it did: it says nothing about the application then.
@@ -394,8 +407,11 @@ class ImportProbe(Struct, frozen=True):
     remote_control: bool = True
     options: Mapping[str, Any] | None = None
     accepts: frozenset[str] | None = None
+    decodes: frozenset[str] | None = None
     compressions: frozenset[str] | None = None
     encodings: frozenset[str] | None = None
+    routes: Mapping[str, str] = field(default_factory=dict)
+    schedule: tuple[ScheduledTask, ...] = ()
     broker_at: str = ""
     broker_error: str = ""
     failed: str = ""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, Form, HostState, ImportProbe, QueueState, Severity, Snapshot
+from runbooks.core.settings import Worker
 from runbooks.core.wording import tasks
 from runbooks.hosts.facts import redact
 from runbooks.steps.environment import drift
@@ -27,6 +28,8 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     if lacking := _lacking(fleet, snapshot):
         yield _not_registered(lacking)
     yield from discarding(fleet, snapshot)
+    yield from _discarded_unread(fleet, snapshot)
+    yield from _scheduled_nowhere(fleet, snapshot)
 
 
 def discarding(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -51,48 +54,137 @@ def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterat
 
 
 def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
-    """Messages written in a way that the application does not accept, at a queue that its worker is to consume.
+    """Messages written in a way that the application does not accept, at a queue that its worker is to consume."""
+    for host, worker, queue, probe in _queues_of_workers(fleet, snapshot, consumed=False, repaired=repaired):
+        node, blocks, left = host.node(worker), (Block(host.name, worker.name),), _left(queue, repaired=repaired)
+        for what, count in _refused(probe, left).items():
+            yield Finding(
+                "message.would_be_discarded",
+                node,
+                f"{count:,} messages in {queue.name} {what}, and {node} would discard them as soon as it runs: let the "
+                "application accept them, or take them out first",
+                (_what_it_accepts(probe),),
+                blocks=blocks,
+            )
+        if not repaired and queue.malformed.count:
+            yield Finding(
+                "message.would_kill",
+                node,
+                f"{queue.malformed.count:,} items in {queue.name} are no Celery messages, and each would kill {node} "
+                "and be lost: take them out first, with `inv clean-queues`",
+                queue.malformed.raw_samples,
+                blocks=blocks,
+            )
+        yield from _unjudged(node, queue, probe, left, blocks)
 
-    **Source:** kombu 5.7.0 `message.py: Message.__init__`, `serialization.py: SerializerRegistry.loads`; celery 5.7.0
-    `worker/consumer/consumer.py: on_decode_error, on_invalid_task, on_unknown_message`: all three acknowledge it.
+
+def _discarded_unread(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Messages that a running worker takes, and that its application does not accept; or of which nobody can tell."""
+    for host, worker, queue, probe in _queues_of_workers(fleet, snapshot, consumed=True, repaired=False):
+        node, left = host.node(worker), _left(queue, repaired=True)
+        for what, count in _refused(probe, left).items():
+            yield Finding(
+                "message.discarded",
+                node,
+                f"{count:,} messages in {queue.name} {what}, and {node}, which consumes it, discards them as soon as "
+                "it takes them: take them out, or let the application accept them and restart it",
+                (
+                    _what_it_accepts(probe),
+                    "it was loaded now: what a worker does that was started with other settings is not known",
+                ),
+            )
+        yield from _unjudged(node, queue, probe, left)
+
+
+def _unjudged(
+    node: str, queue: QueueState, probe: ImportProbe, left: Mapping[Form, int], blocks: tuple[Block, ...] = ()
+) -> Iterator[Finding]:
+    unknown = {
+        form: count
+        for form, count in left.items()
+        if form != Form() and (probe.accepts is None or (form.compression and probe.compressions is None))
+    }
+    if unknown:
+        yield Finding(
+            "message.unjudged",
+            node,
+            f"whether {node} accepts {sum(unknown.values()):,} messages in {queue.name} is not known, for its "
+            "application does not say",
+            tuple(
+                f"{count:,} × {form.content_type}{f' compressed with {form.compression}' * bool(form.compression)}"
+                for form, count in unknown.items()
+            ),
+            severity=Severity.WARNING,
+            blocks=blocks,
+        )
+
+
+def _queues_of_workers(
+    fleet: Fleet, snapshot: Snapshot, *, consumed: bool, repaired: bool
+) -> Iterator[tuple[FleetHost, Worker, QueueState, ImportProbe]]:
+    """The queues that workers consume, or else those that they should and do not, where the application was tried.
+
+    With what it said: with the inventory's environment where that is `repaired`.
     """
     assert snapshot.broker is not None
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
         probe = (state.imports_wanted if repaired else state.imports_now) if state else None
-        if probe is None:
-            continue
-        for worker in host.settings.workers:
+        for worker in host.settings.workers if probe else ():
             node = snapshot.broker.nodes.get(host.node(worker))
-            for queue in sorted(set(worker.queues) - (node.queues if node else frozenset())):
-                for what, count in _refused(probe, snapshot.broker.queues[queue], repaired=repaired).items():
-                    yield Finding(
-                        "message.would_be_discarded",
-                        host.node(worker),
-                        f"{count:,} messages in {queue} {what}, and {host.node(worker)} would discard them as soon as "
-                        "it runs: let the application accept them, or take them out first",
-                        ("told by the application, imported on the host: "
-                         f"it accepts {', '.join(sorted(probe.accepts or ())) or 'what is not known'}",),
-                        blocks=(Block(host.name, worker.name),),
-                    )  # fmt: skip
+            own = node.queues if node else frozenset[str]()
+            queues = own & snapshot.broker.queues.keys() if consumed else set(worker.queues) - own
+            for queue in sorted(queues):
+                assert probe is not None
+                yield host, worker, snapshot.broker.queues[queue], probe
 
 
-def _refused(probe: ImportProbe, queue: QueueState, *, repaired: bool) -> dict[str, int]:
-    """How many messages the application does not accept, by what is said of them."""
+def _left(queue: QueueState, *, repaired: bool) -> dict[Form, int]:
+    """How many messages wait by how they are written, without those that rules take out where that is `repaired`."""
+    left = _forms(queue.forms, sum(task.count for task in queue.by_task.values()) + queue.unreadable)
+    for selection in queue.selected if repaired else ():
+        left.subtract(_forms(selection.by_form, selection.count))
+    return {form: count for form, count in left.items() if count > 0}
+
+
+def _forms(unusual: Mapping[Form, int], count: int) -> Counter[Form]:
+    """So many messages by how they are written: those that are not told are as Celery writes them by default."""
+    return Counter({Form(): count - sum(unusual.values()), **unusual})
+
+
+def _refused(probe: ImportProbe, left: Mapping[Form, int]) -> dict[str, int]:
+    """How many of these the application does not accept, by what is said of them.
+
+    **Source:** kombu 5.7.0 `message.py: Message.__init__`, `serialization.py: SerializerRegistry.loads`; celery 5.7.0
+    `worker/consumer/consumer.py: on_decode_error, on_invalid_task, on_unknown_message`: all three acknowledge it.
+    """
     refused = Counter[str]()
-    for form, waiting in queue.forms.items():
-        taken = sum(selection.by_form.get(form, 0) for selection in queue.selected) if repaired else 0
-        if waiting > taken and (why := _why_refused(probe, form)):
-            refused[why] += waiting - taken
+    for form, count in left.items():
+        if why := _why_refused(probe, form):
+            refused[why] += count
     return refused
 
 
 def _why_refused(probe: ImportProbe, form: Form) -> str:
+    kind = form.content_type
     if form.compression and probe.compressions is not None and form.compression not in probe.compressions:
         return f"are compressed with {form.compression}, which its Python cannot undo"
-    if probe.accepts is not None and form.content_type not in probe.accepts:
-        return f"are {form.content_type}, which it does not accept"
+    if probe.accepts is not None and kind not in probe.accepts:
+        return f"are {kind}, which it does not accept"
+    if probe.decodes is not None and kind not in probe.decodes:
+        return f"are {kind}, for which it has no decoder"
+    if kind in _TEXTS and probe.encodings is not None and form.encoding not in probe.encodings:
+        return f"are encoded as {form.encoding}, which its Python does not know"
     return "" if form.protocol else "name no task"
+
+
+_TEXTS = ("application/data", "application/text")
+"""What has no decoder of its own. **Source:** kombu 5.7.0 `serialization.py: TRUSTED_CONTENT`."""
+
+
+def _what_it_accepts(probe: ImportProbe) -> str:
+    known = ", ".join(sorted(probe.accepts or ())) or "what is not known"
+    return f"told by the application, imported on the host: it accepts {known}"
 
 
 def _misnamed(fleet: Fleet, host: FleetHost, error: str) -> Iterator[str]:
@@ -167,7 +259,8 @@ def _not_registered(lacking: Mapping[str, frozenset[str]]) -> Finding:
 def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Tasks that running nodes throw away though others know them, or though they wait; beside the expected ones.
 
-    A node is compared with those that consume nothing but its own queues: what is sent to them may come to it.
+    A node is compared with those that consume nothing but its own queues: what is sent to them may come to it. Where
+    the application was loaded, also with what its router sends to the node's queues.
     Celery's own tasks are not in the answers, and are not compared.
     **Source:** celery 5.7.0 `worker/control.py: registered`; `worker/consumer/consumer.py: on_unknown_task`.
     """
@@ -184,7 +277,8 @@ def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         }
         peers = [peer for peer in nodes.values() if peer is not node and peer.queues and peer.queues <= node.queues]
         differing = {peer.name: peer.registered - known for peer in peers if peer.registered - known}
-        unknown = frozenset(task for task, _ in waiting).union(*differing.values())
+        sent = [way for way in _ways(snapshot) if way[1] in node.queues and way[0] not in known]
+        unknown = frozenset(task for task, *_ in (*waiting, *sent)).union(*differing.values())
         if unknown:
             yield Finding(
                 "task.discarded",
@@ -197,8 +291,24 @@ def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                       for (task, queue), count in waiting.items()),
                     *(f"inspect registered: {peer}, which shares {', '.join(sorted(nodes[peer].queues))} with it, "
                       f"knows {', '.join(sorted(more))}" for peer, more in differing.items()),
+                    *(f"{who} sends {task} to {queue}, which it consumes" for task, queue, who in sent),
                 ),
             )  # fmt: skip
+
+
+def _ways(snapshot: Snapshot) -> list[tuple[str, str, str]]:
+    """Which task is sent to which queue, and by what; of tasks that some node knows, or the application registers."""
+    assert snapshot.broker is not None
+    somewhere = frozenset[str]().union(*(node.registered for node in snapshot.broker.nodes.values()))
+    ways: dict[tuple[str, str], str] = {}
+    for host, state in sorted(snapshot.reachable().items()):
+        probe = state.imports_now or ImportProbe(frozenset(), {})
+        for entry in probe.schedule:
+            if entry.task in somewhere | probe.registered:
+                ways.setdefault((entry.task, entry.queue), f"the schedule's {entry.name}")
+        for task, queue in sorted(probe.routes.items()):
+            ways.setdefault((task, queue), f"the application, loaded on {host},")
+    return [(*way, who) for way, who in ways.items() if not way[0].startswith("celery.")]
 
 
 def _scheduled_for_nobody(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -208,7 +318,7 @@ def _scheduled_for_nobody(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]
     own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
     if not nodes or not nodes.keys() >= own.union(fleet.all_nodes):
         return
-    scheduled = {task: name for name, node in sorted(nodes.items()) for task in node.scheduled}
+    scheduled = {task: name for name, node in sorted(nodes.items()) for task, _ in node.scheduled}
     for task, name in sorted(scheduled.items()):
         if not task.startswith("celery.") and not any(task in node.registered for node in nodes.values()):
             yield Finding(
@@ -220,6 +330,38 @@ def _scheduled_for_nobody(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]
                     f"inspect conf: beat_schedule of {name} has it",
                     f"inspect registered: none of {', '.join(sorted(nodes))} does",
                 ),
+            )
+
+
+def _scheduled_nowhere(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """What the schedule sends to a queue that nobody consumes, or cannot send; once, whichever host told it."""
+    assert snapshot.broker is not None
+    nodes = snapshot.broker.nodes
+    consumed = {*fleet.consumed}.union(*(node.queues for node in nodes.values()))
+    told = {
+        entry: host
+        for host, state in sorted(snapshot.reachable().items(), reverse=True)
+        for entry in (state.imports_now.schedule if state.imports_now else ())
+    }
+    for entry, host in told.items():
+        if entry.error:
+            yield Finding(
+                "schedule.unsendable",
+                entry.name,
+                f"the schedule's {entry.name} cannot be sent: correct its options or the application's task_queues",
+                (f"Celery's router, in the application loaded on {host}, says of {entry.task}: {entry.error}",),
+            )
+        elif entry.queue and entry.queue not in consumed:
+            yield Finding(
+                "schedule.no_consumer",
+                entry.name,
+                f"the schedule's {entry.name} sends {entry.task} to {entry.queue}, which no worker consumes: its "
+                "messages pile up there; correct the queue, or let a worker consume it",
+                (
+                    f"told by Celery's router, in the application loaded on {host}",
+                    f"by the inventory no worker consumes it, nor does any of the {len(nodes)} nodes that answer",
+                ),
+                severity=Severity.WARNING,
             )
 
 

@@ -99,7 +99,9 @@ def observe(
             for host in fleet.hosts
             if isinstance(hosts[host.name], HostState) and _suspect(fleet, host, state)
         }
-        hosts |= probe_imports(fleet, transports, hosts, suspects)
+        if not suspects and _routes_matter(fleet, state):
+            suspects = set(_sender(fleet, hosts))
+        hosts |= probe_imports(fleet, transports, hosts, suspects, state)
     return Snapshot(now, state, hosts)
 
 
@@ -202,31 +204,69 @@ def _understood(
 
 
 def probe_imports(
-    fleet: Fleet, transports: Transports, states: Mapping[str, HostState | Unreachable], names: Collection[str]
+    fleet: Fleet,
+    transports: Transports,
+    states: Mapping[str, HostState | Unreachable],
+    names: Collection[str],
+    broker: BrokerState,
 ) -> dict[str, HostState | Unreachable]:
     """Import the application on the hosts of these names, all of which answered: it costs a process on each."""
+    encodings = frozenset(form.encoding for queue in broker.queues.values() for form in queue.forms)
     asked = [host for host in fleet.hosts if host.name in names]
 
     def probe(host: FleetHost, transport: Transport) -> HostState:
         state = states[host.name]
         assert isinstance(state, HostState)
-        now = _imports(fleet, host, transport, state, {})
-        wanted = _imports(fleet, host, transport, state, host.settings.env) if drift(host, state) else now
+        now = _imports(fleet, host, transport, state, {}, encodings)
+        drifts = drift(host, state)
+        wanted = _imports(fleet, host, transport, state, host.settings.env, encodings) if drifts else now
         return replace(state, imports_now=now, imports_wanted=wanted)
 
     return on_hosts(transports, asked, probe)
 
 
 def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
-    """Whether a node of the host does not answer, or does not know all expected tasks."""
-    nodes = [broker.nodes.get(host.node(worker)) for worker in host.settings.workers]
-    return any(node is None or not node.registered >= frozenset(fleet.app.expected_tasks) for node in nodes)
+    """Whether a node of the host does not answer, or lacks an expected task or a queue, or may not read what waits."""
+    for worker in host.settings.workers:
+        node = broker.nodes.get(host.node(worker))
+        if node is None or not node.registered >= frozenset(fleet.app.expected_tasks):
+            return True
+        if not node.queues >= set(worker.queues) or any(
+            broker.queues[q].forms for q in node.queues & broker.queues.keys()
+        ):
+            return True
+    return False
+
+
+def _routes_matter(fleet: Fleet, broker: BrokerState) -> bool:
+    """Whether the nodes do not show by themselves that what is sent comes to one that knows it.
+
+    They do where all know the same, and what the schedule sends has its queue and its task at one of them.
+    """
+    known = {frozenset(node.registered) for name, node in broker.nodes.items() if name in fleet.all_nodes}
+    scheduled = {sent for node in broker.nodes.values() for sent in node.scheduled}
+    return len(known) > 1 or any(
+        not any(queue in node.queues and task in node.registered for node in broker.nodes.values())
+        for task, queue in scheduled
+        if not task.startswith("celery.")
+    )
+
+
+def _sender(fleet: Fleet, hosts: Mapping[str, HostState | Unreachable]) -> list[str]:
+    """A host on which the application can be asked for its routes: beat's where there is one; at most one."""
+    asked = [host for host in fleet.hosts if isinstance(hosts[host.name], HostState) and host.services]
+    return [host.name for host in sorted(asked, key=lambda host: not host.settings.beat)][:1]
 
 
 def _imports(
-    fleet: Fleet, host: FleetHost, transport: Transport, state: HostState, overrides: Mapping[str, str]
+    fleet: Fleet,
+    host: FleetHost,
+    transport: Transport,
+    state: HostState,
+    overrides: Mapping[str, str],
+    encodings: Collection[str],
 ) -> ImportProbe:
-    question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides)
+    question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides, encodings)
     answer = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S)["imports"]
     return facts.parse_imports(answer, secrets_in(state.files[host.settings.env_file]))
 

@@ -91,9 +91,9 @@ class Session:
     def with_imports(self, snapshot: Snapshot, names: Collection[str]) -> Snapshot:
         """The snapshot, with the application loaded also on those of these hosts where that was not tried yet."""
         untried = {name for name in names if (state := snapshot.reachable().get(name)) and state.imports_now is None}
-        return replace(
-            snapshot, hosts={**snapshot.hosts, **probe_imports(self.fleet, self.transports, snapshot.hosts, untried)}
-        )
+        assert snapshot.broker is not None
+        tried = probe_imports(self.fleet, self.transports, snapshot.hosts, untried, snapshot.broker)
+        return replace(snapshot, hosts={**snapshot.hosts, **tried})
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of, unit_of
-from runbooks.core.model import FileState, ImportProbe, ServiceState
+from runbooks.core.model import FileState, ImportProbe, ScheduledTask, ServiceState
 from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
 from runbooks.hosts.script import Answer, quote, say
 from runbooks.hosts.strangers import CeleryProcess, is_service, what_runs
@@ -275,10 +275,16 @@ def parse_application(answer: Answer, secrets: Collection[str]) -> dict[str, Any
     return found
 
 
-def ask_imports(host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str]) -> str:
-    """Load the application, import by hand the modules of the expected tasks that are missing then, and connect."""
+def ask_imports(
+    host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str], encodings: Iterable[str] = ()
+) -> str:
+    """Load the application, import by hand the modules of the expected tasks that are missing then, and connect.
+
+    `encodings` are those of which it has to say whether it knows them.
+    """
     queues = sorted({queue for worker in host.settings.workers for queue in worker.queues})
-    return ask_application(host, app, overrides, expected=sorted(expected), options=OPTIONS, queues=queues)
+    wanted = {"expected": sorted(expected), "options": OPTIONS, "queues": queues, "encodings": sorted(encodings)}
+    return ask_application(host, app, overrides, **wanted)
 
 
 def parse_imports(answer: Answer, secrets: Collection[str]) -> ImportProbe:
@@ -288,16 +294,18 @@ def parse_imports(answer: Answer, secrets: Collection[str]) -> ImportProbe:
         if BEGAN not in answer.out:
             return ImportProbe(frozenset(), {}, failed=found)
         return ImportProbe(frozenset(), {"": found})
-    accepts, compressions, encodings = (
-        None if found[name] is None else frozenset(found[name]) for name in ("accepts", "compressions", "encodings")
-    )
+    reads = {
+        name: found[name] and frozenset(found[name]) for name in ("accepts", "decodes", "compressions", "encodings")
+    }
     errors = {name: redact(error, secrets) for name, error in found["errors"].items()}
-    return ImportProbe(
+    schedule = [{**entry, "error": redact(entry["error"], secrets)} for entry in found["schedule"]]
+    told = ImportProbe(
         frozenset(found["registered"]), errors, found["remote"], found["options"],
-        accepts=accepts, compressions=compressions, encodings=encodings,
         broker_at=redact(found["broker"].get("at", ""), secrets),
         broker_error=redact(found["broker"].get("error", ""), secrets),
+        routes=found["routes"], schedule=tuple(ScheduledTask(**entry) for entry in schedule),
     )  # fmt: skip
+    return replace(told, **reads)
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ that an error which the application swallows comes to light, and connects to the
 how the application would send a task, or sends it. The answer is the JSON of one line.
 """
 
+import codecs
 import contextlib
 import importlib
 import inspect
@@ -73,9 +74,9 @@ def readable() -> Dict[str, Any]:
     """What a worker of the application can read; what cannot be found out is None.
 
     **Source:** celery 5.7.0 `app/amqp.py: TaskConsumer`; kombu 5.7.0 `serialization.py: SerializerRegistry.loads`,
-    `compression.py: get_decoder`, `transport/virtual/base.py: Channel.decode`.
+    `compression.py: get_decoder`.
     """
-    found = {"accepts": None, "compressions": None, "encodings": None}  # type: Dict[str, Any]
+    found = {"accepts": None, "decodes": None, "compressions": None, "encodings": None}  # type: Dict[str, Any]
     with contextlib.suppress(Exception):
         from kombu import serialization as types
 
@@ -84,15 +85,70 @@ def readable() -> Dict[str, Any]:
             accepted = set(registry._decoders) - set(registry._disabled_content_types)
         else:
             accepted = set(types.prepare_accept_content(app.conf.accept_content))  # type: ignore[no-untyped-call]
+        found["decodes"] = sorted(set(registry._decoders) | set(types.TRUSTED_CONTENT))
+        found["encodings"] = [one for one in question["encodings"] if one in types.SKIP_DECODE or is_codec(one)]
         found["accepts"] = sorted(accepted | set(types.TRUSTED_CONTENT))
     with contextlib.suppress(Exception):
         from kombu import compression
 
         found["compressions"] = sorted({*compression._decoders, *compression._aliases})
-    with contextlib.suppress(Exception):
-        from kombu.transport.virtual import Channel
+    return found
 
-        found["encodings"] = sorted(Channel.codecs)
+
+def is_codec(name: str) -> bool:
+    try:
+        codecs.lookup(name)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def routed(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> Any:
+    """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
+    task = app.tasks.get(name)
+    own = {key: value for key, value in task._get_exec_options().items() if value is not None} if task else {}
+    return app.amqp.router.route({**own, **options}, name, args, kwargs, task)
+
+
+def queue_in(sent: Any) -> str:
+    """The queue's name, "" where it goes to an exchange of which no queue is known."""
+    return sent["queue"].name if sent.get("queue") else ""
+
+
+def routes() -> Dict[str, str]:
+    """Task → queue, of those that always go to the same: a router of the application's own may look at arguments."""
+    found = {}  # type: Dict[str, str]
+    for name in registered if routes_are_fixed() else ():
+        with contextlib.suppress(Exception):
+            found[name] = queue_in(routed(name, [], {}, {}))
+    return found
+
+
+def routes_are_fixed() -> bool:
+    """**Source:** celery 5.7.0 `app/routes.py: prepare`."""
+    with contextlib.suppress(Exception):
+        from celery.app.routes import MapRoute
+
+        return all(isinstance(router, MapRoute) for router in app.amqp.router.routes)
+    return False
+
+
+def schedule() -> List[Dict[str, Any]]:
+    """What beat sends of the application's own schedule, and where to; or why it cannot.
+
+    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async, ScheduleEntry`.
+    """
+    found = []
+    for name, entry in (getattr(app.conf, "beat_schedule", None) or {}).items():
+        get = entry.get if isinstance(entry, dict) else lambda key, other, entry=entry: getattr(entry, key, other)
+        args, kwargs = get("args", None) or [], get("kwargs", None) or {}
+        told = {"name": str(name), "task": str(get("task", "")), "queue": "", "error": ""}
+        if routes_are_fixed() or (isinstance(args, (list, tuple)) and isinstance(kwargs, dict)):
+            try:
+                told["queue"] = queue_in(routed(told["task"], args, kwargs, dict(get("options", None) or {})))
+            except Exception as error:
+                told["error"] = "%s: %s" % (type(error).__name__, error)
+        found.append(told)
     return found
 
 
@@ -200,13 +256,9 @@ def is_refusal(error: Exception) -> bool:
 
 
 def route(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:
-    """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
-    task = app.tasks.get(name)
-    own = {key: value for key, value in task._get_exec_options().items() if value is not None} if task else {}
-    sent = app.amqp.router.route({**own, **options}, name, args, kwargs, task)
-    queue = sent["queue"].name if sent.get("queue") else ""
+    task, sent = app.tasks.get(name), routed(name, args, kwargs, options)
     return {
-        "queue": queue, "priority": sent.get("priority"), "broker": app.connection_for_write().as_uri(),
+        "queue": queue_in(sent), "priority": sent.get("priority"), "broker": app.connection_for_write().as_uri(),
         "keeps_result": not (task.ignore_result if task else app.conf.task_ignore_result),
         "max_retries": task.max_retries if task else None, **fit(task, args, kwargs),
         "import_error": next(iter(import_errors([name]).values()), ""),
@@ -240,6 +292,7 @@ if "expected" in question:
     own = app.conf.broker_transport_options or {}
     answer["options"] = {name: own[name] for name in question["options"] if name in own}
     answer.update(readable())
+    answer.update(routes=routes(), schedule=schedule())
     answer["broker"] = broker(question["queues"])
 elif "send_as" in question:
     send(**question["call"])

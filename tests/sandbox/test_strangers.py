@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from tests.brokers import until
 from tests.sandbox.conftest import World
+from tests.sandbox.test_bad_input import glpi
 
+SINGLE = "integrations.tasks.check_single_device_in_glpi"
 APP = "from celery import Celery\napp = Celery('strange', broker={url!r})\n"
 
 
@@ -119,3 +122,50 @@ def test_a_worker_is_not_started_on_messages_that_it_would_discard(healthy: Worl
     with healthy.broker() as client:
         client.delete("high_priority")
     assert healthy.inv("remediate", "--yes").code == 0
+
+
+def application(world: World) -> Celery:
+    return Celery(broker=(world.root / "broker.url").read_text(), set_as_current=False)
+
+
+def send_pickled(app: Celery, queue: str) -> None:
+    for n in range(3):
+        app.send_task(SINGLE, [n], queue=queue, priority=0, serializer="pickle")
+
+
+def test_a_running_worker_that_lacks_a_queue_is_not_restarted_on_messages_that_it_would_discard(healthy: World) -> None:
+    app, node = application(healthy), "worker_daemon@sandbox"
+    app.control.cancel_consumer("daemon", destination=[node], reply=True)
+    send_pickled(app, "daemon")
+    found = {one["code"]: one for one in healthy.inv("diagnose", "--json").json["findings"]}
+    assert found["message.would_be_discarded"]["subject"] == node
+    assert healthy.inv("remediate", "--yes").code != 0
+    assert sum(b"x-python-serialize" in raw for raw in healthy.queue("daemon")) == 3
+    with healthy.broker() as client:
+        client.delete("daemon")
+    assert healthy.inv("remediate", "--yes").code == 0
+
+
+def test_a_running_worker_that_discards_what_waits_for_it_is_an_error(healthy: World) -> None:
+    """Its processes are busy, so the messages wait; when they are free they are thrown away, one after the other."""
+    log = healthy.root / "app/logs/worker_high.log"
+    refusals = log.read_text().count("Received invalid task message")
+    glpi(healthy, {"fail": "hang"})
+    try:
+        app = application(healthy)
+        for _ in range(12):  # two run at a time, and hang until GLPI's client gives up
+            app.send_task(SINGLE, [1], queue="high_priority", priority=0)
+        send_pickled(app, "high_priority")
+        patient = healthy.inventory(("timeout: 1m\n            output", "timeout: 1s\n            output"))
+        done = healthy.inv("diagnose", "--json", "--inventory", patient)
+        (told,) = (one for one in done.json["findings"] if one["code"] == "message.discarded")
+        assert (told["subject"], told["severity"]) == ("worker_high@sandbox", "error")
+        assert told["summary"].startswith(
+            "3 messages in high_priority are application/x-python-serialize, which it does not accept"
+        )
+        assert len(healthy.queue("high_priority")) > 3
+    finally:
+        glpi(healthy, {"fail": None})
+    until(lambda: not healthy.queue("high_priority"))
+    until(lambda: log.read_text().count("Received invalid task message") == refusals + 3)
+    assert healthy.inv("verify").code == 0

@@ -20,6 +20,7 @@ from runbooks.core.model import (
     Manager,
     NodeState,
     OtherRunner,
+    QueueState,
     Selection,
     ServiceState,
     Severity,
@@ -382,15 +383,55 @@ PICKLED, PACKED, NAMELESS = Form("application/x-python-serialize"), Form(compres
         (PICKLED, "12 messages in high_q are application/x-python-serialize, which it does not accept"),
         (PACKED, "12 messages in high_q are compressed with zstd, which its Python cannot undo"),
         (NAMELESS, "12 messages in high_q name no task"), (Form(compression="gzip"), ""), (Form(protocol=1), ""),
+        (Form("application/x-own"), "12 messages in high_q are application/x-own, for which it has no decoder"),
+        (Form("application/text", "klingon"), "12 messages in high_q are encoded as klingon, which its"),
+        (Form("application/text"), ""), (Form(encoding="klingon"), ""),
     ],
 )  # fmt: skip
-def test_a_worker_is_not_started_on_messages_that_the_application_does_not_accept(form: Form, told: str) -> None:
-    probe = replace(GOOD, accepts=frozenset({"application/json"}), compressions=frozenset({"gzip"}))
-    queue = make_queue(depth=12, forms={form: 12})
-    found = findings(broker=broker(nodes={}, queues={"high_q": queue}), hosts={"web1": with_imports(probe)})
-    refused = [finding for finding in found if finding.code == "message.would_be_discarded"]
-    assert len(refused) == bool(told)
-    assert all(f.summary.startswith(told) and f.blocks == (Block("web1", "high"),) for f in refused)
+@pytest.mark.parametrize("runs", [False, True])
+def test_messages_that_an_application_does_not_accept_are_told_to_whom_they_wait_for(
+    form: Form, told: str, runs: bool
+) -> None:
+    own = {"high@web1": node()} if runs else {}
+    found = findings(broker=broker(nodes=own, queues={"high_q": written(form)}), hosts={"web1": with_imports(READER)})
+    code, blocks = ("message.discarded", ()) if runs else ("message.would_be_discarded", (Block("web1", "high"),))
+    refused = [finding for finding in found if finding.code.startswith("message.")]
+    assert [finding.code for finding in refused] == [code] * bool(told)
+    assert all(f.summary.startswith(told) and f.blocks == blocks for f in refused)
+
+
+READER = replace(
+    GOOD,
+    accepts=frozenset({"application/json", "application/text", "application/x-own"}),
+    decodes=frozenset({"application/json", "application/text"}),
+    compressions=frozenset({"gzip"}),
+    encodings=frozenset({"utf-8"}),
+)
+
+
+def written(*forms: Form) -> QueueState:
+    """The queue, with 12 messages that are written so each."""
+    count = 12 * len(forms)
+    unusual = {form: 12 for form in forms if form != Form()}
+    return make_queue(depth=count, forms=unusual, by_task={TASKS[0]: TaskCount(count, 0, 0, None, None, 0)})
+
+
+def test_what_celery_writes_by_default_is_judged_too() -> None:
+    probe = replace(READER, accepts=frozenset({"application/x-python-serialize"}), decodes=None)
+    queues = {"high_q": written(Form(), PICKLED)}
+    found = findings(broker=broker(nodes={}, queues=queues), hosts={"web1": with_imports(probe)})
+    refused = [finding.summary for finding in found if finding.code == "message.would_be_discarded"]
+    assert [summary.partition(", which")[0] for summary in refused] == ["12 messages in high_q are application/json"]
+
+
+@pytest.mark.parametrize(("form", "told"), [(PICKLED, True), (PACKED, True), (Form(), False)])
+@pytest.mark.parametrize("runs", [False, True])
+def test_what_nobody_can_judge_is_told_and_starts_no_worker(form: Form, told: bool, runs: bool) -> None:
+    own = {"high@web1": node()} if runs else {}
+    found = findings(broker=broker(nodes=own, queues={"high_q": written(form)}), hosts={"web1": with_imports(GOOD)})
+    unjudged = [finding for finding in found if finding.code.startswith("message.")]
+    assert [finding.code for finding in unjudged] == ["message.unjudged"] * told
+    assert all(f.blocks == (() if runs else (Block("web1", "high"),)) for f in unjudged)
 
 
 def test_messages_that_a_rule_takes_out_first_keep_no_worker_from_its_start() -> None:
@@ -423,7 +464,7 @@ def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(task: str
 
 
 def test_what_the_schedule_sends_and_nobody_knows_is_told() -> None:
-    own = node(scheduled=frozenset({TASKS[0], NEW_TASK, "celery.backend_cleanup"}))
+    own = node(scheduled=frozenset((task, "") for task in (TASKS[0], NEW_TASK, "celery.backend_cleanup")))
     finding = only(findings(broker=broker(nodes={own.name: own})), "task.scheduled_for_nobody")
     assert (finding.subject, finding.severity) == (NEW_TASK, Severity.ERROR)
     found = findings(TWO_HOSTS, broker=make_broker(TWO_HOSTS, nodes={own.name: own}))

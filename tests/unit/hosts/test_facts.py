@@ -322,9 +322,9 @@ class Site:
 
     def probe(self, *expected: str, overrides: Mapping[str, str] | None = None, python: str = "") -> ImportProbe:
         host = self.of(python=python) if python else self.host
-        return facts.parse_imports(
-            ask(facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {})), ()
-        )
+        encodings = ("utf-8", "binary", "klingon", "\0")
+        question = facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {}, encodings)
+        return facts.parse_imports(ask(question), ())
 
 
 @pytest.fixture
@@ -377,7 +377,9 @@ def test_an_application_tells_what_its_workers_can_read(site: Site) -> None:
     assert probe.compressions is not None
     assert probe.compressions >= {"application/x-gzip", "gzip", "zlib", "application/x-bz2"}
     assert "application/x-br" not in probe.compressions
-    assert probe.encodings == frozenset({"base64"})
+    assert probe.encodings == frozenset({"utf-8", "binary"})
+    assert probe.decodes is not None
+    assert probe.decodes >= {"application/json", "application/x-python-serialize", "application/text"}
     site.write(**{"shop.py": dedent(APP) + "app.conf.accept_content = ['pickle', 'application/x-yaml']\n"})
     own = {"application/x-python-serialize", "application/x-yaml"}
     assert site.probe().accepts == frozenset(own | {"application/data", "application/text"})
@@ -596,3 +598,37 @@ def test_when_beat_last_sent_is_known_where_its_schedule_is_written_then(library
     else:
         assert sent_at is not None
         assert sent_at > 5
+
+
+ROUTED = """
+app.conf.task_default_queue = "rest"
+app.conf.task_routes = {"tasks.b*": {"queue": "bills", "priority": 3}}
+app.conf.beat_schedule = {
+    "nightly": {"task": "tasks.bill", "schedule": 60.0},
+    "typo": {"task": "tasks.gone", "schedule": 60.0, "options": {"queue": "bils"}},
+    "rest": {"task": "tasks.gone", "schedule": 60.0, "args": (1,)},
+}
+"""
+
+
+def test_celerys_own_router_tells_which_queue_a_task_goes_to(site: Site) -> None:
+    site.write(**{"shop.py": dedent(APP) + ROUTED})
+    probe = site.probe()
+    assert (probe.routes["tasks.bill"], probe.routes["celery.chord"]) == ("bills", "rest")
+    assert [(one.name, one.queue) for one in probe.schedule] == [
+        ("nightly", "bills"),
+        ("typo", "bils"),
+        ("rest", "rest"),
+    ]
+    site.write(**{"shop.py": dedent(APP) + ROUTED + "app.conf.task_create_missing_queues = False\n"})
+    assert [one.error for one in site.probe().schedule if one.name == "typo"] == [
+        "QueueNotFound: \"Queue 'bils' missing from task_queues\""
+    ]
+
+
+def test_what_a_router_of_the_applications_own_does_with_a_task_is_not_known_without_its_arguments(site: Site) -> None:
+    own = "app.conf.task_routes = (lambda name, args, *_, **__: {'queue': 'one' if args else 'none'},)\n"
+    site.write(**{"shop.py": dedent(APP) + ROUTED + own})
+    probe = site.probe()
+    assert probe.routes == {}
+    assert [(one.name, one.queue) for one in probe.schedule] == [("nightly", "none"), ("typo", "bils"), ("rest", "one")]
