@@ -1,0 +1,159 @@
+"""What Redis itself wrote down: a server's append-only file, carried out again on another server and counted.
+
+**Source:** Redis 7's `appendonly.aof.manifest` (`file NAME seq N type b|h|i`), and RESP arrays of bulk strings in the
+files that it names. BRPOP is written down as RPOP, a script and a transaction as what they changed, in MULTI … EXEC.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import redis
+
+# A server whose file tells everything: none of it is rewritten, and no reply leaves before it is written.
+ARGS = ("--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no",
+        "--auto-aof-rewrite-percentage", "0")  # fmt: skip
+ID = re.compile(rb'\\?"id\\?": ?\\?"(m\d{7})')
+OURS = b"celery-runbooks:"
+Block = list[list[bytes]]
+
+
+@dataclass
+class Account:
+    """By id: what was ever in Redis; what a worker popped, and none put back; which of it the worker noted.
+
+    `given_back` counts what Celery itself put back, `lost` and `again` what Redis did when it went back; `rerun` is the
+    part of `again` that a worker had popped before, so the rest had been taken out by somebody else.
+    """
+
+    seen: set[str] = field(default_factory=set)
+    popped: set[str] = field(default_factory=set)
+    noted: set[str] = field(default_factory=set)
+    given_back: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
+    rerun: Counter[str] = field(default_factory=Counter)
+
+
+def ids(texts: Iterable[bytes | str]) -> list[str]:
+    """The ids of the messages in some bytes."""
+    return [found.decode() for text in texts if isinstance(text, bytes) for found in ID.findall(text)]
+
+
+def waiting(client: "redis.Redis") -> Counter[str]:
+    """How often each message is in a list, whichever."""
+    found: Counter[str] = Counter()
+    for key in client.scan_iter(count=1000):
+        if client.type(key) == b"list":
+            found.update(ids(client.lrange(key, 0, -1)))
+    return found
+
+
+def unacked(client: "redis.Redis") -> Counter[str]:
+    """How often each message is noted as fetched."""
+    return Counter(ids(client.hvals("unacked")))
+
+
+def written(directory: Path) -> bytes:
+    """All that the append-only file of a server says."""
+    folder = directory / "appendonlydir"
+    files = [line.split() for line in (folder / "appendonly.aof.manifest").read_text().splitlines()]
+    files.sort(key=lambda words: (words[5] != "b", int(words[3])))
+    return b"".join((folder / words[1]).read_bytes() for words in files if words[5] != "h")
+
+
+def account(epochs: list[tuple[Path, int]], scratch: "redis.Redis") -> Account:
+    """Carry out what each server did, from where it began to serve; what differs in between is Redis' own doing.
+
+    After it `scratch` holds what the last server does.
+    """
+    told = Account()
+    before: tuple[Counter[str], Counter[str]] | None = None
+    for directory, start in epochs:
+        scratch.flushall()
+        data = written(directory)
+        for _ in _carried_out(data[:start], scratch):
+            pass
+        now = waiting(scratch), unacked(scratch)
+        if before is not None:
+            told.lost += before[0] + before[1] - now[0] - now[1]
+            again = now[0] - before[0]  # also what a worker had in `unacked`: it may have run it
+            told.again += again
+            told.rerun += Counter({one: count for one, count in again.items() if one in told.popped})
+        told.popped -= set(now[0])
+        for block, popped in _carried_out(data[start:], scratch):
+            _note(told, block, popped)
+        before = waiting(scratch), unacked(scratch)
+    return told
+
+
+def _note(told: Account, block: Block, popped: object) -> None:
+    pushed = {one for command in block if command[0].upper() in (b"LPUSH", b"RPUSH") for one in ids(command)}
+    told.seen |= pushed
+    told.popped -= pushed
+    told.noted -= pushed
+    told.noted |= {one for command in block if command[:2] == [b"HSET", b"unacked"] for one in ids(command)}
+    if any(command[:2] == [b"HDEL", b"unacked"] for command in block):
+        told.given_back.update(pushed)
+    if isinstance(popped, bytes):
+        told.popped.update(ids([popped]))
+
+
+def _carried_out(data: bytes, scratch: "redis.Redis") -> Iterator[tuple[Block, object]]:
+    """Each block with what a worker popped by it, if anything."""
+    every = _blocks(data)
+    while blocks := list(islice(every, 500)):
+        with scratch.pipeline(transaction=False) as pipeline:
+            for block in blocks:
+                for command in block:
+                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            replies = iter(pipeline.execute())
+        for block in blocks:
+            answers = [next(replies) for _ in block]
+            alone = len(block) == 1 and block[0][0].upper() == b"RPOP" and not block[0][1].startswith(OURS)
+            yield block, answers[0] if alone else None
+
+
+def _blocks(data: bytes) -> Iterator[Block]:
+    """What was done at once; a transaction that a crash has torn was not done."""
+    block: Block | None = None
+    for command in _commands(data):
+        match command[0].upper():
+            case b"MULTI":
+                block = []
+            case b"EXEC":
+                assert block is not None
+                yield block
+                block = None
+            case b"SELECT":
+                assert command[1] == b"0"
+            case _ if block is None:
+                yield [command]
+            case _:
+                block.append(command)
+
+
+def _commands(data: bytes) -> Iterator[list[bytes]]:
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        end = data.index(b"\r\n", at)
+        found, at = int(data[at + 1 : end]), end + 2
+        return found
+
+    while at < len(data):
+        command = []
+        try:
+            for _ in range(number()):
+                size = number()
+                command.append(data[at : at + size])
+                at += size + 2
+        except ValueError:
+            return  # torn
+        if at > len(data):
+            return
+        yield command
