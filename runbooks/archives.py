@@ -171,7 +171,7 @@ def restore_archive(
             session.reporter.warning(
                 f"{path.name}: {note.replace('RUN', record.id)}", "look at the queue before you go on"
             )
-        for n in differs.here:
+        for n in differs.here if even_restored else (*differs.here, *differs.doubtful):
             ledger.fates[n] = Fate.RESTORED
         for n in differs.missing if even_restored else ():
             ledger.fates[n] = Fate.TAKEN

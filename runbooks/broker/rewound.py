@@ -31,11 +31,13 @@ class Rewound(Struct, frozen=True):
     """How an archive and Redis differ.
 
     `here`: the n of what is taken out by the archive, and stands in Redis; `missing`: of what is put back or moved by
-    the archive, and stands nowhere. `held_known` is False where the messages that workers hold may not be looked at.
+    the archive, and stands nowhere; `doubtful`: of what is taken out by the archive and stands nowhere, where Redis is
+    behind: it ran again, or Redis has lost it. `held_known` is False where what workers hold may not be looked at.
     """
 
     here: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    doubtful: tuple[int, ...] = ()
     held_known: bool = True
 
 
@@ -55,14 +57,17 @@ def is_behind(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger) -> bool
 def told(found: Rewound) -> str:
     """What an operator has to know before an archive is restored that Redis is behind of."""
     said = f"Redis has no record of this run's last step, which it keeps for {REMEMBERED_S // 86_400} days:"
-    said += " it may have gone back to an older state; what it has run again since would run twice"
+    said += " it may have gone back to an older state"
     if found.here:
         said += f"; {len(found.here):,} stand in Redis already, and are left there"
     if not found.held_known:
         said += "; whether workers hold some is unknown, for this user may not look"
+    if found.doubtful:
+        said += f"; {len(found.doubtful):,} stand nowhere: run again since, or lost; they stay in the archive"
     if found.missing:
         said += f"; {len(found.missing):,} that the archive calls put back or moved stand nowhere: consumed, or lost"
-        said += " (`inv archive.restore RUN --even-restored` puts them back)"
+    if found.doubtful or found.missing:
+        said += " (`inv archive.restore RUN --even-restored` puts them back, and what has run would run twice)"
     return said
 
 
@@ -87,7 +92,8 @@ def compare(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, on_progre
     put = _stand(ledger, (n for n in ledger.messages if ledger.fates[n] in (Fate.RESTORED, Fate.MOVED)), standing)
     out = _stand(ledger, (n for n in ledger.messages if ledger.fates[n] is Fate.TAKEN and n not in unsure), standing)
     here = tuple(n for n, stands in out.items() if stands)
-    return Rewound(here, tuple(n for n, stands in put.items() if not stands), held_known)
+    doubtful = tuple(n for n in out if not out[n]) if is_behind(client, keyspace, ledger) else ()
+    return Rewound(here, tuple(n for n, stands in put.items() if not stands), doubtful, held_known)
 
 
 def _stand(ledger: Ledger, numbers: Iterable[int], standing: Counter[bytes]) -> dict[int, bool]:
@@ -124,14 +130,15 @@ def agree(
     *,
     reclaim: frozenset[int] = frozenset(),
     on_progress: Progress = no_progress,
-) -> None:
+) -> frozenset[int]:
     """Make the archive agree with Redis: what stands there is not out of it; what stands nowhere is, of these n.
 
-    To be called once the batches of unknown fate are settled, under the run's lock.
+    Returns the n that must stay in the archive: in doubt, and not among these. To be called once the batches of unknown
+    fate are settled, under the run's lock.
     """
     ledger = archive.ledger()
     if not (reclaim or is_behind(client, keyspace, ledger)):
-        return
+        return frozenset()
     found = compare(client, keyspace, ledger, on_progress)
     last = ledger.last_batch
     if found.here:
@@ -143,5 +150,7 @@ def agree(
         batch = archive.recalling(n for n in found.missing if n in reclaim)
         archive.done(batch, batch.messages)
         last = batch.number
-    if not missing:
+    doubtful = frozenset(found.doubtful) - reclaim
+    if not (missing or doubtful):
         forget(client, keyspace, archive, [last])
+    return doubtful

@@ -237,11 +237,11 @@ class Broker:
             waiting = 0 if damage else moving.standing(self._client, self._keys, ledger, None, told)
             found, note = (rewound.Rewound(), "") if damage else self._difference(ledger, told)
         unsure = ledger.unsure
-        here = frozenset(found.here)
+        stay = {*found.here, *found.doubtful}
         out = Counter(
             ledger.lots[n].malformed
             for n in ledger.messages
-            if (ledger.fates[n] is Fate.TAKEN and n not in here) or n in unsure
+            if (ledger.fates[n] is Fate.TAKEN and n not in stay) or n in unsure
         )
         held_back = 0 if malformed else out[True]
         moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
@@ -270,11 +270,12 @@ class Broker:
         """Put an archive's messages back in their places; returns what was done, for the operator."""
         with self._of_archive(path) as told, Archive.open(path) as archive:
             surgery.settle(self._client, self._keys, archive)
-            rewound.agree(self._client, self._keys, archive, on_progress=told)
+            doubtful = rewound.agree(self._client, self._keys, archive, on_progress=told)
             recalled = moving.recall(self._client, self._keys, archive, None, told)
-            unheld = unacked.restore(self._client, self._keys, archive)
+            wanted = frozenset(archive.ledger().messages) - doubtful if doubtful else None
+            unheld = unacked.restore(self._client, self._keys, archive, wanted)
             report = surgery.restore(
-                self._client, self._keys, archive, malformed=malformed, on_progress=told
+                self._client, self._keys, archive, malformed=malformed, wanted=wanted, on_progress=told
             )  # fmt: skip
         held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
         back = f", {recalled:,} of them from where they were moved to" if recalled else ""
@@ -289,10 +290,10 @@ class Broker:
             if effect.even_restored:
                 means = chosen(archive.ledger(), effect.rule, time.time())
                 again = frozenset(m.n for m in means if effect.malformed or not m.malformed)
-            rewound.agree(self._client, self._keys, archive, reclaim=again, on_progress=told)
+            doubtful = rewound.agree(self._client, self._keys, archive, reclaim=again, on_progress=told)
             ledger = archive.ledger()
             out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
-            back = (m for m in out if effect.malformed or not m.malformed)
+            back = (m for m in out if m.n not in doubtful and (effect.malformed or not m.malformed))
             if effect.place == "original":
                 wanted = frozenset(message.n for message in back)
                 count = unacked.restore(self._client, self._keys, archive, wanted)

@@ -53,7 +53,7 @@ def verify(flags: Flags, run: str) -> None:
     run=_RUN,
     place="where to: `original` (into their places), `next` or `last` to run",
     with_malformed="also malformed items; each kills the worker that pops it",
-    even_restored="also what the archive calls put back or moved, and Redis has lost",
+    even_restored="also what stands nowhere since Redis went back; it may have run",
 )
 def restore(
     flags: Flags,

@@ -249,7 +249,7 @@ class Place:
         if self.draw.random() < 0.5:
             self.address.remember()
         run = self.start(*first)
-        until(lambda: self.locked() or run.poll() is not None)
+        until(lambda: self.locked() or run.poll() is not None, timeout_s=120)
         for fault in faults:
             wait(self.draw.random() * self.draw.choice([0.01, 0.1, 1]))
             self.strike(fault, run)

@@ -157,6 +157,29 @@ def test_what_stands_in_the_queue_again_is_not_put_back_beside_itself(old: Rdb |
         server.stop(signal.SIGKILL)
 
 
+def test_what_stands_nowhere_may_have_run_again_and_stays_in_the_archive_until_it_is_asked_for(
+    old: Rdb | Failover, path: Path
+) -> None:
+    before = queue(old.server)
+    old.remember()
+    take(old.server, path)
+    server = old.go_back()
+    try:
+        with client_of(server) as client:
+            client.rpop("work", COUNT // 2)  # workers run them, before anybody looks
+        seen = broker_at(server).restorable(path, malformed=False)
+        assert seen.count == 0
+        assert f"{COUNT // 2} stand nowhere" in seen.note
+        for _ in range(2):
+            assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
+            assert restore(server, path).startswith("0 messages put back")
+        assert queue(server) == before[: COUNT // 2]
+        assert restore(server, path, even_restored=True).startswith(f"{COUNT // 2} messages")
+        assert queue(server) == before
+    finally:
+        server.stop(signal.SIGKILL)
+
+
 def test_what_was_put_back_and_lost_is_said_and_put_back_again_when_asked_for(old: Rdb | Failover, path: Path) -> None:
     before = queue(old.server)
     take(old.server, path)
