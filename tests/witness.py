@@ -5,12 +5,14 @@ files that it names. BRPOP is written down as RPOP, a script and a transaction a
 """
 
 import re
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import hiredis
 import redis
 
 # A server whose file tells everything: none of it is rewritten, and no reply leaves before it is written.
@@ -104,23 +106,29 @@ def _note(told: Account, block: Block, popped: object) -> None:
 
 def _carried_out(data: bytes, scratch: "redis.Redis") -> Iterator[tuple[Block, object]]:
     """Each block with what a worker popped by it, if anything."""
-    every = _blocks(data)
-    while blocks := list(islice(every, 500)):
-        with scratch.pipeline(transaction=False) as pipeline:
-            for block in blocks:
-                for command in block:
-                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-            replies = iter(pipeline.execute())
-        for block in blocks:
-            answers = [next(replies) for _ in block]
-            alone = len(block) == 1 and block[0][0].upper() == b"RPOP" and not block[0][1].startswith(OURS)
-            yield block, answers[0] if alone else None
+    every, reader = _blocks(data), hiredis.Reader()
+    port = scratch.get_connection_kwargs()["port"]
+    with socket.create_connection(("127.0.0.1", port)) as server:
+        while some := list(islice(every, 500)):
+            server.sendall(b"".join(raw for block in some for _, raw in block))
+            for block in some:
+                answers = [_answer(server, reader) for _ in block]
+                (command, _), alone = block[0], len(block) == 1
+                popped = alone and command[0].upper() == b"RPOP" and not command[1].startswith(OURS)
+                yield [command for command, _ in block], answers[0] if popped else None
 
 
-def _blocks(data: bytes) -> Iterator[Block]:
-    """What was done at once; a transaction that a crash has torn was not done."""
-    block: Block | None = None
-    for command in _commands(data):
+def _answer(server: socket.socket, reader: "hiredis.Reader") -> object:
+    while (answer := reader.gets()) is False:
+        reader.feed(server.recv(1 << 20))
+    assert not isinstance(answer, Exception), answer
+    return answer
+
+
+def _blocks(data: bytes) -> Iterator[list[tuple[list[bytes], bytes]]]:
+    """What was done at once, each command with its bytes; a transaction that a crash has torn was not done."""
+    block: list[tuple[list[bytes], bytes]] | None = None
+    for command, raw in _commands(data):
         match command[0].upper():
             case b"MULTI":
                 block = []
@@ -131,29 +139,24 @@ def _blocks(data: bytes) -> Iterator[Block]:
             case b"SELECT":
                 assert command[1] == b"0"
             case _ if block is None:
-                yield [command]
+                yield [(command, raw)]
             case _:
-                block.append(command)
+                block.append((command, raw))
 
 
-def _commands(data: bytes) -> Iterator[list[bytes]]:
+def _commands(data: bytes) -> Iterator[tuple[list[bytes], bytes]]:
     at = 0
-
-    def number() -> int:
-        nonlocal at
-        end = data.index(b"\r\n", at)
-        found, at = int(data[at + 1 : end]), end + 2
-        return found
-
     while at < len(data):
-        command = []
-        try:
-            for _ in range(number()):
-                size = number()
-                command.append(data[at : at + size])
-                at += size + 2
-        except ValueError:
-            return  # torn
-        if at > len(data):
+        start, command = at, []
+        end = data.find(b"\r\n", at)
+        count, at = int(data[at + 1 : end] or 0), end + 2
+        for _ in range(count):
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                return  # torn
+            size = int(data[at + 1 : end])
+            command.append(data[end + 2 : end + 2 + size])
+            at = end + size + 4
+        if end < 0 or at > len(data):
             return
-        yield command
+        yield command, data[start:at]
