@@ -281,7 +281,7 @@ class Place:
             wait(self.draw.random() * 3)
             run.kill()
         run.send_signal(signal.SIGCONT)
-        self.codes[run.wait(timeout=120)] += 1
+        self.codes[run.wait(timeout=300)] += 1
         self.done[run.args[2]] += 1  # type: ignore[index]
 
     def locked(self) -> bool:
