@@ -75,7 +75,10 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
 
             with client_of(server) as client:
                 client.rpop("low", 20)  # as workers do
-            asked = world.terminal("archive.restore", "last", answers=[("[y/N]", "n")])
+            nothing = world.inv("archive.restore", "last", "--yes")
+            assert (nothing.code, "20 stand nowhere" in nothing.out + nothing.err) == (0, True), nothing.out
+            assert len(low(server)) == COUNT - 20, "they may have run"
+            asked = world.terminal("archive.restore", "last", "--even-restored", answers=[("[y/N]", "n")])
             assert asked.code == 99, asked.out
             words = " ".join(asked.out.split())
             assert words.index(LOST) < words.index("put 20 messages back into low") < words.index("[y/N]"), words
