@@ -185,7 +185,7 @@ def _understood(
         found = parse_units(answers["units"], clock)
     else:
         found = {
-            name: facts.parse_service(host, app, name, answers[f"service{n}"], processes, secrets)
+            name: facts.parse_service(host, app, name, answers[f"service{n}"], secrets)
             for n, name in enumerate(services)
         }
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
@@ -198,7 +198,7 @@ def _understood(
         probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
-        others=others(host, app, processes, units, {pid for state in found.values() for pid in state.pids}),
+        others=others(app, processes, units, {pid for state in found.values() for pid in state.pids}),
         machine=clock.machine,
     )
 

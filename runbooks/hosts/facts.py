@@ -17,7 +17,7 @@ from runbooks.core.fleet import FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, ImportProbe, ScheduledTask, ServiceState
 from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
 from runbooks.hosts.script import Answer, quote, say
-from runbooks.hosts.strangers import CeleryProcess, is_service, what_runs
+from runbooks.hosts.strangers import is_of, is_service, what_runs
 
 NOT_RUNNING = 3
 """**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
@@ -176,6 +176,7 @@ def service_command(host: FleetHost, action: str, service: str) -> str:
 def ask_service(host: FleetHost, service: str) -> str:
     """What the status command says; of the process that it names, when it was started and what lies below it.
 
+    Of these: their pids in each namespace, those that work in the application's directory, the commands with Celery.
     **Source:** proc(5): `/proc/PID/task/TID/children`; field NSpid of `/proc/PID/status` is a process's pid in each
     pid namespace that it is in, its own last.
     """
@@ -184,25 +185,21 @@ def ask_service(host: FleetHost, service: str) -> str:
         f"pid=$(printf '%s\\n' \"$answer\" | sed -n '/^[0-9][0-9]*$/{{p;q;}}')\n"
         '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
         "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\n"
-        'below() { echo "/proc/$1/status"; for task in /proc/"$1"/task/*/children; do\n'
+        'below() { echo "/proc/$1"; for task in /proc/"$1"/task/*/children; do\n'
         'read -r children <"$task"; for child in $children; do below "$child"; done; done; } 2>/dev/null\n'
-        '[ -z "$pid" ] || grep -sH "^NSpid:" $(below "$pid"); echo\n'
+        'if [ -n "$pid" ]; then pids= commands= here=; for one in $(below "$pid"); do\n'
+        'pids="$pids $one/status" commands="$commands $one/cmdline"\n'
+        f'[ ! "$one/cwd" -ef {quote(host.settings.directory)} ] || here="$here ${{one#/proc/}}"; done\n'
+        'grep -sH "^NSpid:" $pids; echo "here:$here"; grep -saH "cele[r]y" $commands | tr "\\0" " "; fi; echo\n'
         "printf '%s\\n' \"$answer\"\nexit $code"
     )
 
 
-def parse_service(
-    host: FleetHost,
-    app: str,
-    service: str,
-    answer: Answer,
-    processes: Iterable[CeleryProcess],
-    secrets: Collection[str],
-) -> ServiceState:
+def parse_service(host: FleetHost, app: str, service: str, answer: Answer, secrets: Collection[str]) -> ServiceState:
     """A service's state; raises RunbookError when the status command answers neither "runs" nor "does not run".
 
     A process counts when it is, or holds, a Celery worker or beat of the application and this node: the pid in a file
-    that outlived its worker is somebody else's sooner or later. `processes` are all of the host that name Celery.
+    that outlived its worker is somebody else's sooner or later.
 
     **Source:** proc(5): field 22 of `/proc/PID/stat`, after the command in parentheses, is the start in clock ticks
     since boot; `/proc/uptime` is in seconds.
@@ -219,22 +216,29 @@ def parse_service(
             "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
         )
     pid, _, comm = stat.rpartition(")")[0].partition(" (")
-    pids = {int(pid): int(pid)} | dict(_known_as(line) for line in below)
+    pids, commands = _below(below)
     fields = stat.rpartition(")")[2].split()
     age_s = float(uptime.split()[0]) - int(fields[19]) / int(ticks_per_s)
-    state = ServiceState(int(pid), float(now) - age_s, said, pids=pids)
+    state = ServiceState(int(pid), float(now) - age_s, said, pids={int(pid): int(pid)} | pids)
     node = "" if service == "beat" else f"{service}@{host.name}"
-    its = [one for one in processes if one.pid in pids]
-    if any(one.of(app) and is_service(one.command, node) for one in its):
+    if any(is_of(app, command, here=here) and is_service(command, node) for command, here in commands):
         return state
-    found = ", ".join(dict.fromkeys(filter(None, (what_runs(one.command) for one in its))))
+    found = ", ".join(dict.fromkeys(filter(None, (what_runs(command) for command, _ in commands))))
     return replace(state, pid=None, other_process=f"pid {pid} ({found or comm})")
 
 
-def _known_as(line: str) -> tuple[int, int]:
-    """A process, and the pid by which it knows itself, which may live in a namespace of its own."""
-    path, *pids = line.split()
-    return int(path.split("/")[2]), int(pids[-1])
+def _below(lines: Iterable[str]) -> tuple[dict[int, int], list[tuple[str, bool]]]:
+    """The processes, each with the pid by which it knows itself; commands, and whether each works in the directory."""
+    pids, here, commands = {}, set[str](), []
+    for line in lines:
+        path, _, rest = line.partition(":")
+        if path == "here":
+            here = set(rest.split())
+        elif path.endswith("/status"):
+            pids[int(path.split("/")[2])] = int(rest.split()[-1])
+        else:
+            commands.append((rest.strip(), path.split("/")[2] in here))
+    return pids, commands
 
 
 BEGAN = b'\n{"began": true}\n'

@@ -63,22 +63,27 @@ class CeleryProcess(Struct, frozen=True):
 def ask_strangers(host: FleetHost) -> str:
     """The processes that name Celery, but for those in units named as ours are; what systemd says of their units.
 
-    Of a process: what else is known of it and its `stat`; its control group; then, together, the command lines.
+    Without systemd one user may have two installations on a host, each in its own directory: there only what works in
+    the application's, or in a container. Of a process: what else is known of it and its `stat`; its control group;
+    then, together, the command lines.
 
     **Source:** proc(5); test(1), `-ef`; systemctl(1); pid_namespaces(7); GNU tail. The last line of `/proc/PID/cgroup`
     is systemd's own hierarchy.
     """
-    ours = "celery-worker@*.service | celery-beat.service) continue ;;" if host.has_systemd else "'') ;;"
+    skip = "case $unit in celery-worker@*.service | celery-beat.service) continue ;; esac"
+    if not host.has_systemd:
+        skip = '[ "$here$inside" != -- ] || continue'
     return (
         'kept() { up=$1; while [ "$up" -gt 1 ] && read -r seen <"/proc/$up/stat"; do\n'
         "case $seen in *'(supervisord)'*) return 0 ;; esac; set -- ${seen##*) }; up=$2; done; return 1; } 2>/dev/null\n"
+        "supervised=$(grep -slx supervisord /proc/[0-9]*/comm)\n"
         "set --; units=; for path in $(grep -lsa 'cele[r]y' /proc/[0-9]*/cmdline); do\n"
-        'pid=${path#/proc/}; pid=${pid%/*}; line=; while read -r line; do group=$line; done <"/proc/$pid/cgroup"\n'
-        f"unit=${{group##*/}}; case $unit in {ours} esac\n"
-        'read -r stat <"/proc/$pid/stat" || continue\n'
+        "pid=${path#/proc/}; pid=${pid%/*}\n"
         f'here=-; [ ! "/proc/$pid/cwd" -ef {quote(host.settings.directory)} ] || here=here\n'
         'inside=-; [ ! -e "/proc/$pid/ns/pid" ] || [ "/proc/$pid/ns/pid" -ef /proc/self/ns/pid ] || inside=inside\n'
-        'by=-; ! kept "$pid" || by=supervisord\n'
+        'group=; while read -r line; do group=$line; done <"/proc/$pid/cgroup"; unit=${group##*/}\n'
+        f'{skip}; read -r stat <"/proc/$pid/stat" || continue\n'
+        'by=-; [ -z "$supervised" ] || ! kept "$pid" || by=supervisord\n'
         'printf "%s %s %s %s\\n%s\\n" "$here" "$inside" "$by" "$stat" "$group"; set -- "$@" "$path"\n'
         'case $unit in *.service | *.scope) units="$units $unit" ;; esac; done 2>/dev/null\n'
         'echo ---; [ $# -eq 0 ] || tail -v -c +1 -- "$@" 2>/dev/null; echo; echo ---\n'
@@ -107,7 +112,6 @@ def _processes(heads: str, said: Mapping[int, str]) -> Iterator[CeleryProcess]:
 
 
 def others(
-    host: FleetHost,
     app: str,
     processes: Sequence[CeleryProcess],
     units: Mapping[str, Mapping[str, str]],
@@ -115,10 +119,9 @@ def others(
 ) -> tuple[OtherRunner, ...]:
     """Who else runs workers or beats of the application, in the order of their names; `ours` are our services' pids.
 
-    Without systemd one user may have two installations on a host, each in its own directory: there a process counts
-    that works in the application's, or in a container.
+    What lies in a pid namespace that is no container's, as that of systemd-nspawn, is on another host.
     """
-    its = [one for one in processes if one.of(app) and (host.has_systemd or one.here or one.inside)]
+    its = [one for one in processes if one.of(app) and (one.container or not one.inside)]
     inner = {one.pid for one in its} | set(ours)
     mains = [one for one in its if one.pid not in ours and one.parent not in inner]
     found: dict[str, list[CeleryProcess]] = {}

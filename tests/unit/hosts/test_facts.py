@@ -24,7 +24,6 @@ from runbooks.core.model import FileState, ImportProbe, ServiceState
 from runbooks.core.settings import Commands
 from runbooks.hosts import facts
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.strangers import ask_strangers, parse_strangers
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 from tests.unit.hosts.test_transport import wait_until
@@ -132,8 +131,7 @@ def service_host(tmp_path: Path, status: str) -> FleetHost:
 
 def state_of(tmp_path: Path, status: str, service: str = "high") -> ServiceState:
     host = service_host(tmp_path, status)
-    processes, _ = parse_strangers(ask(ask_strangers(host)))
-    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)), processes, ())
+    return facts.parse_service(host, "shop", service, ask(facts.ask_service(host, service)), ())
 
 
 WORKER = "celery -A shop worker -n high@web1"

@@ -230,5 +230,5 @@ def test_a_command_of_the_inventory_with_a_quote_too_few_is_told_and_not_waited_
     finally:
         transport.abort()
     with pytest.raises(RunbookError, match=r"status command of high exited 2 and said: .*[Uu]nterminated"):
-        parse_service(host, "shop", "high", answers["high"], (), ())
+        parse_service(host, "shop", "high", answers["high"], ())
     assert answers["after"].out == b"here\n"

@@ -1,21 +1,23 @@
 """Who else runs the application's workers beside ours, from what hosts answered."""
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Manager, OtherRunner
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.strangers import CeleryProcess, ask_strangers, others, parse_strangers, what_runs
+from runbooks.hosts.strangers import ask_strangers, others, parse_strangers, what_runs
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 
 PYTHON = "/srv/venv/bin/python -m celery"
 OLD1 = f"{PYTHON} -A printer_inventory worker -Q low_priority --pidfile=/run/celery/old1.pid -n old1@web1"
 ID = "0123456789abcdef" * 4
-HOST = make_host(service_manager="systemd", commands=None)
 SHOWN = f"""\
 Type=notify
 ExecStart={{ path=/usr/sbin/sshd ; argv[]=/usr/sbin/sshd -D $SSHD_OPTS ; ignore_errors=no ; pid=0 ; status=0/0 }}
@@ -49,15 +51,13 @@ def process(unit: str, pid: int, command: str, *, parent: int = 1, here: str = "
     return Shown(f"0::/system.slice/{unit}", pid, command, parent, f"{here or '-'} - -")
 
 
-def found(
-    *shown: Shown, host: FleetHost = HOST, app: str = "printer_inventory", ours: Sequence[int] = ()
-) -> tuple[OtherRunner, ...]:
+def found(*shown: Shown, app: str = "printer_inventory", ours: Sequence[int] = ()) -> tuple[OtherRunner, ...]:
     heads = "".join(
         f"{one.flags} {one.pid} (python) S {one.parent} {one.pid} 1 0 -1 4194304 4 0 66\n{one.group}\n" for one in shown
     )
     commands = "\n".join(f"==> /proc/{one.pid}/cmdline <==\n" + one.command.replace(" ", "\0") + "\0" for one in shown)
     answer = Answer(0, f"{heads}---\n{commands}\n---\n{SHOWN}".encode(), "")
-    return others(host, app, *parse_strangers(answer), ours)
+    return others(app, *parse_strangers(answer), ours)
 
 
 def test_units_of_celery_multi_and_plain_ones_are_told_with_their_nodes_and_without_their_children() -> None:
@@ -92,21 +92,19 @@ def test_a_unit_that_does_more_than_run_celery_is_not_named_as_one_to_be_stopped
         (f"0::/docker/{ID}", "here - -", "process 9", None),  # this host is the container
     ],
 )
-@pytest.mark.parametrize("host", [HOST, make_host()])
-def test_whoever_runs_it_is_told_under_each_service_manager(
-    host: FleetHost, group: str, flags: str, name: str, manager: Manager | None
-) -> None:
+def test_whoever_runs_it_is_told(group: str, flags: str, name: str, manager: Manager | None) -> None:
     shown = Shown(group, 9, f"{PYTHON} -A printer_inventory worker -n a@web1", flags=flags)
-    assert found(shown, host=host) == (OtherRunner(name, {9: "worker a@web1"}, manager),)
+    assert found(shown) == (OtherRunner(name, {9: "worker a@web1"}, manager),)
+
+
+def test_what_runs_on_a_host_inside_this_one_is_not_here() -> None:
+    group = "1:name=systemd:/fleet/web1/payload/system.slice/celery.service"
+    assert found(Shown(group, 9, OLD1, flags="- inside -")) == ()
 
 
 def test_what_belongs_to_a_service_of_ours_is_nobody_elses() -> None:
     main, child = Shown("0::/", 9, OLD1), Shown("0::/", 10, OLD1, parent=9)
-    assert found(main, child, host=make_host(), ours=[9]) == ()
-
-
-def test_without_systemd_another_directory_is_another_installation() -> None:
-    assert found(Shown("0::/", 9, OLD1, flags="- - -"), host=make_host()) == ()
+    assert found(main, child, ours=[9]) == ()
 
 
 @pytest.mark.parametrize(
@@ -141,11 +139,23 @@ def test_an_application_that_is_called_worker_is_no_worker(command: str, told: s
     assert runs == ([[told]] if told else [])
 
 
-def test_processes_are_told_by_a_real_host() -> None:
-    answer = run_fragments(LocalTransport(), {"others": ask_strangers(make_host())}, timeout_s=30)["others"]
-    processes, _ = parse_strangers(answer)
-    assert all(isinstance(one, CeleryProcess) for one in processes)
-    assert others(make_host(), "an_application_that_nobody_has", processes, {}, ()) == ()
+@pytest.mark.parametrize(
+    ("systemd", "inside", "told"), [(False, True, True), (False, False, False), (True, False, True)]
+)
+def test_without_systemd_another_directory_is_another_installation(
+    tmp_path: Path, systemd: bool, inside: bool, told: bool
+) -> None:
+    manager: dict[str, Any] = {"service_manager": "systemd", "commands": None} if systemd else {}
+    host = make_host(directory=str(tmp_path), **manager)
+    command = "celery -A shop worker -n by_hand@web1"
+    running = subprocess.Popen([command, "600"], executable=shutil.which("sleep"), cwd=tmp_path if inside else "/")
+    try:
+        answer = run_fragments(LocalTransport(), {"others": ask_strangers(host)}, timeout_s=30)["others"]
+    finally:
+        running.kill()
+        running.wait()
+    runs = {pid: what for one in others("shop", *parse_strangers(answer), ()) for pid, what in one.runs.items()}
+    assert (runs.get(running.pid) == "worker by_hand@web1") is told
 
 
 @pytest.mark.parametrize(
