@@ -389,7 +389,8 @@ class ImportProbe(Struct, frozen=True):
     """The application's tasks as its own Python imports them on the host, outside any worker.
 
     `registered` are the task names after the application has loaded all it loads by itself; `errors` maps the module of
-    each expected task that is missing then to the traceback of importing it (empty where the import works).
+    each expected task that is missing then to the traceback of importing it (empty where the import works); that of ""
+    is the application's own, which was not loaded then.
     `remote_control` is False where its workers answer nothing, for its settings switch that off. `options` are those of
     its broker_transport_options that the inventory also has; None where it cannot be loaded.
     `accepts` are the content types that its workers take, `decodes` those they have a decoder for, `compressions` the
@@ -399,7 +400,8 @@ class ImportProbe(Struct, frozen=True):
     what the application's beat_schedule sends.
     `broker_at` is where its workers connect to, without password, and `broker_error` why one that starts now would get
     no messages from there, "" where nothing says so.
-    `failed` is why the probe itself could not run, "" where it did: it says nothing about the application then.
+    `failed` is why there was no application to load, in a line and what was said besides, "" where there was one: the
+    probe could not run, or `celery_app` names none. Nothing is known of the application then.
     """
 
     registered: frozenset[str]
@@ -415,6 +417,11 @@ class ImportProbe(Struct, frozen=True):
     broker_at: str = ""
     broker_error: str = ""
     failed: str = ""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the application was loaded, so that it lacks what is not `registered`."""
+        return not self.failed and "" not in self.errors
 
 
 class ProbeResult(Struct, frozen=True):

@@ -17,7 +17,7 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
         if state and state.imports_now and state.imports_now.failed:
-            yield _probe_failed(host, state.imports_now.failed)
+            yield _probe_failed(fleet, host, state, state.imports_now.failed)
         elif state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now)
             yield from _mute(host, state.imports_now)
@@ -40,9 +40,9 @@ def discarding(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
     """A finding for each worker that must not be started; `repaired` as in `discards`."""
-    also = ", also with the inventory's values" if repaired else ""
     for node, queue, task, count in discards(fleet, snapshot, repaired=repaired):
         worker, _, host = node.partition("@")
+        also = ", also with the inventory's values" if repaired and _tried(snapshot.reachable()[host]) else ""
         yield Finding(
             "task.would_be_discarded",
             node,
@@ -63,7 +63,7 @@ def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator
                 node,
                 f"{count:,} messages in {queue.name} {what}, and {node} would discard them as soon as it runs: let the "
                 "application accept them, or take them out first",
-                (_what_it_accepts(probe),),
+                tuple(_what_it_accepts(probe)),
                 blocks=blocks,
             )
         if not repaired and queue.malformed.count:
@@ -88,12 +88,12 @@ def _discarded_unread(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 node,
                 f"{count:,} messages in {queue.name} {what}, and {node}, which consumes it, discards them as soon as "
                 "it takes them: take them out, or let the application accept them and restart it",
-                (
-                    _what_it_accepts(probe),
-                    "it was loaded now: what a worker does that was started with other settings is not known",
-                ),
+                (*_what_it_accepts(probe), *((_LOADED_NOW,) if probe.loaded else ())),
             )
         yield from _unjudged(node, queue, probe, left)
+
+
+_LOADED_NOW = "it was loaded now: what a worker does that was started with other settings is not known"
 
 
 def _unjudged(
@@ -182,16 +182,9 @@ _TEXTS = ("application/data", "application/text")
 """What has no decoder of its own. **Source:** kombu 5.7.0 `serialization.py: TRUSTED_CONTENT`."""
 
 
-def _what_it_accepts(probe: ImportProbe) -> str:
-    known = ", ".join(sorted(probe.accepts or ())) or "what is not known"
-    return f"told by the application, imported on the host: it accepts {known}"
-
-
-def _misnamed(fleet: Fleet, host: FleetHost, error: str) -> Iterator[str]:
-    package = fleet.app.app.partition(":")[0].partition(".")[0]
-    if error.splitlines()[-1] == f"ModuleNotFoundError: No module named '{package}'":
-        where = host.settings.directory
-        yield f"celery_app is {fleet.app.app}, and {host.settings.python} finds no {package} in {where}"
+def _what_it_accepts(probe: ImportProbe) -> Iterator[str]:
+    if probe.accepts is not None:
+        yield f"imported on the host, the application accepts {', '.join(sorted(probe.accepts))}"
 
 
 def _unloadable(host: FleetHost, state: HostState) -> Iterator[Finding]:
@@ -217,17 +210,27 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _probe_failed(host: FleetHost, said: str) -> Finding:
+def _probe_failed(fleet: Fleet, host: FleetHost, state: HostState, said: str) -> Finding:
+    why, *besides = said.splitlines()
+    wanted = state.imports_wanted
+    mended = wanted is not None and wanted.loaded and wanted.registered >= frozenset(fleet.app.expected_tasks)
+    tried = "tried on the host: with the inventory's values it is loaded, and registers the expected tasks"
     return Finding(
         "host.probe_failed",
         host.name,
-        f"the application on {host.name} could not be asked what it registers: {said.splitlines()[-1]}",
-        (
-            f"celery_python, {host.settings.python}, did not come so far as to load it",
-            *said.splitlines()[-8:],
-        ),
-        blocks=(Block(host.name),),
+        f"the application on {host.name} could not be asked what it registers: {why}",
+        (*besides[-8:], *((*_differences(host, state), tried) if mended else ())),
+        remedy=_SET_VALUES if mended else None,
+        blocks=() if mended else (Block(host.name),),
     )
+
+
+_SET_VALUES = "set the inventory's values in the environment file, then restart"
+
+
+def _tried(state: HostState) -> bool:
+    """Whether the application was loaded with the inventory's values too, as they differ from those that it has."""
+    return state.imports_wanted is not None and state.imports_wanted is not state.imports_now
 
 
 def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -382,15 +385,14 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
     wanted = state.imports_wanted
     for module, error in ((module, error) for module, error in now.errors.items() if error):
         own = [task for task in missing if _module(task) == module] or missing
-        tried = wanted is not None and not wanted.failed and not wanted.errors.get(module)
-        mended = tried and wanted is not None and frozenset(own) <= wanted.registered
+        mended = wanted is not None and wanted.loaded and frozenset(own) <= wanted.registered
         yield Finding(
             "task.import_fails",
             host.name,
             f"{module or fleet.app.app} fails to import, so "
             f"{f'{tasks(own)} cannot be' if own else 'none of its tasks is'} registered: {error.splitlines()[-1]}",
-            (*error.splitlines()[-8:], *_misnamed(fleet, host, error), *_environment(host, state, mended)),
-            remedy="set the inventory's values in the environment file, then restart" if mended else None,
+            (*error.splitlines()[-8:], *_environment(host, state, module, mended=mended)),
+            remedy=_SET_VALUES if mended else None,
             blocks=() if mended else (Block(host.name),),
         )
 
@@ -459,18 +461,29 @@ def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tu
                 waiting = snapshot.broker.queues[queue]
                 for task, count in waiting.by_task.items():
                     taken = sum(selection.by_task.get(task, 0) for selection in waiting.selected) if repaired else 0
-                    if probe and not probe.failed and task not in probe.registered and count.count > taken:
+                    if probe and probe.loaded and task not in probe.registered and count.count > taken:
                         yield host.node(worker), queue, task, count.count - taken
 
 
-def _environment(host: FleetHost, state: HostState, mended: bool) -> Iterator[str]:
-    values = drift(host, state)
-    for name, value in values.items():
-        now = "not set" if value is None else redact(repr(value), ())
-        yield f"{host.settings.env_file}: {name} is {now}, the inventory says {host.settings.env[name]!r}"
+def _environment(host: FleetHost, state: HostState, module: str, *, mended: bool) -> Iterator[str]:
+    """How the environment file differs from the inventory, and what came of the import with the inventory's values."""
+    values, wanted = drift(host, state), state.imports_wanted
+    yield from _differences(host, state)
+    tried = "tried on the host: with the inventory's values"
     if mended:
-        yield "tried on the host: with the inventory's values the import works and these tasks are registered"
-    elif values and state.imports_wanted and not state.imports_wanted.failed:
-        yield "tried on the host: with the inventory's values the import fails all the same"
+        yield f"{tried} the import works and these tasks are registered"
+    elif wanted and values and _tried(state):
+        if wanted.failed:
+            yield f"{tried} it could not be loaded: {wanted.failed.splitlines()[0]}"
+        elif wanted.errors.get(module) or not wanted.loaded:
+            yield f"{tried} the import fails all the same"
+        else:
+            yield f"{tried} the import works, but these tasks are not registered"
     elif host.settings.env and not values:
         yield f"{host.settings.env_file} has the inventory's values: {', '.join(sorted(host.settings.env))}"
+
+
+def _differences(host: FleetHost, state: HostState) -> Iterator[str]:
+    for name, value in drift(host, state).items():
+        now = "not set" if value is None else redact(repr(value), ())
+        yield f"{host.settings.env_file}: {name} is {now}, the inventory says {host.settings.env[name]!r}"

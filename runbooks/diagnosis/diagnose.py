@@ -23,7 +23,8 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
         *probes.findings(fleet, snapshot),
         *config.findings(fleet, snapshot, files),
     ]
-    explained = {finding.subject for finding in findings if finding.code == "task.import_fails" and finding.remedy}
+    unloaded = ("task.import_fails", "host.probe_failed")
+    explained = {finding.subject for finding in findings if finding.code in unloaded and finding.remedy}
     findings = [f for f in findings if not (f.code == "environment.differs" and f.subject in explained)]
     unheard = {finding.subject for finding in findings if finding.code in _UNHEARD and finding.blocks}
     findings = [finding for finding in findings if not _only_unheard(fleet, finding, unheard)]

@@ -52,8 +52,8 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         now, wanted = state.imports_now, state.imports_wanted
         if wanted.broker_error:
             yield _finding(host, wanted, "now" if now.broker_error else "with the inventory's celery_env")
-        elif now.broker_error and not wanted.failed:
-            yield _finding(host, now, "now", mended=True)
+        elif now.broker_error:
+            yield _finding(host, now, "now", mended=wanted.loaded)
 
 
 def _finding(host: FleetHost, tried: ImportProbe, when: str, *, mended: bool = False) -> Finding:

@@ -19,7 +19,8 @@ def broken_links(
     knowing = sorted(node.name for node in nodes.values() if task in node.registered)
     if not knowing and found.signature is None:
         known = found.registered.union(*(node.registered for node in nodes.values()))
-        yield _unregistered(task, found, [*shortcuts, *sorted(known)])
+        seen = f"no node registers {task}" if nodes else f"no node answers to say whether it registers {task}"
+        yield _unregistered(task, found, seen, [*shortcuts, *sorted(known)])
         return
     if found.misfit:
         yield UsageError(f"the arguments do not fit {task}{found.signature}: {found.misfit}", "see --args and --kwargs")
@@ -43,16 +44,16 @@ def broken_links(
         yield from _not_consumed(call, found, nodes)
 
 
-def _unregistered(task: str, found: AppTask, known: list[str]) -> RunbookError:
+def _unregistered(task: str, found: AppTask, seen: str, known: list[str]) -> RunbookError:
     if found.import_error and _is_there(task, found.import_error):
         return RunbookError(
-            f"no node registers {task}, and its module fails to import on {found.host}:\n{found.import_error}",
+            f"{seen}, and its module fails to import on {found.host}:\n{found.import_error}",
             "`inv diagnose` tells whether the environment or the code is the cause",
         )
     near, own = nearest(task, known), sorted({name for name in known if not name.startswith("celery.")})
     there_are = f"there are: {', '.join(own[:_MOST])}{', …' * (len(own) > _MOST)}"
     return UsageError(
-        f"no node registers {task}, nor does the application on {found.host}",
+        f"{seen}, and the application on {found.host} does not register it",
         f"the nearest names: {', '.join(near)}" if near else there_are,
     )
 

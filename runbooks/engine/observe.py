@@ -267,8 +267,8 @@ def _imports(
     encodings: Collection[str],
 ) -> ImportProbe:
     question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides, encodings)
-    answer = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S)["imports"]
-    return facts.parse_imports(answer, secrets_in(state.files[host.settings.env_file]))
+    answers = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S, private=["imports"])
+    return facts.parse_imports(host, answers["imports"], secrets_in(state.files[host.settings.env_file]))
 
 
 def secrets_in(env_file: FileState | None) -> tuple[str, ...]:

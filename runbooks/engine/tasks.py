@@ -61,7 +61,9 @@ def require_whole(session: Session, call: TaskCall, way: Way) -> None:
 def send(session: Session, call: TaskCall, way: Way, task_id: str) -> None:
     """Send it once. Raises RunbookError; the message may have been sent all the same."""
     question = ask_send(way.host, session.fleet.app.app, call, task_id)
-    answers = run_fragments(session.transports[way.host.name], {"send": question}, timeout_s=HOST_TIMEOUT_S)
+    answers = run_fragments(
+        session.transports[way.host.name], {"send": question}, timeout_s=HOST_TIMEOUT_S, private=["send"]
+    )
     parse_send(way.host, answers["send"], way.secrets)
 
 
@@ -88,9 +90,7 @@ def _ask_first(
         path = host.settings.env_file
         try:
             asked = {"env_file": ask_files([path]), **questions(host)}
-            answers = run_fragments(
-                session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S, private=["env_file"]
-            )
+            answers = run_fragments(session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S, private=asked)
         except HostUnreachable as error:
             away.append(f"{host.name}: {error.problem}")
             continue

@@ -1,6 +1,6 @@
 """A task as the application itself sends it: which way it would go, and sending it, in the application's own Python."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
@@ -16,10 +16,10 @@ def ask_route(host: FleetHost, app: str, call: TaskCall) -> str:
 
 def parse_route(host: FleetHost, answer: Answer, secrets: Collection[str]) -> AppTask:
     """Raises RunbookError where the application cannot be loaded or its router fails."""
-    found = parse_application(answer, secrets)
-    if isinstance(found, str):
+    found = parse_application(host, answer, secrets)
+    if "registered" not in found:
         raise RunbookError(
-            f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{found}",
+            f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{_fault(found)}",
             "`inv diagnose` tells whether the environment or the code is the cause",
         )
     known = {name: found[name] for name in AppTask.__struct_fields__ if name not in ("host", "registered")}
@@ -32,9 +32,13 @@ def ask_send(host: FleetHost, app: str, call: TaskCall, task_id: str) -> str:
 
 def parse_send(host: FleetHost, answer: Answer, secrets: Collection[str]) -> None:
     """Raises RunbookError where sending failed; the message may have been sent all the same."""
-    found = parse_application(answer, secrets)
-    if isinstance(found, str):
-        raise RunbookError(f"the application on {host.name} failed to send it:\n{found}")
+    found = parse_application(host, answer, secrets)
+    if "registered" not in found:
+        raise RunbookError(f"the application on {host.name} failed to send it:\n{_fault(found)}")
+
+
+def _fault(found: Mapping[str, str]) -> str:
+    return found.get("failed") or found["error"]
 
 
 def _call(call: TaskCall) -> dict[str, object]:

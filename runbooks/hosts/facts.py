@@ -244,39 +244,78 @@ def _below(lines: Iterable[str]) -> tuple[dict[int, int], list[tuple[str, bool]]
 BEGAN = b'\n{"began": true}\n'
 """What the probe prints once it runs, in a Python that has Celery."""
 
+ANSWER = '{"answer": '
+
 
 def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
     """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
 
     As the unit of a worker does: root reads the environment file, what any of the units sets besides is set, too, and
     the code is run by the application's user, whose it is. `-B`: a look writes nothing. Program, question and file
-    travel on standard input: nothing of them stands in a list of processes or on a disk.
+    travel on standard input: nothing of them stands in a list of processes or on a disk. Nor does the answer where the
+    fragment is private, as a traceback may quote a secret: all of it comes on standard output. It ends with its own
+    line, whatever the application has started.
     """
-    question |= {"app": app, "directory": host.settings.directory, "overrides": dict(overrides)}
+    settings = host.settings
+    question |= {"app": app, "directory": settings.directory, "python": settings.python, "overrides": dict(overrides)}
     source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
     program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
-    env_file, user = quote(host.settings.env_file), quote(host.settings.user)
-    group = quote(host.settings.group) if host.settings.group else f'"$(id -g -- {user})"'
-    become = f"setpriv --reuid {user} --regid {group} --init-groups --reset-env --"
+    env_file, python = quote(settings.env_file), quote(settings.python)
     units = " ".join(quote(unit_of(service)) for service in host.services) if host.has_systemd else ""
     show = f"systemctl show --property=Environment --value -- {units} 2>/dev/null | tr '\\n' ' '; " if units else ""
-    start = f"import sys; exec(sys.stdin.buffer.read({len(program.encode())}))"
+    start = (
+        "import sys; sys.version_info >= (3, 6) or sys.exit('it is Python %d.%d; 3.6 or newer is needed' % "
+        f"sys.version_info[:2]); exec(sys.stdin.buffer.read({len(program.encode())}))"
+    )
     return (
-        f"[ ! -e {env_file} ] || : <{env_file} || exit 1\n"
-        f"set --; [ $(id -u) -ne 0 ] || set -- {become}\n"
+        f"cannot() {{ printf '%s\\n' \"$*\" >&2; exit 1; }}\nme=$(id -un)\n"
+        f'[ ! -e {env_file} ] || ( : <{env_file} ) 2>/dev/null || cannot celery_env_file is {env_file}, which "$me" '
+        f"{quote('may not read: connect as a user who may, or as root')}\n"
+        f'[ -f {python} ] || cannot celery_python is {python}, which "$me" does not find: {_NAME_PYTHON}\n'
+        f'[ -x {python} ] || cannot celery_python is {python}, which "$me" may not execute: {_NAME_PYTHON}\n'
+        f"{_become(settings.user, settings.group)}"
         f"{{ {say(program)}; {show}echo; [ ! -e {env_file} ] || cat -- {env_file}; }} |\n"
-        f'"$@" {quote(host.settings.python)} -B -c {quote(start)}'
+        f'"$@" {python} -B -c {quote(start)} 2>&1 | sed {quote(f"/^{ANSWER}/q")}'
     )
 
 
-def parse_application(answer: Answer, secrets: Collection[str]) -> dict[str, Any] | str:
-    """The last line of the probe that is its JSON; where it did not come so far, what it said instead, redacted."""
-    out = answer.out.replace(BEGAN, b"\n").decode(errors="replace").strip()
-    line = next((line for line in reversed(out.splitlines()) if line.startswith('{"registered": ')), None)
-    if answer.code != 0 or line is None:
-        return redact(answer.err.strip() or out or "the probe printed nothing", secrets)[-3000:]
-    found: dict[str, Any] = json.loads(line)
-    return found
+_NAME_PYTHON = quote("name the Python of the application's environment")
+
+
+def _become(user: str, group: str | None) -> str:
+    """Shell that puts into "$@" what root runs a program through, so that the application's user runs it."""
+    user = quote(user)
+    own_group = quote(group) if group else '"$group"'
+    advice = quote(
+        "(setpriv of util-linux is needed for that, which knows --init-groups and --reset-env; busybox's does not; or "
+        "connect as the application's user):"
+    )
+    return (
+        "set --; if [ $(id -u) -eq 0 ]; then\n"
+        f"group=$(id -g -- {user}) 2>/dev/null || cannot celery_user is {user}, and there is no such user\n"
+        f"set -- setpriv --reuid {user} --regid {own_group} --init-groups --reset-env --\n"
+        f'said=$("$@" true 2>&1) || cannot root cannot become {user} {advice} "$said"; fi\n'
+    )
+
+
+def parse_application(host: FleetHost, answer: Answer, secrets: Collection[str]) -> dict[str, Any]:
+    """What the application was asked; or `failed`, why there is none to ask; or `error`, what its own code raised.
+
+    These two are redacted.
+    """
+    out = answer.out.decode(errors="replace")
+    line = next((line for line in reversed(out.splitlines()) if line.startswith(ANSWER)), None)
+    if line is not None:
+        found: dict[str, Any] = json.loads(line)["answer"]
+        return found | {name: redact(found[name], secrets) for name in ("failed", "error") if name in found}
+    said = redact((answer.err + out.replace(BEGAN.decode(), "\n")).strip(), secrets)[-3000:] or "it printed nothing"
+    if BEGAN in answer.out:
+        return {"error": said}
+    if answer.code != 0:
+        return {"failed": said}
+    why = f"celery_python is {host.settings.python}, which did not come so far as to load it"
+    *before, last = said.splitlines()
+    return {"failed": "\n".join((f"{why}: {last}", *before))}
 
 
 def ask_imports(
@@ -291,13 +330,12 @@ def ask_imports(
     return ask_application(host, app, overrides, **wanted)
 
 
-def parse_imports(answer: Answer, secrets: Collection[str]) -> ImportProbe:
+def parse_imports(host: FleetHost, answer: Answer, secrets: Collection[str]) -> ImportProbe:
     """Where the application cannot be loaded, that is the error of every module."""
-    found = parse_application(answer, secrets)
-    if isinstance(found, str):
-        if BEGAN not in answer.out:
-            return ImportProbe(frozenset(), {}, failed=found)
-        return ImportProbe(frozenset(), {"": found})
+    found = parse_application(host, answer, secrets)
+    if "registered" not in found:
+        own = {"": found["error"]} if "error" in found else {}
+        return ImportProbe(frozenset(), own, failed=found.get("failed", ""))
     reads = {
         name: found[name] and frozenset(found[name]) for name in ("accepts", "decodes", "compressions", "encodings")
     }

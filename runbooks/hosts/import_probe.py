@@ -6,7 +6,8 @@ of the application.
 
 Loads the application as a worker does. Then it imports by hand the modules of the expected tasks that are missing, so
 that an error which the application swallows comes to light, and connects to the broker as a worker does. Or it tells
-how the application would send a task, or sends it. The answer is the JSON of one line.
+how the application would send a task, or sends it. The answer is the JSON of the last line: what was asked; or
+`failed`, why there was no application to load; or `error`, what the application's own code raised.
 """
 
 import codecs
@@ -20,8 +21,11 @@ import shlex
 import signal
 import sys
 import traceback
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 
@@ -44,18 +48,68 @@ def unquote(value: str) -> str:
         return value
 
 
-os.chdir(question["directory"])
-sys.path.insert(0, question["directory"])
+def answer(**found: Any) -> "NoReturn":
+    """Tell it and end: neither wait for the application's threads, nor run what it does at exit."""
+    print("\n" + json.dumps({"answer": found}), flush=True)
+    os._exit(0)
+
+
+def trace() -> str:
+    return "".join(traceback.format_exception(*sys.exc_info(), limit=-4)).strip()
+
+
+try:
+    os.chdir(question["directory"])
+except OSError as error:
+    answer(failed="celery_directory is {}, which cannot be entered: {}".format(question["directory"], error.strerror))
 read_environment()
 os.environ.update(question["overrides"])
+# As Python does at its start, and the file was not read then.
+sys.path[:0] = [question["directory"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
-from celery.app.utils import find_app  # noqa: E402
+try:
+    from celery import Celery
+    from celery.app.utils import find_app
+except Exception as failure:
+    version = "Python {}.{}".format(*sys.version_info)
+    why = "celery_python is {}, and that {} cannot import Celery ({})".format(question["python"], version, failure)
+    answer(failed=why + ": name the Python of the application's environment\n" + trace())
 
-print('\n{"began": true}', flush=True)  # from here on, what goes wrong is the application's
-app = find_app(question["app"])
-app.loader.import_default_modules()
-app.finalize()
-registered = set(app.tasks)
+
+def find_application() -> Any:
+    """The application that `celery_app` names. What its own code raises is raised.
+
+    **Source:** celery 5.7.0 `app/utils.py: find_app`: an AttributeError of the module becomes an ImportError, and an
+    ImportError of MODULE.celery an AttributeError.
+    """
+    name, (module, colon, attribute) = question["app"], question["app"].partition(":")
+    wrong, advice = "celery_app is {}, ".format(name), ": correct celery_app (MODULE:ATTRIBUTE)"
+    try:
+        named = find_app(name)
+    except (AttributeError, ImportError):
+        loaded = imported(module)
+        if not loaded:
+            where = "{} finds no module {} in {}".format(question["python"], module, question["directory"])
+            answer(failed=wrong + "and " + where + ": correct celery_app or celery_directory")
+        if colon and hasattr(loaded, attribute):
+            raise
+        if not colon:
+            imported(module + ".celery")
+        where = getattr(loaded, "__file__", None) or module
+        answer(failed=wrong + "and {} has no {}".format(where, attribute or "Celery application") + advice)
+    if not isinstance(named, Celery):
+        answer(failed=wrong + "which is of type {} and no Celery application".format(type(named).__name__) + advice)
+    return named
+
+
+def imported(module: str) -> Any:
+    """The module, None where there is none of this name."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (module + ".").startswith(str(error.name) + "."):
+            return None
+        raise
 
 
 def import_errors(tasks: Iterable[str]) -> Dict[str, str]:
@@ -66,7 +120,7 @@ def import_errors(tasks: Iterable[str]) -> Dict[str, str]:
             importlib.import_module(module)
             errors[module] = ""
         except BaseException:
-            errors[module] = "".join(traceback.format_exception(*sys.exc_info(), limit=-4)).strip()
+            errors[module] = trace()
     return errors
 
 
@@ -286,17 +340,26 @@ def send(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, 
         app.send_task(name, args, kwargs, task_id=question["send_as"], retry=False, **options)
 
 
-answer = {"registered": sorted(registered), "remote": bool(app.conf.worker_enable_remote_control)}  # type: Dict[str, Any]
-if "expected" in question:
-    answer["errors"] = import_errors(question["expected"])
-    own = app.conf.broker_transport_options or {}
-    answer["options"] = {name: own[name] for name in question["options"] if name in own}
-    answer.update(readable())
-    answer.update(routes=routes(), schedule=schedule())
-    answer["broker"] = broker(question["queues"])
-elif "send_as" in question:
-    send(**question["call"])
-else:
-    answer.update(route(**question["call"]))
-print("\n" + json.dumps(answer), flush=True)
-os._exit(0)  # neither wait for the application's threads, nor run what it does at exit
+print('\n{"began": true}', flush=True)  # from here on, what goes wrong is the application's
+try:
+    app = find_application()
+    app.loader.import_default_modules()
+    app.finalize()
+    registered = set(app.tasks)
+    found = {
+        "registered": sorted(registered), "remote": bool(app.conf.worker_enable_remote_control),
+    }  # type: Dict[str, Any]  # fmt: skip
+    if "expected" in question:
+        found["errors"] = import_errors(question["expected"])
+        own = app.conf.broker_transport_options or {}
+        found["options"] = {name: own[name] for name in question["options"] if name in own}
+        found.update(readable())
+        found.update(routes=routes(), schedule=schedule())
+        found["broker"] = broker(question["queues"])
+    elif "send_as" in question:
+        send(**question["call"])
+    else:
+        found.update(route(**question["call"]))
+except Exception:
+    answer(error=trace())
+answer(**found)

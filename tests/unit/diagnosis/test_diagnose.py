@@ -491,10 +491,18 @@ def test_an_import_that_the_inventorys_environment_mends_has_a_remedy_and_its_pr
 
 
 def test_an_import_that_the_inventorys_environment_does_not_mend_blocks() -> None:
-    found = findings(hosts={"web1": with_imports(BAD, BAD, timeout="thirty")})
-    finding = one(found, "task.import_fails")
-    assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
-    assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
+    tried = "tried on the host: with the inventory's values"
+    for wanted, told in (
+        (replace(BAD), f"{tried} the import fails all the same"),
+        (ImportProbe(frozenset(), {"": "OSError: x"}), f"{tried} the import fails all the same"),
+        (ImportProbe(frozenset(), {"shop.tasks": ""}), f"{tried} the import works, but these tasks are not registered"),
+        (ImportProbe(frozenset(), {}, failed="no setpriv\nx"), f"{tried} it could not be loaded: no setpriv"),
+        (BAD, f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'"),  # not tried
+    ):
+        found = findings(hosts={"web1": with_imports(BAD, wanted, timeout="thirty")})
+        finding = one(found, "task.import_fails")
+        assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
+        assert finding.evidence[-1] == told
     assert "environment.differs" in [f.code for f in found]
 
 
@@ -505,11 +513,9 @@ def test_an_import_that_fails_with_the_right_environment_is_the_codes_fault_and_
 
 
 def test_an_application_that_fails_with_every_environment_is_not_said_to_be_mended() -> None:
-    fleet, broken = (
-        make_fleet(expected_tasks=()),
-        ImportProbe(frozenset(), {"": "ModuleNotFoundError: No module named 'shop'"}),
-    )
-    finding = one(findings(fleet, hosts={"web1": with_imports(broken, broken, timeout="thirty")}), "task.import_fails")
+    fleet, broken = make_fleet(expected_tasks=()), ImportProbe(frozenset(), {"": "ModuleNotFoundError: x"})
+    state = with_imports(broken, replace(broken), timeout="thirty")
+    finding = one(findings(fleet, hosts={"web1": state}), "task.import_fails")
     assert "so none of its tasks is registered" in finding.summary
     assert (finding.blocks, finding.remedy) == ((Block("web1"),), None)
     assert finding.evidence[-1] == "tried on the host: with the inventory's values the import fails all the same"
@@ -798,11 +804,41 @@ def test_a_running_worker_with_another_visibility_timeout_is_told_whatever_prefi
 
 
 def test_a_probe_that_could_not_run_accuses_no_application_and_blocks_its_host() -> None:
-    probe = ImportProbe(frozenset(), {}, failed="setpriv: failed\n/srv/py: No module named 'celery'")
-    found = findings(hosts={"web1": with_imports(probe)})
-    finding = only(found, "host.probe_failed")
-    assert finding.summary.endswith("/srv/py: No module named 'celery'")
-    assert not {"task.import_fails", "task.never_imported", "task.would_be_discarded"} & {one.code for one in found}
+    probe = ImportProbe(frozenset(), {}, failed="celery_app is x, and there is none\nTraceback\n  x")
+    finding = only(findings(hosts={"web1": with_imports(probe)}), "host.probe_failed")
+    assert finding.summary.endswith("could not be asked what it registers: celery_app is x, and there is none")
+    assert (finding.evidence, finding.blocks, finding.remedy) == (("Traceback", "  x"), (Block("web1"),), None)
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        ImportProbe(frozenset(), {}, failed="celery_app is x, and there is none"),
+        ImportProbe(frozenset(), {"": "ValueError: x"}),
+    ],
+)
+def test_what_an_application_registers_and_accepts_is_said_only_where_it_was_loaded(probe: ImportProbe) -> None:
+    waiting = make_queue(depth=9, by_task={NEW_TASK: TaskCount(9, 0, 0, None, None, 0)}, forms={NAMELESS: 9})
+    asleep = broker(nodes={}, queues={"high_q": waiting})
+    found = findings(broker=asleep, hosts={"web1": with_imports(probe)})
+    assert not {"task.never_imported", "task.would_be_discarded"} & {one.code for one in found}
+    assert one(found, "message.would_be_discarded").evidence == ()
+    loaded = with_imports(GOOD)
+    found = findings(broker=asleep, hosts={"web1": loaded})
+    told = f"imported on the host, the application does not register {NEW_TASK}"
+    assert one(found, "task.would_be_discarded").evidence == (told,)
+    found = findings(broker=asleep, hosts={"web1": replace(loaded, imports_wanted=replace(GOOD))})
+    assert one(found, "task.would_be_discarded").evidence == (f"{told}, also with the inventory's values",)
+
+
+def test_a_probe_that_works_with_the_inventorys_environment_has_a_remedy_and_its_proof() -> None:
+    probe = ImportProbe(frozenset(), {}, failed="celery_app is x, and there is none")
+    finding = only(findings(hosts={"web1": with_imports(probe, GOOD, timeout="thirty")}), "host.probe_failed")
+    assert (finding.blocks, finding.remedy is not None) == ((), True)
+    assert finding.evidence == (
+        f"{ENV_FILE}: TIMEOUT is 'thirty', the inventory says '30'",
+        "tried on the host: with the inventory's values it is loaded, and registers the expected tasks",
+    )
 
 
 def test_an_environment_file_that_systemd_refuses_blocks_its_host() -> None:
@@ -811,12 +847,6 @@ def test_an_environment_file_that_systemd_refuses_blocks_its_host() -> None:
         state = make_state(host, files={host.settings.env_file: FileState(content, 0o640, NOW - 1000)})
         found = [one for one in findings(make_fleet(host), hosts={"web1": state}) if one.code == "env.unloadable"]
         assert [one.blocks for one in found] == ([(Block("web1"),)] if refused else [])
-
-
-def test_a_celery_app_that_is_not_found_is_named() -> None:
-    probe = ImportProbe(frozenset(), {"": "ModuleNotFoundError: No module named 'shop'"})
-    finding = only(findings(hosts={"web1": with_imports(probe)}), "task.import_fails")
-    assert any(line.startswith("celery_app is shop, and ") for line in finding.evidence)
 
 
 @pytest.mark.parametrize(

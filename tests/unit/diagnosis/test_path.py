@@ -38,6 +38,9 @@ def test_a_whole_way_has_no_broken_link() -> None:
 def test_an_unknown_task_is_told_with_the_nearest_names_of_tasks_and_shortcuts() -> None:
     unknown: dict[str, Any] = {"signature": None, "import_error": "ModuleNotFoundError: No module named 'shop.task'"}
     only(links(*NODES, task="shop.task.bil", **unknown), UsageError, "no node registers shop.task.bil", BILL)
+    only(
+        links(task="shop.task.bil", **unknown), UsageError, "no node answers to say whether it registers shop.task.bil"
+    )
     only(links(*NODES, task="xyz", **unknown), UsageError, f"there are: bill-all, {BILL}, {SHIP}")
     only(
         links(*NODES, task="bill", signature=None, import_error="ValueError: Empty module name"), UsageError, "bill-all"

@@ -182,6 +182,19 @@ def test_the_secrets_of_the_environment_file_and_passwords_in_urls_are_hidden_in
     assert "hunter2" not in repr(state.imports_now)
 
 
+def test_what_an_import_says_lies_in_no_file_of_the_host(
+    site: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "host"))
+    (tmp_path / "host").mkdir()
+    look = f"'somewhere' if subprocess.getoutput('grep -rl s3cret {tmp_path}/host') else 'nowhere'"
+    said = f"print(1_000_000 * (os.environ['TOKEN'] + ' '), file=sys.stderr, flush=True)\nraise RuntimeError({look})\n"
+    (site.path("web1", "shop") / "tasks.py").write_text("import os, subprocess, sys\n" + said)
+    state = host_state(site, "web1", Needs.EVERYTHING)
+    assert state.imports_now is not None
+    assert state.imports_now.errors["shop.tasks"].splitlines()[-1] == "RuntimeError: nowhere"
+
+
 def test_imports_are_not_tried_where_every_node_knows_its_tasks(site: World) -> None:
     site.remediate("web1")
     snapshot = site.session().observe(Needs.EVERYTHING)

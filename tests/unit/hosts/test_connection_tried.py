@@ -28,7 +28,7 @@ def tried(directory: Path, url: str) -> ImportProbe:
     (directory / "app.env").write_text(f"BROKER={url}\n")
     host = make_host(directory=str(directory), env_file=str(directory / "app.env"), user=getpass.getuser())
     question = {"q": ask_imports(host, "shop", (), {})}
-    return parse_imports(run_fragments(LocalTransport(), question, timeout_s=60)["q"], ())
+    return parse_imports(host, run_fragments(LocalTransport(), question, timeout_s=60)["q"], ())
 
 
 def test_a_worker_is_let_in_or_not_and_nothing_of_the_try_stays(

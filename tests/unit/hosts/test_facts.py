@@ -3,12 +3,13 @@
 import getpass
 import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
@@ -23,14 +24,14 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, ImportProbe, ServiceState
 from runbooks.core.settings import Commands
 from runbooks.hosts import facts
-from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.script import Answer, quote, run_fragments
 from runbooks.hosts.transport import LocalTransport
 from tests.unit.fleets import make_host
 from tests.unit.hosts.test_transport import wait_until
 
 
-def ask(question: str) -> Answer:
-    return run_fragments(LocalTransport(), {"q": question}, timeout_s=30)["q"]
+def ask(question: str, private: Collection[str] = ()) -> Answer:
+    return run_fragments(LocalTransport(), {"q": question}, timeout_s=30, private=private)["q"]
 
 
 def look(path: Path | str) -> FileState:
@@ -307,22 +308,24 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.host = self.of(python=sys.executable)
+        self.host = self.of()
         self.write(**{"shop.py": APP, "tasks.py": TASKS, "app.env": ""})
 
     def of(self, **settings: Any) -> FleetHost:
-        settings = {"user": getpass.getuser()} | settings
+        settings = {"user": getpass.getuser(), "python": sys.executable} | settings
         return make_host(directory=str(self.directory), env_file=str(self.directory / "app.env"), **settings)
 
     def write(self, **files: str) -> None:
         for name, text in files.items():
             (self.directory / name).write_text(dedent(text))
 
-    def probe(self, *expected: str, overrides: Mapping[str, str] | None = None, python: str = "") -> ImportProbe:
-        host = self.of(python=python) if python else self.host
+    def probe(
+        self, *expected: str, overrides: Mapping[str, str] | None = None, app: str = "shop", **settings: Any
+    ) -> ImportProbe:
+        host = self.of(**settings) if settings else self.host
         encodings = ("utf-8", "binary", "klingon", "\0")
-        question = facts.ask_imports(host, "shop", expected or ("tasks.bill",), overrides or {}, encodings)
-        return facts.parse_imports(ask(question), ())
+        question = facts.ask_imports(host, app, expected or ("tasks.bill",), overrides or {}, encodings)
+        return facts.parse_imports(host, ask(question, private=["q"]), ())
 
 
 @pytest.fixture
@@ -435,11 +438,118 @@ def test_a_syntax_error_in_the_application_is_the_error_of_everything(site: Site
     assert probe.errors[""].splitlines()[-1].startswith("SyntaxError")
 
 
-def test_a_missing_python_says_nothing_about_the_application(site: Site) -> None:
-    probe = site.probe(python="/no/such/python")
-    assert probe.registered == frozenset()
-    assert probe.errors == {}
-    assert "No such file" in probe.failed or "not found" in probe.failed
+NAME_PYTHON = "name the Python of the application's environment"
+WRAPPED = """#!/bin/sh
+exec {python} -c 'import sys; sys.version_info = (3, 5, 2); exec(sys.argv[1])' "$3"
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ("/no/such/python", rf"does not find: {NAME_PYTHON}"),
+        ("/usr/bin", rf"does not find: {NAME_PYTHON}"),
+        ("{site}/tasks.py", rf"may not execute: {NAME_PYTHON}"),
+        ("/bin/true", r"which did not come so far as to load it: it printed nothing"),
+        ("/bin/sh", r"which did not come so far as to load it: .*-B"),
+        ("{site}/old", r"did not come so far as to load it: it is Python 3\.5; 3\.6 or newer is needed"),
+        ("{site}/bare", rf"and that Python 3\.\d+ cannot import Celery \(No module named 'celery'\): {NAME_PYTHON}"),
+    ],
+)
+def test_a_wrong_celery_python_is_named_and_says_nothing_about_the_application(
+    site: Site, python: str, told: str
+) -> None:
+    site.write(bare=f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n', old=WRAPPED.format(python=sys.executable))
+    for name in ("bare", "old"):
+        (site.directory / name).chmod(0o755)
+    python = python.format(site=site.directory)
+    probe = site.probe(python=python)
+    assert re.fullmatch(rf"celery_python is {python}, .*{told}", probe.failed.splitlines()[0])
+    assert (probe.loaded, probe.errors, probe.registered) == (False, {}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("app", "told"),
+    [
+        ("nope:app", "{python} finds no module nope in {site}: correct celery_app or celery_directory"),
+        ("tasks.nope", "{python} finds no module tasks.nope in {site}: correct celery_app or celery_directory"),
+        ("shop:nope", "{site}/shop.py has no nope: correct celery_app (MODULE:ATTRIBUTE)"),
+        ("other", "{site}/other.py has no Celery application: correct celery_app (MODULE:ATTRIBUTE)"),
+        ("other:x", "which is of type int and no Celery application: correct celery_app (MODULE:ATTRIBUTE)"),
+        ("flask", "which is of type int and no Celery application: correct celery_app (MODULE:ATTRIBUTE)"),
+    ],
+)
+def test_a_wrong_celery_app_is_named_and_says_nothing_about_the_application(site: Site, app: str, told: str) -> None:
+    site.write(**{"other.py": "x = 1\n", "flask.py": "app = 1\n"})
+    probe = site.probe(app=app)
+    told = told.format(python=sys.executable, site=site.directory)
+    assert probe.failed in (f"celery_app is {app}, {told}", f"celery_app is {app}, and {told}")
+    assert (probe.loaded, probe.errors, probe.registered) == (False, {}, frozenset())
+
+
+@pytest.mark.parametrize("app", ["shop", "shop:app", "shop.app", "package", "package.celery:app"])
+def test_an_application_that_is_there_is_found_as_celery_finds_it(site: Site, app: str) -> None:
+    (site.directory / "package").mkdir()
+    site.write(**{"package/__init__.py": "", "package/celery.py": APP})
+    assert site.probe(app=app).registered >= {"tasks.bill"}
+
+
+@pytest.mark.parametrize(
+    ("app", "told"),
+    [
+        ("broken:app", "AttributeError: module 'os' has no attribute 'nope'"),
+        ("package", "ModuleNotFoundError: No module named 'requests2'"),
+        ("shop2:app", "ModuleNotFoundError: No module named 'shop3'"),
+    ],
+)
+def test_an_error_of_the_applications_own_is_not_hidden_by_how_celery_looks_for_it(
+    site: Site, app: str, told: str
+) -> None:
+    (site.directory / "package").mkdir()
+    site.write(**{"package/__init__.py": "", "package/celery.py": "import requests2\n"})
+    site.write(**{"broken.py": "import os\napp = os.nope\n", "shop2.py": "import shop3\n"})
+    probe = site.probe(app=app)
+    assert (probe.failed, probe.errors[""].splitlines()[-1]) == ("", told)
+
+
+def test_a_missing_directory_is_named(site: Site) -> None:
+    probe = facts.parse_imports(site.host, ask(facts.ask_imports(make_host(
+        directory="/no/such", env_file="/no/such/env", python=sys.executable, user=getpass.getuser(),
+    ), "shop", (), {})), ())  # fmt: skip
+    assert probe.failed == "celery_directory is /no/such, which cannot be entered: No such file or directory"
+
+
+def test_what_the_environment_file_adds_to_pythonpath_is_found(site: Site) -> None:
+    (site.directory / "lib").mkdir()
+    site.write(**{"lib/shop2.py": APP})
+    assert "finds no module shop2" in site.probe(app="shop2").failed
+    site.write(**{"app.env": f"PYTHONPATH=/no/such:{site.directory}/lib\n"})
+    assert "tasks.bill" in site.probe(app="shop2").registered
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_what_keeps_root_from_becoming_the_applications_user_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert site.probe(user="nosuch").failed == "celery_user is nosuch, and there is no such user"
+    (site.directory / "bin").mkdir()
+    for name in ("cat", "id", "mktemp", "rm", "sed"):
+        (site.directory / "bin" / name).symlink_to(shutil.which(name) or "")
+    monkeypatch.setenv("PATH", f"{site.directory}/bin")
+    failed = site.probe(user="nobody").failed
+    assert re.match(r"root cannot become nobody \(setpriv of util-linux is needed .*\): .*setpriv: not found", failed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_an_environment_file_that_may_not_be_read_is_named() -> None:
+    with TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        site = Site(Path(directory))
+        (site.directory / "app.env").chmod(0o600)
+        question = facts.ask_imports(site.host, "shop", (), {})
+        answer = ask(f"setpriv --reuid nobody --regid nogroup --clear-groups sh -c {quote(question)}")
+    told = f"celery_env_file is {directory}/app.env, which nobody may not read: connect as a user who may, or as root"
+    assert facts.parse_imports(site.host, answer, ()).failed == told
 
 
 def _pythons() -> list[str]:
@@ -452,10 +562,11 @@ def _pythons() -> list[str]:
 
 
 FAKE = """\
+    from celery import Celery
     class Conf:
         worker_enable_remote_control = True
         broker_transport_options = {}
-    class App:
+    class App(Celery):
         conf, tasks = Conf, {"tasks.bill": None}
         class loader:
             import_default_modules = staticmethod(lambda: None)
@@ -463,7 +574,7 @@ FAKE = """\
     def find_app(name):
         import os
         assert os.environ["A"] == "x y"
-        return App
+        return App()
     """
 
 
@@ -471,16 +582,10 @@ FAKE = """\
 def test_the_probe_runs_on_old_pythons(site: Site, python: str) -> None:
     for folder in ("celery", "celery/app"):
         (site.directory / folder).mkdir()
-        site.write(**{f"{folder}/__init__.py": ""})
+    site.write(**{"celery/__init__.py": "class Celery: pass\n", "celery/app/__init__.py": ""})
     site.write(**{"celery/app/utils.py": FAKE, "app.env": "A='x y'\n"})
     probe = site.probe(python=python)
     assert (probe.failed, probe.errors, probe.registered) == ("", {}, frozenset({"tasks.bill"}))
-
-
-def test_a_python_without_celery_says_nothing_about_the_application(site: Site) -> None:
-    (site.directory / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
-    (site.directory / "bare").chmod(0o755)
-    assert "No module named 'celery'" in site.probe(python=str(site.directory / "bare")).failed
 
 
 def test_a_module_that_exits_is_told_and_no_traceback_of_ours(site: Site) -> None:
@@ -504,6 +609,13 @@ def test_an_application_that_starts_a_thread_does_not_hold_the_answer_up(site: S
     assert "tasks.bill" in site.probe().registered
 
 
+def test_a_process_that_the_application_starts_and_leaves_does_not_hold_the_answer_up(site: Site) -> None:
+    start = "import subprocess\nopen('pid', 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
+    site.write(**{"tasks.py": start + dedent(TASKS)})
+    assert "tasks.bill" in site.probe().registered
+    os.kill(int((site.directory / "pid").read_text()), signal.SIGKILL)
+
+
 def test_an_application_that_reads_its_input_finds_none(site: Site) -> None:
     site.write(**{"tasks.py": "import sys\nassert sys.stdin.read() == ''\n" + dedent(TASKS)})
     assert site.probe().errors == {}
@@ -517,15 +629,15 @@ def test_awkward_names_and_values_reach_the_probe_as_they_are(site: Site) -> Non
     assert (site.directory / "seen").read_text(encoding="utf-8") == value
 
 
-def test_garbage_instead_of_an_answer_is_the_error_of_everything() -> None:
-    assert facts.parse_imports(Answer(0, facts.BEGAN, ""), ()).errors == {"": "the probe printed nothing"}
-    assert facts.parse_imports(Answer(0, facts.BEGAN + b"hello\n{broken\n", ""), ()).errors == {"": "hello\n{broken"}
-    assert facts.parse_imports(Answer(1, facts.BEGAN, "Traceback\nboom\n"), ()).errors == {"": "Traceback\nboom"}
+def test_garbage_instead_of_an_answer_is_the_error_of_everything(site: Site) -> None:
+    for out, error in ((b"", "it printed nothing"), (b"hello\n{broken\n", "hello\n{broken")):
+        probe = facts.parse_imports(site.host, Answer(0, facts.BEGAN + out, ""), ())
+        assert (probe.failed, probe.errors) == ("", {"": error})
 
 
-def test_a_probe_that_did_not_come_so_far_has_failed_and_accuses_nothing() -> None:
-    probe = facts.parse_imports(Answer(1, b"", "setpriv: failed\n"), ())
-    assert (probe.failed, probe.errors) == ("setpriv: failed", {})
+def test_a_probe_that_did_not_come_so_far_has_failed_and_accuses_nothing(site: Site) -> None:
+    probe = facts.parse_imports(site.host, Answer(1, b"", "celery_user is x, and there is no such user\n"), ())
+    assert (probe.failed, probe.errors) == ("celery_user is x, and there is no such user", {})
 
 
 # --- secrets
