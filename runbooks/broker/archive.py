@@ -26,6 +26,7 @@ readers leave it out, and the next to append cuts it off. Keep the file as long 
 **Source:** this module; nothing else writes the format.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ from typing import Any
 from msgspec import Struct
 
 from runbooks.broker.ledger import FORMAT, RESULTS, Archived, ArchiveError, Batch, Ledger, message_line, read, sha256
+from runbooks.core.errors import LockHeld
 
 END_BYTES = 24
 """So much of an item's end tells it from most others: Celery ends a message with its delivery tag."""
@@ -70,6 +72,17 @@ def _os_errors(path: Path) -> Iterator[None]:
         raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
 
 
+def _claim(path: Path, descriptor: int) -> None:
+    """Keep other processes of this machine from going on with an archive until the descriptor is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        problem = f"another run of this machine has {path} open; nothing was changed"
+        raise LockHeld(problem, "wait for its end, or end it if it hangs, then run again") from None
+    except OSError:
+        return  # a file system without locks
+
+
 class Archive:
     """An archive open for appending; an append returns after its lines are on the disk, or leaves that to `sync`.
 
@@ -92,6 +105,7 @@ class Archive:
         with _os_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             os.fchmod(descriptor, 0o600)  # whatever the umask
+            _claim(path, descriptor)
             archive = cls(path, descriptor, Ledger(run_id=run_id))
             header = {"type": "header", "format": FORMAT, "run": run_id, "created_at": created_at}
             archive._append([_line(header)], sync=True)
@@ -104,12 +118,21 @@ class Archive:
 
     @classmethod
     def open(cls, path: Path, by: str = "") -> "Archive":
-        """Open an archive to go on with it; a line torn by a crash is cut off first."""
-        ledger = read(path)
+        """Open an archive to go on with it, alone; a line torn by a crash is cut off first.
+
+        Raises LockHeld while another run has it open: that may be frozen, and would cut off what this one writes.
+        """
         with _os_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-            os.ftruncate(descriptor, ledger.whole_bytes)
-            os.fsync(descriptor)
+        try:
+            _claim(path, descriptor)
+            ledger = read(path)
+            with _os_errors(path):
+                os.ftruncate(descriptor, ledger.whole_bytes)
+                os.fsync(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(path, descriptor, ledger, by)
 
     def __enter__(self) -> "Archive":

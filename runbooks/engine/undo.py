@@ -336,8 +336,9 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
 
     Judged again, under the fleet's lock: where the run still goes on, an effect may be made after it was looked for.
     """
-    with session.broker.lock(record.id, session.options.verb):
+    with session.broker.lock(record.id, session.options.verb) as lock:
         undos = plan_undo(session, find_run(session.options.state_directory, record.id), malformed=malformed)
+        lock.held()
         journal = Journal.reopen(record.directory)
         try:
             for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):

@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -168,5 +169,32 @@ def test_a_run_whose_lock_has_expired_changes_nothing(
         with pytest.raises(LockHeld):
             put_at_end(client, FIRST, archive, messages, "last")
         assert listed(client, "work") == left
+        surgery.restore(client, KEYS, archive)
+    assert listed(client, "work") == items
+
+
+def test_a_run_stopped_while_it_opens_an_archive_cuts_off_nothing_that_another_one_writes(
+    client: "redis.Redis", url: str, items: list[bytes], archive_path: Path
+) -> None:
+    client.rpush("work", *items)
+    with Archive.create(archive_path, "r1", NOW) as archive:
+        surgery.take(client, KEYS, "work", [STALE], archive, NOW)
+    client.set(KEYS.lock, "first")
+    pid = os.fork()
+    if pid == 0:
+        os.ftruncate = Stop(1).before(os.ftruncate)
+        try:
+            with Archive.open(archive_path) as archive:
+                first_restore(connect(url), archive)
+        except LockHeld:
+            os._exit(FENCED)
+        os._exit(1)
+    os.waitpid(pid, os.WUNTRACED)
+    client.set(KEYS.lock, "second")
+    with suppress(LockHeld), Archive.open(archive_path) as archive:
+        surgery.restore(client, SECOND, archive)
+    assert resumed(pid) == FENCED
+    client.delete(KEYS.lock)
+    with Archive.open(archive_path) as archive:
         surgery.restore(client, KEYS, archive)
     assert listed(client, "work") == items
