@@ -397,6 +397,9 @@ def _take_back(
     for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
         original.undone(undo.entry.n)
         recap.at(undo.change.host).ok += 1
+    made = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
+    if started := {c.host for c in made if isinstance(c.do, ControlService) and c.do.action != "stop"}:
+        session.remember(session.observe(Needs.FILES | Needs.SERVICES, started))
 
 
 def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:

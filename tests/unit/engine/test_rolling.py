@@ -18,6 +18,7 @@ from runbooks.engine.walk import Proof, walk
 from runbooks.history import show
 from runbooks.reports.console import ConsoleReporter
 from runbooks.steps.step import Needs
+from runbooks.steps.workers import changed_since_start
 from tests.unit.engine.conftest import World
 
 HOSTS = ("web1", "web2", "web3", "web4")
@@ -258,6 +259,14 @@ def test_a_file_that_is_touched_restarts_nothing_and_one_that_says_something_els
     env.write_text(f"{env.read_text()}MORE=1\n")
     assert world.remediate() == ExitCode.OK
     assert world.log("web1").count("start high") == 2
+    env.write_text("TIMEOUT=x\n")
+    world.path("web1", "high.broken").touch()
+    assert world.remediate() == ExitCode.FAILED  # so the file is put back, and beat started on it again
+    env.write_text("TIMEOUT=x\nMORE=2\n")
+    state = world.session().observe(Needs.FILES | Needs.SERVICES).reachable()["web1"]
+    assert changed_since_start(world.hosts["web1"], "beat", state) == [str(env)]
+    world.path("web1", "high.broken").unlink()
+    assert world.remediate() == ExitCode.OK
     kept = tmp_path / "state/started/shop/web1.json"
     assert kept.stat().st_mode & 0o777 == 0o600
     env.touch()
