@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
@@ -13,7 +13,7 @@ from redis.connection import DefaultParser
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from runbooks.core.errors import BrokerRefused, BrokerUnreachable, RunbookError
+from runbooks.core.errors import BrokerReadOnly, BrokerRefused, BrokerUnreachable, RunbookError
 
 Tunnel = Callable[[str, int], int]
 """A host and port that only another machine can reach → a port of this machine that leads there."""
@@ -39,6 +39,7 @@ _REFUSALS = {
     "MOVED": "a Redis Cluster has no transport in Celery: name the standalone server that the workers use",
     "NOREPLICAS": "Redis refuses writes because too few replicas answer: see min-replicas-to-write",
 }
+_NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS")
 
 
 def safe_url(url: str) -> str:
@@ -108,7 +109,8 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
         redis_py_url = _redis_py_url(url)
         client = _client(redis_py_url, timeout_s, "celery-runbooks")
         where = address(client)
-        with broker_errors(where):
+        # One that takes no writes, for want of a disk, refuses PING, too, and can be looked at all the same.
+        with suppress(BrokerReadOnly), broker_errors(where):
             try:
                 client.ping()
             except redis.exceptions.NoPermissionError:
@@ -294,13 +296,14 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
         return BrokerUnreachable(f"{where} is still loading its data", f"wait until `{_ping(where)}` answers PONG")
     for word, advice in _REFUSALS.items():
         if word in text:
-            return BrokerRefused(f"{where} refuses: {text}", advice)
+            kind = BrokerReadOnly if word in _NO_WRITES else BrokerRefused
+            return kind(f"{where} refuses: {text}", advice)
     if isinstance(error, redis.exceptions.NoPermissionError):
         return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["NOPERM"])
     if isinstance(error, redis.exceptions.ReadOnlyError):
         return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["READONLY"])
     if isinstance(error, redis.exceptions.OutOfMemoryError):
-        return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["OOM"])
+        return BrokerReadOnly(f"{where} refuses: {text}", _REFUSALS["OOM"])
     if isinstance(error, redis.AuthenticationError):
         advice = _REFUSALS["NOAUTH"] if "required" in text.lower() else _REFUSALS["WRONGPASS"]
         return BrokerRefused(f"{where} refuses: {text}", advice)

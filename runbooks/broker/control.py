@@ -27,11 +27,25 @@ def observe_nodes(
     holdings: bool = False,
     settings: bool = False,
 ) -> dict[str, NodeState]:
+    """The nodes of `ask_nodes`."""
+    return ask_nodes(url, transport_options, timeout_s, holdings=holdings, settings=settings)[0]
+
+
+def ask_nodes(
+    url: str,
+    transport_options: Mapping[str, Any] | None = None,
+    timeout_s: float = 1.0,
+    *,
+    holdings: bool = False,
+    settings: bool = False,
+) -> tuple[dict[str, NodeState], int | None]:
     """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
 
     With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
     With them or with `settings` also with what they say of their settings: the options by which it is judged how long
     they may hold tasks, and what their schedule sends.
+
+    Also how many answered, where all that heard the question did; None where somebody heard it and is silent.
 
     {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody who has heard it
     is silent. Then those that answered are asked, by name; one that is silent then is left out. Of several of one name
@@ -45,14 +59,15 @@ def observe_nodes(
     options = dict(transport_options or {})
     client = connect(url, options)
     if not bound_nodes(client, KeySpace.from_options(options)) and _nobody_listens(client):
-        return {}
+        return {}, 0
     with _remote(url, options, client) as mailbox:
         answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
+        answered = answering.total() if answering.total() >= mailbox.heard else None
         commands = ("registered", "active_queues", "active", "stats", *(("reserved", "scheduled") if holdings else ()),
                     *(("conf",) if holdings or settings else ()))  # fmt: skip
         answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
     told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
-    return {name: _node(name, answering[name], answers) for name in told}
+    return {name: _node(name, answering[name], answers) for name in told}, answered
 
 
 def _asked(mailbox: Any, answering: Mapping[str, int], command: str, timeout_s: float) -> dict[str, list[Any]]:

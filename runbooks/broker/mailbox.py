@@ -20,10 +20,12 @@ class OneTryProducer(Producer):
 
 
 class OneTryMailbox(Mailbox):
-    """The mailbox of one caller: `call` asks nodes by name.
+    """The mailbox of one caller: `call` asks nodes by name. `heard` is how many heard what all were asked last.
 
     **Source:** kombu 5.7.0 `pidbox.py: Mailbox`, `transport/redis.py: Channel._put_fanout`; Redis PUBLISH.
     """
+
+    heard = 0
 
     @contextmanager
     def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
@@ -40,19 +42,18 @@ class OneTryMailbox(Mailbox):
     ) -> list[dict[str, Any]]:
         """The replies of all nodes that hear it, of which Redis tells how many there are; fewer after the timeout."""
         channel: Any = self.connection.default_channel  # type: ignore[union-attr]
-        ticket, heard = uuid(), 0
+        ticket = uuid()
 
         def publish(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
-            nonlocal heard
             with channel.conn_or_acquire() as client:
-                heard = client.publish(channel._get_publish_topic(exchange, routing_key), dumps(message))  # type: ignore[no-untyped-call]
+                self.heard = client.publish(channel._get_publish_topic(exchange, routing_key), dumps(message))  # type: ignore[no-untyped-call]
 
         channel._put_fanout = publish  # kombu's own, but for the answer
         try:
             self._publish(command, arguments or {}, None, ticket, channel, timeout_s)  # type: ignore[no-untyped-call]
         finally:
             del channel._put_fanout
-        told = self._collect(ticket, heard, timeout_s, channel=channel) if heard else ()  # type: ignore[no-untyped-call]
+        told = self._collect(ticket, self.heard, timeout_s, channel=channel) if self.heard else ()  # type: ignore[no-untyped-call]
         return list(told)
 
 

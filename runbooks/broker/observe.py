@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from runbooks.broker import unacked
 from runbooks.broker.connection import address, broker_errors, db_of
-from runbooks.broker.keys import PIDBOX, REPLY_SUFFIX, KeySpace, readable
+from runbooks.broker.keys import REPLY_SUFFIX, KeySpace, readable
 from runbooks.broker.message import Message, parse
 from runbooks.broker.scan import scan_queue
 from runbooks.broker.selection import Facts
@@ -33,11 +33,12 @@ def observe_broker(
     nodes: Mapping[str, NodeState],
     *,
     fetched: Sequence[Entry] = (),
+    answered: int | None = None,
     samples: int | None = SAMPLES,
     on_progress: Callable[[str, int, int], None] = lambda _queue, _looked_at, _total: None,
     read_until: float = math.inf,
 ) -> BrokerState:
-    """Everything a diagnosis needs of the broker; `nodes` are what remote control answered (`control.observe_nodes`).
+    """Everything a diagnosis needs of the broker; `nodes` and `answered` are from `control.ask_nodes`.
 
     `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
@@ -84,7 +85,7 @@ def observe_broker(
             hoards=unacked.hoards(fetched, nodes),
             evicted_keys=int(info.get("evicted_keys", 0)),
             uptime_s=float(info["uptime_in_seconds"]) if "uptime_in_seconds" in info else None,
-            unheard=bool(consumers) and not nodes and _unheard(client, keyspace),
+            unheard=consumers is not None and answered is not None and len(consumers) > answered,
         )
 
 
@@ -99,19 +100,6 @@ def _info(client: "redis.Redis") -> dict[str, Any]:
     except redis.exceptions.NoPermissionError:
         return {}
     return info
-
-
-def _unheard(client: "redis.Redis", keyspace: KeySpace) -> bool:
-    """Whether nobody listens on the channel on which this db's nodes are asked as a rule.
-
-    **Source:** kombu 5.7.0 `transport/redis.py`: `keyprefix_fanout` (`/{db}.`), `_get_publish_topic`; Redis PUBSUB.
-    """
-    channel = f"{keyspace.prefix}/{db_of(client)}.{PIDBOX}".encode()
-    try:
-        channels = cast("list[bytes]", client.pubsub_channels(f"*{PIDBOX}*"))
-        return not client.pubsub_numpat() and not any(name.startswith(channel) for name in channels)
-    except redis.exceptions.NoPermissionError:
-        return False
 
 
 def _clock_ahead_s(client: "redis.Redis") -> float:

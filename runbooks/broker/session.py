@@ -18,6 +18,7 @@ from runbooks.broker import moving, rewound, surgery, unacked
 from runbooks.broker.archive import Archive
 from runbooks.broker.connection import Tunnel, connect, place, through
 from runbooks.broker.control import (
+    ask_nodes,
     bound_nodes,
     consume_again,
     drain,
@@ -37,7 +38,7 @@ from runbooks.broker.selection import Facts
 from runbooks.broker.unacked import Entry
 from runbooks.broker.watch import Watch, run_task, watch_events, watch_results
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
-from runbooks.core.errors import BrokerRefused, NodesSilent, UsageError
+from runbooks.core.errors import BrokerReadOnly, BrokerRefused, NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
     SAMPLES,
@@ -120,13 +121,23 @@ class Broker:
         client = self._client
         with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
         fetched = self._fetched(every=with_unacked) if queues and nodes else []
-        answering = self._nodes(holdings=with_unacked or bool(fetched), settings=queues) if nodes else {}
+        answering: dict[str, NodeState] = {}
+        answered, unasked = None, ""
+        try:
+            if nodes:
+                held = with_unacked or bool(fetched)
+                answering, answered = ask_nodes(self._url, self._options, holdings=held, settings=queues)
+        except BrokerReadOnly as error:
+            if not queues:  # nothing is proved by what could not be asked
+                raise
+            unasked = f"{error.problem}; {error.advice}"
         named = fleet.queues if queues else ()
         with self._telling(""):
-            return observe_broker(
+            state = observe_broker(
                 client, self._keys, named, fleet.rules, now, answering,
-                fetched=fetched, samples=samples, on_progress=self._progress, read_until=read_until,
+                fetched=fetched, answered=answered, samples=samples, on_progress=self._progress, read_until=read_until,
             )  # fmt: skip
+        return replace(state, unasked=unasked)
 
     def _fetched(self, *, every: bool) -> list[Entry]:
         """The unacked entries; without `every` some of them, or none where these may not be looked at."""

@@ -56,6 +56,10 @@ class BrokerRefused(UsageError):
     """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica, missing rights."""
 
 
+class BrokerReadOnly(BrokerRefused):
+    """The broker answers, and takes no writes just now: it has no memory, no disk, or too few replicas."""
+
+
 class BrokerUnreachable(RunbookError):
     """The broker does not answer."""
 

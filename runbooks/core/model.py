@@ -270,8 +270,9 @@ class BrokerState(Struct, frozen=True):
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
     `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds, `hoards`
     those that wait in a node for a free process.
-    `uptime_s` is the server's, None where it does not say. `unheard`: nobody listens where the nodes were asked,
-    although a client waits for messages.
+    `uptime_s` is the server's, None where it does not say. `unheard`: all that heard what the nodes were asked have
+    answered, and there are more clients than these that wait for messages, or did before they were busy. `unasked` is
+    why the nodes could not be asked, "" where they were.
     `evicted_keys` is how many keys the server has thrown away since its start, for want of memory.
     """
 
@@ -293,6 +294,7 @@ class BrokerState(Struct, frozen=True):
     evicted_keys: int = 0
     uptime_s: float | None = None
     unheard: bool = False
+    unasked: str = ""
     orphans: Mapping[str, int] = field(default_factory=dict)
     hoards: tuple[Hoard, ...] = ()
 

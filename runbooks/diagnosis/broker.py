@@ -17,6 +17,14 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     broker = snapshot.broker
     assert broker is not None
     yield from _not_the_workers_broker(fleet, snapshot)
+    if broker.unasked:
+        yield Finding(
+            "broker.refuses_writes",
+            "broker",
+            "Redis refuses writes, so no worker can be asked anything: that none answers proves nothing, and none is "
+            "restarted for it",
+            (broker.unasked,),
+        )
     yield from _evicts(broker)
     if broker.maxmemory_bytes and broker.used_memory_bytes > _FULL * broker.maxmemory_bytes:
         yield Finding(

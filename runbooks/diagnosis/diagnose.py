@@ -1,6 +1,6 @@
 """Snapshot → findings: every family of causes is asked in turn, the ones that explain the others first."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Severity, Snapshot
@@ -27,8 +27,15 @@ def diagnose(fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted]) -> 
     explained = {finding.subject for finding in findings if finding.code in unloaded and finding.remedy}
     findings = [f for f in findings if not (f.code == "environment.differs" and f.subject in explained)]
     unheard = {finding.subject for finding in findings if finding.code in _UNHEARD and finding.blocks}
-    findings = [finding for finding in findings if not _only_unheard(fleet, finding, unheard)]
+    findings = _heard(fleet, snapshot, findings, unheard)
     return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
+
+
+def _heard(fleet: Fleet, snapshot: Snapshot, findings: Sequence[Finding], hosts: Collection[str]) -> list[Finding]:
+    """Without what only says that workers of these hosts do not answer; of all hosts where nobody could be asked."""
+    assert snapshot.broker is not None
+    unheard = [host.name for host in fleet.hosts] if snapshot.broker.unasked else hosts
+    return [finding for finding in findings if not _only_unheard(fleet, finding, unheard)]
 
 
 def _only_unheard(fleet: Fleet, finding: Finding, hosts: Collection[str]) -> bool:
@@ -53,5 +60,5 @@ def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
         *queues.findings(fleet, snapshot),
         *(finding for host in asked for finding in workers.of_beat(fleet, host, snapshot.hosts[host.name])),
     ]
-    faults = [finding for finding in findings if finding.severity is not Severity.INFO]
+    faults = [one for one in _heard(fleet, snapshot, findings, ()) if one.severity is not Severity.INFO]
     return tuple(sorted(faults, key=lambda finding: _ORDER.index(finding.severity)))

@@ -120,6 +120,8 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
     """Why a running service that is well may be silent just now; "" where nothing is known that says so."""
     if ", deactivating" in found.answer:
         return "systemd is stopping it, and it finishes what it runs"
+    if broker.unasked:
+        return "Redis refuses writes, so nobody can be asked, or answer"
     full = broker.maxmemory_bytes and broker.used_memory_bytes >= broker.maxmemory_bytes
     if full and not broker.maxmemory_policy.startswith("allkeys-"):
         return "Redis is full, so it refuses the answers of workers"
@@ -128,8 +130,9 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
         return f"Redis was started {span(broker.uptime_s)} ago, later than this worker, which may not be back yet"
     if broker.unheard:
         return (
-            "a client waits for messages in this db, but nobody listens on remote control's channel: fanout_prefix, "
-            "control_exchange or kombu may differ there"
+            "all that heard the question answered it, and more clients than these take messages here: it may be one "
+            "of them that finishes what it runs before it ends, or listens on another channel (fanout_prefix, "
+            "control_exchange, or kombu's version)"
         )
     return ""
 
