@@ -51,7 +51,13 @@ PATHS = [("body",), ("content-type",), ("content-encoding",), ("headers",), ("pr
          ("properties", "delivery_info", "exchange"), ("properties", "delivery_info", "routing_key")]  # fmt: skip
 SPECIAL: dict[str, list[Any]] = {
     "body": BODIES,
-    "content-type": ["application/x-python-serialize", "application/data", "text/plain", "application/json"],
+    "content-type": [
+        "application/x-python-serialize",
+        "application/data",
+        "application/text",
+        "text/plain",
+        "application/json",
+    ],
     "content-encoding": ["utf-16", "binary", "nope"],
     "body_encoding": ["BASE64", "utf-8", "rot13"],
     "compression": ["gzip", "nope", "application/x-bz2"],
