@@ -1,4 +1,4 @@
-"""The root file system that all hosts share: a Debian with the patient's Python packages, built once and cached."""
+"""Root file systems of Debian, built once and cached: the one that all hosts share, and one with an old Python."""
 
 import fcntl
 import hashlib
@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,20 +27,33 @@ PATIENT_PACKAGES = ("amqp", "asgiref", "async-timeout", "billiard", "celery", "c
                     "click-plugins", "click-repl", "django", "kombu", "packaging", "prompt-toolkit", "python-dateutil",
                     "redis", "six", "sqlparse", "typing-extensions", "tzlocal", "vine", "wcwidth")  # fmt: skip
 
+OLD_SUITE = "bullseye"
+OLD_PACKAGES = ("python3-celery", "python3-redis")
+
 
 def image(checkout: Path, tell: Tell) -> Path:
-    """The directory of the root file system, built if it is not there yet. Raises FleetError."""
+    """The directory of the hosts' root file system, built if it is not there yet. Raises FleetError."""
     requirements = _requirements((checkout / "requirements.lock").read_text())
-    made_from = "\n".join((SUITE, *PACKAGES, SETUP.read_text(), requirements))
+    made_from = (SUITE, *PACKAGES, SETUP.read_text(), requirements)
+    return _cached("fleet", made_from, tell, lambda root: _build(root, requirements))
+
+
+def old_python(tell: Tell) -> Path:
+    """The directory of a Debian 11 with its Python 3.9 and Celery 5.0, built if not there yet. Raises FleetError."""
+    return _cached("old", (OLD_SUITE, *OLD_PACKAGES), tell, lambda root: _debootstrap(root, OLD_SUITE, OLD_PACKAGES))
+
+
+def _cached(name: str, made_from: Sequence[str], tell: Tell, build: Callable[[Path], None]) -> Path:
     cache = user_cache_path("celery-runbooks", ensure_exists=True)
-    directory = cache / f"fleet-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:12]
+    directory = cache / f"{name}-{digest}"
     with locked(cache):
         if not directory.exists():
-            tell(f"building the hosts' root file system in {directory} (once, about a minute)")
-            unfinished = cache / "fleet.unfinished"
+            tell(f"building a root file system in {directory} (once, about a minute)")
+            unfinished = cache / f"{name}.unfinished"
             if unfinished.exists():
                 shutil.rmtree(unfinished)
-            _build(unfinished, requirements)
+            build(unfinished)
             unfinished.rename(directory)
     return directory
 
@@ -57,10 +70,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _build(root: Path, requirements: str) -> None:
-    """Build in namespaces of its own, and as this process's child: killed, it leaves neither mounts nor processes."""
-    run("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-        "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "--dpkgopt=path-exclude=/usr/share/man/*",
-        f'--customize-hook=chroot "$1" sh -s <{shlex.quote(str(SETUP))}', SUITE, root)  # fmt: skip
+    _debootstrap(root, SUITE, PACKAGES, f'--customize-hook=chroot "$1" sh -s <{shlex.quote(str(SETUP))}')
     with TemporaryDirectory() as scratch:
         wanted = Path(scratch, "requirements.txt")
         wanted.write_text(requirements)
@@ -68,6 +78,13 @@ def _build(root: Path, requirements: str) -> None:
             "--python-version=3.11", f"--target={root / SITE_PACKAGES}", f"--requirement={wanted}")  # fmt: skip
     run("chroot", root, "/srv/venv/bin/python", "-m", "compileall", "-q", "/" + SITE_PACKAGES)
     run("chroot", root, "/srv/venv/bin/python", "-c", "import celery.bin.worker, django, kombu.transport.redis")
+
+
+def _debootstrap(root: Path, suite: str, packages: Sequence[str], *options: str) -> None:
+    """Build in namespaces of its own, and as this process's child: killed, it leaves neither mounts nor processes."""
+    run("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+        "mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", "--dpkgopt=path-exclude=/usr/share/man/*",
+        *options, suite, root)  # fmt: skip
 
 
 def installer(scratch: Path) -> list[str]:

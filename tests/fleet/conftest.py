@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from lab.fleet import machine
 from lab.fleet.fleet import Fleet
-from lab.fleet.image import image
+from lab.fleet.image import image, old_python
 from lab.fleet.record import Record, fleet_id
 from lab.fleet.shell import FleetError
 from tests.sandbox.conftest import CHECKOUT, Done, World, make_world
@@ -79,8 +79,8 @@ def connect_s(address: str) -> float:
 
 
 @pytest.fixture(scope="session")
-def real_hosts() -> None:
-    """Skips where no hosts can be made, and fails there in CI; builds the image if it is not there yet."""
+def machine_of_root() -> None:
+    """Skips where no hosts can be made, and fails there in CI."""
     try:
         machine.require_root()
     except FleetError as missing:
@@ -88,7 +88,18 @@ def real_hosts() -> None:
             raise
         pytest.skip(str(missing))
     machine.require_tools(print)
+
+
+@pytest.fixture(scope="session")
+def real_hosts(machine_of_root: None) -> None:
+    """Builds the hosts' image if it is not there yet."""
     image(CHECKOUT, print)
+
+
+@pytest.fixture(scope="session")
+def debian11(machine_of_root: None) -> Path:
+    """A root file system with Python 3.9 and Celery 5.0; tests leave it as it is."""
+    return old_python(print)
 
 
 def make_fleet_world(path: Path) -> FleetWorld:
