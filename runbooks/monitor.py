@@ -130,7 +130,8 @@ class Watcher(Struct):
                     history.close()
                     raise
         except (sqlite3.Error, OSError) as error:
-            self.session.reporter.warning(f"the history {path} cannot be used: {error}", _WITHOUT_HISTORY)
+            why = error.strerror if isinstance(error, OSError) else error
+            self.session.reporter.warning(f"the history {path} cannot be used: {why}", _WITHOUT_HISTORY)
         self.memory = self.memory or History(None)
         return self.memory, self._judge(self.memory, snapshot, failed)
 

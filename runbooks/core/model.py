@@ -348,8 +348,8 @@ class ServiceState(Struct, frozen=True):
 
     `answer` is what the manager printed, for the evidence. Under systemd besides: whether it is `enabled`, whether its
     unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins`, whether it has failed for good,
-    or again and again since it was told to start (`gave_up`), and the processes in its control group that do not
-    descend from its main process (`leaked`). One that is `starting` has no main
+    or again and again since it was told to start (`gave_up`), and what is left in its control group of workers or a
+    beat that were started before its main process (`leaked`). One that is `starting` has no main
     process yet, as with Type=forking; one that is `masked` may not be started at all. Without systemd: the
     `other_process` that its status command names, where it is not known to be the service (`started_at` is its).
     `pids` are its processes, each with the pid by which it knows itself; empty where that is not known.

@@ -18,6 +18,8 @@ _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,MainPID,UnitFi
 def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
     """systemd's view of these services' units and of those with our mark; their drop-ins; each process in their groups.
 
+    Of a process that nobody in the group has started it is told whether it names Celery.
+
     **Source:** systemctl(1); proc(5): the last field of a line of `/proc/PID/cgroup` is the group's path.
     """
     wanted = [quote(unit_of(service)) for service in services]
@@ -35,7 +37,9 @@ def ask_units(host: FleetHost, app: str, services: Sequence[str]) -> str:
         '[ $# -eq 0 ] || { LC_ALL=C stat -L -c \'%.Y %.Z %n\' -- "$@"; sha256sum -- "$@"; }; echo ---\n'
         "grep -sH '/celery-[^/]*[.]service$' /proc/[0-9]*/cgroup | while read -r line; do\n"
         'pid=${line#/proc/}; pid=${pid%%/*}; [ "$pid" != "$last" ] || continue; last=$pid\n'
-        'read -r stat <"/proc/$pid/stat" && printf "%s %s\\n" "${line##*/}" "$stat"; done; echo ---\n'
+        'read -r stat <"/proc/$pid/stat" || continue; what=-\n'
+        'case ${stat##*) } in ?" 1 "*) ! grep -qsa celery "/proc/$pid/cmdline" || what=celery;; esac\n'
+        'printf "%s %s %s\\n" "${line##*/}" "$what" "$stat"; done; echo ---\n'
         '[ -z "$environs" ] || tail -v -c +1 -- $environs 2>/dev/null; :'
     )
 
@@ -86,16 +90,17 @@ def _drop_ins(lines: Sequence[str]) -> dict[str, DropIn]:
 
 class _Running(Struct, frozen=True):
     unit: str
+    of_celery: bool
     parent: int
     process: Process
 
 
 def _process(line: str) -> _Running:
     """**Source:** proc(5), `/proc/PID/stat`: pid, (name), state, ppid, …; field 22 is the start in clock ticks."""
-    unit, pid, rest = line.split(" ", 2)
+    unit, what, pid, rest = line.split(" ", 3)
     name, _, fields = rest.rpartition(")")
     values = fields.split()
-    return _Running(unit, int(values[1]), Process(int(pid), int(values[19]), name.lstrip("(")))
+    return _Running(unit, what == "celery", int(values[1]), Process(int(pid), int(values[19]), name.lstrip("(")))
 
 
 # **Source:** systemd 252 `service.c`: NRestarts counts the automatic ones since the last start that was asked for.
@@ -122,7 +127,7 @@ def _state(
         needs_reload=unit["NeedDaemonReload"] == "yes",
         drop_ins={path: drop_ins.get(path, DropIn(0.0, sha256(None))) for path in unit["DropInPaths"].split()},
         gave_up=unit["ActiveState"] == "failed" or (unit["SubState"].startswith("auto-restart") and restarts > 0),
-        leaked=() if starting else tuple(entry.process for entry in mine if not _descends(entry, main, mine)),
+        leaked=() if starting else tuple(entry.process for entry in mine if _outlived(entry, main, mine)),
         pids={e.process.pid: e.process.pid for e in mine} if any(_may_be_celery(e) for e in mine) else {},
         environment=environments.get(unit["MainPID"]),
         masked=unit["LoadState"] == "masked",
@@ -135,11 +140,13 @@ def _may_be_celery(entry: _Running) -> bool:
     return entry.process.name.startswith(("celery", "[celery", "python", "pypy"))
 
 
-def _descends(entry: _Running, main: _Running | None, mine: Sequence[_Running]) -> bool:
-    """Whether a process is the main one or comes from it."""
+def _outlived(entry: _Running, main: _Running | None, mine: Sequence[_Running]) -> bool:
+    """Whether a process is, or comes from, a worker or beat that was started before the main one.
+
+    What else lives on without its parent (a helper that a task has started and others use) takes no messages.
+    """
     parents = {other.process.pid: other for other in mine}
-    while entry is not main:
-        if entry.parent not in parents:
-            return False
+    while entry is not main and entry.parent in parents:
         entry = parents[entry.parent]
-    return True
+    earlier = main is None or entry.process.start_ticks < main.process.start_ticks
+    return entry is not main and entry.of_celery and earlier

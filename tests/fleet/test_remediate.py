@@ -162,11 +162,13 @@ def test_a_change_that_breaks_workers_stops_at_the_canary_and_is_put_back(health
     assert inv(healthy, "verify").code == 0
 
 
-def test_a_drop_in_is_loaded_by_its_worker_also_one_that_is_changed_or_removed(healthy: FleetWorld) -> None:
+def test_a_drop_in_is_loaded_by_its_worker_and_a_helper_that_it_keeps_beside_it_is_left_alone(
+    healthy: FleetWorld,
+) -> None:
     folder = "/etc/systemd/system/celery-worker@worker_low.service.d"
-    added = (
-        f"mkdir -p {folder} && printf '[Service]\\nEnvironment=FOO=one\\n' >{folder}/x.conf && systemctl daemon-reload"
-    )
+    lines = ("[Service]", "Environment=FOO=one", 'ExecStartPost=/bin/sh -c "setsid sleep 600 &"')
+    write = f"printf '%s\\n' {shlex.join(lines)} >{folder}/x.conf"
+    added = f"mkdir -p {folder} && {write} && systemctl daemon-reload"
     for change, loaded in (
         (added, "FOO=one"),
         (f"sed -i s/one/two/ {folder}/x.conf", "FOO=two"),
@@ -176,6 +178,8 @@ def test_a_drop_in_is_loaded_by_its_worker_also_one_that_is_changed_or_removed(h
         done = inv(healthy, "remediate", "--yes", "--limit", "web1")
         assert done.code == 0, done.out + done.err
         assert "restart worker_low" in done.out
+        assert "leaked" not in done.out
+        assert bool(healthy.ssh("web1", "pgrep -f '[s]leep 600'").out.split()) is bool(loaded)
         pid = healthy.ssh("web1", "systemctl show -P MainPID celery-worker@worker_low").out.strip()
         environ = healthy.ssh("web1", f"sudo cat /proc/{pid}/environ").out.split("\0")
         assert [variable for variable in environ if variable.startswith("FOO=")] == [loaded][: bool(loaded)]

@@ -143,7 +143,7 @@ def test_a_history_that_cannot_be_used_is_said_and_the_queues_are_looked_at_all_
     history.mkdir()
     done = healthy.inv("monitor")
     assert (done.code, len(states(done))) == (0, 3)
-    assert "cannot be used: unable to open database file" in done.err
+    assert "cannot be used: Is a directory" in done.err
     done = healthy.inv("monitor", "--state-dir", "/proc/nothing")
     assert (done.code, len(states(done))) == (0, 3)
     assert "/proc/nothing" in done.err

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.effects import Change, ControlService, WriteFile, sha256
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import BrokerState, RunningTask, Snapshot
+from runbooks.core.model import BrokerState, NodeState, RunningTask, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import make_plan
+from runbooks.engine.perform import perform
+from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.undo import plan_undo
 from runbooks.engine.walk import Proof, walk
@@ -113,6 +116,30 @@ def test_no_worker_is_started_beside_one_that_does_not_end_in_time(fleet: World)
     assert "so no other is started beside it" in told[0]
     assert "start high" not in fleet.log("web1")[log:]
     assert fleet.path("web1", "high.pid").exists()
+
+
+def test_a_worker_that_the_inventory_no_longer_has_stays_with_its_unit_while_its_task_runs(
+    fleet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, nodes = NodeState("old@web1", frozenset(), frozenset({"old_q"})), fleet.broker._nodes
+    monkeypatch.setattr(fleet.broker, "_nodes", lambda known: nodes(known) | {old.name: old})
+    unit = fleet.path("web1", "units/celery-worker@old.service")
+    unit.write_text("old\n")
+    remove = WriteFile(str(unit), None, 0o644, sha256(b"old\n"))
+    changes = [
+        Change("web1", "stale", "stop old", ControlService("old", "stop")),
+        Change("web1", "units", "remove it", remove),
+    ]
+    for running, outcome in (
+        ([RunningTask("1", "shop.tasks.bill", None, True)], Outcome.SKIPPED),
+        ([], Outcome.CHANGED),
+    ):
+        fleet.broker.running = {old.name: running} if running else {}
+        session = fleet.session()
+        with session.recorded() as (journal, lock):
+            results = perform(session, journal, lock, changes, Recap())
+        assert [result for _, result, _ in results] == [outcome, outcome], results
+        assert (unit.exists(), "stop old" in fleet.log("web1")) == (bool(running), not running)
 
 
 def test_where_what_runs_may_be_killed_the_worker_is_restarted(fleet: World) -> None:

@@ -408,7 +408,7 @@ def test_a_service_of_any_name_is_one_argument_of_its_command(tmp_path: Path, na
     for action in ("start", "stop", "restart"):
         body = fragment(host, ControlService(name, action))
         assert run_fragments(LocalTransport(), {"e": body}, timeout_s=30)["e"].code == 0
-    assert log.read_text() == "".join(f"{action} <{name}>\n" for action in ("start", "stop", "stop", "start"))
+    assert log.read_text() == "".join(f"{action} <{name}>\n" for action in ("start", "stop", "status", "stop", "start"))
     assert names(tmp_path) == ["log"]
 
 

@@ -33,7 +33,7 @@ NeedDaemonReload=no
 
 def high(*, restarts: int = 0, pid: int = 0, result: str = "exit-code", active: str, sub: str) -> ServiceState:
     stat = f"{pid} (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
-    running = f"celery-worker@high.service {stat}" if pid else ""
+    running = f"celery-worker@high.service celery {stat}" if pid else ""
     said = SHOWN.format(restarts=restarts, pid=pid, result=result, active=active, sub=sub, running=running)
     return parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
 
@@ -73,7 +73,7 @@ def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it
     }
 
 
-WAITING = "celery-worker@high.service 77 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
+WAITING = "celery-worker@high.service celery 77 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,31 @@ def test_nothing_is_leaked_while_a_unit_is_being_started_and_has_no_main_process
     assert (len(found.leaked), found.starting, found.masked) == (leaked, starting, False)
 
 
+@pytest.mark.parametrize(
+    ("what", "parent", "started", "leaked"),
+    [
+        ("celery", 1, 300_000, (50, 51)),  # a worker of an earlier start, and its pool
+        ("celery", 1, 500_000, ()),  # what a task has sent into the background
+        ("-", 1, 300_000, ()),  # a helper that was started before the worker
+        ("-", 1, 500_000, ()),
+        ("-", 42, 500_000, ()),
+    ],
+)
+def test_leaked_is_what_comes_from_a_worker_of_an_earlier_start(
+    what: str, parent: int, started: int, leaked: tuple[int, ...]
+) -> None:
+    def line(pid: int, what: str, parent: int, started: int) -> str:
+        return f"celery-worker@high.service {what} {pid} (x) S {parent} {' '.join(['0'] * 17)} {started} 0\n"
+
+    running = line(42, "celery", 1, 400_000) + line(50, what, parent, started) + line(51, "-", 50, 600_000)
+    said = SHOWN.format(restarts=0, pid=42, result="success", active="active", sub="running", running=running)
+    found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
+    assert tuple(process.pid for process in found.leaked) == leaked
+
+
 def test_the_environment_that_a_process_was_started_with_is_known_by_its_digests() -> None:
     stat = "42 (celery) S 1 " + " ".join(["0"] * 17) + " 400000 0\n"
-    running = f"celery-worker@high.service {stat}---\n==> /proc/42/environ <==\nTOKEN=a=b\nc\0LANG=C\0"
+    running = f"celery-worker@high.service celery {stat}---\n==> /proc/42/environ <==\nTOKEN=a=b\nc\0LANG=C\0"
     said = SHOWN.format(restarts=0, pid=42, result="success", active="active", sub="running", running=running)
     found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
     assert found.environment == {"TOKEN": sha256(b"a=b\nc"), "LANG": sha256(b"C")}
