@@ -193,7 +193,8 @@ def schedule() -> List[Dict[str, Any]]:
     **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async, ScheduleEntry`.
     """
     found = []
-    for name, entry in (getattr(app.conf, "beat_schedule", None) or {}).items():
+    entries = getattr(app.conf, "beat_schedule", None)
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         get = entry.get if isinstance(entry, dict) else lambda key, other, entry=entry: getattr(entry, key, other)
         args, kwargs = get("args", None) or [], get("kwargs", None) or {}
         told = {"name": str(name), "task": str(get("task", "")), "queue": "", "error": ""}

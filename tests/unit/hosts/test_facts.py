@@ -386,6 +386,12 @@ def test_an_application_tells_what_its_workers_can_read(site: Site) -> None:
     assert site.probe().accepts == frozenset(own | {"application/data", "application/text"})
 
 
+def test_a_schedule_that_is_none_does_not_pass_for_an_application_that_does_not_load(site: Site) -> None:
+    site.write(**{"shop.py": dedent(APP) + "app.conf.beat_schedule = [1]\n"})
+    probe = site.probe()
+    assert (probe.loaded, probe.schedule) == (True, ())
+
+
 def test_an_application_whose_accepted_content_is_unknown_does_not_tell_it(site: Site) -> None:
     site.write(**{"shop.py": dedent(APP) + "app.conf.accept_content = ['nosuch']\n"})
     assert site.probe().accepts is None
