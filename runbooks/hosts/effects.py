@@ -91,6 +91,7 @@ def _restart(host: FleetHost, service: str) -> str:
     """Stop, then start once the process that ran is gone: `celery multi stop` and a plain `kill` do not wait for it.
 
     Started beside it, the new one would take its pid file for another worker's and end, and then so would the old one.
+    **Source:** proc(5), `ShdPnd` in `/proc/PID/status`: a mask of the signals that wait; TERM is 0x4000.
     """
     return (
         f"{_ALIVE}one=; end=$(( $(date +%s) + {int(host.settings.stop_timeout)} ))\n"
@@ -98,7 +99,11 @@ def _restart(host: FleetHost, service: str) -> str:
         '[ -z "$pid" ] || ! read -r stat 2>/dev/null <"/proc/$pid/stat" || { set -- ${stat##*) }; one=$pid:${20}; }\n'
         f"{service_command(host, 'stop', service)} || exit\n"
         'while [ -n "$one" ] && alive "$one"; do [ "$(date +%s)" -lt "$end" ] || {\n'
-        'echo "it was stopped and still runs (pid ${one%:*}), so no other is started beside it" >&2; exit 1; }\n'
+        'case $(grep ShdPnd "/proc/${one%:*}/status") in\n'
+        '*[4-7c-f]???) what="TERM is pending, for it hangs or is halted";;\n'
+        '*) what="no TERM is pending: if it was sent, the process took it, and ends with its tasks";; esac\n'
+        'echo "it was stopped and still runs (pid ${one%:*}), so no other is started beside it; $what;" \\\n'
+        '"nothing starts it after its end, so run this again then" >&2; exit 1; }\n'
         "sleep 0.2; done\n"
         f"{service_command(host, 'start', service)}"
     )

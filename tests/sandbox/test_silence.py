@@ -32,7 +32,12 @@ all:
       celery_cron_directory: "{{ inventory_dir }}"
       celery_logrotate_directory: "{{ inventory_dir }}"
       celery_service_manager: commands
-      celery_commands: {start: echo start >>calls, stop: echo stop >>calls, status: "cat {worker}.pid"}
+      celery_start_timeout: 2s
+      celery_stop_timeout: 1s
+      celery_commands:
+        start: echo start >>calls
+        stop: echo stop >>calls; [ ! -e may-stop-{worker} ] || kill $(cat {worker}.pid)
+        status: cat {worker}.pid
       celery_workers:
         - {name: one, queues: [mail]}
         - {name: two, queues: [post]}
@@ -112,10 +117,15 @@ def of_one(found: list[dict[str, Any]]) -> str:
     return summary
 
 
-def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) -> None:
+def give_work(place: Place) -> None:
     send = "import tiny; tiny.wait.apply_async(queue='mail')"
+    (place.path / "go").unlink(missing_ok=True)
     subprocess.run([sys.executable, "-c", send], cwd=place.path, check=True)
     until(lambda: b"received" in (place.path / "one.log").read_bytes())
+
+
+def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) -> None:
+    give_work(place)
     place.workers["one"].terminate()
     with place.client() as client:
         until(lambda: b"one@here" not in b"".join(client.smembers("_kombu.binding.celery.pidbox")))
@@ -123,6 +133,30 @@ def test_a_worker_that_ends_once_its_task_is_done_is_left_to_it(place: Place) ->
     assert place.workers["one"].poll() is None
     (place.path / "go").touch()
     assert place.workers["one"].wait(30) == 0
+    place.start("one", "mail")
+
+
+@pytest.mark.parametrize(
+    ("halted", "told"),
+    [
+        (False, "no TERM is pending: if it was sent, the process took it, and ends with its tasks"),
+        (True, "TERM is pending, for it hangs or is halted"),
+    ],
+)
+def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(place: Place, halted: bool, told: str) -> None:
+    give_work(place)
+    (place.path / "may-stop-one").touch()
+    if halted:
+        place.workers["one"].send_signal(signal.SIGSTOP)
+    done = place.world.inv("restart-workers", "--yes", "--kill-running")
+    said = " ".join((done.out + done.err).split())
+    assert f"so no other is started beside it; {told}; nothing starts it after its end, so run this again then" in said
+    assert place.workers["one"].poll() is None
+    place.workers["one"].send_signal(signal.SIGCONT)
+    (place.path / "go").touch()
+    assert place.workers["one"].wait(30) == 0
+    (place.path / "calls").unlink()
+    (place.path / "may-stop-one").unlink()
     place.start("one", "mail")
 
 
