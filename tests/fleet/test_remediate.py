@@ -275,6 +275,35 @@ def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(
     assert inv(healthy, "remediate", "--yes").code == 0
 
 
+def test_a_host_that_would_not_reach_its_broker_again_is_left_as_it_is_and_all_others_are_restarted(
+    healthy: FleetWorld,
+) -> None:
+    before = {host: main_pids(healthy, host) for host in ("web2", "web3")}
+    file, drop_in = "/etc/printer_inventory.env", "/etc/systemd/system/celery-worker@worker_low.service.d"
+    in_unit = (
+        f"cp -p {file} /root/env && mkdir -p {drop_in} && "
+        f"{{ echo '[Service]'; sed -n s/^CELERY_BROKER_URL/Environment=\\&/p {file}; }} >{drop_in}/x.conf && "
+        f"cp -pr {drop_in} {drop_in.replace('low', 'high')} && sed -i /^CELERY_BROKER_URL/d {file} && "
+        "systemctl daemon-reload"
+    )
+    wrong_port = f"cp -p {file} /root/env && sed -i '/^CELERY_BROKER_URL/s,:[0-9][0-9]*/,:1/,' {file}"
+    back = f"cp -p /root/env {file}; rm -rf {drop_in} {drop_in.replace('low', 'high')}; systemctl daemon-reload"
+    try:
+        for host, change in (("web2", in_unit), ("web3", wrong_port)):
+            assert healthy.ssh(host, f"sudo sh -c {shlex.quote(change)}").code == 0
+        done = inv(healthy, "restart-workers", "--yes", "--limit", "web2,web3")
+        assert done.code == 2, done.out + done.err
+        assert "web3 is left as it is: a worker started on web3 now would get no messages" in done.err
+        assert "nothing listens there, or a firewall refuses this host" in done.err
+        assert main_pids(healthy, "web3") == before["web3"]
+        assert (recap(done, "web2")["failed"], recap(done, "web2")["blocked"]) == (0, 0)
+        assert main_pids(healthy, "web2") != before["web2"]
+    finally:
+        for host in ("web2", "web3"):
+            healthy.ssh(host, f"sudo sh -c {shlex.quote(back)}")
+    assert inv(healthy, "remediate", "--yes").code == 0
+
+
 def test_a_password_for_sudo_comes_from_a_file_and_shows_nowhere(healthy: FleetWorld) -> None:
     password = (healthy.fleet / "operator.password").read_text().strip()
     lookup = "\"{{ lookup('file', inventory_dir ~ '/operator.password') }}\""
