@@ -138,7 +138,7 @@ def raw_read(client: "redis.Redis", _directory: Path) -> None:
 
 def parsed_read(client: "redis.Redis", _directory: Path) -> None:
     """What it takes in Python to be handed each item, and to throw it away."""
-    from runbooks.broker.scan import windows
+    from runbooks.broker.queues.scan import windows
 
     for _ in windows(client, QUEUE):
         pass
@@ -153,8 +153,8 @@ def rules() -> Any:
 
 def scan(client: "redis.Redis", _directory: Path) -> None:
     """What `inv diagnose` does: counts by task, ETA, retries, expiry, reason."""
-    from runbooks.broker.keys import KeySpace
-    from runbooks.broker.scan import scan_queue
+    from runbooks.broker.queues.scan import scan_queue
+    from runbooks.broker.server.keys import KeySpace
 
     state = scan_queue(client, KeySpace(), QUEUE, rules(), time.time())
     assert sum(count.count for count in state.by_task.values()) == client.llen(QUEUE)
@@ -162,22 +162,22 @@ def scan(client: "redis.Redis", _directory: Path) -> None:
 
 def take(client: "redis.Redis", directory: Path) -> None:
     """What `inv clean-queues` does, with the archive fsynced first."""
-    from runbooks.broker import surgery
-    from runbooks.broker.archive import Archive
-    from runbooks.broker.keys import KeySpace
+    from runbooks.broker.archive.writer import Archive
+    from runbooks.broker.queues import take_restore
+    from runbooks.broker.server.keys import KeySpace
 
     with Archive.create(directory / "archive.jsonl", "bench", time.time()) as archive:
-        surgery.take(client, KeySpace(), QUEUE, rules(), archive, time.time())
+        take_restore.take(client, KeySpace(), QUEUE, rules(), archive, time.time())
 
 
 def restore(client: "redis.Redis", directory: Path) -> None:
     """What `inv undo` does."""
-    from runbooks.broker import surgery
-    from runbooks.broker.archive import Archive
-    from runbooks.broker.keys import KeySpace
+    from runbooks.broker.archive.writer import Archive
+    from runbooks.broker.queues import take_restore
+    from runbooks.broker.server.keys import KeySpace
 
     with Archive.open(directory / "archive.jsonl") as archive:
-        surgery.restore(client, KeySpace(), archive)
+        take_restore.restore(client, KeySpace(), archive)
 
 
 def rename_and_filter(client: "redis.Redis", _directory: Path) -> None:
@@ -236,8 +236,11 @@ def run_way(way: str, url: str, directory: Path) -> None:
     import celery.app  # noqa: F401
     import kombu.utils.json  # noqa: F401
 
-    from runbooks.broker import scan, surgery  # noqa: F401
-    from runbooks.broker.connection import connect
+    from runbooks.broker.queues import (
+        scan,  # noqa: F401
+        take_restore,  # noqa: F401
+    )
+    from runbooks.broker.server.connection import connect
 
     gc.set_threshold(100_000)  # as `runbooks.program` does for every verb
     client = connect(url, timeout_s=120)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from runbooks.broker.ledger import Archived, Fate, Ledger, read, verify
-from runbooks.broker.retrieval import archives_in, chosen, queue_of, row
-from runbooks.broker.rewound import Rewound
+from runbooks.broker.archive.reader import Archived, Fate, Ledger, read, verify
+from runbooks.broker.archive.search import archives_in, chosen, queue_of, row
+from runbooks.broker.queues.reconcile import Rewound
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import Rule
@@ -26,7 +26,7 @@ from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:
-    from runbooks.broker.session import Broker
+    from runbooks.broker.broker import Broker
 
 Place = Literal["original", "next", "last"]
 

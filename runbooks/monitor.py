@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runbooks.broker.connection import safe_url
+from runbooks.broker.server.connection import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable

@@ -24,7 +24,7 @@ from runbooks.tail_logs import show_last
 from runbooks.verify import expectations
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.server.lock import FleetLock
 
 
 def remediate(session: Session, rolling: Rolling) -> ExitCode:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from runbooks.broker.watch import Watch
+from runbooks.broker.nodes.task_watch import Watch
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import TaskState

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kombu.entity import Queue
 
 from lab.redis_server import RedisServer, free_port
-from runbooks.broker.connection import connect
+from runbooks.broker.server.connection import connect
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 
 MASTER = "incident"

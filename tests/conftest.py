@@ -10,10 +10,10 @@ import redis
 
 from lab import packages
 from lab.redis_server import RedisServer, redis_server_binaries
-from runbooks.broker.connection import connect
+from runbooks.broker.server.connection import connect
 
 # What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
-ON_EVERY_SERVER = ("test_surgery", "test_preflight", "test_lock", "test_connection")
+ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_connection")
 
 
 def pytest_configure() -> None:

@@ -10,13 +10,13 @@ from typing import Any, cast
 import redis
 from msgspec.structs import replace
 
-from runbooks.broker import unacked
-from runbooks.broker.connection import address, broker_errors, db_of
-from runbooks.broker.keys import REPLY_SUFFIX, KeySpace, readable
-from runbooks.broker.message import Message, parse
-from runbooks.broker.scan import scan_queue
-from runbooks.broker.selection import Facts
-from runbooks.broker.unacked import Entry
+from runbooks.broker.messages.parse import Message, parse
+from runbooks.broker.messages.selection import Facts
+from runbooks.broker.queues import unacked
+from runbooks.broker.queues.scan import scan_queue
+from runbooks.broker.queues.unacked import Entry
+from runbooks.broker.server.connection import address, broker_errors, db_of
+from runbooks.broker.server.keys import REPLY_SUFFIX, KeySpace, readable
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import SAMPLES, BrokerState, NodeState, Rule
 

@@ -18,7 +18,7 @@ from runbooks.engine.session import Session
 from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.server.lock import FleetLock
 
 PAUSE_S = 0.25
 

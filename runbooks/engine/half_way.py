@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runbooks.broker.ledger import Fate, Ledger, read
-from runbooks.broker.retrieval import queue_of
+from runbooks.broker.archive.reader import Fate, Ledger, read
+from runbooks.broker.archive.search import queue_of
 from runbooks.core.effects import TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
 from runbooks.engine.journal import RunRecord, failed_runs

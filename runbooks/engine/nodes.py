@@ -15,7 +15,7 @@ from runbooks.steps.running import told
 from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.server.lock import FleetLock
 
 PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
 DRAIN_S = 10.0

@@ -24,7 +24,7 @@ from runbooks.steps.environment import drift
 from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:
-    from runbooks.broker.session import Broker
+    from runbooks.broker.broker import Broker
 
 HOST_TIMEOUT_S = 60.0
 ABORT_EVERY_S = 0.1

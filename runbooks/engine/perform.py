@@ -33,7 +33,7 @@ from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.server.lock import FleetLock
 
 MARGIN_S = 60.0
 

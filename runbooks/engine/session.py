@@ -29,8 +29,8 @@ from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
 from runbooks.steps.workers import WorkersRunning
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
-    from runbooks.broker.session import Broker
+    from runbooks.broker.broker import Broker
+    from runbooks.broker.server.lock import FleetLock
 
 
 class Options(Struct, frozen=True):

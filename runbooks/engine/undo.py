@@ -40,7 +40,7 @@ from runbooks.steps.step import Needs
 from runbooks.steps.workers import loads
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.server.lock import FleetLock
 
 
 class Undo(Struct, frozen=True):

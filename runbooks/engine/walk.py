@@ -20,7 +20,7 @@ from runbooks.engine.undo import put_back
 from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:
-    from runbooks.broker.lock import FleetLock
+    from runbooks.broker.server.lock import FleetLock
 
 
 class Proof(Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runbooks.broker.watch import Watch
+from runbooks.broker.nodes.task_watch import Watch
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.meter import Meter
 from runbooks.core.model import HeldTask, MessagePlace, TaskState

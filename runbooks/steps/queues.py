@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runbooks.broker.keys import readable
-from runbooks.broker.retrieval import archive_name
-from runbooks.broker.selection import for_queue
+from runbooks.broker.archive.search import archive_name
+from runbooks.broker.messages.selection import for_queue
+from runbooks.broker.server.keys import readable
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet

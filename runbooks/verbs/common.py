@@ -23,7 +23,7 @@ from msgspec.structs import asdict, replace
 from runbooks.verbs.selecting import MANY, unsaid
 
 if TYPE_CHECKING:
-    from runbooks.broker.session import Broker
+    from runbooks.broker.broker import Broker
     from runbooks.core.errors import ExitCode
     from runbooks.core.fleet import Fleet
     from runbooks.core.model import Rule
@@ -238,7 +238,7 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     )
 
     def broker() -> "Broker":
-        from runbooks.broker.session import Broker
+        from runbooks.broker.broker import Broker
 
         tunnel = transports[fleet.tunnel.name].forward if fleet.tunnel else None
         return Broker(fleet.app, reporter.waiting, tunnel)

@@ -16,9 +16,9 @@ import redis
 from celery import Celery
 
 from lab.redis_server import RedisServer
-from runbooks.broker import preflight
-from runbooks.broker.connection import connect
-from runbooks.broker.keys import KeySpace
+from runbooks.broker.server import preflight
+from runbooks.broker.server.connection import connect
+from runbooks.broker.server.keys import KeySpace
 from tests.brokers import (
     MASTERS_PASSWORD,
     SENTINELS_PASSWORD,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.redis_server import RedisServer
-from runbooks.broker.control import observe_nodes
+from runbooks.broker.nodes.control import observe_nodes
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
 

@@ -232,7 +232,7 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
 
 def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(broken: World) -> None:
     before, move = broken.queue(), (*STUCK, "--requeue-to", "high_priority:9", "--json")
-    source = broken.path / "runbooks/broker/moving.py"
+    source = broken.path / "runbooks/broker/queues/requeue.py"
     text = source.read_text()
     source.write_text(f"{text}\nimport os, signal\ndef move(*_): os.kill(os.getpid(), signal.SIGKILL)\n")
     assert broken.inv("clean-queues", *move, "--yes").code == -signal.SIGKILL

@@ -26,10 +26,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lab.redis_server import RedisServer, free_port
-from runbooks.broker import surgery
-from runbooks.broker.archive import Archive
-from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate
+from runbooks.broker.archive.reader import Fate
+from runbooks.broker.archive.writer import Archive
+from runbooks.broker.queues import take_restore
+from runbooks.broker.server.keys import KeySpace
 from tests import witness
 from tests.brokers import until
 from tests.sandbox.conftest import World, make_world
@@ -366,7 +366,7 @@ def judge(place: Place) -> None:
         paths = sorted((place.world.path / "state/runs").glob("*/*.messages.jsonl"))
         for path in paths:
             with Archive.open(path) as archive:
-                surgery.settle(client, KeySpace(), archive)
+                take_restore.settle(client, KeySpace(), archive)
         waiting, unacked = witness.waiting(client), witness.unacked(client)
         assert not client.keys("celery-runbooks:[^b]*"), "nothing of ours stays behind but records"
     scratch = RedisServer.start(place.address.folder / "scratch")

@@ -15,7 +15,7 @@ from tests.brokers import servers
 from tests.sandbox.conftest import World, make_world
 from tests.sandbox.test_brokers import INVENTORY
 from tests.unit.broker.conftest import listed
-from tests.unit.broker.test_rewound import COUNT, Everysec, Failover, Rdb, client_of, send
+from tests.unit.broker.queues.test_reconcile import COUNT, Everysec, Failover, Rdb, client_of, send
 
 LOST = "Redis has no record of this run's last step"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from runbooks.broker.control import switch_events
+from runbooks.broker.nodes.control import switch_events
 from tests.sandbox.conftest import Done, World
 from tests.sandbox.test_bad_input import glpi, refused
 

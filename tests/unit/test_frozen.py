@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from runbooks.broker.connection import connect
-from runbooks.broker.lock import FleetLock, Holder
+from runbooks.broker.server.connection import connect
+from runbooks.broker.server.lock import FleetLock, Holder
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile
 from runbooks.core.errors import ExitCode, LockHeld
 from runbooks.core.reporter import Outcome
@@ -19,7 +19,7 @@ from runbooks.engine.journal import find_run, list_runs
 from runbooks.hosts.script import run_fragments
 from runbooks.undo import undo
 from tests.brokers import until
-from tests.unit.broker.test_surgery_fenced import Stop, resumed
+from tests.unit.broker.queues.test_take_restore_fenced import Stop, resumed
 from tests.unit.engine.conftest import World
 
 LIVES_S = 4.0

@@ -22,12 +22,12 @@ def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> No
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['celery-runbooks', '--list']\n"
         "from runbooks import broker, program, verbs\n"
-        "from runbooks.broker import surgery\n"
+        "from runbooks.broker.queues import take_restore\n"
         "from importlib.resources import files\n"
         f"assert program.__file__.startswith({str(installed)!r})\n"
         "assert (files('runbooks') / 'templates/systemd/celery-worker@.service.j2').is_file()\n"
         "assert (files('runbooks') / 'templates/logrotate/celery.j2').is_file()\n"
-        "assert files('runbooks.broker').joinpath('lua', 'pass.lua').is_file()\n"
+        "assert files('runbooks.broker.queues').joinpath('lua', 'pass.lua').is_file()\n"
         "program.main()\n"
     )
     done = subprocess.run(

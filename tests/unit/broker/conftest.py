@@ -8,7 +8,7 @@ import pytest
 import redis
 from celery import Celery
 
-from runbooks.broker.ledger import Archived, Fate, read
+from runbooks.broker.archive.reader import Archived, Fate, read
 
 Send = Callable[..., str]
 

@@ -11,15 +11,15 @@ import pytest
 import redis
 from celery import Celery
 
-from runbooks.broker import detached, surgery
-from runbooks.broker.archive import Archive
-from runbooks.broker.connection import connect, place
-from runbooks.broker.control import observe_nodes
-from runbooks.broker.keys import KeySpace
-from runbooks.broker.ledger import Fate, verify
-from runbooks.broker.lock import FleetLock, Holder
-from runbooks.broker.scan import scan_queue
-from runbooks.broker.stream import Stream
+from runbooks.broker.archive.reader import Fate, verify
+from runbooks.broker.archive.writer import Archive
+from runbooks.broker.nodes.control import observe_nodes
+from runbooks.broker.queues import list_pass, take_restore
+from runbooks.broker.queues.scan import scan_queue
+from runbooks.broker.server.connection import connect, place
+from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.lock import FleetLock, Holder
+from runbooks.broker.server.pipeline import Stream
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, LockHeld, RunbookError
 from runbooks.core.model import Rule
 from tests.brokers import MASTER, Kind, Start, answers, servers, until, watched, with_tls, worker
@@ -73,9 +73,9 @@ def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
     with pytest.raises(LockHeld):
         FleetLock(client, KEYS.lock, Holder("bob", "elsewhere", 2, "1", "", "r2", "undo", 1.0)).acquire(2.0)
     with Archive.create(archive_path, "run-1", 1.0) as archive:
-        assert surgery.take(client, KEYS, "work", [STALE], archive, time.time()).taken == {"stale": 300}
+        assert take_restore.take(client, KEYS, "work", [STALE], archive, time.time()).taken == {"stale": 300}
         assert client.llen("work") == 300
-        assert surgery.restore(client, KEYS, archive).restored == 300
+        assert take_restore.restore(client, KEYS, archive).restored == 300
     assert listed(client, "work") == before
     lock.release()
     with worker(kind, tmp_path):
@@ -96,7 +96,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
     client = connect(kind.url, kind.options)
     before, where = listed(client, "work"), place(kind.url, kind.options, client)
     path, steps = tmp_path / "archive.jsonl", itertools.count()
-    monkeypatch.setattr(detached, "CHUNK_ITEMS", 200)
+    monkeypatch.setattr(list_pass, "CHUNK_ITEMS", 200)
 
     def fail_over(stream: Stream, commands: list[bytes]) -> None:
         if next(steps) == 4:
@@ -106,7 +106,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
     send_quietly = Stream.send_quietly
     with Archive.create(path, "run-1", 1.0) as archive:
         if verb == "restore":
-            surgery.take(client, KEYS, "work", [STALE], archive, time.time())
+            take_restore.take(client, KEYS, "work", [STALE], archive, time.time())
         with monkeypatch.context() as patch:
             patch.setattr(Stream, "send_quietly", fail_over)
             with pytest.raises(RunbookError, match="no replica has confirmed" if lags else "does not answer"):
@@ -118,10 +118,10 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
         until(lambda: answers(kind))
         client = connect(kind.url, kind.options)
         assert place(kind.url, kind.options, client) == where
-        surgery.settle(client, KEYS, archive)
+        take_restore.settle(client, KEYS, archive)
         taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert sorted([*taken, *listed(client, "work")]) == sorted(before)
-        surgery.restore(client, KEYS, archive)
+        take_restore.restore(client, KEYS, archive)
     assert listed(client, "work") == before
     assert verify(path) == ()
     client.close()
@@ -129,9 +129,9 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
 
 def work(verb: str, client: "redis.Redis", archive: Archive) -> None:
     if verb == "take":
-        surgery.take(client, KEYS, "work", [STALE], archive, time.time())
+        take_restore.take(client, KEYS, "work", [STALE], archive, time.time())
     else:
-        surgery.restore(client, KEYS, archive)
+        take_restore.restore(client, KEYS, archive)
 
 
 def test_a_certificate_that_cannot_be_trusted_is_refused_with_what_to_put_into_the_url(

@@ -10,11 +10,12 @@ import pytest
 import redis
 
 from lab.redis_server import RedisServer
-from runbooks.broker import observe, scan
-from runbooks.broker.connection import connect
-from runbooks.broker.keys import KeySpace
+from runbooks.broker import observe
 from runbooks.broker.observe import observe_broker
-from runbooks.broker.scan import scan_queue, windows
+from runbooks.broker.queues import scan
+from runbooks.broker.queues.scan import scan_queue, windows
+from runbooks.broker.server.connection import connect
+from runbooks.broker.server.keys import KeySpace
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from runbooks.broker.lock import FleetLock
-from runbooks.broker.session import Broker, Restorable
+from runbooks.broker.broker import Broker, Restorable
+from runbooks.broker.server.lock import FleetLock
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost

@@ -1,0 +1,286 @@
+"""Reads what an archive says: its messages, and what became of each. `archive.py` describes the format.
+
+Of a message 25 bytes stay in memory; the rest is read from the file again when it is needed.
+"""
+
+import hashlib
+import heapq
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import msgspec
+from msgspec import Struct, field
+
+from runbooks.broker.archive.columns import Column, put
+from runbooks.broker.messages.parse import fetched_item
+from runbooks.core.errors import RunbookError
+
+FORMAT = 1
+_BUFFER_BYTES = 256 * 1024
+
+
+class ArchiveError(RunbookError):
+    """The archive cannot be written or read; nothing was removed from a queue without being in it."""
+
+
+class Fate(Enum):
+    """Where an archived message is, as far as the archive knows."""
+
+    QUEUED = "queued"  # archived, and left in its queue
+    TAKEN = "taken"
+    RESTORED = "restored"
+    MOVED = "moved"
+
+
+RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recalling": "recalled"}
+_FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
+
+
+class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
+    """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
+
+    `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a list.
+    """
+
+    n: int
+    key: str
+    position: int
+    older: str | None
+    older_end: bytes
+    reason: str
+    malformed: bool
+    sha256: str
+    raw: bytes
+    to: str = ""
+    requeue_to: str = ""
+    fetched_at: float | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of `raw`."""
+        return len(self.raw)
+
+    @property
+    def item(self) -> bytes:
+        """The message as it stands in a list; of one that was unacked, the part of the entry that is the message."""
+        return self.raw if self.fetched_at is None else fetched_item(self.raw)
+
+
+class Lot(NamedTuple):
+    """What many messages have in common: see Archived for the fields."""
+
+    key: str = ""
+    to: str = ""
+    reason: str = ""
+    malformed: bool = False
+    unacked: bool = False
+
+
+class Batch(Struct, frozen=True):
+    """Messages moved by one script: `kind` says how (see `archive.py`); `messages` are their n, in its order."""
+
+    number: int
+    kind: str
+    messages: tuple[int, ...]
+    by: str = ""
+
+
+class _Stored(Mapping[int, Archived]):
+    """The messages of a file by n, in the order of n, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO | None = None
+        self._file = path.open("rb", buffering=_BUFFER_BYTES)
+        self._offsets = array("Q", [0])  # 0, where the header stands, where there is none
+
+    def __del__(self) -> None:
+        if self._file:
+            self._file.close()
+
+    def note(self, n: int, offset: int) -> None:
+        """Take in where a message stands."""
+        put(self._offsets, n, offset)
+
+    def __getitem__(self, n: int) -> Archived:
+        if n not in self:
+            raise KeyError(n)
+        assert self._file
+        self._file.seek(self._offsets[n])
+        found = _parsed(self._file.readline())
+        assert isinstance(found, Archived)
+        return found
+
+    def __contains__(self, n: object) -> bool:
+        return isinstance(n, int) and 0 < n < len(self._offsets) and self._offsets[n] > 0
+
+    def __iter__(self) -> Iterator[int]:
+        return (n for n, offset in enumerate(self._offsets) if offset)
+
+    def __len__(self) -> int:
+        return sum(map(bool, self._offsets))
+
+    def in_order(self) -> bool:
+        """Whether they stand in the file in the order of n."""
+        return all(one < other for one, other in pairwise(filter(None, self._offsets)))
+
+
+class Ledger(Struct):
+    """All that an archive says: the messages, what became of each, and the batches of unknown fate, by number.
+
+    By n: `fates`; `put_by`, the token of the change that put a message back, or moved it; `lots`; `positions`; `sizes`,
+    in bytes. These are columns, because as objects each message would need a kilobyte.
+
+    `last_done` is the last batch that moved something, 0 where none has.
+    """
+
+    run_id: str = ""
+    created_at: float = 0.0
+    messages: Mapping[int, Archived] = field(default_factory=dict)
+    fates: Column[Fate] = field(default_factory=partial(Column, "B", Fate.QUEUED))
+    put_by: Column[str] = field(default_factory=partial(Column, "I", ""))
+    lots: Column[Lot] = field(default_factory=partial(Column, "I", Lot()))
+    positions: "array[int]" = field(default_factory=partial(array, "I", [0]))
+    sizes: "array[int]" = field(default_factory=partial(array, "I", [0]))
+    unsettled: dict[int, Batch] = field(default_factory=dict)
+    last_batch: int = 0
+    last_done: int = 0
+    problems: list[str] = field(default_factory=list)
+    whole_bytes: int = 0
+
+    def numbers(self, fate: Fate) -> Iterator[int]:
+        """The n of the messages whose fate is this, in their order."""
+        fates = self.fates
+        return (n for n in self.messages if fates[n] is fate)
+
+    @property
+    def unsure(self) -> frozenset[int]:
+        """The n of the messages in batches of unknown fate."""
+        return frozenset(n for batch in self.unsettled.values() for n in batch.messages)
+
+    def lists(self) -> tuple[str, ...]:
+        """The keys that messages came from."""
+        return tuple(dict.fromkeys(lot.key for lot in self.lots.distinct() if lot.key))
+
+    def in_place(self, key: str) -> Iterator[int]:
+        """The n of what is out of a list, in its order there: first what ran next.
+
+        The archive has it so, but begins anew where a run was gone on with.
+        """
+        fates, lots, positions = self.fates.codes, self.lots.codes, self.positions
+        taken = self.fates.distinct().get(Fate.TAKEN)
+        its = {code for lot, code in self.lots.distinct().items() if lot.key == key and not lot.unacked}
+
+        def out(numbers: Iterable[int]) -> Iterator[int]:
+            return (n for n in numbers if fates[n] == taken and lots[n] in its)
+
+        end = len(fates)
+        anew = [n for before, n in pairwise(out(range(1, end))) if positions[n] <= positions[before]]
+        stretches = [out(range(*bounds)) for bounds in pairwise([1, *anew, end])]
+        return heapq.merge(*stretches, key=lambda n: (positions[n], -n))
+
+
+def sha256(raw: bytes) -> str:
+    """The checksum by which the archive names an item's bytes."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def read(path: Path) -> Ledger:
+    """Read an archive; a torn last line is left out, all other damage is listed in `problems`.
+
+    Raises ArchiveError where the file cannot be read or is no archive of this format.
+    """
+    try:
+        messages = _Stored(path)
+        ledger = Ledger(messages=messages)
+        with path.open("rb", buffering=_BUFFER_BYTES) as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    found = _parsed(line)
+                    if isinstance(found, Archived):
+                        _take_in_message(ledger, found)
+                        messages.note(found.n, ledger.whole_bytes)
+                    else:
+                        _take_in(ledger, found)
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                    ledger.problems.append(f"{path}:{number}: {error!r}")
+                ledger.whole_bytes += len(line)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}", "name the archive of the run") from error
+    if not ledger.run_id:
+        raise ArchiveError(f"{path} is no archive of format {FORMAT}", "its first line must be the header")
+    return ledger
+
+
+def verify(path: Path) -> tuple[str, ...]:
+    """What is wrong with an archive, one line each; () where every message in it can be put back."""
+    ledger = read(path)
+    messages = cast(_Stored, ledger.messages)
+    lacking = (n for n in range(1, len(ledger.positions)) if n not in messages)
+    problems = [f"{path}: message {n} is missing" for n in lacking]
+    if not messages.in_order():
+        problems.append(f"{path}: its messages are not in their order")
+    return (*ledger.problems, *problems)
+
+
+_MESSAGE = msgspec.json.Decoder(Archived)
+_encoded = msgspec.json.Encoder().encode
+
+
+def message_line(message: Archived) -> bytes:
+    """A message as it stands in the file."""
+    try:
+        return _encoded(message) + b"\n"
+    except UnicodeEncodeError:  # a name that is no text in UTF-8
+        return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> Archived | dict[str, Any]:
+    """A message, or the fields of another line."""
+    try:
+        return _MESSAGE.decode(line)
+    except msgspec.DecodeError:  # another line, or a text that is not one in UTF-8
+        fields: dict[str, Any] = json.loads(line)
+        return msgspec.convert(fields, Archived) if fields["type"] == "message" else fields
+
+
+def _take_in_message(ledger: Ledger, message: Archived) -> None:
+    n = message.n
+    if not 0 < n <= ledger.whole_bytes:  # each that comes before it takes more than a byte
+        raise ValueError(f"no archive of this length has a message {n}")
+    if sha256(message.raw) != message.sha256:
+        raise ValueError(f"message {n} has another checksum than when it was archived")
+    unacked = message.fetched_at is not None
+    ledger.lots[n] = Lot(message.key, message.to, message.reason, message.malformed, unacked)
+    put(ledger.positions, n, message.position)
+    put(ledger.sizes, n, len(message.raw))
+
+
+def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
+    kind = line["type"]
+    if kind == "header":
+        if line["format"] != FORMAT:
+            raise ValueError(f"format {line['format']}")
+        ledger.run_id, ledger.created_at = line["run"], line["created_at"]
+    elif kind in RESULTS:
+        messages = range(line["first"], line["last"] + 1) if kind == "taking" else line["messages"]
+        ledger.unsettled[line["batch"]] = Batch(line["batch"], kind, tuple(messages), line.get("by", ""))
+        ledger.last_batch = max(ledger.last_batch, line["batch"])
+    elif kind in _FATES:
+        batch = ledger.unsettled.pop(line["batch"], None)
+        if line["messages"]:
+            ledger.last_done = max(ledger.last_done, line["batch"])
+        for n in line["messages"]:
+            if n not in ledger.messages:
+                raise ValueError(f"batch {line['batch']} moved message {n}, which is not in the archive")
+            ledger.fates[n] = _FATES[kind]
+            ledger.put_by[n] = batch.by if batch else ""
+    else:
+        raise ValueError(f"unknown type {kind!r}")

@@ -1,0 +1,403 @@
+"""The broker as a run uses it: one connection, opened at its first use, with one application's settings."""
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Protocol
+
+import redis
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runbooks.broker.archive.reader import ArchiveError, Fate, Ledger, read
+from runbooks.broker.archive.search import chosen, queue_of
+from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.parse import unpack_up_to
+from runbooks.broker.messages.selection import Facts
+from runbooks.broker.nodes.control import (
+    ask_nodes,
+    bound_nodes,
+    consume_again,
+    drain,
+    find_holder,
+    observe_nodes,
+)
+from runbooks.broker.nodes.task_watch import Watch, run_task, watch_events, watch_results
+from runbooks.broker.observe import observe_broker, registered_in
+from runbooks.broker.queues import reconcile, requeue, take_restore, unacked
+from runbooks.broker.queues.find import find_message
+from runbooks.broker.queues.scan import Progress
+from runbooks.broker.queues.unacked import Entry
+from runbooks.broker.server.connection import Tunnel, connect, place, through
+from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.lock import FleetLock, Holder, fleet_lock
+from runbooks.broker.server.preflight import require_able
+from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
+from runbooks.core.errors import BrokerReadOnly, BrokerRefused, NodesSilent, UsageError
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import (
+    SAMPLES,
+    BrokerState,
+    HeldTask,
+    MessagePlace,
+    NodeState,
+    RunningTask,
+    TaskState,
+    silent_nodes,
+)
+from runbooks.core.operator import user_name
+from runbooks.core.rules import destination, parse
+from runbooks.core.settings import AppSettings, Canary
+
+_SILENT = "see why with `inv diagnose`; then run again"
+
+_UNACKED_LOOKED_AT = 1000
+_MANY = 20_000  # fewer are read at once
+
+
+class Waiting(Protocol):
+    """Told what is going on, and how much of it is done where that is known, for a line that is overwritten."""
+
+    def __call__(self, text: str, share: float | None = None, /) -> None: ...
+
+
+class Restorable(Struct, frozen=True):
+    """What of an archive can be put back, or taken out again: messages, and malformed items that are held back.
+
+    `gone` were moved or put back, and wait no more; `damage` forbids it all; `note` has to be told before it is done.
+    """
+
+    count: int
+    held_back: int
+    damage: str
+    gone: int = 0
+    note: str = ""
+
+
+class Broker:
+    """Looks at the broker, and moves messages in it; where only a host can reach it, through a `tunnel`."""
+
+    def __init__(self, app: AppSettings, waiting: Waiting, tunnel: Tunnel | None = None) -> None:
+        self._app, self._waiting, self._tunnel = app, waiting, tunnel
+        self._options = app.broker_options.transport_options()
+        self._keys = KeySpace.from_options(self._options)
+        unpack_up_to(app.unpack_limit * 1024**2)
+
+    @cached_property
+    def _url(self) -> str:
+        return self._reached(self._app.broker_url.get_secret_value())
+
+    def _reached(self, url: str) -> str:
+        return through(url, self._tunnel) if self._tunnel else url
+
+    @cached_property
+    def _client(self) -> "redis.Redis":
+        return connect(self._url, self._options)
+
+    @property
+    def name(self) -> str:
+        """Where it is: `host:port/db`, `path/db` or `master of sentinels/db`, without a password."""
+        return place(self._app.broker_url.get_secret_value(), self._options, self._client)
+
+    def observe(
+        self,
+        fleet: Fleet,
+        now: float,
+        *,
+        queues: bool,
+        nodes: bool,
+        samples: int | None = SAMPLES,
+        read_until: float = math.inf,
+    ) -> BrokerState:
+        """The broker's state; the queues and the nodes only when asked for, as these take time.
+
+        `samples` of what a rule selects are remembered, None: all. Messages are read until `read_until` (monotonic s).
+        """
+        client = self._client
+        with_unacked = queues and nodes and any(rule.unacked for rule in fleet.rules)
+        fetched = self._fetched(every=with_unacked) if queues and nodes else []
+        answering: dict[str, NodeState] = {}
+        answered, unasked = None, ""
+        try:
+            if nodes:
+                held = with_unacked or bool(fetched)
+                answering, answered = ask_nodes(self._url, self._options, holdings=held, settings=queues)
+        except BrokerReadOnly as error:
+            if not queues:  # nothing is proved by what could not be asked
+                raise
+            unasked = f"{error.problem}; {error.advice}"
+        named = fleet.queues if queues else ()
+        with self._telling(""):
+            state = observe_broker(
+                client, self._keys, named, fleet.rules, now, answering,
+                fetched=fetched, answered=answered, samples=samples, on_progress=self._progress, read_until=read_until,
+            )  # fmt: skip
+        return replace(state, unasked=unasked)
+
+    def _fetched(self, *, every: bool) -> list[Entry]:
+        """The unacked entries; without `every` some of them, or none where these may not be looked at."""
+        try:
+            return unacked.entries(self._client, self._keys, None if every else _UNACKED_LOOKED_AT)
+        except BrokerRefused:
+            if every:
+                raise
+            return []
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        """Tell how far it is where that takes long enough to be read."""
+        if total > _MANY:
+            self._waiting(f"{what}: {done:,} of {total:,} messages", done / total)
+
+    @contextmanager
+    def _telling(self, what: str, first: str = "") -> Iterator[Progress]:
+        """Tell how far `what` is, and `first` until then; the line goes with the block."""
+        self._waiting(first)
+        try:
+            yield partial(self._progress, what)
+        finally:
+            self._waiting("")
+
+    def _of_archive(self, path: Path) -> AbstractContextManager[Progress]:
+        return self._telling(queue_of(path), f"reading {path.name}")
+
+    def _nodes(self, *, holdings: bool = False, settings: bool = False) -> dict[str, NodeState]:
+        return observe_nodes(self._url, self._options, holdings=holdings, settings=settings)
+
+    def listening(self) -> frozenset[str]:
+        """The nodes that can hear a question, by Redis alone; also those that were killed."""
+        return bound_nodes(self._client, self._keys)
+
+    def drain(self, queues: Mapping[str, Sequence[str]], patience_s: float) -> dict[str, list[RunningTask]]:
+        """Let these nodes (node → its queues) finish what they have and take no more; what still runs after that."""
+        return drain(self._url, self._options, queues, patience_s, self._waiting)
+
+    def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
+        """Let nodes that were drained, and go on all the same, take messages again (node → its queues)."""
+        consume_again(self._url, self._options, queues)
+
+    @contextmanager
+    def lock(self, run_id: str, verb: str) -> Iterator[FleetLock]:
+        """The one-operator lock of the fleet. Raises LockHeld naming who has it."""
+        now = time.time()
+        holder = Holder.this_process(os.getpid(), user=user_name(), run_id=run_id, verb=verb, since_at=now)
+        with fleet_lock(self._client, self._keys.lock, holder, now) as lock:
+            self._keys = replace(self._keys, holder=lock.token)
+            try:
+                yield lock
+            finally:
+                self._keys = replace(self._keys, holder="")
+
+    def require_able(self, changes: Iterable[Change]) -> None:
+        """Raise BrokerRefused where changes of a plan would fail half-way: see `preflight.py`."""
+        takes = [change.do for change in changes if isinstance(change.do, TakeMessages | TakeUnacked)]
+        targets = (destination(parse(rule).requeue_to)[0] for take in takes for rule in take.rules)
+        queues = dict.fromkeys((*(take.queue for take in takes), *filter(None, targets)))
+        if queues:
+            keys = [key for queue in queues for key in self._keys.queue(queue)]
+            fetched = any(isinstance(take, TakeUnacked) for take in takes)
+            require_able(self._client, self._keys, keys, "run", unacked=fetched)
+
+    def take(self, effect: TakeMessages, path: Path) -> str:
+        """Take messages out of a queue into a new archive, and move on what is to be; returns what was done."""
+
+        rules = [parse(rule) for rule in effect.rules]
+        registered = self._registered() if any(rule.unregistered for rule in rules) else None
+        with self._new_archive(path, effect.queue) as archive, self._telling(effect.queue) as told:
+            report = take_restore.take(
+                self._client, self._keys, effect.queue, rules, archive, time.time(), told, registered
+            )  # fmt: skip
+            # Asking the archive what is to be moved reads all of it.
+            moves = any(rule.requeue_to for rule in rules)
+            moved = requeue.move(self._client, self._keys, archive, told) if moves else 0
+        return _told(report, moved, path)
+
+    def _registered(self) -> frozenset[str]:
+        registered = registered_in(self._nodes())
+        if registered is None:
+            raise NodesSilent("no node answers, so nobody can say which tasks are unregistered", _SILENT)
+        return registered
+
+    def take_unacked(self, fleet: Fleet, effect: TakeUnacked, path: Path) -> str:
+        """Take messages that no node holds out of what was fetched; returns what was done."""
+        rules = [parse(rule) for rule in effect.rules]
+        fetched = unacked.entries(self._client, self._keys)
+        nodes = self._nodes(holdings=True)
+        if silent := silent_nodes(fleet.all_nodes, nodes) - set(effect.stopped):
+            names = ", ".join(sorted(silent))
+            raise NodesSilent(f"{names} may hold messages and does not answer any more; nothing was taken", _SILENT)
+        facts = Facts(time.time(), registered_in(nodes))
+        chosen, notices = unacked.choose(fetched, nodes, rules, self._keys, effect.queue, facts)
+        with self._new_archive(path, f"{effect.queue}:unacked") as archive, self._telling(effect.queue) as told:
+            report = unacked.take(self._client, self._keys, chosen, notices, archive)
+            moved = requeue.move(self._client, self._keys, archive, told)
+        return _told(report, moved, path)
+
+    def _new_archive(self, path: Path, what: str) -> Archive:
+        # Each archive numbers its own batches, so each has its own name in the broker.
+        return Archive.create(path, f"{path.parent.name}:{what}", time.time())
+
+    def restorable(self, path: Path, *, malformed: bool) -> Restorable:
+        """What `restore` would put back; batches of unknown fate count as taken, restoring finds out."""
+        with self._of_archive(path) as told:
+            ledger, damage = _ledger(path)
+            waiting = 0 if damage else requeue.standing(self._client, self._keys, ledger, None, told)
+            found, note = (reconcile.Rewound(), "") if damage else self._difference(ledger, told)
+        unsure = ledger.unsure
+        stay = {*found.here, *found.doubtful}
+        out = Counter(
+            ledger.lots[n].malformed
+            for n in ledger.messages
+            if (ledger.fates[n] is Fate.TAKEN and n not in stay) or n in unsure
+        )
+        held_back = 0 if malformed else out[True]
+        moved = sum(1 for _ in ledger.numbers(Fate.MOVED))
+        return Restorable(out.total() - held_back + waiting, held_back, damage, moved - waiting, note)
+
+    def difference(self, path: Path, *, always: bool = False) -> tuple[reconcile.Rewound, str]:
+        """How Redis and an archive differ, and what has to be told of it, "" where Redis remembers its last step.
+
+        In that case they are compared only with `always`.
+        """
+        with self._of_archive(path) as told:
+            return self._difference(_ledger(path)[0], told, always=always)
+
+    def _difference(self, ledger: Ledger, told: Progress, *, always: bool = False) -> tuple[reconcile.Rewound, str]:
+        behind = reconcile.is_behind(self._client, self._keys, ledger)
+        if not behind and not always:
+            return reconcile.Rewound(), ""
+        found = reconcile.compare(self._client, self._keys, ledger, told)
+        return found, reconcile.told(found) if behind else reconcile.CONSUMED if found.missing else ""
+
+    def knows_last_step(self, ledger: Ledger) -> bool:
+        """Whether Redis has the record of an archive's last step, so that the two agree."""
+        return not reconcile.is_behind(self._client, self._keys, ledger)
+
+    def restore(self, path: Path, *, malformed: bool) -> str:
+        """Put an archive's messages back in their places; returns what was done, for the operator."""
+        with self._of_archive(path) as told, Archive.open(path) as archive:
+            take_restore.settle(self._client, self._keys, archive)
+            doubtful = reconcile.agree(self._client, self._keys, archive, on_progress=told)
+            recalled = requeue.recall(self._client, self._keys, archive, None, told)
+            wanted = frozenset(archive.ledger().messages) - doubtful if doubtful else None
+            unheld = unacked.restore(self._client, self._keys, archive, wanted)
+            report = take_restore.restore(
+                self._client, self._keys, archive, malformed=malformed, wanted=wanted, on_progress=told
+            )  # fmt: skip
+        held = f"; {report.withheld:,} malformed stay in the archive" if report.withheld else ""
+        back = f", {recalled:,} of them from where they were moved to" if recalled else ""
+        return f"{report.restored + unheld:,} messages put back{back}{held}"
+
+    def restore_selected(self, effect: RestoreSelected) -> str:
+        """Put what a rule means of an archive back; returns what was done, for the operator."""
+        path = Path(effect.archive)
+        with self._of_archive(path) as told, Archive.open(path, effect.token) as archive:
+            take_restore.settle(self._client, self._keys, archive)
+            again = frozenset[int]()
+            if effect.even_restored:
+                means = chosen(archive.ledger(), effect.rule, time.time())
+                again = frozenset(m.n for m in means if effect.malformed or not m.malformed)
+            doubtful = reconcile.agree(self._client, self._keys, archive, reclaim=again, on_progress=told)
+            ledger = archive.ledger()
+            out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
+            back = (m for m in out if m.n not in doubtful and (effect.malformed or not m.malformed))
+            if effect.place == "original":
+                wanted = frozenset(message.n for message in back)
+                count = unacked.restore(self._client, self._keys, archive, wanted)
+                report = take_restore.restore(
+                    self._client, self._keys, archive, malformed=effect.malformed, wanted=wanted, on_progress=told
+                )  # fmt: skip
+                count += report.restored
+            else:
+                count = requeue.put_at_end(self._client, self._keys, archive, back, effect.place, told)
+        return f"{count:,} messages put back"
+
+    def recallable(self, path: Path, token: str) -> Restorable:
+        """What `recall` would take out again."""
+        with self._of_archive(path) as told:
+            ledger, damage = _ledger(path)
+            put = [n for n in ledger.numbers(Fate.RESTORED) if ledger.put_by[n] == token]
+            if damage or not put:
+                return Restorable(0, 0, damage, 0)
+            unheld = (ledger.messages[n] for n in put if ledger.lots[n].unacked)
+            there = unacked.standing(self._client, self._keys, unheld)
+            there += requeue.standing(self._client, self._keys, ledger, token, told)
+        return Restorable(there, 0, "", len(put) - there)
+
+    def recall(self, path: Path, token: str) -> str:
+        """Take what a change has put back out again; returns what was done, for the operator."""
+        with self._of_archive(path) as told, Archive.open(path) as archive:
+            take_restore.settle(self._client, self._keys, archive)
+            count = unacked.recall(self._client, self._keys, archive, token)
+            count += requeue.recall(self._client, self._keys, archive, token, told)
+        return f"{count:,} messages taken out again, into the archive"
+
+    def find(self, queues: Iterable[str], task_id: str) -> MessagePlace | None:
+        """Where a task's message is, in these queues or with a worker."""
+        return find_message(self._client, self._keys, queues, task_id)
+
+    def holder(self, task_id: str) -> HeldTask | None:
+        """The node that runs a task or has reserved it, if one says so."""
+        return find_holder(self._url, task_id, self._options)
+
+    @property
+    def has_results(self) -> bool:
+        return self._app.result_backend is not None
+
+    def watch(self, task_id: str, event_nodes: Sequence[str] = ()) -> AbstractContextManager[Watch]:
+        """Watch a task through the result backend, or by the events of `event_nodes` where these are given."""
+        if event_nodes:
+            return watch_events(self._url, self._options, event_nodes, task_id)
+        return watch_results(self._backend_url, task_id)
+
+    @property
+    def _backend_url(self) -> str:
+        backend = self._app.result_backend
+        assert backend is not None
+        return self._reached(backend.get_secret_value())
+
+    def run_task(self, canary: Canary, task_id: str, waiting: Waiting) -> TaskState:
+        """Run a task to its end, or to the canary's timeout. Raises UsageError without a result backend."""
+        if not self.has_results:
+            raise UsageError("celery_canary needs celery_result_backend: without it no result can be awaited")
+
+        def progress(seen: TaskState) -> None:
+            waiting(f"{canary.task}: {seen.state} {seen.result if isinstance(seen.result, dict) else ''}")
+
+        return run_task(
+            self._url,
+            self._backend_url,
+            self._options,
+            name=canary.task,
+            queue=canary.queue,
+            priority=canary.priority,
+            kwargs=canary.kwargs,
+            task_id=task_id,
+            timeout_s=canary.timeout,
+            on_progress=progress,
+        )
+
+
+def _ledger(path: Path) -> tuple[Ledger, str]:
+    """An archive, and what is wrong with it; an empty one where the run ended before anything was archived."""
+    if not path.exists():
+        return Ledger(), ""
+    try:
+        ledger = read(path)
+    except ArchiveError as error:
+        return Ledger(), error.problem
+    return ledger, "; ".join(ledger.problems)
+
+
+def _told(report: take_restore.TakeReport, moved: int, path: Path) -> str:
+    lines = [f"{count:,} taken out: {reason}" for reason, count in report.taken.items()]
+    if moved:
+        lines.append(f"{moved:,} of them moved on")
+    if report.gone:
+        lines.append(f"{report.gone:,} were consumed meanwhile")
+    lines += [f"{one.count:,} {one.what}" for one in report.notices]  # which, the plan and the archive say
+    return "\n".join([*lines, f"archive {path}"])

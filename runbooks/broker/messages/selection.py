@@ -1,0 +1,285 @@
+"""Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is given."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+
+from msgspec import Struct, field
+
+from runbooks.broker.messages.body import likeness, links, read_body, unread
+from runbooks.broker.messages.fast_parse import Headers, Outline, Read, outlines, read, redirected
+from runbooks.broker.messages.parse import COMPRESSIONS, Malformed, Message, Unreadable
+from runbooks.broker.server.keys import KeySpace
+from runbooks.core.model import Form, Notice, Rule
+from runbooks.core.rules import destination, fits, says_how_written, says_only_how_written
+
+_IDS_LISTED = 100
+
+_UNREAD = "cannot be read ({why}), and stay"
+_UNKNOWN = "have a body {why}: they stay, for a chord may wait for them (--with-workflows takes them too)"
+_NO_ARGS = "have a body {why}: their arguments are not known, and they stay"
+_STRANDED = "are left alone, for a chord, a chain or a callback waits for them (--with-workflows takes them too)"
+_STRANDING = "are taken although a chord, a chain or a callback waits for them, which will not come to its end"
+_GROUPED = "are taken although they belong to groups, whose results will not become ready; the groups"
+_NO_MOVE = "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
+
+
+def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
+    """The rules that speak of this queue, in their order."""
+    return tuple(rule for rule in rules if fits(rule.queue, queue))
+
+
+class Facts(Struct, frozen=True):
+    """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that nodes know.
+
+    `registered` is None where no node answers; `kept` has for each likeness of duplicates the checksum of the one that
+    stays (see `keepers`).
+    """
+
+    now: float
+    registered: frozenset[str] | None = None
+    kept: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+class Verdict(Struct, frozen=True):
+    """Why an item is taken out, and into which list (`to`) it is moved then; "": into the archive alone."""
+
+    reason: str
+    malformed: bool = False
+    to: str = ""
+    requeue_to: str = ""
+
+
+class _RulesByTask(dict[str, tuple[Rule, ...]]):
+    """The rules that a task's name allows, remembered: a queue holds few names and many messages."""
+
+    def __init__(self, rules: Sequence[Rule], registered: frozenset[str] | None) -> None:
+        super().__init__()
+        self._rules, self._registered = rules, registered
+
+    def __missing__(self, task: str) -> tuple[Rule, ...]:
+        fitting = tuple(rule for rule in self._rules if fits(rule.task, task) and self._may(rule, task))
+        self[task] = fitting
+        return fitting
+
+    def _may(self, rule: Rule, task: str) -> bool:
+        return not rule.unregistered or (self._registered is not None and task not in self._registered)
+
+
+class Judge:
+    """Judges raw items of one queue's lists; `notices` tells what it left alone, or took with a warning."""
+
+    def __init__(self, rules: Iterable[Rule], keyspace: KeySpace, queue: str, facts: Facts) -> None:
+        rules = for_queue(rules, queue)
+        self.malformed = next((rule for rule in rules if rule.malformed), None)
+        self._all = tuple(rule for rule in rules if not rule.malformed)
+        self._keyspace, self._queue, self._facts = keyspace, queue, facts
+        self._targets: dict[Rule, tuple[str, int | None, str]] = {}
+        self._ids = {rule: frozenset(rule.ids) for rule in rules if rule.ids}
+        self._seen: set[bytes] = set()  # the one of each kind of duplicates that stays
+        self._newly_seen: list[bytes] = []
+        self._told: dict[str, tuple[list[str], int]] = {}
+        self.by_task = _RulesByTask((), None)
+        self._by_form: list[Rule] = []
+
+    def begin(self, key: str, *, fetched: bool = False) -> None:
+        """Go on with another of the queue's lists, or with what was `fetched` from it.
+
+        What waits where it is to be moved to stays.
+        """
+        step = self._keyspace.queue(self._queue).index(key)
+        self._targets = {rule: _target(self._keyspace, rule, step) for rule in self._all if rule.requeue_to}
+        rules = [rule for rule in self._all if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
+        self.by_task = _RulesByTask(rules, self._facts.registered)
+        self._by_form = [rule for rule in rules if says_only_how_written(rule)]
+        self._newly_seen = []
+
+    def rewind(self) -> None:
+        """Start the list again: what was judged of it so far did not happen."""
+        self._seen.difference_update(self._newly_seen)
+        self._newly_seen = []
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in self._told.items())
+
+    def choose(self, items: Sequence[bytes], reads: Sequence[Read]) -> Iterator[tuple[int, Verdict]]:
+        """The positions of those of a list's next items that are to be taken out, and why; `reads` is what they are."""
+        by_task = self.by_task
+        for i, look in enumerate(reads):
+            if isinstance(look, Headers) and not by_task[look.task]:
+                continue  # most of what most queues hold
+            if isinstance(look, (Headers, Message)):
+                if verdict := self.verdict(look, items[i]):
+                    yield i, verdict
+            elif isinstance(look, Unreadable):
+                if verdict := self._of_unread(look):
+                    yield i, verdict
+            elif self.malformed:
+                yield i, Verdict(f"malformed: {look.why}", malformed=True)
+
+    def pick(self, items: Sequence[bytes]) -> Iterator[tuple[int, Verdict]]:
+        """The same of items that nobody has read yet: only those are read whole that a rule may mean."""
+        if self.malformed:
+            return self.choose(items, read(items))
+        meant, by_task = self._meant, self.by_task
+        doubtful = [
+            i
+            for i, found in enumerate(outlines(items))
+            if found is None or ((rules := by_task[found.task]) and any(meant(rule, found) for rule in rules))
+        ]
+        few = [items[i] for i in doubtful]
+        return ((doubtful[i], verdict) for i, verdict in self.choose(few, read(few)))
+
+    def _meant(self, rule: Rule, look: Outline | Headers | Message) -> bool:
+        return holds(rule, look, self._facts.now) and (not rule.ids or look.id in self._ids[rule])
+
+    def verdict(self, look: Headers | Message, raw: bytes) -> Verdict | None:
+        """The verdict of the first rule whose every condition holds; None: the message stays.
+
+        A message without an ETA is never overdue, one without `expires` never expired.
+        """
+        left = ""
+        for rule in self.by_task[look.task]:
+            if self._meant(rule, look) and is_written(rule, look):
+                found = self._look_inside(rule, raw, look.task, look.id)
+                if isinstance(found, Verdict):
+                    return found
+                left = left or found
+        if left:
+            self._note(left, look.id)
+        return None
+
+    def _of_unread(self, look: Unreadable) -> Verdict | None:
+        """The verdict on a message whose task is not known: only a rule that does not ask for it can mean it."""
+        rule = next((rule for rule in self._by_form if is_written(rule, look)), None)
+        if rule and rule.with_workflows and not rule.requeue_to:
+            return Verdict(rule.reason)
+        if rule:
+            self._note(_NO_MOVE if rule.requeue_to else _UNKNOWN.format(why=unread(look.raw)), "")
+        elif self._all:
+            self._note(_UNREAD.format(why=look.why), "")
+        return None
+
+    def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
+        """The verdict of a rule that holds but for what is in the body; else why the message stays; "": not meant."""
+        if rule.args:
+            body = read_body(raw)
+            if body is None:
+                return _NO_ARGS.format(why=unread(raw))
+            if not body.has(rule.args):
+                return ""
+        if rule.duplicate and not self._is_duplicate(rule, task, raw):
+            return ""
+        if rule.requeue_to:
+            queue, priority, key = self._targets[rule]
+            if redirected(raw, queue, priority) is None:
+                return _NO_MOVE
+            return Verdict(rule.reason, to=key, requeue_to=rule.requeue_to)
+        found = links(raw)
+        if found is None:
+            return Verdict(rule.reason) if rule.with_workflows else _UNKNOWN.format(why=unread(raw))
+        waits, group = found
+        if waits and not rule.with_workflows:
+            return _STRANDED
+        if waits:
+            self._note(_STRANDING, id)
+        elif group:
+            self._note(_GROUPED, group)
+        return Verdict(rule.reason)
+
+    def _note(self, what: str, id: str) -> None:
+        ids, count = self._told.get(what, ([], 0))
+        if id and len(ids) < _IDS_LISTED and id not in ids:
+            ids.append(id)
+        self._told[what] = ids, count + 1
+
+    def _is_duplicate(self, rule: Rule, task: str, raw: bytes) -> bool:
+        alike = self._likeness(rule, task, raw)
+        kept = self._facts.kept.get(alike)
+        if kept is None:
+            return False  # it arrived after the look ahead
+        if kept != _checksum(raw) or alike in self._seen:
+            return True
+        self._seen.add(alike)
+        self._newly_seen.append(alike)
+        return False
+
+    def _likeness(self, rule: Rule, task: str, raw: bytes) -> bytes:
+        return likeness(task, raw) + b"%d" % self._all.index(rule)
+
+    @property
+    def wants_keepers(self) -> bool:
+        """True where duplicates are asked for: `note_keepers` has to be shown everything first, newest to oldest."""
+        return any(rule.duplicate for rule in self._all)
+
+    def note_keepers(self, items: Sequence[bytes], reads: Sequence[Read], kept: dict[bytes, bytes]) -> None:
+        """Learn from a list's next items which message of each kind stays; `reads` is what they are."""
+        for raw, look in zip(items, reads, strict=True):
+            if not isinstance(look, (Headers, Message)):
+                continue
+            for rule in self.by_task[look.task]:
+                if rule.duplicate and means(rule, look, raw, self._facts.now):
+                    alike = self._likeness(rule, look.task, raw)
+                    if rule.duplicate == "oldest":
+                        kept[alike] = _checksum(raw)
+                    else:
+                        kept.setdefault(alike, _checksum(raw))
+
+
+def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
+    """True where a rule's conditions hold that are about one message alone."""
+    if not fits(rule.task, look.task) or not holds(rule, look, now):
+        return False
+    if (rule.ids and look.id not in rule.ids) or not is_written(rule, look):
+        return False
+    body = read_body(raw) if rule.args else None
+    return not rule.args or (body is not None and body.has(rule.args))
+
+
+def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None, str]:
+    """Queue, priority and key of where a rule moves what stands in the `step`-th of its queue's lists."""
+    queue, priority = destination(rule.requeue_to)
+    return queue, priority, keyspace.queue(queue)[step] if priority is None else keyspace.list_of(queue, priority)
+
+
+def _checksum(raw: bytes) -> bytes:
+    return blake2b(raw, digest_size=16).digest()
+
+
+_NAMES = {
+    name: names
+    for names in (
+        *COMPRESSIONS,
+        ("application/json", "json"),
+        ("application/x-python-serialize", "pickle"),
+        ("application/x-yaml", "yaml"),
+        ("application/x-msgpack", "msgpack"),
+    )
+    for name in names
+}
+"""The names of what a header names by one of them. **Source:** kombu 5.7.0 `serialization.py`, `compression.py`."""
+
+
+def is_written(rule: Rule, look: Read) -> bool:
+    """True where the conditions hold that are about how a message is written; for a malformed item none does."""
+    if not says_how_written(rule):
+        return True
+    if isinstance(look, Malformed):
+        return False
+    form = Form() if isinstance(look, Headers) else look.form
+    return _named(rule.content_type, form.content_type) and (
+        not rule.compression or (form.compression != "" and _named(rule.compression, form.compression))
+    )
+
+
+def _named(patterns: str, name: str) -> bool:
+    return any(fits(patterns, one) for one in _NAMES.get(name, (name,)))
+
+
+def holds(rule: Rule, look: Outline | Headers | Message, now: float) -> bool:
+    """True where the conditions hold that are about times and retries."""
+    if rule.retries_over is not None and (look.retries or 0) <= rule.retries_over:
+        return False
+    if rule.eta_overdue_s is not None and ((eta_at := look.eta_at) is None or now - eta_at < rule.eta_overdue_s):
+        return False
+    return not (rule.expired and ((expires_at := look.expires_at) is None or expires_at > now))

@@ -1,0 +1,324 @@
+"""Asks the workers through remote control: knows the broker's URL, not the application."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import redis
+
+from runbooks.broker.server.connection import address, broker_errors, connect
+from runbooks.broker.server.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, KeySpace
+from runbooks.core.errors import BrokerUnreachable
+from runbooks.core.model import HeldTask, NodeState, RunningTask
+
+_POLL_S = 0.2
+_SHOWN = 3
+_LONG_AGO = 1e9  # in 2001: what counts from a machine's start comes to less
+_HELD = ("active", "reserved", "scheduled")
+
+
+def observe_nodes(
+    url: str,
+    transport_options: Mapping[str, Any] | None = None,
+    timeout_s: float = 1.0,
+    *,
+    holdings: bool = False,
+    settings: bool = False,
+) -> dict[str, NodeState]:
+    """The nodes of `ask_nodes`."""
+    return ask_nodes(url, transport_options, timeout_s, holdings=holdings, settings=settings)[0]
+
+
+def ask_nodes(
+    url: str,
+    transport_options: Mapping[str, Any] | None = None,
+    timeout_s: float = 1.0,
+    *,
+    holdings: bool = False,
+    settings: bool = False,
+) -> tuple[dict[str, NodeState], int | None]:
+    """The worker nodes that answer within `timeout_s`, with their registered tasks and the queues they consume.
+
+    With `holdings` also with the ids of the tasks that they have fetched: running, reserved, or waiting for their ETA.
+    With them or with `settings` also with what they say of their settings: the options by which it is judged how long
+    they may hold tasks, and what their schedule sends.
+
+    Also how many answered, where all that heard the question did; None where somebody heard it and is silent.
+
+    {} where none answers. One ping to all, if anyone listens; it is waited out only while somebody who has heard it
+    is silent. Then those that answered are asked, by name; one that is silent then is left out. Of several of one name
+    the tasks count that all of them know, and the queues that any of them consumes. Nothing of it stays behind in
+    Redis. Raises BrokerUnreachable.
+
+    **Source:** kombu 5.7.0 `pidbox.py: Mailbox`; celery 5.7.0 `worker/control.py`: ping, registered, active_queues,
+    active, stats, reserved, scheduled, conf; what a rate limit holds back is in none of these (`worker/strategy.py:
+    default`).
+    """
+    options = dict(transport_options or {})
+    client = connect(url, options)
+    if not bound_nodes(client, KeySpace.from_options(options)) and _nobody_listens(client):
+        return {}, 0
+    with _remote(url, options, client) as mailbox:
+        answering = Counter(name for reply in mailbox.ask_all("ping", timeout_s) for name in reply)
+        answered = answering.total() if answering.total() >= mailbox.heard else None
+        commands = ("registered", "active_queues", "active", "stats", *(("reserved", "scheduled") if holdings else ()),
+                    *(("conf",) if holdings or settings else ()))  # fmt: skip
+        answers = {command: _asked(mailbox, answering, command, timeout_s) for command in commands if answering}
+    told = [name for name in sorted(answering) if answers["registered"][name] and answers["active_queues"][name]]
+    return {name: _node(name, answering[name], answers) for name in told}, answered
+
+
+def _asked(mailbox: Any, answering: Mapping[str, int], command: str, timeout_s: float) -> dict[str, list[Any]]:
+    """The answers of each node, as many as there are of its name; what is missing is asked for once more."""
+    answers: dict[str, list[Any]] = {}
+    silent = dict(answering)
+    for _ in range(2):
+        if not silent:
+            break
+        replies = mailbox.ask(sorted(silent), command, sum(silent.values()), timeout_s)
+        answers |= {name: _of(name, replies) for name in silent}
+        silent = {name: count for name, count in silent.items() if len(answers[name]) < count}
+    return answers
+
+
+def _of(name: str, replies: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """What a node answered, but for errors."""
+    told = (reply[name] for reply in replies if name in reply)
+    return [answer for answer in told if not (isinstance(answer, dict) and "error" in answer)]
+
+
+def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]]) -> NodeState:
+    tasks = [frozenset(task.partition(" [")[0] for task in told or ()) for told in answers["registered"][name]]
+    queues = [frozenset(queue["name"] for queue in told or ()) for told in answers["active_queues"][name]]
+    return NodeState(
+        name,
+        frozenset.intersection(*tasks),
+        frozenset[str]().union(*queues),
+        _held(twins, [answers[which][name] for which in _HELD]) if "reserved" in answers else None,
+        frozenset(
+            task.partition(" [")[0]
+            for told in answers["registered"][name]
+            for task in told or ()
+            if "rate_limit=" in task
+        ),
+        twins,
+        _ids(answers["reserved"][name]) if "reserved" in answers else frozenset(),
+        _options(answers["conf"][name]) if "conf" in answers else None,
+        tuple(_running(task) for told in answers["active"][name] for task in told or ()),
+        _scheduled(answers["conf"][name]) if "conf" in answers else frozenset(),
+        frozenset(told["pid"] for told in answers["stats"][name] if isinstance(told.get("pid"), int)),
+    )
+
+
+def _running(told: Mapping[str, Any]) -> RunningTask:
+    """**Source:** celery 5.7.0 `worker/request.py: Request.info`; before 4.3 `time_start` is no time of the day."""
+    at = told.get("time_start")
+    started_at = float(at) if isinstance(at, int | float) and at > _LONG_AGO else None
+    return RunningTask(str(told.get("id")), str(told.get("name")), started_at, bool(told.get("acknowledged")))
+
+
+def _options(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a node says of its transport options; it hides each whose name holds the word key, or some other such."""
+    if not told:
+        return None
+    own = told[0].get("broker_transport_options") or {}
+    return {name: own[name] for name in ("visibility_timeout", "priority_steps") if name in own}
+
+
+def _scheduled(told: Sequence[Mapping[str, Any]]) -> frozenset[tuple[str, str]]:
+    """The tasks of a node's `beat_schedule`, each with the queue of its options or "".
+
+    An entry whose name holds the word key, or some other such, is hidden.
+    """
+    entries = [entry for one in told for entry in (one.get("beat_schedule") or {}).values()]
+    tasks = [entry for entry in entries if isinstance(entry, dict) and entry.get("task")]
+    return frozenset((str(entry["task"]), str((entry.get("options") or {}).get("queue") or "")) for entry in tasks)
+
+
+def find_holder(
+    url: str, task_id: str, transport_options: Mapping[str, Any] | None = None, timeout_s: float = 1.0
+) -> HeldTask | None:
+    """The node that has the task: running, reserved or waiting for its ETA. None where none says so.
+
+    **Source:** celery 5.7.0 `worker/control.py: query_task`.
+    """
+    replies = _ask(url, "query_task", timeout_s, transport_options, arguments={"ids": [task_id]})
+    for node, answer in replies.items():
+        if task_id in answer:
+            doing, info = answer[task_id]
+            return HeldTask(node, str(info.get("name") or ""), doing, info.get("time_start"))
+    return None
+
+
+def switch_events(
+    url: str, nodes: Sequence[str], transport_options: Mapping[str, Any] | None = None, *, on: bool
+) -> list[str]:
+    """Let nodes send task events, or no more; returns those whose setting that changed.
+
+    **Source:** celery 5.7.0 `worker/control.py: enable_events, disable_events`.
+    """
+    command = "enable_events" if on else "disable_events"
+    replies = _ask(url, command, 2.0, transport_options, nodes=sorted(nodes))
+    return [node for node, answer in replies.items() if "already" not in str(answer)]
+
+
+def _ask(
+    url: str,
+    command: str,
+    timeout_s: float,
+    transport_options: Mapping[str, Any] | None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    nodes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What every node, or those named, answered to one command."""
+    options = dict(transport_options or {})
+    with connect(url, options) as client, _remote(url, options, client) as mailbox:
+        if nodes:
+            return _by_node(mailbox.call(nodes, command, arguments or {}, timeout=timeout_s))
+        return _by_node(mailbox.ask_all(command, timeout_s, arguments))
+
+
+def _held(twins: int, answers: Sequence[list[Any]]) -> frozenset[str] | None:
+    """The ids in a node's answers; None where one is missing."""
+    if not answers or any(len(told) < twins for told in answers):
+        return None
+    return frozenset[str]().union(*map(_ids, answers))
+
+
+def _ids(told: Iterable[Any]) -> frozenset[str]:
+    """The ids of the tasks in one kind of a node's answers."""
+    requests = (entry.get("request", entry) for one in told for entry in one or ())
+    return frozenset(str(request["id"]) for request in requests)
+
+
+def drain(
+    url: str,
+    transport_options: Mapping[str, Any],
+    queues: Mapping[str, Sequence[str]],
+    patience_s: float,
+    waiting: Callable[[str], None] = lambda _: None,
+) -> dict[str, list[RunningTask]]:
+    """Let nodes take no more messages from their queues (node → queues), and wait until what they have is done.
+
+    Returns the tasks that still run on those that were not done in time.
+
+    A busy worker that is stopped while a task ends may give the task's message back although it has run (seen with
+    celery 5.7.0). Silent nodes are left out.
+    **Source:** celery 5.7.0 `worker/control.py`: cancel_consumer, active, reserved.
+    """
+    options = dict(transport_options)
+    with _remote(url, options, connect(url, options)) as mailbox:
+        busy = _switch_consumers(mailbox, queues, "cancel_consumer")
+        begun_at = time.monotonic()
+        active: dict[str, Any] = {}
+        while busy:
+            held = [_by_node(mailbox.call(sorted(busy), asked, timeout=1.0)) for asked in ("reserved", "active")]
+            busy = {node for node in busy if any(tasks.get(node) for tasks in held)}
+            active = held[1]
+            if not busy or time.monotonic() - begun_at >= patience_s:
+                break
+            running = [f"{task['name']} on {node}" for node in sorted(busy) for task in active.get(node) or ()]
+            left_s = int(begun_at + patience_s - time.monotonic())
+            waiting(f"waiting {left_s} s more for {', '.join(running[:_SHOWN])}{', …' * (len(running) > _SHOWN)}")
+            time.sleep(_POLL_S)
+    waiting("")
+    return {node: [_running(task) for task in active[node]] for node in sorted(busy) if active.get(node)}
+
+
+def consume_again(url: str, transport_options: Mapping[str, Any], queues: Mapping[str, Sequence[str]]) -> None:
+    """Let nodes that were drained and not ended take messages from their queues (node → queues) again.
+
+    **Source:** celery 5.7.0 `worker/control.py`: add_consumer, which does nothing to a node that consumes the queue.
+    """
+    options = dict(transport_options)
+    with _remote(url, options, connect(url, options)) as mailbox:
+        _switch_consumers(mailbox, queues, "add_consumer")
+
+
+def _switch_consumers(mailbox: Any, queues: Mapping[str, Sequence[str]], command: str) -> set[str]:
+    """Tell each of these nodes that answers about its queues; returns which these are.
+
+    Not where several answer to the name: each of them would obey, whatever its own queues are.
+    """
+    answering = Counter(name for reply in mailbox.ask_all("ping", 1.0) for name in reply)
+    there = {name for name, count in answering.items() if count == 1 and name in queues}
+    for queue in {queue for node in there for queue in queues[node]}:
+        consumers = sorted(node for node in there if queue in queues[node])
+        mailbox.call(consumers, command, {"queue": queue}, timeout=1.0)
+    return there
+
+
+def bound_nodes(client: "redis.Redis", keyspace: KeySpace) -> frozenset[str]:
+    """The nodes whose mailboxes are bound to remote control: all that listen, and those that were killed.
+
+    **Source:** kombu 5.7.0 `pidbox.py: Node`, whose queue is `NODE.celery.pidbox`, bound to `celery.pidbox`.
+    """
+    suffix = f".{PIDBOX}"
+    with broker_errors(address(client)):
+        members = cast("set[bytes]", client.smembers(keyspace.binding(PIDBOX)))
+    queues = [member.decode(errors="replace").rpartition(keyspace.sep)[2] for member in members]
+    return frozenset(queue.removesuffix(suffix) for queue in queues if queue.endswith(suffix))
+
+
+def _nobody_listens(client: "redis.Redis") -> bool:
+    """Whether no node can hear a ping, so that none need be waited for; patterns are not told one by one.
+
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._subscribe`: SUBSCRIBE, with `fanout_patterns` PSUBSCRIBE.
+    """
+    try:
+        return not client.pubsub_numpat() and not client.pubsub_channels(f"*.{PIDBOX}*")
+    except redis.exceptions.NoPermissionError:
+        return False
+
+
+@contextmanager
+def _remote(url: str, options: dict[str, Any], client: "redis.Redis") -> Iterator[Any]:
+    """A mailbox on a connection that gives up instead of retrying for ever; nothing of it stays behind in Redis."""
+    from kombu.exceptions import OperationalError
+
+    from runbooks.broker.nodes.mailbox import remote_control
+
+    # Without ack_emulation=False this consumer, as any of kombu's, would put back all messages that have been unacked
+    # for longer than *its* visibility timeout: tasks that are still running would run twice.
+    bounded = {
+        "socket_timeout": 5.0,
+        "socket_connect_timeout": 5.0,
+        **options,
+        "max_retries": 1,
+        "ack_emulation": False,
+    }
+    with broker_errors(address(client)):
+        try:
+            with remote_control(url, bounded) as mailbox:
+                try:
+                    yield mailbox
+                finally:
+                    _clean_up(client, KeySpace.from_options(options), mailbox.oid)
+        except (OperationalError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            problem = f"the broker at {address(client)} stopped answering: {error}"
+            raise BrokerUnreachable(problem, "is it up? try again when it is") from error
+
+
+def _by_node(replies: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """One dict of all replies, without the nodes that answered with an error."""
+    merged = {node: answer for reply in replies or () for node, answer in reply.items()}
+    return {node: answer for node, answer in merged.items() if not (isinstance(answer, dict) and "error" in answer)}
+
+
+def _clean_up(client: "redis.Redis", keyspace: KeySpace, oid: str) -> None:
+    """Remove the reply queue that kombu leaves behind: its lists, its binding, and the deadline if it was the last."""
+    name = f"{oid}{REPLY_SUFFIX}"
+    member = keyspace.sep.join((oid, "", name))
+    with broker_errors(address(client)), client.pipeline(transaction=True) as pipe:
+        pipe.delete(*keyspace.queue(name))
+        pipe.srem(keyspace.binding(REPLY_EXCHANGE), member)
+        pipe.execute()
+        pipe.watch(keyspace.binding(REPLY_EXCHANGE))  # type: ignore[no-untyped-call]
+        if not pipe.exists(keyspace.binding(REPLY_EXCHANGE)):
+            pipe.multi()
+            pipe.zrem(keyspace.binding_deadlines, REPLY_EXCHANGE)
+            with suppress(redis.WatchError):  # somebody else binds to it just now: then it is not ours to remove
+                pipe.execute(raise_on_error=False)

@@ -1,0 +1,413 @@
+"""Walks once over a queue's list while producers and consumers are at work, taking items out and putting items in.
+
+The list is renamed to a work list that nobody else touches; from its right end (what runs next first) the items are
+read ahead, decided upon, and step by step moved back into the queue, so that the queue holds, from right to left: what
+has been dealt with, in its order, and what producers have pushed meanwhile. Each step is one script (`lua/pass.lua`),
+bounded in time: what has arrived steps aside onto the work list's left end, items go home, are dropped or inserted, and
+the journal's token changes. A script that does not find the token of the step before it does nothing, so none runs
+twice, and whoever changes the token has taken over from a run that is dead. The first step renames the queue and at
+once puts back what was decided upon before, so workers find it filled all the time.
+
+Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to its place,
+undecided. The journal is a hash: token, border (bytes of the last item dealt with: what is to the left of it in the
+queue has arrived since), ttl (milliseconds the queue had to live, -1 for ever), clean (how many items at the right end
+of the late list have been dealt with).
+"""
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.resources import files
+from typing import Any, NoReturn, TypeVar, cast
+
+import redis
+from msgspec import Struct
+
+from runbooks.broker.archive.reader import Batch
+from runbooks.broker.server.keys import KeySpace, readable
+from runbooks.broker.server.lock import lost
+from runbooks.broker.server.pipeline import Stream
+from runbooks.core.errors import LockHeld, RunbookError
+
+CHUNK_ITEMS = 2000
+_CHUNK_BYTES = 2 * 1024 * 1024
+FIRST_ITEMS = 100
+_FIRST_BYTES = 256 * 1024
+_AHEAD = 2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
+_WAITING = 4  # chunks that wait for the disk
+_HOME_ITEMS = 1000
+_WAIT = ("WAIT", 1, 3000)  # for one replica, so many milliseconds
+_ATTEMPTS = 5
+
+T = TypeVar("T")
+
+
+class Chunk(Struct, frozen=True):
+    """Consecutive items, oldest first; `first` is how many older ones there were, `last` says that no newer follow."""
+
+    first: int
+    items: Sequence[bytes]
+    last: bool
+
+
+class Step(Struct, frozen=True):
+    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others behind so many."""
+
+    count: int
+    drops: Sequence[int] = ()
+    inserts: Sequence[tuple[int, bytes]] = ()
+    batch: Batch | None = None
+
+
+class Pass(Struct, frozen=True):
+    """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
+    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first decision is
+    about a few of the oldest items; `again` is told that one of its steps did not happen, and to start anew.
+    """
+
+    decide: Callable[[Chunk], Iterable[Step]]
+    durable: Callable[[], None]
+    done: Callable[[Step, Sequence[int]], None]
+    progress: Callable[[int, int], None]
+    again: Callable[[Step], None]
+
+
+def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
+    """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
+    name = uuid.uuid4().hex
+    try:
+        with Stream(client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
+            _Walk(client, stream, keyspace, key, batches, work, beside, name).run()
+    except BaseException as error:
+        try:
+            bring_home(client, keyspace, key, name)
+        except (redis.RedisError, RunbookError) as second:
+            error.add_note(f"messages wait in {readable(keyspace.work(key))}: {second}")
+        raise
+    bring_home(client, keyspace, key, name)
+
+
+def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str, name: str = "") -> int:
+    """End a pass, a dead run's, or only the one of this name: move back what is left of the work list.
+
+    Returns how many items. Where a pass of another name has begun, it is left alone.
+    """
+    moved = 0
+    work, journal = keyspace.work(key), keyspace.journal(key)
+    while True:
+        token = cast("bytes | None", client.hget(journal, "token")) or b""
+        if name and token and not token.startswith(name.encode()):
+            return moved
+        left = int(client.llen(work))
+        keys = _keys(keyspace, key, journal)
+        after = f"{name}:{uuid.uuid4().hex}"
+        what, _, left_now = _eval(client, keys, "home", token, after, "", _HOME_ITEMS, 0, 0, keyspace.holder)
+        if what == b"gone":
+            return moved
+        if what == b"unlocked":
+            raise unlocked()
+        if what == b"ok":
+            moved += max(0, left - left_now)
+
+
+def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
+    """The queue keys that a run has detached and not brought home, with the length of their work lists."""
+    members = cast("set[bytes]", client.smembers(keyspace.detached))
+    keys = sorted(key.decode(errors="surrogateescape") for key in members)
+    return {key: sum(int(client.llen(part)) for part in keyspace.aside(key)) for key in keys}
+
+
+def unlocked() -> LockHeld:
+    """What a script says that found the lock to be another's, or nobody's."""
+    return lost("the lock was lost to another run, or it expired")
+
+
+def guarded(client: "redis.Redis", keyspace: KeySpace, command: str, key: str, *arguments: Any) -> None:
+    """Do one command where the lock is still ours; raises LockHeld where it is not."""
+    call_guarded(client, "guarded.lua", (keyspace.lock, key), keyspace.holder, command, *arguments)
+
+
+def call_guarded(client: "redis.Redis", script: str, keys: Sequence[str], *arguments: Any) -> Any:
+    """What a script answers; raises LockHeld where it found that the lock is not ours."""
+    answer = client.eval(_source(script), len(keys), *keys, *arguments)
+    if answer is None:
+        raise unlocked()
+    return answer
+
+
+def has_replica(client: "redis.Redis") -> bool:
+    """Whether a replica follows this server; False where that may not be asked."""
+    try:
+        return int(client.info("replication")["connected_slaves"]) > 0
+    except redis.exceptions.NoPermissionError:
+        return False
+
+
+def require_replicated(client: "redis.Redis") -> None:
+    """Raise RunbookError where a replica follows, and none has what was written so far."""
+    if has_replica(client):
+        _require_confirmed(client.execute_command(*_WAIT))  # type: ignore[no-untyped-call]
+
+
+def _require_confirmed(replicas: int) -> None:
+    if not replicas:
+        problem = f"no replica has confirmed a step within {_WAIT[2] // 1000} s"
+        raise RunbookError(problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again")
+
+
+def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
+    aside, own = keyspace.aside(key), (keyspace.held(key), keyspace.inserts(key), keyspace.lock)
+    return key, aside[0], keyspace.journal(key), keyspace.detached, batches, aside[1], *own
+
+
+def _source(name: str) -> str:
+    return files("runbooks.broker.queues").joinpath("lua", name).read_text()
+
+
+def _eval(client: "redis.Redis", keys: Sequence[str], *arguments: Any) -> tuple[bytes, bytes, int]:
+    return cast("tuple[bytes, bytes, int]", client.eval(_source("pass.lua"), len(keys), *keys, *arguments))
+
+
+class _Sent(Struct, frozen=True):
+    """A step under way: the tokens before and after it, and how many replies its transaction has."""
+
+    step: Step
+    before: str
+    after: str
+    replies: int
+
+
+class _Walk:
+    """One pass on one connection: the replies come in the order in which the commands were sent."""
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        stream: Stream,
+        keyspace: KeySpace,
+        key: str,
+        batches: str,
+        work: Pass,
+        beside: ThreadPoolExecutor,
+        name: str,
+    ) -> None:
+        self._client, self._stream, self._key, self._work, self._beside = client, stream, key, work, beside
+        self._keyspace = keyspace
+        self._keys = _keys(keyspace, key, batches)
+        self._script, self._close = _source("pass.lua"), _source("close.lua")
+        self._keep = stream.pack("RPOPLPUSH", keyspace.held(key), key)
+        self._drop = stream.pack("RPOP", keyspace.held(key))
+        self._insert = stream.pack("RPOPLPUSH", keyspace.inserts(key), key)
+        self._name = name
+        self._steps = 0
+        self._quiet = self._has_replica = False
+        self._asked: deque[int | _Sent] = deque()  # what the outstanding replies answer: a read's size, or a step
+        self._chunks: deque[Chunk] = deque()  # read, and not yet decided upon
+        self._deciding: Iterator[Step] = iter(())
+        self._waiting: deque[tuple[Step, Future[None] | None]] = deque()  # decided, and not yet sent
+        self._reads = 0  # reads outstanding
+        self._ahead = 0  # items read or asked for whose step has not been sent
+        self._unasked = 0
+        self._seen = 0
+        self._length = 0
+
+    def run(self) -> None:
+        """Begin, then go on until every item that was there is dealt with."""
+        self._open()
+        chunk_items = self._begin()
+        while self._decide() or self._unasked or self._asked:
+            pending = len(self._chunks) + len(self._waiting)
+            while self._unasked and self._reads < _AHEAD and self._reads + pending < _WAITING:
+                self._ask(min(chunk_items, self._unasked))
+            self._send_decided(wait=not self._asked)
+            if self._asked:
+                self._take_reply()
+
+    def _open(self) -> None:
+        self._quiet = self._allowed("CLIENT", "REPLY", "ON")
+        self._has_replica = has_replica(self._client)
+        # A killed run is found by the set; where another's token stands, or its work list, nothing is touched.
+        head = ("open", "", self._token, "", 0, 0, 0, self._keyspace.holder)
+        what, _, _ = self._call("EVAL", self._script, len(self._keys), *self._keys, *head)
+        self._require_ok(what)
+
+    def _call(self, *command: Any) -> Any:
+        self._stream.send(*command)
+        return self._stream.receive()
+
+    def _allowed(self, *command: Any) -> bool:
+        try:
+            self._call(*command)
+        except redis.exceptions.NoPermissionError:
+            return False
+        return True
+
+    def _begin(self) -> int:
+        """Deal with the oldest items and detach the list; returns how many items to read at once from now on."""
+        for attempt in range(_ATTEMPTS):
+            oldest = self._call("LRANGE", self._key, -FIRST_ITEMS, -1)[::-1]
+            length = int(self._call("LLEN", self._key))
+            # At last the queue's end moves too fast to be read: workers find it empty for a moment.
+            items = list(_first(oldest)) if attempt < _ATTEMPTS - 1 else []
+            self._deciding = iter(self._work.decide(Chunk(0, items, last=len(items) >= length)))
+            step = next(self._deciding)
+            self._work.durable()
+            what, record, left = self._call("EVAL", *self._script_call("begin", step), *items)
+            if what == b"moved":
+                self._steps -= 1
+                self._work.again(step)
+                continue
+            self._require_ok(what)
+            if self._has_replica:
+                _require_confirmed(self._call(*_WAIT))
+            self._finish(step, ordinals(record))
+            self._ahead = len(items) - step.count
+            self._seen, self._unasked, self._length = len(items), int(left) - self._ahead, step.count + int(left)
+            self._work.progress(self._seen, self._length)
+            return max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1)))
+        raise AssertionError("the last attempt cannot find the queue moved")
+
+    def _ask(self, size: int) -> None:
+        self._stream.send("LRANGE", self._keyspace.work(self._key), -(self._ahead + size), -(self._ahead + 1))
+        self._asked.append(size)
+        self._reads += 1
+        self._ahead += size
+        self._unasked -= size
+
+    def _decide(self) -> bool:
+        """Decide upon what was read, a few steps ahead of what was sent; False where nothing waits to be sent."""
+        while len(self._waiting) < _WAITING:
+            step = next(self._deciding, None)
+            if step:
+                durable = self._beside.submit(self._work.durable) if step.batch else None
+                self._waiting.append((step, durable))
+            elif self._chunks:
+                self._deciding = iter(self._work.decide(self._chunks.popleft()))
+            else:
+                break
+        return bool(self._waiting)
+
+    def _send_decided(self, *, wait: bool) -> None:
+        """Send one step that is on the disk: Redis serves others in between; `wait` for it if need be."""
+        if self._waiting:
+            step, durable = self._waiting[0]
+            if durable is not None and not wait and not durable.done():
+                return
+            if durable is not None:
+                durable.result()
+            self._waiting.popleft()
+            self._send_step(step)
+            self._ahead -= step.count
+
+    def _script_call(self, mode: str, step: Step) -> tuple[Any, ...]:
+        before = self._token
+        self._steps += 1
+        number = step.batch.number if step.batch else ""
+        head = (mode, before, self._token, number, step.count, len(step.drops), len(step.inserts))
+        holder = self._keyspace.holder
+        inserts = (part for insert in step.inserts for part in insert)
+        return self._script, len(self._keys), *self._keys, *head, holder, *step.drops, *inserts
+
+    @property
+    def _token(self) -> str:
+        return f"{self._name}:{self._steps}"
+
+    def _send_step(self, step: Step) -> None:
+        pack, (queue, work, journal, *_, held, _, _) = self._stream.pack, self._keys
+        before = self._token
+        opening = pack("EVAL", *self._script_call("go", step))
+        closing = pack("EVAL", self._close, 4, queue, work, journal, held, self._token)
+        commands = [pack("MULTI"), opening, *self._moves(step), closing, pack("EXEC")]
+        count = 1 if self._quiet else 4 + step.count + len(step.inserts)
+        if self._quiet:
+            self._stream.send_quietly(commands)
+        else:
+            self._stream.send_packed(commands, count)
+        self._stream.send("HGET", journal, "token")
+        if self._has_replica:
+            self._stream.send(*_WAIT)
+        self._asked.append(_Sent(step, before, self._token, count))
+
+    def _moves(self, step: Step) -> Iterator[bytes]:
+        """A command for each item, oldest first."""
+        at = 0
+        for ordinal in step.drops:
+            yield self._keep * (ordinal - 1 - at) + self._drop
+            at = ordinal
+        for behind, _ in step.inserts:
+            yield self._keep * (behind - at) + self._insert
+            at = behind
+        yield self._keep * (step.count - at)
+
+    def _take_reply(self) -> None:
+        asked = self._asked.popleft()
+        if isinstance(asked, _Sent):
+            self._take_steps_end(asked)
+            return
+        items = self._stream.receive()[::-1]
+        self._reads -= 1
+        self._chunks.append(Chunk(self._seen, items, last=not self._unasked and not self._reads))
+        self._seen += len(items)
+        self._work.progress(self._seen, self._length)
+
+    def _take_steps_end(self, sent: _Sent) -> None:
+        for _ in range(sent.replies):
+            self._stream.receive()
+        if self._stream.receive() != sent.after.encode():
+            self._explain(sent)
+        if self._has_replica:
+            _require_confirmed(self._stream.receive())
+        self._finish(sent.step, range(len(sent.step.drops) + len(sent.step.inserts)))
+
+    def _explain(self, sent: _Sent) -> NoReturn:
+        """Raise why a step did not happen, which its transaction did not tell; those sent after it did not either."""
+        holder = self._keyspace.holder
+        what, _, _ = _eval(self._client, self._keys, "look", sent.before, sent.before, "", 0, 0, 0, holder)
+        self._require_ok(what)
+        raise RunbookError(f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again")
+
+    def _require_ok(self, what: bytes) -> None:
+        if what == b"many":
+            problem = f"{readable(self._key)} grew faster than it could be worked on"
+            raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
+        if what == b"unlocked":
+            raise unlocked()
+        if what != b"ok":
+            raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
+
+    def _finish(self, step: Step, moved: Sequence[int]) -> None:
+        if step.batch:
+            self._work.done(step, moved)
+
+
+def _first(oldest: Sequence[bytes]) -> Iterator[bytes]:
+    """So many of the oldest items as one script can deal with besides detaching the list."""
+    size_bytes = 0
+    for raw in oldest:
+        size_bytes += len(raw)
+        if size_bytes > _FIRST_BYTES and size_bytes > len(raw):
+            return
+        yield raw
+
+
+def ordinals(record: bytes) -> list[int]:
+    """The 0-based places in a batch that a script's record names."""
+    return [int(ordinal) - 1 for ordinal in record.split(b",")] if record else []
+
+
+def in_bounds(
+    items: Iterable[T], size_bytes: Callable[[T], int], most_items: int, most_bytes: int
+) -> Iterator[list[T]]:
+    """Items in groups that one script puts in in bounded time."""
+    group: list[T] = []
+    group_bytes = 0
+    for item in items:
+        size = size_bytes(item)
+        if group and (len(group) == most_items or group_bytes + size > most_bytes):
+            yield group
+            group, group_bytes = [], 0
+        group.append(item)
+        group_bytes += size
+    if group:
+        yield group

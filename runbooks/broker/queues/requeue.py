@@ -1,0 +1,196 @@
+"""Puts archived messages at an end of a list, and takes out again what was put back or moved: each exactly once.
+
+As in `surgery.py` a batch is written down first, a script acts and records it atomically, then the archive says so.
+What is taken back is known by its bytes: what a worker has popped meanwhile is not there any more, and stays its.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import redis
+from msgspec import Struct, field
+
+from runbooks.broker.archive.reader import Archived, Batch, Fate, Ledger, sha256
+from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.fast_parse import redirected
+from runbooks.broker.queues.list_pass import Chunk, Pass, Step, call_guarded, in_bounds, ordinals, walk
+from runbooks.broker.queues.scan import Progress, no_progress, require_list, windows
+from runbooks.broker.queues.take_restore import bring_all_home, forget
+from runbooks.broker.server.connection import address, broker_errors
+from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.preflight import require_able
+from runbooks.core.errors import RunbookError
+from runbooks.core.rules import destination
+
+_PUSH_ITEMS = 1000
+_PUSH_BYTES = 1024 * 1024
+
+
+def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive, on_progress: Progress = no_progress) -> int:
+    """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
+    by_key: dict[str, list[Archived]] = defaultdict(list)
+    ledger = archive.ledger()
+    for n in ledger.numbers(Fate.TAKEN):
+        if to := ledger.lots[n].to:
+            by_key[to].append(ledger.messages[n])
+    _require_able(client, keyspace, archive, by_key)
+    for key, messages in by_key.items():
+        _put(client, keyspace, archive, key, messages, "last", on_progress, moved=True)
+    return sum(map(len, by_key.values()))
+
+
+def put_at_end(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    messages: Iterable[Archived],
+    place: str,
+    on_progress: Progress = no_progress,
+) -> int:
+    """Put messages that the archive holds back into their lists, to run `next` or `last`, in their order."""
+    by_key: dict[str, list[Archived]] = defaultdict(list)
+    for message in messages:
+        by_key[message.key].append(message)
+    _require_able(client, keyspace, archive, by_key)
+    for key, some in by_key.items():
+        _put(client, keyspace, archive, key, sorted(some, key=lambda m: m.position), place, on_progress, moved=False)
+    return sum(map(len, by_key.values()))
+
+
+def _require_able(
+    client: "redis.Redis", keyspace: KeySpace, archive: Archive, by_key: Mapping[str, Sequence[Archived]]
+) -> None:
+    """Raise BrokerRefused where the lists cannot take the messages: a script that is refused half-way is not undone."""
+    if by_key:
+        size = sum(message.size_bytes for messages in by_key.values() for message in messages)
+        require_able(client, keyspace, tuple(by_key), archive.run_id, restored_bytes=size)
+
+
+def _put(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    key: str,
+    messages: Sequence[Archived],
+    place: str,
+    on_progress: Progress,
+    *,
+    moved: bool,
+) -> None:
+    """Push messages, the oldest first; what is to run next is pushed on the other side, the oldest last."""
+    command, ordered = ("LPUSH", messages) if place == "last" else ("RPUSH", messages[::-1])
+    write_down = archive.moving if moved else archive.restoring
+    items = [_as_put(message, moved=moved) for message in ordered]
+    batches = keyspace.batches(archive.run_id)
+    with broker_errors(address(client)):
+        bring_all_home(client, keyspace)
+        pushed = 0
+        for group in in_bounds(zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES):
+            batch = write_down([message.n for message, _ in group])
+            arguments = (keyspace.holder, batch.number, command, *(item for _, item in group))
+            record = call_guarded(client, "push.lua", (key, batches, keyspace.lock), *arguments)
+            archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
+            forget(client, keyspace, archive, [batch.number])
+            pushed += len(group)
+            on_progress(pushed, len(items))
+
+
+def _as_put(message: Archived, *, moved: bool) -> bytes:
+    """The bytes of a message as they stand in a list after it was put back, or moved."""
+    if not moved:
+        return message.item
+    queue, priority = destination(message.requeue_to)
+    item = redirected(message.item, queue, priority)
+    if item is None:
+        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: `inv undo RUN`")
+    return item
+
+
+def standing(
+    client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, by: str | None, on_progress: Progress = no_progress
+) -> int:
+    """How many of the messages that `recall` is about are still where they were put."""
+    count = 0
+    with broker_errors(address(client)):
+        for key, wanted in _wanted(ledger, by).items():
+            for part in (*keyspace.aside(key), key):
+                for window in windows(client, part):
+                    count += sum(checksum in wanted for checksum in map(sha256, window.items))
+                    on_progress(window.first + len(window.items), window.length)
+    return count
+
+
+def recall(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    by: str | None = None,
+    on_progress: Progress = no_progress,
+) -> int:
+    """Take out again what was moved, or with `by` what that change has put back, and is still there.
+
+    The archive holds it as taken then. Returns how many messages.
+    """
+    recalled = 0
+    with broker_errors(address(client)):
+        bring_all_home(client, keyspace)
+        for key, wanted in _wanted(archive.ledger(), by).items():
+            require_list(client, key)
+            if client.exists(key):
+                recalling = _Recalling(archive, wanted)
+                work = Pass(recalling.decide, archive.sync, recalling.done, on_progress, recalling.again)
+                walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+                archive.sync()
+                forget(client, keyspace, archive, recalling.numbers)
+                recalled += recalling.count
+    return recalled
+
+
+def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
+    """For each key the checksums of what was put there, each with the numbers of the messages that it stands for."""
+    wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for n in ledger.messages:
+        moved = ledger.fates[n] is Fate.MOVED
+        if moved if by is None else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by:
+            message = ledger.messages[n]
+            wanted[message.to if moved else message.key][sha256(_as_put(message, moved=moved))].append(n)
+    return wanted
+
+
+class _Recalling(Struct):
+    """What is to be taken out of each chunk, and how many were."""
+
+    archive: Archive
+    wanted: dict[str, list[int]]
+    numbers: list[int] = field(default_factory=list)
+    count: int = 0
+    _last: list[tuple[str, int]] = field(default_factory=list)
+
+    def decide(self, chunk: Chunk) -> list[Step]:
+        """Choose what is to be dropped, and write it down."""
+        drops: list[int] = []
+        self._last = []
+        for i, raw in enumerate(chunk.items):
+            checksum = sha256(raw)
+            if self.wanted.get(checksum):
+                drops.append(i + 1)
+                self._last.append((checksum, self.wanted[checksum].pop()))
+        if not drops:
+            return [Step(len(chunk.items))]
+        batch = self.archive.recalling([n for _, n in self._last], sync=False)
+        self.numbers.append(batch.number)
+        return [Step(len(chunk.items), drops, batch=batch)]
+
+    def again(self, step: Step) -> None:
+        """Start from the oldest item again: the first step did not happen."""
+        for checksum, n in self._last:
+            self.wanted[checksum].append(n)
+        if step.batch:
+            self.archive.done(step.batch, [], sync=False)
+
+    def done(self, step: Step, moved: Sequence[int]) -> None:
+        """Count what was dropped, and write it down."""
+        batch = cast(Batch, step.batch)
+        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+        self.count += len(moved)

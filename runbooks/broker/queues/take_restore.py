@@ -1,0 +1,314 @@
+"""Takes messages out of live queues and puts them back: none lost, none doubled, wherever it is killed.
+
+Both walk once over each of the queue's lists (see `detached.py`). Every batch goes one way: its messages are on the
+disk (fsynced), then one script moves them and, atomically with that, records in the run's batches hash which it moved,
+then the archive says so too. A script that finds its batch recorded does nothing, so a batch of unknown fate is settled
+by asking for its record, and fenced by writing an empty one. Before anything else, what a killed run has left aside is
+brought home; these functions are called under the fleet's lock, so no live run is disturbed.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import redis
+from msgspec import Struct, field
+
+from runbooks.broker.archive.reader import Batch, Fate, Ledger
+from runbooks.broker.archive.writer import Archive, Victim
+from runbooks.broker.messages.selection import Facts, Judge
+from runbooks.broker.queues.list_pass import (
+    FIRST_ITEMS,
+    Chunk,
+    Pass,
+    Step,
+    bring_home,
+    detached,
+    guarded,
+    in_bounds,
+    ordinals,
+    require_replicated,
+    walk,
+)
+from runbooks.broker.queues.placement import Counted, Expected, Merge, Parted
+from runbooks.broker.queues.scan import Progress, judge_of, no_progress, windows
+from runbooks.broker.server.connection import address, broker_errors
+from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.preflight import require_able
+from runbooks.core.model import Notice, Rule
+
+REMEMBERED_S = 30 * 86_400
+"""So long Redis remembers an archive's last step, and a fence, which no command in a socket or a proxy outlives."""
+THROUGH = "through"
+"""The field of an archive's batches that holds the number of the last one that was forgotten."""
+
+_STEP_INSERTS = 1000
+_STEP_BYTES = 1024 * 1024
+_FORGET_AT_ONCE = 1000
+
+
+class TakeReport(Struct, frozen=True):
+    """What was taken out: messages per reason; `gone` were chosen but consumed first; `malformed` of all taken."""
+
+    taken: Mapping[str, int]
+    gone: int
+    malformed: int
+    notices: tuple[Notice, ...] = ()
+
+
+class RestoreReport(Struct, frozen=True):
+    """What was put back; `withheld` are malformed items that stay in the archive, as they kill workers."""
+
+    restored: int
+    withheld: int
+
+
+def take(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    queue: str,
+    rules: Iterable[Rule],
+    archive: Archive,
+    now: float,
+    on_progress: Progress = no_progress,
+    registered: frozenset[str] | None = None,
+) -> TakeReport:
+    """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the tasks that nodes know.
+
+    What is to be moved is so by `moving.move` afterwards. What arrives meanwhile stays, unjudged. Raises
+    BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError before anything is
+    removed that is not archived.
+    """
+    rules = tuple(rules)
+    require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
+    settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
+    with broker_errors(address(client)):
+        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress))
+        for key in keyspace.queue(queue):
+            if client.exists(key):
+                taking.begin(key)
+                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
+                walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+        archive.sync()
+        forget(client, keyspace, archive, taking.numbers)
+    return TakeReport(dict(taking.taken), taking.gone, taking.malformed, taking.judge.notices)
+
+
+class _Taking(Struct):
+    """What is to be taken out of each chunk, and what was."""
+
+    archive: Archive
+    judge: Judge
+    taken: Counter[str] = field(default_factory=Counter)
+    numbers: list[int] = field(default_factory=list)
+    gone: int = 0
+    malformed: int = 0
+    _key: str = ""
+    _older: bytes | None = None
+    _out: list[int] = field(default_factory=list)  # positions of what this archive holds of the key, ascending
+    _skipped: int = 0
+    _victims: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
+
+    def begin(self, key: str) -> None:
+        """Go on with another list."""
+        ledger = self.archive.ledger()
+        self._key, self._older, self._skipped = key, None, 0
+        self.judge.begin(key)
+        self._out = [ledger.positions[n] for n in ledger.in_place(key)]
+
+    def again(self, step: Step) -> None:
+        """Start from the oldest item again: the first step did not happen."""
+        self._older, self._skipped = None, 0
+        self.judge.rewind()
+        if step.batch:
+            self.archive.done(step.batch, [], sync=False)
+            del self._victims[step.batch.number]
+
+    def decide(self, chunk: Chunk) -> list[Step]:
+        """Choose what is to be dropped, and write it down."""
+        items = chunk.items
+        drops: list[int] = []
+        victims: list[Victim] = []
+        for i, found in self.judge.pick(items):
+            drops.append(i + 1)
+            older = items[i - 1] if i else self._older
+            what = (found.reason, found.malformed, found.to, found.requeue_to)
+            victims.append(Victim(items[i], self._position(chunk.first + i), older, *what))
+        self._older = items[-1] if items else self._older
+        if not victims:
+            return [Step(len(chunk.items))]
+        batch = self.archive.taking(self._key, victims, sync=False)
+        self.numbers.append(batch.number)
+        self._victims[batch.number] = [(victim.reason, victim.malformed) for victim in victims]
+        return [Step(len(chunk.items), drops, batch=batch)]
+
+    def _position(self, index: int) -> int:
+        """Where an item would stand had this archive's other messages never been taken out."""
+        while self._skipped < len(self._out) and self._out[self._skipped] <= index + self._skipped:
+            self._skipped += 1
+        return index + self._skipped
+
+    def done(self, step: Step, moved: Sequence[int]) -> None:
+        """Count what was dropped, and write it down."""
+        batch = cast(Batch, step.batch)
+        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+        victims = self._victims.pop(batch.number)
+        self.gone += len(victims) - len(moved)
+        for i in moved:
+            reason, malformed = victims[i]
+            self.taken[reason] += 1
+            self.malformed += malformed
+
+
+def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
+    """Find out what became of the batches of unknown fate, and write it into the archive; returns their number.
+
+    What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
+    fenced. To be called on the broker of the run, under its lock.
+    """
+    return _settle(client, keyspace, archive, archive.ledger())
+
+
+def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger: Ledger) -> int:
+    key, unsettled = keyspace.batches(archive.run_id), ledger.unsettled
+    with broker_errors(address(client)):
+        bring_all_home(client, keyspace)
+        for number in unsettled:
+            guarded(client, keyspace, "HSETNX", key, number, "")
+        require_replicated(client)
+        for number, batch in unsettled.items():
+            result = cast(bytes, client.hget(key, str(number)))
+            archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
+        archive.sync()  # what a killed run has written down may not be on the disk yet
+        # Only fences have no further use for the archive, and must outlive any late script.
+        records = client.hgetall(key).items()
+        told = [int(number) for number, moved in records if moved and number != THROUGH.encode()]
+        forget(client, keyspace, archive, told)
+    return len(unsettled)
+
+
+def bring_all_home(client: "redis.Redis", keyspace: KeySpace) -> None:
+    """Bring home what any killed run has left aside."""
+    for key in detached(client, keyspace):
+        bring_home(client, keyspace, key)
+
+
+def restore(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    *,
+    malformed: bool = False,
+    wanted: frozenset[int] | None = None,
+    on_progress: Progress = no_progress,
+) -> RestoreReport:
+    """Put every message that the archive holds as taken back verbatim and in its place; a second call does nothing.
+
+    With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A queue untouched since is
+    byte for byte what it was. What was unacked is not this function's: see `unacked.restore`.
+    """
+    ledger = archive.ledger()
+    out_bytes = sum(ledger.sizes[n] for n in ledger.numbers(Fate.TAKEN))
+    require_able(client, keyspace, ledger.lists(), archive.run_id, restored_bytes=out_bytes)
+    if _settle(client, keyspace, archive, ledger):
+        ledger = archive.ledger()
+
+    def asked(n: int) -> bool:
+        return wanted is None or n in wanted
+
+    def goes(n: int) -> bool:
+        return asked(n) and (malformed or not ledger.lots[n].malformed)
+
+    restored = withheld = 0
+    with broker_errors(address(client)):
+        for key in ledger.lists():
+            going = Counter(goes(n) for n in ledger.in_place(key) if asked(n))
+            if going[True]:
+                _put_in_place(client, keyspace, archive, key, goes, on_progress)
+            restored += going[True]
+            withheld += going[False]
+    return RestoreReport(restored, withheld)
+
+
+def _put_in_place(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    archive: Archive,
+    key: str,
+    goes: Callable[[int], bool],
+    on_progress: Progress,
+) -> None:
+    def put(merge: Merge) -> None:
+        restoring = _Restoring(archive, merge)
+        work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
+        walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+        archive.sync()
+        forget(client, keyspace, archive, restoring.numbers)
+
+    try:
+        put(Expected(archive.ledger(), key, goes, partial(_standing, client, key)))
+    except Parted:
+        _settle(client, keyspace, archive, archive.ledger())  # what was put back before that was noticed
+        merge = Counted(archive.ledger(), key, goes)
+        merge.count(_whole(client, key, on_progress))
+        put(merge)
+
+
+def _whole(client: "redis.Redis", key: str, on_progress: Progress) -> Iterator[Sequence[bytes]]:
+    for window in windows(client, key):
+        yield window.items
+        on_progress(window.first + len(window.items), window.length)
+
+
+def _standing(client: "redis.Redis", key: str, distance: int) -> tuple[bytes | None, list[bytes]]:
+    """See merge.Look."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.lindex(key, -1)
+        pipe.lrange(key, -max(1, distance), -max(1, distance - FIRST_ITEMS))
+        next_to_run, there = pipe.execute()
+    return next_to_run, there if distance > 0 else []
+
+
+class _Restoring(Struct):
+    """What goes back into each chunk."""
+
+    archive: Archive
+    merge: Merge
+    numbers: list[int] = field(default_factory=list)
+
+    def again(self, step: Step) -> None:
+        """Start from the oldest item again: the first step did not happen."""
+        self.merge.rewind()
+        if step.batch:
+            self.archive.done(step.batch, [], sync=False)
+
+    def decide(self, chunk: Chunk) -> Iterator[Step]:
+        """Choose what is to be inserted, and write it down, step by step."""
+        count = 0  # items of the chunk that the steps so far have dealt with
+        groups = in_bounds(self.merge.feed(chunk), lambda put: len(put[1].raw), _STEP_INSERTS, _STEP_BYTES)
+        group = next(groups, None)
+        while group:
+            following = next(groups, None)
+            upto = group[-1][0] if following else len(chunk.items)
+            batch = self.archive.restoring([message.n for _, message in group], sync=False)
+            self.numbers.append(batch.number)
+            yield Step(upto - count, (), [(behind - count, message.raw) for behind, message in group], batch)
+            count, group = upto, following
+        if count < len(chunk.items) or not chunk.items:
+            yield Step(len(chunk.items) - count)
+
+    def done(self, step: Step, moved: Sequence[int]) -> None:
+        """Write down what was inserted."""
+        batch = cast(Batch, step.batch)
+        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+
+
+def forget(client: "redis.Redis", keyspace: KeySpace, archive: Archive, numbers: Sequence[int]) -> None:
+    """Drop records that the archive has; what is left are fences, and how far the archive and Redis agreed."""
+    batches = keyspace.batches(archive.run_id)
+    if numbers:
+        guarded(client, keyspace, "HSET", batches, THROUGH, max(numbers))
+    for at in range(0, len(numbers), _FORGET_AT_ONCE):
+        guarded(client, keyspace, "HDEL", batches, *numbers[at : at + _FORGET_AT_ONCE])
+    guarded(client, keyspace, "EXPIRE", batches, REMEMBERED_S)

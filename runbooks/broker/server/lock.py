@@ -1,0 +1,186 @@
+"""Keeps two operators from changing one fleet at once: a lock in the broker that names its holder and expires."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from msgspec import Struct
+from msgspec.structs import asdict
+from redis.lock import Lock
+
+from runbooks.broker.server.connection import address, broker_errors
+from runbooks.core.errors import LockHeld
+
+TIMEOUT_S = 60.0
+
+
+class Holder(Struct, frozen=True):
+    """Who holds the lock; `machine` and `process_start` tell its process from all others, "" where they are unknown."""
+
+    user: str
+    hostname: str
+    pid: int
+    process_start: str
+    machine: str
+    run_id: str
+    verb: str
+    since_at: float
+
+    @classmethod
+    def this_process(cls, pid: int, *, user: str, run_id: str, verb: str, since_at: float) -> "Holder":
+        """The process `pid` of this machine as a holder."""
+        return cls(user, socket.gethostname(), pid, _process_start(pid), _machine(), run_id, verb, since_at)
+
+    def is_gone(self) -> bool:
+        """True where it ran on this very machine, in this boot and container, and its process is no more."""
+        here = bool(self.machine) and self.machine == _machine() and self.hostname == socket.gethostname()
+        return here and bool(self.process_start) and _process_start(self.pid) != self.process_start
+
+
+def _now_s() -> float:
+    """Seconds that also pass while the machine is suspended, where its kernel counts them."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+def _machine() -> str:
+    """This boot of this kernel and this pid namespace: pids mean the same only within it. "" where /proc has none.
+
+    **Source:** proc(5): `/proc/sys/kernel/random/boot_id`; namespaces(7): `/proc/self/ns/pid`.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    """Clock ticks after boot at which a process started, "" where there is none; a zombie counts as none.
+
+    **Source:** proc(5): `/proc/<pid>/stat`, fields 3 (state) and 22 (starttime); field 2 may contain spaces and ")".
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+class FleetLock:
+    """The lock, held: renewed by a thread until `release`, or until it is lost."""
+
+    def __init__(self, client: "redis.Redis", key: str, holder: Holder, timeout_s: float = TIMEOUT_S) -> None:
+        self._where = address(client)
+        self.token = json.dumps(asdict(holder))
+        self._timeout_s = timeout_s
+        self._lock = Lock(client, key, timeout=timeout_s, thread_local=False)
+        self._stopped = threading.Event()
+        self._lost = ""
+        self._renewed_at = _now_s()
+        self._thread = threading.Thread(target=self._keep, name="celery-runbooks lock", daemon=True)
+
+    def acquire(self, now: float) -> None:
+        """Take the lock, at once also from a holder that died here; raises LockHeld naming any other holder.
+
+        `now` in epoch seconds is for the message alone.
+        """
+        token = self.token
+        with broker_errors(self._where):
+            self._renewed_at = _now_s()
+            if not self._lock.acquire(blocking=False, token=token):
+                self._take_over_or_refuse(now)
+                if not self._lock.acquire(blocking=False, token=token):
+                    raise LockHeld("another run took the lock this very moment", "wait for it to end")
+        self._thread.start()
+
+    def held(self) -> float:
+        """Ask Redis for the lock, and renew it: to be called before each change. Returns for how many s it is ours.
+
+        Raises LockHeld where it is no longer ours. Where Redis does not answer, the time of the last renewal decides.
+        """
+        if not self._lost:
+            self._renew()
+        left_s = self._timeout_s - (_now_s() - self._renewed_at)
+        if not self._lost and left_s < 0:
+            self._lost = f"it could not be renewed for {self._timeout_s:.0f} s"
+        if self._lost:
+            raise lost(f"the lock on {self._where} was lost: {self._lost}")
+        return left_s
+
+    def is_anothers(self) -> bool:
+        """Whether another run holds the lock now."""
+        with broker_errors(self._where):
+            return self._lock.redis.get(self._lock.name) not in (None, self.token.encode())
+
+    def release(self) -> None:
+        """Stop renewing and give the lock back; one that was lost is left to its new holder."""
+        self._stopped.set()
+        self._thread.join()
+        with broker_errors(self._where):
+            try:
+                self._lock.release()
+            except redis.exceptions.LockError:
+                return
+
+    def _take_over_or_refuse(self, now: float) -> None:
+        client, key = self._lock.redis, self._lock.name
+        with client.pipeline(transaction=False) as pipe:
+            pipe.get(key)
+            pipe.pttl(key)
+            token, left_ms = pipe.execute()
+        if token is None:
+            return
+        try:
+            holder = Holder(**json.loads(token))
+        except (ValueError, TypeError) as error:
+            raise LockHeld(f"an unknown program holds {key}", _expiry(left_ms)) from error
+        if not holder.is_gone():
+            who = f"{holder.user} on {holder.hostname} (pid {holder.pid}, run {holder.run_id}, inv {holder.verb})"
+            problem = f"{who} has been changing this fleet for {max(0, now - holder.since_at):.0f} s"
+            raise LockHeld(problem, _expiry(left_ms))
+        try:
+            self._lock.do_release(token)  # compares the token: nobody else's lock is deleted
+        except redis.exceptions.LockError:
+            return
+
+    def _keep(self) -> None:
+        while not self._lost and not self._stopped.wait(self._timeout_s / 6):
+            self._renew()
+
+    def _renew(self) -> None:
+        started_at = _now_s()
+        try:
+            self._lock.reacquire()
+            self._renewed_at = started_at
+        except redis.exceptions.LockError:
+            self._lost = "it expired or was deleted, and may be another's"
+        except redis.RedisError:
+            return  # `held` says when this has lasted too long
+
+
+def _expiry(left_ms: int) -> str:
+    if left_ms < 0:
+        return "it does not expire by itself: find out whose it is before deleting it"
+    return f"wait for it; if that run died, the lock expires in {left_ms / 1000:.0f} s"
+
+
+def lost(problem: str) -> LockHeld:
+    """What a run says that finds its lock to be another's, or nobody's."""
+    return LockHeld(f"{problem}; this run changed nothing more", "see what other runs did (`inv runs`), then run again")
+
+
+@contextmanager
+def fleet_lock(client: "redis.Redis", key: str, holder: Holder, now: float) -> Iterator[FleetLock]:
+    """Hold the fleet's lock for a block."""
+    lock = FleetLock(client, key, holder)
+    lock.acquire(now)
+    try:
+        yield lock
+    finally:
+        lock.release()

@@ -1,0 +1,172 @@
+"""Refuses, before anything is done, what would fail half-way: missing rights, keys of another type, too little memory.
+
+Rights are looked up without any of their own: Redis checks them when a command is queued in a transaction, and the
+transaction is then discarded, so no command runs. Everything that is missing is named at once.
+
+**Source:** Redis `server.c: processCommand` (ACL before MULTI's queue); `INFO memory` (maxmemory,
+mem_not_counted_for_evict).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import redis
+from msgspec import Struct
+
+from runbooks.broker.server.connection import address, broker_errors
+from runbooks.broker.server.keys import KeySpace, readable
+from runbooks.core.errors import BrokerRefused
+
+WORKING_BYTES = 24 * 1024 * 1024
+"""What a walk over a list of any length needs at most: replies under way, one step's script, what steps aside."""
+
+# A message in a list with its share of the list's nodes, as a part of its bytes.
+_OVERHEAD = 1.25
+
+_Command = tuple[Any, ...]
+"""A name, then its key where it has one."""
+
+
+class Room(Struct, frozen=True):
+    """What Redis has left below its maxmemory; None where it has no limit or may not be asked."""
+
+    left_bytes: int | None
+    maxmemory_bytes: int = 0
+
+    @classmethod
+    def of(cls, client: "redis.Redis") -> "Room":
+        """Ask the server."""
+        try:
+            info: dict[str, Any] = client.info("memory")
+        except redis.exceptions.NoPermissionError:
+            return cls(None)
+        if not info.get("maxmemory"):
+            return cls(None)
+        counted = info["used_memory"] - info.get("mem_not_counted_for_evict", 0)
+        return cls(info["maxmemory"] - counted, info["maxmemory"])
+
+
+def require_able(
+    client: "redis.Redis",
+    keyspace: KeySpace,
+    keys: Sequence[str],
+    run_id: str,
+    *,
+    unacked: bool = False,
+    restored_bytes: int = 0,
+) -> None:
+    """Raise BrokerRefused where messages of these list keys cannot be moved by a run: all reasons of a kind at once.
+
+    With `unacked` also where those cannot that were fetched. `restored_bytes` are those of messages that come back from
+    an archive.
+    """
+    with broker_errors(address(client)):
+        _require_rights(client, [*_commands(keyspace, keys, run_id), *(_of_unacked(keyspace) if unacked else ())])
+        _require_types(client, keyspace, keys, run_id)
+        _require_room(client, int(restored_bytes * _OVERHEAD) + WORKING_BYTES)
+
+
+def _require_types(client: "redis.Redis", keyspace: KeySpace, keys: Sequence[str], run_id: str) -> None:
+    expected = {key: "list" for queue in keys for key in (queue, *keyspace.aside(queue))}
+    expected |= {keyspace.journal(key): "hash" for key in keys}
+    expected |= {keyspace.batches(run_id): "hash", keyspace.detached: "set"}
+    with client.pipeline(transaction=False) as pipe:
+        for key in expected:
+            pipe.type(key)
+        found = dict(zip(expected, (cast(bytes, kind).decode() for kind in pipe.execute()), strict=True))
+    wrong = [key for key, kind in found.items() if kind not in ("none", expected[key])]
+    if wrong:
+        where = address(client)
+        named = "; ".join(f"{readable(key)} in {where} is a {found[key]}, not a {expected[key]}" for key in wrong)
+        advice = "another application uses that name: look at it with redis-cli TYPE; nothing was changed"
+        raise BrokerRefused(named, advice)
+
+
+def _require_room(client: "redis.Redis", needed_bytes: int) -> None:
+    room = Room.of(client)
+    if room.left_bytes is not None and needed_bytes > room.left_bytes:
+        raise BrokerRefused(
+            f"{address(client)} has {_mib(max(0, room.left_bytes))} left of its maxmemory of"
+            f" {_mib(room.maxmemory_bytes)}, and this needs up to {_mib(needed_bytes)}",
+            f"raise it for now: CONFIG SET maxmemory {room.maxmemory_bytes - room.left_bytes + needed_bytes}",
+        )
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 1024**2:,.1f} MiB"
+
+
+def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None:
+    rights: dict[str, None] = {}
+    for command, denial in zip(commands, _denials(client, commands), strict=True):
+        if "to run" in denial:
+            rights[f"+{command[0].lower()}"] = None
+        elif denial:
+            rights[f"~{readable(command[1])}"] = None
+    if rights:
+        user = client.connection_pool.connection_kwargs.get("username") or "default"
+        raise BrokerRefused(
+            f"the Redis user {user} of {address(client)} lacks rights: {' '.join(rights)}",
+            f"grant them with ACL SETUSER {user} (keys by a pattern), or take their rename-command back; nothing was "
+            "changed",
+        )
+
+
+def _denials(client: "redis.Redis", commands: Sequence[_Command]) -> list[str]:
+    """What Redis says against each command's being run by this user, "" where nothing; none of them is run.
+
+    The connection is closed in the end: whatever happens, nothing queued on it is executed.
+    """
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        outside = _answers(connection, [("EXEC",), ("MULTI",)])
+        if any(outside):
+            lacking = " ".join(f"+{name}" for name, denial in zip(("exec", "multi"), outside, strict=True) if denial)
+            advice = "grant them with ACL SETUSER: workers need them too, and without them no other is found out"
+            raise BrokerRefused(f"the Redis user of {address(client)} lacks rights: {lacking}", advice)
+        return _answers(connection, commands)
+    finally:
+        connection.disconnect()
+        pool.release(connection)
+
+
+def _answers(connection: Any, commands: Sequence[_Command]) -> list[str]:
+    connection.send_packed_command(connection.pack_commands(commands))
+    return [_denial(connection) for _ in commands]
+
+
+def _denial(connection: Any) -> str:
+    try:
+        connection.read_response()
+    except redis.ResponseError as error:
+        # Others do not count: EXEC outside of MULTI; a full Redis queues nothing, but looks at the rights first.
+        is_denial = isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error)
+        return str(error) if is_denial else ""
+    return ""
+
+
+def _commands(keyspace: KeySpace, keys: Sequence[str], run_id: str) -> Iterator[_Command]:
+    """Every command of the lock, of a walk over a list and of settling, with each key that it needs."""
+    yield from _on(keyspace.lock, "SET x", "GET", "PTTL", "PEXPIRE 1", "DEL")
+    yield from (("SCRIPT", "LOAD", ""), ("EVALSHA", "", 0), ("EVAL", "", 0), ("WAIT", 0, 1))
+    yield from _on(keyspace.batches(run_id), "HGET x", "HSET x x", "HSETNX x x", "HGETALL", "HDEL x", "EXPIRE 1")
+    yield from _on(keyspace.detached, "SADD x", "SMEMBERS", "SREM x")
+    for key in keys:
+        yield from _on(keyspace.journal(key), "HGET x", "HSET x x", "HDEL x", "DEL", "PERSIST", "EXISTS", "TYPE")
+        for part in (key, *keyspace.aside(key)):
+            yield from _on(part, "LLEN", "LRANGE 0 0", "LINDEX 0", "LPOS x", "LPUSH x", "RPUSH x", "LTRIM 0 0", "RPOP")
+            yield from _on(part, "PTTL", "PEXPIRE 1")
+            yield from ((name, part, part) for name in ("RPOPLPUSH", "RENAME", "RENAMENX"))
+
+
+def _of_unacked(keyspace: KeySpace) -> Iterator[_Command]:
+    """Those of taking entries out of the unacked hash and of putting them back."""
+    yield from _on(keyspace.unacked, "HGET x", "HSET x x", "HDEL x")
+    yield from _on(keyspace.unacked_index, "ZADD 1 x", "ZREM x")
+
+
+def _on(key: str, *commands: str) -> Iterator[_Command]:
+    for command in commands:
+        name, *arguments = command.split()
+        yield (name, key, *arguments)

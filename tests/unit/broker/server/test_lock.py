@@ -1,0 +1,131 @@
+"""The one-operator lock."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from msgspec.structs import replace
+
+from runbooks.broker.server.connection import connect
+from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.lock import FleetLock, Holder, fleet_lock
+from runbooks.core.errors import LockHeld
+
+KEY = KeySpace().lock
+
+
+def holder(**changes: Any) -> Holder:
+    made = Holder.this_process(os.getpid(), user="ann", run_id="r1", verb="remediate", since_at=100.0)
+    return replace(made, **changes)
+
+
+def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_expires(client: "redis.Redis") -> None:
+    with fleet_lock(client, KEY, holder(), 100.0) as first:
+        first.held()
+        with pytest.raises(LockHeld) as refused, fleet_lock(client, KEY, holder(run_id="r2"), 142.0):
+            pass
+        assert "ann on" in refused.value.problem
+        assert f"pid {os.getpid()}, run r1, inv remediate" in refused.value.problem
+        assert "for 42 s" in refused.value.problem
+        assert "expires in" in refused.value.advice
+        first.held()
+    assert not client.exists(KEY)
+    with fleet_lock(client, KEY, holder(run_id="r2"), 142.0):
+        pass
+
+
+def test_the_lock_is_renewed_while_it_is_held(client: "redis.Redis") -> None:
+    lock = FleetLock(client, KEY, holder(), timeout_s=0.6)
+    lock.acquire(100.0)
+    client.pexpire(KEY, 300)
+    until(lambda: client.pttl(KEY) > 350)
+    lock.held()
+    lock.release()
+
+
+def test_a_lock_that_was_deleted_or_taken_is_noticed_and_left_to_its_new_holder(client: "redis.Redis") -> None:
+    lock = FleetLock(client, KEY, holder(), timeout_s=0.6)
+    lock.acquire(100.0)
+    client.set(KEY, "another's")
+    until(lambda: _lost(lock))
+    lock.release()
+    assert client.get(KEY) == b"another's"
+
+
+def _lost(lock: FleetLock) -> bool:
+    try:
+        lock.held()
+    except LockHeld as error:
+        return "was lost" in error.problem
+    return False
+
+
+def test_a_lock_that_cannot_be_renewed_counts_as_lost_when_its_time_is_over(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = FleetLock(client, KEY, holder(), timeout_s=0.5)
+    lock.acquire(100.0)
+
+    def unreachable() -> None:
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(lock._lock, "reacquire", unreachable)
+    lock.held()
+    until(lambda: _lost(lock))
+    lock.release()
+
+
+def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once(client: "redis.Redis", url: str) -> None:
+    pid = os.fork()
+    if pid == 0:
+        FleetLock(connect(url), KEY, holder()).acquire(100.0)
+        time.sleep(60)
+        os._exit(0)
+    until(lambda: client.exists(KEY))
+    with pytest.raises(LockHeld, match=f"pid {pid}"), fleet_lock(client, KEY, holder(), 100.0):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+    # Not yet waited for: a zombie holds nothing either.
+    with fleet_lock(client, KEY, holder(run_id="r2"), 100.0) as lock:
+        lock.held()
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("changes", [{"machine": "another boot"}, {"machine": ""}, {"hostname": "elsewhere"}])
+def test_the_lock_of_another_machine_is_never_taken_over(client: "redis.Redis", changes: dict[str, str]) -> None:
+    gone = holder(process_start="1", **changes)
+    theirs = FleetLock(client, KEY, gone)
+    theirs.acquire(100.0)
+    with pytest.raises(LockHeld), fleet_lock(client, KEY, holder(), 100.0):
+        pass
+    theirs.release()
+
+
+def test_a_reused_pid_is_not_taken_for_the_holder(client: "redis.Redis") -> None:
+    assert not holder().is_gone()
+    assert holder(process_start="1").is_gone()
+
+
+def test_a_lock_of_an_unknown_program_is_respected(client: "redis.Redis") -> None:
+    client.set(KEY, "something")
+    with pytest.raises(LockHeld, match="an unknown program"), fleet_lock(client, KEY, holder(), 100.0):
+        pass
+
+
+def test_an_expired_lock_is_free(client: "redis.Redis") -> None:
+    client.set(KEY, "something", px=30)
+    until(lambda: not client.exists(KEY))
+    with fleet_lock(client, KEY, holder(), 100.0) as lock:
+        lock.held()
