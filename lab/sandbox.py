@@ -156,9 +156,9 @@ class Sandbox:
 
     def _install_files(self) -> None:
         """Units, cron and logrotate files as the runbooks would install them."""
-        from runbooks.core.build import build_fleet
-        from runbooks.core.inventory import load_inventory
-        from runbooks.core.render import Templates
+        from runbooks.inventory.build import build_fleet
+        from runbooks.inventory.read import load_inventory
+        from runbooks.inventory.templates import Templates
         from runbooks.steps.files import MODE, all_files
 
         inventory = load_inventory(self.checkout / "inventory.yaml")

@@ -1,12 +1,12 @@
 """`inv clean-queues`: take out what the rules mean, and what would kill a worker, or move it on; lose nothing."""
 
 from runbooks.core.errors import ExitCode, NodesSilent, UsageError
-from runbooks.core.inventory import did_you_mean
 from runbooks.core.model import Snapshot
 from runbooks.core.rules import destination, literal, text
 from runbooks.engine.half_way import warn_of_half_moves
 from runbooks.engine.session import Session
 from runbooks.engine.walk import walk
+from runbooks.inventory.read import did_you_mean
 
 
 def clean_queues(session: Session) -> ExitCode:

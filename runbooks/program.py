@@ -67,7 +67,7 @@ class RunbooksProgram(Program):
 
     def _problem(self, told: str, context: ParserContext | None) -> tuple[str, str]:
         """What is wrong, and what to do next, from the word that Invoke quotes in what it told."""
-        from runbooks.core.inventory import did_you_mean
+        from runbooks.inventory.read import did_you_mean
 
         verb = context.name if context else None
         advice = f"see: {self.binary} --help {verb}" if verb else f"see: {self.binary} --list"

@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
+from runbooks.inventory.templates import Templates
 from runbooks.steps.files import all_files
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from runbooks.core.discreet import Discreet
+from runbooks.core.secret_records import Discreet
 
 BROKER = "the broker"
 """The `host` of a change that is made in the broker; no host can have this name."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from runbooks.core.discreet import Discreet
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED, fits, literal
+from runbooks.core.secret_records import Discreet
 from runbooks.core.settings import AppSettings, HostSettings, Worker
 
 

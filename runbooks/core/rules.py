@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Rule
-from runbooks.core.plainly import plainly
+from runbooks.core.validation import plainly
 
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from runbooks.core.errors import UsageError
-from runbooks.core.plainly import plainly
 from runbooks.core.settings import TaskCall
+from runbooks.core.validation import plainly
 
 
 def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, str | None]) -> TaskCall:

@@ -14,13 +14,13 @@ from msgspec.structs import replace
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, Finding, Snapshot
-from runbooks.core.render import Templates
 from runbooks.core.reporter import Reporter
 from runbooks.diagnosis.diagnose import diagnose
 from runbooks.engine.journal import Journal, new_run_id, read_run
 from runbooks.engine.observe import observe, probe_imports
 from runbooks.engine.started import recall, remember
 from runbooks.hosts.transport import Transports
+from runbooks.inventory.templates import Templates
 from runbooks.steps.environment import EnvironmentSet
 from runbooks.steps.files import FilesInPlace, all_files
 from runbooks.steps.queues import QueuesClean

@@ -19,7 +19,7 @@ from msgspec import Struct
 from paramiko.agent import AgentSSH
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
-from runbooks.core.discreet import Discreet
+from runbooks.core.secret_records import Discreet
 from runbooks.hosts.known_hosts import CERTIFICATE, HostKey
 from runbooks.hosts.ssh_config import Target
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from runbooks.core.discreet import Discreet
 from runbooks.core.errors import HostUnreachable, UsageError
+from runbooks.core.secret_records import Discreet
 
 _OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
 """Variables of this tool's own process that must not reach the application's commands."""

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
 from runbooks.core.model import FileState, HostState, Snapshot
-from runbooks.core.render import Templates
 from runbooks.core.settings import CronEntry, is_secret_name
 from runbooks.hosts.facts import redact
 from runbooks.hosts.script import quote
+from runbooks.inventory.templates import Templates
 from runbooks.steps.step import Needs
 
 MODE = 0o644

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.fleet import Fleet
     from runbooks.core.model import Rule
-    from runbooks.core.render import Templates
     from runbooks.core.reporter import Reporter
     from runbooks.engine.session import Session
+    from runbooks.inventory.templates import Templates
 
 Said = dict[str, Any]
 """What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
@@ -185,9 +185,9 @@ def _named_inventory(name: str) -> Path:
 
 
 def fleet_of(flags: Flags) -> "Fleet":
-    from runbooks.core.build import build_fleet
-    from runbooks.core.inventory import load_inventory
-    from runbooks.core.patterns import select_hosts
+    from runbooks.inventory.build import build_fleet
+    from runbooks.inventory.patterns import select_hosts
+    from runbooks.inventory.read import load_inventory
 
     inventory = load_inventory(inventory_path(flags))
     return build_fleet(inventory, select_hosts(inventory, flags.limit))
@@ -282,7 +282,7 @@ def _ask_become_password() -> str:
 
 def templates_of(fleet: "Fleet") -> "Templates":
     """The operator's own templates before those that are shipped."""
-    from runbooks.core.render import Templates
+    from runbooks.inventory.templates import Templates
 
     own = fleet.templates_directory
     return Templates(*((own, shipped_templates()) if own else (shipped_templates(),)))

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from runbooks.core.errors import InventoryError, UsageError
-from runbooks.core.inventory import Inventory, load_inventory
-from runbooks.core.patterns import select_hosts
-from runbooks.core.values import Renderer
-from runbooks.core.yaml_file import Vaulted
+from runbooks.inventory.patterns import select_hosts
+from runbooks.inventory.read import Inventory, load_inventory
+from runbooks.inventory.values import Renderer
+from runbooks.inventory.yaml import Vaulted
 from tests.ansible.conftest import Run, environment
 from tests.ansible.generate import Case, make_case
 

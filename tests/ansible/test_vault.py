@@ -5,11 +5,11 @@ from textwrap import indent
 
 import pytest
 
-from runbooks.core.build import build_fleet
 from runbooks.core.errors import InventoryError
 from runbooks.core.fleet import Fleet
-from runbooks.core.inventory import load_inventory
-from runbooks.core.values import Renderer
+from runbooks.inventory.build import build_fleet
+from runbooks.inventory.read import load_inventory
+from runbooks.inventory.values import Renderer
 from tests.ansible.conftest import Run
 from tests.unit.core.test_settings import BASE
 

@@ -7,11 +7,11 @@ import pytest
 from invoke.collection import Collection
 
 from runbooks import verbs
-from runbooks.core.build import build_fleet
 from runbooks.core.errors import ExitCode
-from runbooks.core.inventory import load_inventory
-from runbooks.core.lookups import FILTERS
 from runbooks.core.settings import AppSettings, HostSettings
+from runbooks.inventory.build import build_fleet
+from runbooks.inventory.lookups import FILTERS
+from runbooks.inventory.read import load_inventory
 
 CHECKOUT = Path(__file__).parents[2]
 

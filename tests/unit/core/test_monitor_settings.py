@@ -71,6 +71,6 @@ def test_who_is_told_may_come_out_of_a_vault_or_a_lookup_and_is_never_shown(tmp_
 
 def test_an_encrypted_url_may_stand_where_people_are_told(tmp_path: Path) -> None:
     """`_SECRETS` names the variables that decrypted text may go into."""
-    from runbooks.core.build import _SECRETS
+    from runbooks.inventory.build import _SECRETS
 
     assert set(_SECRETS) == {"celery_broker_url", "celery_result_backend", "celery_notify"}

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from runbooks.core.build import build_fleet
 from runbooks.core.errors import InventoryError
 from runbooks.core.fleet import Fleet
-from runbooks.core.inventory import load_inventory
 from runbooks.core.rules import MALFORMED
 from runbooks.core.settings import is_secret_name
+from runbooks.inventory.build import build_fleet
+from runbooks.inventory.read import load_inventory
 
 BASE = """\
 all:

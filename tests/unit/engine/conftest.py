@@ -17,7 +17,6 @@ from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, RunningTask, Selection
-from runbooks.core.render import Templates
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry
 from runbooks.engine.journal import RunRecord, find_run
@@ -25,6 +24,7 @@ from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Options, Session
 from runbooks.engine.walk import Proof, walk
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
+from runbooks.inventory.templates import Templates
 from runbooks.steps.step import Needs, Step
 from tests.unit.fleets import TASKS, make_broker, make_fleet, make_host, make_queue
 

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, Unreachable
-from runbooks.core.render import Templates
 from runbooks.core.settings import CronEntry, MonitorSettings
+from runbooks.inventory.templates import Templates
 from runbooks.steps.files import MODE, FilesInPlace, cron_files, diff
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 

@@ -18,11 +18,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runbooks.core.errors import InventoryError, RenderError
-from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
-from runbooks.core.lookups import FILTERS, Lookups
-from runbooks.core.native import Environment, FailedError, MissingError, failed, missing, plain
-from runbooks.core.vault import VaultError
-from runbooks.core.yaml_file import Map, Sequence, Unsafe, Vaulted
+from runbooks.inventory.jinja import Environment, FailedError, MissingError, failed, missing, plain
+from runbooks.inventory.lookups import FILTERS, Lookups
+from runbooks.inventory.read import Host, Inventory, Variable, did_you_mean
+from runbooks.inventory.vault import VaultError
+from runbooks.inventory.yaml import Map, Sequence, Unsafe, Vaulted
 
 
 class _Place(Struct, frozen=True):

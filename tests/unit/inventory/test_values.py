@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from runbooks.core.errors import InventoryError
-from runbooks.core.inventory import load_inventory
-from runbooks.core.values import Renderer, Values
+from runbooks.inventory.read import load_inventory
+from runbooks.inventory.values import Renderer, Values
 
 
 def values_of(folder: Path, text: str) -> Values:

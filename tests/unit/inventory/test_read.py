@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runbooks.core.errors import ExitCode, InventoryError
-from runbooks.core.inventory import Inventory, load_inventory
+from runbooks.inventory.read import Inventory, load_inventory
 
 
 def write(tmp_path: Path, text: str) -> Path:

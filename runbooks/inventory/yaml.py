@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from runbooks.core.vault import Vault, VaultError, is_encrypted
+from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 
 class Map(dict[Any, Any]):

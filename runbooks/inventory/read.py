@@ -13,11 +13,11 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from runbooks.core.discreet import Discreet
 from runbooks.core.errors import InventoryError
-from runbooks.core.host_names import expand
-from runbooks.core.vault import Vault
-from runbooks.core.yaml_file import Document, Map, read_document
+from runbooks.core.secret_records import Discreet
+from runbooks.inventory.host_names import expand
+from runbooks.inventory.vault import Vault
+from runbooks.inventory.yaml import Document, Map, read_document
 
 GROUP_KEYS = ("hosts", "children", "vars")
 PRIORITY = "ansible_group_priority"

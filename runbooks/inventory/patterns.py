@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runbooks.core.errors import UsageError
-from runbooks.core.inventory import Inventory, did_you_mean
+from runbooks.inventory.read import Inventory, did_you_mean
 
 _SUBSCRIPT = re.compile(r"(.+)\[(?:(-?\d+)|(\d+):(\d*))\]")
 _FILE = "it names a host or a group in each line"

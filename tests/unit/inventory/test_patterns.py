@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from runbooks.core.errors import ExitCode, UsageError
-from runbooks.core.inventory import Inventory, load_inventory
-from runbooks.core.patterns import select_hosts
+from runbooks.inventory.patterns import select_hosts
+from runbooks.inventory.read import Inventory, load_inventory
 
 TEXT = """\
 all:

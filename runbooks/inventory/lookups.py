@@ -17,7 +17,7 @@ from jinja2 import Undefined
 
 from runbooks.core.errors import RenderError
 from runbooks.core.operator import user_name
-from runbooks.core.vault import Vault, VaultError, is_encrypted
+from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 
 class Lookups:

@@ -8,9 +8,6 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.inventory import Host, Inventory, Variable, did_you_mean
-from runbooks.core.patterns import select_hosts
-from runbooks.core.plainly import plainly
 from runbooks.core.rules import QueueRule, destination
 from runbooks.core.settings import (
     PREFIX,
@@ -30,7 +27,10 @@ from runbooks.core.settings import (
     Worker,
     absolute,
 )
-from runbooks.core.values import Renderer, Values
+from runbooks.core.validation import plainly
+from runbooks.inventory.patterns import select_hosts
+from runbooks.inventory.read import Host, Inventory, Variable, did_you_mean
+from runbooks.inventory.values import Renderer, Values
 
 _SECRETS = tuple(
     PREFIX + name
