@@ -17,9 +17,9 @@ from runbooks.core.settings import Probe, is_secret_name
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.services.systemd import ask_units, parse_units
 from runbooks.hosts.strangers import ask_strangers, others, parse_strangers
 from runbooks.hosts.transport import Transport, Transports
-from runbooks.hosts.units import ask_units, parse_units
 from runbooks.steps.environment import drift
 from runbooks.steps.step import Needs
 

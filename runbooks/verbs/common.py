@@ -219,7 +219,7 @@ def _existing_or_new(name: str) -> Path:
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
     from runbooks.engine.session import Options, Session
-    from runbooks.hosts.connect import transports_to
+    from runbooks.ssh.connect import transports_to
 
     fleet = replace(fleet_of(flags), selection=selection)
     options = Options(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runbooks.hosts.ssh_config import Target, arguments_for, resolve
+from runbooks.ssh.config import Target, arguments_for, resolve
 from tests.ansible.conftest import Run
 
 HOSTS = 40

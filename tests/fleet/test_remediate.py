@@ -14,10 +14,10 @@ import redis
 
 from lab.fleet.host import leader
 from runbooks.core.errors import HostUnreachable
-from runbooks.hosts import server
-from runbooks.hosts.login import Secrets
-from runbooks.hosts.ssh import SshTransport
-from runbooks.hosts.ssh_config import resolve
+from runbooks.ssh import server
+from runbooks.ssh.client import SshTransport
+from runbooks.ssh.config import resolve
+from runbooks.ssh.login import Secrets
 from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
 from tests.sandbox.conftest import Done
 

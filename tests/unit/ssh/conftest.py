@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lab.sshd import SSHD, make_key, running_sshd
-from runbooks.hosts.login import Secrets
-from runbooks.hosts.server import Jumps
-from runbooks.hosts.ssh import SshTransport
-from runbooks.hosts.ssh_config import resolve
 from runbooks.hosts.transport import Become
+from runbooks.ssh.client import SshTransport
+from runbooks.ssh.config import resolve
+from runbooks.ssh.login import Secrets
+from runbooks.ssh.server import Jumps
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from paramiko.agent import AgentSSH
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from runbooks.core.secret_records import Discreet
-from runbooks.hosts.known_hosts import CERTIFICATE, HostKey
-from runbooks.hosts.ssh_config import Target
+from runbooks.ssh.config import Target
+from runbooks.ssh.known_hosts import CERTIFICATE, HostKey
 
 
 class Secrets(Discreet, frozen=True):

@@ -6,7 +6,7 @@ from runbooks.core.effects import sha256
 from runbooks.core.model import DropIn, ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
-from runbooks.hosts.units import parse_units
+from runbooks.hosts.services.systemd import parse_units
 
 CLOCK = Clock(1_000_000.0, 5000.0, 100)
 

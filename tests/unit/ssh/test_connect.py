@@ -5,9 +5,9 @@ from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.operator import user_name
-from runbooks.hosts.connect import transports_to
-from runbooks.hosts.ssh import SshTransport
 from runbooks.hosts.transport import LocalTransport
+from runbooks.ssh.client import SshTransport
+from runbooks.ssh.connect import transports_to
 from tests.unit.fleets import make_host
 
 

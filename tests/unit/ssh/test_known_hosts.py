@@ -8,11 +8,11 @@ import pytest
 
 from lab.sshd import make_key, running_sshd
 from runbooks.core.errors import HostUnreachable
-from runbooks.hosts.login import Secrets
-from runbooks.hosts.server import Jumps
-from runbooks.hosts.ssh import SshTransport
-from runbooks.hosts.ssh_config import resolve
-from tests.unit.hosts.conftest import Server
+from runbooks.ssh.client import SshTransport
+from runbooks.ssh.config import resolve
+from runbooks.ssh.login import Secrets
+from runbooks.ssh.server import Jumps
+from tests.unit.ssh.conftest import Server
 
 Lines = Callable[[Server, Path], str]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import FleetHost
-from runbooks.hosts.ssh_config import arguments_for, last, resolve
 from runbooks.hosts.transport import Become, LocalTransport, Transport, Transports
+from runbooks.ssh.config import arguments_for, last, resolve
 
 if TYPE_CHECKING:
-    from runbooks.hosts.server import Jumps
+    from runbooks.ssh.server import Jumps
 
 # Of several names of one thing Ansible takes the last that is set.
 _PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
@@ -40,7 +40,7 @@ def transports_to(
 
     @cache
     def jumps() -> "Jumps":
-        from runbooks.hosts.server import Jumps
+        from runbooks.ssh.server import Jumps
 
         return Jumps(accept_new=accept_new)
 
@@ -54,8 +54,8 @@ def transports_to(
         def ssh() -> Transport:
             target = resolve(arguments)  # before what follows is loaded: the processes and it are large
             with loading:
-                from runbooks.hosts.login import Secrets
-                from runbooks.hosts.ssh import SshTransport  # slow to load, and only some verbs ask a host
+                from runbooks.ssh.client import SshTransport  # slow to load, and only some verbs ask a host
+                from runbooks.ssh.login import Secrets
 
                 return SshTransport(target, become, jumps(), Secrets(password, passphrase))
 

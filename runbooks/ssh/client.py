@@ -18,10 +18,10 @@ import paramiko
 from fabric import Connection
 
 from runbooks.core.errors import HostUnreachable
-from runbooks.hosts.login import Secrets
-from runbooks.hosts.server import Jumps, connect
-from runbooks.hosts.ssh_config import Target
 from runbooks.hosts.transport import Become, Completed, Shell
+from runbooks.ssh.config import Target
+from runbooks.ssh.login import Secrets
+from runbooks.ssh.server import Jumps, connect
 
 WINDOW_BYTES = 64 * 2**20
 """How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""

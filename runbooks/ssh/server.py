@@ -16,9 +16,9 @@ from msgspec import Struct, field
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.core.private import make_private
-from runbooks.hosts.known_hosts import HostKey, KnownHosts, Verdict, line_for
-from runbooks.hosts.login import Login, Secrets
-from runbooks.hosts.ssh_config import Target, resolve
+from runbooks.ssh.config import Target, resolve
+from runbooks.ssh.known_hosts import HostKey, KnownHosts, Verdict, line_for
+from runbooks.ssh.login import Login, Secrets
 
 KEEPALIVE_S = 15
 DEAD_AFTER_S = 30

@@ -17,13 +17,13 @@ from lab.sshd import dark_port, running_sshd
 from runbooks.core.errors import HostUnreachable, RunbookError
 from runbooks.core.settings import Commands
 from runbooks.hosts.facts import ask_service, parse_service
-from runbooks.hosts.login import Secrets
 from runbooks.hosts.script import run_fragments
-from runbooks.hosts.server import Jumps
-from runbooks.hosts.ssh import SshTransport
-from runbooks.hosts.ssh_config import arguments_for, resolve
+from runbooks.ssh.client import SshTransport
+from runbooks.ssh.config import arguments_for, resolve
+from runbooks.ssh.login import Secrets
+from runbooks.ssh.server import Jumps
 from tests.unit.fleets import make_host
-from tests.unit.hosts.conftest import Server
+from tests.unit.ssh.conftest import Server
 
 HOME = pwd.getpwuid(os.getuid()).pw_dir
 """Where sshd and `ssh` take a user to be at home, whatever the environment says."""
