@@ -16,11 +16,11 @@ from runbooks.engine.journal import Journal, last_failed
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.session import Session
-from runbooks.engine.tasks import secrets_of
 from runbooks.engine.walk import Proof, walk
 from runbooks.hosts.facts import redact
 from runbooks.steps.step import Needs
 from runbooks.tail_logs import show_last
+from runbooks.task_runs.send import secrets_of
 from runbooks.verify import expectations
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from runbooks.core.reporter import Outcome, TaskReport
 from runbooks.core.settings import TaskCall
 from runbooks.engine.journal import Journal, RunRecord, new_run_id
 from runbooks.engine.session import Session, closing_journal
-from runbooks.engine.tasks import Way, look_at_way, require_whole, secrets_of, send, sent_in
-from runbooks.engine.watched import Watched
 from runbooks.hosts.facts import redact_value
 from runbooks.steps.step import Needs
+from runbooks.task_runs.send import Way, look_at_way, require_whole, secrets_of, send, sent_in
+from runbooks.task_runs.watch import Watched
 
 _CODES = {"SUCCESS": ExitCode.OK, "FAILURE": ExitCode.FAILED, "REJECTED": ExitCode.FAILED}
 

@@ -9,10 +9,10 @@ from datetime import datetime
 from runbooks.core.errors import ExitCode, HostUnreachable, UsageError
 from runbooks.core.model import LogLine, Unreachable
 from runbooks.core.rules import seconds
-from runbooks.engine.logs import Asked, HostLogs, follow, when
 from runbooks.engine.observe import on_hosts
 from runbooks.engine.session import Session
-from runbooks.hosts.logs import logs_of
+from runbooks.logs.sources import logs_of
+from runbooks.logs.tail import Asked, HostLogs, follow, when
 
 DEFAULT_LINES = 20
 

@@ -41,9 +41,9 @@ def run_task(
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import UsageError
-        from runbooks.core.task_call import requested
         from runbooks.run_task import run_task as page
         from runbooks.run_task import task_status
+        from runbooks.task_runs.call import requested
 
         others = [f"--{flag}" for flag in ("args", "kwargs", "queue", "priority") if asked[flag] is not None]
         if sync and async_:

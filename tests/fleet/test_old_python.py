@@ -11,9 +11,9 @@ import pytest
 from runbooks.core.fleet import FleetHost
 from runbooks.core.settings import TaskCall
 from runbooks.hosts import facts
-from runbooks.hosts.application import ask_route, parse_route
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Completed
+from runbooks.task_runs.application import ask_route, parse_route
 from tests.unit.fleets import make_host
 
 APP = """\

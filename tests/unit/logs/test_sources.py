@@ -9,10 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from runbooks.core.model import LogLine
-from runbooks.hosts import logs
-from runbooks.hosts.logs import Journal, LogFile, logs_of
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport
+from runbooks.logs import sources
+from runbooks.logs.sources import Journal, LogFile, logs_of
 from tests.unit.fleets import make_host
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
@@ -139,10 +139,10 @@ def test_a_line_without_a_time_goes_with_the_one_before_it(tmp_path: Path) -> No
 
 
 def test_a_file_without_any_time_has_that_of_its_last_change(tmp_path: Path) -> None:
-    write(tmp_path / "log", *(f"line {n}" for n in range(logs.HELD_LINES + 5)), changed_at=NOON)
+    write(tmp_path / "log", *(f"line {n}" for n in range(sources.HELD_LINES + 5)), changed_at=NOON)
     found = all_older(opened(tmp_path / "log"))
     assert {line.at for line in found} == {NOON}
-    assert texts(found) == [f"line {n}" for n in range(logs.HELD_LINES + 5)]
+    assert texts(found) == [f"line {n}" for n in range(sources.HELD_LINES + 5)]
 
 
 # --- files
@@ -153,7 +153,7 @@ def test_a_large_file_is_read_back_in_steps_and_every_line_comes_once(tmp_path: 
     write(tmp_path / "log", *lines, changed_at=NOON + 4999)
     log = opened(tmp_path / "log")
     first = ask(log.ask_older())
-    assert len(first.out) == logs.STEP_BYTES < (tmp_path / "log").stat().st_size
+    assert len(first.out) == sources.STEP_BYTES < (tmp_path / "log").stat().st_size
     assert texts(all_older(log)) == lines
 
 
@@ -215,15 +215,15 @@ def test_a_file_that_is_not_there_is_told_and_read_from_its_start_when_it_comes(
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    path.write_bytes(b"first\n" + b"x" * (3 * logs.STEP_BYTES) + b"\nlast\n")
+    path.write_bytes(b"first\n" + b"x" * (3 * sources.STEP_BYTES) + b"\nlast\n")
     lines = texts(all_older(opened(path)))
     assert (lines[0], set(lines[1]), lines[2]) == ("first", {"x"}, "last")
-    assert len(lines[1]) <= logs.LINE_BYTES
+    assert len(lines[1]) <= sources.LINE_BYTES
     path.write_bytes(b"")
     log = opened(path)
-    path.write_bytes(b"x" * (3 * logs.STEP_BYTES) + b"\nlast\n")
+    path.write_bytes(b"x" * (3 * sources.STEP_BYTES) + b"\nlast\n")
     lines = all_newer(log)
-    assert (len(lines[0]), lines[1]) == (logs.LINE_BYTES, "last")
+    assert (len(lines[0]), lines[1]) == (sources.LINE_BYTES, "last")
 
 
 def test_what_is_looked_for_is_what_is_shown_and_a_password_is_neither(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.core.model import LogLine
-from runbooks.engine import logs
-from runbooks.engine.logs import Asked, HostLogs, follow
-from runbooks.hosts.logs import STEP_BYTES
 from runbooks.hosts.transport import Completed, LocalTransport, Shell
+from runbooks.logs import tail
+from runbooks.logs.sources import STEP_BYTES
+from runbooks.logs.tail import Asked, HostLogs, follow
 from tests.unit.fleets import make_host
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
@@ -66,9 +66,9 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    monkeypatch.setattr(logs, "POLL_S", 0.05)
-    monkeypatch.setattr(logs, "GATHER_S", 0.5)
-    monkeypatch.setattr(logs, "RETRY_S", (0.05, 0.1))
+    monkeypatch.setattr(tail, "POLL_S", 0.05)
+    monkeypatch.setattr(tail, "GATHER_S", 0.5)
+    monkeypatch.setattr(tail, "RETRY_S", (0.05, 0.1))
     return Fleet(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_a_host_that_floods_is_asked_for_no_more_than_is_taken(fleet: Fleet) -> 
     try:
         taken = next(lines)
         wait_until(lambda: fleet.ways["web1"].brought, "a step")
-        assert len(taken) <= logs.GATHER_LINES
+        assert len(taken) <= tail.GATHER_LINES
         assert words(taken) == [f"n={n}" for n in range(len(taken))]
         assert fleet.ways["web1"].brought < 4 * STEP_BYTES
         assert words(next(lines))[0] == f"n={len(taken)}"

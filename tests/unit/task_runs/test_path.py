@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.model import AppTask, NodeState
 from runbooks.core.settings import TaskCall
-from runbooks.diagnosis.path import broken_links, nearest
+from runbooks.task_runs.path import broken_links, nearest
 
 BILL, SHIP = "shop.tasks.bill", "shop.tasks.ship"
 URL = "redis://:hunter2@127.0.0.1:6379/3"

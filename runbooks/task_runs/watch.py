@@ -8,12 +8,12 @@ from msgspec.structs import replace
 
 from runbooks.broker.nodes.task_watch import Watch
 from runbooks.core.errors import BrokerUnreachable
-from runbooks.core.meter import Meter
 from runbooks.core.model import HeldTask, MessagePlace, TaskState
 from runbooks.core.reporter import TaskReport
 from runbooks.core.wording import span
 from runbooks.engine.session import Session
 from runbooks.hosts.facts import redact, redact_value
+from runbooks.task_runs.progress import Meter
 
 TRACE_EVERY_S = 5.0
 QUIET_S = 15.0

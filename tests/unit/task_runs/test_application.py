@@ -13,9 +13,9 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask
 from runbooks.core.settings import TaskCall
-from runbooks.hosts.application import ask_route, ask_send, parse_route, parse_send
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport
+from runbooks.task_runs.application import ask_route, ask_send, parse_route, parse_send
 from tests.unit.fleets import make_host
 
 APP = """\

@@ -11,9 +11,9 @@ from msgspec import Struct
 from runbooks.core.errors import HostUnreachable
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import LogLine
-from runbooks.hosts.logs import Log, Wanted, logs_of
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Runner, Transport
+from runbooks.logs.sources import Log, Wanted, logs_of
 
 STEP_TIMEOUT_S = 60.0
 POLL_S = 1.0

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from runbooks.core.meter import Meter
 from runbooks.core.model import TaskState
 from runbooks.core.reporter import Progress
+from runbooks.task_runs.progress import Meter
 
 
 def read(meta: Any, state: str = "PROGRESS", now: float = 0.0) -> Progress:

@@ -4,7 +4,7 @@ import pytest
 
 from runbooks.core.errors import UsageError
 from runbooks.core.settings import TaskCall
-from runbooks.core.task_call import requested
+from runbooks.task_runs.call import requested
 
 SHORTCUTS = {"bill": TaskCall(task="shop.bill", args=(1,), queue="slow", priority=5, mode="async", timeout=60.0)}
 
