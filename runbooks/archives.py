@@ -19,10 +19,10 @@ from runbooks.core.model import Rule
 from runbooks.core.reporter import Check, Outcome, Reporter
 from runbooks.core.rules import fits, text
 from runbooks.core.wording import ago
+from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
-from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from runbooks.core.errors import ExitCode, NodesSilent, UsageError
 from runbooks.core.model import Snapshot
 from runbooks.core.rules import destination, literal, text
-from runbooks.engine.half_way import warn_of_half_moves
-from runbooks.engine.session import Session
-from runbooks.engine.walk import walk
+from runbooks.engine.context import Session
+from runbooks.engine.main_loop import walk
+from runbooks.engine.unfinished_moves import warn_of_half_moves
 from runbooks.inventory.read import did_you_mean
 
 

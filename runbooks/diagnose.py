@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Finding, Severity
+from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
-from runbooks.engine.session import Session
 from runbooks.steps.step import Needs
 
 

@@ -2,8 +2,8 @@
 
 from runbooks.core.errors import ExitCode
 from runbooks.diagnosis.config import units_of_others
-from runbooks.engine.session import Session
-from runbooks.engine.walk import walk
+from runbooks.engine.context import Session
+from runbooks.engine.main_loop import walk
 from runbooks.steps.step import Needs
 
 

@@ -19,7 +19,7 @@ from runbooks.core.reporter import Reporter
 from runbooks.core.rules import seconds
 from runbooks.core.wording import span, utc
 from runbooks.diagnosis.diagnose import watch
-from runbooks.engine.session import Session
+from runbooks.engine.context import Session
 from runbooks.monitoring.bounds import alone, deadline
 from runbooks.monitoring.history import History, read_history, set_aside
 from runbooks.monitoring.look import look_of, slow_to_drain, unsure

@@ -11,12 +11,12 @@ from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
 from runbooks.engine.blocked import interrupted, require_distinct, require_unblocked
-from runbooks.engine.half_way import warn_of_half_moves
+from runbooks.engine.context import Session
 from runbooks.engine.journal import Journal, last_failed
+from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
-from runbooks.engine.session import Session
-from runbooks.engine.walk import Proof, walk
+from runbooks.engine.unfinished_moves import warn_of_half_moves
 from runbooks.hosts.facts import redact
 from runbooks.steps.step import Needs
 from runbooks.tail_logs import show_last

@@ -5,9 +5,9 @@ from msgspec.structs import replace
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Snapshot
 from runbooks.diagnosis.code import would_discard
+from runbooks.engine.context import Session
+from runbooks.engine.main_loop import walk
 from runbooks.engine.rolling import Rolling
-from runbooks.engine.session import Session
-from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
 
 

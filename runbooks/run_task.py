@@ -12,8 +12,8 @@ from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import TaskState
 from runbooks.core.reporter import Outcome, TaskReport
 from runbooks.core.settings import TaskCall
+from runbooks.engine.context import Session, closing_journal
 from runbooks.engine.journal import Journal, RunRecord, new_run_id
-from runbooks.engine.session import Session, closing_journal
 from runbooks.hosts.facts import redact_value
 from runbooks.steps.step import Needs
 from runbooks.task_runs.send import Way, look_at_way, require_whole, secrets_of, send, sent_in

@@ -9,8 +9,8 @@ from datetime import datetime
 from runbooks.core.errors import ExitCode, HostUnreachable, UsageError
 from runbooks.core.model import LogLine, Unreachable
 from runbooks.core.rules import seconds
+from runbooks.engine.context import Session
 from runbooks.engine.observe import on_hosts
-from runbooks.engine.session import Session
 from runbooks.logs.sources import logs_of
 from runbooks.logs.tail import Asked, HostLogs, follow, when
 

@@ -2,9 +2,9 @@
 
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
+from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.recap import Recap
-from runbooks.engine.session import Session
 from runbooks.engine.undo import count_left, newer_on_the_same, plan_undo, settle
 from runbooks.engine.undo import undo as take_back
 from runbooks.history import headline

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from runbooks.core.effects import BROKER, Change, ControlService, Effect
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Outcome
+from runbooks.engine.context import Session
+from runbooks.engine.drain import await_nodes, changed_service, gave_up
 from runbooks.engine.journal import Journal
-from runbooks.engine.nodes import await_nodes, changed_service, gave_up
 from runbooks.engine.perform import Result, perform, tell
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
-from runbooks.engine.session import Session
 from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:

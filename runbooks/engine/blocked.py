@@ -6,9 +6,9 @@ from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Snapshot
 from runbooks.diagnosis.config import same_machine
-from runbooks.engine.nodes import changed_service
+from runbooks.engine.context import Session
+from runbooks.engine.drain import changed_service
 from runbooks.engine.recap import Recap
-from runbooks.engine.session import Session
 from runbooks.steps.step import Step
 
 

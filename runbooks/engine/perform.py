@@ -22,11 +22,11 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
+from runbooks.engine.context import Session
+from runbooks.engine.drain import changed_service, drained
 from runbooks.engine.journal import Journal
-from runbooks.engine.nodes import changed_service, drained
 from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.engine.recap import Recap
-from runbooks.engine.session import Session
 from runbooks.hosts import facts
 from runbooks.hosts.effects import as_write, fragments
 from runbooks.hosts.script import Answer, run_fragments

@@ -5,7 +5,7 @@ from msgspec import Struct, field
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Tally
-from runbooks.engine.session import Session
+from runbooks.engine.context import Session
 
 
 class Recap(Struct):

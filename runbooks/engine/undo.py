@@ -29,12 +29,12 @@ from runbooks.core.model import HostState, Unreachable
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis import workers
 from runbooks.engine.apply import PAUSE_S
+from runbooks.engine.context import Session
+from runbooks.engine.drain import await_nodes, changed_service, gave_up
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
-from runbooks.engine.nodes import await_nodes, changed_service, gave_up
 from runbooks.engine.observe import look, on_hosts, recognised
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
-from runbooks.engine.session import Session
 from runbooks.hosts.transport import Transport
 from runbooks.steps.step import Needs
 from runbooks.steps.workers import loads

@@ -20,7 +20,7 @@ from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.wording import as_typed, span, utc
 from runbooks.reports.findings import alike, evidence, subjects
-from runbooks.reports.looks import look_lines, sparkline
+from runbooks.reports.monitor import look_lines, sparkline
 from runbooks.reports.pipe import Pipe
 from runbooks.reports.task_bar import TaskBar, numbers, words
 from runbooks.reports.waiting_line import WaitingLine

@@ -21,7 +21,7 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.wording import as_typed
-from runbooks.reports.looks import look_document
+from runbooks.reports.monitor import look_document
 from runbooks.reports.pipe import Pipe
 
 

@@ -11,7 +11,7 @@ from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import HeldTask, MessagePlace, TaskState
 from runbooks.core.reporter import TaskReport
 from runbooks.core.wording import span
-from runbooks.engine.session import Session
+from runbooks.engine.context import Session
 from runbooks.hosts.facts import redact, redact_value
 from runbooks.task_runs.progress import Meter
 

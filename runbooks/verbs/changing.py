@@ -10,7 +10,7 @@ from runbooks.verbs.selecting import IN_QUEUES
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
-    from runbooks.engine.session import Session
+    from runbooks.engine.context import Session
 
 _SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
 _KILL_RUNNING = "stop workers although tasks run there for longer than their stop may take: these are killed"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runbooks.core.fleet import Fleet
     from runbooks.core.model import Rule
     from runbooks.core.reporter import Reporter
-    from runbooks.engine.session import Session
+    from runbooks.engine.context import Session
     from runbooks.inventory.templates import Templates
 
 Said = dict[str, Any]
@@ -218,7 +218,7 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
-    from runbooks.engine.session import Options, Session
+    from runbooks.engine.context import Options, Session
     from runbooks.ssh.connect import transports_to
 
     fleet = replace(fleet_of(flags), selection=selection)

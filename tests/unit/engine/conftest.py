@@ -19,10 +19,10 @@ from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, RunningTask, Selection
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry
+from runbooks.engine.context import Options, Session
 from runbooks.engine.journal import RunRecord, find_run
+from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.rolling import Rolling
-from runbooks.engine.session import Options, Session
-from runbooks.engine.walk import Proof, walk
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.inventory.templates import Templates
 from runbooks.steps.step import Needs, Step

@@ -9,8 +9,8 @@ from runbooks.core.effects import BROKER
 from runbooks.core.errors import BrokerUnreachable, ExitCode, Interrupted, LockHeld, RunbookError
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.engine.journal import JOURNAL
+from runbooks.engine.main_loop import walk
 from runbooks.engine.recap import Recap
-from runbooks.engine.walk import walk
 from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import CTL, World
 

@@ -17,6 +17,7 @@ import pytest
 from runbooks.core.effects import BROKER, Change, ControlService, RunTask, SetEnvironment, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
 from runbooks.core.reporter import Outcome
+from runbooks.engine.context import closing_journal
 from runbooks.engine.journal import (
     JOURNAL,
     Journal,
@@ -27,7 +28,6 @@ from runbooks.engine.journal import (
     new_run_id,
     read_run,
 )
-from runbooks.engine.session import closing_journal
 
 ROOT = Path(__file__).parents[3]
 WRITE = Change(
@@ -335,7 +335,7 @@ from pathlib import Path
 from runbooks.core.effects import Change, WriteFile
 from runbooks.core.errors import RunbookError
 from runbooks.engine.journal import JOURNAL, Journal
-from runbooks.engine.session import closing_journal
+from runbooks.engine.context import closing_journal
 journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"), "b")
 change = Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent"))
 journal.intend(change)

@@ -13,11 +13,11 @@ from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, NodeState, RunningTask, Snapshot
 from runbooks.core.reporter import Outcome
 from runbooks.engine.apply import make_plan
+from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.undo import plan_undo
-from runbooks.engine.walk import Proof, walk
 from runbooks.history import show
 from runbooks.reports.console import ConsoleReporter
 from runbooks.steps.step import Needs

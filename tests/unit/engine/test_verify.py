@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from runbooks.core.reporter import Check
 from runbooks.core.settings import Probe, Worker
-from runbooks.engine.session import Session
+from runbooks.engine.context import Session
 from runbooks.steps.step import Needs
 from runbooks.verify import expectations
 from tests.unit.engine.conftest import World

@@ -10,7 +10,7 @@ from runbooks.core.effects import Change, ControlService, WriteFile
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.wording import span
-from runbooks.engine.session import Session
+from runbooks.engine.context import Session
 from runbooks.steps.running import told
 from runbooks.steps.step import Needs
 

@@ -3,7 +3,7 @@
 import json
 import math
 
-from runbooks.reports.looks import look_document, look_lines, sparkline
+from runbooks.reports.monitor import look_document, look_lines, sparkline
 from tests.unit.monitoring.conftest import make_crossing, make_look, make_queue_look
 
 

@@ -12,10 +12,10 @@ from runbooks.core.model import Finding, Snapshot, Unreachable
 from runbooks.diagnosis.running import would_kill
 from runbooks.engine.apply import apply, make_plan
 from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_distinct, require_unblocked
+from runbooks.engine.context import Session
 from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
-from runbooks.engine.session import Session
 from runbooks.engine.undo import put_back
 from runbooks.steps.step import Needs, Step
 

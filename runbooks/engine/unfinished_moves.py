@@ -8,8 +8,8 @@ from runbooks.broker.archive.reader import Fate, Ledger, read
 from runbooks.broker.archive.search import queue_of
 from runbooks.core.effects import TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
+from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, failed_runs
-from runbooks.engine.session import Session
 
 _ENDED = {
     None: "was killed, or still goes on",
