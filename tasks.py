@@ -13,8 +13,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from runbooks import __version__, verbs
-from runbooks.verbs.common import typed_program
+from runbooks import __version__
+from runbooks.cli import verbs
+from runbooks.cli.verbs.common import typed_program
 
 CHECKOUT = Path(__file__).resolve().parent
 # What runs in the application's Python on a host has to run on 3.6; its annotations are evaluated there, too.
@@ -106,6 +107,6 @@ namespace.add_task(fleet)
 namespace.add_task(test)
 
 if __name__ == "__main__":
-    from runbooks.program import RunbooksProgram
+    from runbooks.cli.program import RunbooksProgram
 
     RunbooksProgram(version=__version__, namespace=namespace, name="inv", binary=typed_program()).run()

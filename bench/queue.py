@@ -242,7 +242,7 @@ def run_way(way: str, url: str, directory: Path) -> None:
     )
     from runbooks.broker.server.connection import connect
 
-    gc.set_threshold(100_000)  # as `runbooks.program` does for every verb
+    gc.set_threshold(100_000)  # as `runbooks.cli.program` does for every verb
     client = connect(url, timeout_s=120)
     client.ping()
     before = resource.getrusage(resource.RUSAGE_SELF)

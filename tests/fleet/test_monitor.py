@@ -39,7 +39,7 @@ def installed(fleet: FleetWorld, tmp_path: Path) -> Iterator[FleetWorld]:
     on_host(fleet.record, host, "python3", "-m", "venv", "--without-pip", f"/{TOOL}")
     _install(root / SITE, tmp_path)
     program = root / TOOL / "bin/runbooks"
-    program.write_text(f"#!/{TOOL}/bin/python\nfrom runbooks.program import main\nmain()\n")
+    program.write_text(f"#!/{TOOL}/bin/python\nfrom runbooks.cli.program import main\nmain()\n")
     program.chmod(0o755)
     (root / SETTINGS).mkdir()
     for name in ("broker.url", "results.url"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from invoke.collection import Collection
 
-from runbooks import verbs
+from runbooks.cli import verbs
 from runbooks.core.errors import ExitCode
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.inventory.build import build_fleet

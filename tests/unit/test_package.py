@@ -21,7 +21,8 @@ def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> No
     assert (described / "licenses/LICENSE").is_file()
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['celery-runbooks', '--list']\n"
-        "from runbooks import broker, program, verbs\n"
+        "from runbooks import broker\n"
+        "from runbooks.cli import program, verbs\n"
         "from runbooks.broker.queues import take_restore\n"
         "from importlib.resources import files\n"
         f"assert program.__file__.startswith({str(installed)!r})\n"

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runbooks.cli.verbs.selection import IN_QUEUES
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Rule
 from runbooks.core.rules import QueueRule, destination, fits, from_flags, literal, parse, text
-from runbooks.verbs.selecting import IN_QUEUES
 
 NAMES = st.text("abcxyz._-*?é'\" $", min_size=1, max_size=8).map(str.strip).filter(bool)
 FLAGS = st.fixed_dictionaries(

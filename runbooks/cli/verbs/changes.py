@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from runbooks.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
-from runbooks.verbs.selecting import IN_QUEUES
+from runbooks.cli.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
+from runbooks.cli.verbs.selection import IN_QUEUES
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

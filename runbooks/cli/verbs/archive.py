@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, Said, run_verb, session_of, state_directory, verb
-from runbooks.verbs.selecting import IN_ARCHIVES
+from runbooks.cli.verbs.common import Flags, Said, run_verb, session_of, state_directory, verb
+from runbooks.cli.verbs.selection import IN_ARCHIVES
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, shipped_templates, state_directory, verb
+from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, run_verb, shipped_templates, state_directory, verb
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

@@ -20,7 +20,7 @@ from invoke.tasks import task
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from runbooks.verbs.selecting import MANY, unsaid
+from runbooks.cli.verbs.selection import MANY, unsaid
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
@@ -171,7 +171,7 @@ def inventory_path(flags: Flags) -> Path:
     if flags.inventory is not None:
         return _named_inventory(flags.inventory)
     here = Path.cwd()
-    folders = (here, *here.parents, Path(__file__).parents[2])
+    folders = (here, *here.parents, Path(__file__).parents[3])
     return next((path for folder in folders if (path := folder / DEFAULT_INVENTORY).exists()), here / DEFAULT_INVENTORY)
 
 
@@ -290,7 +290,7 @@ def templates_of(fleet: "Fleet") -> "Templates":
 
 def shipped_templates() -> Path:
     """`templates/`: in the wheel inside the package, else beside it."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
 
 

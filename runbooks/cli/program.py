@@ -15,10 +15,11 @@ from invoke.exceptions import Exit, ParseError
 from invoke.parser.context import ParserContext
 from invoke.program import Program
 
-from runbooks import __version__, verbs
+from runbooks import __version__
+from runbooks.cli import verbs
+from runbooks.cli.verbs.common import typed_program
 from runbooks.core.wording import as_typed
 from runbooks.reports.pipe import Pipe
-from runbooks.verbs.common import typed_program
 
 _COLLECT_AFTER = 100_000
 """Objects. A verb loads about as many and keeps them to its end: looking through these again and again is in vain."""

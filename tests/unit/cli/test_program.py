@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 
 def inv(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -67,7 +67,9 @@ def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
 
 @pytest.mark.parametrize("line", ["show x --state-dir {0}", "show", "--frobnicate"])
 def test_the_installed_command_suggests_itself(line: str, tmp_path: Path) -> None:
-    program = "import sys; sys.argv[0] = '/usr/local/bin/celery-runbooks'; from runbooks.program import main; main()"
+    program = (
+        "import sys; sys.argv[0] = '/usr/local/bin/celery-runbooks'; from runbooks.cli.program import main; main()"
+    )
     command = [sys.executable, "-c", program, *line.format(tmp_path).split()]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 5
@@ -102,7 +104,7 @@ def test_what_a_terminal_has_no_letters_for_is_shown_as_far_as_it_goes(encoding:
 def test_an_interrupt_before_a_verb_begins_is_no_finding() -> None:
     """Invoke would end with 1, which says that something was found."""
     program = (
-        "import os, signal; from runbooks.program import RunbooksProgram\n"
+        "import os, signal; from runbooks.cli.program import RunbooksProgram\n"
         "class Interrupted(RunbooksProgram):\n"
         "    def parse_collection(self): os.kill(os.getpid(), signal.SIGINT)\n"
         "Interrupted(name='inv').run(['inv', 'hosts'])\n"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runbooks.verbs.common import Flags, fleet_of, on_fleet, run_verb, templates_of, verb
+from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, run_verb, templates_of, verb
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

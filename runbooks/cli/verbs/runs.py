@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, on_fleet, run_verb, state_directory, usual_state_directory, verb
+from runbooks.cli.verbs.common import Flags, on_fleet, run_verb, state_directory, usual_state_directory, verb
 
 if TYPE_CHECKING:
     from pathlib import Path

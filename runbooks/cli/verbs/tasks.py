@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.verbs.common import Flags, run_verb, session_of, verb
+from runbooks.cli.verbs.common import Flags, run_verb, session_of, verb
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

@@ -5,12 +5,12 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 
 from invoke.collection import Collection
 
-from runbooks.verbs import archive
-from runbooks.verbs.changing import clean_queues, install_cron, install_units, remediate, restart_workers
-from runbooks.verbs.looking import diagnose, hosts, render, tail_logs, verify
-from runbooks.verbs.monitoring import monitor
-from runbooks.verbs.record import runs, show, undo
-from runbooks.verbs.tasks import run_task
+from runbooks.cli.verbs import archive
+from runbooks.cli.verbs.changes import clean_queues, install_cron, install_units, remediate, restart_workers
+from runbooks.cli.verbs.checks import diagnose, hosts, render, tail_logs, verify
+from runbooks.cli.verbs.monitor import monitor
+from runbooks.cli.verbs.runs import runs, show, undo
+from runbooks.cli.verbs.tasks import run_task
 
 namespace = Collection(
     clean_queues,

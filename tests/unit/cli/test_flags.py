@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.test_package import INVENTORY
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
