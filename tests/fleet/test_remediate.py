@@ -267,7 +267,7 @@ def test_a_host_whose_code_is_broken_is_left_as_it_is_and_all_others_are_healed(
         assert "web3 is left as it is: printer_inventory fails to import" in done.err
         assert "ZeroDivisionError" in done.err
         assert state(healthy, "web3") == before
-        assert (recap(done, "web3")["blocked"], recap(done, "web3")["changed"]) == (1, 0)
+        assert (recap(done, "web3")["blocked"], recap(done, "web3")["changed"]) == (1, 0), done.out + done.err
         assert (recap(done, "web2")["failed"], recap(done, "web2")["changed"]) == (0, 1)
         assert healthy.ssh("web2", "systemctl is-active celery-worker@worker_low").out == "active\n"
     finally:
@@ -407,6 +407,26 @@ def test_a_unit_of_celery_multi_is_named_with_the_command_that_ends_it(healthy: 
         assert inv(healthy, "diagnose").code == 0
     finally:
         healthy.ssh("web1", f"sudo systemctl stop celery.service; sudo rm {path}; sudo systemctl daemon-reload")
+
+
+def test_beside_a_beat_that_was_started_by_hand_none_is_started(healthy: FleetWorld) -> None:
+    """In no unit of its own: it belongs to sshd's, or to a login session."""
+    host = next(name for name in HOSTS if healthy.ssh(name, "systemctl is-active celery-beat").out == "active\n")
+    celery = "setsid /srv/venv/bin/python -m celery -A printer_inventory"
+    beat = f"{celery} beat -l INFO -s /tmp/by-hand >/tmp/beat.log 2>&1 </dev/null"
+    by_hand = f"set -a; . /etc/printer_inventory.env; cd /srv/printer_inventory; {beat} & echo $!"
+    assert healthy.ssh(host, "sudo systemctl stop celery-beat").code == 0
+    pid = healthy.ssh(host, f"sudo sh -c {shlex.quote(by_hand)}").out.strip()
+    try:
+        wait_until(lambda: "Starting" in healthy.ssh(host, "cat /tmp/beat.log").out, "the beat")
+        done = inv(healthy, "remediate", "--yes")
+        assert done.code == 2, done.out + done.err
+        assert f"beat on {host} is left as it is: beat does not run as a service, but something else" in done.err
+        assert f"end it on {host}: sudo kill -TERM {pid}" in done.out
+        assert healthy.ssh(host, "systemctl is-active celery-beat").out == "inactive\n"
+    finally:
+        healthy.ssh(host, f"sudo kill {pid}")
+    assert inv(healthy, "remediate", "--yes").code == 0
 
 
 def test_a_task_is_sent_by_a_host_watched_to_its_end_and_looked_up_later(healthy: FleetWorld) -> None:
