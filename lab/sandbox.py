@@ -156,10 +156,10 @@ class Sandbox:
 
     def _install_files(self) -> None:
         """Units, cron and logrotate files as the runbooks would install them."""
+        from runbooks.diagnosis.wanted_files import MODE, all_files
         from runbooks.inventory.build import build_fleet
         from runbooks.inventory.read import load_inventory
         from runbooks.inventory.templates import Templates
-        from runbooks.steps.files import MODE, all_files
 
         inventory = load_inventory(self.checkout / "inventory.yaml")
         fleet = build_fleet(inventory, tuple(inventory.hosts))

@@ -16,6 +16,7 @@ from runbooks.broker.queues.reconcile import Rewound
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import Rule
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Check, Outcome, Reporter
 from runbooks.core.rules import fits, text
 from runbooks.core.wording import ago
@@ -23,7 +24,6 @@ from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
-from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker

@@ -3,6 +3,7 @@
 from runbooks.core.errors import ExitCode, NodesSilent, UsageError
 from runbooks.core.model import Snapshot
 from runbooks.core.rules import destination, literal, text
+from runbooks.diagnosis.taking import notices
 from runbooks.engine.context import Session
 from runbooks.engine.main_loop import walk
 from runbooks.engine.unfinished_moves import warn_of_half_moves
@@ -24,7 +25,7 @@ def clean_queues(session: Session) -> ExitCode:
         _require_known(session, snapshot)
         if not step.plan(snapshot):
             session.reporter.message(f"No message fits: {text(session.fleet.selection)}")
-    for notice in step.notices(snapshot):
+    for notice in notices(session.fleet, snapshot):
         session.reporter.message(f"note: {notice}")
     return walk(session, (step,), snapshot)
 

@@ -1,10 +1,10 @@
 """`inv install-units` and `inv install-cron`: files from `templates/`, exactly as rendered."""
 
 from runbooks.core.errors import ExitCode
-from runbooks.diagnosis.config import units_of_others
+from runbooks.core.needs import Needs
+from runbooks.diagnosis.files import units_of_others
 from runbooks.engine.context import Session
 from runbooks.engine.main_loop import walk
-from runbooks.steps.step import Needs
 
 
 def install_units(session: Session) -> ExitCode:

@@ -14,18 +14,18 @@ from runbooks.broker.server.connection import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.core.private import make_private, require_private
 from runbooks.core.reporter import Reporter
 from runbooks.core.rules import seconds
 from runbooks.core.wording import span, utc
-from runbooks.diagnosis.diagnose import watch
+from runbooks.diagnosis.judge import watch
 from runbooks.engine.context import Session
 from runbooks.monitoring.bounds import alone, deadline
 from runbooks.monitoring.history import History, read_history, set_aside
 from runbooks.monitoring.look import look_of, slow_to_drain, unsure
 from runbooks.monitoring.metrics import Exposition, serve, write_textfile
 from runbooks.monitoring.notify import deliver
-from runbooks.steps.step import Needs
 
 _READING = 0.5  # the share of the time that is for reading messages
 _WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; free or mend the file, or pass --state-dir"

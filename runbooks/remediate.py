@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import NodeState, Severity, Snapshot
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
@@ -18,7 +19,6 @@ from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.unfinished_moves import warn_of_half_moves
 from runbooks.hosts.facts import redact
-from runbooks.steps.step import Needs
 from runbooks.tail_logs import show_last
 from runbooks.task_runs.send import secrets_of
 from runbooks.verify import expectations
@@ -34,13 +34,13 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     """
     session.require_consent_possible()
     snapshot = session.observe(Needs.EVERYTHING)
+    loaded = (session.environment(), *session.units_installed())
     steps = (
-        session.environment(),
-        *session.units_installed(),
+        *loaded,
         *session.cron_installed(),
         session.queues(),
         session.nothing_leaked(),
-        session.workers(),
+        session.workers(before=loaded),
     )
     snapshot = session.with_imports(snapshot, interrupted(make_plan(steps, snapshot)))
     warn_of_half_moves(session)
@@ -55,7 +55,7 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     canary = session.fleet.app.canary
     proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, f"run {canary.task} through {canary.queue}" if canary else "")
     code = walk(session, steps, snapshot, proof, prove_anyway=unproved, rolling=rolling, blocking=blocking)
-    left = any(finding.severity is Severity.ERROR and not finding.remedy for finding in findings)
+    left = any(finding.severity is Severity.ERROR and not finding.fix for finding in findings)
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
 
 
@@ -65,9 +65,7 @@ def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, s
     Where all is well one line of each log is enough.
     """
     findings = session.diagnose(snapshot)
-    # A warning that no step can mend (messages of another application, say) is told, and no failure of this run.
-    ours = [finding for finding in findings if finding.severity is Severity.ERROR or finding.remedy]
-    checks = list(expectations(session, snapshot, ours))
+    checks = list(expectations(session, snapshot, findings))
     session.reporter.checks(checks)
     recap.at(BROKER).failed += sum(check.ok is False for check in checks)
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:

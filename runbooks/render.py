@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.reporter import Reporter
+from runbooks.diagnosis.wanted_files import all_files
 from runbooks.inventory.templates import Templates
-from runbooks.steps.files import all_files
 
 
 def render(fleet: Fleet, templates: Templates, reporter: Reporter, *, only: str) -> ExitCode:

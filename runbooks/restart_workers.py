@@ -4,11 +4,11 @@ from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Snapshot
+from runbooks.core.needs import Needs
 from runbooks.diagnosis.code import would_discard
 from runbooks.engine.context import Session
 from runbooks.engine.main_loop import walk
 from runbooks.engine.rolling import Rolling
-from runbooks.steps.step import Needs
 
 
 def restart_workers(session: Session, rolling: Rolling) -> ExitCode:

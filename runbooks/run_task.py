@@ -10,12 +10,12 @@ from runbooks.broker.nodes.task_watch import Watch
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import TaskState
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome, TaskReport
 from runbooks.core.settings import TaskCall
 from runbooks.engine.context import Session, closing_journal
 from runbooks.engine.journal import Journal, RunRecord, new_run_id
 from runbooks.hosts.facts import redact_value
-from runbooks.steps.step import Needs
 from runbooks.task_runs.send import Way, look_at_way, require_whole, secrets_of, send, sent_in
 from runbooks.task_runs.watch import Watched
 

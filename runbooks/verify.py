@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Finding, Severity, Snapshot, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Check
+from runbooks.diagnosis.silence import busy_solo
 from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
-from runbooks.steps.step import Needs
-from runbooks.steps.workers import busy_solo
 
 
 def verify(session: Session) -> ExitCode:
@@ -44,12 +44,21 @@ def expectations(session: Session, snapshot: Snapshot, findings: Sequence[Findin
     yield Check("the broker sees waiting or working consumers", bool(blocked or answering or busy), seen)
     yield _services(session, snapshot)
     yield from _probes(session, snapshot)
-    faults = [finding for finding in findings if finding.severity is not Severity.INFO]
-    yield Check(
-        "nothing else is wrong",
-        not faults,
-        f"{len(faults)} {'finding' if len(faults) == 1 else 'findings'}" if faults else "no finding",
-    )
+    yield _nothing_left(findings)
+
+
+def _nothing_left(findings: Sequence[Finding]) -> Check:
+    """A warning that no step can fix (messages of another application, say) is told, and is no failure."""
+    faults = [finding for finding in findings if finding.severity is Severity.ERROR or finding.fix]
+    warnings = [finding for finding in findings if finding.severity is Severity.WARNING and not finding.fix]
+    seen = _counted(len(faults), "finding") if faults else "no error, and nothing to fix"
+    if warnings:
+        seen += f"; {_counted(len(warnings), 'warning')} that no step can fix"
+    return Check("no fault is left", not faults, seen)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what if count == 1 else f'{what}s'}"
 
 
 def _services(session: Session, snapshot: Snapshot) -> Check:

@@ -182,7 +182,8 @@ class Change(Struct, frozen=True):
     """One effect on one host (or `BROKER`), why, and the effect that takes it back (None: nothing can).
 
     `detail` is what the operator reads before agreeing: a diff, or the messages by task with samples. `messages` are
-    those it is about, as far as they were asked for, each with its reason; `count` is how many there are.
+    those it is about, as far as they were asked for, each with its reason; `count` is how many there are. `why` are
+    reasons that stand after the summary; where several findings ask for the same effect, all of theirs do.
     """
 
     host: str
@@ -193,3 +194,9 @@ class Change(Struct, frozen=True):
     detail: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     count: int = 0
+    why: tuple[str, ...] = ()
+
+    @property
+    def service(self) -> str:
+        """The service that it is about; "" for none."""
+        return self.do.service if isinstance(self.do, ControlService | EnableService | EndProcesses) else ""

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from runbooks.core.effects import Change
+
 CLOCK_MARGIN_S = 60.0
 SAMPLES = 5
 """How many of the messages that a rule means are remembered where not all are asked for."""
@@ -40,7 +42,8 @@ class Block(Struct, frozen=True):
 class Finding(Struct, frozen=True):
     """One fault: what it is (`code`), where (`subject`), the evidence for it, and what puts it right.
 
-    `remedy` is None where no step of this tool can; `blocks` are what no step may touch before it is gone.
+    `fix` are the changes that put it right, and `remedy` says so in words: none, and None, where no step of this tool
+    can. Several findings may share a change. `blocks` are what no step may touch before it is gone.
     """
 
     code: str
@@ -48,6 +51,7 @@ class Finding(Struct, frozen=True):
     summary: str
     evidence: tuple[str, ...] = ()
     remedy: str | None = None
+    fix: tuple[Change, ...] = ()
     severity: Severity = Severity.ERROR
     blocks: tuple[Block, ...] = ()
 

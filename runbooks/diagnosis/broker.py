@@ -12,7 +12,7 @@ from runbooks.core.wording import span
 _FULL = 0.9
 
 
-def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Eviction, memory, clocks, and the application's queues lying in another db than the one it is told to use."""
     broker = snapshot.broker
     assert broker is not None

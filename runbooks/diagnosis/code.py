@@ -1,32 +1,35 @@
 """Faults of the application's code and environment: tasks that are not registered, and why."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, Form, HostState, ImportProbe, QueueState, Severity, Snapshot
 from runbooks.core.settings import Worker
 from runbooks.core.wording import tasks
+from runbooks.diagnosis.environment import drift
+from runbooks.diagnosis.services import changes_of, control
 from runbooks.hosts.facts import redact
-from runbooks.steps.environment import drift
 
 
-def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """A failing import with its traceback, whether the inventory's environment mends it, and the nodes it hit."""
+def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterator[Finding]:
+    """A failing import with its traceback, whether the inventory's environment mends it, and the nodes it hit.
+
+    What mends it are changes of the findings that are `known` already.
+    """
     assert snapshot.broker is not None
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
         if state and state.imports_now and state.imports_now.failed:
-            yield _probe_failed(fleet, host, state, state.imports_now.failed)
+            yield _probe_failed(fleet, host, state, state.imports_now.failed, environment_of(host, known))
         elif state and state.imports_now:
-            yield from _imports(fleet, host, state, state.imports_now)
+            yield from _imports(fleet, host, state, state.imports_now, environment_of(host, known))
             yield from _mute(host, state.imports_now)
         yield from _options(fleet, host, snapshot)
         if state:
             yield from _unloadable(host, state)
     yield from would_discard(fleet, snapshot, repaired=True)
-    if lacking := _lacking(fleet, snapshot):
-        yield _not_registered(lacking)
     yield from discarding(fleet, snapshot)
     yield from _discarded_unread(fleet, snapshot)
     yield from _scheduled_nowhere(fleet, snapshot)
@@ -210,7 +213,7 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _probe_failed(fleet: Fleet, host: FleetHost, state: HostState, said: str) -> Finding:
+def _probe_failed(fleet: Fleet, host: FleetHost, state: HostState, said: str, fix: tuple[Change, ...]) -> Finding:
     why, *besides = said.splitlines()
     wanted = state.imports_wanted
     mended = wanted is not None and wanted.loaded and wanted.registered >= frozenset(fleet.app.expected_tasks)
@@ -221,6 +224,7 @@ def _probe_failed(fleet: Fleet, host: FleetHost, state: HostState, said: str) ->
         f"the application on {host.name} could not be asked what it registers: {why}",
         (*besides[-8:], *((*_differences(host, state), tried) if mended else ())),
         remedy=_SET_VALUES if mended else None,
+        fix=fix if mended else (),
         blocks=() if mended else (Block(host.name),),
     )
 
@@ -236,7 +240,7 @@ def _tried(state: HostState) -> bool:
 def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """A finding for each node that lacks expected tasks: one of several nodes may be mended before the others."""
     for name, missing in _lacking(fleet, snapshot).items():
-        yield _not_registered({name: missing})
+        yield _not_registered({name: missing}, ())
 
 
 def _lacking(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozenset[str]]:
@@ -248,14 +252,36 @@ def _lacking(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozenset[str]]:
     return {name: missing for name, missing in lacking.items() if missing}
 
 
-def _not_registered(lacking: Mapping[str, frozenset[str]]) -> Finding:
+def not_registered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """One finding of all nodes that lack expected tasks, with a restart of each."""
+    if lacking := _lacking(fleet, snapshot):
+        states = snapshot.reachable()
+        restarts = tuple(
+            control(host, worker.name, "restart", f"lacks {tasks(lacking[host.node(worker)])}", snapshot)
+            for host in fleet.hosts
+            for worker in host.settings.workers
+            if host.node(worker) in lacking and host.name in states
+            if (service := states[host.name].services.get(worker.name)) and service.pid is not None
+        )
+        yield _not_registered(lacking, restarts)
+
+
+def environment_of(host: FleetHost, known: Sequence[Finding]) -> tuple[Change, ...]:
+    """The changes that put a host's environment right, and start or restart what loads it."""
+    services = {(host.name, service) for service in host.services}
+    set_ = (change for finding in known if finding.code == "environment.differs" for change in finding.fix)
+    return (*(change for change in set_ if change.host == host.name), *changes_of(known, services))
+
+
+def _not_registered(lacking: Mapping[str, frozenset[str]], restarts: tuple[Change, ...]) -> Finding:
     unknown = frozenset[str]().union(*lacking.values())
     return Finding(
         "task.not_registered",
         ", ".join(sorted(lacking)),
         f"running workers do not know {tasks(unknown)}: such a message is discarded as soon as it is taken",
         tuple(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
-        remedy="restart the workers once the import works",
+        remedy="restart the workers once the import works" if restarts else None,
+        fix=restarts,
     )
 
 
@@ -368,7 +394,9 @@ def _scheduled_nowhere(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) -> Iterator[Finding]:
+def _imports(
+    fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe, fix: tuple[Change, ...]
+) -> Iterator[Finding]:
     missing = sorted(frozenset(fleet.app.expected_tasks) - now.registered)
     never = [task for task in missing if now.errors.get(_module(task), None if _module(task) else "") == ""]
     if never:
@@ -393,6 +421,7 @@ def _imports(fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe) 
             f"{f'{tasks(own)} cannot be' if own else 'none of its tasks is'} registered: {error.splitlines()[-1]}",
             (*error.splitlines()[-8:], *_environment(host, state, module, mended=mended)),
             remedy=_SET_VALUES if mended else None,
+            fix=fix if mended else (),
             blocks=() if mended else (Block(host.name),),
         )
 

@@ -1,10 +1,12 @@
 """Workers that would not come back: the connection that they make when they start was tried on the host, and failed."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, ImportProbe, Snapshot
+from runbooks.diagnosis.code import environment_of
 
 _REACH = "correct the host and port in its broker URL, or let this host through"
 _CAUSES = (
@@ -40,7 +42,7 @@ _CAUSES = (
 """**Source:** redis-py 8.1.0 `connection.py`; Redis' error replies; getaddrinfo(3), connect(2)."""
 
 
-def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterator[Finding]:
     """A finding for each host whose application did not get to its broker as a worker does.
 
     It keeps back what would start or restart there, unless the inventory's environment mends it.
@@ -53,10 +55,10 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         if wanted.broker_error:
             yield _finding(host, wanted, "now" if now.broker_error else "with the inventory's celery_env")
         elif now.broker_error:
-            yield _finding(host, now, "now", mended=wanted.loaded)
+            yield _finding(host, now, "now", environment_of(host, known) if wanted.loaded else ())
 
 
-def _finding(host: FleetHost, tried: ImportProbe, when: str, *, mended: bool = False) -> Finding:
+def _finding(host: FleetHost, tried: ImportProbe, when: str, mended: tuple[Change, ...] = ()) -> Finding:
     why, advice = next(
         ((why, advice) for pattern, why, advice in _CAUSES if re.search(pattern, tried.broker_error, re.IGNORECASE)),
         ("it does not get in", "the evidence has what was said"),
@@ -70,5 +72,6 @@ def _finding(host: FleetHost, tried: ImportProbe, when: str, *, mended: bool = F
         (f"tried there as {host.settings.user}, with {file}: {tried.broker_error}",)
         + (("tried with the inventory's values, too: it connects",) if mended else ()),
         remedy="set the inventory's values in the environment file, then restart" if mended else None,
+        fix=mended,
         blocks=() if mended else (Block(host.name),),
     )

@@ -9,7 +9,7 @@ from runbooks.hosts.facts import redact
 _LINES = 10
 
 
-def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Each probe that did not end as it should, with the end of what it printed."""
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)

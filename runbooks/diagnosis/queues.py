@@ -3,23 +3,26 @@
 from collections.abc import Collection, Iterator, Sequence
 from shlex import quote
 
+from runbooks.broker.server.keys import readable
+from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
 from runbooks.core.wording import span
-from runbooks.steps.queues import doubtful
-from runbooks.steps.workers import busy_solo
+from runbooks.diagnosis.services import changes_of
+from runbooks.diagnosis.silence import busy_solo
+from runbooks.diagnosis.taking import doubtful, take, take_unacked, takes_malformed
 
 
-def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Every queue of the inventory in turn, then the lists that look like queues and are not in it."""
+def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> Iterator[Finding]:
+    """Every queue of the inventory in turn, then the lists that look like queues and are not in it.
+
+    What starts the workers of one that nobody consumes are changes of the findings that are `known` already.
+    """
     assert snapshot.broker is not None
     busy = busy_solo(fleet, snapshot)
     for state in snapshot.broker.queues.values():
-        yield from _no_consumer(fleet, snapshot.broker, state, busy)
-        yield from _aside(state)
-        yield from _selected(state)
-        yield from _malformed(state)
-        yield from _too_large(fleet, state)
+        yield from _no_consumer(fleet, snapshot.broker, state, busy, known)
+        yield from to_be_taken(fleet, snapshot, state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
     yield from _orphaned(fleet, snapshot)
@@ -28,11 +31,25 @@ def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from _other_lists(snapshot.broker)
 
 
-def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState, busy: Collection[str]) -> Iterator[Finding]:
+def to_be_taken(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
+    """What a rule means, what would kill a worker, and what a killed run has set aside: one change mends all of it."""
+    change = take(fleet, state, snapshot.at)
+    fix = (change,) if change else ()
+    yield from _aside(state, fix)
+    yield from _selected(state, fix)
+    yield from _malformed(state, fix if takes_malformed(fleet, state) else ())
+    yield from _unacked_selected(state, take_unacked(fleet, state, snapshot))
+
+
+def _no_consumer(
+    fleet: Fleet, broker: BrokerState, state: QueueState, busy: Collection[str], known: Sequence[Finding]
+) -> Iterator[Finding]:
     if any(state.name in node.queues for node in broker.nodes.values()):
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
-    wanted = [host.node(worker) for host, worker in workers if state.name in worker.queues]
+    consuming = [(host, worker) for host, worker in workers if state.name in worker.queues]
+    wanted = [host.node(worker) for host, worker in consuming]
+    fix = changes_of(known, {(host.name, worker.name) for host, worker in consuming})
     if any(node in busy for node in wanted):
         return
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
@@ -50,7 +67,8 @@ def _no_consumer(fleet: Fleet, broker: BrokerState, state: QueueState, busy: Col
             + "".join(f"; {name}: {', '.join(sorted(node.queues))}" for name, node in sorted(broker.nodes.items())),
             f"by the inventory {who}{' on a host outside --limit' if elsewhere else ''} should",
         ),
-        remedy="start its workers" if wanted else None,
+        remedy="start its workers" if fix else None,
+        fix=fix,
         severity=_severity(state, wanted, elsewhere),
     )
 
@@ -62,7 +80,7 @@ def _severity(state: QueueState, wanted: Sequence[str], elsewhere: Sequence[str]
     return Severity.ERROR if state.depth or wanted else Severity.INFO
 
 
-def _aside(state: QueueState) -> Iterator[Finding]:
+def _aside(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
     if state.aside:
         yield Finding(
             "queue.aside",
@@ -70,47 +88,51 @@ def _aside(state: QueueState) -> Iterator[Finding]:
             f"{state.aside:,} messages of {state.name} are set aside by a run that is going on, or was killed",
             tuple(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()),
             remedy="bring them home (clean-queues does, or an undo of that run)",
+            fix=fix,
             severity=Severity.WARNING,
         )
 
 
-def _selected(state: QueueState) -> Iterator[Finding]:
+def _selected(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
     for selection in state.selected:
         tasks = ", ".join(f"{count:,} × {task}" for task, count in selection.by_task.items())
+        to = readable(selection.to) if selection.to else ""
         yield Finding(
             "queue.selected",
             state.name,
-            f"{selection.count:,} of {state.depth:,} messages are to be taken out: {selection.reason}",
-            (
-                *filter(None, [tasks]),
-                *(f"e.g. {sample.id} (retries {sample.retries})" for sample in selection.samples),
-                *(f"e.g. {raw}" for raw in selection.raw_samples),
-            ),
-            remedy="take them out into the archive",
+            f"{selection.count:,} of {state.depth:,} messages are to be {f'moved into {to}' if to else 'taken out'}: "
+            f"{selection.reason}",
+            (tasks, *(f"e.g. {sample.id} (retries {sample.retries})" for sample in selection.samples)),
+            remedy=f"move them into {to}" if to else "take them out into the archive",
+            fix=fix,
             severity=Severity.WARNING,
         )
 
 
-def _malformed(state: QueueState) -> Iterator[Finding]:
+def _unacked_selected(state: QueueState, change: Change | None) -> Iterator[Finding]:
+    for selection in state.unacked:
+        to = readable(selection.to) if selection.to else ""
+        yield Finding(
+            "queue.unacked_selected",
+            state.name,
+            f"{selection.count:,} messages of {state.name} that were fetched are held by no node that answers, and "
+            f"are to be {f'moved into {to}' if to else 'taken out'}: {selection.reason}",
+            tuple(f"{count:,} × {task}" for task, count in selection.by_task.items()),
+            remedy=(f"move them into {to}" if to else "take them out into the archive") if change else None,
+            fix=(change,) if change else (),
+            severity=Severity.WARNING,
+        )
+
+
+def _malformed(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
     if state.malformed.count:
         yield Finding(
             "queue.malformed",
             state.name,
             f"{state.malformed.count:,} items are no Celery messages; each kills the worker that pops it",
             state.malformed.raw_samples,
-            remedy="take them out into the archive, byte for byte",
-        )
-
-
-def _too_large(fleet: Fleet, state: QueueState) -> Iterator[Finding]:
-    if count := sum(state.too_large.values()):
-        yield Finding(
-            "queue.too_large",
-            state.name,
-            f"{count:,} compressed messages unpack to more than {fleet.app.unpack_limit} MiB: they are not read, and "
-            "stay where they are; a worker that takes one unpacks all of it",
-            tuple(f"{n:,} × {task or 'a task that was not read'}" for task, n in state.too_large.items()),
-            severity=Severity.WARNING,
+            remedy="take them out into the archive, byte for byte" if fix else None,
+            fix=fix,
         )
 
 

@@ -6,8 +6,8 @@ from runbooks.core.effects import Change, ControlService
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, RunningTask, Snapshot
 from runbooks.core.wording import span
-from runbooks.steps.running import told
-from runbooks.steps.workers import busy_solo
+from runbooks.diagnosis.silence import busy_solo
+from runbooks.diagnosis.told import told
 
 _SHOWN = 3
 

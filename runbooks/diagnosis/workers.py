@@ -3,35 +3,23 @@
 import re
 from collections.abc import Collection, Iterator
 
-from runbooks.core.fleet import Fleet, FleetHost, unit_of
+from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, HostState, Manager, OtherRunner, Severity, Snapshot, Unreachable
 from runbooks.core.settings import Worker
 from runbooks.core.wording import span, tasks
-from runbooks.steps.workers import (
-    busy_solo,
-    changed_since_start,
-    not_seen_by_the_broker,
-    silence_means_nothing,
-    touched_since_start,
-    who_answers_instead,
-)
+from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
 
 
-def findings(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """What each host's services do against what the inventory expects of them, and who else is at work."""
+def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Who else is at work, hosts that do not answer, beats that are silent; what the services do is in `services`."""
     yield from strangers(fleet, snapshot)
     yield from _several_beats(fleet, snapshot)
     yield from _somebody_is_deaf(fleet, snapshot)
-    busy = busy_solo(fleet, snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state)
         if isinstance(state, HostState):
-            elsewhere = list(_run_elsewhere(fleet, host, state, snapshot))
-            yield from _services(host, state, {block.service for one in elsewhere for block in one.blocks})
             yield from _others(fleet, host, state, snapshot)
-            yield from elsewhere
-            yield from _nodes(host, state, snapshot, busy)
             yield from _stops_late(fleet, host)
 
 
@@ -159,7 +147,7 @@ def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     for name in silent:
         if name not in busy:
             yield Finding(
-                "worker.not_answering", name, f"the node {name} does not answer ping", (_who_answers(snapshot),)
+                "worker.not_answering", name, f"the node {name} does not answer ping", (who_answers(snapshot),)
             )
 
 
@@ -215,7 +203,7 @@ def _end(other: OtherRunner) -> str:
     return f"sudo kill -TERM {' '.join(map(str, other.runs))}"
 
 
-def _run_elsewhere(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
+def run_elsewhere(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     """Services that do not run, and whose work something else does: started as well, they would be there twice."""
     assert snapshot.broker is not None
     workers = {worker.name: worker for worker in host.settings.workers}
@@ -306,119 +294,8 @@ def _does(runs: str, node: str | None) -> bool:
     return kind == "worker" and name == wanted and (place.startswith("%") or place == here)
 
 
-def _services(host: FleetHost, state: HostState, elsewhere: Collection[str]) -> Iterator[Finding]:
-    for name, service in state.services.items():
-        if service.leaked:
-            yield Finding(
-                "worker.leaked_processes",
-                f"{name} on {host.name}",
-                f"{len(service.leaked)} processes of {name} outlived an earlier start; they may still take messages",
-                tuple(f"pid {process.pid} ({process.name})" for process in service.leaked),
-                remedy="end them",
-            )
-        if service.starting:
-            yield Finding(
-                "worker.starting",
-                f"{name} on {host.name}",
-                f"systemd is still starting {name}, and knows no main process of it; it is left as it is",
-                (
-                    f"systemctl show: {service.answer}, MainPID=0",
-                    "with Type=forking systemd waits for a process that never comes, as Celery stays in the foreground",
-                    f"where it stays so, on {host.name}: sudo systemctl restart {unit_of(name)}",
-                ),
-                blocks=(Block(host.name, name),),
-            )
-        elif service.other_process:
-            yield Finding(
-                f"{'beat' if name == 'beat' else 'worker'}.other_process",
-                f"{name} on {host.name}",
-                f"the status command of {name} names {service.other_process}, which is not {name} of this application; "
-                "so whether it runs is not known, and it is left alone",
-                (
-                    "a Celery worker or beat shows by its command line, or by that of a process below it",
-                    "a pid file may have outlived its service: remove it, and have the status command check what the "
-                    "process is (celery_commands.status)",
-                ),
-                blocks=(Block(host.name, name),),
-            )
-        elif service.pid is None and not service.masked and name not in elsewhere:
-            who = "systemd" if host.has_systemd else "its status command"
-            yield Finding(
-                f"{'beat' if name == 'beat' else 'worker'}.not_running",
-                f"{name} on {host.name}",
-                f"{name} is not running",
-                (f"{who} says: {service.answer or 'nothing, with exit code 3'}",),
-                remedy="start it",
-            )
-        elif service.pid is not None and (changed := changed_since_start(host, name, state)):
-            yield Finding(
-                "worker.outdated",
-                f"{name} on {host.name}",
-                f"{name} runs with older files than there are now",
-                (f"pid {service.pid} started before {', '.join(changed)} was last changed",),
-                remedy="restart it",
-                severity=Severity.WARNING,
-            )
-        elif service.pid is not None and (touched := touched_since_start(host, name, state)):
-            yield Finding(
-                "worker.touched_files",
-                f"{name} on {host.name}",
-                f"{', '.join(touched)} was written after {name} was started, which is left running: whether it said "
-                "the same before is not known",
-                (
-                    f"pid {service.pid} runs since before that; no run of this tool saw what it was started with",
-                    f"to start it on what stands there now: `inv restart-workers --limit {host.name}`",
-                ),
-                severity=Severity.INFO,
-            )
-
-
-def _nodes(host: FleetHost, state: HostState, snapshot: Snapshot, busy: Collection[str]) -> Iterator[Finding]:
-    assert snapshot.broker is not None
-    for worker in host.settings.workers:
-        name, service = host.node(worker), state.services[worker.name]
-        node = snapshot.broker.nodes.get(name)
-        if name in busy:
-            yield Finding(
-                "worker.busy",
-                name,
-                f"{worker.name} runs and does not answer ping, as a solo worker does while it runs a task; whether it "
-                f"works or hangs shows in its log: `inv tail-logs --limit {host.name}`",
-                (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
-                severity=Severity.INFO,
-            )
-        elif service.pid is not None and (other := who_answers_instead(service, node)):
-            yield Finding(
-                "worker.answered_by_another",
-                name,
-                f"{worker.name} runs, but {other} answers in its name, which is none of its processes",
-                (
-                    f"inspect stats: {other}; {worker.name} is pid {', '.join(map(str, sorted(service.pids)))}",
-                    "end that one, or give it another name with -n; where the worker was just restarted, look again",
-                ),
-                blocks=(Block(host.name, worker.name),),
-            )
-        elif node is None and service.pid is not None:
-            doubt = silence_means_nothing(snapshot.broker, state, service)
-            yield Finding(
-                "worker.not_answering",
-                name,
-                f"{worker.name} runs, but its node does not answer ping"
-                + (f"; that proves nothing, so it is left running: {doubt}" if doubt else ""),
-                (f"pid {service.pid} is alive; {_who_answers(snapshot)}",),
-                remedy=None if doubt else "restart it",
-            )
-        elif node is not None and (missing := [queue for queue in worker.queues if queue not in node.queues]):
-            yield Finding(
-                "worker.not_consuming",
-                name,
-                f"{worker.name} does not consume {', '.join(missing)}",
-                (f"inspect active_queues: {', '.join(sorted(node.queues)) or 'none'}",),
-                remedy="restart it",
-            )
-
-
-def _who_answers(snapshot: Snapshot) -> str:
+def who_answers(snapshot: Snapshot) -> str:
+    """Who answered a ping, for the evidence."""
     assert snapshot.broker is not None
     names = ", ".join(sorted(snapshot.broker.nodes))
     return f"inspect ping was answered by {names or 'no node at all'}"

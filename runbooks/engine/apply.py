@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER, Change, ControlService, Effect
 from runbooks.core.model import Snapshot, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
+from runbooks.diagnosis.step import Step
 from runbooks.engine.context import Session
 from runbooks.engine.drain import await_nodes, changed_service, gave_up
 from runbooks.engine.journal import Journal
 from runbooks.engine.perform import Result, perform, tell
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
-from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:
     from runbooks.broker.server.lock import FleetLock
@@ -24,11 +25,8 @@ PAUSE_S = 0.25
 
 
 def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
-    """The changes of all steps in their order; each step knows those of the earlier ones."""
-    changes: tuple[Change, ...] = ()
-    for step in steps:
-        changes += step.plan(snapshot, changes)
-    return changes
+    """The changes of all steps in their order."""
+    return tuple(change for step in steps for change in step.plan(snapshot))
 
 
 def apply(
@@ -228,7 +226,7 @@ def _second_look(
         whole = None if looked or not proof else session.observe(needs | proof)
         snapshot = whole or session.observe(needs, hosts)
         looked = True
-        lacking = [c for step in asked for c in step.plan(snapshot) if (c.host, c.step) in wanted]
+        lacking = [c for step in asked for c in step.lacking(snapshot) if (c.host, c.step) in wanted]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
         settled = not gone and all(gave_up(changed_service(change), states.get(change.host)) for change in lacking)

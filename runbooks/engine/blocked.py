@@ -1,15 +1,15 @@
 """What findings keep from being touched: left out of every plan, told by name, and counted."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Snapshot
-from runbooks.diagnosis.config import same_machine
+from runbooks.diagnosis.files import same_machine
+from runbooks.diagnosis.judge import is_free
+from runbooks.diagnosis.step import Step
 from runbooks.engine.context import Session
-from runbooks.engine.drain import changed_service
 from runbooks.engine.recap import Recap
-from runbooks.steps.step import Step
 
 
 class Unblocked:
@@ -19,13 +19,20 @@ class Unblocked:
         self.name, self.needs, self.rolling, self.patience_s = step.name, step.needs, step.rolling, step.patience_s
         self._step, self._blocks = step, blocks
 
-    def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:
-        """The changes still missing that may be made."""
-        changes = self._step.plan(snapshot, earlier)
-        return tuple(change for change in changes if not self._is_blocked(change))
+    def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
+        """Those of the step."""
+        return self._step.findings(snapshot)
 
-    def _is_blocked(self, change: Change) -> bool:
-        return any(block.covers(*changed_service(change)) for block in self._blocks)
+    def plan(self, snapshot: Snapshot) -> tuple[Change, ...]:
+        """The changes still missing that may be made."""
+        return self._free(self._step.plan(snapshot))
+
+    def lacking(self, snapshot: Snapshot) -> tuple[Change, ...]:
+        """Of these, those that are missing after they were made."""
+        return self._free(self._step.lacking(snapshot))
+
+    def _free(self, changes: Sequence[Change]) -> tuple[Change, ...]:
+        return tuple(change for change in changes if is_free(change, self._blocks))
 
 
 def interrupted(plan: Sequence[Change]) -> frozenset[str]:

@@ -14,19 +14,17 @@ from msgspec.structs import replace
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, Finding, Snapshot
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Reporter
-from runbooks.diagnosis.diagnose import diagnose
+from runbooks.diagnosis.judge import judge
+from runbooks.diagnosis.step import Step
+from runbooks.diagnosis.steps import environment_step, file_steps, leaked_step, queue_step, unit_steps, worker_step
+from runbooks.diagnosis.wanted_files import all_files
 from runbooks.engine.journal import Journal, new_run_id, read_run
 from runbooks.engine.observe import observe, probe_imports
 from runbooks.engine.started import recall, remember
 from runbooks.hosts.transport import Transports
 from runbooks.inventory.templates import Templates
-from runbooks.steps.environment import EnvironmentSet
-from runbooks.steps.files import FilesInPlace, all_files
-from runbooks.steps.queues import QueuesClean
-from runbooks.steps.step import Needs, Step
-from runbooks.steps.units import NothingLeaked, StaleStopped, UnitsLoaded
-from runbooks.steps.workers import WorkersRunning
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
@@ -97,40 +95,34 @@ class Session:
 
     def diagnose(self, snapshot: Snapshot) -> Sequence[Finding]:
         """The findings of a snapshot of everything; tells them."""
-        findings = diagnose(self.fleet, snapshot, self.files)
+        findings = judge(self.fleet, snapshot, self.files)
         self.reporter.findings(findings)
         return findings
 
     def blocking(self, snapshot: Snapshot) -> list[Finding]:
         """Of the findings of a snapshot of everything those that keep something from being touched; tells nothing."""
-        return [finding for finding in diagnose(self.fleet, snapshot, self.files) if finding.blocks]
+        return [finding for finding in judge(self.fleet, snapshot, self.files) if finding.blocks]
 
-    # The steps there are, each a desired state of this fleet.
+    # The steps there are.
 
-    def environment(self) -> EnvironmentSet:
-        return EnvironmentSet(self.fleet)
+    def environment(self) -> Step:
+        return environment_step(self.fleet)
 
     def units_installed(self) -> tuple[Step, ...]:
-        """Stale services stopped, unit files in place, and systemd working with them."""
-        files = FilesInPlace("units", "unit", self.fleet, self.files["unit"])
-        return (StaleStopped(self.fleet), files, UnitsLoaded(self.fleet))
+        return unit_steps(self.fleet, self.files["unit"])
 
     def cron_installed(self) -> tuple[Step, ...]:
-        """The cron file and the rotation of the logs in place."""
-        return (
-            FilesInPlace("cron", "cron", self.fleet, self.files["cron"]),
-            FilesInPlace("logrotate", "logrotate", self.fleet, self.files["logrotate"]),
-        )
+        return file_steps(self.fleet, self.files)
 
-    def queues(self) -> QueuesClean:
-        return QueuesClean(self.fleet)
+    def queues(self) -> Step:
+        return queue_step(self.fleet)
 
-    def nothing_leaked(self) -> NothingLeaked:
-        return NothingLeaked(self.fleet, kill=self.options.kill_running)
+    def nothing_leaked(self) -> Step:
+        return leaked_step(self.fleet, kill=self.options.kill_running)
 
-    def workers(self, since: Mapping[str, float] | None = None) -> WorkersRunning:
-        patience_s = max((host.settings.start_timeout for host in self.fleet.hosts), default=0.0)
-        return WorkersRunning(self.fleet, patience_s, since or {})
+    def workers(self, since: Mapping[str, float] | None = None, before: Sequence[Step] = ()) -> Step:
+        """Restarted also for what the steps `before` them change."""
+        return worker_step(self.fleet, since or {}, before)
 
     def require_consent_possible(self) -> None:
         """Fail before any work where the question at its end could not be asked. Raises UsageError."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from runbooks.core.effects import Change, ControlService, WriteFile
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import HostState, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.core.wording import span
+from runbooks.diagnosis.told import told
 from runbooks.engine.context import Session
-from runbooks.steps.running import told
-from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:
     from runbooks.broker.server.lock import FleetLock

@@ -9,7 +9,9 @@ from msgspec import Struct
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Finding, Snapshot, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.diagnosis.running import would_kill
+from runbooks.diagnosis.step import Step
 from runbooks.engine.apply import apply, make_plan
 from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_distinct, require_unblocked
 from runbooks.engine.context import Session
@@ -17,7 +19,6 @@ from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.undo import put_back
-from runbooks.steps.step import Needs, Step
 
 if TYPE_CHECKING:
     from runbooks.broker.server.lock import FleetLock

@@ -13,15 +13,15 @@ from runbooks.core.envfile import read_environment
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.core.settings import Probe, is_secret_name
+from runbooks.diagnosis.environment import drift
 from runbooks.hosts import facts
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.services.systemd import ask_units, parse_units
 from runbooks.hosts.strangers import ask_strangers, others, parse_strangers
 from runbooks.hosts.transport import Transport, Transports
-from runbooks.steps.environment import drift
-from runbooks.steps.step import Needs
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker

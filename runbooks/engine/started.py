@@ -20,7 +20,7 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import HostState, ServiceState, Snapshot, StartedWith
 from runbooks.core.private import make_private, require_private
-from runbooks.steps.workers import MARGIN_S, has_environment_of, loads
+from runbooks.diagnosis.since_start import MARGIN_S, has_environment_of, loads
 
 
 class _Seen(Struct, frozen=True):

@@ -26,8 +26,10 @@ from runbooks.core.effects import (
 from runbooks.core.envfile import read_environment
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
-from runbooks.diagnosis import workers
+from runbooks.diagnosis import services, workers
+from runbooks.diagnosis.since_start import loads
 from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.context import Session
 from runbooks.engine.drain import await_nodes, changed_service, gave_up
@@ -36,8 +38,6 @@ from runbooks.engine.observe import look, on_hosts, recognised
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
 from runbooks.hosts.transport import Transport
-from runbooks.steps.step import Needs
-from runbooks.steps.workers import loads
 
 if TYPE_CHECKING:
     from runbooks.broker.server.lock import FleetLock
@@ -149,7 +149,8 @@ def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
     if not any(map(controls, undos)):
         return list(undos)
     snapshot = session.observe(Needs.SERVICES | Needs.NODES)
-    found = [finding for finding in workers.findings(session.fleet, snapshot) if finding.code in _BLOCKING]
+    judged = (*workers.faults(session.fleet, snapshot), *services.at_work(session.fleet, snapshot, {}))
+    found = [finding for finding in judged if finding.code in _BLOCKING]
     why = {(block.host, block.service): finding.summary for finding in found for block in finding.blocks}
     return [
         replace(undo, outcome=Outcome.SKIPPED, why=why[changed_service(undo.change)], blocked=True)

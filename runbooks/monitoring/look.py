@@ -6,8 +6,8 @@ from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, HostState, Look, QueueLook, QueueState, Severity, Snapshot
 from runbooks.core.settings import Worker
 from runbooks.core.wording import span
+from runbooks.diagnosis.silence import busy_solo
 from runbooks.monitoring.history import History
-from runbooks.steps.workers import busy_solo
 
 
 def look_of(fleet: Fleet, snapshot: Snapshot, history: History) -> Look:

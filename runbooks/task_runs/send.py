@@ -10,13 +10,13 @@ from runbooks.core.effects import RunTask
 from runbooks.core.errors import HostUnreachable, RunbookError, UsageError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask, NodeState
+from runbooks.core.needs import Needs
 from runbooks.core.settings import AppSettings, TaskCall
 from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, list_runs
 from runbooks.engine.observe import HOST_TIMEOUT_S, secrets_in
 from runbooks.hosts.facts import ask_files, parse_files, redact
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.steps.step import Needs
 from runbooks.task_runs.application import ask_route, ask_send, parse_route, parse_send
 from runbooks.task_runs.path import broken_links
 

@@ -23,7 +23,7 @@ from runbooks.core.model import (
 from runbooks.core.operator import user_name
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import AppSettings, Commands, HostSettings, Worker
-from runbooks.steps.files import MODE, Wanted
+from runbooks.diagnosis.wanted_files import MODE, Wanted
 
 NOW = 1_750_000_000.0
 TASKS = ("shop.tasks.bill", "shop.tasks.ship")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.effects import Change, ControlService
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
     Block,
@@ -29,10 +30,10 @@ from runbooks.core.model import (
 )
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import BrokerOptions, Worker
-from runbooks.diagnose import can_be_mended
-from runbooks.diagnosis.diagnose import diagnose
-from runbooks.steps.files import FilesInPlace, Kind, Wanted
-from runbooks.steps.units import UnitsLoaded
+from runbooks.diagnosis.judge import can_be_fixed
+from runbooks.diagnosis.judge import judge as diagnose
+from runbooks.diagnosis.steps import unit_steps
+from runbooks.diagnosis.wanted_files import Kind, Wanted
 from tests.unit.fleets import (
     ENV_FILE,
     NOW,
@@ -689,8 +690,8 @@ def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_
     found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
     assert one(found, "unit.masked").blocks == (Block("web1", "beat"),)
     assert not {"unit.missing", "beat.not_running", "unit.not_enabled"} & {finding.code for finding in found}
-    assert not FilesInPlace("units", "unit", fleet, wanted["unit"]).plan(make_snapshot(fleet, hosts={"web1": seen}))
-    assert not UnitsLoaded(fleet).plan(make_snapshot(fleet, hosts={"web1": seen}))
+    for step in unit_steps(fleet, wanted["unit"]):
+        assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
 
 
 def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
@@ -701,13 +702,14 @@ def test_a_service_that_systemd_is_still_starting_is_left_as_it_is() -> None:
 
 
 def test_remediate_is_suggested_only_where_it_has_something_to_mend_and_would_not_refuse() -> None:
-    mendable, hopeless = Finding("a", "web1", "x", remedy="start it"), Finding("b", "web1", "y")
-    assert can_be_mended([hopeless, mendable])
-    assert not can_be_mended([hopeless])
-    assert not can_be_mended([])
-    assert not can_be_mended([mendable, replace(hopeless, blocks=(Block("web1"),))])
-    assert can_be_mended([mendable, replace(hopeless, blocks=(Block("web2"),))])
-    assert not can_be_mended([mendable, replace(hopeless, blocks=(Block(),))])
+    start = Change("web1", "workers", "start beat", ControlService("beat", "start"))
+    mendable, hopeless = Finding("a", "web1", "x", remedy="start it", fix=(start,)), Finding("b", "web1", "y")
+    assert can_be_fixed([hopeless, mendable])
+    assert not can_be_fixed([hopeless])
+    assert not can_be_fixed([])
+    assert not can_be_fixed([mendable, replace(hopeless, blocks=(Block("web1"),))])
+    assert can_be_fixed([mendable, replace(hopeless, blocks=(Block("web2"),))])
+    assert not can_be_fixed([mendable, replace(hopeless, blocks=(Block(),))])
 
 
 def test_an_application_with_another_visibility_timeout_than_the_inventorys_is_told_with_both() -> None:

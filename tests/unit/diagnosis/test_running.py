@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from runbooks.core.model import Block, NodeState, RunningTask, Snapshot
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.running import would_kill
-from runbooks.steps.workers import WorkersRunning
+from runbooks.diagnosis.steps import worker_step
 from tests.unit.fleets import NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot
 
 HOST = make_host(stop_timeout=60, beat=False)
@@ -23,7 +23,7 @@ def running(since_s: float | None, *, acknowledged: bool = True) -> RunningTask:
 
 def test_the_plan_says_what_runs_since_when_and_what_a_restart_does_to_it() -> None:
     snapshot = seen(running(5), running(7, acknowledged=False))
-    (change,) = WorkersRunning(FLEET, 10.0, {"web1": NOW}).plan(snapshot)
+    (change,) = worker_step(FLEET, {"web1": NOW}).plan(snapshot)
     assert change.detail.splitlines() == [
         "runs shop.tasks.bill (1f) since 2025-06-15T15:06:35Z (5 s), acknowledged early: killed, it is lost",
         "runs shop.tasks.bill (1f) since 2025-06-15T15:06:33Z (7 s), acknowledged late: killed, it runs again "
@@ -34,7 +34,7 @@ def test_the_plan_says_what_runs_since_when_and_what_a_restart_does_to_it() -> N
 
 def test_tasks_that_run_for_longer_than_a_stop_may_take_keep_their_worker_from_being_restarted() -> None:
     for task in (running(61), running(None)):
-        plan = WorkersRunning(FLEET, 10.0, {"web1": NOW}).plan(seen(task))
+        plan = worker_step(FLEET, {"web1": NOW}).plan(seen(task))
         (finding,) = would_kill(FLEET, seen(task), plan)
         assert finding.blocks == (Block("web1", "high"),)
         assert "shop.tasks.bill (1f)" in finding.summary
@@ -45,6 +45,6 @@ def test_a_solo_worker_that_is_busy_cannot_say_what_it_runs_and_is_left_alone() 
     host = make_host(beat=False, workers=(Worker(name="high", queues=("high_q",), options=("--pool=solo",)),))
     fleet = make_fleet(host)
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=None))
-    plan = WorkersRunning(fleet, 10.0, {"web1": NOW}).plan(snapshot)
+    plan = worker_step(fleet, {"web1": NOW}).plan(snapshot)
     (finding,) = would_kill(fleet, snapshot, plan)
     assert finding.blocks == (Block("web1", "high"),)

@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from runbooks.core.model import BrokerState, HostState, NodeState, Severity, Snapshot, TaskCount, Unreachable
 from runbooks.core.settings import Limits, Thresholds, Worker
-from runbooks.diagnosis.diagnose import diagnose, watch
+from runbooks.diagnosis.judge import judge as diagnose
+from runbooks.diagnosis.judge import watch
+from runbooks.diagnosis.wanted_files import Kind, Wanted
 from runbooks.monitoring.look import slow_to_drain, unsure
-from runbooks.steps.files import Kind, Wanted
 from tests.unit.fleets import (
     NOW,
     TASKS,

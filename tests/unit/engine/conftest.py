@@ -17,15 +17,16 @@ from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, RunningTask, Selection
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry
+from runbooks.diagnosis.step import Step
 from runbooks.engine.context import Options, Session
 from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.rolling import Rolling
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from runbooks.inventory.templates import Templates
-from runbooks.steps.step import Needs, Step
 from tests.unit.fleets import TASKS, make_broker, make_fleet, make_host, make_queue
 
 ROOT = Path(__file__).parents[3]

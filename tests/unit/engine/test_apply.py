@@ -7,11 +7,11 @@ import pytest
 
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import BrokerUnreachable, ExitCode, Interrupted, LockHeld, RunbookError
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome, Tally
 from runbooks.engine.journal import JOURNAL
 from runbooks.engine.main_loop import walk
 from runbooks.engine.recap import Recap
-from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import CTL, World
 
 CHANGED, FAILED, SKIPPED = Outcome.CHANGED, Outcome.FAILED, Outcome.SKIPPED

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from runbooks.core.errors import ExitCode, InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Severity
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome, Tally
-from runbooks.diagnosis import workers
-from runbooks.diagnosis.config import same_machine, units_of_others
+from runbooks.diagnosis import services
+from runbooks.diagnosis.files import same_machine, units_of_others
 from runbooks.engine.rolling import Rolling
 from runbooks.install import install_cron, install_units
 from runbooks.remediate import remediate
 from runbooks.restart_workers import restart_workers
-from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import World
 
 
@@ -74,7 +74,7 @@ def test_a_process_that_a_stale_pid_file_names_is_never_signalled(
     session = world.session()
     found = [
         finding
-        for finding in workers.findings(session.fleet, session.observe(Needs.EVERYTHING & ~Needs.IMPORTS))
+        for finding in services.faults(session.fleet, session.observe(Needs.EVERYTHING & ~Needs.IMPORTS))
         if finding.code == "worker.other_process"
     ]
     assert [finding.subject for finding in found] == ["high on web1"]

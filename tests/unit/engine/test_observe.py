@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, HostState, Unreachable
+from runbooks.core.needs import Needs
 from runbooks.engine.observe import on_hosts, secrets_in
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
-from runbooks.steps.step import Needs
 from tests.unit.engine.conftest import Flaky, World, ready
 from tests.unit.fleets import make_fleet, make_host, make_state
 from tests.unit.hosts.test_transport import is_alive, pid_in, wait_until

@@ -11,7 +11,9 @@ from runbooks.core.effects import Change, ControlService, WriteFile, sha256
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, NodeState, RunningTask, Snapshot
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
+from runbooks.diagnosis.since_start import changed_since_start
 from runbooks.engine.apply import make_plan
 from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.perform import perform
@@ -20,8 +22,6 @@ from runbooks.engine.rolling import Rolling
 from runbooks.engine.undo import plan_undo
 from runbooks.history import show
 from runbooks.reports.console import ConsoleReporter
-from runbooks.steps.step import Needs
-from runbooks.steps.workers import changed_since_start
 from tests.unit.engine.conftest import World
 
 HOSTS = ("web1", "web2", "web3", "web4")

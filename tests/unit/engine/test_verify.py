@@ -5,10 +5,10 @@ from typing import cast
 
 from msgspec.structs import replace
 
+from runbooks.core.needs import Needs
 from runbooks.core.reporter import Check
 from runbooks.core.settings import Probe, Worker
 from runbooks.engine.context import Session
-from runbooks.steps.step import Needs
 from runbooks.verify import expectations
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import make_broker, make_fleet, make_host, make_snapshot

@@ -12,8 +12,8 @@ import pytest
 from runbooks.core.errors import RenderError
 from runbooks.core.fleet import mark_of
 from runbooks.core.settings import CronEntry, Worker
+from runbooks.diagnosis.wanted_files import cron_files, logrotate_files, unit_files
 from runbooks.inventory.templates import Templates, cron_command, logrotate_path, systemd_path, systemd_word
-from runbooks.steps.files import cron_files, logrotate_files, unit_files
 from tests.unit.fleets import make_fleet, make_host
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,9 @@ CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start
 
 
 def tell_everything(reporter: Reporter) -> None:
-    reporter.findings([Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "mend it", s) for s in Severity])
+    reporter.findings(
+        [Finding("a.b", "web1", f"is {s.value}", ("[evidence]",), "mend it", severity=s) for s in Severity]
+    )
     reporter.plan([CHANGE], dry_run=True)
     reporter.undo_plan([(CHANGE, outcome, "why") for outcome in Outcome], dry_run=False)
     for outcome in Outcome:
@@ -201,7 +203,7 @@ def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
         assert f"./inv {command} --state-dir here" in out
 
 
-def test_what_can_be_mended_ends_with_the_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_be_fixed_ends_with_the_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleReporter("./inv", " --inventory my.yaml").next_step("What would mend it", "inv remediate --dry-run")
     command = "./inv remediate --dry-run --inventory my.yaml"
     assert capsys.readouterr().out == f"What would mend it: {command}\n"

@@ -22,9 +22,12 @@ from runbooks.core.model import (
     StartedWith,
     Unreachable,
 )
+from runbooks.core.needs import Needs
 from runbooks.core.settings import Worker
-from runbooks.diagnosis.workers import findings
-from runbooks.steps.workers import WorkersRunning, changed_since_start, touched_since_start
+from runbooks.diagnosis import services, workers
+from runbooks.diagnosis.since_start import changed_since_start, touched_since_start
+from runbooks.diagnosis.step import Fixing
+from runbooks.diagnosis.steps import worker_step
 from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
 
 HOST = make_host(workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",))))
@@ -47,8 +50,9 @@ def plan(
     broker = make_broker(FLEET)
     merged = {**broker.nodes, **(nodes or {})}
     broker = replace(broker, nodes={name: node for name, node in merged.items() if node})
-    step = WorkersRunning(FLEET, 0.0, since or {})
-    return [change.summary for change in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}), earlier)]
+    before = Fixing("earlier", Needs(0), lambda _: [Finding("x", "x", "x", fix=tuple(earlier))])
+    step = worker_step(FLEET, since or {}, (before,))
+    return [change.summary for change in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))]
 
 
 def node(*, registered: tuple[str, ...] = TASKS, queues: tuple[str, ...] = ("high_q", "mail")) -> NodeState:
@@ -87,7 +91,7 @@ def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None
         (None, "does not answer ping"),
         (node(registered=TASKS[:1]), "lacks shop.tasks.ship"),
         (node(queues=("high_q",)), "does not consume mail"),
-        (node(registered=(), queues=()), "lacks shop.tasks.bill, shop.tasks.ship; does not consume high_q, mail"),
+        (node(registered=(), queues=()), "does not consume high_q, mail; lacks shop.tasks.bill, shop.tasks.ship"),
     ],
 )
 def test_a_worker_that_runs_but_does_not_work_is_restarted_with_the_reason(found: NodeState | None, why: str) -> None:
@@ -142,9 +146,8 @@ def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> No
     assert plan(old | young, env_changed_at=NOW - 10) == [f"restart high: {why}", f"restart beat: {why}"]
 
 
-def test_a_file_that_an_earlier_step_is_about_to_write_is_a_reason_on_that_host_alone() -> None:
+def test_a_file_that_an_earlier_step_is_about_to_write_is_a_reason() -> None:
     assert [line.split(":")[0] for line in plan(earlier=[SET_ENV])] == ["restart high", "restart low", "restart beat"]
-    assert plan(earlier=[replace(SET_ENV, host="web2")]) == []
     assert plan(earlier=[replace(SET_ENV, do=WriteFile("/etc/cron.d/x", b"", 0o644, "absent"))]) == []
 
 
@@ -177,7 +180,7 @@ def test_undo_stops_what_was_started_and_restarts_what_was_restarted() -> None:
     state = replace(state, services={**state.services, "low": STOPPED})
     broker = make_broker(FLEET)
     broker = replace(broker, nodes={})
-    step = WorkersRunning(FLEET, 0.0, {})
+    step = worker_step(FLEET, {})
     effects: list[Any] = [(c.do, c.undo) for c in step.plan(make_snapshot(FLEET, broker=broker, hosts={"web1": state}))]
     assert effects == [
         (ControlService("high", "restart"), ControlService("high", "restart")),
@@ -187,12 +190,12 @@ def test_undo_stops_what_was_started_and_restarts_what_was_restarted() -> None:
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
     snapshot = make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})
-    assert WorkersRunning(FLEET, 0.0, {}).plan(snapshot) == ()
+    assert worker_step(FLEET, {}).plan(snapshot) == ()
 
 
 def test_a_missing_environment_file_makes_no_worker_outdated() -> None:
     state = replace(make_state(HOST), files={ENV_FILE: FileState(None)})
-    step = WorkersRunning(FLEET, 0.0, {})
+    step = worker_step(FLEET, {})
     assert step.plan(make_snapshot(FLEET, hosts={"web1": state})) == ()
 
 
@@ -201,7 +204,7 @@ def silent_solo(connections: tuple[int, ...] | None, *options: str) -> list[str]
     host = make_host(workers=(Worker(name="high", queues=("high_q",), options=options),), beat=False)
     fleet = make_fleet(host)
     broker = make_broker(fleet, nodes={}, consumer_ages_s=connections)
-    return [change.summary for change in WorkersRunning(fleet, 0.0, {}).plan(make_snapshot(fleet, broker=broker))]
+    return [change.summary for change in worker_step(fleet, {}).plan(make_snapshot(fleet, broker=broker))]
 
 
 @pytest.mark.parametrize("options", [("--pool=solo",), ("-P", "solo"), ("-Psolo", "-O", "fair"), ("--pool", "solo")])
@@ -232,7 +235,7 @@ def deaf(ages_s: Mapping[str, float], connections: tuple[float, ...], silent: tu
     broker = make_broker(fleet, consumer_ages_s=connections)
     broker = replace(broker, nodes={name: node for name, node in broker.nodes.items() if name not in silent})
     snapshot = make_snapshot(fleet, broker=broker, hosts=old)
-    return [f"{change.host}: {change.summary}" for change in WorkersRunning(fleet, 0.0, {}).plan(snapshot)]
+    return [f"{change.host}: {change.summary}" for change in worker_step(fleet, {}).plan(snapshot)]
 
 
 def test_a_young_worker_that_is_silent_makes_no_older_one_unseen() -> None:
@@ -255,11 +258,11 @@ def test_two_silent_solo_workers_with_one_connection_are_both_left_alone() -> No
     workers = tuple(Worker(name=name, queues=("q",), options=("--pool=solo",)) for name in names)
     fleet = make_fleet(make_host(workers=workers, beat=False))
     broker = make_broker(fleet, nodes={}, consumer_ages_s=(400,))
-    assert WorkersRunning(fleet, 0.0, {}).plan(make_snapshot(fleet, broker=broker)) == ()
+    assert worker_step(fleet, {}).plan(make_snapshot(fleet, broker=broker)) == ()
 
 
 def faults_of(fleet: Fleet, snapshot: Snapshot) -> list[Finding]:
-    return list(findings(fleet, snapshot))
+    return [*workers.faults(fleet, snapshot), *services.faults(fleet, snapshot)]
 
 
 @pytest.mark.parametrize(
@@ -273,8 +276,8 @@ def faults_of(fleet: Fleet, snapshot: Snapshot) -> list[Finding]:
 def test_silence_that_proves_nothing_is_no_reason_for_a_restart(broker: Mapping[str, Any]) -> None:
     fleet = make_fleet(make_host(beat=False))
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, **broker))
-    assert WorkersRunning(fleet, 0.0, {}).plan(snapshot) == ()
-    assert WorkersRunning(fleet, 0.0, {"web1": NOW - 600}).plan(snapshot), "a restart is not proved by silence"
+    assert worker_step(fleet, {}).plan(snapshot) == ()
+    assert worker_step(fleet, {"web1": NOW - 600}).plan(snapshot), "a restart is not proved by silence"
     [found] = [one for one in faults_of(fleet, snapshot) if one.code == "worker.not_answering"]
     assert found.remedy is None
     assert "proves nothing" in found.summary
@@ -377,7 +380,7 @@ def test_only_an_answer_of_the_services_own_process_proves_a_restart(
     )
     state = make_state(fleet.hosts[0], services={"high": replace(RUNNING, pids=pids)})
     snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
-    lacking = [change.summary for change in WorkersRunning(fleet, 0.0, {"web1": NOW - 600}).plan(snapshot)]
+    lacking = [change.summary for change in worker_step(fleet, {"web1": NOW - 600}).plan(snapshot)]
     assert lacking == ([] if proves else ["restart high: pid 99 answers in its name, which is none of its processes"])
     blocks = [(one.code, one.blocks) for one in faults_of(fleet, snapshot)]
     assert blocks == ([] if proves else [("worker.answered_by_another", (Block("web1", "high"),))])
@@ -427,5 +430,5 @@ def test_a_restart_whose_worker_still_runs_says_whether_term_is_pending(pending:
     answer = f"loaded, {'deactivating (stop-sigterm)' if pending else 'active (running)'}"
     services = {"beat": replace(seen.services["beat"], answer=answer)}
     snapshot = make_snapshot(fleet, hosts={"web1": replace(seen, services=services)})
-    (change,) = WorkersRunning(fleet, 0.0, {"web1": NOW}).plan(snapshot)
+    (change,) = worker_step(fleet, {"web1": NOW}).plan(snapshot)
     assert ("systemd has sent it TERM" in change.summary) is pending

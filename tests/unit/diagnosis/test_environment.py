@@ -4,7 +4,8 @@ from msgspec.structs import replace
 
 from runbooks.core.effects import Change, SetEnvironment
 from runbooks.core.model import FileState, HostState, Unreachable
-from runbooks.steps.environment import EnvironmentSet, drift
+from runbooks.diagnosis.environment import drift
+from runbooks.diagnosis.steps import environment_step
 from tests.unit.fleets import ENV_FILE, NOW, make_fleet, make_host, make_snapshot, make_state
 
 HOST = make_host(env={"TIMEOUT": "30", "URL": "http://x y"})
@@ -16,7 +17,7 @@ def state_with(content: bytes | None) -> HostState:
 
 
 def plan(content: bytes | None) -> tuple[Change, ...]:
-    return EnvironmentSet(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(content)}))
+    return environment_step(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(content)}))
 
 
 def test_nothing_is_to_do_where_the_file_holds_the_inventorys_values_however_they_are_written() -> None:
@@ -24,7 +25,7 @@ def test_nothing_is_to_do_where_the_file_holds_the_inventorys_values_however_the
 
 
 def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_there() -> None:
-    (change,) = EnvironmentSet(FLEET).plan(
+    (change,) = environment_step(FLEET).plan(
         make_snapshot(FLEET, hosts={"web1": state_with(b"TIMEOUT=x\nURL='http://x y'\nTOKEN=s3cret\n")})
     )
     assert (change.host, change.step) == ("web1", "environment")
@@ -35,7 +36,7 @@ def test_only_the_variables_that_differ_are_set_and_undo_gives_back_what_was_the
 
 
 def test_a_variable_that_is_missing_is_added_and_undo_takes_it_out() -> None:
-    (change,) = EnvironmentSet(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(None)}))
+    (change,) = environment_step(FLEET).plan(make_snapshot(FLEET, hosts={"web1": state_with(None)}))
     assert change.undo == SetEnvironment(
         ENV_FILE, {"TIMEOUT": None, "URL": None}, {"TIMEOUT": "30", "URL": "http://x y"}, NOW, was_absent=True
     )
@@ -49,7 +50,7 @@ def test_a_file_that_is_not_utf_8_is_no_reason_to_stop() -> None:
 def test_a_host_that_does_not_answer_is_left_out() -> None:
     fleet = make_fleet(make_host("web1"), make_host("web2"))
     snapshot = make_snapshot(fleet, hosts={"web1": Unreachable("gone")})
-    assert EnvironmentSet(fleet).plan(snapshot) == ()
+    assert environment_step(fleet).plan(snapshot) == ()
 
 
 def test_drift_tells_a_missing_variable_from_an_empty_one() -> None:

@@ -9,9 +9,10 @@ from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages,
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import MessageSummary, NodeState, Notice, QueueState, Rule, Selection, ServiceState
+from runbooks.core.needs import Needs
 from runbooks.core.rules import QueueRule, text
-from runbooks.steps.queues import QueuesClean
-from runbooks.steps.step import Needs
+from runbooks.diagnosis.steps import queue_step
+from runbooks.diagnosis.taking import notices
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_queue, make_snapshot, make_state
 
 FLEET = make_fleet()
@@ -27,7 +28,7 @@ MALFORMED = Selection("malformed", 2, {}, (), ("b'{' no JSON",))
 
 def plan(*queues: QueueState) -> tuple[Change, ...]:
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
-    return QueuesClean(FLEET).plan(make_snapshot(FLEET, broker=broker))
+    return queue_step(FLEET).plan(make_snapshot(FLEET, broker=broker))
 
 
 def test_nothing_is_to_do_where_no_rule_selects_anything_however_deep_the_queue() -> None:
@@ -51,7 +52,7 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
 def test_nothing_is_taken_for_its_time_where_the_clocks_differ(ahead_s: float) -> None:
     def of(*queues: QueueState, fleet: Fleet = FLEET) -> tuple[Change, ...]:
         broker = make_broker(fleet, queues={queue.name: queue for queue in queues}, clock_ahead_s=ahead_s)
-        return QueuesClean(fleet).plan(make_snapshot(fleet, broker=broker))
+        return queue_step(fleet).plan(make_snapshot(fleet, broker=broker))
 
     with pytest.raises(RunbookError, match="differ by 2 h, so what is overdue or expired is not known"):
         of(make_queue("high_q", 5000, selected=(LATE,)))
@@ -97,7 +98,7 @@ def test_every_message_is_listed_with_its_reason_as_far_as_it_was_asked_for() ->
 def test_malformed_items_stay_where_the_command_line_does_not_ask_for_them() -> None:
     fleet = replace(FLEET, selection=Rule("r", "high_q"))
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, queues={"high_q": make_queue(malformed=MALFORMED)}))
-    assert QueuesClean(fleet).plan(snapshot) == ()
+    assert queue_step(fleet).plan(snapshot) == ()
 
 
 UNACKED = replace(FLEET, selection=Rule("orphan", "high_q", unacked=True))
@@ -108,8 +109,7 @@ def unacked_plan(nodes: dict[str, NodeState], **host: Any) -> tuple[tuple[Change
     fleet = replace(UNACKED, all_nodes=("high@web1",))
     broker = make_broker(fleet, queues=states, nodes=nodes)
     snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": make_state(fleet.hosts[0], **host)})
-    step = QueuesClean(fleet)
-    return step.plan(snapshot), step.notices(snapshot)
+    return queue_step(fleet).plan(snapshot), notices(fleet, snapshot)
 
 
 def test_unacked_messages_are_taken_when_every_node_says_what_it_holds() -> None:
@@ -142,17 +142,16 @@ def test_what_an_operator_has_to_know_of_messages_is_said_once() -> None:
     queues = (make_queue("high_q", 9, selected=(LATE,), notices=told), make_queue("low_q", 9, notices=told))
     broker = make_broker(FLEET, queues={queue.name: queue for queue in queues})
     snapshot = make_snapshot(FLEET, broker=broker)
-    step = QueuesClean(FLEET)
-    (change,) = step.plan(snapshot)
+    (change,) = queue_step(FLEET).plan(snapshot)
     assert "note: 1 are left alone: a" in change.detail
-    assert step.notices(snapshot) == ["low_q: 1 are left alone: a"]
+    assert notices(FLEET, snapshot) == ["low_q: 1 are left alone: a"]
 
 
 def test_nodes_are_asked_only_where_a_rule_speaks_of_them() -> None:
-    assert QueuesClean(FLEET).needs == Needs.QUEUES
+    assert queue_step(FLEET).needs == Needs.QUEUES
     unregistered = replace(FLEET, selection=Rule("r", unregistered=True))
-    assert QueuesClean(unregistered).needs == Needs.QUEUES | Needs.NODES
-    assert QueuesClean(UNACKED).needs == Needs.QUEUES | Needs.NODES | Needs.SERVICES
+    assert queue_step(unregistered).needs == Needs.QUEUES | Needs.NODES
+    assert queue_step(UNACKED).needs == Needs.QUEUES | Needs.NODES | Needs.SERVICES
 
 
 def test_queues_with_odd_names_have_archives_of_their_own_in_the_runs_folder() -> None:

@@ -1,19 +1,17 @@
-"""Desired files: the systemd units, the cron file and the log rotation of each host, as the templates render them."""
+"""The files that each host is to have, as the templates render them: units, the cron file, the rotation of logs."""
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
-from runbooks.core.model import FileState, HostState, Snapshot
+from runbooks.core.model import HostState
 from runbooks.core.settings import CronEntry, is_secret_name
 from runbooks.hosts.facts import redact
 from runbooks.hosts.script import quote
 from runbooks.inventory.templates import Templates
-from runbooks.steps.step import Needs
 
 MODE = 0o644
 
@@ -110,52 +108,6 @@ def _common(fleet: Fleet, host: FleetHost) -> dict[str, Any]:
 def _file_name(fleet: Fleet) -> str:
     """A name that cron takes: it ignores those with a dot. **Source:** cron(8)."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", f"celery-{fleet.app.app}")
-
-
-class FilesInPlace:
-    """Every wanted file exists with exactly its bytes and mode, and no file of ours is there that is not wanted.
-
-    A host with systemd judges each file by its own means before it is put in place. A masked unit stays masked.
-    """
-
-    rolling = False
-    patience_s = 0.0
-
-    def __init__(self, name: str, kind: Kind, fleet: Fleet, wanted: Wanted) -> None:
-        self.name, self.kind, self.fleet, self.wanted = name, kind, fleet, wanted
-        self.needs = Needs.FILES | Needs.SERVICES if kind == "unit" else Needs.FILES
-
-    def plan(self, snapshot: Snapshot, earlier: Sequence[Change] = ()) -> tuple[Change, ...]:  # noqa: ARG002
-        hosts = {host.name: host for host in self.fleet.hosts}
-        return tuple(
-            change
-            for name, state in snapshot.reachable().items()
-            for change in (*self._missing(hosts[name], state), *self._stale(hosts[name], state))
-        )
-
-    def _missing(self, host: FleetHost, state: HostState) -> Iterator[Change]:
-        masked = masked_units(host, state) if self.kind == "unit" else {}
-        for path, content in self.wanted[host.name].items():
-            if path not in masked and (state.files[path].content, state.files[path].mode) != (content, MODE):
-                yield self._change(host, path, state.files[path], content)
-
-    def _stale(self, host: FleetHost, state: HostState) -> Iterator[Change]:
-        for path in stale_files(host, state, self.kind, self.wanted):
-            yield self._change(host, path, state.managed[path], None)
-
-    def _change(self, host: FleetHost, path: str, actual: FileState, content: bytes | None) -> Change:
-        verb = "create" if actual.content is None else "remove" if content is None else "change"
-        why = ": the inventory no longer has it" if content is None else ""
-        return Change(
-            host.name,
-            self.name,
-            f"{verb} {path}{why}",
-            do=WriteFile(
-                path, content, MODE, sha256(actual.content), check=self.kind if content and host.has_systemd else ""
-            ),
-            undo=WriteFile(path, actual.content, actual.mode, sha256(content), changed_at=actual.changed_at or None),
-            detail=diff(path, actual.content, content) or f"mode {actual.mode:o} → {MODE:o}",
-        )
 
 
 def masked_units(host: FleetHost, state: HostState) -> dict[str, str]:

@@ -9,8 +9,9 @@ from runbooks.core.effects import Change, WriteFile, sha256
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, Unreachable
 from runbooks.core.settings import CronEntry, MonitorSettings
+from runbooks.diagnosis.steps import file_step
+from runbooks.diagnosis.wanted_files import MODE, cron_files, diff
 from runbooks.inventory.templates import Templates
-from runbooks.steps.files import MODE, FilesInPlace, cron_files, diff
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 
 CHECKOUT = Path(__file__).parents[3]
@@ -22,7 +23,7 @@ WANTED = {"web1": {PATH: b"one\ntwo\n"}}
 
 def plan(file: FileState) -> tuple[Change, ...]:
     state = replace(make_state(HOST), files={**make_state(HOST).files, PATH: file})
-    return FilesInPlace("cron", "cron", FLEET, WANTED).plan(make_snapshot(FLEET, hosts={"web1": state}))
+    return file_step(FLEET, "cron", WANTED).plan(make_snapshot(FLEET, hosts={"web1": state}))
 
 
 def test_nothing_is_to_do_where_bytes_and_mode_are_right_whoever_owns_the_file() -> None:
@@ -74,16 +75,13 @@ def test_what_somebody_wrote_into_a_file_of_ours_shows_no_secret(line: str, show
 
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
-    assert (
-        FilesInPlace("cron", "cron", FLEET, WANTED).plan(make_snapshot(FLEET, hosts={"web1": Unreachable("gone")}))
-        == ()
-    )
+    assert file_step(FLEET, "cron", WANTED).plan(make_snapshot(FLEET, hosts={"web1": Unreachable("gone")})) == ()
 
 
 def test_the_rotation_of_logs_that_the_inventory_no_longer_has_is_removed() -> None:
     stale = in_place(b"# Managed by celery-runbooks for shop;\n")
     state = replace(make_state(HOST), managed={"/etc/logrotate.d/celery-shop": stale, PATH: stale})
-    steps = FilesInPlace("logrotate", "logrotate", FLEET, {"web1": {}})
+    steps = file_step(FLEET, "logrotate", {"web1": {}})
     (change,) = steps.plan(make_snapshot(FLEET, hosts={"web1": state}))
     assert change.summary == "remove /etc/logrotate.d/celery-shop: the inventory no longer has it"
 

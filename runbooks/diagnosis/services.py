@@ -1,0 +1,319 @@
+"""Faults of the services: what does not run, runs on older files, does not answer or consume; each with its change."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
+
+from runbooks.core.effects import Change, ControlService, EndProcesses, SetEnvironment, WriteFile
+from runbooks.core.fleet import Fleet, FleetHost, unit_of
+from runbooks.core.model import Block, Finding, HostState, NodeState, ServiceState, Severity, Snapshot
+from runbooks.core.settings import Worker
+from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker, silence_means_nothing, who_answers_instead
+from runbooks.diagnosis.since_start import changed_since_start, loads, touched_since_start
+from runbooks.diagnosis.told import told_of
+from runbooks.diagnosis.workers import run_elsewhere, who_answers
+
+STEP = "workers"
+LEAKED = "leaked"
+
+_TERM_PENDING = "; it still runs, and systemd has sent it TERM: it ends with its tasks, or is killed when time is up"
+
+
+def faults(fleet: Fleet, snapshot: Snapshot, *, kill: bool = False) -> Iterator[Finding]:
+    """Of each host that answers: what is left of an earlier start, then what runs, or does not."""
+    yield from leaked(fleet, snapshot, kill=kill)
+    yield from at_work(fleet, snapshot, {})
+
+
+def leaked(fleet: Fleet, snapshot: Snapshot, *, kill: bool) -> Iterator[Finding]:
+    """Processes of an earlier start that live on in a service's control group, as after `KillMode=process`.
+
+    They are told to end, which lets a worker finish its tasks; those that go on for longer are killed only with `kill`.
+    """
+    states = snapshot.reachable()
+    for host in fleet.hosts:
+        for name, service in states[host.name].all_services.items() if host.name in states else ():
+            if service.leaked:
+                processes = [f"pid {process.pid} ({process.name})" for process in service.leaked]
+                end = EndProcesses(name, tuple((process.pid, process.start_ticks) for process in service.leaked), kill)
+                running = told_of(f"{name}@{host.name}", snapshot, states[host.name])
+                yield Finding(
+                    "worker.leaked_processes",
+                    f"{name} on {host.name}",
+                    f"{len(service.leaked)} processes of {name} outlived an earlier start; they may still take "
+                    "messages",
+                    tuple(processes),
+                    remedy="end them",
+                    fix=(
+                        Change(
+                            host.name,
+                            LEAKED,
+                            f"end {len(service.leaked)} leaked processes of {name}",
+                            end,
+                            detail="\n".join([*processes, *running]),
+                        ),
+                    ),
+                )
+
+
+def at_work(fleet: Fleet, snapshot: Snapshot, since: Mapping[str, float]) -> Iterator[Finding]:
+    """Every service runs, on its present files, and each worker answers and consumes.
+
+    `since` asks besides that it was started at or after this time of its host's clock (host → epoch seconds); then its
+    silence counts whatever explains it.
+    """
+    states = snapshot.reachable()
+    for host in fleet.hosts:
+        if host.name in states:
+            yield from _Host(fleet, snapshot, host, states[host.name], since.get(host.name)).findings()
+
+
+def left_behind(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Services that were restarted, and left processes of the start before: that restart did not work."""
+    for finding in leaked(fleet, snapshot, kill=False):
+        (change,) = finding.fix
+        host = next(host for host in fleet.hosts if host.name == change.host)
+        if change.service in host.services:
+            why = f"{change.summary.split()[1]} processes of an earlier start live on"
+            yield replace(finding, fix=(control(host, change.service, "restart", why, snapshot),))
+
+
+def with_restarts(fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The findings; where their changes write a file that a running service loads, with a restart of that."""
+    hosts = {host.name: host for host in fleet.hosts}
+    for finding in findings:
+        restarts = [
+            control(hosts[change.host], service, "restart", f"it runs since before {path} changed", snapshot)
+            for change in finding.fix
+            if (path := _says_something_else(change))
+            for service in hosts[change.host].services
+            if path in loads(hosts[change.host], service) and _runs(snapshot, change.host, service)
+        ]
+        yield replace(finding, fix=(*finding.fix, *restarts))
+
+
+def _says_something_else(change: Change) -> str:
+    """The file that a change gives other contents, "" for none."""
+    match change.do, change.undo:
+        case WriteFile(path=path, content=after), WriteFile(content=before) if after != before:
+            return path
+        case SetEnvironment(path=path), _:
+            return path
+    return ""
+
+
+def _runs(snapshot: Snapshot, host: str, service: str) -> bool:
+    state = snapshot.reachable()[host]
+    return service in state.services and state.services[service].pid is not None
+
+
+def control(host: FleetHost, service: str, action: str, why: str, snapshot: Snapshot) -> Change:
+    """Start or restart a service, and why; what runs there is what an operator reads before."""
+    running = told_of(f"{service}@{host.name}", snapshot, snapshot.reachable()[host.name])
+    return Change(
+        host.name,
+        STEP,
+        f"{action} {service}",
+        do=ControlService(service, action),  # type: ignore[arg-type]
+        undo=ControlService(service, "stop" if action == "start" else "restart"),
+        detail="\n".join(running),
+        why=(why,),
+    )
+
+
+class _Host:
+    """The services of one host, judged."""
+
+    def __init__(
+        self, fleet: Fleet, snapshot: Snapshot, host: FleetHost, state: HostState, since: float | None
+    ) -> None:
+        assert snapshot.broker is not None
+        self.fleet, self.snapshot, self.host, self.state, self.since = fleet, snapshot, host, state, since
+        self.broker = snapshot.broker
+        self.workers = {worker.name: worker for worker in host.settings.workers}
+        self.busy = busy_solo(fleet, snapshot)
+        self.unseen = not_seen_by_the_broker(fleet, snapshot)
+
+    def findings(self) -> Iterator[Finding]:
+        elsewhere = {
+            block.service: finding
+            for finding in run_elsewhere(self.fleet, self.host, self.state, self.snapshot)
+            for block in finding.blocks
+        }
+        for name in self.host.services:
+            service = self.state.services[name]
+            if name in elsewhere:
+                yield replace(elsewhere[name], fix=(self._start(name, service),))
+            elif service.pid is None:
+                yield from self._down(name, service)
+            else:
+                yield from self._on_older_files(name, service)
+                yield from self._restart_asked(name, service)
+                if name in self.workers:
+                    yield from self._node(self.workers[name], service)
+
+    def _start(self, name: str, service: ServiceState) -> Change:
+        return control(self.host, name, "start", f"it is not running{service.why_down}", self.snapshot)
+
+    def _restart(self, name: str, why: str) -> tuple[Change, ...]:
+        return (control(self.host, name, "restart", why, self.snapshot),)
+
+    def _down(self, name: str, service: ServiceState) -> Iterator[Finding]:
+        """What is not started has a change all the same: the block keeps it back, and a proof must not pass it."""
+        subject, kind = f"{name} on {self.host.name}", "beat" if name == "beat" else "worker"
+        fix = (self._start(name, service),)
+        if service.starting:
+            yield Finding(
+                "worker.starting",
+                subject,
+                f"systemd is still starting {name}, and knows no main process of it; it is left as it is",
+                (
+                    f"systemctl show: {service.answer}, MainPID=0",
+                    "with Type=forking systemd waits for a process that never comes, as Celery stays in the foreground",
+                    f"where it stays so, on {self.host.name}: sudo systemctl restart {unit_of(name)}",
+                ),
+                fix=fix,
+                blocks=(Block(self.host.name, name),),
+            )
+        elif service.other_process:
+            yield Finding(
+                f"{kind}.other_process",
+                subject,
+                f"the status command of {name} names {service.other_process}, which is not {name} of this application; "
+                "so whether it runs is not known, and it is left alone",
+                (
+                    "a Celery worker or beat shows by its command line, or by that of a process below it",
+                    "a pid file may have outlived its service: remove it, and have the status command check what the "
+                    "process is (celery_commands.status)",
+                ),
+                fix=fix,
+                blocks=(Block(self.host.name, name),),
+            )
+        elif not service.masked:
+            who = "systemd" if self.host.has_systemd else "its status command"
+            yield Finding(
+                f"{kind}.not_running",
+                subject,
+                f"{name} is not running",
+                (f"{who} says: {service.answer or 'nothing, with exit code 3'}",),
+                remedy="start it",
+                fix=fix,
+            )
+
+    def _on_older_files(self, name: str, service: ServiceState) -> Iterator[Finding]:
+        subject = f"{name} on {self.host.name}"
+        if changed := ", ".join(changed_since_start(self.host, name, self.state)):
+            yield Finding(
+                "worker.outdated",
+                subject,
+                f"{name} runs with older files than there are now",
+                (f"pid {service.pid} started before {changed} was last changed",),
+                remedy="restart it",
+                fix=self._restart(name, f"it runs since before {changed} changed"),
+                severity=Severity.WARNING,
+            )
+        elif touched := ", ".join(touched_since_start(self.host, name, self.state)):
+            yield Finding(
+                "worker.touched_files",
+                subject,
+                f"{touched} was written after {name} was started, which is left running: whether it said the same "
+                "before is not known",
+                (
+                    f"pid {service.pid} runs since before that; no run of this tool saw what it was started with",
+                    f"to start it on what stands there now: `inv restart-workers --limit {self.host.name}`",
+                ),
+                severity=Severity.INFO,
+            )
+
+    def _restart_asked(self, name: str, service: ServiceState) -> Iterator[Finding]:
+        assert service.started_at is not None
+        if service.started_at < (self.since or 0.0):
+            pending = _TERM_PENDING if ", deactivating (stop-sigterm)" in service.answer else ""
+            yield Finding(
+                "service.restart_asked",
+                f"{name} on {self.host.name}",
+                f"a restart of {name} was asked for{pending}",
+                remedy="restart it",
+                fix=self._restart(name, f"a restart was asked for{pending}"),
+                severity=Severity.INFO,
+            )
+
+    def _node(self, worker: Worker, service: ServiceState) -> Iterator[Finding]:
+        name, node = self.host.node(worker), self.broker.nodes.get(self.host.node(worker))
+        if name in self.busy:
+            yield Finding(
+                "worker.busy",
+                name,
+                f"{worker.name} runs and does not answer ping, as a solo worker does while it runs a task; whether it "
+                f"works or hangs shows in its log: `inv tail-logs --limit {self.host.name}`",
+                (f"pid {service.pid} is alive; {who_answers(self.snapshot)}",),
+                severity=Severity.INFO,
+            )
+        elif node is None:
+            yield from self._silent(worker, service)
+        else:
+            yield from self._answering(worker, service, node)
+
+    def _silent(self, worker: Worker, service: ServiceState) -> Iterator[Finding]:
+        doubt = "" if self.since else silence_means_nothing(self.broker, self.state, service)
+        yield Finding(
+            "worker.not_answering",
+            self.host.node(worker),
+            f"{worker.name} runs, but its node does not answer ping"
+            + (f"; that proves nothing, so it is left running: {doubt}" if doubt else ""),
+            (f"pid {service.pid} is alive; {who_answers(self.snapshot)}",),
+            remedy=None if doubt else "restart it",
+            fix=() if doubt else self._restart(worker.name, "does not answer ping"),
+        )
+
+    def _answering(self, worker: Worker, service: ServiceState, node: NodeState) -> Iterator[Finding]:
+        name = self.host.node(worker)
+        if self.since and node.twins > 1:
+            yield Finding(
+                "worker.answer_unknown",
+                name,
+                f"another worker answers as {name}, so that its own answer is not known",
+                fix=self._restart(
+                    worker.name, "another worker answers in its name, so that its own answer is not known"
+                ),
+            )
+        if other := who_answers_instead(service, node):
+            yield Finding(
+                "worker.answered_by_another",
+                name,
+                f"{worker.name} runs, but {other} answers in its name, which is none of its processes",
+                (
+                    f"inspect stats: {other}; {worker.name} is pid {', '.join(map(str, sorted(service.pids)))}",
+                    "end that one, or give it another name with -n; where the worker was just restarted, look again",
+                ),
+                fix=self._restart(worker.name, f"{other} answers in its name, which is none of its processes"),
+                blocks=(Block(self.host.name, worker.name),),
+            )
+        elif missing := ", ".join(queue for queue in worker.queues if queue not in node.queues):
+            yield Finding(
+                "worker.not_consuming",
+                name,
+                f"{worker.name} does not consume {missing}",
+                (f"inspect active_queues: {', '.join(sorted(node.queues)) or 'none'}",),
+                remedy="restart it",
+                fix=self._restart(worker.name, f"does not consume {missing}"),
+            )
+        elif name in self.unseen and node.registered >= set(self.fleet.app.expected_tasks):
+            yield Finding(
+                "worker.takes_nothing",
+                name,
+                f"{worker.name} answers, but the broker sees no connection of it that takes messages",
+                ("CLIENT LIST: no connection whose last command is BRPOP is as young as it",),
+                remedy="restart it",
+                fix=self._restart(worker.name, "the broker sees no connection of it that takes messages"),
+            )
+
+
+def changes_of(findings: Iterable[Finding], services: Collection[tuple[str, str]]) -> tuple[Change, ...]:
+    """What findings do about these services (host, service)."""
+    return tuple(
+        change
+        for finding in findings
+        for change in finding.fix
+        if isinstance(change.do, ControlService) and (change.host, change.do.service) in services
+    )
