@@ -24,6 +24,7 @@ from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
+from runbooks.engine.run import recorded
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
@@ -187,12 +188,12 @@ def restore_archive(
         return ExitCode.OK
     session.ask(f"Put them back ({place})?")
     recap = Recap()
-    with session.recorded() as (journal, lock):
-        for change, outcome, detail in perform(session, journal, lock, changes, recap):
+    with recorded(session, recap) as recording:
+        for change, outcome, detail in perform(recording, changes):
             recap.at(BROKER).changed += outcome is Outcome.CHANGED
             session.reporter.change(change, outcome, detail)
-        journal.end("ok", ExitCode.OK)
-        session.reporter.recap(recap.tallies, undo=journal.run_id)
+        recording.journal.end("ok", ExitCode.OK)
+        session.reporter.recap(recap.tallies, undo=recording.journal.run_id)
     return ExitCode.OK
 
 

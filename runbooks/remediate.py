@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode
@@ -13,18 +12,15 @@ from runbooks.core.wording import span
 from runbooks.engine.apply import make_plan
 from runbooks.engine.blocked import interrupted, require_distinct, require_unblocked
 from runbooks.engine.context import Session
-from runbooks.engine.journal import Journal, last_failed
+from runbooks.engine.journal import last_failed
 from runbooks.engine.main_loop import Proof, walk
-from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
+from runbooks.engine.run import Run
 from runbooks.engine.unfinished_moves import warn_of_half_moves
 from runbooks.hosts.facts import redact
 from runbooks.tail_logs import show_last
 from runbooks.task_runs.send import secrets_of
 from runbooks.verify import expectations
-
-if TYPE_CHECKING:
-    from runbooks.broker.server.lock import FleetLock
 
 
 def remediate(session: Session, rolling: Rolling) -> ExitCode:
@@ -59,28 +55,30 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     return ExitCode.FINDINGS if code == ExitCode.OK and left and not session.options.dry_run else code
 
 
-def prove(session: Session, journal: Journal, lock: "FleetLock", recap: Recap, snapshot: Snapshot) -> None:
+def prove(run: Run, snapshot: Snapshot) -> None:
     """Judge everything once more, run the canary task to its end, and show the last log lines.
 
     Where all is well one line of each log is enough.
     """
+    session, recap = run.session, run.recap
     findings = session.diagnose(snapshot)
     checks = list(expectations(session, snapshot, findings))
     session.reporter.checks(checks)
     recap.at(BROKER).failed += sum(check.ok is False for check in checks)
     if session.fleet.app.canary and recap.exit_code == ExitCode.OK:
-        lock.held()
+        run.lock.held()
         assert snapshot.broker is not None
-        run_canary(session, journal, recap, snapshot.broker.nodes)
+        run_canary(run, snapshot.broker.nodes)
     well = recap.exit_code == ExitCode.OK
     show_last(session, lines=1 if well else 5, brief=well)
 
 
-def run_canary(session: Session, journal: Journal, recap: Recap, nodes: Mapping[str, NodeState]) -> None:
+def run_canary(run: Run, nodes: Mapping[str, NodeState]) -> None:
     """Send the inventory's canary task and follow it to its end; it counts as a change, for it did something.
 
     It is not sent where only workers outside --limit consume its queue and none of them answers: it would wait there.
     """
+    session, journal, recap = run.session, run.journal, run.recap
     canary = session.fleet.app.canary
     assert canary is not None
     task_id = str(uuid.uuid4())

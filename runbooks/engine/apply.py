@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
 
 from runbooks.core.effects import BROKER, Change, ControlService, Effect
 from runbooks.core.model import Snapshot, Unreachable
@@ -13,13 +12,9 @@ from runbooks.core.reporter import Outcome
 from runbooks.diagnosis.step import Step
 from runbooks.engine.context import Session
 from runbooks.engine.drain import await_nodes, changed_service, gave_up
-from runbooks.engine.journal import Journal
 from runbooks.engine.perform import Result, perform, tell
-from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
-
-if TYPE_CHECKING:
-    from runbooks.broker.server.lock import FleetLock
+from runbooks.engine.run import Run
 
 PAUSE_S = 0.25
 
@@ -30,12 +25,9 @@ def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
 
 
 def apply(
-    session: Session,
-    journal: Journal,
-    lock: "FleetLock",
+    run: Run,
     steps: Sequence[Step],
     plan: Sequence[Change],
-    recap: Recap,
     rolling: Rolling,
     proof: Needs,
 ) -> tuple[frozenset[str], Snapshot | None]:
@@ -51,15 +43,15 @@ def apply(
         changes = [change for change in plan if change.step in names]
         rolls = stage[0].rolling and bool(changes)
         if rolls:
-            session.reporter.step(names[0])
-        todo = _without_failed(session, changes, recap)
+            run.session.reporter.step(names[0])
+        todo = _without_failed(run, changes)
         if rolls:
-            _count_right(session, stage[0], changes, recap)
-            failed, after = _roll(session, journal, lock, stage[0], todo, recap, rolling, proof)
+            _count_right(run, stage[0], changes)
+            failed, after = _roll(run, stage[0], todo, rolling, proof)
             worse |= failed
         else:
             after = None if todo else after
-            _run_stage(session, journal, lock, stage, todo, recap)
+            _run_stage(run, stage, todo)
     return worse, after
 
 
@@ -78,32 +70,29 @@ def _stages(steps: Sequence[Step]) -> list[list[Step]]:
     return stages
 
 
-def _count_right(session: Session, step: Step, changes: Sequence[Change], recap: Recap) -> None:
+def _count_right(run: Run, step: Step, changes: Sequence[Change]) -> None:
     """Count the step as right where it has nothing to change and nothing has gone wrong."""
-    hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in session.fleet.hosts}
+    hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in run.session.fleet.hosts}
     for host in hosts - {change.host for change in changes if change.step == step.name}:
-        recap.at(host).ok += not recap.at(host).bad
+        run.recap.at(host).ok += not run.recap.at(host).bad
 
 
-def _without_failed(session: Session, changes: Sequence[Change], recap: Recap) -> list[Change]:
-    out = {name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable}
-    _skip(session, [change for change in changes if change.host in out], recap, "an earlier step failed on this host")
+def _without_failed(run: Run, changes: Sequence[Change]) -> list[Change]:
+    out = {name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable}
+    _skip(run, [change for change in changes if change.host in out], "an earlier step failed on this host")
     return [change for change in changes if change.host not in out]
 
 
-def _skip(session: Session, changes: Iterable[Change], recap: Recap, why: str) -> None:
+def _skip(run: Run, changes: Iterable[Change], why: str) -> None:
     for change in changes:
-        recap.at(change.host).skipped += 1
-        session.reporter.change(change, Outcome.SKIPPED, why)
+        run.recap.at(change.host).skipped += 1
+        run.session.reporter.change(change, Outcome.SKIPPED, why)
 
 
 def _roll(
-    session: Session,
-    journal: Journal,
-    lock: "FleetLock",
+    run: Run,
     step: Step,
     changes: Sequence[Change],
-    recap: Recap,
     rolling: Rolling,
     proof: Needs,
 ) -> tuple[frozenset[str], Snapshot | None]:
@@ -117,20 +106,20 @@ def _roll(
     spared: set[str] = set()
     after: Snapshot | None = None
     for batch in rolling.batches(hosts):
-        failed = [name for name, tally in recap.tallies.items() if tally.failed or tally.unreachable]
+        failed = [name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable]
         if len(failed) > rolling.max_fail and not set(hosts).isdisjoint(failed):
             mine = {host for host in batch if worse or _interrupts(changes, host)}
             why = f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
-            _skip(session, [change for change in changes if change.host in mine], recap, why)
+            _skip(run, [change for change in changes if change.host in mine], why)
             spared |= mine
             batch = [host for host in batch if host not in mine]
         if len(hosts) > 1 and batch:
-            session.reporter.message(f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}")
+            run.session.reporter.message(f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}")
         todo = [change for change in changes if change.host in batch]
         look = proof if list(batch[-1:]) == hosts[-1:] else Needs(0)
-        results, after = _proved(session, journal, lock, [step], todo, recap, look)
-        tell(session, results, recap)
-        worse |= {host for host in batch if recap.at(host).failed and _interrupts(todo, host)}
+        results, after = _proved(run, [step], todo, look)
+        tell(run, results)
+        worse |= {host for host in batch if run.recap.at(host).failed and _interrupts(todo, host)}
     return frozenset(worse | spared), after
 
 
@@ -143,44 +132,38 @@ def _interrupts(changes: Sequence[Change], host: str) -> bool:
 
 
 def _run_stage(
-    session: Session,
-    journal: Journal,
-    lock: "FleetLock",
+    run: Run,
     stage: Sequence[Step],
     changes: Sequence[Change],
-    recap: Recap,
 ) -> None:
     """Make the changes of all steps of a stage, then tell of each step by itself."""
     alone = len(stage) == 1
     if alone and changes:
-        session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
-    results = _proved(session, journal, lock, stage, changes, recap, Needs(0))[0] if changes else []
+        run.session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
+    results = _proved(run, stage, changes, Needs(0))[0] if changes else []
     for step in stage:
         mine = [result for result in results if result[0].step == step.name]
-        _count_right(session, step, [change for change, _, _ in mine], recap)
+        _count_right(run, step, [change for change, _, _ in mine])
         if mine and not alone:
-            session.reporter.step(step.name)
-        tell(session, mine, recap)
+            run.session.reporter.step(step.name)
+        tell(run, mine)
 
 
 def _proved(
-    session: Session,
-    journal: Journal,
-    lock: "FleetLock",
+    run: Run,
     steps: Sequence[Step],
     changes: Sequence[Change],
-    recap: Recap,
     proof: Needs,
 ) -> tuple[list[Result], Snapshot | None]:
     """Make changes and look again: a change has worked when its step no longer asks for it.
 
     The look is returned if it was one for the `proof`, too.
     """
-    results = perform(session, journal, lock, changes, recap)
+    results = perform(run, changes)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-    lacking, gone, after = _second_look(session, steps, done, proof)
+    lacking, gone, after = _second_look(run.session, steps, done, proof)
     for host in gone:
-        recap.at(host).unreachable = 1
+        run.recap.at(host).unreachable = 1
     told = [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
     return told, after
 

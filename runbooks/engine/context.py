@@ -20,7 +20,7 @@ from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.step import Step
 from runbooks.diagnosis.steps import environment_step, file_steps, leaked_step, queue_step, unit_steps, worker_step
 from runbooks.diagnosis.wanted_files import all_files
-from runbooks.engine.journal import Journal, new_run_id, read_run
+from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.observe import observe, probe_imports
 from runbooks.engine.started import recall, remember
 from runbooks.hosts.transport import Transports
@@ -28,7 +28,6 @@ from runbooks.inventory.templates import Templates
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
-    from runbooks.broker.server.lock import FleetLock
 
 
 class Options(Struct, frozen=True):
@@ -137,18 +136,6 @@ class Session:
         """Go on only with the operator's consent. Raises Interrupted when it is not given."""
         if not self.options.yes and not (self.options.confirm and self.options.confirm(question)):
             raise Interrupted("not confirmed; nothing was changed")
-
-    @contextmanager
-    def recorded(self, machines: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Journal, "FleetLock"]]:
-        """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends.
-
-        `machines` are the hosts that it is to change, each with its `HostState.machine`.
-        """
-        run_id = new_run_id(self.options.state_directory)
-        with self.broker.lock(run_id, self.options.verb) as lock:
-            journal = self.begin(run_id, machines)
-            with closing_journal(journal):
-                yield journal, lock
 
     def begin(self, run_id: str, machines: Mapping[str, str] = MappingProxyType({})) -> Journal:
         """The journal of a new run; tells its id."""

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from runbooks.core.effects import Change, ControlService, WriteFile
 from runbooks.core.fleet import FleetHost, service_of, unit_of
@@ -13,9 +12,7 @@ from runbooks.core.needs import Needs
 from runbooks.core.wording import span
 from runbooks.diagnosis.told import told
 from runbooks.engine.context import Session
-
-if TYPE_CHECKING:
-    from runbooks.broker.server.lock import FleetLock
+from runbooks.engine.run import Run
 
 PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
 DRAIN_S = 10.0
@@ -27,7 +24,7 @@ Service = tuple[str, str]
 
 @contextmanager
 def drained(
-    session: Session, lock: "FleetLock", hosts: Sequence[FleetHost], changes: Sequence[Change]
+    run: Run, hosts: Sequence[FleetHost], changes: Sequence[Change]
 ) -> Iterator[tuple[set[Service], Mapping[Service, str]]]:
     """Before workers are stopped, what they hold is finished; those that do not are told, and why they are left alone.
 
@@ -35,6 +32,7 @@ def drained(
     The block is to tell which were ended; the others take messages again when it ends, however it ends. Not while
     another run is at work, which may be draining them: then they are named.
     """
+    session = run.session
     ended: set[Service] = set()
     left: dict[Service, str] = {}
     workers = _workers(hosts, changes, but="start") | _stale(session, hosts, changes)
@@ -53,7 +51,7 @@ def drained(
         yield ended, left
     finally:
         if going_on := dict(worker for service, worker in workers.items() if service not in ended):
-            if not lock.is_anothers():
+            if not run.lock.is_anothers():
                 session.broker.consume_again(going_on)
             else:
                 session.reporter.warning(

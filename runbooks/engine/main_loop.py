@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -18,10 +17,8 @@ from runbooks.engine.context import Session
 from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
+from runbooks.engine.run import Run, recorded
 from runbooks.engine.undo import put_back
-
-if TYPE_CHECKING:
-    from runbooks.broker.server.lock import FleetLock
 
 
 class Proof(Struct, frozen=True):
@@ -31,7 +28,7 @@ class Proof(Struct, frozen=True):
     """
 
     needs: Needs
-    make: Callable[[Session, Journal, "FleetLock", Recap, Snapshot], None]
+    make: Callable[[Run, Snapshot], None]
     does: str = ""
 
 
@@ -82,26 +79,26 @@ def walk(
     machines = {
         name: state.machine for name, state in snapshot.reachable().items() if name in changed and state.machine
     }
-    with session.recorded(machines) as (journal, lock):
+    with recorded(session, recap, machines) as run:
         try:
             session.remember(snapshot)
             needs = proof.needs if proof else Needs(0)
-            worse, after = apply(session, journal, lock, steps, plan, recap, rolling or Rolling(), needs)
+            worse, after = apply(run, steps, plan, rolling or Rolling(), needs)
             if worse:
-                put_back(session, journal, lock, worse, recap)
+                put_back(run, worse)
             if proof and recap.exit_code == ExitCode.OK:
                 session.reporter.step("proof")
-                proof.make(session, journal, lock, recap, after or session.observe(needs))
+                proof.make(run, after or session.observe(needs))
             elif proof:
                 session.reporter.message("\nNo proof: it is made where every host answered and every step succeeded.")
             _point_to_logs(session, recap)
-            lock.held()
+            run.lock.held()
         except RunbookError:
             recap.at(BROKER).failed += 1
-            session.reporter.recap(recap.tallies, undo=_way_back(journal))
+            session.reporter.recap(recap.tallies, undo=_way_back(run.journal))
             raise
-        journal.end_with(recap.exit_code)
-        session.reporter.recap(recap.tallies, undo=_way_back(journal))
+        run.journal.end_with(recap.exit_code)
+        session.reporter.recap(recap.tallies, undo=_way_back(run.journal))
     return recap.exit_code
 
 

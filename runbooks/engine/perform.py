@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from runbooks.core.effects import (
     BROKER,
@@ -26,14 +26,11 @@ from runbooks.engine.context import Session
 from runbooks.engine.drain import changed_service, drained
 from runbooks.engine.journal import Journal
 from runbooks.engine.observe import on_hosts, secrets_in
-from runbooks.engine.recap import Recap
+from runbooks.engine.run import Run
 from runbooks.hosts import facts
 from runbooks.hosts.effects import as_write, fragments
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
-
-if TYPE_CHECKING:
-    from runbooks.broker.server.lock import FleetLock
 
 MARGIN_S = 60.0
 
@@ -41,69 +38,59 @@ Result = tuple[Change, Outcome, str]
 """What became of a change, and what there is to say about it."""
 
 
-def perform(
-    session: Session, journal: Journal, lock: "FleetLock", changes: Sequence[Change], recap: Recap
-) -> list[Result]:
+def perform(run: Run, changes: Sequence[Change]) -> list[Result]:
     """Make changes: on hosts all of one host in one exec, in the broker one after the other.
 
     Raises LockHeld where the lock is lost, when what was done before, and what was not, is told and written down.
     """
     results: list[Result] = []
     try:
-        lock.held()
+        run.lock.held()
         for change in (change for change in changes if change.host == BROKER):
-            lock.held()
-            results.append((change, *_in_broker(session, journal, change)))
-        _perform_on_hosts(session, journal, lock, changes, recap, results)
-        lock.held()
+            run.lock.held()
+            results.append((change, *_in_broker(run, change)))
+        _perform_on_hosts(run, changes, results)
+        run.lock.held()
     except RunbookError:
-        tell(session, results, recap)
+        tell(run, results)
         raise
     return results
 
 
-def tell(session: Session, results: Sequence[Result], recap: Recap) -> None:
+def tell(run: Run, results: Sequence[Result]) -> None:
     """Count what became of changes, and tell it."""
     for change, outcome, detail in results:
-        tally = recap.at(change.host)
+        tally = run.recap.at(change.host)
         tally.changed += outcome is Outcome.CHANGED
         tally.failed += outcome is Outcome.FAILED
         tally.skipped += outcome is Outcome.SKIPPED
-        session.reporter.change(change, outcome, detail)
+        run.session.reporter.change(change, outcome, detail)
 
 
-def _perform_on_hosts(
-    session: Session,
-    journal: Journal,
-    lock: "FleetLock",
-    changes: Sequence[Change],
-    recap: Recap,
-    results: list[Result],
-) -> None:
+def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]) -> None:
+    session, journal = run.session, run.journal
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
     intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
     try:
-        lock.held()
+        run.lock.held()
     except LockHeld as error:
         results += _not_made(journal, intended, error.problem)
         raise
-    with drained(session, lock, hosts, changes) as (ended, left):
+    with drained(run, hosts, changes) as (ended, left):
         alone = [(n, change) for n, change in intended if changed_service(change) in left]
         journal.finished_all([(n, Outcome.SKIPPED, left[changed_service(change)]) for n, change in alone])
         for _, change in alone:
-            recap.at(change.host).blocked += 1
+            run.recap.at(change.host).blocked += 1
             results.append((change, Outcome.SKIPPED, left[changed_service(change)]))
         todo = [(n, change) for n, change in intended if changed_service(change) not in left]
         mine = {host.name: [(n, change) for n, change in todo if change.host == host.name] for host in hosts}
         hosts = [host for host in hosts if mine[host.name]]
         session.reporter.waiting(_awaited(hosts, todo))
-        answers = on_hosts(
-            session.transports, hosts, lambda host, way: _on_host(journal, lock, host, way, mine[host.name])
-        )
+        answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(run, host, way, mine[host.name]))
         session.reporter.waiting("")
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):
-                recap.at(name).unreachable = 1
+                run.recap.at(name).unreachable = 1
                 results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
             else:
                 results += answer
@@ -121,26 +108,26 @@ def _ends(effect: Effect) -> TypeGuard[ControlService | EndProcesses]:
     return isinstance(effect, EndProcesses) or (isinstance(effect, ControlService) and effect.action != "start")
 
 
-def _on_host(
-    journal: Journal, lock: "FleetLock", host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
-) -> list[Result]:
+def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]) -> list[Result]:
     try:
         up_s, effects = _as_of_now(transport, intended)
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
         fragment_of = fragments(host, effects)
         answers = run_fragments(
-            transport, fragment_of, timeout_s=budget_s, stop_at_failure=True, begins_by_s=up_s + lock.held()
+            transport, fragment_of, timeout_s=budget_s, stop_at_failure=True, begins_by_s=up_s + run.lock.held()
         )
     except HostUnreachable:
         raise
     except LockHeld as error:  # another run may be at work here by now
-        return _not_made(journal, intended, error.problem)
+        return _not_made(run.journal, intended, error.problem)
     except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
         answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
     else:
         answers = {n: _told(host, transport, answer) if answer.code else answer for n, answer in answers.items()}
     results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
-    journal.finished_all([(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)])
+    run.journal.finished_all(
+        [(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)]
+    )
     return results
 
 
@@ -184,10 +171,11 @@ def _judge(answer: Answer | None) -> tuple[Outcome, str]:
     return Outcome.FAILED, f"exit code {answer.code}: {said or 'it said nothing'}"
 
 
-def _in_broker(session: Session, journal: Journal, change: Change) -> tuple[Outcome, str]:
+def _in_broker(run: Run, change: Change) -> tuple[Outcome, str]:
+    journal = run.journal
     n = journal.intend(change)
     try:
-        detail = _carry_out(session, journal.directory, change.do)
+        detail = _carry_out(run.session, journal.directory, change.do)
     except RunbookError as error:
         journal.finished(n, Outcome.FAILED, error.problem)
         raise

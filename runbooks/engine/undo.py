@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -37,10 +36,8 @@ from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts, recognised
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
+from runbooks.engine.run import Run, recorded
 from runbooks.hosts.transport import Transport
-
-if TYPE_CHECKING:
-    from runbooks.broker.server.lock import FleetLock
 
 
 class Undo(Struct, frozen=True):
@@ -311,14 +308,14 @@ def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
 
 def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Recap) -> None:
     """Take back what can be; each effect is marked in the undone run's journal as soon as it is."""
-    with session.recorded() as (journal, lock):  # first: a run that goes on holds the lock, and writes into its journal
+    with recorded(session, recap) as run:  # first: a run that goes on holds the lock, and writes into its journal
         original = Journal.reopen(record.directory)
         try:
-            _take_back(session, original, journal, lock, undos, recap)
+            _take_back(run, original, undos)
         finally:
             original.close()
         count_left(undos, recap)
-        journal.end_with(recap.exit_code)
+        run.journal.end_with(recap.exit_code)
 
 
 def count_left(undos: Sequence[Undo], recap: Recap) -> None:
@@ -348,11 +345,12 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
             journal.close()
 
 
-def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Collection[str], recap: Recap) -> None:
+def put_back(run: Run, hosts: Collection[str]) -> None:
     """Take back, within a run, what it changed on hosts that it leaves worse than it found them.
 
     A service none of whose files it changed has nothing to be put back to: one that it started stays up.
     """
+    session, journal = run.session, run.journal
     record = find_run(session.options.state_directory, journal.run_id)
     by_name = {host.name: host for host in session.fleet.hosts if host.name in hosts}
     done = [entry for entry in record.entries if entry.change.host in by_name]
@@ -362,7 +360,7 @@ def put_back(session: Session, journal: Journal, lock: "FleetLock", hosts: Colle
         session.reporter.step("put back")
     for undo in (undo for undo in undos if undo.blocked):
         session.reporter.change(undo.change, Outcome.SKIPPED, undo.why)
-    _take_back(session, journal, journal, lock, undos, recap)
+    _take_back(run, journal, undos)
 
 
 def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) -> bool:
@@ -378,12 +376,11 @@ def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) ->
     return written.isdisjoint(loads(host, entry.change.do.service))
 
 
-def _take_back(
-    session: Session, original: Journal, journal: Journal, lock: "FleetLock", undos: Sequence[Undo], recap: Recap
-) -> None:
+def _take_back(run: Run, original: Journal, undos: Sequence[Undo]) -> None:
+    session, recap = run.session, run.recap
     for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
         entries = {id(undo.change): undo.entry for undo in batch}
-        results = perform(session, journal, lock, [u.change for u in batch], recap)
+        results = perform(run, [u.change for u in batch])
         lacking = _second_look(session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED])
         for change, outcome, detail in results:
             if outcome is Outcome.CHANGED and id(change) in lacking:
@@ -394,7 +391,7 @@ def _take_back(
             tally.changed += outcome is Outcome.CHANGED
             tally.failed += outcome is not Outcome.CHANGED
             session.reporter.change(change, outcome, detail)
-        lock.held()
+        run.lock.held()
     for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
         original.undone(undo.entry.n)
         recap.at(undo.change.host).ok += 1

@@ -1,7 +1,5 @@
 """The canary task is sent only where somebody can run it."""
 
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 
@@ -9,8 +7,8 @@ from runbooks.core.effects import BROKER
 from runbooks.core.model import NodeState
 from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Canary
-from runbooks.engine.journal import Journal
 from runbooks.engine.recap import Recap
+from runbooks.engine.run import recorded
 from runbooks.remediate import run_canary
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import TASKS
@@ -20,12 +18,9 @@ def run(world: World, queue: str, *nodes: NodeState) -> Recap:
     session = world.session("web1")
     canary = Canary(task=TASKS[0], queue=queue)
     session.fleet = replace(session.fleet, app=session.fleet.app.model_copy(update={"canary": canary}))
-    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Path("i"), "localhost:6379/3")
     recap = Recap()
-    try:
-        run_canary(session, journal, recap, {node.name: node for node in nodes})
-    finally:
-        journal.close()
+    with recorded(session, recap) as made:
+        run_canary(made, {node.name: node for node in nodes})
     return recap
 
 

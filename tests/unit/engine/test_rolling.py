@@ -19,6 +19,7 @@ from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
 from runbooks.engine.rolling import Rolling
+from runbooks.engine.run import recorded
 from runbooks.engine.undo import plan_undo
 from runbooks.history import show
 from runbooks.reports.console import ConsoleReporter
@@ -136,8 +137,8 @@ def test_a_worker_that_the_inventory_no_longer_has_stays_with_its_unit_while_its
     ):
         fleet.broker.running = {old.name: running} if running else {}
         session = fleet.session()
-        with session.recorded() as (journal, lock):
-            results = perform(session, journal, lock, changes, Recap())
+        with recorded(session, Recap()) as run:
+            results = perform(run, changes)
         assert [result for _, result, _ in results] == [outcome, outcome], results
         assert (unit.exists(), "stop old" in fleet.log("web1")) == (bool(running), not running)
 
@@ -236,7 +237,7 @@ EVERYTHING = Needs.EVERYTHING & ~Needs.IMPORTS
 
 def proof_that_keeps(looks: list[Snapshot]) -> Proof:
     """A proof of everything that keeps the look it is given."""
-    return Proof(EVERYTHING, lambda session, journal, lock, recap, snapshot: looks.append(snapshot))
+    return Proof(EVERYTHING, lambda run, snapshot: looks.append(snapshot))
 
 
 def test_the_look_after_the_last_batch_is_at_the_whole_fleet_and_the_proof_takes_no_other(fleet: World) -> None:
