@@ -541,7 +541,7 @@ def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send
     assert 900 < client.ttl("work") <= 1000
 
 
-def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, archive: Archive) -> None:
+def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, archive_path: Path) -> None:
     for i in range(900):
         send(["stale.one", "live"][i % 2])
     before = contents(client)
@@ -550,11 +550,11 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
         if looked_at > 100:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with Archive.create(archive_path, "run-1", NOW) as archive, pytest.raises(KeyboardInterrupt):
         take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW, stop)
     assert 450 < client.llen("work") < 900
     assert not client.exists(KEYS.work("work"))
-    with Archive.open(archive.path) as again:
+    with Archive.open(archive_path) as again:
         take_restore.take(client, KEYS, "work", [STALE, MALFORMED], again, NOW)
         assert client.llen("work") == 450
         take_restore.restore(client, KEYS, again)
