@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from runbooks.core.effects import Change, ControlService, EnableService, ReloadUnits, WriteFile, sha256
 from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
 from runbooks.core.model import Block, FileState, Finding, HostState, Severity, Snapshot
+from runbooks.diagnosis.told import told_of
 from runbooks.diagnosis.wanted_files import MODE, Kind, Wanted, diff, masked_units, stale_files
 
 STEPS: Mapping[Kind, str] = {"unit": "units", "cron": "cron", "logrotate": "logrotate"}
@@ -44,7 +45,7 @@ def of_systemd(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield from _masked(host, states[host.name])
             yield from _not_loaded(host, states[host.name])
             yield from _not_enabled(host, states[host.name])
-            yield from _stale_services(host, states[host.name])
+            yield from _stale_services(host, states[host.name], snapshot)
             yield from _drop_ins(host, states[host.name])
 
 
@@ -227,7 +228,7 @@ def _not_enabled(host: FleetHost, state: HostState) -> Iterator[Finding]:
         )
 
 
-def _stale_services(host: FleetHost, state: HostState) -> Iterator[Finding]:
+def _stale_services(host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     """A service of ours that nobody wants is stopped, and its unit goes."""
     for name, service in state.stale.items():
         path = f"{host.settings.unit_directory}/{unit_of(name)}"
@@ -238,9 +239,9 @@ def _stale_services(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 Change(host.name, STALE, f"disable {why}", EnableService(name, False), EnableService(name, True))
             )
         if service.pid is not None:
-            fix.append(
-                Change(host.name, STALE, f"stop {why}", ControlService(name, "stop"), ControlService(name, "start"))
-            )
+            running = "\n".join(told_of(f"{name}@{host.name}", snapshot, state))
+            stop, start = ControlService(name, "stop"), ControlService(name, "start")
+            fix.append(Change(host.name, STALE, f"stop {why}", stop, start, running))
         if path in state.managed:
             fix += [_write(host, "unit", path, state.managed[path], None), *_read_again(host, "unit", [path])]
         yield Finding(

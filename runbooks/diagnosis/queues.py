@@ -23,6 +23,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     for state in snapshot.broker.queues.values():
         yield from _no_consumer(fleet, snapshot.broker, state, busy, known)
         yield from to_be_taken(fleet, snapshot, state)
+        yield from _too_large(fleet, state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
     yield from _orphaned(fleet, snapshot)
@@ -133,6 +134,18 @@ def _malformed(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
             state.malformed.raw_samples,
             remedy="take them out into the archive, byte for byte" if fix else None,
             fix=fix,
+        )
+
+
+def _too_large(fleet: Fleet, state: QueueState) -> Iterator[Finding]:
+    if count := sum(state.too_large.values()):
+        yield Finding(
+            "queue.too_large",
+            state.name,
+            f"{count:,} compressed messages unpack to more than {fleet.app.unpack_limit} MiB: they are not read, and "
+            "stay where they are; a worker that takes one unpacks all of it",
+            tuple(f"{n:,} × {task or 'a task that was not read'}" for task, n in state.too_large.items()),
+            severity=Severity.WARNING,
         )
 
 

@@ -43,15 +43,15 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
     full = broker.maxmemory_bytes and broker.used_memory_bytes >= broker.maxmemory_bytes
     if full and not broker.maxmemory_policy.startswith("allkeys-"):
         return "Redis is full, so it refuses the answers of workers"
-    older = state.clock_at - (found.started_at or state.clock_at) > (broker.uptime_s or 0.0)
-    if broker.uptime_s is not None and broker.uptime_s < SETTLED_S and older:
-        return f"Redis was started {span(broker.uptime_s)} ago, later than this worker, which may not be back yet"
     if broker.unheard:
         return (
             "all that heard the question answered it, and more clients than these take messages here: it may be one "
             "of them that finishes what it runs before it ends, or listens on another channel (fanout_prefix, "
             "control_exchange, or kombu's version)"
         )
+    age_s = state.clock_at - (found.started_at or state.clock_at)
+    if broker.uptime_s is not None and broker.uptime_s < SETTLED_S and age_s > broker.uptime_s - MARGIN_S:
+        return f"Redis was started {span(broker.uptime_s)} ago, and a worker of before may not be back yet"
     return ""
 
 

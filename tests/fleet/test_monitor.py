@@ -38,7 +38,7 @@ def installed(fleet: FleetWorld, tmp_path: Path) -> Iterator[FleetWorld]:
     host = fleet.record.hosts[0]
     on_host(fleet.record, host, "python3", "-m", "venv", "--without-pip", f"/{TOOL}")
     _install(root / SITE, tmp_path)
-    program = root / TOOL / "bin/runbooks"
+    program = root / TOOL / "bin/celery-runbooks"
     program.write_text(f"#!/{TOOL}/bin/python\nfrom runbooks.cli.program import main\nmain()\n")
     program.chmod(0o755)
     (root / SETTINGS).mkdir()

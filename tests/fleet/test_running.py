@@ -96,7 +96,7 @@ def two(real_hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert up.code == 0, up.err
     with redis.Redis.from_url(broker_url(world)) as client:
         client.delete(*client.keys("low_priority*"))
-    healed = world.inv("remediate", "--yes", "--inventory", inventory(world))
+    healed = world.inv("remediate", "--yes", "--inventory", inventory(world), "--kill-running")
     assert healed.code == 0, healed.out + healed.err
     yield world
     down = world.inv("fleet", "--down")

@@ -195,6 +195,8 @@ def test_no_worker_is_accused_while_redis_refuses_writes(place: Place, refuse: A
 
 
 def test_a_worker_that_is_not_back_after_a_restart_of_redis_is_given_time(place: Place) -> None:
+    place.end("one")  # it may have died of a Redis that refused it
+    place.start("one", "mail")
     place.workers["one"].send_signal(signal.SIGSTOP)
     try:
         place.server.stop(signal.SIGKILL)
@@ -203,4 +205,4 @@ def test_a_worker_that_is_not_back_after_a_restart_of_redis_is_given_time(place:
     finally:
         place.workers["one"].send_signal(signal.SIGCONT)
     said = {one["subject"]: one["summary"] for one in found if one["code"] == "worker.not_answering"}
-    assert "later than this worker, which may not be back yet" in said["one@here"]
+    assert "a worker of before may not be back yet" in said.get("one@here", "")
