@@ -36,7 +36,7 @@ def test_tasks_that_run_for_longer_than_a_stop_may_take_keep_their_worker_from_b
     for task in (running(61), running(None)):
         plan = worker_step(FLEET, {"web1": NOW}).plan(seen(task))
         (finding,) = would_kill(FLEET, seen(task), plan)
-        assert finding.blocks == (Block("web1", "high"),)
+        assert (finding.code, finding.blocks) == ("worker.would_kill", (Block("web1", "high"),))
         assert "shop.tasks.bill (1f)" in finding.summary
         assert not list(would_kill(FLEET, seen(task), [])), "nothing is to be stopped"
 
