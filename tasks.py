@@ -24,11 +24,11 @@ OLD_PYTHONS = ("--target=3.6-", "--eval-annotations", "--violations", "--quiet",
 
 def told(error: Exception) -> str:
     """An error in words, with the commands in it as they have to be typed."""
-    from runbooks.core.wording import as_typed
+    from runbooks.core.command import typed
 
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; nothing can be put up in a folder that cannot be written"
-    return as_typed(str(error), typed_program())
+    return typed(str(error), typed_program())
 
 
 @task(help={"healthy": "put it up without the incident's faults", "down": "end it and remove everything of it"})
@@ -36,13 +36,13 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
     """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
     from lab.redis_server import ServerNotStartedError
     from lab.sandbox import Sandbox, SandboxError
-    from runbooks.core.wording import as_typed
+    from runbooks.core.command import typed
 
     world = Sandbox(CHECKOUT)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # ends half a sandbox
     try:
-        print(as_typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
+        print(typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
     except (SandboxError, ServerNotStartedError, OSError) as error:
         raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
@@ -61,14 +61,14 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
     from lab.fleet.fleet import Fleet, host_names
     from lab.fleet.latency import parse
     from lab.fleet.shell import FleetError
-    from runbooks.core.wording import as_typed
+    from runbooks.core.command import typed
 
     world = Fleet(CHECKOUT)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # ends half a fleet
     try:
         names = host_names(hosts)
-        print(as_typed(world.down() if down else world.up(names, parse(latency, names)), typed_program()), flush=True)
+        print(typed(world.down() if down else world.up(names, parse(latency, names)), typed_program()), flush=True)
     except ValueError as error:
         raise Exit(str(error), code=5) from None
     except (FleetError, OSError) as error:

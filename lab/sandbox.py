@@ -20,7 +20,9 @@ import psutil
 
 from lab import incident
 from lab.redis_server import RedisServer
+from runbooks.core.command import Command
 
+_DOWN = Command("sandbox", "--down")
 _READY_S = 20.0
 
 
@@ -65,8 +67,8 @@ class Sandbox:
         with self._alone():
             if self._is_complete():
                 self._require_alive()
-                fresh = "inv sandbox --down, then inv sandbox" + (" --healthy" if healthy else "")
-                return f"The sandbox is up already, as it was left. For a fresh one: {fresh}."
+                again = Command("sandbox", *["--healthy"] * healthy)
+                return f"The sandbox is up already, as it was left. For a fresh one: {_DOWN}, then {again}."
             self._end_everything()
             try:
                 self._build(healthy=healthy)
@@ -74,7 +76,7 @@ class Sandbox:
                 self._end_everything()
                 raise
         state = "healthy" if healthy else "broken as in the incident"
-        return f"The sandbox is up, {state}. Look: inv diagnose. End it: inv sandbox --down."
+        return f"The sandbox is up, {state}. Look: {Command('diagnose')}. End it: {_DOWN}."
 
     def _require_usable_path(self) -> None:
         if found := re.search(r'["\\*?\[\]{}\n]', str(self.checkout)):
@@ -209,7 +211,7 @@ class Sandbox:
             if part is not None and part.process() is None:
                 raise SandboxError(
                     f"{part.name} of the sandbox has died; its last log lines:\n{last_lines(Path(part.log))}\n"
-                    "For a fresh sandbox: inv sandbox --down, then inv sandbox."
+                    f"For a fresh sandbox: {_DOWN}, then {Command('sandbox')}."
                 )
 
     def _worker_part(self, pid_file: Path) -> Part | None:

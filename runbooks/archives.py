@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from runbooks.broker.archive.reader import Archived, Fate, Ledger, read, verify
 from runbooks.broker.archive.search import archives_in, chosen, queue_of, row
 from runbooks.broker.queues.reconcile import Rewound
+from runbooks.core.command import Command
 from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelected
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import Rule
@@ -79,7 +80,7 @@ def _agrees(broker: "Broker | None", record: RunRecord, ledger: Ledger) -> str:
         return f"not looked at: it is {record.broker}'s"
     if broker.knows_last_step(ledger):
         return "has its last step"
-    return f"no record of its last step: `inv archive.show {record.id}`"
+    return f"no record of its last step: {Command('archive.show', record.id)}"
 
 
 def show_archive(
@@ -265,5 +266,7 @@ def _find(state_directory: Path, run: str) -> RunRecord:
         run = with_archive[-1] if with_archive else run
     record = find_run(state_directory, run)
     if not archives_in(record.directory):
-        raise UsageError(f"run {record.id} has taken no messages out", "see `inv archive.list` for those that did")
+        raise UsageError(
+            f"run {record.id} has taken no messages out", f"see {Command('archive.list')} for those that did"
+        )
     return record

@@ -1,5 +1,6 @@
 """`inv diagnose`: look at everything, change nothing, and name each fault with its evidence."""
 
+from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Severity
 from runbooks.core.needs import Needs
@@ -13,7 +14,7 @@ def diagnose(session: Session) -> ExitCode:
     snapshot = session.observe(Needs.EVERYTHING | Needs.PROBES)
     findings = session.diagnose(snapshot)
     if can_be_fixed(findings):
-        session.reporter.next_step("What would put it right", "inv remediate --dry-run")
+        session.reporter.next_step("What would put it right", Command("remediate", "--dry-run"))
     unreachable = start_recap(session, snapshot).exit_code
     faults = any(finding.severity is not Severity.INFO for finding in findings)
     return unreachable or (ExitCode.FINDINGS if faults else ExitCode.OK)

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from runbooks.core.command import Command
+from runbooks.core.effects import RunTask
 from runbooks.core.errors import ExitCode
 from runbooks.core.reporter import Outcome, Reporter
 from runbooks.engine.journal import MEND, RunRecord, find_run, list_runs
@@ -52,6 +54,8 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
         return ExitCode.OK
     for entry in record.entries:
         detail = entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
+        if isinstance(entry.change.do, RunTask) and detail.startswith("sent"):
+            detail += f"; how it stands: {Command('run-task', '--status', entry.change.do.task_id)}"
         undone = entry.undone and entry.outcome is not Outcome.FAILED  # what was never made is not undone
         reporter.recorded(entry.change, entry.outcome or Outcome.UNKNOWN, detail, undone=undone)
     return ExitCode.OK

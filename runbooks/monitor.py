@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runbooks.broker.server.connection import safe_url
+from runbooks.core.command import Command
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Look, Snapshot, Unreachable
@@ -215,7 +216,7 @@ def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, que
     try:
         depths, crossings = read_history(path, since_at) if path.exists() else ({}, [])
     except sqlite3.Error as error:
-        advice = "if it is damaged, the next `inv monitor` begins a new one"
+        advice = f"if it is damaged, the next {Command('monitor')} begins a new one"
         raise RunbookError(f"the history {path} cannot be read: {error}", advice) from None
     chosen = {name: points for name, points in depths.items() if queue in ("", name)}
     if not chosen:

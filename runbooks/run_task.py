@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from runbooks.broker.nodes.task_watch import Watch
+from runbooks.core.command import Command
 from runbooks.core.effects import BROKER, Change, RunTask
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.model import TaskState
@@ -78,7 +79,7 @@ def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id:
     if heard:
         arguments += f"\ntask events are on at {', '.join(heard)}; where inv was killed, until these are restarted"
     n = journal.intend(Change(BROKER, "task", f"send {call.task} to {way.found.queue}", effect, detail=arguments))
-    advice = f"whether it was sent all the same: `inv run-task --status {task_id}`"
+    advice = f"whether it was sent all the same: {Command('run-task', '--status', task_id)}"
     try:
         send(session, call, way, task_id)
     except KeyboardInterrupt:
@@ -86,12 +87,12 @@ def _send(session: Session, journal: Journal, call: TaskCall, way: Way, task_id:
     except RunbookError as error:
         journal.finished(n, Outcome.FAILED, f"it may have been sent all the same: {error.problem}")
         raise type(error)(error.problem, advice) from None
-    journal.finished(n, Outcome.CHANGED, f"sent; {_look(task_id)}")
+    journal.finished(n, Outcome.CHANGED, "sent")
     return n
 
 
 def _look(task_id: str) -> str:
-    return f"to look at it again: `inv run-task --status {task_id}`"
+    return f"to look at it again: {Command('run-task', '--status', task_id)}"
 
 
 def _event_nodes(session: Session, way: Way) -> Sequence[str]:
@@ -146,5 +147,5 @@ def _no_trace(session: Session, task_id: str, record: tuple[RunRecord, RunTask] 
         asked = "no message and no node that has it, and no celery_result_backend to ask how it ended"
     return UsageError(
         f"no trace of task {task_id}: {known} is {asked}",
-        f"is the id right? results are kept for a day (result_expires); see `inv tail-logs --grep {task_id}`",
+        f"is the id right? results are kept for a day (result_expires); see {Command('tail-logs', '--grep', task_id)}",
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 
+from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, HostUnreachable, UsageError
 from runbooks.core.model import LogLine, Unreachable
 from runbooks.core.rules import seconds
@@ -32,7 +33,7 @@ def tail_logs(session: Session, *, grep: str, since: str, lines: str, following:
 def show_last(session: Session, *, lines: int, brief: bool) -> None:
     """Show the last lines of every log, `brief` what of them fits on a screen, and how to see more."""
     _show(session, Asked(bool, lines), brief=brief)
-    session.reporter.message("More of the logs: `inv tail-logs`")
+    session.reporter.message(f"More of the logs: {Command('tail-logs')}")
 
 
 def _asked(grep: str, since: str, lines: str, now: float) -> Asked:

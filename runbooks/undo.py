@@ -1,5 +1,6 @@
 """`inv undo RUN`: take a run's changes back, newest first; what cannot be is said before anything is touched."""
 
+from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.context import Session
@@ -18,7 +19,7 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
         raise UsageError(
             f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
-            f"undo it first: `inv undo {newer.id}`",
+            f"undo it first: {Command('undo', newer.id)}",
         )
     undos = plan_undo(session, record, malformed=malformed)
     session.reporter.message(headline(record))

@@ -12,9 +12,11 @@ from lab.fleet.application import Application
 from lab.fleet.image import image, locked
 from lab.fleet.record import GLPI, Host, Record, fleet_id, free_network
 from lab.fleet.shell import FleetError, run
+from runbooks.core.command import Command
 
 _MACHINE_LOCK = Path("/run")  # held while something machine-wide is chosen or changed
-_AFRESH = "For a fresh fleet: inv fleet --down, then inv fleet."
+_DOWN = Command("fleet", "--down")
+_AFRESH = f"For a fresh fleet: {_DOWN}, then {Command('fleet')}."
 
 
 def host_names(count: int) -> list[str]:
@@ -51,8 +53,9 @@ class Fleet:
                 self._remove()
                 raise
         return (
-            f"{len(names)} hosts are up, broken in several ways. Look: inv diagnose --inventory .fleet/inventory.yaml. "
-            f"Log in: ssh -F .fleet/ssh_config {names[-1]}. End it: inv fleet --down."
+            f"{len(names)} hosts are up, broken in several ways. "
+            f"Look: {Command('diagnose', '--inventory', '.fleet/inventory.yaml')}. "
+            f"Log in: ssh -F .fleet/ssh_config {names[-1]}. End it: {_DOWN}."
         )
 
     def down(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lab.fleet import cgroups
 from lab.fleet.record import Host, Record
 from lab.fleet.shell import FleetError, run
+from runbooks.core.command import Command
 
 READY_S = 60.0
 _NSPAWN = Path("/run/systemd/nspawn")
@@ -87,7 +88,8 @@ def on_host(record: Record, host: Host, *command: object, stdin: str = "") -> st
     """Run a command as root on a host without going through sshd. Raises FleetError, also where the host is down."""
     pid = leader(record, host)
     if pid is None:
-        raise FleetError(f"the host {host.name} does not run; for a fresh fleet: inv fleet --down, then inv fleet")
+        afresh = f"{Command('fleet', '--down')}, then {Command('fleet')}"
+        raise FleetError(f"the host {host.name} does not run; for a fresh fleet: {afresh}")
     namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
     return run("nsenter", f"--target={pid}", *namespaces, "--", *command, stdin=stdin)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab import packages
 from lab.fleet.shell import FleetError
+from runbooks.core.command import Command
 
 Tell = Callable[[str], None]
 
@@ -21,10 +22,14 @@ _CLAIMS = Path("/run/celery-runbooks-fleets")  # a file for what was found, and 
 def require_root() -> None:
     """Raise FleetError where hosts cannot be made at all."""
     if not sys.platform.startswith("linux"):
-        raise FleetError("the fleet lab needs Linux: its hosts are systemd-nspawn containers. Try: inv sandbox")
+        raise FleetError(
+            f"the fleet lab needs Linux: its hosts are systemd-nspawn containers. Try: {Command('sandbox')}"
+        )
     if os.geteuid() != 0:
-        raise FleetError("the fleet lab needs root, to make namespaces, mounts and cgroups. Try: sudo ./inv fleet "
-                         "on a machine of your own, or without root: inv sandbox")  # fmt: skip
+        raise FleetError(
+            f"the fleet lab needs root, to make namespaces, mounts and cgroups. As root, on a machine of your own: "
+            f"{Command('fleet')}; without root: {Command('sandbox')}"
+        )
 
 
 def require_tools(tell: Tell) -> None:

@@ -37,6 +37,7 @@ from runbooks.broker.server.connection import Tunnel, connect, place, through
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.lock import FleetLock, Holder, fleet_lock
 from runbooks.broker.server.preflight import require_able
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, RestoreSelected, TakeMessages, TakeUnacked
 from runbooks.core.errors import BrokerReadOnly, BrokerRefused, NodesSilent, UsageError
 from runbooks.core.fleet import Fleet
@@ -54,7 +55,7 @@ from runbooks.core.operator import user_name
 from runbooks.core.rules import destination, parse
 from runbooks.core.settings import AppSettings, Canary
 
-_SILENT = "see why with `inv diagnose`; then run again"
+_SILENT = f"see why with {Command('diagnose')}; then run again"
 
 _UNACKED_LOOKED_AT = 1000
 _MANY = 20_000  # fewer are read at once

@@ -18,7 +18,7 @@ from invoke.program import Program
 from runbooks import __version__
 from runbooks.cli import verbs
 from runbooks.cli.verbs.common import typed_program
-from runbooks.core.wording import as_typed
+from runbooks.core.command import typed
 from runbooks.reports.pipe import Pipe
 
 _COLLECT_AFTER = 100_000
@@ -105,7 +105,7 @@ def _printing() -> Iterator[None]:
         try:
             yield
         except Exit as end:
-            raise Exit(end.message, out.end(end.code, lambda text: as_typed(text, typed_program()))) from None
+            raise Exit(end.message, out.end(end.code, lambda text: typed(text, typed_program()))) from None
 
 
 def _flag_without_value(context: ParserContext, argv: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
@@ -79,8 +80,8 @@ class Reporter(Protocol):
     """Hears of everything in the order it happens."""
 
     def findings(self, findings: Sequence[Finding]) -> None: ...
-    def next_step(self, what: str, command: str) -> None:
-        """What the operator may want to do now, and the `inv …` that does it."""
+    def next_step(self, what: str, command: Command) -> None:
+        """What the operator may want to do now, and the command that does it."""
         ...
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None: ...

@@ -1,6 +1,5 @@
 """Times and names as an operator reads them."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -41,13 +40,3 @@ def notice(told: Notice, ids: int = 5) -> str:
     """What an operator has to know of messages, with the first of their ids."""
     shown = ", ".join(told.ids[:ids]) + (", …" if len(told.ids) > ids else "")
     return f"{told.count:,} {told.what}" + (f": {shown}" if shown else "")
-
-
-def as_typed(text: str, program: str, where: str = "") -> str:
-    """A text of this tool's own, with the commands that it suggests as the operator would have to type them.
-
-    They are written as `inv VERB`, in backticks, also into records: `program` is what was typed for `inv`, `where` the
-    flags that lead to the same fleet and records, for the verbs that take them.
-    """
-    text = re.sub(r"`inv (?!sandbox|fleet|-)([^`]+)`", lambda found: f"`inv {found[1]}{where}`", text)
-    return text.replace("`inv ", f"`{program} ")

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, Form, HostState, ImportProbe, QueueState, Severity, Snapshot
@@ -74,7 +75,7 @@ def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator
                 "message.would_kill",
                 node,
                 f"{queue.malformed.count:,} items in {queue.name} are no Celery messages, and each would kill {node} "
-                "and be lost: take them out first, with `inv clean-queues`",
+                f"and be lost: take them out first, with {Command('clean-queues')}",
                 queue.malformed.raw_samples,
                 blocks=blocks,
             )

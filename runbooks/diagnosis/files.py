@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import PurePosixPath
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService, EnableService, ReloadUnits, WriteFile, sha256
 from runbooks.core.fleet import Fleet, FleetHost, mark_of, unit_of
 from runbooks.core.model import Block, FileState, Finding, HostState, Severity, Snapshot
@@ -65,7 +66,7 @@ def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                     "both answer with the same machine-id, the same boot and the same processes",
                     *(f"both have {path}" for path in shared),
                     "leave one of the two names in the inventory, with all its workers; look where each leads: "
-                    "`inv hosts`",
+                    f"{Command('hosts')}",
                 ),
                 blocks=(Block(one.name), Block(other.name)),
             )

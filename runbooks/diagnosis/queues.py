@@ -1,9 +1,9 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
 from collections.abc import Collection, Iterator, Sequence
-from shlex import quote
 
 from runbooks.broker.server.keys import readable
+from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
@@ -206,12 +206,12 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         return
     timeout_s = fleet.app.broker_options.visibility_timeout
     for queue, count in broker.orphans.items():
-        name = quote(queue)
+        back = Command("clean-queues", "--queue", queue, "--unacked", "--requeue-to", queue)
         yield Finding(
             "queue.orphaned",
             queue,
             f"{count:,} messages of {queue} were fetched by a worker that is gone, and wait until {span(timeout_s)} "
-            f"after that; to give them back now: `inv clean-queues --queue {name} --unacked --requeue-to {name}`",
+            f"after that; to give them back now: {back}",
             (
                 f"{broker.unacked:,} messages are fetched and not acknowledged",
                 "none of the nodes that answer lists these as active, reserved or scheduled; Celery delivers them "

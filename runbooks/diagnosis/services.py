@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService, EndProcesses, SetEnvironment, WriteFile
 from runbooks.core.fleet import Fleet, FleetHost, unit_of
 from runbooks.core.model import Block, Finding, HostState, NodeState, ServiceState, Severity, Snapshot
@@ -220,7 +221,7 @@ class _Host:
                 "before is not known",
                 (
                     f"pid {service.pid} runs since before that; no run of this tool saw what it was started with",
-                    f"to start it on what stands there now: `inv restart-workers --limit {self.host.name}`",
+                    f"to start it on what stands there now: {Command('restart-workers', '--limit', self.host.name)}",
                 ),
                 severity=Severity.INFO,
             )
@@ -245,7 +246,7 @@ class _Host:
                 "worker.busy",
                 name,
                 f"{worker.name} runs and does not answer ping, as a solo worker does while it runs a task; whether it "
-                f"works or hangs shows in its log: `inv tail-logs --limit {self.host.name}`",
+                f"works or hangs shows in its log: {Command('tail-logs', '--limit', self.host.name)}",
                 (f"pid {service.pid} is alive; {who_answers(self.snapshot)}",),
                 severity=Severity.INFO,
             )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator
 
+from runbooks.core.command import Command
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, HostState, Manager, OtherRunner, Severity, Snapshot, Unreachable
 from runbooks.core.settings import Worker
@@ -50,7 +51,7 @@ def _somebody_is_deaf(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         (
             f"inspect active_queues: {', '.join(sorted(node.name for node in nodes))}",
             "CLIENT LIST: the connections whose last command is BRPOP",
-            "`inv restart-workers` restarts them all, and proves of each that it has a connection again",
+            f"{Command('restart-workers')} restarts them all, and proves of each that it has a connection again",
         ),
         severity=Severity.WARNING,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import InventoryError, RunbookError
 from runbooks.core.model import Block, Finding, Snapshot
@@ -56,8 +57,8 @@ def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
         reason = blocks.get(Block()) or blocking[0]
         raise RunbookError(
             f"no step of this tool can mend this, and nothing was changed: {reason.summary}",
-            "mend it first, then run again; `inv diagnose` shows the evidence, and `inv clean-queues` and "
-            "`inv install-units` work on their own",
+            f"mend it first, then run again; {Command('diagnose')} shows the evidence, and "
+            f"{Command('clean-queues')} and {Command('install-units')} work on their own",
         )
 
 

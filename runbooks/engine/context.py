@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import SAMPLES, Finding, Snapshot
@@ -156,10 +157,10 @@ def closing_journal(journal: Journal) -> Iterator[None]:
         record = read_run(journal.directory)
         if not record.entries:
             raise Interrupted("interrupted; nothing was changed") from None
-        back = f", or `inv undo {record.id}`" if record.stands else ""
+        back = f", or {Command('undo', record.id)}" if record.stands else ""
         raise Interrupted(
             f"interrupted; what was done stands in run {record.id}",
-            f"`inv show {record.id}` tells what; run the same command to go on{back}",
+            f"{Command('show', record.id)} tells what; run the same command to go on{back}",
         ) from None
     except RunbookError as error:
         journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService, WriteFile
 from runbooks.core.fleet import FleetHost, service_of, unit_of
 from runbooks.core.model import HostState, Unreachable
@@ -56,7 +57,7 @@ def drained(
             else:
                 session.reporter.warning(
                     f"{', '.join(sorted(going_on))} may have been told to take no messages, and another run is at work",
-                    "when that has ended, run `inv remediate`",
+                    f"when that has ended, run {Command('remediate')}",
                 )
 
 

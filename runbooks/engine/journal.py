@@ -30,6 +30,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct, field
 
+from runbooks.core.command import Command, plain
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, from_json, to_json
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.operator import user_name
@@ -206,7 +207,7 @@ class Journal:
 
     def _append(self, *entries: Mapping[str, Any]) -> None:
         """Raises RunbookError where the lines do not all get onto the disk; nothing of them is left then."""
-        lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
+        lines = "".join(plain(json.dumps(entry)) + "\n" for entry in entries).encode()
         size = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, lines) != len(lines):
@@ -216,7 +217,7 @@ class Journal:
             os.ftruncate(self._fd, size)
             raise RunbookError(
                 f"{self.directory / JOURNAL} cannot be written: {error.strerror}",
-                f"mend that first; `inv show {self.run_id}` tells what was done before",
+                f"mend that first; {Command('show', self.run_id)} tells what was done before",
             ) from None
 
 
@@ -401,7 +402,7 @@ def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunR
     found = ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
     if len(found) != 1:
         problem = "there is no run" if not found else "there are several runs"
-        raise UsageError(f"{problem} {name!r} in {folder}", "see `inv runs` for the runs there are")
+        raise UsageError(f"{problem} {name!r} in {folder}", f"see {Command('runs')} for the runs there are")
     record = read_run(folder / found[0])
     if to_undo and record.verb == UNDO:
         raise UsageError(f"run {record.id} is an undo itself", "to have its changes again, run the first command again")

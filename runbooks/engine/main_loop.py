@@ -1,10 +1,10 @@
 """The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
 
 from collections.abc import Callable, Sequence
-from shlex import quote
 
 from msgspec import Struct
 
+from runbooks.core.command import Command
 from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode, RunbookError
 from runbooks.core.model import Finding, Snapshot, Unreachable
@@ -111,7 +111,7 @@ def _point_to_logs(session: Session, recap: Recap) -> None:
     """What a service that does not come up says stands in its log."""
     told = {name for name, tally in recap.tallies.items() if tally.failed and not tally.unreachable}
     if failed := [host.name for host in session.fleet.hosts if host.name in told and host.services]:
-        command = f"`inv tail-logs --limit {quote(','.join(failed))}`"
+        command = Command("tail-logs", "--limit", ",".join(failed))
         session.reporter.message(f"What the services there say: {command}")
 
 

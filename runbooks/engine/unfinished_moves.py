@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runbooks.broker.archive.reader import Fate, Ledger, read
 from runbooks.broker.archive.search import queue_of
+from runbooks.core.command import Command
 from runbooks.core.effects import TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
 from runbooks.engine.context import Session
@@ -35,7 +36,7 @@ def _warn(session: Session, record: RunRecord) -> None:
                 session.reporter.warning(
                     f"run {record.id} {_ENDED[record.outcome]}: {most}{count:,} messages"
                     f" that it took out of {queue_of(path)} to move them are in its archive, and in no queue",
-                    f"put them back with `inv undo {record.id}`, then run this again",
+                    f"put them back with {Command('undo', record.id)}, then run this again",
                 )
 
 

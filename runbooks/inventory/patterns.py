@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from runbooks.core.command import Command
 from runbooks.core.errors import UsageError
 from runbooks.inventory.read import Inventory, did_you_mean
 
 _SUBSCRIPT = re.compile(r"(.+)\[(?:(-?\d+)|(\d+):(\d*))\]")
 _FILE = "it names a host or a group in each line"
-_ADVICE = "see `inv hosts` for the hosts and groups there are"
+_ADVICE = f"see {Command('hosts')} for the hosts and groups there are"
 
 
 def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:

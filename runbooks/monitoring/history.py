@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from runbooks.core.command import plain
 from runbooks.core.model import Crossing, Finding
 from runbooks.core.wording import utc
 
@@ -170,14 +171,18 @@ def _require_version(db: sqlite3.Connection) -> None:
 
 
 def crossings(findings: Iterable[Finding], at: float) -> list[Crossing]:
-    """Findings as crossings that begin now; those of one code and subject are one."""
+    """Findings as crossings that begin now; those of one code and subject are one.
+
+    What they say is stored and sent, so their commands stand as `inv …`.
+    """
     found: dict[tuple[str, str], Crossing] = {}
     for one in findings:
         key = (one.code, one.subject)
+        evidence, remedy = tuple(map(plain, one.evidence)), one.remedy and plain(one.remedy)
         if before := found.get(key):
-            found[key] = replace(before, evidence=(*before.evidence, one.summary, *one.evidence))
+            found[key] = replace(before, evidence=(*before.evidence, plain(one.summary), *evidence))
         else:
-            found[key] = Crossing(one.code, one.subject, at, one.summary, one.evidence, one.remedy)
+            found[key] = Crossing(one.code, one.subject, at, plain(one.summary), evidence, remedy)
     return list(found.values())
 
 

@@ -14,11 +14,12 @@ from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
+from runbooks.core.command import Command, typed
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look, Severity
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.wording import as_typed, span, utc
+from runbooks.core.wording import span, utc
 from runbooks.reports.findings import alike, evidence, subjects
 from runbooks.reports.monitor import look_lines, sparkline
 from runbooks.reports.pipe import Pipe
@@ -58,11 +59,13 @@ class ConsoleReporter:
         A plan for many hosts has thousands: to measure and wrap each, and to look for emoji in it, costs more than it.
         """
         style = self._out.get_style
-        pairs = ((Segment(text.translate(_UNPRINTABLE), style(name)), Segment.line()) for text, name in lines)
+        pairs = (
+            (Segment(self._typed(text).translate(_UNPRINTABLE), style(name)), Segment.line()) for text, name in lines
+        )
         self._out.print(Segments(chain.from_iterable(pairs)), end="", soft_wrap=True)
 
     def _typed(self, text: str) -> str:
-        return as_typed(text, self._program, self._where)
+        return typed(text, self._program, self._where)
 
     def findings(self, findings: Sequence[Finding]) -> None:
         faults = sum(finding.severity is not Severity.INFO for finding in findings)
@@ -80,15 +83,15 @@ class ConsoleReporter:
             self._print(
                 f"{finding.severity.value.upper():8}{finding.code}  {subjects(group)}", _SEVERITY[finding.severity]
             )
-            self._print(f"        {self._typed(finding.summary)}")
+            self._print(f"        {finding.summary}")
             for line in evidence(group):
                 self._print(f"        | {line}", "dim")
             if finding.remedy:
-                self._print(f"        → {self._typed(finding.remedy)}", "green")
+                self._print(f"        → {finding.remedy}", "green")
         self._print()
 
-    def next_step(self, what: str, command: str) -> None:
-        self._print(f"{what}: {self._typed(f'`{command}`')[1:-1]}")
+    def next_step(self, what: str, command: Command) -> None:
+        self._print(f"{what}: {command.bare(self._program, self._where)}")
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
@@ -136,11 +139,12 @@ class ConsoleReporter:
         since = " (undone since)" if undone else ""
         self._print(f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}", _OUTCOME[outcome])
         self._detail(change.detail)
-        for line in self._typed(detail).splitlines():
+        for line in detail.splitlines():
             self._print(f"    {line}")
 
     def waiting(self, text: str, share: float | None = None) -> None:
         """On a terminal one line that is overwritten, with a bar where the share is known; nothing elsewhere."""
+        text = self._typed(text)
         if self._bar and not text:
             self._bar.stop()
             self._bar = None
@@ -168,7 +172,7 @@ class ConsoleReporter:
         style = {"SUCCESS": "green", "FAILURE": "bold red", "REJECTED": "bold red"}.get(report.state, "yellow")
         self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
         if report.note:
-            self._print(f"    {self._typed(report.note)}")
+            self._print(f"    {report.note}")
         if isinstance(report.result, Mapping):
             for name, value in report.result.items():
                 self._print(f"    {name}: {value}")
@@ -192,7 +196,7 @@ class ConsoleReporter:
             color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])
             at = "" if line.at is None else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
             shown = Text(f"{at:18} {line.host} {line.log}", style=color)
-            shown.append(f"  {line.text.translate(_UNPRINTABLE)}", "" if line.log else "bold red")
+            shown.append(f"  {self._typed(line.text).translate(_UNPRINTABLE)}", "" if line.log else "bold red")
             self._out.print(
                 shown, soft_wrap=not cut, no_wrap=cut, overflow="ellipsis" if cut else None, highlight=False
             )
@@ -203,20 +207,21 @@ class ConsoleReporter:
             counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__)
             self._print(f"{host:20} : {counts}", "bold red" if tally.bad else "yellow" if tally.changed else "green")
         if undo:
-            self._print(f"\nTo take it back: {self._program} undo {undo}{self._where}")
+            self._print(f"\nTo take it back: {Command('undo', undo).bare(self._program, self._where)}")
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if not rows:
             return self._print(f"No {name}.")
+        rows = [{name: self._typed(str(value)) for name, value in row.items()} for row in rows]
         table = Table(box=None, pad_edge=False, header_style="bold")
-        widths = {name: max(len(str(row[name])) for row in rows) for name in rows[0]}
+        widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
         wraps = max(
-            (name for name in widths if any(" " in str(row[name]) for row in rows)), key=widths.__getitem__, default=""
+            (name for name in widths if any(" " in row[name] for row in rows)), key=widths.__getitem__, default=""
         )
         for name in widths:
             table.add_column(name, no_wrap=name != wraps)
         for row in rows:
-            table.add_row(*(escape(str(value).translate(_UNPRINTABLE)) for value in row.values()))
+            table.add_row(*(escape(value.translate(_UNPRINTABLE)) for value in row.values()))
         size = Measurement.get(self._out, self._out.options.update(width=sys.maxsize), table)
         if not self._out.is_terminal:  # then it is for grep, which wants a row on a line
             Console(file=self._out.file, width=size.maximum).print(table)
@@ -246,7 +251,7 @@ class ConsoleReporter:
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
     def message(self, text: str) -> None:
-        self._print(self._typed(text))
+        self._print(text)
 
     def warning(self, problem: str, advice: str) -> None:
         told = self._typed(f"{problem}\n→ {advice}")

@@ -16,11 +16,11 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
+from runbooks.core.command import Command, typed
 from runbooks.core.effects import Change, to_json
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
 from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.wording import as_typed
 from runbooks.reports.monitor import look_document
 from runbooks.reports.pipe import Pipe
 
@@ -39,21 +39,17 @@ class JsonReporter:
         self._document.setdefault(key, []).append(value)
 
     def _typed(self, text: str) -> str:
-        return as_typed(text, self._program, self._where)
+        return typed(text, self._program, self._where)
+
+    def _json(self, value: Any, indent: int | None = None) -> str:
+        """Everything is written through here, its commands as the operator has to type them."""
+        return typed(json.dumps(value, indent=indent, default=str), _inside(self._program), _inside(self._where))
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        self._document["findings"] = [
-            {
-                **asdict(f),
-                "summary": self._typed(f.summary),
-                "remedy": f.remedy and self._typed(f.remedy),
-                "severity": f.severity.value,
-            }
-            for f in findings
-        ]
+        self._document["findings"] = [{**asdict(f), "severity": f.severity.value} for f in findings]
 
-    def next_step(self, what: str, command: str) -> None:  # noqa: ARG002
-        self._document["next"] = self._typed(f"`{command}`")[1:-1]
+    def next_step(self, what: str, command: Command) -> None:  # noqa: ARG002
+        self._document["next"] = command.bare(self._program, self._where)
 
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self._document |= {"plan": [_change(change) for change in changes], "dry_run": dry_run}
@@ -72,9 +68,7 @@ class JsonReporter:
         self._add("changes", {**_change(replace(change, messages=())), "outcome": outcome.value, "result": detail})
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
-        self._add(
-            "changes", {**_change(change), "outcome": outcome.value, "result": self._typed(detail), "undone": undone}
-        )
+        self._add("changes", {**_change(change), "outcome": outcome.value, "result": detail, "undone": undone})
 
     def waiting(self, text: str, share: float | None = None) -> None:
         pass
@@ -83,7 +77,7 @@ class JsonReporter:
         pass
 
     def task(self, report: TaskReport) -> None:
-        self._document["task"] = asdict(replace(report, note=self._typed(report.note)))
+        self._document["task"] = asdict(report)
 
     def checks(self, checks: Sequence[Check]) -> None:
         self._document["checks"] = [asdict(check) for check in checks]
@@ -95,13 +89,14 @@ class JsonReporter:
         """Logs may be longer than what fits into memory, so the document begins with them as they come."""
         self._document["logs"] = []
         for line in lines:
-            print('{"logs": [\n' if not self._logs else ",\n", _log_line(line), sep="", end="", file=self._out)
+            start = ",\n" if self._logs else '{"logs": [\n'
+            print(start, self._json(_log_line(line)), sep="", end="", file=self._out)
             self._logs = True
 
     def recap(self, tallies: Mapping[str, Tally], undo: str) -> None:
         self._document["recap"] = {host: asdict(tally) for host, tally in tallies.items()}
         if undo:
-            self._document["undo"] = f"{self._program} undo {undo}{self._where}"
+            self._document["undo"] = Command("undo", undo).bare(self._program, self._where)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._document[name] = [dict(row) for row in rows]
@@ -113,7 +108,7 @@ class JsonReporter:
         self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
 
     def message(self, text: str) -> None:
-        self._add("messages", self._typed(text))
+        self._add("messages", text)
 
     def warning(self, problem: str, advice: str) -> None:
         problem, advice = self._typed(problem), self._typed(advice)
@@ -129,7 +124,7 @@ class JsonReporter:
         self._out.strict = False
         if self._logs:
             del self._document["logs"]
-        document = json.dumps({**self._document, "exit_code": int(exit_code)}, indent=2, default=str)
+        document = self._json({**self._document, "exit_code": int(exit_code)}, indent=2)
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
         return self._out.end(exit_code, self._typed)
 
@@ -142,22 +137,27 @@ class JsonLinesReporter(JsonReporter):
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
         for line in lines:
-            print(_log_line(line), file=self._out)
+            print(self._json(_log_line(line)), file=self._out)
         self._out.flush()
 
     def look(self, look: Look) -> None:
-        print(json.dumps(look_document(look)), file=self._out)
+        print(self._json(look_document(look)), file=self._out)
         self._out.flush()
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
-        print(json.dumps({**self._document, "exit_code": int(exit_code)}, default=str), file=self._out)
+        print(self._json({**self._document, "exit_code": int(exit_code)}), file=self._out)
         return self._out.end(exit_code, self._typed)
 
 
-def _log_line(line: LogLine) -> str:
+def _inside(text: str) -> str:
+    """The text as it stands between the quotes of a JSON string."""
+    return json.dumps(text)[1:-1]
+
+
+def _log_line(line: LogLine) -> dict[str, Any]:
     at = None if line.at is None else datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds")
-    return json.dumps({"time": at, "host": line.host, "log": line.log, "line": line.text})
+    return {"time": at, "host": line.host, "log": line.log, "line": line.text}
 
 
 def _change(change: Change) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from typing import TextIO
 
+from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode
 
 
@@ -41,7 +42,8 @@ class Pipe:
         """The exit code to end with: output that is lost, but for a reader who went away, is never a success."""
         self.flush()
         if self._lost:
-            advice = typed("make room there, or send it elsewhere; what a run has changed is on record: see `inv runs`")
+            see = f"what a run has changed is on record: see {Command('runs')}"
+            advice = typed(f"make room there, or send it elsewhere; {see}")
             print(f"the output could not be written: {self._lost}\n→ {advice}", file=Pipe(sys.stderr))
         return ExitCode.FAILED if self._lost and code in (ExitCode.OK, ExitCode.FINDINGS) else code
 

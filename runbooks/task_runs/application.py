@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+from runbooks.core.command import Command
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask
@@ -20,7 +21,7 @@ def parse_route(host: FleetHost, answer: Answer, secrets: Collection[str]) -> Ap
     if "registered" not in found:
         raise RunbookError(
             f"nothing was sent: the application on {host.name} cannot be asked for its routes:\n{_fault(found)}",
-            "`inv diagnose` tells whether the environment or the code is the cause",
+            f"{Command('diagnose')} tells whether the environment or the code is the cause",
         )
     known = {name: found[name] for name in AppTask.__struct_fields__ if name not in ("host", "registered")}
     return AppTask(host.name, frozenset(found["registered"]), **known)

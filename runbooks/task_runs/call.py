@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from runbooks.core.command import Command
 from runbooks.core.errors import UsageError
 from runbooks.core.settings import TaskCall
 from runbooks.core.validation import plainly
@@ -31,7 +32,7 @@ def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, 
     except ValidationError as error:
         problems += [_told(detail["loc"], plainly(detail)) for detail in error.errors(include_url=False)]
     if problems:
-        raise UsageError("\n".join(problems), "nothing was sent; see `inv --help run-task`")
+        raise UsageError("\n".join(problems), f"nothing was sent; see {Command('--help', 'run-task')}")
     return call
 
 

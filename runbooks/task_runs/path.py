@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
+from runbooks.core.command import Command
 from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.model import AppTask, NodeState
 from runbooks.core.settings import TaskCall
@@ -28,17 +29,18 @@ def broken_links(
     if len(places) == 2 and None not in places:
         yield RunbookError(
             f"the application on {found.host} sends to {found.broker}, which is not the inventory's broker",
-            "one of the two names another db or server: see `inv diagnose`",
+            f"one of the two names another db or server: see {Command('diagnose')}",
         )
     if not nodes:
         yield RunbookError(
-            "no node answers at the inventory's broker: the message would wait", "`inv diagnose` says which and why"
+            "no node answers at the inventory's broker: the message would wait",
+            f"{Command('diagnose')} says which and why",
         )
     elif not knowing:
         yield RunbookError(
             f"no node registers {task}, though the application on {found.host} does: {', '.join(sorted(nodes))} run "
             "older code or another environment, and would discard the message",
-            "`inv diagnose` tells why; then `inv restart-workers`",
+            f"{Command('diagnose')} tells why; then {Command('restart-workers')}",
         )
     else:
         yield from _not_consumed(call, found, nodes)
@@ -48,7 +50,7 @@ def _unregistered(task: str, found: AppTask, seen: str, known: list[str]) -> Run
     if found.import_error and _is_there(task, found.import_error):
         return RunbookError(
             f"{seen}, and its module fails to import on {found.host}:\n{found.import_error}",
-            "`inv diagnose` tells whether the environment or the code is the cause",
+            f"{Command('diagnose')} tells whether the environment or the code is the cause",
         )
     near, own = nearest(task, known), sorted({name for name in known if not name.startswith("celery.")})
     there_are = f"there are: {', '.join(own[:_MOST])}{', …' * (len(own) > _MOST)}"
@@ -89,12 +91,12 @@ def _not_consumed(call: TaskCall, found: AppTask, nodes: Mapping[str, NodeState]
         kind = UsageError if call.queue else RunbookError
         yield kind(
             f"{leads}, which no node consumes: the message would wait there",
-            f"consumed are: {', '.join(consumed) or 'no queues at all'}; `inv diagnose` tells what should be",
+            f"consumed are: {', '.join(consumed) or 'no queues at all'}; {Command('diagnose')} tells what should be",
         )
     for stranger in sorted(node.name for node in consumers if call.task not in node.registered):
         yield RunbookError(
             f"{stranger} consumes {found.queue} and does not know {call.task}: what it takes of it, it discards",
-            "`inv diagnose` tells why; then `inv restart-workers`, or another --queue",
+            f"{Command('diagnose')} tells why; then {Command('restart-workers')}, or another --queue",
         )
 
 

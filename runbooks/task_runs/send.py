@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from runbooks.core.command import Command
 from runbooks.core.effects import RunTask
 from runbooks.core.errors import HostUnreachable, RunbookError, UsageError
 from runbooks.core.fleet import FleetHost
@@ -96,7 +97,7 @@ def _ask_first(
             continue
         secrets = (*secrets_in(parse_files([path], answers["env_file"])[path]), *_passwords(session.fleet.app))
         return host, secrets, answers
-    raise HostUnreachable("no host answers: " + "; ".join(away), "see `inv hosts`, and --limit")
+    raise HostUnreachable("no host answers: " + "; ".join(away), f"see {Command('hosts')}, and --limit")
 
 
 def _passwords(app: AppSettings) -> tuple[str, ...]:

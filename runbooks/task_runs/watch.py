@@ -7,6 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runbooks.broker.nodes.task_watch import Watch
+from runbooks.core.command import Command
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import HeldTask, MessagePlace, TaskState
 from runbooks.core.reporter import TaskReport
@@ -83,7 +84,7 @@ class Watched(Struct, frozen=True):
         if holder:
             return f"{holder.node} has it and has not started it yet"
         if trace.lost:
-            return f"no queue and no node has it any more: see `inv tail-logs --grep {self.id}`"
+            return f"no queue and no node has it any more: see {Command('tail-logs', '--grep', self.id)}"
         if seen.state == "STARTED" and isinstance(seen.result, Mapping) and "hostname" in seen.result:
             return f"on {seen.result['hostname']}"
         if place is None:

@@ -19,6 +19,7 @@ from runbooks.broker.queues.scan import Progress, no_progress, windows
 from runbooks.broker.queues.take_restore import REMEMBERED_S, THROUGH, forget
 from runbooks.broker.server.connection import address, broker_errors
 from runbooks.broker.server.keys import KeySpace
+from runbooks.core.command import Command
 from runbooks.core.errors import BrokerRefused
 
 _TAG = re.compile(rb'"delivery_tag": ?"([^"]+)"')
@@ -67,7 +68,8 @@ def told(found: Rewound) -> str:
     if found.missing:
         said += f"; {len(found.missing):,} that the archive calls put back or moved stand nowhere: consumed, or lost"
     if found.doubtful or found.missing:
-        said += " (`inv archive.restore RUN --even-restored` puts them back, and what has run would run twice)"
+        command = Command("archive.restore", "RUN", "--even-restored")
+        said += f" ({command} puts them back, and what has run would run twice)"
     return said
 
 

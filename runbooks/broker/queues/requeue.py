@@ -20,6 +20,7 @@ from runbooks.broker.queues.take_restore import bring_all_home, forget
 from runbooks.broker.server.connection import address, broker_errors
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.preflight import require_able
+from runbooks.core.command import Command
 from runbooks.core.errors import RunbookError
 from runbooks.core.rules import destination
 
@@ -103,7 +104,7 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     queue, priority = destination(message.requeue_to)
     item = redirected(message.item, queue, priority)
     if item is None:
-        raise RunbookError(f"message {message.n} cannot be moved to {queue}", "put it back: `inv undo RUN`")
+        raise RunbookError(f"message {message.n} cannot be moved to {queue}", f"put it back: {Command('undo', 'RUN')}")
     return item
 
 

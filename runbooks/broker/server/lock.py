@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from redis.lock import Lock
 
 from runbooks.broker.server.connection import address, broker_errors
+from runbooks.core.command import Command
 from runbooks.core.errors import LockHeld
 
 TIMEOUT_S = 60.0
@@ -172,7 +173,9 @@ def _expiry(left_ms: int) -> str:
 
 def lost(problem: str) -> LockHeld:
     """What a run says that finds its lock to be another's, or nobody's."""
-    return LockHeld(f"{problem}; this run changed nothing more", "see what other runs did (`inv runs`), then run again")
+    return LockHeld(
+        f"{problem}; this run changed nothing more", f"see what other runs did ({Command('runs')}), then run again"
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from runbooks.cli.verbs.common import Flags, run_verb, session_of, verb
+from runbooks.core.command import Command
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
@@ -47,7 +48,9 @@ def run_task(
 
         others = [f"--{flag}" for flag in ("args", "kwargs", "queue", "priority") if asked[flag] is not None]
         if sync and async_:
-            raise UsageError("--sync and --async exclude each other", "nothing was sent; see `inv --help run-task`")
+            raise UsageError(
+                "--sync and --async exclude each other", f"nothing was sent; see {Command('--help', 'run-task')}"
+            )
         if status and (others or async_ or dry_run):
             wrong = others + ["--async"] * async_ + ["--dry-run"] * dry_run
             raise UsageError(f"--status sends nothing, so {', '.join(wrong)} means nothing with it")

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from runbooks.broker.broker import Broker, Restorable
 from runbooks.broker.server.lock import FleetLock
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
@@ -197,7 +198,7 @@ class Recorder:
     undo: str = ""
 
     def findings(self, findings: Sequence[Any]) -> None: ...
-    def next_step(self, what: str, command: str) -> None: ...
+    def next_step(self, what: str, command: Command) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self.plans.append(changes)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Finding, LogLine, Severity
@@ -187,10 +188,11 @@ def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
 ) -> None:
     reporter = kind("./inv", " --state-dir here")
     advice = (
-        "`inv undo X` or `inv show X`; it is down: `inv sandbox`; see `inv --list`; inv, inventory and /bin/inv stay"
+        f"{Command('undo', 'X')} or {Command('show', 'X')}; it is down: {Command('sandbox')}; see {Command('--list')}; "
+        "inv, inventory and /bin/inv stay"
     )
-    reporter.recorded(CHANGE, Outcome.CHANGED, "sent; again: `inv run-task --status 1`", undone=False)
-    reporter.message("look: `inv hosts`")
+    reporter.recorded(CHANGE, Outcome.CHANGED, f"sent; again: {Command('run-task', '--status', '1')}", undone=False)
+    reporter.message(f"look: {Command('hosts')}")
     reporter.error(UsageError("it is wrong", advice))
     reporter.recap({}, undo="X")
     reporter.close(5)
@@ -204,10 +206,10 @@ def test_commands_that_are_suggested_are_those_that_the_operator_has_to_type(
 
 
 def test_what_can_be_fixed_ends_with_the_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    ConsoleReporter("./inv", " --inventory my.yaml").next_step("What would mend it", "inv remediate --dry-run")
+    ConsoleReporter("./inv", " --inventory my.yaml").next_step("What would mend it", Command("remediate", "--dry-run"))
     command = "./inv remediate --dry-run --inventory my.yaml"
     assert capsys.readouterr().out == f"What would mend it: {command}\n"
     document = JsonReporter("./inv", " --inventory my.yaml")
-    document.next_step("What would mend it", "inv remediate --dry-run")
+    document.next_step("What would mend it", Command("remediate", "--dry-run"))
     document.close(1)
     assert json.loads(capsys.readouterr().out)["next"] == command
