@@ -20,6 +20,31 @@ from runbooks.cli.verbs.common import typed_program
 CHECKOUT = Path(__file__).resolve().parent
 # What runs in the application's Python on a host has to run on 3.6; its annotations are evaluated there, too.
 OLD_PYTHONS = ("--target=3.6-", "--eval-annotations", "--violations", "--quiet", "runbooks/hosts/import_probe.py")
+# What `inv test --fast` leaves out: whatever took more than five seconds in a run of all tests.
+SLOW = (
+    "tests/ansible",
+    "tests/fleet",
+    "tests/sandbox",
+    "tests/unit/broker/messages/test_fast_parse.py",
+    "tests/unit/broker/messages/test_parse.py",
+    "tests/unit/broker/nodes",
+    "tests/unit/broker/queues",
+    "tests/unit/broker/server/test_preflight.py",
+    "tests/unit/broker/test_kinds_of_broker.py",
+    "tests/unit/cli/test_program.py",
+    "tests/unit/engine/test_apply.py",
+    "tests/unit/engine/test_blocked.py",
+    "tests/unit/engine/test_observe.py",
+    "tests/unit/engine/test_rolling.py",
+    "tests/unit/engine/test_undo.py",
+    "tests/unit/hosts/test_connection_tried.py",
+    "tests/unit/hosts/test_effects.py",
+    "tests/unit/hosts/test_facts.py",
+    "tests/unit/logs",
+    "tests/unit/ssh",
+    "tests/unit/task_runs/test_application.py",
+    "tests/unit/test_frozen.py",
+)
 
 
 def told(error: Exception) -> str:
@@ -77,18 +102,42 @@ def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> 
         raise Exit("interrupted; the fleet was taken down again", code=99) from None
 
 
-@task(help={"only": "only tests whose names match this pytest EXPRESSION; the checks are left out"})
-def test(c: Context, only: str = "") -> None:
+def shellcheck() -> list[str]:
+    """The command that checks the shell files; none where shellcheck is missing. In CI, as root, it is installed."""
+    from lab import packages
+
+    lacking = packages.lacking({"shellcheck": "shellcheck"})
+    if lacking and os.environ.get("CI") and os.geteuid() == 0:
+        try:
+            packages.install(lacking)
+        except packages.PackagesError as error:
+            print(error, flush=True)
+            return []
+    elif lacking:
+        return []
+    scripts = (path for folder in ("bench", "lab") for path in sorted((CHECKOUT / folder).rglob("*.sh")))
+    return ["shellcheck", "inv", *(str(path.relative_to(CHECKOUT)) for path in scripts)]
+
+
+@task(
+    help={
+        "only": "only tests whose names match this pytest EXPRESSION; the checks are left out",
+        "fast": "leave out the slow tests, and say which these are",
+    }
+)
+def test(c: Context, only: str = "", fast: bool = False) -> None:
     """Lint, types, layers and all tests, three files of them at a time: most of them wait for real servers."""
     python = sys.executable
     programs = Path(python).parent
+    chosen = [*(["-k", only] if only else []), *([f"--ignore={path}" for path in SLOW] if fast else [])]
     checks = {
         "lint": [python, "-m", "ruff", "check"],
         "format": [python, "-m", "ruff", "format", "--check", "--quiet"],
+        "shell": [] if only else shellcheck(),
         "old Pythons": [str(programs / "vermin"), *OLD_PYTHONS],
         "types": [python, "-m", "mypy"],
         "layers": [str(programs / "lint-imports"), "--no-logo"],
-        "tests": [python, "-m", "pytest", "-q", "--numprocesses=3", "--dist=loadfile", *(["-k", only] if only else [])],
+        "tests": [python, "-m", "pytest", "-q", "--numprocesses=3", "--dist=loadfile", *chosen],
     }
     import subprocess
 
@@ -97,8 +146,12 @@ def test(c: Context, only: str = "") -> None:
         if only and name != "tests":
             continue
         print(f"--- {name}", flush=True)
-        if subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
+        if not command:
+            print("left out: shellcheck is not installed (Debian's package: shellcheck)", flush=True)
+        elif subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
             raise Exit(f"{name} failed", code=2)
+    if fast:
+        print("\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test", flush=True)
 
 
 namespace = Collection.from_module(verbs)

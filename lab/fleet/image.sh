@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Turns a fresh Debian root file system into the image of the lab's hosts; runs inside it, once.
 # What makes a host unique (host keys, machine id, names, passwords) is made when a fleet is put up.
 set -eu
