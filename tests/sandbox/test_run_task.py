@@ -234,7 +234,7 @@ def test_a_probe_that_fails_is_a_finding_with_its_output_and_fails_a_check(healt
     assert secrets
     assert not any(secret in done.out for secret in secrets)
     assert {check["what"] for check in done.json["checks"] if not check["ok"]} == {
-        "probe one look-up in GLPI on sandbox", "probe leaky on sandbox", "nothing else is wrong",
+        "probe one look-up in GLPI on sandbox", "probe leaky on sandbox", "no fault is left",
     }  # fmt: skip
 
 
