@@ -57,16 +57,19 @@ def leaked(fleet: Fleet, snapshot: Snapshot, *, kill: bool) -> Iterator[Finding]
                 )
 
 
-def at_work(fleet: Fleet, snapshot: Snapshot, since: Mapping[str, float]) -> Iterator[Finding]:
+def at_work(
+    fleet: Fleet, snapshot: Snapshot, since: Mapping[str, float], *, proving: bool = False
+) -> Iterator[Finding]:
     """Every service runs, on its present files, and each worker answers and consumes.
 
-    `since` asks besides that it was started at or after this time of its host's clock (host → epoch seconds); then its
-    silence counts whatever explains it.
+    `since` asks besides that it was started at or after this time of its host's clock (host → epoch seconds). Then, and
+    in `proving` that a start has worked, a silence counts whatever explains it.
     """
     states = snapshot.reachable()
     for host in fleet.hosts:
         if host.name in states:
-            yield from _Host(fleet, snapshot, host, states[host.name], since.get(host.name)).findings()
+            at_host = _Host(fleet, snapshot, host, states[host.name], since.get(host.name), proving)
+            yield from at_host.findings()
 
 
 def left_behind(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -126,10 +129,11 @@ class _Host:
     """The services of one host, judged."""
 
     def __init__(
-        self, fleet: Fleet, snapshot: Snapshot, host: FleetHost, state: HostState, since: float | None
+        self, fleet: Fleet, snapshot: Snapshot, host: FleetHost, state: HostState, since: float | None, proving: bool
     ) -> None:
         assert snapshot.broker is not None
-        self.fleet, self.snapshot, self.host, self.state, self.since = fleet, snapshot, host, state, since
+        self.fleet, self.snapshot, self.host, self.state = fleet, snapshot, host, state
+        self.since, self.proving = since, proving
         self.broker = snapshot.broker
         self.workers = {worker.name: worker for worker in host.settings.workers}
         self.busy = busy_solo(fleet, snapshot)
@@ -256,7 +260,7 @@ class _Host:
             yield from self._answering(worker, service, node)
 
     def _silent(self, worker: Worker, service: ServiceState) -> Iterator[Finding]:
-        doubt = "" if self.since else silence_means_nothing(self.broker, self.state, service)
+        doubt = "" if self.since or self.proving else silence_means_nothing(self.broker, self.state, service)
         yield Finding(
             "worker.not_answering",
             self.host.node(worker),

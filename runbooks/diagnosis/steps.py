@@ -1,8 +1,9 @@
 """The steps there are: which findings each takes its changes from, what it has to see, and whether it interrupts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+from runbooks.core.effects import Change, WriteFile
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Snapshot
 from runbooks.core.needs import Needs
@@ -24,7 +25,8 @@ def unit_steps(fleet: Fleet, wanted: Wanted) -> tuple[Step, ...]:
         yield from files.of_systemd(fleet, snapshot)
 
     names = (files.STALE, files.STEPS["unit"], files.SYSTEMD)
-    return tuple(Fixing(name, Needs.FILES | Needs.SERVICES, judge) for name in names)
+    needs = Needs.FILES | Needs.SERVICES
+    return tuple(Fixing(name, needs, judge, order=_as_rendered(wanted)) for name in names)
 
 
 def file_steps(fleet: Fleet, wanted: Mapping[Kind, Wanted]) -> tuple[Step, ...]:
@@ -34,7 +36,18 @@ def file_steps(fleet: Fleet, wanted: Mapping[Kind, Wanted]) -> tuple[Step, ...]:
 
 def file_step(fleet: Fleet, kind: Kind, wanted: Wanted) -> Step:
     """The files of one kind are in place."""
-    return Fixing(files.STEPS[kind], Needs.FILES, partial(files.of_kind, fleet, kind=kind, wanted=wanted))
+    judge = partial(files.of_kind, fleet, kind=kind, wanted=wanted)
+    return Fixing(files.STEPS[kind], Needs.FILES, judge, order=_as_rendered(wanted))
+
+
+def _as_rendered(wanted: Wanted) -> Callable[[Change], int]:
+    """The order of the files of a host, those that go last: after one that is refused no other is put in place."""
+    places = {(host, path): n for host, paths in wanted.items() for n, path in enumerate(paths)}
+
+    def place(change: Change) -> int:
+        return places.get((change.host, change.do.path), len(places)) if isinstance(change.do, WriteFile) else 0
+
+    return place
 
 
 def queue_step(fleet: Fleet) -> Step:
@@ -69,10 +82,10 @@ def worker_step(fleet: Fleet, since: Mapping[str, float], before: Sequence[Step]
 
     def proof(snapshot: Snapshot) -> Iterator[Finding]:
         yield from services.left_behind(fleet, snapshot)
-        yield from working(snapshot)
+        yield from working(snapshot, proving=True)
 
-    def working(snapshot: Snapshot) -> Iterator[Finding]:
-        yield from services.at_work(fleet, snapshot, since)
+    def working(snapshot: Snapshot, *, proving: bool = False) -> Iterator[Finding]:
+        yield from services.at_work(fleet, snapshot, since, proving=proving)
         yield from code.not_registered(fleet, snapshot)
 
     order = [(host.name, service) for host in fleet.hosts for service in host.services]

@@ -197,19 +197,23 @@ def _second_look(
     Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The first look is at all
     that the `proof` needs, which may be dear (probes, queues); if no other is needed it is returned.
     """
-    wanted = {(change.host, change.step) for change in done}
     hosts = {change.host for change in done}
     asked = [step for step in steps if any(change.step == step.name for change in done)]
     needs = reduce(or_, (step.needs for step in asked), Needs(0))
     deadline = time.monotonic() + max((step.patience_s for step in asked), default=0.0)
     looked = False
-    while wanted:
+    while done:
         if Needs.NODES in needs:  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
             await_nodes(session, done, deadline, answering=looked)
         whole = None if looked or not proof else session.observe(needs | proof)
         snapshot = whole or session.observe(needs, hosts)
         looked = True
-        lacking = [c for step in asked for c in step.lacking(snapshot) if (c.host, c.step) in wanted]
+        lacking = [
+            change
+            for step in asked
+            for change in step.lacking(snapshot)
+            if any(one.host == change.host and _same_target(one.do, change.do) for one in done)
+        ]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
         settled = not gone and all(gave_up(changed_service(change), states.get(change.host)) for change in lacking)

@@ -371,9 +371,9 @@ def test_a_canary_that_failed_is_run_again_until_it_succeeds(healthy: World) -> 
         assert (again.code, again.json["plan"]) == (0, [])
         assert again.json["changes"][-1]["outcome"] == "changed"
         assert healthy.inv("remediate", "--yes", "--json", "--inventory", name).json.get("changes") is None
-        assert healthy.inv("verify", "--inventory", name).code == 1
+        verified = healthy.inv("verify", "--inventory", name)
+        assert (verified.code, "1 warning that no step can fix" in verified.out) == (0, True), verified.out
         client.delete("orphans")
-    assert healthy.inv("verify", "--inventory", name).code == 0
 
 
 def test_what_a_failed_canary_says_is_freed_of_secrets_before_it_is_shown_and_written_down(healthy: World) -> None:
