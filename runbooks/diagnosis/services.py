@@ -66,9 +66,10 @@ def at_work(
     in `proving` that a start has worked, a silence counts whatever explains it.
     """
     states = snapshot.reachable()
+    busy, unseen = busy_solo(fleet, snapshot), not_seen_by_the_broker(fleet, snapshot)
     for host in fleet.hosts:
         if host.name in states:
-            at_host = _Host(fleet, snapshot, host, states[host.name], since.get(host.name), proving)
+            at_host = _Host(fleet, snapshot, host, states[host.name], since.get(host.name), proving, busy, unseen)
             yield from at_host.findings()
 
 
@@ -76,9 +77,10 @@ def left_behind(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Services that were restarted, and left processes of the start before: that restart did not work."""
     for finding in leaked(fleet, snapshot, kill=False):
         (change,) = finding.fix
+        assert isinstance(change.do, EndProcesses)
         host = next(host for host in fleet.hosts if host.name == change.host)
         if change.service in host.services:
-            why = f"{change.summary.split()[1]} processes of an earlier start live on"
+            why = f"{len(change.do.processes)} processes of an earlier start live on"
             yield replace(finding, fix=(control(host, change.service, "restart", why, snapshot),))
 
 
@@ -129,15 +131,22 @@ class _Host:
     """The services of one host, judged."""
 
     def __init__(
-        self, fleet: Fleet, snapshot: Snapshot, host: FleetHost, state: HostState, since: float | None, proving: bool
+        self,
+        fleet: Fleet,
+        snapshot: Snapshot,
+        host: FleetHost,
+        state: HostState,
+        since: float | None,
+        proving: bool,
+        busy: Collection[str],
+        unseen: Collection[str],
     ) -> None:
         assert snapshot.broker is not None
         self.fleet, self.snapshot, self.host, self.state = fleet, snapshot, host, state
         self.since, self.proving = since, proving
         self.broker = snapshot.broker
         self.workers = {worker.name: worker for worker in host.settings.workers}
-        self.busy = busy_solo(fleet, snapshot)
-        self.unseen = not_seen_by_the_broker(fleet, snapshot)
+        self.busy, self.unseen = busy, unseen
 
     def findings(self) -> Iterator[Finding]:
         elsewhere = {

@@ -88,8 +88,8 @@ def worker_step(fleet: Fleet, since: Mapping[str, float], before: Sequence[Step]
         yield from services.at_work(fleet, snapshot, since, proving=proving)
         yield from code.not_registered(fleet, snapshot)
 
-    order = [(host.name, service) for host in fleet.hosts for service in host.services]
-
+    services_of = ((host.name, service) for host in fleet.hosts for service in host.services)
+    place = {service: n for n, service in enumerate(services_of)}
     patience_s = max((host.settings.start_timeout for host in fleet.hosts), default=0.0)
     needs = Needs.SERVICES | Needs.NODES | Needs.FILES
     return Fixing(
@@ -97,7 +97,7 @@ def worker_step(fleet: Fleet, since: Mapping[str, float], before: Sequence[Step]
         needs,
         judge,
         proof=proof,
-        order=lambda change: order.index((change.host, change.service)),
+        order=lambda change: place[change.host, change.service],
         rolling=True,
         patience_s=patience_s,
     )

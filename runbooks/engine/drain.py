@@ -98,7 +98,7 @@ def changed_service(change: Change) -> Service:
     if isinstance(change.do, WriteFile) and change.do.content is None:
         name = PurePosixPath(change.do.path).name
         return change.host, service_of(name) if unit_of(service_of(name)) == name else ""
-    return change.host, getattr(change.do, "service", "")
+    return change.host, change.service
 
 
 def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
