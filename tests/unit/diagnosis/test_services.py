@@ -278,6 +278,7 @@ def test_silence_that_proves_nothing_is_no_reason_for_a_restart(broker: Mapping[
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, **broker))
     assert worker_step(fleet, {}).plan(snapshot) == ()
     assert worker_step(fleet, {"web1": NOW - 600}).plan(snapshot), "a restart is not proved by silence"
+    assert worker_step(fleet, {}).lacking(snapshot), "nor is a start, or a restart for another reason"
     [found] = [one for one in faults_of(fleet, snapshot) if one.code == "worker.not_answering"]
     assert found.remedy is None
     assert "proves nothing" in found.summary
