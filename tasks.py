@@ -1,9 +1,14 @@
-"""What `inv` offers in a checkout: the runbooks' verbs, and the three that only a checkout has."""
+"""What `inv` offers in a checkout: the runbooks' verbs, and those that only a checkout has."""
 
+import gc
 import signal
 
+gc.set_threshold(200_000)  # as RunbooksProgram has it, which is not there yet
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C while all this is imported is answered with no traceback
 
+import runbooks.cli  # noqa: F401 (first of all: it imports Invoke without what only tests need)
+
+# isort: split
 import os
 import sys
 from pathlib import Path
@@ -19,7 +24,15 @@ from runbooks.cli.verbs.common import typed_program
 
 CHECKOUT = Path(__file__).resolve().parent
 # What runs in the application's Python on a host has to run on 3.6; its annotations are evaluated there, too.
-OLD_PYTHONS = ("--target=3.6-", "--eval-annotations", "--violations", "--quiet", "runbooks/hosts/import_probe.py")
+ON_HOSTS = (
+    "runbooks/hosts/import_probe.py",
+    "runbooks/hosts/code_probe.py",
+    "runbooks/hosts/describe_application.py",
+    "runbooks/hosts/result_probe.py",
+    "runbooks/hosts/schedule_probe.py",
+    "runbooks/hosts/supervisor_probe.py",
+)
+OLD_PYTHONS = ("--target=3.6-", "--eval-annotations", "--violations", "--quiet", *ON_HOSTS)
 # What `inv test --fast` leaves out: whatever took more than five seconds in a run of all tests.
 SLOW = (
     "tests/ansible",
@@ -31,18 +44,28 @@ SLOW = (
     "tests/unit/broker/queues",
     "tests/unit/broker/server/test_preflight.py",
     "tests/unit/broker/test_kinds_of_broker.py",
+    "tests/unit/broker/views",
+    "tests/unit/cli/test_flags.py",
     "tests/unit/cli/test_program.py",
+    "tests/unit/core/envfile",
+    "tests/unit/effects/test_files.py",
     "tests/unit/engine/test_apply.py",
     "tests/unit/engine/test_blocked.py",
+    "tests/unit/engine/test_insertion.py",
+    "tests/unit/engine/test_contents_killed.py",
     "tests/unit/engine/test_observe.py",
     "tests/unit/engine/test_rolling.py",
     "tests/unit/engine/test_undo.py",
+    "tests/unit/hosts/test_application.py",
+    "tests/unit/hosts/test_code_probe.py",
+    "tests/unit/hosts/test_census_of_this_machine.py",
     "tests/unit/hosts/test_connection_tried.py",
-    "tests/unit/hosts/test_effects.py",
     "tests/unit/hosts/test_facts.py",
     "tests/unit/logs",
+    "tests/unit/monitoring/test_scrapes.py",
     "tests/unit/ssh",
     "tests/unit/task_runs/test_application.py",
+    "tests/unit/test_contributing.py",
     "tests/unit/test_frozen.py",
 )
 
@@ -56,19 +79,30 @@ def told(error: Exception) -> str:
     return typed(str(error), typed_program())
 
 
-@task(help={"healthy": "put it up without the incident's faults", "down": "end it and remove everything of it"})
-def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
+@task(
+    help={
+        "healthy": "put it up without the incident's faults",
+        "manager": "what runs its workers: commands (its own scripts), supervisor or docker (a server of its own; "
+        "docker needs root)",
+        "down": "end it and remove everything of it",
+    },
+    auto_shortflags=False,  # -h is help
+)
+def sandbox(c: Context, healthy: bool = False, manager: str = "commands", down: bool = False) -> None:
     """Put up a Celery fleet that is broken as in the incident, under .sandbox/ (no root, nothing else touched)."""
+    from lab.docker import DockerError
     from lab.redis_server import ServerNotStartedError
-    from lab.sandbox import Sandbox, SandboxError
+    from lab.sandbox import MANAGERS, Sandbox, SandboxError
     from runbooks.core.command import typed
 
+    if manager not in MANAGERS:
+        raise Exit(f"--manager {manager!r} runs no sandbox; these do: {', '.join(MANAGERS)}", code=5)
     world = Sandbox(CHECKOUT)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # ends half a sandbox
     try:
-        print(typed(world.down() if down else world.up(healthy=healthy), typed_program()), flush=True)
-    except (SandboxError, ServerNotStartedError, OSError) as error:
+        print(typed(world.down() if down else world.up(healthy=healthy, manager=manager), typed_program()), flush=True)
+    except (SandboxError, ServerNotStartedError, DockerError, OSError) as error:
         raise Exit(told(error), code=2) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; the sandbox was taken down again", code=99) from None
@@ -79,7 +113,8 @@ def sandbox(c: Context, healthy: bool = False, down: bool = False) -> None:
         "hosts": "how many (6): the broker's, and those of the workers",
         "latency": "MS on every round trip: 20, or web1=20,web2=5",
         "down": "end it and remove everything of it",
-    }
+    },
+    auto_shortflags=False,
 )
 def fleet(c: Context, hosts: int = 6, latency: str = "", down: bool = False) -> None:
     """Put up real Debian hosts with systemd and sshd, broken in several ways, under .fleet/ (needs root and Linux)."""
@@ -115,7 +150,7 @@ def shellcheck() -> list[str]:
             return []
     elif lacking:
         return []
-    scripts = (path for folder in ("bench", "lab") for path in sorted((CHECKOUT / folder).rglob("*.sh")))
+    scripts = (path for folder in ("bench", "lab", "runbooks") for path in sorted((CHECKOUT / folder).rglob("*.sh")))
     return ["shellcheck", "inv", *(str(path.relative_to(CHECKOUT)) for path in scripts)]
 
 
@@ -123,10 +158,11 @@ def shellcheck() -> list[str]:
     help={
         "only": "only tests whose names match this pytest EXPRESSION; the checks are left out",
         "fast": "leave out the slow tests, and say which these are",
-    }
+    },
+    auto_shortflags=False,
 )
 def test(c: Context, only: str = "", fast: bool = False) -> None:
-    """Lint, types, layers and all tests, three files of them at a time: most of them wait for real servers."""
+    """Lint, types, layers and all tests, four files of them at a time: most of them wait for real servers."""
     python = sys.executable
     programs = Path(python).parent
     chosen = [*(["-k", only] if only else []), *([f"--ignore={path}" for path in SLOW] if fast else [])]
@@ -137,7 +173,7 @@ def test(c: Context, only: str = "", fast: bool = False) -> None:
         "old Pythons": [str(programs / "vermin"), *OLD_PYTHONS],
         "types": [python, "-m", "mypy"],
         "layers": [str(programs / "lint-imports"), "--no-logo"],
-        "tests": [python, "-m", "pytest", "-q", "--numprocesses=3", "--dist=loadfile", *chosen],
+        "tests": [python, "-m", "pytest", "-q", "--numprocesses=4", "--dist=loadfile", *chosen],
     }
     import subprocess
 
@@ -154,10 +190,19 @@ def test(c: Context, only: str = "", fast: bool = False) -> None:
         print("\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test", flush=True)
 
 
+@task()
+def docs(c: Context) -> None:
+    """Write the pages of docs/ that are made from the code: findings.md."""
+    from lab.findings_page import page
+
+    (CHECKOUT / "docs/findings.md").write_text(page())
+
+
 namespace = Collection.from_module(verbs)
 namespace.add_task(sandbox)
 namespace.add_task(fleet)
 namespace.add_task(test)
+namespace.add_task(docs)
 
 if __name__ == "__main__":
     from runbooks.cli.program import RunbooksProgram

@@ -155,8 +155,9 @@ def scan(client: "redis.Redis", _directory: Path) -> None:
     """What `inv diagnose` does: counts by task, ETA, retries, expiry, reason."""
     from runbooks.broker.queues.scan import scan_queue
     from runbooks.broker.server.keys import KeySpace
+    from runbooks.broker.server.store import Store
 
-    state = scan_queue(client, KeySpace(), QUEUE, rules(), time.time())
+    state = scan_queue(Store(client, KeySpace()), QUEUE, rules(), time.time())
     assert sum(count.count for count in state.by_task.values()) == client.llen(QUEUE)
 
 
@@ -165,9 +166,10 @@ def take(client: "redis.Redis", directory: Path) -> None:
     from runbooks.broker.archive.writer import Archive
     from runbooks.broker.queues import take_restore
     from runbooks.broker.server.keys import KeySpace
+    from runbooks.broker.server.store import Store
 
     with Archive.create(directory / "archive.jsonl", "bench", time.time()) as archive:
-        take_restore.take(client, KeySpace(), QUEUE, rules(), archive, time.time())
+        take_restore.take(Store(client, KeySpace()), QUEUE, rules(), archive, time.time())
 
 
 def restore(client: "redis.Redis", directory: Path) -> None:
@@ -175,9 +177,10 @@ def restore(client: "redis.Redis", directory: Path) -> None:
     from runbooks.broker.archive.writer import Archive
     from runbooks.broker.queues import take_restore
     from runbooks.broker.server.keys import KeySpace
+    from runbooks.broker.server.store import Store
 
     with Archive.open(directory / "archive.jsonl") as archive:
-        take_restore.restore(client, KeySpace(), archive)
+        take_restore.restore(Store(client, KeySpace()), archive)
 
 
 def rename_and_filter(client: "redis.Redis", _directory: Path) -> None:

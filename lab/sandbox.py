@@ -11,19 +11,21 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from lab import incident
+from lab import docker, incident, supervisord
 from lab.redis_server import RedisServer
 from runbooks.core.command import Command
 
 _DOWN = Command("sandbox", "--down")
 _READY_S = 20.0
+MANAGERS = ("commands", "supervisor", "docker")
+"""What can run its workers: the application's own scripts, or a supervisord or a Docker engine of its own."""
 
 
 class SandboxError(Exception):
@@ -57,21 +59,25 @@ class Sandbox:
         self.root = checkout / ".sandbox"
         self.app = self.root / "app"
         self.patient = checkout / "lab" / "patient"
+        self.engine = docker.Engine(self.root / "docker")
         self._parts_file = self.root / "parts.json"
 
     # --- what an operator asks for
 
-    def up(self, *, healthy: bool) -> str:
+    def up(self, *, healthy: bool, manager: str = MANAGERS[0]) -> str:
         """Put the sandbox up, or leave one that is up as it is; returns what to tell. Raises SandboxError."""
         self._require_usable_path()
+        if manager == "docker":
+            docker.require()
         with self._alone():
             if self._is_complete():
                 self._require_alive()
-                again = Command("sandbox", *["--healthy"] * healthy)
+                chosen = ["--manager", manager] if manager != MANAGERS[0] else []
+                again = Command("sandbox", *["--healthy"] * healthy, *chosen)
                 return f"The sandbox is up already, as it was left. For a fresh one: {_DOWN}, then {again}."
             self._end_everything()
             try:
-                self._build(healthy=healthy)
+                self._build(healthy=healthy, manager=manager)
             except BaseException:
                 self._end_everything()
                 raise
@@ -102,35 +108,59 @@ class Sandbox:
 
     # --- putting it up
 
-    def _build(self, *, healthy: bool) -> None:
-        for directory in (
-            self.app,
-            *(self.root / "root/etc" / name for name in ("systemd/system", "cron.d", "logrotate.d")),
-        ):
+    def _build(self, *, healthy: bool, manager: str) -> None:
+        folders = ("systemd/system", supervisord.CONF_FOLDER, "cron.d", "logrotate.d")
+        for directory in (self.app, *(self.root / "root/etc" / name for name in folders)):
             directory.mkdir(parents=True, mode=0o700)
+        if manager != MANAGERS[0]:
+            (self.root / "manager").write_text(manager)
+        address = self._start_docker() if manager == "docker" else "127.0.0.1"
         tell("starting Redis and the GLPI stand-in")
-        redis = RedisServer.start(self.root / "redis")
+        seen_by_containers = ["--bind", "127.0.0.1", address, "--protected-mode", "no"] if manager == "docker" else []
+        redis = RedisServer.start(self.root / "redis", args=seen_by_containers)
         self._remember("redis", redis.pid, self.root / "redis/redis.log")
-        self._write_secret(self.root / "broker.url", redis.url(incident.BROKER_DB))
-        self._write_secret(self.root / "results.url", redis.url(incident.RESULTS_DB))
+        broker, results = (f"redis://{address}:{redis.port}/{db}" for db in (incident.BROKER_DB, incident.RESULTS_DB))
+        self._write_secret(self.root / "broker.url", broker)
+        self._write_secret(self.root / "results.url", results)
         tokens = incident.glpi_tokens()
-        glpi_port = self._start_glpi(tokens)
-        self._write_env(redis, glpi_port, tokens, healthy=healthy)
+        glpi = f"http://{address}:{self._start_glpi(address, tokens)}"
+        self._write_env(broker, results, glpi, tokens, healthy=healthy)
         tell("creating the application's database")
         self._manage("migrate", "--verbosity", "0")
         self._manage("seed_printers", "--count", str(incident.PRINTERS))
+        started = [] if healthy else ["worker_high", "worker_daemon", "beat"]
         if healthy:
             self._install_files()
         tell("starting the workers and beat")
-        self._script("start_workers.sh", *([] if healthy else ["worker_high", "worker_daemon", "beat"]))
+        if manager == "supervisor":
+            self._start_supervisord(started)
+        elif manager == "docker":
+            self._start_containers(started)
+        else:
+            self._script("start_workers.sh", *started)
         if not healthy:
             tell(f"queueing {incident.POLLS:,} polls and {incident.STUCK_CHECKS} stuck GLPI checks")
-            incident.fill_queue(redis.url(incident.BROKER_DB))
+            incident.fill_queue(broker)
         (self.root / "complete").touch()
 
-    def _start_glpi(self, tokens: dict[str, str]) -> int:
+    def _start_docker(self) -> str:
+        """Start an engine of its own; returns by which address its containers know this machine."""
+        tell("starting Docker")
+        pid = self.engine.start()
+        self._remember("dockerd", pid, self.engine.log)
+        return self.engine.gateway
+
+    def _start_containers(self, services: Sequence[str]) -> None:
+        """Make a container of each service, and start those of these services; where none is named, all."""
+        file = self.root / "docker-compose.yml"
+        (self.app / "run").mkdir()
+        docker.write_project(file, self.checkout, self.app, self.app / "printer_inventory.env")
+        self.engine.compose(file, "up", "--no-start")
+        self.engine.compose(file, "start", *services)
+
+    def _start_glpi(self, address: str, tokens: dict[str, str]) -> int:
         port_file, log = self.root / "glpi.port", self.root / "glpi.log"
-        command = [sys.executable, "-m", "lab.glpi", "--port", "0", "--port-file", str(port_file)]
+        command = [sys.executable, "-m", "lab.glpi", "--address", address, "--port", "0", "--port-file", str(port_file)]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command, cwd=self.checkout, env=os.environ | tokens, start_new_session=True,
@@ -144,11 +174,10 @@ class Sandbox:
             time.sleep(0.02)
         return int(port_file.read_text())
 
-    def _write_env(self, redis: RedisServer, glpi_port: int, tokens: dict[str, str], *, healthy: bool) -> None:
+    def _write_env(self, broker: str, results: str, glpi: str, tokens: dict[str, str], *, healthy: bool) -> None:
         text = incident.environment(
-            broker_url=redis.url(incident.BROKER_DB), result_backend=redis.url(incident.RESULTS_DB),
-            database=self.app / "db.sqlite3", glpi_url=f"http://127.0.0.1:{glpi_port}", glpi_tokens=tokens,
-            healthy=healthy,
+            broker_url=broker, result_backend=results, database=self.app / "db.sqlite3", glpi_url=glpi,
+            glpi_tokens=tokens, healthy=healthy,
         )  # fmt: skip
         self._write_secret(self.app / "printer_inventory.env", text)
 
@@ -156,8 +185,17 @@ class Sandbox:
         path.touch(mode=0o600)
         path.write_text(text)
 
-    def _install_files(self) -> None:
-        """Units, cron and logrotate files as the runbooks would install them."""
+    def _start_supervisord(self, services: Sequence[str]) -> None:
+        """With the programs of these services; where none is named, with those that are installed."""
+        if services:
+            self._install_files(supervisord.conf_names(services))
+        log = self.root / "supervisord.log"
+        self._remember("supervisord", supervisord.start(self.root).pid, log)
+        if missing := supervisord.not_ready(self.root):
+            raise SandboxError(f"a worker did not start:\n{last_lines(missing)}\n{last_lines(log)}")
+
+    def _install_files(self, names: Collection[str] = ()) -> None:
+        """Units, cron and logrotate files as the runbooks would install them; with `names` only these."""
         from runbooks.diagnosis.wanted_files import MODE, all_files
         from runbooks.inventory.build import build_fleet
         from runbooks.inventory.read import load_inventory
@@ -168,13 +206,14 @@ class Sandbox:
         templates = Templates(self.checkout / "templates")
         for wanted in all_files(fleet, templates).values():
             for path, content in wanted["sandbox"].items():
-                Path(path).write_bytes(content)
-                Path(path).chmod(MODE)
+                if not names or Path(path).name in names:
+                    Path(path).write_bytes(content)
+                    Path(path).chmod(MODE)
 
     def _manage(self, *arguments: str) -> None:
-        from runbooks.core.envfile import read_environment
+        from runbooks.core.envfile.edit import read
 
-        variables = read_environment((self.app / "printer_inventory.env").read_text())
+        variables = read((self.app / "printer_inventory.env").read_bytes(), "shell").values
         self._run([sys.executable, "manage.py", *arguments], variables)
 
     def _script(self, name: str, *arguments: str) -> None:
@@ -223,21 +262,45 @@ class Sandbox:
 
     def _end_everything(self) -> None:
         """End what was started, the workers by their own script, and remove the folder. Safe to call at any time."""
-        if (self.app / "printer_inventory.env").exists():
+        if self.engine.folder.exists():
+            self.engine.remove()
+        elif (self.app / "printer_inventory.env").exists():
             try:
                 self._script("stop_workers.sh")
             except SandboxError as error:
                 tell(f"{error}\nsandbox: ending the workers by their pids")
         workers = [self._worker_part(path) for path in (self.app / "run").glob("*.pid")]
-        processes = [process for part in (*self._parts(), *workers) if part and (process := part.process())]
-        for process in processes:
-            process.terminate()
-        _, alive = psutil.wait_procs(processes, timeout=10)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=10)
+        parts = [part for part in (*self._parts(), *workers) if part]
+        for part in parts:
+            if part.name == "supervisord":
+                self._end_supervisord(part)
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for part in parts:
+                if process := part.process():
+                    with suppress(psutil.NoSuchProcess):
+                        end(process)
+            _await_end(parts)
         if self.root.exists():
             shutil.rmtree(self.root)
+
+    def _end_supervisord(self, part: Part) -> None:
+        """It ends its programs before it ends; what outlives it, or was left by one that was killed, is killed."""
+        if process := part.process():
+            process.terminate()
+        _await_end([part])
+        if process := part.process():
+            process.kill()
+        left = supervisord.session_of(part.pid, self.checkout)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _await_end(parts: Sequence[Part], timeout_s: float = 10) -> None:
+    """Wait until none of them lives. A dead one that nobody has reaped yet holds nothing any more."""
+    deadline = time.monotonic() + timeout_s
+    while any(part.process() for part in parts) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def last_lines(log: Path, count: int = 15) -> str:

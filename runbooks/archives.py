@@ -18,9 +18,10 @@ from runbooks.core.effects import BROKER, Change, RecallMessages, RestoreSelecte
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import Rule
 from runbooks.core.needs import Needs
+from runbooks.core.outside import as_lines
 from runbooks.core.reporter import Check, Outcome, Reporter
 from runbooks.core.rules import fits, text
-from runbooks.core.wording import ago
+from runbooks.core.wording import ago, counted
 from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.perform import perform
@@ -66,7 +67,7 @@ def _broker(reporter: Reporter, open_broker: "Callable[[], Broker]") -> "Broker 
     """The inventory's broker; None, which is told, where it cannot be looked at."""
     try:
         broker = open_broker()
-        assert broker.name
+        broker.reach()
     except RunbookError as error:
         reporter.warning(f"Redis was not looked at: {error.problem}", error.advice)
         return None
@@ -148,8 +149,9 @@ def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitC
 def _sound(path: Path) -> str:
     ledger = read(path)
     torn = ", a last line that a crash has torn" if path.stat().st_size > ledger.whole_bytes else ""
-    unsettled = f", {len(ledger.unsettled)} batches of unknown fate (undo finds it out)" if ledger.unsettled else ""
-    return f"{len(ledger.messages):,} messages, every checksum right, in their order{torn}{unsettled}"
+    batches = counted(len(ledger.unsettled), "batch", "batches")
+    unsettled = f", {batches} of unknown fate (undo finds it out)" if ledger.unsettled else ""
+    return f"{counted(len(ledger.messages), 'message')}, every checksum right, in their order{torn}{unsettled}"
 
 
 def restore_archive(
@@ -221,7 +223,8 @@ def _restore(
         elif ledger.fates[message.n] is Fate.TAKEN:
             back.append(row(message, ledger, queue_of(path)))
             reasons[message.reason] += 1
-    held = f"; {withheld:,} malformed stay in the archive (--with-malformed)" if withheld else ""
+    left = counted(withheld, "malformed stays", "malformed stay")
+    held = f"; {left} in the archive (--with-malformed)" if withheld else ""
     if not back:
         return None
     token = uuid.uuid4().hex
@@ -230,10 +233,10 @@ def _restore(
     return Change(
         BROKER,
         "archive",
-        f"put {len(back):,} {'message' if len(back) == 1 else 'messages'} back into {queue_of(path)}, {where}{held}",
+        f"put {counted(len(back), 'message')} back into {queue_of(path)}, {where}{held}",
         RestoreSelected(name, text(rule) if rule else "", place, malformed, token, even_restored),
         RecallMessages(name, token),
-        "\n".join(f"{count:,} × {reason}" for reason, count in reasons.items()),
+        as_lines(f"{count:,} × {reason}" for reason, count in reasons.items()),
         tuple(back),
         len(back),
     )

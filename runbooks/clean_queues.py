@@ -1,13 +1,13 @@
 """`inv clean-queues`: take out what the rules mean, and what would kill a worker, or move it on; lose nothing."""
 
 from runbooks.core.errors import ExitCode, NodesSilent, UsageError
-from runbooks.core.model import Snapshot
+from runbooks.core.model import BrokerState, Rule, Snapshot
 from runbooks.core.rules import destination, literal, text
+from runbooks.core.wording import did_you_mean
 from runbooks.diagnosis.taking import notices
 from runbooks.engine.context import Session
 from runbooks.engine.main_loop import walk
 from runbooks.engine.unfinished_moves import warn_of_half_moves
-from runbooks.inventory.read import did_you_mean
 
 
 def clean_queues(session: Session) -> ExitCode:
@@ -51,8 +51,23 @@ def _require_known(session: Session, snapshot: Snapshot) -> None:
         if queue not in consumed and not broker.queues[queue].depth:
             hint = did_you_mean(queue, consumed)
             raise UsageError(f"--queue: there is no queue {queue!r}{hint}", f"the inventory has {', '.join(consumed)}")
+    _require_list(session, rule, broker)
     if rule.unregistered and not broker.nodes:
         raise NodesSilent(
             "no node answers, so nobody can say which tasks are unregistered; nothing was changed",
             "start a worker first, or name the tasks with --task",
+        )
+
+
+def _require_list(session: Session, rule: Rule, broker: BrokerState) -> None:
+    """Raise UsageError where the selection names a list of a priority that no worker polls, and none is there."""
+    options, priority = session.fleet.app.broker_options, rule.priority
+    if priority is None or priority in options.priority_steps:
+        return
+    if not any(key.endswith(f"{options.sep}{priority}") for state in broker.queues.values() for key in state.depths):
+        below = max((step for step in options.priority_steps if step < priority), default=options.priority_steps[0])
+        raise UsageError(
+            f"--priority: there is no list of priority {priority}",
+            f"the lists are {', '.join(map(str, options.priority_steps))}; a message of priority {priority} waits in "
+            f"that of {below}",
         )

@@ -8,7 +8,7 @@ from runbooks.engine.main_loop import walk
 
 
 def install_units(session: Session) -> ExitCode:
-    """One systemd unit per worker, and beat's; nothing is started, and what the inventory no longer has is removed."""
+    """A unit or conf file for each worker and for beat; nothing is started, and what the inventory lost is removed."""
     session.require_consent_possible()
     snapshot = session.observe(Needs.FILES | Needs.SERVICES)
     blocking = list(units_of_others(session.fleet, snapshot))
@@ -16,8 +16,8 @@ def install_units(session: Session) -> ExitCode:
 
 
 def install_cron(session: Session) -> ExitCode:
-    """The application's cron file, and the rotation of its logs."""
+    """The application's cron entries, for cron or as timers, and the rotation of its logs."""
     session.require_consent_possible()
-    snapshot = session.observe(Needs.FILES)
+    snapshot = session.observe(Needs.FILES | Needs.SERVICES)
     blocking = list(units_of_others(session.fleet, snapshot))
     return walk(session, session.cron_installed(), snapshot, blocking=blocking)

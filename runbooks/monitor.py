@@ -10,23 +10,24 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runbooks.broker.server.connection import safe_url
 from runbooks.core.command import Command
-from runbooks.core.errors import BrokerRefused, BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
+from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Finding, Look, Snapshot, Unreachable
+from runbooks.core.model import BrokerState, Look, NotAsked, Snapshot, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.private import make_private, require_private
 from runbooks.core.reporter import Reporter
-from runbooks.core.rules import seconds
-from runbooks.core.wording import span, utc
+from runbooks.core.rules import duration
+from runbooks.core.wording import counted, span, utc
+from runbooks.diagnosis.accepted import with_accepted
 from runbooks.diagnosis.judge import watch
 from runbooks.engine.context import Session
-from runbooks.monitoring.bounds import alone, deadline
-from runbooks.monitoring.history import History, read_history, set_aside
+from runbooks.monitoring.bounds import alone, deadline, until_terminated
+from runbooks.monitoring.history import History, history_path, read_history, set_aside
 from runbooks.monitoring.look import look_of, slow_to_drain, unsure
-from runbooks.monitoring.metrics import Exposition, serve, write_textfile
+from runbooks.monitoring.metrics import Exposition, write_textfile
 from runbooks.monitoring.notify import deliver
+from runbooks.monitoring.scrapes import serve
 
 _READING = 0.5  # the share of the time that is for reading messages
 _WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; free or mend the file, or pass --state-dir"
@@ -46,24 +47,26 @@ def monitor(session: Session, *, textfile: str) -> ExitCode:
 
 
 def listen(session: Session, *, address: str, every: str) -> ExitCode:
-    """Look again and again, and give the figures to whoever scrapes them, until ^C."""
-    every_s = _duration("--every", every)
+    """Look again and again, and give the figures to whoever scrapes them, until SIGTERM, which is no fault, or ^C."""
+    every_s = duration("--every", every)
     found = re.fullmatch(r"(?:(?P<host>.+):)?(?P<port>\d{1,5})", address)
     if not found or int(found["port"]) > 65535:
         raise UsageError(f"--listen {address!r}: name a port, or an address and a port", "for example 127.0.0.1:9808")
     host = (found["host"] or "127.0.0.1").strip("[]")
     watcher = Watcher(session, Exposition(session.fleet))
     try:
-        port = serve(watcher.exposition, host, int(found["port"]))
+        port = serve(watcher.exposition.registry(), host, int(found["port"]))
     except OSError as error:
         raise UsageError(f"--listen {address}: {error.strerror}", "name another port or address") from None
     session.reporter.message(f"metrics at http://{host}:{port}/metrics, a look every {span(every_s)}")
-    while True:
-        try:
-            watcher.look()
-        except LockHeld as held:
-            session.reporter.warning(held.problem, "the next look is made all the same")
-        time.sleep(every_s)
+    with until_terminated():
+        while True:
+            try:
+                watcher.look()
+            except LockHeld as held:
+                session.reporter.warning(held.problem, "the next look is made all the same")
+            time.sleep(every_s)
+    return ExitCode.OK
 
 
 class Watcher(Struct):
@@ -76,16 +79,16 @@ class Watcher(Struct):
     def look(self) -> ExitCode:
         """One look: told, written down, exposed, and passed on. Raises LockHeld while another monitor looks."""
         with self._alone() as path:
-            snapshot, failed = self._observe()
-            history, look = self._remember(path, snapshot, failed)
+            snapshot = self._observe()
+            history, look = self._remember(path, snapshot)
             self.exposition.look = look
             self.session.reporter.look(look)
-            if failed:
-                self.session.reporter.error(failed)
+            if not look.reached and snapshot.broker and (why := snapshot.broker.unasked):
+                self.session.reporter.error(RunbookError(why.problem, why.advice))
             self._pass_on(history)
             if history is not self.memory:
                 history.close()
-        return _exit_code(snapshot, look, failed)
+        return _exit_code(snapshot, look)
 
     @contextmanager
     def _alone(self) -> Iterator[Path | None]:
@@ -106,27 +109,44 @@ class Watcher(Struct):
                 self.session.reporter.warning(error.problem, _WITHOUT_HISTORY)
             yield path if usable else None
 
-    def _observe(self) -> tuple[Snapshot | None, RunbookError | None]:
-        """The queues, the nodes, and where this is asked the hosts of beat's; or why the broker cannot be asked."""
+    def _observe(self) -> Snapshot:
+        """The queues, the nodes, and where this is asked the hosts of beat's."""
         fleet, timeout_s = self.session.fleet, self.session.fleet.app.monitor.timeout
         asked = fleet.app.thresholds.beat_silence is not None
         hosts = [host.name for host in fleet.hosts if host.settings.beat and asked]
         needs = Needs.QUEUES | Needs.NODES | (Needs.BEAT if hosts else Needs.QUEUES)
         try:
             with deadline(timeout_s):
-                return self.session.observe(needs, hosts, read_until=time.monotonic() + timeout_s * _READING), None
-        except (BrokerUnreachable, BrokerRefused) as error:
-            return None, error
+                begun = time.monotonic()
+                read_until = begun + timeout_s * _READING
+                found = self.session.observe(needs, hosts, read_until=read_until, without_broker=True)
+        except BrokerUnreachable as error:  # the time is up
+            found = Snapshot(time.time(), BrokerState.not_seen(NotAsked.of(error)), {})
+        else:
+            found = self._with_schedules(found, timeout_s - (time.monotonic() - begun))
+        self.session.tell_about(found, needs)
+        return found
 
-    def _remember(
-        self, path: Path | None, snapshot: Snapshot | None, failed: RunbookError | None
-    ) -> tuple[History, Look]:
+    def _with_schedules(self, found: Snapshot, left_s: float) -> Snapshot:
+        """The snapshot with what beat's schedulers keep, where that can be asked in the time that is left."""
+        needs = Needs.FILES | Needs.SERVICES | Needs.IMPORTS | Needs.BEAT | Needs.SCHEDULE
+        if not found.reachable() or left_s <= 0:
+            return found
+        try:
+            with deadline(left_s):
+                more = self.session.observe(needs, list(found.reachable()), without_broker=True).reachable()
+        except RunbookError:  # also where the time is up
+            return found
+        kept = {name: replace(state, kept=more[name].kept) for name, state in found.reachable().items() if name in more}
+        return replace(found, hosts={**found.hosts, **kept})
+
+    def _remember(self, path: Path | None, snapshot: Snapshot) -> tuple[History, Look]:
         """Write the look down, in memory where the file cannot be used."""
         try:
             if path:
                 history = self._open(path)
                 try:
-                    return history, self._judge(history, snapshot, failed)
+                    return history, self._judge(history, snapshot)
                 except BaseException:
                     history.close()
                     raise
@@ -134,7 +154,7 @@ class Watcher(Struct):
             why = error.strerror if isinstance(error, OSError) else error
             self.session.reporter.warning(f"the history {path} cannot be used: {why}", _WITHOUT_HISTORY)
         self.memory = self.memory or History(None)
-        return self.memory, self._judge(self.memory, snapshot, failed)
+        return self.memory, self._judge(self.memory, snapshot)
 
     def _open(self, path: Path) -> History:
         try:
@@ -148,16 +168,13 @@ class Watcher(Struct):
             )
             return History(path)
 
-    def _judge(self, history: History, snapshot: Snapshot | None, failed: RunbookError | None) -> Look:
+    def _judge(self, history: History, snapshot: Snapshot) -> Look:
         """What was seen, and what of it is crossed since when."""
         fleet = self.session.fleet
-        if snapshot:
-            look = look_of(fleet, snapshot, history)
-            findings = [*watch(fleet, snapshot), *slow_to_drain(fleet, look.queues)]
-        else:
-            assert failed
-            look = Look(time.time(), fleet.app.app, reached=False)
-            findings = [Finding("broker.unreachable", "broker", failed.problem, (failed.advice,))]
+        assert snapshot.broker is not None
+        look = look_of(fleet, snapshot, history)
+        slow = with_accepted(fleet, slow_to_drain(fleet, snapshot.broker, look.queues), snapshot.at)
+        findings = [*watch(fleet, snapshot), *(one for one in slow if not one.accepted)]
         crossed, recovered = history.remember(
             look.at,
             {queue.name: queue.depth for queue in look.queues},
@@ -177,7 +194,7 @@ class Watcher(Struct):
                     continue
                 if why := deliver(url, app.app, news):
                     self.session.reporter.warning(
-                        f"celery_notify.{number} was not told of {len(news)} changes: {why}",
+                        f"celery_notify.{number} was not told of {counted(len(news), 'change')}: {why}",
                         "the next look tries again",
                     )
                 else:
@@ -186,19 +203,11 @@ class Watcher(Struct):
             self.session.reporter.warning(f"the history cannot be used: {error}", _WITHOUT_HISTORY)
 
 
-def _exit_code(snapshot: Snapshot | None, look: Look, failed: RunbookError | None) -> ExitCode:
-    if failed:
-        return failed.exit_code
-    assert snapshot
-    if any(isinstance(state, Unreachable) for state in snapshot.hosts.values()):
+def _exit_code(snapshot: Snapshot, look: Look) -> ExitCode:
+    assert snapshot.broker is not None
+    if snapshot.broker.is_away or any(isinstance(state, Unreachable) for state in snapshot.hosts.values()):
         return ExitCode.UNREACHABLE
     return ExitCode.FINDINGS if look.crossings else ExitCode.OK
-
-
-def history_path(fleet: Fleet, state_directory: Path) -> Path:
-    """Where the looks at one application on one broker are kept."""
-    name = f"{fleet.app.app}-{safe_url(fleet.app.broker_url.get_secret_value())}"
-    return state_directory / "monitor" / re.sub(r"[^A-Za-z0-9_.]+", "-", name) / "history.db"
 
 
 def _require_private(path: Path) -> None:
@@ -209,7 +218,7 @@ def _require_private(path: Path) -> None:
 def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, queue: str, since: str) -> ExitCode:
     """Draw the depths of every queue, or of one, and list what was crossed. Asks nobody."""
     path, now = history_path(fleet, state_directory), time.time()
-    since_at = now - _duration("--since", since)
+    since_at = now - duration("--since", since)
     if queue and queue not in fleet.queues:
         raise UsageError(f"--queue {queue!r}: no worker consumes it", f"there are: {', '.join(fleet.queues)}")
     _require_private(path)
@@ -230,10 +239,3 @@ def show_history(reporter: Reporter, fleet: Fleet, state_directory: Path, *, que
     ]
     reporter.table("crossings", rows)
     return ExitCode.OK
-
-
-def _duration(flag: str, text: str) -> float:
-    try:
-        return seconds(text)
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h") from None

@@ -3,27 +3,42 @@
 import heapq
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, HostUnreachable, UsageError
 from runbooks.core.model import LogLine, Unreachable
 from runbooks.core.rules import seconds
+from runbooks.engine.chosen import chosen
 from runbooks.engine.context import Session
 from runbooks.engine.observe import on_hosts
-from runbooks.logs.sources import logs_of
-from runbooks.logs.tail import Asked, HostLogs, follow, when
+from runbooks.logs.tail import Asked, HostLogs, follow, has_logs, when
 
 DEFAULT_LINES = 20
 
 
-def tail_logs(session: Session, *, grep: str, since: str, lines: str, following: bool) -> ExitCode:
-    """The last lines of each log that match `grep`, or all since a time; with `following` also those to come."""
-    asked = _asked(grep, since, lines, time.time())
-    if not any(logs_of(host) for host in session.fleet.hosts):
+def tail_logs(
+    session: Session, patterns: str | None, *, grep: str, since: str, lines: str, following: bool
+) -> ExitCode:
+    """The last lines of each log that match `grep`, or all since a time; with `following` also those to come.
+
+    With `patterns` only the logs of the workers and beats that one of them fits.
+    """
+    services = chosen(session.fleet, patterns) if patterns is not None else None
+    asked = replace(_asked(grep, since, lines, time.time()), services=services)
+    if not any(has_logs(host, services) for host in session.fleet.hosts):
+        if services is not None:
+            raise UsageError(
+                f"{patterns!r} has no log to show: no unit of systemd's, and no file of celery_logs with its name",
+                f"all of the logs: {Command('tail-logs')}",
+            )
         raise UsageError("these hosts have no logs to show: neither systemd nor log files", "name files in celery_logs")
-    logs, code = _show(session, asked)
+    logs, count, code = _show(session, asked)
+    if not count:
+        session.reporter.message(_nothing(grep, since))
     if following:
         for added in follow(logs):
             session.reporter.log(added)
@@ -61,18 +76,38 @@ def _since(text: str, now: float) -> float:
         ) from None
 
 
-def _show(session: Session, asked: Asked, *, brief: bool = False) -> tuple[list[HostLogs], ExitCode]:
-    """Show what the logs hold, all hosts merged; then which could not be read."""
+def _nothing(grep: str, since: str) -> str:
+    """Say that there is no line to show, and what was asked for."""
+    return (
+        "No line" + (f" since {since}" if since else "") + (f" matches --grep {grep!r}" if grep else " to show") + "."
+    )
+
+
+def _show(session: Session, asked: Asked, *, brief: bool = False) -> tuple[list[HostLogs], int, ExitCode]:
+    """Show what the logs hold, all hosts merged; then which could not be read. Returns how many lines there were."""
     hosts = session.fleet.hosts
     logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in hosts}
     found = on_hosts(session.transports, hosts, lambda host, _: _beginning(logs[host.name], asked))
     away = {name: answer.why for name, answer in found.items() if isinstance(answer, Unreachable)}
     there = {name: answer for name, answer in found.items() if not isinstance(answer, Unreachable)}
     lines = (last if asked.lines else _onward(logs[name], away) for name, (_, last) in there.items())
-    session.reporter.log(heapq.merge(*lines, key=when), brief=brief)
+    merged = _Counted(heapq.merge(*lines, key=when))
+    session.reporter.log(merged, brief=brief)
     session.reporter.log(line for said, _ in there.values() for line in said)
     session.reporter.log(LogLine(None, name, "", f"unreachable: {why}") for name, why in away.items())
-    return list(logs.values()), ExitCode.UNREACHABLE if away else ExitCode.OK
+    return list(logs.values()), merged.count, ExitCode.UNREACHABLE if away else ExitCode.OK
+
+
+class _Counted:
+    """Lines, counted as they are taken."""
+
+    def __init__(self, lines: Iterable[LogLine]) -> None:
+        self._lines, self.count = lines, 0
+
+    def __iter__(self) -> Iterator[LogLine]:
+        for line in self._lines:
+            self.count += 1
+            yield line
 
 
 def _beginning(logs: HostLogs, asked: Asked) -> tuple[list[LogLine], list[LogLine]]:

@@ -1,12 +1,17 @@
 """`inv undo RUN`: take a run's changes back, newest first; what cannot be is said before anything is touched."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from runbooks.core.command import Command
+from runbooks.core.effects import LostContents, StartByHand
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
+from runbooks.core.wording import counted
 from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.recap import Recap
-from runbooks.engine.undo import count_left, newer_on_the_same, plan_undo, settle
+from runbooks.engine.undo import Undo, count_left, newer_on_the_same, plan_undo, settle
 from runbooks.engine.undo import undo as take_back
 from runbooks.history import headline
 
@@ -16,11 +21,7 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     record = find_run(session.options.state_directory, run, to_undo=True)
     session.require_consent_possible()
     _require_same(session, record)
-    if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
-        raise UsageError(
-            f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
-            f"undo it first: {Command('undo', newer.id)}",
-        )
+    _require_newest(session, record)
     undos = plan_undo(session, record, malformed=malformed)
     session.reporter.message(headline(record))
     items = [(undo.change, undo.outcome, undo.why) for undo in undos]
@@ -28,17 +29,45 @@ def undo(session: Session, run: str, *, malformed: bool) -> ExitCode:
     todo = [undo for undo in undos if undo.outcome is Outcome.CHANGED]
     for host in sorted({undo.change.host for undo in undos if undo.away}):
         session.reporter.warning(f"{host} is left out", "run the same command again when it answers")
+    _warn_of_lost(session, record, undos)
     if not session.options.dry_run and not todo and any(undo.outcome is Outcome.ALREADY for undo in undos):
         settle(session, record, malformed=malformed)
     if session.options.dry_run or not todo:
         left = Recap()
         count_left(undos, left)
         return left.exit_code
-    session.ask(f"Take these {len(todo)} changes of run {record.id} back?")
+    session.require_alone(session.broker.other_run())
+    session.ask(f"Take {counted(len(todo), 'change')} of run {record.id} back?")
     recap = Recap()
-    take_back(session, record, undos, recap)
+    take_back(session, record, undos, recap, partial(_require_newest, session, record))
     session.reporter.recap(recap.tallies, undo="")
+    for undo in undos:
+        if isinstance(undo.change.do, StartByHand) and undo.outcome is Outcome.CANNOT:
+            session.reporter.warning(
+                f"{undo.change.do.name} on {undo.change.host} runs no more, and no manager can start it again",
+                f"whoever started it has to: {undo.change.do.told}",
+            )
     return recap.exit_code
+
+
+def _warn_of_lost(session: Session, record: RunRecord, undos: Sequence[Undo]) -> None:
+    """Tell once for all files whose contents the record no longer has."""
+    lost = [undo.change.do for undo in undos if undo.outcome is Outcome.CANNOT]
+    for why in sorted({effect.why for effect in lost if isinstance(effect, LostContents)}):
+        session.reporter.warning(
+            f"{why}: what stood in some files before run {record.id} is not known",
+            "restore it from a backup and run the same command again; where there is none, put these files right by "
+            f"hand: {Command('show', record.id)} has what was changed in them, without secrets",
+        )
+
+
+def _require_newest(session: Session, record: RunRecord) -> None:
+    """Raise UsageError where a later run stands that changed the same things."""
+    if newer := newer_on_the_same(record, list_runs(session.options.state_directory)):
+        raise UsageError(
+            f"run {newer.id} is newer, changed the same things and still stands; nothing was changed",
+            f"undo it first: {Command('undo', newer.id)}",
+        )
 
 
 def _require_same(session: Session, record: RunRecord) -> None:
@@ -49,5 +78,5 @@ def _require_same(session: Session, record: RunRecord) -> None:
         raise UsageError(
             f"run {record.id} was made on {theirs[0]} at {theirs[1]}, and this inventory is of {here[0]} at {here[1]}; "
             "nothing was changed",
-            f"to undo it, name its inventory with --inventory: {record.inventory}",
+            f"to undo it, name its inventory: --inventory {record.inventory}",
         )

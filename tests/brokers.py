@@ -44,8 +44,9 @@ def servers(directory: Path) -> Iterator[Start]:
     """Starts servers, which end with the block."""
     started: list[RedisServer] = []
 
-    def start_one(*args: str, sentinel: Path | None = None) -> RedisServer:
-        started.append(RedisServer.start(directory / f"redis-{len(started)}", args=args, sentinel=sentinel))
+    def start_one(*args: str, sentinel: Path | None = None, binary: Path | None = None) -> RedisServer:
+        name = f"redis-{len(started)}"
+        started.append(RedisServer.start(directory / name, args=args, sentinel=sentinel, binary=binary))
         return started[-1]
 
     try:

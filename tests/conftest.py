@@ -11,6 +11,7 @@ import redis
 from lab import packages
 from lab.redis_server import RedisServer, redis_server_binaries
 from runbooks.broker.server.connection import connect
+from runbooks.core.redaction import forget_secrets
 
 # What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
 ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_connection")
@@ -34,6 +35,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _version(binary: Path) -> str:
     output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
     return output.split("v=")[1].split()[0]
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> None:
+    forget_secrets()
 
 
 @pytest.fixture(scope="session")

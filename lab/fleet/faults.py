@@ -1,7 +1,7 @@
 """What is wrong with a fresh fleet, besides that no unit is installed on it and the incident's queue waits.
 
-The workers' hosts have one fault each in turn: the incident's environment file; a unit of the old kind with its leaked
-workers; a cron file of ours that has no business there any more.
+The workers' hosts have one fault each in turn: the incident's environment file; a unit of ours that somebody edited,
+with its leaked workers; a cron file of ours that has no business there any more.
 """
 
 import time
@@ -23,6 +23,7 @@ _READY_S = 60.0
 
 # The shell is the main process: stopping the unit ends it alone, the worker lives on. Nobody sends to `low` any more.
 _UNIT = """\
+# Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-units`.
 [Unit]
 Description=Celery worker_low of the printer inventory
 After=network.target

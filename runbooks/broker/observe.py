@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -10,23 +11,26 @@ from typing import Any, cast
 import redis
 from msgspec.structs import replace
 
-from runbooks.broker.messages.parse import Message, parse
+from runbooks.broker.messages.parse import Message, origin_of, parse
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import unacked
+from runbooks.broker.queues.ends import both_ends
+from runbooks.broker.queues.other_lists import other_lists
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.queues.unacked import Entry
-from runbooks.broker.server.connection import address, broker_errors, db_of
-from runbooks.broker.server.keys import REPLY_SUFFIX, KeySpace, readable
+from runbooks.broker.server.connection import address, broker_errors, db_of, in_db
+from runbooks.broker.server.keys import readable
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, BrokerState, NodeState, Rule
+from runbooks.core.model import SAMPLES, BrokerState, Client, NodeState, Rule, Stray
 
 _HELD_LOOKED_AT = 1000
-_LOOKED_AT = 3  # items at each end of a list that decide whether it holds Celery messages
+_STRAYS_LOOKED_AT = 20
+_STRAY_ITEMS = 200
 
 
 def observe_broker(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     queues: Sequence[str],
     rules: Iterable[Rule],
     now: float,
@@ -40,52 +44,60 @@ def observe_broker(
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` and `answered` are from `control.ask_nodes`.
 
-    `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s.
+    `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s, where
+    each queue has its share of the time, and what those before it have left.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
-    rules, clock_ahead_s = tuple(rules), _clock_ahead_s(client)
+    rules, clock_ahead_s = tuple(rules), _clock_ahead_s(store.client)
     facts = Facts(now, registered_in(nodes))
+    begun = time.monotonic()
     states = {
         queue: scan_queue(
-            client,
-            keyspace,
+            store,
             queue,
             rules,
             now,
             registered=facts.registered,
             samples=samples,
             on_progress=partial(on_progress, queue),
-            read_until=read_until,
+            read_until=begun + (read_until - begun) * number / len(queues),
         )
-        for queue in queues
+        for number, queue in enumerate(queues, 1)
     }
     for queue in queues if any(rule.unacked for rule in rules) else ():
-        chosen, notices = unacked.choose(fetched, nodes, rules, keyspace, queue, facts)
+        chosen, notices = unacked.choose(fetched, nodes, rules, store.keys, queue, facts)
         selected, state = unacked.selections(chosen, samples), states[queue]
         states[queue] = replace(state, unacked=selected, notices=(*state.notices, *notices))
-    with broker_errors(address(client)):
-        info, consumers, asked_at = _info(client), _consumers(client), time.time()
+    with store.errors():
+        info, listed, asked_at = _info(store.client), client_list(store.client), time.time()
+        db = str(db_of(store.client))
+        others = _other_lists(store, queues) if queues else {}
+        celerys = sorted(key for key, (_, is_celery) in others.items() if is_celery)
+        consumers = None if listed is None else [c for c in listed if consumes(c) and c["db"] == db]
         return BrokerState(
             version=str(info.get("redis_version", "")),
-            db=db_of(client),
+            db=db_of(store.client),
             maxmemory_bytes=int(info.get("maxmemory", 0)),
             maxmemory_policy=str(info.get("maxmemory_policy", "")),
-            used_memory_bytes=int(info.get("used_memory", 0)),
+            used_memory_bytes=int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0)),
             queues=states,
             nodes=nodes,
-            unacked=_unacked(client, keyspace),
-            other_lists=_other_lists(client, keyspace, queues) if queues else {},
-            depths_by_db=_depths_by_db(client, keyspace, queues, info) if queues else {},
+            unacked=_unacked(store),
+            other_lists={readable(key): of for key, of in others.items()},
+            strays={readable(key): _stray(store, key) for key in celerys[:_STRAYS_LOOKED_AT]},
+            depths_by_db=_depths_by_db(store, queues, info) if queues else {},
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) - (asked_at - now) for c in consumers),
-            oldest_unacked_at=_oldest_unacked_at(client, keyspace),
-            held_s=_held_s(client, keyspace) if queues else {},
+            oldest_unacked_at=_oldest_unacked_at(store),
+            held_s=_held_s(store) if queues else {},
             clock_ahead_s=clock_ahead_s,
-            orphans=unacked.orphans(client, keyspace, fetched, nodes),
+            orphans=unacked.orphans(store, fetched, nodes),
             hoards=unacked.hoards(fetched, nodes),
             evicted_keys=int(info.get("evicted_keys", 0)),
+            run_id=str(info.get("run_id", "")),
             uptime_s=float(info["uptime_in_seconds"]) if "uptime_in_seconds" in info else None,
             unheard=consumers is not None and answered is not None and len(consumers) > answered,
+            clients=None if listed is None else tuple(map(_client, listed)),
         )
 
 
@@ -112,28 +124,28 @@ def _clock_ahead_s(client: "redis.Redis") -> float:
     return time.time() - at - at_us / 1e6
 
 
-def _unacked(client: "redis.Redis", keyspace: KeySpace) -> int:
+def _unacked(store: Store) -> int:
     try:
-        return int(client.hlen(keyspace.unacked))
+        return int(store.client.hlen(store.keys.unacked))
     except redis.ResponseError as error:
         if not str(error).startswith("WRONGTYPE"):
             raise
-        problem = f"{keyspace.unacked} in {address(client)} is no hash"
+        problem = f"{store.keys.unacked} in {store.address} is no hash"
         raise BrokerRefused(problem, "another application uses that name: workers cannot run in this db") from error
 
 
-def _oldest_unacked_at(client: "redis.Redis", keyspace: KeySpace) -> float | None:
+def _oldest_unacked_at(store: Store) -> float | None:
     """**Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the score is when the message was fetched."""
-    oldest = cast("list[tuple[bytes, float]]", client.zrange(keyspace.unacked_index, 0, 0, withscores=True))
+    oldest = cast("list[tuple[bytes, float]]", store.client.zrange(store.keys.unacked_index, 0, 0, withscores=True))
     return oldest[0][1] if oldest else None
 
 
-def _held_s(client: "redis.Redis", keyspace: KeySpace) -> dict[str, float]:
+def _held_s(store: Store) -> dict[str, float]:
     """By task the longest time from a fetch to the ETA, among so many of the unacked messages; {} where we may not."""
     held: dict[str, float] = {}
     try:
-        some = dict(islice(client.hscan_iter(keyspace.unacked, count=_HELD_LOOKED_AT), _HELD_LOOKED_AT))
-        fetched = client.zmscore(keyspace.unacked_index, list(some)) if some else []
+        some = dict(islice(store.client.hscan_iter(store.keys.unacked, count=_HELD_LOOKED_AT), _HELD_LOOKED_AT))
+        fetched = store.client.zmscore(store.keys.unacked_index, list(some)) if some else []
     except redis.exceptions.NoPermissionError:
         return {}
     for value, fetched_at in zip(some.values(), fetched, strict=True):
@@ -143,37 +155,39 @@ def _held_s(client: "redis.Redis", keyspace: KeySpace) -> dict[str, float]:
     return held
 
 
-def _other_lists(client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str]) -> dict[str, tuple[int, bool]]:
+def _other_lists(store: Store, queues: Sequence[str]) -> dict[bytes, tuple[int, bool]]:
     """Lists of this db that are neither the inventory's queues nor replies to remote control."""
-    own = [key for queue in queues for key in keyspace.queue(queue)]
-    known = {name.encode() for key in own for name in (key, *keyspace.aside(key))}
-    found: dict[str, tuple[int, bool]] = {}
-    for key in client.scan_iter(count=1000, _type="list"):
-        if key in known or key.endswith(REPLY_SUFFIX.encode()):
-            continue
-        with client.pipeline(transaction=False) as pipe:
-            pipe.llen(key)
-            pipe.lrange(key, 0, _LOOKED_AT - 1)
-            pipe.lrange(key, -_LOOKED_AT, -1)
-            length, newest, oldest = pipe.execute(raise_on_error=False)
-        # A key that was consumed empty or replaced since SCAN named it is no list any more.
-        if isinstance(length, int) and length:
-            found[readable(key)] = length, any(isinstance(parse(raw), Message) for raw in (*newest, *oldest))
-    return found
+    own = [key for queue in queues for key in store.keys.queue(queue)]
+    known = {name.encode() for key in own for name in (key, *store.keys.aside(key))}
+    return other_lists(store, known).found
 
 
-def _depths_by_db(
-    client: "redis.Redis", keyspace: KeySpace, queues: Sequence[str], info: Mapping[str, Any]
-) -> dict[int, int]:
+def _stray(store: Store, key: bytes) -> Stray:
+    """What is at both ends of a list that is no queue of the inventory."""
+    items = both_ends(store.client, key, _STRAY_ITEMS).items
+    messages = [(item, one) for item in items if isinstance(one := parse(item), Message)]
+    name = key.decode(errors="backslashreplace").removeprefix(store.keys.prefix)
+    queue, _, step = name.partition(store.keys.sep)
+    known = step.isdecimal()
+    return Stray(
+        queue if known else readable(name),
+        int(step) if known else 0,
+        len(items),
+        dict(Counter(message.task for _, message in messages).most_common()),
+        dict(Counter(origin for item, _ in messages if (origin := origin_of(item))).most_common()),
+    )
+
+
+def _depths_by_db(store: Store, queues: Sequence[str], info: Mapping[str, Any]) -> dict[int, int]:
     """Messages under the inventory's queue names in the server's other dbs, where there are any.
 
     **Source:** Redis `INFO keyspace`: one `dbN:keys=…` line per db that is not empty.
     """
     depths = {}
     for db in (int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()):
-        if db != db_of(client):
+        if db != db_of(store.client):
             try:
-                depth = _depth_in(client, db, [key for queue in queues for key in keyspace.queue(queue)])
+                depth = _depth_in(store.client, db, [key for queue in queues for key in store.keys.queue(queue)])
             except redis.exceptions.NoPermissionError:
                 return {}
             if depth:
@@ -182,29 +196,34 @@ def _depths_by_db(
 
 
 def _depth_in(client: "redis.Redis", db: int, keys: Sequence[str]) -> int:
-    pool = client.connection_pool
-    options = {**pool.connection_kwargs, "db": db}
-    other = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
-    with other, other.pipeline(transaction=False) as pipe:
+    with in_db(client, db) as other, other.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.llen(key)
         lengths = pipe.execute(raise_on_error=False)
-    other.connection_pool.disconnect()
     for length in lengths:
         if isinstance(length, redis.exceptions.NoPermissionError):
             raise length
     return sum(length for length in lengths if isinstance(length, int))
 
 
-def _consumers(client: "redis.Redis") -> list[dict[str, str]] | None:
-    """The clients of this db whose last command is BRPOP: workers; None where CLIENT LIST is not allowed.
+def client_list(client: "redis.Redis") -> list[dict[str, str]] | None:
+    """The clients of the server; None where CLIENT LIST is not allowed.
 
     **Source:** Redis `CLIENT LIST`: `cmd` is the last command, `age` the connection's in seconds, flag `b` a client
     that waits in a blocking operation: a worker that has nothing to do.
     """
     try:
-        clients = client.client_list()
+        clients: list[dict[str, str]] = client.client_list()
     except redis.exceptions.NoPermissionError:
         return None
-    db = str(db_of(client))
-    return [c for c in clients if c["cmd"] == "brpop" and c["db"] == db]
+    return clients
+
+
+def _client(told: Mapping[str, str]) -> Client:
+    """**Source:** Redis, `CLIENT LIST`: `laddr` is the server's own end (since 6.2)."""
+    return Client(told["addr"], int(told["db"]), consumes(told), to=told.get("laddr", ""))
+
+
+def consumes(client: Mapping[str, str]) -> bool:
+    """Whether its last command is BRPOP: a worker."""
+    return client["cmd"] == "brpop"

@@ -2,3 +2,26 @@
 
 Flags become a session and an exit code here. It may import every room; no room imports it.
 """
+
+import sys
+from types import ModuleType
+
+
+def _import_invoke() -> None:
+    """Import Invoke without `unittest.mock`, which takes a tenth of a verb's start and serves its MockContext alone.
+
+    **Source:** invoke 2.2 `context.py`.
+    """
+    name = "unittest.mock"
+    if name in sys.modules:
+        return
+    stand_in = ModuleType(name)
+    stand_in.Mock = None  # type: ignore[attr-defined]
+    sys.modules[name] = stand_in
+    try:
+        import invoke  # noqa: F401
+    finally:
+        del sys.modules[name]
+
+
+_import_invoke()

@@ -1,7 +1,7 @@
 """Every error an operator can be shown: what is wrong, what to do next, and the exit code that says so to a script."""
 
 from collections.abc import Iterable
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class ExitCode(IntEnum):
@@ -52,7 +52,36 @@ class RenderError(UsageError):
     """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
 
 
-class BrokerRefused(UsageError):
+class Trouble(Enum):
+    """What keeps the broker from being asked, or from taking writes; its finding is `broker.VALUE`."""
+
+    UNREACHABLE = "unreachable"
+    LOADING = "loading"
+    MAX_CLIENTS = "max_clients"
+    WRONG_PASSWORD = "wrong_password"  # noqa: S105  # the name of a state
+    MISSING_RIGHT = "missing_right"
+    REPLICA = "replica"
+    FULL = "full"
+    CANNOT_SAVE = "cannot_save"
+    FEW_REPLICAS = "few_replicas"
+    UNUSABLE = "unusable"
+
+
+AWAY = (Trouble.UNREACHABLE, Trouble.LOADING, Trouble.MAX_CLIENTS)
+"""It does not answer, or not yet, or lets nobody in."""
+
+
+class BrokerError(RunbookError):
+    """The broker cannot be used as it is now; `trouble` says why."""
+
+    trouble = Trouble.UNUSABLE
+
+    def __init__(self, problem: str, advice: str = "", trouble: Trouble | None = None) -> None:
+        super().__init__(problem, advice)
+        self.trouble = trouble or self.trouble
+
+
+class BrokerRefused(BrokerError, UsageError):
     """The broker answers, but not as this tool needs it: wrong password, a Cluster, a replica, missing rights."""
 
 
@@ -60,16 +89,34 @@ class BrokerReadOnly(BrokerRefused):
     """The broker answers, and takes no writes just now: it has no memory, no disk, or too few replicas."""
 
 
-class BrokerUnreachable(RunbookError):
-    """The broker does not answer."""
+class BrokerUnreachable(BrokerError):
+    """The broker does not answer, or not yet, or lets nobody in."""
 
+    trouble = Trouble.UNREACHABLE
     exit_code = ExitCode.UNREACHABLE
+
+
+class HostTrouble(Enum):
+    """What keeps a host from being worked with; its finding is `host.VALUE`."""
+
+    UNREACHABLE = "unreachable"
+    KEY_CHANGED = "key_changed"
+    KEY_UNKNOWN = "key_unknown"
+    LOGIN_REFUSED = "login_refused"
+    SUDO_REFUSED = "sudo_refused"
+    OTHER_SHELL = "other_shell"
+    NO_ROOM = "no_room"
+    LACKS_TOOLS = "lacks_tools"
 
 
 class HostUnreachable(RunbookError):
-    """A host does not answer, or not within its timeout."""
+    """A host does not answer, or not so that it can be worked with; `trouble` says why."""
 
     exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, problem: str, advice: str = "", trouble: HostTrouble = HostTrouble.UNREACHABLE) -> None:
+        super().__init__(problem, advice)
+        self.trouble = trouble
 
 
 class NodesSilent(RunbookError):

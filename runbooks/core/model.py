@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from runbooks.core.application import Application, KeptSchedule
+from runbooks.core.census import Census, Manager
+from runbooks.core.containers import Container
 from runbooks.core.effects import Change
+from runbooks.core.errors import AWAY, BrokerError, HostTrouble, Trouble
+from runbooks.core.foreign import Foreign
 
 CLOCK_MARGIN_S = 60.0
 SAMPLES = 5
@@ -39,11 +44,24 @@ class Block(Struct, frozen=True):
         return self.host in ("", host) and self.service in ("", service)
 
 
+class Cause(Struct, frozen=True):
+    """Which finding explains another: its code and subject."""
+
+    code: str
+    subject: str
+
+    @classmethod
+    def of(cls, finding: "Finding") -> "Cause":
+        return cls(finding.code, finding.subject)
+
+
 class Finding(Struct, frozen=True):
     """One fault: what it is (`code`), where (`subject`), the evidence for it, and what puts it right.
 
     `fix` are the changes that put it right, and `remedy` says so in words: none, and None, where no step of this tool
-    can. Several findings may share a change. `blocks` are what no step may touch before it is gone.
+    can. Several findings may share a change. `blocks` are what no step may touch before it is gone. `caused_by` are the
+    findings that explain it; it is told below the first of them. `accepted` says until when the operator accepts it and
+    why; "" where it counts.
     """
 
     code: str
@@ -54,6 +72,8 @@ class Finding(Struct, frozen=True):
     fix: tuple[Change, ...] = ()
     severity: Severity = Severity.ERROR
     blocks: tuple[Block, ...] = ()
+    caused_by: tuple[Cause, ...] = ()
+    accepted: str = ""
 
 
 # --- queues -----------------------------------------------------------------------------------------------------------
@@ -66,6 +86,7 @@ class Rule(Struct, frozen=True):
     shell-style patterns, separated by commas (`compression` is "" where it is not asked for); `eta_overdue_s` the least
     seconds by which the ETA has passed; `retries_over` holds where the retries are more; `duplicate` says which one of
     those with the same task and arguments stays; each of `args` is canonical JSON, or a keyword with `=` before it.
+    `priority` is that of the one list whose messages are meant, None: of all lists.
     With `malformed` the items that are no messages are meant, with `unacked` also messages that a worker fetched which
     is gone. `requeue_to` is `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
     """
@@ -86,6 +107,7 @@ class Rule(Struct, frozen=True):
     requeue_to: str = ""
     content_type: str = "*"
     compression: str = ""
+    priority: int | None = None
 
 
 class MessageSummary(Struct, frozen=True):
@@ -155,7 +177,8 @@ class QueueState(Struct, frozen=True):
     `aside` of the messages wait in a list of this tool's: a run is working on them, or was killed while it was.
     `unacked` is like `selected`, of the messages that nobody works on any more though they were fetched.
     `too_large` are those of the unreadable that unpack to more than the limit, by the task of their headers.
-    `unseen` were counted but not looked at, for the time was over: there may be more of everything else.
+    `unseen` were counted but not looked at, for the time was over: there may be more of everything else. Then
+    the newest were looked at, and a sample of the middle and the oldest.
     `forms` counts the messages by how they are written, without those as Celery writes them by default.
     """
 
@@ -194,26 +217,76 @@ class NodeState(Struct, frozen=True):
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
     `holds` are the ids of the tasks it has fetched and not finished, None where it was not asked or did not say;
-    `reserved` are those of them that wait for a free process; `rate_limited` those of its tasks of which it may hold
-    some without listing them. Where several `twins` answer under the name, `registered` are what all know,
-    `queues` what any consumes.
+    `reserved` are those of them that wait for a free process; `rate_limits` those of its tasks that have one (`10/m`),
+    of which it may hold some without listing them. Where several `twins` answer under the name, `registered` are what
+    all know, `queues` what any consumes.
     `options` are what it sets of the transport options that do not keep it from answering; None as with `holds`.
     `running` are the tasks that its processes work on; `scheduled` those that its application's schedule sends, each
     with the queue that the schedule names ("": none), empty where it was not asked. `pids` are the main processes that
-    answered, as they know themselves.
+    answered, as they know themselves, and `pool_pids` those of their pools. `pool` is the pool's name (`prefork`), and
+    `pool_size` how many tasks it runs at once; "" and None where it does not say, or twins answer. `later` are the ids
+    that wait for their ETA, as `reserved`. `names` are those of several nodes that are told as one, for they are the
+    containers of one service. `settings` are those of
+    `core/node_settings.py`, None as with `holds`.
     """
 
     name: str
     registered: frozenset[str]
     queues: frozenset[str]
     holds: frozenset[str] | None = None
-    rate_limited: frozenset[str] = frozenset()
+    rate_limits: Mapping[str, str] = {}
     twins: int = 1
     reserved: frozenset[str] = frozenset()
     options: Mapping[str, Any] | None = None
     running: tuple[RunningTask, ...] = ()
     scheduled: frozenset[tuple[str, str]] = frozenset()
     pids: frozenset[int] = frozenset()
+    pool: str = ""
+    pool_size: int | None = None
+    pool_pids: frozenset[int] = frozenset()
+    later: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """What Celery calls it, or each of them."""
+        return self.names or (self.name,)
+
+    @property
+    def size(self) -> int | None:
+        """How many tasks its pool runs at once now; `pool_size` of a prefork pool is what it was started with."""
+        return len(self.pool_pids) if self.pool == "prefork" and self.pool_pids else self.pool_size
+
+
+class Client(Struct, frozen=True):
+    """A connection as the broker sees it: from where (`HOST:PORT`; of a socket its path), and in which db.
+
+    `takes_messages`: the last thing it did was to wait for some. `to` is the broker's own end, in the same form.
+    """
+
+    address: str
+    db: int
+    takes_messages: bool
+    to: str
+
+
+class SecondLook(Struct, frozen=True):
+    """What the broker and the nodes showed `after_s` seconds after the first look, of queues that may be stuck.
+
+    `nodes` are the nodes as they answered then. `unmoved` are the queues that hold messages and where, in each list
+    that workers poll, the same message was next to run both times. `senders` counts by queue the waiting messages that
+    were read, by the id of the task that sent them. `held_back` counts by queue and task the fetched messages that no
+    node lists as active, reserved or scheduled. `waiting_clients` is the number of clients of this db that wait in
+    BRPOP; None where CLIENT LIST is not allowed.
+    """
+
+    after_s: float
+    nodes: Mapping[str, "NodeState"]
+    unmoved: frozenset[str] = frozenset()
+    senders: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    held_back: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    waiting_clients: int | None = None
 
 
 class Hoard(Struct, frozen=True):
@@ -245,11 +318,15 @@ class TaskState(Struct, frozen=True):
 
 
 class MessagePlace(Struct, frozen=True):
-    """Where a task's message is: in `queue`, with so many that run before it, or (`queue` None) with a worker."""
+    """Where a task's message is: in `queue`, with so many that run before it, or (`queue` None) with a worker.
+
+    `fetched_at` is since when the worker has it, None where that is not known.
+    """
 
     message: MessageSummary
     queue: str | None
     ahead: int = 0
+    fetched_at: float | None = None
 
 
 class HeldTask(Struct, frozen=True):
@@ -261,23 +338,55 @@ class HeldTask(Struct, frozen=True):
     started_at: float | None
 
 
+class NotAsked(Struct, frozen=True):
+    """Why the broker, or the nodes through it, could not be asked, and what to do about it."""
+
+    trouble: Trouble
+    problem: str
+    advice: str
+
+    @classmethod
+    def of(cls, error: BrokerError) -> "NotAsked":
+        """What an error says."""
+        return cls(error.trouble, error.problem, error.advice)
+
+
+class Stray(Struct, frozen=True):
+    """Celery messages in a list that is no queue of the inventory; `tasks` and `origins` count those `looked_at`.
+
+    By its name it is the list of a `priority` of `queue`.
+    """
+
+    queue: str
+    priority: int
+    looked_at: int
+    tasks: Mapping[str, int]
+    origins: Mapping[str, int]
+
+
 class BrokerState(Struct, frozen=True):
     """The broker as it answered: the server, the queues, the nodes, and who is blocked waiting for messages.
 
     `other_lists` are lists of this db that are no queue of the inventory: key → (length, True if its items are Celery
-    messages). `depths_by_db` has the lengths of the inventory's queues under the same names in the other dbs that hold
-    any; both only where queues were asked for. `blocked_clients` is the number of clients of this db waiting in BRPOP,
-    and `consumer_ages_s` are the ages of the connections that last did so, at the beginning of the look: below 0 where
+    messages), and `strays` says more of the latter. `depths_by_db` has the lengths of the inventory's queues under the
+    same names in the other dbs that hold any; all of them only where queues were asked for. `blocked_clients` is the
+    number of clients of this db waiting in BRPOP, and `consumer_ages_s` are the ages of the connections that last did
+    so, at the beginning of the look: below 0 where
     one was made since; None where CLIENT LIST is not allowed.
     `oldest_unacked_at` is when the oldest of the unacked messages was fetched, None where there is none; `held_s` is by
     task the longest time for which one that was looked at has to be held, from its fetch to its ETA; only where
     queues were asked for. `clock_ahead_s` is by how much this machine's clock is ahead of the server's.
     `orphans` has by queue how many of the unacked messages that were looked at no node that answers holds, `hoards`
     those that wait in a node for a free process.
+    `run_id` is by which name the server knows itself since its start, "" where it does not say.
     `uptime_s` is the server's, None where it does not say. `unheard`: all that heard what the nodes were asked have
     answered, and there are more clients than these that wait for messages, or did before they were busy. `unasked` is
-    why the nodes could not be asked, "" where they were.
-    `evicted_keys` is how many keys the server has thrown away since its start, for want of memory.
+    why the nodes could not be asked, None where they were; `unseen` that nothing else could be looked at either, and is
+    empty here.
+    `evicted_keys` is how many keys the server has thrown away since its start, for want of memory; `used_memory_bytes`
+    is what counts towards `maxmemory_bytes`, which is 0 where there is no limit. `clients` are the connections to the
+    server, in all its dbs; None where CLIENT LIST is not allowed. `second` is the second look, None where nothing gave
+    reason for one.
     """
 
     version: str
@@ -298,9 +407,37 @@ class BrokerState(Struct, frozen=True):
     evicted_keys: int = 0
     uptime_s: float | None = None
     unheard: bool = False
-    unasked: str = ""
+    unasked: NotAsked | None = None
+    unseen: bool = False
+    run_id: str = ""
     orphans: Mapping[str, int] = field(default_factory=dict)
     hoards: tuple[Hoard, ...] = ()
+    clients: tuple[Client, ...] | None = None
+    strays: Mapping[str, Stray] = field(default_factory=dict)
+    second: SecondLook | None = None
+
+    @classmethod
+    def not_seen(cls, why: NotAsked) -> "BrokerState":
+        """Of a broker that could not be looked at."""
+        return cls("", 0, 0, "", 0, {}, {}, 0, {}, {}, None, unasked=why, unseen=True)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it could not be looked at because it does not answer, or not yet, or lets nobody in."""
+        return self.unseen and self.unasked is not None and self.unasked.trouble in AWAY
+
+    @property
+    def throws_queues_away(self) -> bool:
+        """Whether it evicts keys that have no time to live, as queues are, when it is full.
+
+        **Source:** Redis, "Key eviction": `volatile-…` policies evict among keys with a TTL, and refuse writes without.
+        """
+        return self.maxmemory_bytes > 0 and self.maxmemory_policy.startswith("allkeys-")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is over its maxmemory. **Source:** Redis `evict.c: getMaxmemoryState`."""
+        return 0 < self.maxmemory_bytes < self.used_memory_bytes
 
     @property
     def clocks_differ(self) -> bool:
@@ -312,11 +449,20 @@ class BrokerState(Struct, frozen=True):
 
 
 class FileState(Struct, frozen=True):
-    """A file on a host; `content` is None where there is none (then the other fields mean nothing)."""
+    """A file on a host; `content` is None where there is none, or a folder (then mode and time mean nothing)."""
 
     content: bytes | None
     mode: int = 0
     changed_at: float = 0.0
+    is_folder: bool = False
+
+
+class Rotation(Struct, frozen=True):
+    """A pattern of log files that a file of logrotate names, at a line."""
+
+    path: str
+    line: int
+    pattern: str
 
 
 class Process(Struct, frozen=True):
@@ -328,10 +474,11 @@ class Process(Struct, frozen=True):
 
 
 class DropIn(Struct, frozen=True):
-    """A drop-in of a unit: when it changed, and the sha256 of what it says; `absent` where systemd alone has it yet."""
+    """A drop-in of a unit: when it changed, the sha256 of what it says, and its first lines without comments."""
 
     changed_at: float
     digest: str
+    lines: tuple[str, ...] = ()
 
 
 class StartedWith(Struct, frozen=True):
@@ -354,11 +501,17 @@ class ServiceState(Struct, frozen=True):
     unit changed since systemd read it (`needs_reload`), the operator's own `drop_ins`, whether it has failed for good,
     or again and again since it was told to start (`gave_up`), and what is left in its control group of workers or a
     beat that were started before its main process (`leaked`). One that is `starting` has no main
-    process yet, as with Type=forking; one that is `masked` may not be started at all. Without systemd: the
+    process yet, as with Type=forking; one that is `masked` may not be started at all; of one that is `alias_of`
+    another unit, which is not ours, nothing else is known. Without systemd: the
     `other_process` that its status command names, where it is not known to be the service (`started_at` is its).
     `pids` are its processes, each with the pid by which it knows itself; empty where that is not known.
     `environment` has the sha256 of each variable that its main process was started with, None where that is not known.
-    `started_with` is what an earlier run saw, None where none did.
+    `started_with` is what an earlier run saw, None where none did. `untold` is why nothing of this is known.
+    `last_lines` end the log of one that does not run, as far as its manager keeps one.
+    Of a unit that is somebody else's: the environment files that it `reads`, which may be patterns, and whether it
+    `exists`; a service of Docker's exists where it has containers. `start_ticks` is the start of its main process since
+    boot where the list of the host's processes alone tells that it runs, else None. `containers` are a service's, in
+    the order in which they were made; they read their environment at `read_at`, None: when the service was started.
     """
 
     pid: int | None
@@ -370,25 +523,24 @@ class ServiceState(Struct, frozen=True):
     gave_up: bool = False
     leaked: tuple[Process, ...] = ()
     masked: bool = False
+    alias_of: str = ""
     starting: bool = False
     other_process: str = ""
     pids: Mapping[int, int] = field(default_factory=dict)
     environment: Mapping[str, str] | None = None
     started_with: StartedWith | None = None
+    untold: str = ""
+    last_lines: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    exists: bool = True
+    start_ticks: int | None = None
+    containers: tuple[Container, ...] = ()
+    read_at: float | None = None
 
     @property
     def why_down(self) -> str:
         """What there is to add to its not running."""
-        return f"; systemd says: {self.answer}" if self.gave_up else ""
-
-
-class ScheduledTask(Struct, frozen=True):
-    """An entry of a schedule: beat sends `task` to `queue` ("": not known), or cannot because of an `error`."""
-
-    name: str
-    task: str
-    queue: str
-    error: str = ""
+        return f"; its manager says: {self.answer}" if self.gave_up else ""
 
 
 class ImportProbe(Struct, frozen=True):
@@ -402,12 +554,15 @@ class ImportProbe(Struct, frozen=True):
     `accepts` are the content types that its workers take, `decodes` those they have a decoder for, `compressions` the
     names of the compressions they can undo, MIME types and short ones, and `encodings` those of the waiting messages'
     that they know; each is None where that could not be found out.
-    `routes` has by task the queue that Celery's router sends it to, where that depends on nothing else; `schedule` is
-    what the application's beat_schedule sends.
-    `broker_at` is where its workers connect to, without password, and `broker_error` why one that starts now would get
+    `broker_at` is where its workers connect to, without password, `broker_run_id` by which name the server there knows
+    itself ("": not known), and `broker_error` why one that starts now would get
     no messages from there, "" where nothing says so.
+    `variables` has by module, as in `errors`, those of the environment that the lines of its traceback read, with their
+    values (None: not set), without secrets.
+    `twins` are two names of one task each, and its file, which was imported as two modules, by hand at the latest.
     `failed` is why there was no application to load, in a line and what was said besides, "" where there was one: the
     probe could not run, or `celery_app` names none. Nothing is known of the application then.
+    `application` is what it says of itself, None where it could not be loaded, or its answer cannot be understood.
     """
 
     registered: frozenset[str]
@@ -418,16 +573,34 @@ class ImportProbe(Struct, frozen=True):
     decodes: frozenset[str] | None = None
     compressions: frozenset[str] | None = None
     encodings: frozenset[str] | None = None
-    routes: Mapping[str, str] = field(default_factory=dict)
-    schedule: tuple[ScheduledTask, ...] = ()
     broker_at: str = ""
+    broker_run_id: str = ""
     broker_error: str = ""
     failed: str = ""
+    application: Application | None = None
+    variables: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    twins: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def loaded(self) -> bool:
         """Whether the application was loaded, so that it lacks what is not `registered`."""
         return not self.failed and "" not in self.errors
+
+
+class Insertion(Struct, frozen=True):
+    """Lines that import the modules of tasks which nothing imports, in the file that makes the application.
+
+    They were tried on the host, without writing: with `after` in the place of `before` these tasks are registered, and
+    none is lost. They begin at `line`; `checkout` is the git checkout that the file is in, "" for none. `why_not` is
+    why there are none to be offered, "" where there are.
+    """
+
+    why_not: str = ""
+    path: str = ""
+    line: int = 0
+    before: FileState = FileState(None)
+    after: bytes = b""
+    checkout: str = ""
 
 
 class ProbeResult(Struct, frozen=True):
@@ -437,23 +610,27 @@ class ProbeResult(Struct, frozen=True):
     output: str
 
 
-class Manager(Enum):
-    """Who runs a process: what has to be told to end it, so that it is not started again."""
+class OptionLine(Struct, frozen=True):
+    """A place in what starts workers, `PATH:LINE`, that has an option with its value, or a queue's name by itself."""
 
-    SYSTEMD = "systemd"
-    SUPERVISORD = "supervisord"
-    DOCKER = "docker"
-    PODMAN = "podman"
-    CONTAINER = "a container"
+    where: str
+    what: str
+
+    def is_of(self, *names: str) -> bool:
+        """Whether it has an option, under one of these names."""
+        return self.what.startswith(names)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
 
 
 class OtherRunner(Struct, frozen=True):
     """Workers or beat of the application that are none of this tool's, and who runs them.
 
-    `name` is that of a unit or scope, `container ID`, `supervisord`, or `process PID`. `runs` says of each main
-    process, by pid, what it is: `beat`, or `worker` and its node's name. `manager` is None where it is not known: a
-    login session's scope, or the unit of cron or sshd, are not to be stopped. `path` is a unit's file, `forking` its
-    Type.
+    `name` is that of a unit or scope, `UNIT of user UID` for one of a user's own systemd, `container ID`,
+    `supervisord`, or `process PID`. `runs` says of each main process, by pid, what it is: `beat`, or `worker` and its
+    node's name. `manager` is None where it is not known: a login session's scope, or the unit of cron or sshd, are not
+    to be stopped. `path` is a unit's file, `forking` its Type.
     """
 
     name: str
@@ -473,9 +650,25 @@ class HostState(Struct, frozen=True):
     are the same object where these do not differ, and None where not asked.
     `beat_sent_at` is when beat last wrote down that it sent something, on the host's clock; None where it never did, or
     where, as `beat_untold` says, it writes nothing down before it ends.
-    `others` run workers or beat of the application beside the inventory's services.
+    `others` run workers or beat of the application beside the inventory's services. `census` has every Celery process
+    of the host; None where its services were not asked for. `foreign` is what was asked to take over what others have
+    started, None where nothing is to be.
     `machine` is the same for two names of one machine, and another after each boot; "" where that cannot be told.
     It is ID/BOOT/PROCESSES, where ID is the machine-id, which a boot leaves as it is.
+    `unwritable` are the folders of this tool's files where the user who was to write them may not: folder → user.
+    `runs_cron`: whether anything runs the files of /etc/cron.d; None where there are to be none, or it cannot be told.
+    `lacks_cron`: none is installed either.
+    `rotations` are the logs that logrotate's files there name, ours among them; empty where there are to be none.
+    `timers` are the timers of ours that run cron entries or might, by their units' names, as its service manager knows
+    them; they are `enabled` where they are started as well.
+    `slow_shell` is how long its shell took to begin, and what it said meanwhile, "" where it was soon there, or silent.
+    `application` is what it says of itself, loaded now or earlier on the same files (`digest` is that of these files as
+    they are); None where it was not asked, or could not be loaded.
+    `kept` is what beat's scheduler keeps there, None where it was not asked. `option_lines` are where the files that
+    start workers there name queues, nodes and sizes; asked for where a worker differs from the inventory.
+    `clock_ahead_s` are the least and most seconds by which its clock may be ahead of this machine's (negative: behind).
+    `lacks_directory` is why the application's directory cannot be there, "" where it is, or that is not known;
+    `full_folder` the temporary folder in which nothing can be written, "" where it can.
     """
 
     clock_at: float
@@ -490,11 +683,47 @@ class HostState(Struct, frozen=True):
     beat_untold: str = ""
     others: tuple[OtherRunner, ...] = ()
     machine: str = ""
+    unwritable: Mapping[str, str] = field(default_factory=dict)
+    runs_cron: bool | None = None
+    lacks_cron: bool = False
+    rotations: tuple[Rotation, ...] = ()
+    timers: Mapping[str, ServiceState] = field(default_factory=dict)
+    slow_shell: str = ""
+    lacks_directory: str = ""
+    full_folder: str = ""
+    census: Census | None = None
+    foreign: Foreign | None = None
+    application: Application | None = None
+    insertion: Insertion | None = None
+    digest: str = ""
+    kept: KeptSchedule | None = None
+    clock_ahead_s: tuple[float, float] | None = None
+    option_lines: tuple[OptionLine, ...] = ()
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:
         """Those of the inventory and the stale ones."""
         return {**self.services, **self.stale}
+
+    def processes_of(self, services: Iterable[str]) -> tuple[tuple[int, int], ...]:
+        """The main processes of services of which only these tell that they run, each with its start in clock ticks."""
+        found = (self.services[name] for name in services)
+        return tuple((one.pid, one.start_ticks) for one in found if one.pid is not None and one.start_ticks is not None)
+
+
+class AppResults(Struct, frozen=True):
+    """Where the application keeps results: its setting, without password, and what sets it ("": not known).
+
+    `kind` says who can read them: whoever reaches that `redis`, at the URL `at` ("": with a prefix, which the
+    application alone knows), or another place (`anywhere`), who is on the `disk` of the host that ran the task, the
+    `sender` alone, the `worker` alone, or nobody (`none`). `error` is why it cannot be loaded, "" where it can.
+    """
+
+    setting: str = ""
+    set_in: str = ""
+    kind: Literal["redis", "anywhere", "disk", "sender", "worker", "none", ""] = "none"
+    at: str = ""
+    error: str = ""
 
 
 class AppTask(Struct, frozen=True):
@@ -504,6 +733,7 @@ class AppTask(Struct, frozen=True):
     its module ("": that works); `misfit` says why the arguments do not fit it
     ("": they do, or it is not known). `queue` is where its routes lead, "" where they name no queue; `priority` None is
     the application's default. `broker` is where it publishes, without password; `registered` are its tasks' names.
+    `task`, `args` and `kwargs` are what is called: of an entry of the schedule, what that calls.
     """
 
     host: str
@@ -516,20 +746,44 @@ class AppTask(Struct, frozen=True):
     max_retries: int | None
     keeps_result: bool
     broker: str
+    results: AppResults = AppResults()
+    task: str = ""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
 
 
 class Unreachable(Struct, frozen=True):
     """A host that did not answer, or not so that it could be worked with, and why."""
 
     why: str
+    trouble: HostTrouble = HostTrouble.UNREACHABLE
+
+
+class OtherRun(Struct, frozen=True):
+    """Another run, which holds the fleet's lock and so may be changing what is looked at.
+
+    `by` is who made it, and where. `restarts` are the services, each after its host, that it is restarting, or has just
+    restarted and waits for; None where its record is not on this machine. Of a program that is none of this tool's
+    only `by` is known.
+    """
+
+    by: str
+    id: str = ""
+    verb: str = ""
+    since_at: float | None = None
+    restarts: frozenset[tuple[str, str]] | None = None
 
 
 class Snapshot(Struct, frozen=True):
-    """All that was observed at one time; `broker` is None where it was not asked."""
+    """All that was observed at one time; `broker` is None where it was not asked.
+
+    `other_run` is one that held the fleet's lock when the look ended.
+    """
 
     at: float
     broker: BrokerState | None
     hosts: Mapping[str, HostState | Unreachable]
+    other_run: OtherRun | None = None
 
     def reachable(self) -> Mapping[str, HostState]:
         """The hosts that answered."""
@@ -549,12 +803,15 @@ class LogLine(Struct, frozen=True):
 
 
 class QueueLook(Struct, frozen=True):
-    """One queue as the monitor saw it; `per_s` is how fast it grew since an earlier look, None where there was none."""
+    """One queue as the monitor saw it; `per_s` is how fast it grew since an earlier look, None where there was none.
+
+    `consumers` is None where no node could be asked.
+    """
 
     name: str
     depth: int
     unseen: int
-    consumers: int
+    consumers: int | None
     max_retries: int
     eta_overdue_s: float
     per_s: float | None
@@ -579,7 +836,7 @@ class Crossing(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """What one run of the monitor saw; without an answer of the broker it has no queues and `reached` is False.
+    """What one run of the monitor saw; of a broker that could not be looked at it has no queues, `reached` is False.
 
     `missing_tasks` has each node that answers with the number of expected tasks that it lacks, `silent_nodes` those
     that should answer and do not, `beat_silence_s` each host of beat's where this is asked and known.

@@ -9,7 +9,8 @@ from msgspec import Struct
 from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
-from runbooks.core.model import Finding, LogLine, Look
+from runbooks.core.model import Finding, LogLine, Look, OtherRun
+from runbooks.core.views import View
 
 
 class Outcome(Enum):
@@ -42,12 +43,42 @@ class Tally(Struct):
         return bool(self.failed or self.unreachable or self.blocked)
 
 
+class Seen(Struct, frozen=True):
+    """How many were looked at, of so many."""
+
+    looked_at: int
+    of: int
+
+
+class About(Struct, frozen=True):
+    """What an output is about; None is what does not apply, or is not known yet.
+
+    `inventory` is what stands behind `--inventory` in any folder, `broker` where it is, without a password; `records`
+    the folder of the runs that are shown; `loaded_at` when the application was loaded that all is judged by, where that
+    was earlier: on several hosts the first time.
+    """
+
+    application: str | None = None
+    inventory: str | None = None
+    broker: str | None = None
+    records: str | None = None
+    hosts: Seen | None = None
+    workers: Seen | None = None
+    queues: Seen | None = None
+    other_run: OtherRun | None = None
+    loaded_at: float | None = None
+
+
 class Check(Struct, frozen=True):
-    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not all could be seen."""
+    """One expectation that was tested: what, whether it holds, and what was seen; `ok` None: not all could be seen.
+
+    `one_of_many`: another check has their sum, so while it holds it need not be read.
+    """
 
     what: str
     ok: bool | None
     seen: str
+    one_of_many: bool = False
 
 
 class Progress(Struct, frozen=True):
@@ -63,7 +94,10 @@ class Progress(Struct, frozen=True):
 
 
 class TaskReport(Struct, frozen=True):
-    """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it has not ended."""
+    """How a task stands or ended: `state` is Celery's, or SENT; `note` says where it is while it has not ended.
+
+    `differs` is how its result does from what was expected, "" where it does not or nothing was, None: not known.
+    """
 
     id: str
     state: str
@@ -74,12 +108,27 @@ class TaskReport(Struct, frozen=True):
     result: Any = None
     traceback: str = ""
     ended: bool = False
+    differs: str | None = ""
+
+    @property
+    def unlike(self) -> str:
+        """What is to be said of its result beside that, "" for nothing."""
+        if self.differs is None:
+            return "whether its result is as expected is not known: its worker's event has it only as text"
+        return f"its result is not as expected: {self.differs}" if self.differs else ""
 
 
 class Reporter(Protocol):
     """Hears of everything in the order it happens."""
 
-    def findings(self, findings: Sequence[Finding]) -> None: ...
+    def about(self, about: About) -> None:
+        """What all that follows is about. It is the first thing that is told; until then a later one replaces it."""
+        ...
+
+    def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:
+        """What is wrong; `conclusive` where nothing more is tested after it."""
+        ...
+
     def next_step(self, what: str, command: Command) -> None:
         """What the operator may want to do now, and the command that does it."""
         ...
@@ -121,7 +170,11 @@ class Reporter(Protocol):
         """A queue's depth from its first point until a time; points are (time, depth)."""
         ...
 
-    def message(self, text: str) -> None: ...
+    def view(self, view: View) -> None:
+        """What one look at the broker saw; with --watch they come again and again."""
+        ...
+
+    def message(self, *lines: str) -> None: ...
     def warning(self, problem: str, advice: str) -> None:
         """Something that the run goes on without."""
         ...

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from msgspec.structs import replace
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from runbooks.core.errors import UsageError
 from runbooks.core.model import Rule
@@ -32,6 +32,14 @@ def seconds(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     raise ValueError("a duration is a number of seconds, or a number with s, m, h or d, e.g. 15m")
+
+
+def duration(flag: str, text: str) -> float:
+    """The seconds that a flag of the command line says. Raises UsageError."""
+    try:
+        return seconds(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no duration", "a number with s, m, h or d, e.g. 24h") from None
 
 
 def _more_than(value: object) -> object:
@@ -122,6 +130,7 @@ class QueueRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     queue: Patterns = "*"
+    priority: Annotated[int, Field(ge=0)] | None = None
     task: Patterns = "*"
     content_type: Patterns = "*"
     compression: Patterns = ""
@@ -158,7 +167,7 @@ class QueueRule(BaseModel):
         rule = Rule(
             self.reason or "", self.queue, self.task, self.eta_overdue, self.retries, self.expired, self.unregistered,
             self.duplicate, self.id, self.arg, self.malformed, self.unacked, self.with_workflows, self.requeue_to or "",
-            self.content_type, self.compression,
+            self.content_type, self.compression, self.priority,
         )  # fmt: skip
         return rule if rule.reason else replace(rule, reason=text(rule))
 
@@ -213,6 +222,7 @@ def text(rule: Rule) -> str:
 def _words(rule: Rule) -> Iterator[str]:
     values: dict[str, str | Iterable[str] | bool | None] = {
         "queue": rule.queue if rule.queue != "*" or (says_only_where(rule) and not rule.unacked) else None,
+        "priority": None if rule.priority is None else str(rule.priority),
         "task": rule.task if rule.task != "*" else None,
         "content_type": rule.content_type if rule.content_type != "*" else None,
         "compression": rule.compression,

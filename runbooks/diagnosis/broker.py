@@ -1,38 +1,26 @@
 """Faults of the broker itself."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
-from runbooks.core.envfile import read_environment
+from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Block, BrokerState, Finding, Severity, Snapshot
-from runbooks.core.wording import span
+from runbooks.core.model import Block, BrokerState, Finding, ImportProbe, NotAsked, Severity, Snapshot
+from runbooks.core.wording import counted, span
 
-_FULL = 0.9
+_NEARLY = 0.9
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Eviction, memory, clocks, and the application's queues lying in another db than the one it is told to use."""
+    """What keeps the broker from being asked, eviction, memory, clocks, and the application's queues in another db."""
     broker = snapshot.broker
     assert broker is not None
-    yield from _not_the_workers_broker(fleet, snapshot)
     if broker.unasked:
-        yield Finding(
-            "broker.refuses_writes",
-            "broker",
-            "Redis refuses writes, so no worker can be asked anything: that none answers proves nothing, and none is "
-            "restarted for it",
-            (broker.unasked,),
-        )
-    yield from _evicts(broker)
-    if broker.maxmemory_bytes and broker.used_memory_bytes > _FULL * broker.maxmemory_bytes:
-        yield Finding(
-            "broker.full",
-            "broker",
-            "Redis is nearly out of memory; publishing is about to fail",
-            (f"{broker.used_memory_bytes:,} of {broker.maxmemory_bytes:,} bytes used",),
-        )
+        yield _not_asked(broker, broker.unasked, _tried_on_hosts(fleet, snapshot) if broker.unseen else ())
+    if broker.throws_queues_away:
+        yield _evicts(broker)
+    elif not (broker.unasked and broker.unasked.trouble is Trouble.FULL):
+        yield from _memory(broker)
     if broker.clocks_differ:
         ahead_s = broker.clock_ahead_s
         yield Finding(
@@ -44,56 +32,99 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         )
     here = sum(queue.depth for queue in broker.queues.values())
     for db, depth in broker.depths_by_db.items():
+        takers = sum(client.db == db and client.takes_messages for client in broker.clients or ())
+        consumed = f"CLIENT LIST: {counted(takers, 'client takes', 'clients take')} messages in db {db}"
         yield Finding(
             "broker.other_db",
             f"db {db}",
-            f"{depth:,} messages wait under this application's queue names in db {db}, not in db {broker.db}",
-            (f"db {broker.db}, which the inventory names, holds {here:,}; db {db} holds {depth:,} under these names",),
-            severity=Severity.WARNING,
+            f"{counted(depth, 'message waits', 'messages wait')} under this application's queue names in db {db}, "
+            f"not in db {broker.db}",
+            (
+                f"db {broker.db}, which the inventory names, holds {here:,}; db {db} holds {depth:,} under these names",
+                *([consumed] if takers else []),
+            ),
+            severity=Severity.INFO if takers else Severity.WARNING,
         )
 
 
-def _evicts(broker: BrokerState) -> Iterator[Finding]:
-    """Queues have no time to live, so only the policies over all keys take them; the others take results.
+_NO_WRITES = {
+    Trouble.FULL: "Redis is full and refuses writes, so nothing can be published",
+    Trouble.CANNOT_SAVE: "Redis cannot save to its disk and refuses writes, so nothing can be published",
+    Trouble.FEW_REPLICAS: "Redis has too few replicas and refuses writes, so nothing can be published",
+}
 
-    **Source:** Redis, "Key eviction": `volatile-…` policies evict among keys with a TTL, and refuse writes without any.
-    """
-    if not broker.maxmemory_bytes or not broker.maxmemory_policy.startswith("allkeys"):
-        return
-    lost = broker.evicted_keys
-    yield Finding(
-        "broker.evicts",
+
+def _not_asked(broker: BrokerState, why: NotAsked, tried: Iterable[str]) -> Finding:
+    """While nothing of the broker is known, nothing is touched; where it can be read, nobody's silence counts."""
+    summary = _NO_WRITES.get(why.trouble, why.problem)
+    left = (
+        "nothing is known of the queues and of what the workers do, so nothing is changed"
+        if broker.unseen
+        else "no worker could be asked: that none answers proves nothing, and none is restarted for it"
+    )
+    return Finding(
+        f"broker.{why.trouble.value}",
         "broker",
-        "Redis throws whole queues away when memory runs out: CONFIG SET maxmemory-policy noeviction, and in its "
-        "configuration file; then publishing fails instead, and tells",
-        (
-            f"maxmemory {broker.maxmemory_bytes:,} bytes, maxmemory-policy {broker.maxmemory_policy}",
-            f"evicted_keys {lost:,}" + (": queues may have been among them" if lost else ""),
-        ),
-        severity=Severity.WARNING,
+        summary,
+        (*([why.problem] if summary != why.problem else []), *filter(None, [why.advice]), *tried, left),
+        blocks=(Block(),) if broker.unseen else (),
     )
 
 
-def _not_the_workers_broker(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Workers run, none answers, and their environment names Redis elsewhere: then restarting them mends nothing."""
-    assert snapshot.broker is not None
-    ours = _place(fleet.app.broker_url.get_secret_value())
-    for host in fleet.hosts:
-        state = snapshot.reachable().get(host.name)
-        nodes = {host.node(worker) for worker in host.settings.workers}
-        if not state or nodes & snapshot.broker.nodes.keys() or not any(s.pid for s in state.services.values()):
-            continue
-        content = (state.files[host.settings.env_file].content or b"").decode(errors="replace")
-        urls = {name: url for name, url in read_environment(content).items() if re.match(r"rediss?://", url)}
-        if urls and ours not in map(_place, urls.values()):
-            yield Finding(
-                "broker.not_the_workers",
-                host.name,
-                f"the workers of {host.name} run and none answers at {ours}, the broker that the inventory names; "
-                "their environment file names another: correct one of the two",
-                tuple(f"{host.settings.env_file}: {name} is at {_place(url)}" for name, url in urls.items()),
-                blocks=(Block(host.name),),
-            )
+def _tried_on_hosts(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
+    """What came of it where a worker's connection to this very broker was tried on hosts."""
+    told: dict[str, list[str]] = {}
+    for name, state in snapshot.reachable().items():
+        if (probe := state.imports_now) and is_at(fleet, probe):
+            told.setdefault(probe.broker_error, []).append(name)
+    for error, hosts in told.items():
+        yield f"tried on {', '.join(hosts)}, too: {error or 'a worker gets in there'}"
+
+
+def is_at(fleet: Fleet, probe: ImportProbe) -> bool:
+    """Whether an application's workers connect to the broker that the inventory names, by its address."""
+    place = _place(probe.broker_at)
+    return place == _place(fleet.app.broker_url.get_secret_value()) != _UNREADABLE
+
+
+def _evicts(broker: BrokerState) -> Finding:
+    """Queues have no time to live, so only the policies over all keys take them; the others take results."""
+    lost, near = broker.evicted_keys, _is_near(broker)
+    little = "has little memory left, and " if near else ""
+    return Finding(
+        "broker.evicts",
+        "broker",
+        f"Redis {little}throws whole queues away when memory runs out: CONFIG SET maxmemory-policy noeviction, and in "
+        "its configuration file; then publishing fails instead, and tells",
+        (
+            f"maxmemory {broker.maxmemory_bytes:,} bytes, maxmemory-policy {broker.maxmemory_policy}",
+            f"evicted_keys {lost:,}" + (": queues may have been among them" if lost else ""),
+            *([_used(broker)] if near else []),
+        ),
+        severity=Severity.ERROR if near else Severity.WARNING,
+    )
+
+
+def _memory(broker: BrokerState) -> Iterator[Finding]:
+    """Of a server that refuses writes when it is full, at once or when there is nothing left that it may evict."""
+    if not _is_near(broker):
+        return
+    then = "it refuses writes, and publishing fails"
+    if broker.maxmemory_policy.startswith("volatile-"):
+        then = f"it throws away keys with a time to live, such as results; once none are left, {then}"
+    evidence = (_used(broker), f"maxmemory-policy {broker.maxmemory_policy}; CONFIG SET maxmemory raises the limit")
+    if broker.is_full:
+        yield Finding("broker.full", "broker", f"Redis is full: {then}", evidence)
+    else:
+        yield Finding("broker.nearly_full", "broker", f"Redis is nearly full; when it is, {then}", evidence)
+
+
+def _is_near(broker: BrokerState) -> bool:
+    return broker.maxmemory_bytes > 0 and broker.used_memory_bytes > _NEARLY * broker.maxmemory_bytes
+
+
+def _used(broker: BrokerState) -> str:
+    return f"{broker.used_memory_bytes:,} of {broker.maxmemory_bytes:,} bytes used"
 
 
 def _place(url: str) -> str:
@@ -103,4 +134,7 @@ def _place(url: str) -> str:
         host = "127.0.0.1" if parts.hostname in (None, "localhost") else parts.hostname
         return f"{host}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
     except ValueError:
-        return "an unreadable URL"
+        return _UNREADABLE
+
+
+_UNREADABLE = "an unreadable URL"

@@ -3,15 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from runbooks.core.application import Application
 from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, Form, HostState, ImportProbe, QueueState, Severity, Snapshot
+from runbooks.core.redaction import redact
 from runbooks.core.settings import Worker
-from runbooks.core.wording import tasks
-from runbooks.diagnosis.environment import drift
+from runbooks.core.wording import counted, tasks, them
+from runbooks.diagnosis import imports
+from runbooks.diagnosis.environment import drift, reading_of
+from runbooks.diagnosis.expected import expected_by
 from runbooks.diagnosis.services import changes_of, control
-from runbooks.hosts.facts import redact
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterator[Finding]:
@@ -27,13 +30,9 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterat
         elif state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now, environment_of(host, known))
             yield from _mute(host, state.imports_now)
-        yield from _options(fleet, host, snapshot)
-        if state:
-            yield from _unloadable(host, state)
     yield from would_discard(fleet, snapshot, repaired=True)
     yield from discarding(fleet, snapshot)
     yield from _discarded_unread(fleet, snapshot)
-    yield from _scheduled_nowhere(fleet, snapshot)
 
 
 def discarding(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -44,15 +43,16 @@ def discarding(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
     """A finding for each worker that must not be started; `repaired` as in `discards`."""
-    for node, queue, task, count in discards(fleet, snapshot, repaired=repaired):
-        worker, _, host = node.partition("@")
-        also = ", also with the inventory's values" if repaired and _tried(snapshot.reachable()[host]) else ""
+    for host, worker, queue, task, count in discards(fleet, snapshot, repaired=repaired):
+        node = host.node(worker)
+        also = ", also with the inventory's values" if repaired and _tried(snapshot.reachable()[host.name]) else ""
         yield Finding(
             "task.would_be_discarded",
             node,
-            f"{count:,} messages of {task} wait in {queue}, and {node} would discard them as soon as it runs",
+            f"{counted(count, f'message of {task} waits', f'messages of {task} wait')} in {queue}, and {node} would "
+            f"discard {them(count)} as soon as it runs",
             (f"imported on the host, the application does not register {task}{also}",),
-            blocks=(Block(host, worker),),
+            blocks=(Block(host.name, worker.known_as),),
         )
     yield from _unreadable(fleet, snapshot, repaired=repaired)
 
@@ -60,13 +60,13 @@ def would_discard(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterat
 def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[Finding]:
     """Messages written in a way that the application does not accept, at a queue that its worker is to consume."""
     for host, worker, queue, probe in _queues_of_workers(fleet, snapshot, consumed=False, repaired=repaired):
-        node, blocks, left = host.node(worker), (Block(host.name, worker.name),), _left(queue, repaired=repaired)
+        node, blocks, left = host.node(worker), (Block(host.name, worker.known_as),), _left(queue, repaired=repaired)
         for what, count in _refused(probe, left).items():
             yield Finding(
                 "message.would_be_discarded",
                 node,
-                f"{count:,} messages in {queue.name} {what}, and {node} would discard them as soon as it runs: let the "
-                "application accept them, or take them out first",
+                f"{_are(count, queue)} {what}, and {node} would discard {them(count)} as soon as it runs: let the "
+                f"application accept {them(count)}, or take {them(count)} out first",
                 tuple(_what_it_accepts(probe)),
                 blocks=blocks,
             )
@@ -74,8 +74,8 @@ def _unreadable(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator
             yield Finding(
                 "message.would_kill",
                 node,
-                f"{queue.malformed.count:,} items in {queue.name} are no Celery messages, and each would kill {node} "
-                f"and be lost: take them out first, with {Command('clean-queues')}",
+                f"{counted(queue.malformed.count, 'malformed item')} in {queue.name}, each of which would kill {node} "
+                f"and be lost: take {them(queue.malformed.count)} out first, with {Command('clean-queues')}",
                 queue.malformed.raw_samples,
                 blocks=blocks,
             )
@@ -90,8 +90,8 @@ def _discarded_unread(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(
                 "message.discarded",
                 node,
-                f"{count:,} messages in {queue.name} {what}, and {node}, which consumes it, discards them as soon as "
-                "it takes them: take them out, or let the application accept them and restart it",
+                f"{_are(count, queue)} {what}, and {node}, which consumes it, discards {them(count)} on receipt: take "
+                f"{them(count)} out, or let the application accept {them(count)} and restart it",
                 (*_what_it_accepts(probe), *((_LOADED_NOW,) if probe.loaded else ())),
             )
         yield from _unjudged(node, queue, probe, left)
@@ -112,7 +112,7 @@ def _unjudged(
         yield Finding(
             "message.unjudged",
             node,
-            f"whether {node} accepts {sum(unknown.values()):,} messages in {queue.name} is not known, for its "
+            f"whether {node} accepts {counted(sum(unknown.values()), 'message')} in {queue.name} is not known, for its "
             "application does not say",
             tuple(
                 f"{count:,} × {form.content_type}{f' compressed with {form.compression}' * bool(form.compression)}"
@@ -137,8 +137,8 @@ def _queues_of_workers(
         for worker in host.settings.workers if probe else ():
             node = snapshot.broker.nodes.get(host.node(worker))
             own = node.queues if node else frozenset[str]()
-            queues = own & snapshot.broker.queues.keys() if consumed else set(worker.queues) - own
-            for queue in sorted(queues):
+            queues = own if consumed else set(worker.queues) - own
+            for queue in sorted(queues & snapshot.broker.queues.keys()):
                 assert probe is not None
                 yield host, worker, snapshot.broker.queues[queue], probe
 
@@ -154,6 +154,10 @@ def _left(queue: QueueState, *, repaired: bool) -> dict[Form, int]:
 def _forms(unusual: Mapping[Form, int], count: int) -> Counter[Form]:
     """So many messages by how they are written: those that are not told are as Celery writes them by default."""
     return Counter({Form(): count - sum(unusual.values()), **unusual})
+
+
+def _are(count: int, queue: QueueState) -> str:
+    return counted(count, f"message in {queue.name} is", f"messages in {queue.name} are")
 
 
 def _refused(probe: ImportProbe, left: Mapping[Form, int]) -> dict[str, int]:
@@ -172,14 +176,14 @@ def _refused(probe: ImportProbe, left: Mapping[Form, int]) -> dict[str, int]:
 def _why_refused(probe: ImportProbe, form: Form) -> str:
     kind = form.content_type
     if form.compression and probe.compressions is not None and form.compression not in probe.compressions:
-        return f"are compressed with {form.compression}, which its Python cannot undo"
+        return f"compressed with {form.compression}, which its Python cannot undo"
     if probe.accepts is not None and kind not in probe.accepts:
-        return f"are {kind}, which it does not accept"
+        return f"{kind}, which it does not accept"
     if probe.decodes is not None and kind not in probe.decodes:
-        return f"are {kind}, for which it has no decoder"
+        return f"{kind}, for which it has no decoder"
     if kind in _TEXTS and probe.encodings is not None and form.encoding not in probe.encodings:
-        return f"are encoded as {form.encoding}, which its Python does not know"
-    return "" if form.protocol else "name no task"
+        return f"encoded as {form.encoding}, which its Python does not know"
+    return "" if form.protocol else "without a task"
 
 
 _TEXTS = ("application/data", "application/text")
@@ -191,29 +195,6 @@ def _what_it_accepts(probe: ImportProbe) -> Iterator[str]:
         yield f"imported on the host, the application accepts {', '.join(sorted(probe.accepts))}"
 
 
-def _unloadable(host: FleetHost, state: HostState) -> Iterator[Finding]:
-    """**Source:** systemd 252 `env-file.c: load_env_file_push`: such a file keeps the service from starting."""
-    file = state.files.get(host.settings.env_file)
-    lines = (file.content or b"").split(b"\n") if file and host.has_systemd else []
-    bad = [n for n, line in enumerate(lines, 1) if line.lstrip()[:1] not in (b"#", b";") and not _is_utf8(line)]
-    if bad:
-        yield Finding(
-            "env.unloadable",
-            host.name,
-            f"systemd would refuse {host.settings.env_file}, and start no service with it: line {bad[0]} is not UTF-8",
-            ("what runs goes on with the environment it has: correct that line before anything is restarted",),
-            blocks=(Block(host.name),),
-        )
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _probe_failed(fleet: Fleet, host: FleetHost, state: HostState, said: str, fix: tuple[Change, ...]) -> Finding:
     why, *besides = said.splitlines()
     wanted = state.imports_wanted
@@ -223,14 +204,14 @@ def _probe_failed(fleet: Fleet, host: FleetHost, state: HostState, said: str, fi
         "host.probe_failed",
         host.name,
         f"the application on {host.name} could not be asked what it registers: {why}",
-        (*besides[-8:], *((*_differences(host, state), tried) if mended else ())),
-        remedy=_SET_VALUES if mended else None,
+        (*besides[-8:], *_not_known(host, state), *((*_differences(host, state), tried) if mended else ())),
+        remedy=SET_VALUES if mended else None,
         fix=fix if mended else (),
         blocks=() if mended else (Block(host.name),),
     )
 
 
-_SET_VALUES = "set the inventory's values in the environment file, then restart"
+SET_VALUES = "set the inventory's values in the environment file, then restart"
 
 
 def _tried(state: HostState) -> bool:
@@ -241,30 +222,39 @@ def _tried(state: HostState) -> bool:
 def unregistered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """A finding for each node that lacks expected tasks: one of several nodes may be mended before the others."""
     for name, missing in _lacking(fleet, snapshot).items():
-        yield _not_registered({name: missing}, ())
+        yield _not_registered(fleet, {name: missing}, ())
 
 
 def _lacking(fleet: Fleet, snapshot: Snapshot) -> dict[str, frozenset[str]]:
     """The expected tasks that nodes of the fleet do not know."""
     assert snapshot.broker is not None
-    expected = frozenset(fleet.app.expected_tasks)
-    own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
-    lacking = {name: expected - node.registered for name, node in snapshot.broker.nodes.items() if name in own}
+    nodes, expected = snapshot.broker.nodes, expected_by(fleet, snapshot)
+    lacking = {name: own - nodes[name].registered for name, own in expected.items() if name in nodes}
     return {name: missing for name, missing in lacking.items() if missing}
 
 
 def not_registered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """One finding of all nodes that lack expected tasks, with a restart of each."""
+    """One finding of all nodes that lack expected tasks, with a restart of each where that may help."""
     if lacking := _lacking(fleet, snapshot):
         states = snapshot.reachable()
         restarts = tuple(
-            control(host, worker.name, "restart", f"lacks {tasks(lacking[host.node(worker)])}", snapshot)
+            control(host, worker.known_as, "restart", f"lacks {tasks(lacking[host.node(worker)])}", snapshot)
             for host in fleet.hosts
             for worker in host.settings.workers
             if host.node(worker) in lacking and host.name in states
-            if (service := states[host.name].services.get(worker.name)) and service.pid is not None
+            if (service := states[host.name].services.get(worker.known_as)) and service.pid is not None
+            if _would_know(states[host.name], lacking[host.node(worker)])
         )
-        yield _not_registered(lacking, restarts)
+        yield _not_registered(fleet, lacking, restarts)
+
+
+def _would_know(state: HostState, missing: frozenset[str]) -> bool:
+    """Whether a worker that is started now may know some of these tasks: the application there was not loaded, or does.
+
+    With the inventory's environment where that was tried.
+    """
+    said = state.imports_wanted.application if state.imports_wanted else state.application
+    return said is None or any(said.task(name) for name in missing)
 
 
 def environment_of(host: FleetHost, known: Sequence[Finding]) -> tuple[Change, ...]:
@@ -274,13 +264,17 @@ def environment_of(host: FleetHost, known: Sequence[Finding]) -> tuple[Change, .
     return (*(change for change in set_ if change.host == host.name), *changes_of(known, services))
 
 
-def _not_registered(lacking: Mapping[str, frozenset[str]], restarts: tuple[Change, ...]) -> Finding:
+def _not_registered(fleet: Fleet, lacking: Mapping[str, frozenset[str]], restarts: tuple[Change, ...]) -> Finding:
     unknown = frozenset[str]().union(*lacking.values())
+    routed = "by the application's routes, as it was loaded, these go to queues that the worker consumes"
     return Finding(
         "task.not_registered",
         ", ".join(sorted(lacking)),
         f"running workers do not know {tasks(unknown)}: such a message is discarded as soon as it is taken",
-        tuple(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
+        (
+            *(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
+            *([] if fleet.app.expected_tasks else [routed]),
+        ),
         remedy="restart the workers once the import works" if restarts else None,
         fix=restarts,
     )
@@ -296,9 +290,11 @@ def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """
     assert snapshot.broker is not None
     own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
+    own |= fleet.nodes_by_pattern(snapshot.broker.nodes).keys()
     nodes = {name: node for name, node in sorted(snapshot.broker.nodes.items()) if name in own and node.queues}
+    expected = expected_by(fleet, snapshot)
     for name, node in nodes.items():
-        known = node.registered | frozenset(fleet.app.expected_tasks)
+        known = node.registered | expected[name]
         waiting = {
             (task, queue): count.count
             for queue in sorted(node.queues & snapshot.broker.queues.keys())
@@ -327,35 +323,38 @@ def _discarded(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _ways(snapshot: Snapshot) -> list[tuple[str, str, str]]:
-    """Which task is sent to which queue, and by what; of tasks that some node knows, or the application registers."""
-    assert snapshot.broker is not None
-    somewhere = frozenset[str]().union(*(node.registered for node in snapshot.broker.nodes.values()))
+    """Which task is routed to which queue, and by what."""
     ways: dict[tuple[str, str], str] = {}
     for host, state in sorted(snapshot.reachable().items()):
-        probe = state.imports_now or ImportProbe(frozenset(), {})
-        for entry in probe.schedule:
-            if entry.task in somewhere | probe.registered:
-                ways.setdefault((entry.task, entry.queue), f"the schedule's {entry.name}")
-        for task, queue in sorted(probe.routes.items()):
-            ways.setdefault((task, queue), f"the application, loaded on {host},")
+        said = state.application or Application()
+        for task in said.tasks:
+            ways.setdefault((task.name, task.route.queue), f"the application, loaded on {host},")
     return [(*way, who) for way, who in ways.items() if not way[0].startswith("celery.")]
 
 
 def _scheduled_for_nobody(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """What beat sends and no worker that answers knows; while one of the inventory's is silent, it may be the one."""
+    """What beat sends, by what nodes say, and none that answers knows; while one is silent, it may be the one.
+
+    Where the application was loaded its schedule is that which counts: `schedule.py` judges it.
+    """
     assert snapshot.broker is not None
     nodes = snapshot.broker.nodes
     own = {host.node(worker) for host in fleet.hosts for worker in host.settings.workers}
-    if not nodes or not nodes.keys() >= own.union(fleet.all_nodes):
+    unseen = fleet.app.nodes and snapshot.broker.unheard
+    loaded = any(state.application for state in snapshot.reachable().values())
+    if loaded or not nodes or unseen or not nodes.keys() >= own.union(fleet.all_nodes):
         return
     scheduled = {task: name for name, node in sorted(nodes.items()) for task, _ in node.scheduled}
     for task, name in sorted(scheduled.items()):
-        if not task.startswith("celery.") and not any(task in node.registered for node in nodes.values()):
+        if task.startswith("celery."):
+            continue
+        if not any(task in node.registered for node in nodes.values()):
             yield Finding(
-                "task.scheduled_for_nobody",
+                "schedule.unknown_task",
                 task,
-                f"the schedule sends {task}, which no worker knows: the worker that takes it discards it; correct the "
-                "name in beat_schedule, or give the workers the code that has it, then restart them and beat",
+                f"the schedule, by the settings that {name} was started with, sends {task}, which no worker knows: the "
+                "worker that takes it discards it; correct the name in beat_schedule, or give the workers the code "
+                "that has it, then restart them and beat. If the code is right already, only the restart is missing",
                 (
                     f"inspect conf: beat_schedule of {name} has it",
                     f"inspect registered: none of {', '.join(sorted(nodes))} does",
@@ -363,54 +362,12 @@ def _scheduled_for_nobody(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]
             )
 
 
-def _scheduled_nowhere(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """What the schedule sends to a queue that nobody consumes, or cannot send; once, whichever host told it."""
-    assert snapshot.broker is not None
-    nodes = snapshot.broker.nodes
-    consumed = {*fleet.consumed}.union(*(node.queues for node in nodes.values()))
-    told = {
-        entry: host
-        for host, state in sorted(snapshot.reachable().items(), reverse=True)
-        for entry in (state.imports_now.schedule if state.imports_now else ())
-    }
-    for entry, host in told.items():
-        if entry.error:
-            yield Finding(
-                "schedule.unsendable",
-                entry.name,
-                f"the schedule's {entry.name} cannot be sent: correct its options or the application's task_queues",
-                (f"Celery's router, in the application loaded on {host}, says of {entry.task}: {entry.error}",),
-            )
-        elif entry.queue and entry.queue not in consumed:
-            yield Finding(
-                "schedule.no_consumer",
-                entry.name,
-                f"the schedule's {entry.name} sends {entry.task} to {entry.queue}, which no worker consumes: its "
-                "messages pile up there; correct the queue, or let a worker consume it",
-                (
-                    f"told by Celery's router, in the application loaded on {host}",
-                    f"by the inventory no worker consumes it, nor does any of the {len(nodes)} nodes that answer",
-                ),
-                severity=Severity.WARNING,
-            )
-
-
 def _imports(
     fleet: Fleet, host: FleetHost, state: HostState, now: ImportProbe, fix: tuple[Change, ...]
 ) -> Iterator[Finding]:
     missing = sorted(frozenset(fleet.app.expected_tasks) - now.registered)
-    never = [task for task in missing if now.errors.get(_module(task), None if _module(task) else "") == ""]
-    if never:
-        yield Finding(
-            "task.never_imported",
-            host.name,
-            f"{tasks(never)}: the application never imports it, or has no such task",
-            (
-                f"loaded as a worker loads it, `{fleet.app.app}` registers {len(now.registered)} tasks, not these",
-                *(f"imported by hand, {module} works" for module in sorted({_module(task) for task in never} - {""})),
-            ),
-            blocks=(Block(host.name),),
-        )
+    yield from imports.faults(fleet, host, state, now)
+    yield from imports.two_names(fleet, host, now)
     wanted = state.imports_wanted
     for module, error in ((module, error) for module, error in now.errors.items() if error):
         own = [task for task in missing if _module(task) == module] or missing
@@ -420,8 +377,12 @@ def _imports(
             host.name,
             f"{module or fleet.app.app} fails to import, so "
             f"{f'{tasks(own)} cannot be' if own else 'none of its tasks is'} registered: {error.splitlines()[-1]}",
-            (*error.splitlines()[-8:], *_environment(host, state, module, mended=mended)),
-            remedy=_SET_VALUES if mended else None,
+            (
+                *error.splitlines()[-8:],
+                *_read(host, state, now, module),
+                *_environment(host, state, module, mended=mended),
+            ),
+            remedy=SET_VALUES if mended else None,
             fix=fix if mended else (),
             blocks=() if mended else (Block(host.name),),
         )
@@ -440,42 +401,12 @@ def _mute(host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
         )
 
 
-def _options(fleet: Fleet, host: FleetHost, snapshot: Snapshot) -> Iterator[Finding]:
-    """Transport options that the application has otherwise, by its nodes or, with the inventory's environment, loaded.
-
-    With another prefix or separator no question arrives at the workers, so that restarting them mends nothing.
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel.from_transport_options`.
-    """
-    assert snapshot.broker is not None
-    here, state = fleet.app.broker_options, snapshot.reachable().get(host.name)
-    heard = {"global_keyprefix": here.global_keyprefix, "sep": here.sep}  # of those who answer
-    nodes = (snapshot.broker.nodes.get(host.node(worker)) for worker in host.settings.workers)
-    told = [{**heard, **node.options} for node in nodes if node and node.options is not None]
-    if state and state.imports_wanted and state.imports_wanted.options is not None:
-        told.append(dict(state.imports_wanted.options))
-    if differing := next(filter(None, map(here.differing, told)), None):
-        yield Finding(
-            "broker.options_differ",
-            host.name,
-            f"the application on {host.name} has another {', '.join(differing)} than the inventory, by which all is "
-            "judged here: correct celery_broker_options, or the application's broker_transport_options",
-            tuple(f"{name}: the application has {own!r}, the inventory {ours!r}"
-                  for name, (own, ours) in differing.items()),
-            severity=Severity.ERROR if _UNHEARD & differing.keys() else Severity.WARNING,
-            blocks=(Block(host.name),) if _UNHEARD & differing.keys() else (),
-        )  # fmt: skip
-
-
-_UNHEARD = frozenset({"global_keyprefix", "sep"})
-"""The options without which a worker does not hear what it is asked."""
-
-
 def _module(task: str) -> str:
     return task.rpartition(".")[0]
 
 
-def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tuple[str, str, str, int]]:
-    """Messages that a worker would throw away once it is started, as (node, queue, task, count).
+def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tuple[FleetHost, Worker, str, str, int]]:
+    """Messages that a worker would throw away once it is started, as (host, worker, queue, task, count).
 
     A worker discards what it does not know, so starting it on a queue with such messages loses them. `repaired` asks
     how it would be with the inventory's environment in place and the selected messages taken out.
@@ -487,17 +418,27 @@ def discards(fleet: Fleet, snapshot: Snapshot, *, repaired: bool) -> Iterator[tu
         probe = state and (state.imports_wanted if repaired else state.imports_now)
         for worker in host.settings.workers if probe else ():
             node = snapshot.broker.nodes.get(host.node(worker))
-            for queue in set(worker.queues) - (node.queues if node else frozenset()):
+            own = node.queues if node else frozenset[str]()
+            for queue in snapshot.broker.queues.keys() & set(worker.queues) - own:
                 waiting = snapshot.broker.queues[queue]
                 for task, count in waiting.by_task.items():
                     taken = sum(selection.by_task.get(task, 0) for selection in waiting.selected) if repaired else 0
                     if probe and probe.loaded and task not in probe.registered and count.count > taken:
-                        yield host.node(worker), queue, task, count.count - taken
+                        yield host, worker, queue, task, count.count - taken
+
+
+def _read(host: FleetHost, state: HostState, now: ImportProbe, module: str) -> Iterator[str]:
+    """Which variables the failing lines read, without those that are told as differing from the inventory."""
+    for name, value in now.variables.get(module, {}).items():
+        if name not in drift(host, state):
+            by = f", by {host.settings.env_file}" if name in reading_of(host, state).values else ""
+            yield f"that line reads {name}, which is {'not set' if value is None else repr(value)}{by}"
 
 
 def _environment(host: FleetHost, state: HostState, module: str, *, mended: bool) -> Iterator[str]:
     """How the environment file differs from the inventory, and what came of the import with the inventory's values."""
     values, wanted = drift(host, state), state.imports_wanted
+    yield from _not_known(host, state)
     yield from _differences(host, state)
     tried = "tried on the host: with the inventory's values"
     if mended:
@@ -513,7 +454,14 @@ def _environment(host: FleetHost, state: HostState, module: str, *, mended: bool
         yield f"{host.settings.env_file} has the inventory's values: {', '.join(sorted(host.settings.env))}"
 
 
+def _not_known(host: FleetHost, state: HostState) -> Iterator[str]:
+    """What a worker may get of its environment file that the application was not loaded with."""
+    environment = reading_of(host, state)
+    for place in dict.fromkeys(filter(None, (environment.opaque, *environment.unknown.values()))):
+        yield f"{host.settings.env_file}, {place}: the application was loaded without knowing that"
+
+
 def _differences(host: FleetHost, state: HostState) -> Iterator[str]:
     for name, value in drift(host, state).items():
-        now = "not set" if value is None else redact(repr(value), ())
+        now = "not set" if value is None else redact(repr(value))
         yield f"{host.settings.env_file}: {name} is {now}, the inventory says {host.settings.env[name]!r}"

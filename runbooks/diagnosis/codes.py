@@ -1,88 +1,27 @@
-"""Every code that a finding may have, once, and what it means."""
+"""The catalogue: every code that a finding may have, and what an operator should know about it.
 
-CODES = {
-    "beat.not_running": "Beat does not run, so nothing of its schedule is sent.",
-    "beat.other_process": "What the status command names as beat is another process.",
-    "beat.several": "More than one beat runs.",
-    "beat.silent": "Beat runs and has sent nothing for too long.",
-    "beat.untold": "How long beat has been silent cannot be known.",
-    "broker.clock": "The clocks of this machine and of the broker differ.",
-    "broker.evicts": "Redis throws queues away when its memory runs out.",
-    "broker.full": "Redis is nearly out of memory.",
-    "broker.not_the_workers": "The workers use another broker than the inventory names.",
-    "broker.options_differ": "The application has other transport options than the inventory.",
-    "broker.other_db": "The queues lie in another db than the inventory's.",
-    "broker.refuses_writes": "Redis refuses writes, so no worker can be asked.",
-    "broker.unreachable": "The broker does not answer the monitor.",
-    "cron.differs": "The cron file was edited.",
-    "cron.missing": "The cron file is not installed.",
-    "cron.stale": "A cron file of ours is there that the inventory no longer has.",
-    "env.unloadable": "systemd would refuse the environment file.",
-    "environment.differs": "The environment file has other values than the inventory.",
-    "environment.password": "A value that holds a password differs, and is not replaced.",
-    "host.probe_failed": "The application could not be asked what it registers.",
-    "host.unreachable": "The host does not answer as it should.",
-    "inventory.same_machine": "Two hosts of the inventory are one machine.",
-    "inventory.units_of_another": "A host has units of a host that was not looked at.",
-    "logrotate.differs": "The rotation of the logs was edited.",
-    "logrotate.missing": "The rotation of the logs is not installed.",
-    "logrotate.stale": "A rotation of ours is there that the inventory no longer has.",
-    "message.discarded": "A running worker throws messages away that it does not accept.",
-    "message.unjudged": "Whether a worker accepts the messages that wait for it is not known.",
-    "message.would_be_discarded": "A worker would throw messages away once it runs.",
-    "message.would_kill": "Items that are no messages would kill a worker once it runs.",
-    "probe.failed": "A probe of the inventory did not end as expected.",
-    "queue.aside": "A run that was killed, or goes on, has set messages aside.",
-    "queue.depth": "More messages wait than may.",
-    "queue.drain_time": "The queue drains too slowly, or not at all.",
-    "queue.eta_overdue": "Messages wait long after their ETA.",
-    "queue.foreign_list": "A list is not Celery's, and is never touched.",
-    "queue.hoarded": "A busy worker holds messages that idle ones could run.",
-    "queue.malformed": "Items are no messages, and kill the worker that takes them.",
-    "queue.no_consumer": "No worker that answers consumes the queue.",
-    "queue.orphaned": "A worker that is gone had fetched messages.",
-    "queue.redelivered": "Messages are held for longer than the visibility timeout.",
-    "queue.retries": "Messages wait after more retries than they may have.",
-    "queue.selected": "A rule means messages of the queue.",
-    "queue.too_large": "Compressed messages unpack to more than the limit.",
-    "queue.unacked_age": "A message was fetched long ago and not acknowledged.",
-    "queue.unacked_selected": "A rule means messages that were fetched and that no node holds.",
-    "queue.unknown": "Messages wait in a queue that the inventory does not have.",
-    "schedule.no_consumer": "The schedule sends to a queue that no worker consumes.",
-    "schedule.unsendable": "An entry of the schedule cannot be sent.",
-    "service.restart_asked": "A restart was asked for, and has not been made.",
-    "service.runs_elsewhere": "Something else does the work of a service that is down.",
-    "task.discarded": "A running worker throws tasks away that it does not know.",
-    "task.import_fails": "The module of expected tasks fails to import.",
-    "task.never_imported": "The application never imports an expected task.",
-    "task.not_registered": "A running worker does not know an expected task.",
-    "task.scheduled_for_nobody": "The schedule sends a task that no worker knows.",
-    "task.would_be_discarded": "A worker would throw tasks away once it runs.",
-    "unit.differs": "A unit file was edited.",
-    "unit.drop_in": "A drop-in changes a unit, and is left as it is.",
-    "unit.masked": "A unit is masked, and stays so.",
-    "unit.missing": "A unit file is not installed.",
-    "unit.not_enabled": "A service would not start with its host.",
-    "unit.not_loaded": "systemd has not read a unit since it changed.",
-    "unit.stale": "A unit of ours is there that the inventory no longer has.",
-    "worker.answer_unknown": "Another worker answers in the name of one that was restarted.",
-    "worker.answered_by_another": "Another process answers in a worker's name.",
-    "worker.busy": "A worker of one process is busy, and so does not answer.",
-    "worker.deaf": "One of the workers gets no messages; which one is not known.",
-    "worker.leaked_processes": "Processes of an earlier start live on.",
-    "worker.no_remote_control": "The application switches remote control off.",
-    "worker.not_answering": "A worker runs, or should, and does not answer.",
-    "worker.not_consuming": "A worker does not consume all of its queues.",
-    "worker.not_running": "A worker does not run.",
-    "worker.other_process": "What the status command names as a worker is another process.",
-    "worker.other_unit": "Something else runs workers beside the inventory's services.",
-    "worker.outdated": "A service runs on older files than there are now.",
-    "worker.starting": "systemd is still starting a service.",
-    "worker.stops_late": "A worker may take longer to stop than the visibility timeout.",
-    "worker.takes_nothing": "A worker answers, and has no connection that takes messages.",
-    "worker.touched_files": "A file was written since a service was started; what it said before is not known.",
-    "worker.twins": "Several workers answer to one name.",
-    "worker.unknown": "A worker that the inventory does not have takes its messages.",
-    "worker.would_be_locked_out": "A worker that is started would not reach its broker.",
-    "worker.would_kill": "A stop would kill a task that runs.",
-}
+The texts are in `catalogue/`, one TOML file per subject and one table per code: `[no_consumer]` of `queue.toml` is
+`queue.no_consumer`. `inv explain` prints them, and docs/findings.md is made from them.
+"""
+
+from pathlib import Path
+
+from msgspec import convert
+
+from runbooks.core.views import Explanation
+
+_FOLDER = Path(__file__).parent / "catalogue"
+
+
+def catalogue() -> dict[str, Explanation]:
+    """Read the explanation of every code, in alphabetical order."""
+    import tomllib  # 2 ms, and most looks do not need it
+
+    return {
+        f"{path.stem}.{name}": convert(
+            {"code": f"{path.stem}.{name}", **{key: " ".join(text.split()) for key, text in texts.items()}},
+            Explanation,
+        )
+        for path in sorted(_FOLDER.glob("*.toml"))
+        for name, texts in tomllib.loads(path.read_text()).items()
+    }

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from runbooks.core.effects import Change
+from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, ImportProbe, Snapshot
+from runbooks.diagnosis.broker import is_at
 from runbooks.diagnosis.code import environment_of
 
 _REACH = "correct the host and port in its broker URL, or let this host through"
@@ -52,10 +54,19 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterat
         if state is None or state.imports_now is None or state.imports_wanted is None:
             continue
         now, wanted = state.imports_now, state.imports_wanted
+        if wanted.broker_error and _is_the_brokers(fleet, snapshot, wanted):
+            continue
         if wanted.broker_error:
             yield _finding(host, wanted, "now" if now.broker_error else "with the inventory's celery_env")
         elif now.broker_error:
             yield _finding(host, now, "now", environment_of(host, known) if wanted.loaded else ())
+
+
+def _is_the_brokers(fleet: Fleet, snapshot: Snapshot, tried: ImportProbe) -> bool:
+    """Whether the state of the broker, which is a finding of its own, lets nobody in, whoever tries."""
+    why = snapshot.broker.unasked if snapshot.broker else None
+    own = (Trouble.WRONG_PASSWORD, Trouble.MISSING_RIGHT)  # another user, or another password, may be at fault there
+    return why is not None and why.trouble not in own and is_at(fleet, tried)
 
 
 def _finding(host: FleetHost, tried: ImportProbe, when: str, mended: tuple[Change, ...] = ()) -> Finding:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Snapshot
-from runbooks.hosts.facts import redact
+from runbooks.core.redaction import redact
 
 _LINES = 10
 
@@ -21,5 +21,5 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                     "probe.failed",
                     f"{name} on {host.name}",
                     f"the probe {name} {result.fault}",
-                    (f"$ {redact(commands[name], ())}", *said),
+                    (f"$ {redact(commands[name])}", *said),
                 )

@@ -1,16 +1,22 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
-from collections.abc import Collection, Iterator, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from runbooks.broker.server.keys import readable
+from runbooks.core.application import Application
 from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import BrokerState, Finding, QueueState, Severity, Snapshot
-from runbooks.core.wording import span
+from runbooks.core.model import BrokerState, Finding, NodeState, QueueState, Severity, Snapshot, Stray
+from runbooks.core.wording import counted, span, them
 from runbooks.diagnosis.services import changes_of
 from runbooks.diagnosis.silence import busy_solo
 from runbooks.diagnosis.taking import doubtful, take, take_unacked, takes_malformed
+
+_WAIT = ("message waits", "messages wait")
+_NO_MESSAGE = ("item is no Celery message", "items are no Celery messages")
+_ARE = ("message is", "messages are")
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> Iterator[Finding]:
@@ -22,6 +28,8 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     busy = busy_solo(fleet, snapshot)
     for state in snapshot.broker.queues.values():
         yield from _no_consumer(fleet, snapshot.broker, state, busy, known)
+        yield from _few_consumers(fleet, snapshot.broker, state, busy)
+        yield from _sampled(state)
         yield from to_be_taken(fleet, snapshot, state)
         yield from _too_large(fleet, state)
         yield from _thresholds(fleet, snapshot, state)
@@ -29,7 +37,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     yield from _orphaned(fleet, snapshot)
     yield from _hoarded(snapshot.broker, snapshot.at)
     yield from _redelivered(fleet, snapshot)
-    yield from _other_lists(snapshot.broker)
+    yield from _other_lists(fleet, snapshot)
 
 
 def to_be_taken(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
@@ -45,33 +53,57 @@ def to_be_taken(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator
 def _no_consumer(
     fleet: Fleet, broker: BrokerState, state: QueueState, busy: Collection[str], known: Sequence[Finding]
 ) -> Iterator[Finding]:
-    if any(state.name in node.queues for node in broker.nodes.values()):
+    expected = fleet.app.queues.get(state.name)
+    needs_none = expected is not None and expected.consumers == 0
+    if needs_none or any(state.name in node.queues for node in broker.nodes.values()):
         return
     workers = ((host, worker) for host in fleet.hosts for worker in host.settings.workers)
     consuming = [(host, worker) for host, worker in workers if state.name in worker.queues]
     wanted = [host.node(worker) for host, worker in consuming]
-    fix = changes_of(known, {(host.name, worker.name) for host, worker in consuming})
+    fix = changes_of(known, {(host.name, worker.known_as) for host, worker in consuming})
     if any(node in busy for node in wanted):
         return
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
     who = ", ".join(wanted or elsewhere) or "no worker"
+    outside = " on a host outside --limit" if elsewhere else ""
+    count = expected.consumers if expected else 0
+    if count and not (wanted or elsewhere):
+        who = counted(count, "worker")
+    near = "" if count or consuming or elsewhere else _near(fleet, broker, state.name)
     lengths = ", ".join(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items())
-    waiting = f"{state.depth:,} messages wait in {state.name}" if state.depth else f"{state.name} is empty"
+    waiting = f"{counted(state.depth, *_WAIT)} in {state.name}" if state.depth else f"{state.name} is empty"
     yield Finding(
         "queue.no_consumer",
         state.name,
-        f"{waiting} and no node consumes it",
+        f"{waiting} and no node consumes it" + (f"; did you mean '{near}'?" if near and state.depth else ""),
         (
             *([lengths] if lengths else []),
-            f"{len(broker.nodes)} {'node answers' if len(broker.nodes) == 1 else 'nodes answer'} "
+            f"{counted(len(broker.nodes), 'node answers', 'nodes answer')} "
             "and none lists it in active_queues"
             + "".join(f"; {name}: {', '.join(sorted(node.queues))}" for name, node in sorted(broker.nodes.items())),
-            f"by the inventory {who}{' on a host outside --limit' if elsewhere else ''} should",
+            *([] if fleet.found else [f"by the inventory {who}{outside} should"]),
         ),
         remedy="start its workers" if fix else None,
         fix=fix,
-        severity=_severity(state, wanted, elsewhere),
+        severity=Severity.ERROR if count else _severity(state, wanted, elsewhere),
     )
+
+
+def _few_consumers(fleet: Fleet, broker: BrokerState, state: QueueState, busy: Collection[str]) -> Iterator[Finding]:
+    """Some, and not as many as `celery_queues` wants; a busy solo worker does not answer, and consumes."""
+    expected = fleet.app.queues.get(state.name)
+    nodes = sorted((node for node in broker.nodes.values() if state.name in node.queues), key=lambda node: node.name)
+    at_task = [name for name, worker in fleet.workers if name in busy and state.name in worker.queues]
+    count = sum(max(node.twins, len(node.names)) for node in nodes) + len(at_task)
+    if expected and 0 < count < expected.consumers:
+        names = ", ".join((*(node.name for node in nodes), *at_task))
+        yield Finding(
+            "queue.few_consumers",
+            state.name,
+            f"{counted(count, 'worker consumes', 'workers consume')} {state.name}, and the inventory wants "
+            f"{expected.consumers:,}",
+            (f"inspect active_queues: {names}", "celery_queues of the inventory says how many"),
+        )
 
 
 def _severity(state: QueueState, wanted: Sequence[str], elsewhere: Sequence[str]) -> Severity:
@@ -81,12 +113,31 @@ def _severity(state: QueueState, wanted: Sequence[str], elsewhere: Sequence[str]
     return Severity.ERROR if state.depth or wanted else Severity.INFO
 
 
+def _sampled(state: QueueState) -> Iterator[Finding]:
+    if state.unseen:
+        yield Finding(
+            "queue.sampled",
+            state.name,
+            f"{state.depth - state.unseen:,} of {counted(state.depth, 'message')} in {state.name} were looked at "
+            "before the time was over: what is said of its messages is true of a sample",
+            (
+                "looked at: the newest, some of the middle, and the oldest of each list",
+                "--budget gives more time; a plan reads all",
+            ),
+            severity=Severity.INFO,
+        )
+
+
+def _at_least(state: QueueState) -> str:
+    return "at least " if state.unseen else ""
+
+
 def _aside(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
     if state.aside:
         yield Finding(
             "queue.aside",
             state.name,
-            f"{state.aside:,} messages of {state.name} are set aside by a run that is going on, or was killed",
+            f"{counted(state.aside, *_ARE)} set aside from {state.name} by a run that is going on, or was killed",
             tuple(f"LLEN {key!r} = {depth:,}" for key, depth in state.depths.items()),
             remedy="bring them home (clean-queues does, or an undo of that run)",
             fix=fix,
@@ -95,14 +146,15 @@ def _aside(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
 
 
 def _selected(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
+    of = counted(state.depth, "message")
     for selection in state.selected:
         tasks = ", ".join(f"{count:,} × {task}" for task, count in selection.by_task.items())
         to = readable(selection.to) if selection.to else ""
         yield Finding(
             "queue.selected",
             state.name,
-            f"{selection.count:,} of {state.depth:,} messages are to be {f'moved into {to}' if to else 'taken out'}: "
-            f"{selection.reason}",
+            f"{_at_least(state)}{counted(selection.count, f'of {of} is', f'of {of} are')} to be "
+            f"{f'moved into {to}' if to else 'taken out'}: {selection.reason}",
             (tasks, *(f"e.g. {sample.id} (retries {sample.retries})" for sample in selection.samples)),
             remedy=f"move them into {to}" if to else "take them out into the archive",
             fix=fix,
@@ -116,8 +168,8 @@ def _unacked_selected(state: QueueState, change: Change | None) -> Iterator[Find
         yield Finding(
             "queue.unacked_selected",
             state.name,
-            f"{selection.count:,} messages of {state.name} that were fetched are held by no node that answers, and "
-            f"are to be {f'moved into {to}' if to else 'taken out'}: {selection.reason}",
+            f"{counted(selection.count, 'message')} of {state.name}, fetched and held by no node that answers: to be "
+            f"{f'moved into {to}' if to else 'taken out'}: {selection.reason}",
             tuple(f"{count:,} × {task}" for task, count in selection.by_task.items()),
             remedy=(f"move them into {to}" if to else "take them out into the archive") if change else None,
             fix=(change,) if change else (),
@@ -130,7 +182,7 @@ def _malformed(state: QueueState, fix: tuple[Change, ...]) -> Iterator[Finding]:
         yield Finding(
             "queue.malformed",
             state.name,
-            f"{state.malformed.count:,} items are no Celery messages; each kills the worker that pops it",
+            f"{_at_least(state)}{counted(state.malformed.count, *_NO_MESSAGE)}; each kills the worker that pops it",
             state.malformed.raw_samples,
             remedy="take them out into the archive, byte for byte" if fix else None,
             fix=fix,
@@ -142,8 +194,8 @@ def _too_large(fleet: Fleet, state: QueueState) -> Iterator[Finding]:
         yield Finding(
             "queue.too_large",
             state.name,
-            f"{count:,} compressed messages unpack to more than {fleet.app.unpack_limit} MiB: they are not read, and "
-            "stay where they are; a worker that takes one unpacks all of it",
+            f"{counted(count, 'compressed message unpacks', 'compressed messages unpack')} to more than "
+            f"{fleet.app.unpack_limit} MiB: left alone, unread; a worker that takes one unpacks all of it",
             tuple(f"{n:,} × {task or 'a task that was not read'}" for task, n in state.too_large.items()),
             severity=Severity.WARNING,
         )
@@ -155,7 +207,7 @@ def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator
         yield Finding(
             "queue.depth",
             state.name,
-            f"{state.depth:,} messages wait, more than {limits.depth:,}",
+            f"{counted(state.depth, *_WAIT)}, more than {limits.depth:,}",
             tuple(f"{count.count:,} × {task}" for task, count in state.by_task.items()),
             severity=Severity.WARNING,
         )
@@ -163,11 +215,12 @@ def _thresholds(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator
         if sum(selection.by_task.get(task, 0) for selection in state.selected) == count.count:
             continue  # a rule has found them already, with a reason of its own
         if count.max_retries_seen > limits.retries:
+            retries = counted(count.max_retries_seen, "retry", "retries")
             yield Finding(
                 "queue.retries",
                 state.name,
-                f"messages of {task} wait after {count.max_retries_seen} retries, more than {limits.retries}",
-                (f"{count.count:,} × {task} wait",),
+                f"messages of {task} wait after {retries}, more than {limits.retries}",
+                (f"{count.count:,} × {task}",),
                 severity=Severity.WARNING,
             )
         late_s = snapshot.at - count.oldest_eta_at if count.oldest_eta_at is not None else 0.0
@@ -190,7 +243,7 @@ def _unacked(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             "unacked",
             f"a message was fetched {span(age_s)} ago and not acknowledged since, more than {span(limit_s)}",
             (
-                f"{broker.unacked:,} messages are fetched and not acknowledged",
+                f"{counted(broker.unacked, *_ARE)} fetched and not acknowledged",
                 "it waits for its ETA, its task runs that long, or its worker was killed; after the visibility timeout "
                 "Celery delivers it again",
             ),
@@ -206,19 +259,38 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         return
     timeout_s = fleet.app.broker_options.visibility_timeout
     for queue, count in broker.orphans.items():
+        if fleet.found:
+            yield _held_by_none(broker, queue, count)
+            continue
         back = Command("clean-queues", "--queue", queue, "--unacked", "--requeue-to", queue)
         yield Finding(
             "queue.orphaned",
             queue,
-            f"{count:,} messages of {queue} were fetched by a worker that is gone, and wait until {span(timeout_s)} "
-            f"after that; to give them back now: {back}",
+            f"{counted(count, f'message of {queue} was', f'messages of {queue} were')} fetched by a worker that is "
+            f"gone; Celery delivers {them(count)} again {span(timeout_s)} after that; to give {them(count)} back now: "
+            f"{back}",
             (
-                f"{broker.unacked:,} messages are fetched and not acknowledged",
+                f"{counted(broker.unacked, *_ARE)} fetched and not acknowledged",
                 "none of the nodes that answer lists these as active, reserved or scheduled; Celery delivers them "
                 "again after the visibility timeout (celery_broker_options)",
             ),
             severity=Severity.WARNING,
         )
+
+
+def _held_by_none(broker: BrokerState, queue: str, count: int) -> Finding:
+    """Without an inventory it is not known which nodes there are: one that does not answer may hold them."""
+    were = f"message of {queue} was", f"messages of {queue} were"
+    return Finding(
+        "queue.orphaned",
+        queue,
+        f"{counted(count, *were)} fetched, and no node that answers holds {them(count)}",
+        (
+            f"{counted(broker.unacked, *_ARE)} fetched and not acknowledged",
+            "their worker was killed, or runs a task in a pool that answers nothing meanwhile (solo)",
+        ),
+        severity=Severity.WARNING,
+    )
 
 
 def _hoarded(broker: BrokerState, now: float) -> Iterator[Finding]:
@@ -234,7 +306,8 @@ def _hoarded(broker: BrokerState, now: float) -> Iterator[Finding]:
             yield Finding(
                 "queue.hoarded",
                 queue,
-                f"{hoard.count:,} messages of {queue} wait in {hoard.node} for up to {span(waited_s)}, behind what it "
+                f"{counted(hoard.count, f'message of {queue} waits', f'messages of {queue} wait')} in {hoard.node} for "
+                f"up to {span(waited_s)}, behind what it "
                 "runs, while others are idle: set worker_prefetch_multiplier = 1, and task_acks_late = True for tasks "
                 "that may run twice, or start workers with --disable-prefetch (Celery 5.6); then restart them",
                 (f"inspect active, reserved, scheduled: nothing on {', '.join(idle)}",
@@ -271,20 +344,85 @@ def _redelivered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def _other_lists(broker: BrokerState) -> Iterator[Finding]:
-    for key, (length, is_celery) in broker.other_lists.items():
+def _other_lists(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    assert snapshot.broker is not None
+    for key, (length, is_celery) in snapshot.broker.other_lists.items():
         if is_celery:
-            yield Finding(
-                "queue.unknown",
-                key,
-                f"{length:,} Celery messages wait in {key!r}, which is no queue of the inventory",
-                ("a misspelt route, a queue without a worker, or another application in this db; left alone",),
-                severity=Severity.WARNING,
-            )
+            stray = snapshot.broker.strays.get(key) or Stray(key, 0, 0, {}, {})
+            yield _of_nobody(fleet, snapshot, key, length, stray)
         else:
             yield Finding(
                 "queue.foreign_list",
                 key,
-                f"the list {key!r} ({length:,} items) is not Celery's; it is never touched",
+                f"the list {key!r} ({counted(length, 'item')}) is not Celery's; it is never touched",
                 severity=Severity.INFO,
             )
+
+
+def _of_nobody(fleet: Fleet, snapshot: Snapshot, key: str, length: int, stray: Stray) -> Finding:
+    """Celery messages in a list that is no queue of the inventory: what they are, and who sends them."""
+    assert snapshot.broker is not None
+    waiting = counted(length, "Celery message waits", "Celery messages wait")
+    consumers = {name: node for name, node in snapshot.broker.nodes.items() if stray.queue in node.queues}
+    senders = list(dict.fromkeys(_senders(snapshot, stray.queue)))
+    what = f"{waiting} in {key!r}, which is no queue of the inventory"
+    steps = _polled(fleet, consumers.values())
+    if (consumers or stray.queue in fleet.consumed) and stray.priority not in steps:
+        what = f"{waiting} as priority {stray.priority} of {stray.queue}, which no worker polls"
+        what += " that has Celery's own priority_steps" if fleet.found and not consumers else ""
+        of_list = ("--queue", stray.queue, "--priority", str(stray.priority))
+        then = Command("clean-queues", *of_list, "--requeue-to", stray.queue)
+        advice = (
+            f"workers poll the priorities {', '.join(map(str, sorted(steps)))}: give whoever sends these the same "
+            f"priority_steps in broker_transport_options; {then} moves what waits into a list that workers poll"
+        )
+    elif consumers:
+        advice = f"{', '.join(sorted(consumers))} consumes it: name it in the inventory"
+    else:
+        near = _near(fleet, snapshot.broker, stray.queue)
+        what += f"; did you mean '{near}'?" if near else ""
+        then = Command("clean-queues", "--queue", stray.queue, *(("--requeue-to", near) if near else ()))
+        does = f"moves what waits into {near}" if near else "takes what waits out into the archive"
+        advice = f"{'correct the queue there' if senders else _UNSENT}; {then} {does}"
+    return Finding(
+        "queue.unknown",
+        key,
+        what,
+        (
+            *(f"{count:,} × {task}, of {stray.looked_at:,} looked at" for task, count in stray.tasks.items()),
+            *([f"sent by {', '.join([*stray.origins][:_ORIGINS])}"] if stray.origins else []),
+            *senders,
+            advice,
+        ),
+        severity=Severity.WARNING,
+    )
+
+
+def _near(fleet: Fleet, broker: BrokerState, queue: str) -> str:
+    """The queue of nearly this name that a node consumes, or that the inventory has; "" where there is none."""
+    named = () if fleet.found else fleet.consumed
+    known = {*named}.union(*(node.queues for node in broker.nodes.values())) - {queue}
+    return next(iter(difflib.get_close_matches(queue, known, n=1, cutoff=_CLOSE)), "")
+
+
+_CLOSE, _ORIGINS = 0.75, 5
+_UNSENT = "neither the schedule nor a route leads there: a call that names it, or another application in this db"
+
+
+def _polled(fleet: Fleet, consumers: Iterable[NodeState]) -> set[int]:
+    """The priorities whose lists any of these polls: as it says, or by the inventory."""
+    usual = fleet.app.broker_options.priority_steps
+    return {*usual}.union(*((node.options or {}).get("priority_steps", usual) for node in consumers))
+
+
+def _senders(snapshot: Snapshot, queue: str) -> Iterator[str]:
+    """What of the application leads to a queue."""
+    for host, state in sorted(snapshot.reachable().items()):
+        said = state.application or Application()
+        kept = [one.entry for one in state.kept.entries if one.enabled] if state.kept else []
+        for entry in (*said.schedule, *kept):
+            if entry.route and entry.route.queue == queue:
+                yield f"the schedule's {entry.name} sends {entry.task} there"
+        for task in said.tasks:
+            if task.route.queue == queue and queue != said.default_queue:
+                yield f"the application, loaded on {host}, routes {task.name} there"

@@ -1,8 +1,7 @@
 """Workers that are not to be stopped now, for their tasks would not survive it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
-from runbooks.core.effects import Change, ControlService
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, RunningTask, Snapshot
 from runbooks.core.wording import span
@@ -12,29 +11,24 @@ from runbooks.diagnosis.told import told
 _SHOWN = 3
 
 
-def would_kill(fleet: Fleet, snapshot: Snapshot, plan: Iterable[Change]) -> Iterator[Finding]:
-    """The workers that a plan would stop while tasks run there that have taken longer already than a stop may take.
+def would_kill(fleet: Fleet, snapshot: Snapshot, stopped: Collection[tuple[str, str]]) -> Iterator[Finding]:
+    """Of the services (host, service) that are to be stopped the workers whose tasks would not survive it.
 
-    Those that the inventory no longer has are among them.
-
-    Also those of one process that are busy: what they do, and since when, nobody can ask them.
+    These are the ones where a task has run for longer already than a stop may take, and those of one process that are
+    busy: what they do, and since when, nobody can ask them. Some may be services that the inventory no longer has.
     """
     assert snapshot.broker is not None
-    stopped = dict.fromkeys(
-        (change.host, change.do.service)
-        for change in plan
-        if isinstance(change.do, ControlService) and change.do.action != "start"
-    )
     busy = busy_solo(fleet, snapshot)
     for host in fleet.hosts:
         for service in (service for name, service in stopped if name == host.name):
             now = snapshot.reachable()[host.name].clock_at
-            node = snapshot.broker.nodes.get(f"{service}@{host.name}")
-            long = [task for task in node.running if _is_longer(task, now, host.settings.stop_timeout)] if node else []
+            names, nodes = host.nodes_of(service), snapshot.broker.nodes
+            running = [task for name in names if name in nodes for task in nodes[name].running]
+            long = [task for task in running if _is_longer(task, now, host.settings.stop_timeout)]
             if long:
                 shown = "; ".join(told(task, now) for task in long[:_SHOWN]) + "; …" * (len(long) > _SHOWN)
                 yield _finding(host, service, f"a task there has run for longer already: it {shown}")
-            elif f"{service}@{host.name}" in busy:
+            elif busy.intersection(names):
                 yield _finding(host, service, "it is busy with a task and cannot be asked which, or since when")
 
 

@@ -5,12 +5,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from msgspec.structs import replace
 
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService, EndProcesses, SetEnvironment, WriteFile
-from runbooks.core.fleet import Fleet, FleetHost, unit_of
+from runbooks.core.effects import Change, ControlService, EndProcesses
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.managers import SYSTEMD_UNITS
 from runbooks.core.model import Block, Finding, HostState, NodeState, ServiceState, Severity, Snapshot
+from runbooks.core.nodes import which_may_be
+from runbooks.core.outside import as_lines
 from runbooks.core.settings import Worker
+from runbooks.core.wording import counted, enumerated
 from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker, silence_means_nothing, who_answers_instead
 from runbooks.diagnosis.since_start import changed_since_start, loads, touched_since_start
+from runbooks.diagnosis.starts import in_our_unit, starts_without
 from runbooks.diagnosis.told import told_of
 from runbooks.diagnosis.workers import run_elsewhere, who_answers
 
@@ -37,21 +42,21 @@ def leaked(fleet: Fleet, snapshot: Snapshot, *, kill: bool) -> Iterator[Finding]
             if service.leaked:
                 processes = [f"pid {process.pid} ({process.name})" for process in service.leaked]
                 end = EndProcesses(name, tuple((process.pid, process.start_ticks) for process in service.leaked), kill)
-                running = told_of(f"{name}@{host.name}", snapshot, states[host.name])
+                running = told_of(host.nodes_of(name), snapshot, states[host.name])
                 yield Finding(
                     "worker.leaked_processes",
                     f"{name} on {host.name}",
-                    f"{len(service.leaked)} processes of {name} outlived an earlier start; they may still take "
-                    "messages",
+                    f"{counted(len(service.leaked), 'process', 'processes')} of {name} outlived an earlier start, and "
+                    "may still take messages",
                     tuple(processes),
                     remedy="end them",
                     fix=(
                         Change(
                             host.name,
                             LEAKED,
-                            f"end {len(service.leaked)} leaked processes of {name}",
+                            f"end {counted(len(service.leaked), 'leaked process', 'leaked processes')} of {name}",
                             end,
-                            detail="\n".join([*processes, *running]),
+                            detail=as_lines([*processes, *running]),
                         ),
                     ),
                 )
@@ -80,7 +85,7 @@ def left_behind(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         assert isinstance(change.do, EndProcesses)
         host = next(host for host in fleet.hosts if host.name == change.host)
         if change.service in host.services:
-            why = f"{len(change.do.processes)} processes of an earlier start live on"
+            why = f"{counted(len(change.do.processes), 'process', 'processes')} left of an earlier start"
             yield replace(finding, fix=(control(host, change.service, "restart", why, snapshot),))
 
 
@@ -89,42 +94,62 @@ def with_restarts(fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding])
     hosts = {host.name: host for host in fleet.hosts}
     for finding in findings:
         restarts = [
-            control(hosts[change.host], service, "restart", f"it runs since before {path} changed", snapshot)
+            control(
+                hosts[change.host],
+                service,
+                _action_for(hosts[change.host], path),
+                f"it runs since before {path} changed",
+                snapshot,
+            )
             for change in finding.fix
-            if (path := _says_something_else(change))
+            if (path := change.writes)
             for service in hosts[change.host].services
-            if path in loads(hosts[change.host], service) and _runs(snapshot, change.host, service)
+            if (found := snapshot.reachable()[change.host].services.get(service)) and found.pid is not None
+            if path in loads(hosts[change.host], service, found)
         ]
         yield replace(finding, fix=(*finding.fix, *restarts))
 
 
-def _says_something_else(change: Change) -> str:
-    """The file that a change gives other contents, "" for none."""
-    match change.do, change.undo:
-        case WriteFile(path=path, content=after), WriteFile(content=before) if after != before:
-            return path
-        case SetEnvironment(path=path), _:
-            return path
-    return ""
-
-
-def _runs(snapshot: Snapshot, host: str, service: str) -> bool:
-    state = snapshot.reachable()[host]
-    return service in state.services and state.services[service].pid is not None
-
-
 def control(host: FleetHost, service: str, action: str, why: str, snapshot: Snapshot) -> Change:
-    """Start or restart a service, and why; what runs there is what an operator reads before."""
-    running = told_of(f"{service}@{host.name}", snapshot, snapshot.reachable()[host.name])
+    """Start or restart a service, and why; what runs there is what an operator reads before.
+
+    Services that the host's commands start and stop only all at once are changed together. Where some of them run, all
+    are restarted: what starts them all may start those a second time. A container is recreated where its environment is
+    to be another one.
+    """
+    state = snapshot.reachable()[host.name]
+    first, *others = host.together or (service,)
+    if others:
+        why = f"{service}: {why}"
+        action = "restart" if any(state.services[name].pid is not None for name in host.together) else "start"
+    if action == "restart" and _reads_anew(host, service, state):
+        action = "recreate"
+    running = [line for name in (first, *others) for line in told_of(host.nodes_of(name), snapshot, state)]
+    processes = state.processes_of((first, *others)) if action == "restart" else ()
+    which = f"{enumerated(host.together)} together, by one command" if others else service
+    if len(workers := host.workers_of(service)) > 1:
+        which = f"{service}, which runs {enumerated([worker.name for worker in workers])}"
+    back: str = "stop" if action == "start" else action
     return Change(
         host.name,
         STEP,
-        f"{action} {service}",
-        do=ControlService(service, action),  # type: ignore[arg-type]
-        undo=ControlService(service, "stop" if action == "start" else "restart"),
-        detail="\n".join(running),
+        f"{action} {which}",
+        do=ControlService(first, action, tuple(others), processes),  # type: ignore[arg-type]
+        undo=ControlService(first, back, tuple(others)),  # type: ignore[arg-type]
+        detail=as_lines(running),
         why=(why,),
     )
+
+
+def _action_for(host: FleetHost, path: str) -> str:
+    """What makes a service read a file that is to be changed."""
+    return "recreate" if host.manager.in_containers and path == host.settings.env_file else "restart"
+
+
+def _reads_anew(host: FleetHost, service: str, state: HostState) -> bool:
+    """Whether a restart is to give a container the environment of now: it has the one of when it was made."""
+    found = state.services.get(service)
+    return bool(found and found.containers and changed_since_start(host, service, state))
 
 
 class _Host:
@@ -145,7 +170,6 @@ class _Host:
         self.fleet, self.snapshot, self.host, self.state = fleet, snapshot, host, state
         self.since, self.proving = since, proving
         self.broker = snapshot.broker
-        self.workers = {worker.name: worker for worker in host.settings.workers}
         self.busy, self.unseen = busy, unseen
 
     def findings(self) -> Iterator[Finding]:
@@ -163,8 +187,8 @@ class _Host:
             else:
                 yield from self._on_older_files(name, service)
                 yield from self._restart_asked(name, service)
-                if name in self.workers:
-                    yield from self._node(self.workers[name], service)
+                for worker in self.host.workers_of(name):
+                    yield from self._node(worker, service)
 
     def _start(self, name: str, service: ServiceState) -> Change:
         return control(self.host, name, "start", f"it is not running{service.why_down}", self.snapshot)
@@ -174,9 +198,10 @@ class _Host:
 
     def _down(self, name: str, service: ServiceState) -> Iterator[Finding]:
         """What is not started has a change all the same: the block keeps it back, and a proof must not pass it."""
-        subject, kind = f"{name} on {self.host.name}", "beat" if name == "beat" else "worker"
+        subject, kind = f"{name} on {self.host.name}", "beat" if name == self.host.beat else "worker"
         fix = (self._start(name, service),)
         if service.starting:
+            unit = SYSTEMD_UNITS.name(name)
             yield Finding(
                 "worker.starting",
                 subject,
@@ -184,11 +209,14 @@ class _Host:
                 (
                     f"systemctl show: {service.answer}, MainPID=0",
                     "with Type=forking systemd waits for a process that never comes, as Celery stays in the foreground",
-                    f"where it stays so, on {self.host.name}: sudo systemctl restart {unit_of(name)}",
+                    f"where it stays so, on {self.host.name}: sudo systemctl restart {unit}",
                 ),
                 fix=fix,
                 blocks=(Block(self.host.name, name),),
             )
+        elif service.untold:
+            if not self.state.lacks_directory:
+                yield self._untold(name, service)
         elif service.other_process:
             yield Finding(
                 f"{kind}.other_process",
@@ -203,16 +231,34 @@ class _Host:
                 fix=fix,
                 blocks=(Block(self.host.name, name),),
             )
-        elif not service.masked:
-            who = "systemd" if self.host.has_systemd else "its status command"
+        elif service.exists and not (service.masked or service.alias_of):
             yield Finding(
                 f"{kind}.not_running",
                 subject,
                 f"{name} is not running",
-                (f"{who} says: {service.answer or 'nothing, with exit code 3'}",),
-                remedy="start it",
+                (
+                    f"{self.host.told_by} says: {service.answer or 'nothing, with exit code 3'}",
+                    *(f"  {line}" for line in service.last_lines),
+                ),
+                remedy="start it" if _action(fix) == "start" else "restart it with all that its command starts",
                 fix=fix,
             )
+
+    def _untold(self, name: str, service: ServiceState) -> Finding:
+        why = f"whether it runs is not known: {service.untold}"
+        return Finding(
+            "service.untold",
+            f"{name} on {self.host.name}",
+            f"whether {name} runs is not known, so it is left as it is: {service.untold}",
+            (
+                "a `status` command of the service's own would tell (celery_commands)"
+                if self.host.told_by_processes
+                else "it has to print the main pid and exit with 0, or to exit with 3 where the service does not run "
+                "(celery_commands.status)",
+            ),
+            fix=(control(self.host, name, "start", why, self.snapshot),),
+            blocks=(Block(self.host.name, name),),
+        )
 
     def _on_older_files(self, name: str, service: ServiceState) -> Iterator[Finding]:
         subject = f"{name} on {self.host.name}"
@@ -269,26 +315,45 @@ class _Host:
             yield from self._answering(worker, service, node)
 
     def _silent(self, worker: Worker, service: ServiceState) -> Iterator[Finding]:
+        if perhaps := ", ".join(which_may_be(worker, self.broker.nodes, self.fleet.all_nodes)):
+            yield Finding(
+                "worker.node_unclear",
+                self.host.node(worker),
+                f"{worker.name} runs, but which node it is cannot be told, so it is left as it is",
+                (
+                    f"these answer, fit {worker.node}, and are not known to be other workers: {perhaps}",
+                    f"pid {', '.join(map(str, sorted(service.pids)))}: none of them says that it is one of these",
+                ),
+                fix=self._restart(worker.known_as, "which node it is cannot be told"),
+                blocks=(Block(self.host.name, worker.known_as),),
+            )
+            return
+        yield self._not_answering(worker, service, f"{worker.name} runs, but its node does not answer ping")
+
+    def _not_answering(self, worker: Worker, service: ServiceState, what: str) -> Finding:
         doubt = "" if self.since or self.proving else silence_means_nothing(self.broker, self.state, service)
-        yield Finding(
+        return Finding(
             "worker.not_answering",
             self.host.node(worker),
-            f"{worker.name} runs, but its node does not answer ping"
-            + (f"; that proves nothing, so it is left running: {doubt}" if doubt else ""),
+            what + (f"; that proves nothing, so it is left running: {doubt}" if doubt else ""),
             (f"pid {service.pid} is alive; {who_answers(self.snapshot)}",),
             remedy=None if doubt else "restart it",
-            fix=() if doubt else self._restart(worker.name, "does not answer ping"),
+            fix=() if doubt else self._restart(worker.known_as, "does not answer ping"),
         )
 
     def _answering(self, worker: Worker, service: ServiceState, node: NodeState) -> Iterator[Finding]:
         name = self.host.node(worker)
+        running = [one for one in service.containers if one.pid is not None]
+        if len(running) > len(node.known_as):
+            what = f"{worker.name} runs in {len(running)} containers, and only {', '.join(node.known_as)} answers ping"
+            yield self._not_answering(worker, service, what)
         if self.since and node.twins > 1:
             yield Finding(
                 "worker.answer_unknown",
                 name,
                 f"another worker answers as {name}, so that its own answer is not known",
                 fix=self._restart(
-                    worker.name, "another worker answers in its name, so that its own answer is not known"
+                    worker.known_as, "another worker answers in its name, so that its own answer is not known"
                 ),
             )
         if other := who_answers_instead(service, node):
@@ -300,17 +365,22 @@ class _Host:
                     f"inspect stats: {other}; {worker.name} is pid {', '.join(map(str, sorted(service.pids)))}",
                     "end that one, or give it another name with -n; where the worker was just restarted, look again",
                 ),
-                fix=self._restart(worker.name, f"{other} answers in its name, which is none of its processes"),
-                blocks=(Block(self.host.name, worker.name),),
+                fix=self._restart(worker.known_as, f"{other} answers in its name, which is none of its processes"),
+                blocks=(Block(self.host.name, worker.known_as),),
             )
-        elif missing := ", ".join(queue for queue in worker.queues if queue not in node.queues):
+        elif missing := [queue for queue in worker.queues if queue not in node.queues]:
+            asked_anyway = self.since or self.proving
+            in_vain = () if asked_anyway else starts_without(self.host, worker, self.state, missing)
+            unit = in_our_unit(self.host, worker, self.state)
+            restart = "install its unit, then restart it" if unit else "restart it"
+            what = f"does not consume {', '.join(missing)}"
             yield Finding(
                 "worker.not_consuming",
                 name,
-                f"{worker.name} does not consume {missing}",
-                (f"inspect active_queues: {', '.join(sorted(node.queues)) or 'none'}",),
-                remedy="restart it",
-                fix=self._restart(worker.name, f"does not consume {missing}"),
+                f"{worker.name} {what}",
+                (f"inspect active_queues: {', '.join(sorted(node.queues)) or 'none'}", *unit, *in_vain),
+                remedy=None if in_vain else restart,
+                fix=() if in_vain else self._restart(worker.known_as, what),
             )
         elif name in self.unseen and node.registered >= set(self.fleet.app.expected_tasks):
             yield Finding(
@@ -319,8 +389,13 @@ class _Host:
                 f"{worker.name} answers, but the broker sees no connection of it that takes messages",
                 ("CLIENT LIST: no connection whose last command is BRPOP is as young as it",),
                 remedy="restart it",
-                fix=self._restart(worker.name, "the broker sees no connection of it that takes messages"),
+                fix=self._restart(worker.known_as, "the broker sees no connection of it that takes messages"),
             )
+
+
+def _action(fix: Iterable[Change]) -> str:
+    """What a fix does to a service."""
+    return next(change.do.action for change in fix if isinstance(change.do, ControlService))
 
 
 def changes_of(findings: Iterable[Finding], services: Collection[tuple[str, str]]) -> tuple[Change, ...]:
@@ -329,5 +404,6 @@ def changes_of(findings: Iterable[Finding], services: Collection[tuple[str, str]
         change
         for finding in findings
         for change in finding.fix
-        if isinstance(change.do, ControlService) and (change.host, change.do.service) in services
+        if isinstance(change.do, ControlService)
+        if any((change.host, service) in services for service in change.services)
     )

@@ -29,7 +29,7 @@ def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
         if (state := snapshot.reachable().get(host.name))
         for worker in host.settings.workers
         if host.node(worker) in snapshot.broker.nodes
-        if (service := state.services.get(worker.name)) and service.started_at is not None
+        if (service := state.services.get(worker.known_as)) and service.started_at is not None
         if youngest_s > state.clock_at - service.started_at + MARGIN_S
     )
 
@@ -39,9 +39,8 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
     if ", deactivating" in found.answer:
         return "systemd is stopping it, and it finishes what it runs"
     if broker.unasked:
-        return "Redis refuses writes, so nobody can be asked, or answer"
-    full = broker.maxmemory_bytes and broker.used_memory_bytes >= broker.maxmemory_bytes
-    if full and not broker.maxmemory_policy.startswith("allkeys-"):
+        return f"nobody could be asked: {broker.unasked.problem}"
+    if broker.is_full and not broker.throws_queues_away:
         return "Redis is full, so it refuses the answers of workers"
     if broker.unheard:
         return (
@@ -82,5 +81,5 @@ def busy_solo(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
 
 
 def _may_run(state: HostState | None, worker: Worker) -> bool:
-    service = state.services.get(worker.name) if state else None
+    service = state.services.get(worker.known_as) if state else None
     return service is None or service.pid is not None

@@ -1,13 +1,14 @@
 """The steps there are: which findings each takes its changes from, what it has to see, and whether it interrupts."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from runbooks.core.effects import Change, WriteFile
+from runbooks.core.effects import Change, EnableService, ReloadUnits
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Finding, Snapshot
 from runbooks.core.needs import Needs
-from runbooks.diagnosis import code, environment, files, queues, services, taking
+from runbooks.diagnosis import code, environment, files, imports, older_code, queues, services, take_over, taking
+from runbooks.diagnosis.possible import possible
 from runbooks.diagnosis.step import Fixing, Step
 from runbooks.diagnosis.wanted_files import Kind, Wanted
 
@@ -17,26 +18,77 @@ def environment_step(fleet: Fleet) -> Step:
     return Fixing(environment.STEP, Needs.FILES, partial(environment.faults, fleet))
 
 
-def unit_steps(fleet: Fleet, wanted: Wanted) -> tuple[Step, ...]:
-    """Stale services are stopped, the unit files are in place, and systemd works with them."""
+Judge = Callable[[Snapshot], Iterable[Finding]]
+
+
+def taken_over(fleet: Fleet, wanted: Wanted, *, kill: bool) -> Judge:
+    """What others have started and is to be taken over."""
+    return partial(take_over.findings, fleet, wanted=wanted, kill=kill)
+
+
+def unit_steps(fleet: Fleet, wanted: Wanted, of_others: Judge | None = None) -> tuple[Step, ...]:
+    """Stale services are stopped, the unit files are in place, and systemd works with them.
+
+    `of_others` is `taken_over`, None where what others have started is left alone.
+    """
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
-        yield from files.of_kind(fleet, snapshot, "unit", wanted)
+        yield from files.of_kind(fleet, snapshot, "unit", wanted, taking=of_others is not None)
+        yield from files.with_reload(fleet, of_others(snapshot) if of_others else ())
         yield from files.of_systemd(fleet, snapshot)
 
-    names = (files.STALE, files.STEPS["unit"], files.SYSTEMD)
-    needs = Needs.FILES | Needs.SERVICES
-    return tuple(Fixing(name, needs, judge, order=_as_rendered(wanted)) for name in names)
+    names = (files.STALE, files.STEPS["unit"], files.MANAGER)
+    needs, judge_once = Needs.FILES | Needs.SERVICES, _once(judge)
+    return tuple(Fixing(name, needs, judge_once, order=_as_rendered(wanted)) for name in names)
 
 
-def file_steps(fleet: Fleet, wanted: Mapping[Kind, Wanted]) -> tuple[Step, ...]:
-    """The cron file and the rotation of the logs are in place."""
-    return (file_step(fleet, "cron", wanted["cron"]), file_step(fleet, "logrotate", wanted["logrotate"]))
+def _once(judge: Judge) -> Judge:
+    """The same, for several steps: a snapshot is judged when the first of them asks, and not again for the others."""
+    last: tuple[Snapshot, Sequence[Finding]] | None = None
+
+    def remembered(snapshot: Snapshot) -> Sequence[Finding]:
+        nonlocal last
+        if last is None or last[0] is not snapshot:
+            last = snapshot, tuple(judge(snapshot))
+        return last[1]
+
+    return remembered
 
 
-def file_step(fleet: Fleet, kind: Kind, wanted: Wanted) -> Step:
+def file_steps(fleet: Fleet, wanted: Mapping[Kind, Wanted], *, taking: bool = False) -> tuple[Step, ...]:
+    """The cron entries, for cron or as timers, and the rotation of the logs are in place.
+
+    `taking`: files that somebody else wrote are replaced, too.
+    """
+    return (
+        cron_step(fleet, wanted["cron"], wanted["timer"], taking=taking),
+        file_step(fleet, "logrotate", wanted["logrotate"], taking=taking),
+    )
+
+
+def cron_step(fleet: Fleet, cron: Wanted, timers: Wanted, *, taking: bool) -> Step:
+    """The cron entries are in place: timers that nobody wants are stopped before, the others are started after."""
+    as_rendered = _as_rendered(timers)
+
+    def judge(snapshot: Snapshot) -> Iterator[Finding]:
+        yield from files.of_kind(fleet, snapshot, "cron", cron, taking=taking)
+        yield from files.of_kind(fleet, snapshot, "timer", timers, taking=taking)
+
+    def order(change: Change) -> tuple[int, int]:
+        match change.do:
+            case EnableService(enabled=enabled):
+                return (3 if enabled else 0), 0
+            case ReloadUnits():
+                return 2, 0
+            case _:
+                return 1, as_rendered(change)
+
+    return Fixing(files.STEPS["cron"], Needs.FILES | Needs.SERVICES, judge, order=order)
+
+
+def file_step(fleet: Fleet, kind: Kind, wanted: Wanted, *, taking: bool = False) -> Step:
     """The files of one kind are in place."""
-    judge = partial(files.of_kind, fleet, kind=kind, wanted=wanted)
+    judge = partial(files.of_kind, fleet, kind=kind, wanted=wanted, taking=taking)
     return Fixing(files.STEPS[kind], Needs.FILES, judge, order=_as_rendered(wanted))
 
 
@@ -45,9 +97,18 @@ def _as_rendered(wanted: Wanted) -> Callable[[Change], int]:
     places = {(host, path): n for host, paths in wanted.items() for n, path in enumerate(paths)}
 
     def place(change: Change) -> int:
-        return places.get((change.host, change.do.path), len(places)) if isinstance(change.do, WriteFile) else 0
+        return places.get((change.host, change.path), len(places)) if change.path else 0
 
     return place
+
+
+def import_step(fleet: Fleet, first: Snapshot) -> Step:
+    """The application imports all expected tasks. A host where it does not after that gets back the file of before,
+    which the `first` look has seen.
+    """
+    judge = partial(imports.to_be_inserted, fleet)
+    proof = partial(imports.not_registered, fleet, first)
+    return Fixing(imports.STEP, Needs.FILES | Needs.IMPORTS, judge, proof=proof, puts_back=True)
 
 
 def queue_step(fleet: Fleet) -> Step:
@@ -67,12 +128,15 @@ def leaked_step(fleet: Fleet, *, kill: bool = False) -> Step:
     return Fixing(services.LEAKED, Needs.SERVICES, partial(services.leaked, fleet, kill=kill))
 
 
-def worker_step(fleet: Fleet, since: Mapping[str, float], before: Sequence[Step] = ()) -> Step:
+def worker_step(
+    fleet: Fleet, since: Mapping[str, float], before: Sequence[Step] = (), of_others: Judge | None = None
+) -> Step:
     """Every worker and beat runs, since its files last changed, and proves it.
 
     `since` asks besides that each was started at or after this time of its host's clock (host → epoch seconds): a
     restart is a state too, so one that did nothing is a failure, and one that was done is not done twice.
-    What the steps `before` it change makes services restart that load it.
+    What the steps `before` it change makes services restart that load it. `of_others` is `taken_over`, None where what
+    others have started is left alone; it is stopped before anything is started on its host.
     """
 
     def judge(snapshot: Snapshot) -> Iterator[Finding]:
@@ -85,19 +149,30 @@ def worker_step(fleet: Fleet, since: Mapping[str, float], before: Sequence[Step]
         yield from working(snapshot, proving=True)
 
     def working(snapshot: Snapshot, *, proving: bool = False) -> Iterator[Finding]:
+        yield from of_others(snapshot) if of_others else ()
         yield from services.at_work(fleet, snapshot, since, proving=proving)
         yield from code.not_registered(fleet, snapshot)
+        yield from older_code.workers(fleet, snapshot)
 
+    def can_be_done(judge: Judge) -> Judge:
+        return lambda snapshot: possible(fleet, judge(snapshot))
+
+    hosts = {host.name: n for n, host in enumerate(fleet.hosts)}
     services_of = ((host.name, service) for host in fleet.hosts for service in host.services)
     place = {service: n for n, service in enumerate(services_of)}
+
+    def order(change: Change) -> tuple[int, int]:
+        """By host, and there what is taken over first."""
+        return hosts[change.host], place.get((change.host, change.service), -1)
+
     patience_s = max((host.settings.start_timeout for host in fleet.hosts), default=0.0)
     needs = Needs.SERVICES | Needs.NODES | Needs.FILES
     return Fixing(
         services.STEP,
         needs,
-        judge,
-        proof=proof,
-        order=lambda change: place[change.host, change.service],
+        can_be_done(judge),
+        proof=can_be_done(proof),
+        order=order,
         rolling=True,
         patience_s=patience_s,
     )

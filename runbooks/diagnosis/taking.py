@@ -1,5 +1,6 @@
 """The changes of a queue: what is taken out of it, and what an operator reads before agreeing."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import MessageSummary, Notice, QueueState, Selection, Snapshot, silent_nodes
 from runbooks.core.needs import Needs
+from runbooks.core.outside import as_lines
 from runbooks.core.rules import text
-from runbooks.core.wording import ago, notice, span
+from runbooks.core.wording import ago, counted, notice, span
 
 _SAMPLES_SHOWN = 5
 
@@ -72,9 +74,11 @@ def take(fleet: Fleet, state: QueueState, now: float) -> Change | None:
         return None
     archive = archive_name(state.name)
     do = TakeMessages(state.name, archive, _rules(fleet, state.name))
-    home = f"bring {state.aside:,} messages home into {state.name} that a killed run has left aside"
-    what = _what(state.name, selections, f"of {state.depth:,} messages") if selections else home
-    return _change(what, do, RestoreMessages(archive), selections, state.notices, now)
+    home = f"bring {counted(state.aside, 'message')} home into {state.name} that a killed run has left aside"
+    of_all = f"of {counted(state.depth, 'message')}"
+    what = _what(state.name, selections, of_all, of_all) if selections else home
+    remains = _remains(state, selections) if selections else ()
+    return _change(what, do, RestoreMessages(archive), selections, state.notices, now, remains)
 
 
 def take_unacked(fleet: Fleet, state: QueueState, snapshot: Snapshot) -> Change | None:
@@ -85,7 +89,8 @@ def take_unacked(fleet: Fleet, state: QueueState, snapshot: Snapshot) -> Change 
     stopped = tuple(sorted(silent_nodes(fleet.all_nodes, snapshot.broker.nodes)))
     archive = archive_name(state.name, unacked=True)
     do = TakeUnacked(state.name, archive, _rules(fleet, state.name, unacked=True), stopped)
-    what = _what(state.name, state.unacked, "unacked messages that no node holds")
+    which = "unacked message that no node holds", "unacked messages that no node holds"
+    what = _what(state.name, state.unacked, *which)
     return _change(what, do, RestoreMessages(archive), state.unacked, (), snapshot.at)
 
 
@@ -96,29 +101,41 @@ def _rules(fleet: Fleet, queue: str, *, unacked: bool = False) -> tuple[str, ...
 def doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
     """The nodes that may hold messages: they do not say which, and are not known to be stopped."""
     assert snapshot.broker is not None
+    if snapshot.broker.unasked:
+        return sorted(fleet.all_nodes)
     states = snapshot.reachable()
     stopped = {
         host.node(worker)
         for host in fleet.hosts
         for worker in host.settings.workers
-        if host.name in states and worker.name in (services := states[host.name].services)
-        if services[worker.name].pid is None
+        if host.name in states and worker.known_as in (services := states[host.name].services)
+        if services[worker.known_as].pid is None
     }
-    return sorted(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped)
+    return sorted(
+        {*(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped), *_perhaps_silent(fleet, snapshot)}
+    )
 
 
-def _what(queue: str, selections: Sequence[Selection], which: str) -> str:
-    """One line: how many messages (`which` goes on after their number) go where."""
+def _perhaps_silent(fleet: Fleet, snapshot: Snapshot) -> Sequence[str]:
+    """The patterns of nodes, of which nobody knows how many there are, while more than those that answer may be."""
+    assert snapshot.broker is not None
+    nodes, connections = snapshot.broker.nodes.values(), snapshot.broker.consumer_ages_s
+    all_answer = connections is not None and len(connections) <= sum(node.twins for node in nodes)
+    return () if all_answer and all(node.holds is not None for node in nodes) else fleet.app.nodes
+
+
+def _what(queue: str, selections: Sequence[Selection], one: str, many: str) -> str:
+    """One line: how many messages (`one` or `many` goes on after their number) go where."""
     by_place: dict[str, int] = {}
     for selection in selections:
         by_place[selection.to] = by_place.get(selection.to, 0) + selection.count
-    total = sum(by_place.values())
+    which = counted(sum(by_place.values()), one, many)
     if list(by_place) == [""]:
-        return f"take {total:,} {which} out of {queue} into the archive"
+        return f"take {which} out of {queue} into the archive"
     if len(by_place) == 1:
-        return f"move {total:,} {which} from {queue} into {readable(next(iter(by_place)))}"
+        return f"move {which} from {queue} into {readable(next(iter(by_place)))}"
     places = [f"{count:,} into {readable(to) if to else 'the archive'}" for to, count in by_place.items()]
-    return f"take {total:,} {which} out of {queue}: {', '.join(places)}"
+    return f"take {which} out of {queue}: {', '.join(places)}"
 
 
 def _change(
@@ -128,12 +145,22 @@ def _change(
     selections: Sequence[Selection],
     notices: Iterable[Notice],
     now: float,
+    remains: Iterable[str] = (),
 ) -> Change:
-    lines = [line for selection in selections for line in _describe(selection, now)]
+    lines = [*(line for selection in selections for line in _describe(selection, now)), *remains]
     lines += [f"note: {notice(one)}" for one in notices]
     count = sum(selection.count for selection in selections)
     messages = tuple(row for selection in selections for row in _rows(selection))
-    return Change(BROKER, STEP, what, do, undo, "\n".join(lines), messages, count)
+    return Change(BROKER, STEP, what, do, undo, as_lines(lines), messages, count)
+
+
+def _remains(state: QueueState, selections: Sequence[Selection]) -> Iterator[str]:
+    """What stays in the queue, the task with the most messages first."""
+    left = Counter({task: of.count for task, of in state.by_task.items()})
+    for selection in selections:
+        left.subtract(selection.by_task)
+    yield f"{state.depth - sum(one.count for one in selections):,} of {state.depth:,} remain"
+    yield from (f"    {count:,} {task}" for task, count in left.most_common() if count > 0)
 
 
 def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:
@@ -146,7 +173,7 @@ def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:
 
 def _describe(selection: Selection, now: float) -> list[str]:
     lines = [f"{selection.count:,} × {selection.reason}" + (f" → {readable(selection.to)}" if selection.to else "")]
-    lines += [f"    {count:,} {task}" for task, count in selection.by_task.items()]
+    lines += [f"    {count:,} {task}" for task, count in Counter(selection.by_task).most_common()]
     lines += [f"    e.g. {_sample(sample, now)}" for sample in selection.samples[:_SAMPLES_SHOWN]]
     lines += [f"    e.g. {raw}" for raw in selection.raw_samples[:_SAMPLES_SHOWN]]
     return lines

@@ -1,13 +1,15 @@
 """What runs on workers, as an operator reads it."""
 
+from collections.abc import Iterable
+
 from runbooks.core.model import HostState, RunningTask, Snapshot
 from runbooks.core.wording import span, utc
 
 
-def told_of(node: str, snapshot: Snapshot, state: HostState) -> list[str]:
-    """What runs on a node of this host, one line a task; nothing where it was not asked or does not answer."""
-    found = snapshot.broker.nodes.get(node) if snapshot.broker else None
-    return [told(task, state.clock_at) for task in found.running] if found else []
+def told_of(names: Iterable[str], snapshot: Snapshot, state: HostState) -> list[str]:
+    """What runs on nodes of this host, one line a task; nothing of one that was not asked or does not answer."""
+    nodes = snapshot.broker.nodes if snapshot.broker else {}
+    return [told(task, state.clock_at) for name in names if name in nodes for task in nodes[name].running]
 
 
 def told(task: RunningTask, now: float | None = None) -> str:

@@ -1,39 +1,72 @@
 """Faults of the workers: hosts that do not answer, workers and beat that do not run, answer or consume."""
 
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from runbooks.core.census import Manager
 from runbooks.core.command import Command
+from runbooks.core.errors import HostTrouble
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, HostState, Manager, OtherRunner, Severity, Snapshot, Unreachable
+from runbooks.core.model import Block, Finding, HostState, OtherRunner, ServiceState, Severity, Snapshot, Unreachable
+from runbooks.core.nodes import fits, may_be, which_may_be
 from runbooks.core.settings import Worker
-from runbooks.core.wording import span, tasks
+from runbooks.core.wording import counted, span, tasks
+from runbooks.diagnosis import beat, census, census_beats, census_nodes, census_processes, census_units, take_over
+from runbooks.diagnosis.ending import end_of
 from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Who else is at work, hosts that do not answer, beats that are silent; what the services do is in `services`."""
-    yield from strangers(fleet, snapshot)
-    yield from _several_beats(fleet, snapshot)
+    yield from none_expected(fleet)
+    yield from not_there(fleet, snapshot)
+    rows = census.table(fleet, snapshot)
+    beats = census_beats.running(fleet, snapshot, rows)
+    yield from census_units.faults(fleet, snapshot, rows)
+    yield from census_processes.faults(fleet, snapshot, census_beats.without(rows, beats))
+    yield from census_nodes.faults(fleet, snapshot, rows)
+    yield from strangers(fleet, snapshot, rows)
+    yield from census_beats.several(snapshot, beats)
     yield from _somebody_is_deaf(fleet, snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
-        yield from of_beat(fleet, host, state)
+        yield from of_beat(fleet, host, state, beats)
         if isinstance(state, HostState):
-            yield from _others(fleet, host, state, snapshot)
+            yield from _folders(host, state)
+            yield from _others(fleet, host, state, snapshot, _told_already(rows, beats))
             yield from _stops_late(fleet, host)
+            yield from _slow_shell(host, state)
 
 
-def _several_beats(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at a time."""
-    if len(running := _beats(fleet, snapshot)) > 1:
+def none_expected(fleet: Fleet) -> Iterator[Finding]:
+    """An inventory that expects no worker: that nothing else is found does not say that all is well."""
+    if not (fleet.all_workers or fleet.app.nodes or fleet.app.queues or fleet.found):
         yield Finding(
-            "beat.several",
-            ", ".join(dict.fromkeys(host for host, _ in running)),
-            f"{len(running)} beats run, and each sends every message of the schedule: {_told(running)}",
-            ("no harm where its scheduler takes turns, as RedBeat does; Celery's own does not",),
-            severity=Severity.INFO,
+            "inventory.no_workers",
+            fleet.app.app,
+            "the inventory has no workers, so whether the application is well is not known",
+            (
+                "celery_workers names each host's workers and their queues, celery_nodes and celery_queues those that "
+                "no host of the inventory runs: docs/inventory.md",
+            ),
         )
+
+
+def not_there(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Patterns of `celery_nodes` that no node which answers fits; without an inventory, that none answers."""
+    assert snapshot.broker is not None
+    if fleet.found is not None:
+        if not snapshot.broker.nodes:
+            queues = f"queues in this db: {', '.join(fleet.consumed) or 'none'}"
+            yield Finding("worker.none_fits", "*", "no node answers", (who_answers(snapshot), queues))
+        return
+    for pattern in fleet.app.nodes:
+        if not any(fits(node.name, pattern) for node in snapshot.broker.nodes.values()):
+            yield Finding(
+                "worker.none_fits",
+                pattern,
+                f"no node that answers fits {pattern}",
+                (who_answers(snapshot), "celery_nodes of the inventory has it"),
+            )
 
 
 def _somebody_is_deaf(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -46,7 +79,8 @@ def _somebody_is_deaf(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         "worker.deaf",
         "broker",
-        f"{answering} workers answer and consume queues, but only {len(connections)} connections take messages; "
+        f"{counted(answering, 'worker answers and consumes', 'workers answer and consume')} queues, but only "
+        f"{counted(len(connections), 'connection takes', 'connections take')} messages; "
         "which of them gets none is not known, so all are left running",
         (
             f"inspect active_queues: {', '.join(sorted(node.name for node in nodes))}",
@@ -57,13 +91,28 @@ def _somebody_is_deaf(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     )
 
 
+def _slow_shell(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    if state.slow_shell:
+        yield Finding(
+            "host.slow_shell",
+            host.name,
+            f"the shell on {host.name} takes long to begin, so every look and step there does",
+            (
+                f"it began {state.slow_shell}",
+                "sudo waits for a name server where the host's own name is not in its /etc/hosts",
+            ),
+            severity=Severity.INFO,
+        )
+
+
 def _beats(fleet: Fleet, snapshot: Snapshot) -> list[tuple[str, str]]:
     """The services that run and are a beat, each after its host: beat itself, and workers with -B."""
     bundled = {
-        (host.name, worker.name) for host in fleet.hosts for worker in host.settings.workers if _has_beat(worker)
+        (host.name, worker.known_as) for host in fleet.hosts for worker in host.settings.workers if worker.with_beat
     }
+    beats = {(host.name, host.beat) for host in fleet.hosts}
     running = [(name, service) for name, state in snapshot.reachable().items() for service in _running(state)]
-    return sorted(one for one in running if one[1] == "beat" or one in bundled)
+    return sorted(one for one in running if one[1] == "beat" or one in beats | bundled)
 
 
 def _told(services: Collection[tuple[str, str]]) -> str:
@@ -74,58 +123,41 @@ def _running(state: HostState) -> set[str]:
     return {name for name, service in state.all_services.items() if service.pid is not None}
 
 
-def of_beat(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> Iterator[Finding]:
-    """Beat that has sent nothing for longer than it may, or a host that does not tell."""
+def of_beat(
+    fleet: Fleet, host: FleetHost, state: HostState | Unreachable, beats: Sequence[census_beats.Beat] = ()
+) -> Iterator[Finding]:
+    """Beat that has sent nothing for longer than it may, or a host that does not tell; `beats` are seen to run."""
     if isinstance(state, Unreachable):
-        yield Finding("host.unreachable", host.name, "the host does not answer as it should", (state.why,))
+        yield Finding(f"host.{state.trouble.value}", host.name, _TROUBLE[state.trouble], (state.why,))
         return
-    limit_s = fleet.app.thresholds.beat_silence
-    if not host.settings.beat or limit_s is None:
-        return
-    if state.beat_untold:
-        what = "how long beat has been silent cannot be known, so nothing watches it"
-        why = f"{state.beat_untold} is kept by Python's dbm.ndbm, which writes it only when beat ends"
-        advice = "with dbm.gnu in beat's Python (Debian: python3-gdbm), and a new schedule, it would be known"
-        yield Finding("beat.untold", host.name, what, (why, advice), severity=Severity.INFO)
-        return
-    if state.beat_sent_at is None:
-        what, evidence = "beat has never sent anything", "does not exist"
-    else:
-        silent_s = state.clock_at - state.beat_sent_at
-        if silent_s <= limit_s:
-            return
-        what = f"beat has sent nothing for {span(silent_s)}, more than {span(limit_s)}"
-        evidence = f"was last written {span(silent_s)} ago"
-    yield Finding("beat.silent", host.name, what, (f"beat's schedule {host.settings.beat_schedule} {evidence}",))
+    yield from beat.faults(fleet, host, state, beats)
 
 
-def strangers(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+_TROUBLE = {
+    HostTrouble.UNREACHABLE: "the host does not answer as it should",
+    HostTrouble.KEY_CHANGED: "another host key was shown than is known, so nothing was sent there",
+    HostTrouble.KEY_UNKNOWN: "a host key was shown that is not known, so nothing was sent there",
+    HostTrouble.LOGIN_REFUSED: "this user is not let in",
+    HostTrouble.SUDO_REFUSED: "sudo does not let this user run commands on the host",
+    HostTrouble.OTHER_SHELL: "the host's shell is not /bin/sh, or runs as somebody else, so it was sent no script",
+    HostTrouble.NO_ROOM: "nothing can be written in the temporary folders of the host, so it was asked nothing",
+    HostTrouble.LACKS_TOOLS: "the host lacks a program that every look needs",
+}
+
+
+def strangers(fleet: Fleet, snapshot: Snapshot, rows: Sequence[census.Row] = ()) -> Iterator[Finding]:
     """Workers that are none of the inventory's and take its messages, or answer in the name of one that is."""
     assert snapshot.broker is not None
+    yield from census_nodes.twins(fleet, snapshot, rows)
     workers = {host.node(worker): (host, worker) for host in fleet.hosts for worker in host.settings.workers}
-    own = {*fleet.all_nodes, *workers}
-    leaking = {
-        name
-        for name, (host, worker) in workers.items()
-        if (state := snapshot.reachable().get(host.name)) and (service := state.services.get(worker.name))
-        if service.leaked
-    }
+    own = {*fleet.all_nodes, *workers, *fleet.nodes_by_pattern(snapshot.broker.nodes)}
+    own |= {row.node for row in rows if row.expected}
     for name, node in sorted(snapshot.broker.nodes.items()):
-        if node.twins > 1 and name not in leaking:
-            yield Finding(
-                "worker.twins",
-                name,
-                f"{node.twins} workers answer as {name}, so one that nobody knows of takes messages, too",
-                (
-                    "inspect ping: each of them answers; one may be of an older start, or run on another machine",
-                    "start each with a name of its own: -n NAME@HOST",
-                ),
-                blocks=(Block(workers[name][0].name, workers[name][1].name),) if name in workers else (),
-            )
         taken = sorted(node.queues & frozenset(fleet.consumed))
         if name in own or not taken:
             continue
         lacking = sorted(frozenset(fleet.app.expected_tasks) - node.registered)
+        its = [row for row in rows if row.node == node.name and row.process and not row.process.leftover]
         yield Finding(
             "worker.unknown",
             name,
@@ -133,7 +165,8 @@ def strangers(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             + (f"; messages of {tasks(lacking)} that it takes, it discards" if lacking else ""),
             (
                 f"inspect active_queues: {', '.join(sorted(node.queues))}",
-                f"inspect registered: lacks {len(lacking)} tasks",
+                *((f"inspect registered: lacks {', '.join(lacking)}",) if lacking else ()),
+                *(f"seen: {census.which(row)}" for row in its),
             ),
             severity=Severity.ERROR if lacking else Severity.WARNING,
         )
@@ -142,14 +175,37 @@ def strangers(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
 def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes that do not answer, where the services of their hosts were not asked."""
     assert snapshot.broker is not None
-    nodes = [host.node(worker) for host in fleet.hosts for worker in host.settings.workers]
-    silent = [name for name in nodes if name not in snapshot.broker.nodes]
-    busy = busy_solo(fleet, snapshot)
-    for name in silent:
-        if name not in busy:
-            yield Finding(
-                "worker.not_answering", name, f"the node {name} does not answer ping", (who_answers(snapshot),)
-            )
+    workers = {host.node(worker): worker for host in fleet.hosts for worker in host.settings.workers}
+    busy, nodes = busy_solo(fleet, snapshot), snapshot.broker.nodes
+    for name, worker in workers.items():
+        if name in nodes or name in busy:
+            continue
+        perhaps = ", ".join(which_may_be(worker, nodes, fleet.all_nodes))
+        what = (
+            f"no node is known to be {name}, though {perhaps} may be"
+            if perhaps
+            else f"the node {name} does not answer ping"
+        )
+        yield Finding("worker.not_answering", name, what, (who_answers(snapshot),))
+
+
+def _folders(host: FleetHost, state: HostState) -> Iterator[Finding]:
+    if state.full_folder:
+        yield Finding(
+            "host.no_room",
+            host.name,
+            f"nothing can be written in {state.full_folder} on {host.name}: what keeps files there fails",
+            (f"is it there, and not full? df -h {state.full_folder}", "what was asked was kept in /dev/shm meanwhile"),
+        )
+    if state.lacks_directory:
+        yield Finding(
+            "host.no_directory",
+            host.name,
+            f"{host.settings.directory} {state.lacks_directory}, so nothing of the application can be started on "
+            f"{host.name}, and nothing is changed there",
+            ("celery_directory of the inventory names it",),
+            blocks=(Block(host.name),),
+        )
 
 
 def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
@@ -166,59 +222,75 @@ def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
         )
 
 
-def _others(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
-    """**Source:** systemd.service(5), Type=forking: without a PIDFile= the main process is guessed."""
-    own_beats = _beats(fleet, snapshot)
+def _told_already(rows: Iterable[census.Row], beats: Sequence[census_beats.Beat]) -> frozenset[tuple[str, int]]:
+    """The host and pid of each process that is a fault of its own, whoever runs it."""
+    told = {(beat.host, beat.pid) for beat in beats} if len(beats) > 1 else set()
+    for row in rows:
+        one = row.process
+        if one and (one.stopped or one.leftover or row.twins or row.at_ours is False):
+            told.add(row.identity)
+    return frozenset(told)
+
+
+def _others(
+    fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot, told: Collection[tuple[str, int]]
+) -> Iterator[Finding]:
+    """Who else is at work, but for what is `told` already, and what keeps a service of the inventory from starting."""
+    instead = [
+        one
+        for name, service in state.services.items()
+        if _is_down(service)
+        for worker in host.workers_of(name) or (None,)
+        for one in _others_at_this(host, worker, snapshot)
+    ]
     for other in state.others:
-        twice = own_beats and any(_does(runs, None) for runs in other.runs.values())
-        evidence = [f"pid {pid}: {what}" for pid, what in other.runs.items()]
-        if other.path:
-            evidence.append(f"its file is {other.path}")
-        if other.forking:
-            evidence.append(
-                "Type=forking, as for celery multi: systemd guesses its main process, so it may restart for ever"
-            )
-        if twice:
-            evidence.append(f"{_told(own_beats)} sends the schedule, too, so each of its messages is sent twice")
-        evidence.append(f"if the inventory's services are to do this work, end it on {host.name}: {_end(other)}")
+        if (host.name, other) in instead or {(host.name, pid) for pid in other.runs} <= set(told):
+            continue
         yield Finding(
             "worker.other_unit",
             f"{other.name} on {host.name}",
             f"{other.name} runs {', '.join(dict.fromkeys(other.runs.values()))} beside the inventory's services",
-            tuple(evidence),
-            severity=Severity.ERROR if twice else Severity.WARNING,
+            (
+                *_who(other),
+                "if the inventory's services are to do this work, end it on "
+                f"{host.name}: {end_of(other.manager, other.name, other.runs)}",
+                *take_over.offer(fleet, snapshot, host.name, other.name),
+            ),
+            severity=Severity.WARNING,
         )
 
 
-def _end(other: OtherRunner) -> str:
-    """What ends it for good, as far as that is known."""
-    match other.manager:
-        case Manager.SYSTEMD:
-            return f"sudo systemctl disable --now {other.name}"
-        case Manager.DOCKER | Manager.PODMAN:
-            return f"sudo {other.manager.value} stop {other.name.removeprefix('container ')}"
-        case Manager.SUPERVISORD:
-            return "sudo supervisorctl stop, with the name that sudo supervisorctl status shows beside its pid"
-        case Manager.CONTAINER:
-            return "whatever runs that container has to stop it"
-    return f"sudo kill -TERM {' '.join(map(str, other.runs))}"
+def _who(other: OtherRunner) -> Iterator[str]:
+    """**Source:** systemd.service(5), Type=forking: without a PIDFile= the main process is guessed."""
+    yield from (f"pid {pid}: {what}" for pid, what in other.runs.items())
+    if other.path:
+        yield f"its file is {other.path}"
+    if other.forking:
+        yield "Type=forking, as for celery multi: systemd guesses its main process, so it may restart for ever"
+    if other.manager is Manager.USERS_SYSTEMD:
+        yield "units of a user's own systemd (systemctl --user) are not looked at; its process told"
 
 
 def run_elsewhere(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Snapshot) -> Iterator[Finding]:
     """Services that do not run, and whose work something else does: started as well, they would be there twice."""
     assert snapshot.broker is not None
-    workers = {worker.name: worker for worker in host.settings.workers}
-    for name, service in state.services.items():
-        if service.pid is not None or service.leaked or service.other_process or service.starting:
-            continue
-        worker = workers.get(name)
-        doing = _others_at_this(host, worker, snapshot)
-        if doing:
-            evidence = f"it is at work in {', '.join(doing)}: end it there, then run the same command again"
+    down = [
+        (name, worker)
+        for name, service in state.services.items()
+        if _is_down(service)
+        for worker in host.workers_of(name) or (None,)
+    ]
+    for name, worker in down:
+        if doing := _others_at_this(host, worker, snapshot):
+            names = [one.name if place == host.name else f"{one.name} on {place}" for place, one in doing]
+            evidence = [f"it is at work in {', '.join(names)}: end it there, then run the same command again"]
+            for place, one in doing:
+                evidence += [*_who(one), f"end it on {place}: {end_of(one.manager, one.name, one.runs)}"]
+                evidence += take_over.offer(fleet, snapshot, place, one.name)
         elif beats := _own_beats_instead(fleet, host, worker, snapshot):
-            evidence = f"{beats}, so there is a beat already: take one of the two out"
+            evidence = [f"{beats}, so there is a beat already: take one of the two out"]
         elif worker and host.node(worker) in snapshot.broker.nodes:
-            evidence = f"inspect ping: {host.node(worker)} answers; end that worker, or give it another name with -n"
+            evidence = [f"inspect ping: {host.node(worker)} answers; {_another(host)}"]
         else:
             continue
         yield Finding(
@@ -226,9 +298,20 @@ def run_elsewhere(fleet: Fleet, host: FleetHost, state: HostState, snapshot: Sna
             f"{name} on {host.name}",
             f"{name} does not run as a service, but something else does its work; started as well, it would be there "
             "twice",
-            (evidence,),
+            tuple(evidence),
             blocks=(Block(host.name, name),),
         )
+
+
+def _another(host: FleetHost) -> str:
+    if host.settings.service_manager == "none":
+        return f"no process on {host.name} is seen to be it: name workers whose hosts are not reached in celery_nodes"
+    return "end that worker, or give it another name with -n"
+
+
+def _is_down(service: ServiceState) -> bool:
+    unclear = service.other_process or service.starting or service.untold
+    return not (service.pid is not None or service.leaked or service.alias_of or unclear)
 
 
 def _own_beats_instead(fleet: Fleet, host: FleetHost, worker: Worker | None, snapshot: Snapshot) -> str:
@@ -238,24 +321,25 @@ def _own_beats_instead(fleet: Fleet, host: FleetHost, worker: Worker | None, sna
     the worker goes first.
     """
     if worker:
-        running = _told(_beats(fleet, snapshot)) if _has_beat(worker) else ""
+        running = _told(_beats(fleet, snapshot)) if worker.with_beat else ""
         return f"it is started with -B, and {running} runs" if running else ""
-    bundled = [(host.name, one.name) for one in host.settings.workers if _has_beat(one)]
-    bundled += [one for one in _beats(fleet, snapshot) if one[1] != "beat" and one not in bundled]
+    beats = {"beat", *(one.beat for one in fleet.hosts)}
+    bundled = [(host.name, one.known_as) for one in host.settings.workers if one.with_beat]
+    bundled += [one for one in _beats(fleet, snapshot) if one[1] not in beats and one not in bundled]
     return f"{_told(bundled)} is started with -B" if bundled else ""
 
 
-def _others_at_this(host: FleetHost, worker: Worker | None, snapshot: Snapshot) -> list[str]:
-    """What does the work of a worker, or of beat where that is None, and is none of the inventory's services.
+def _others_at_this(host: FleetHost, worker: Worker | None, snapshot: Snapshot) -> list[tuple[str, OtherRunner]]:
+    """What does the work of a worker, or of beat where that is None, on which host; none of the inventory's services.
 
     A beat does so wherever it runs. A worker does so on the same host: it has the service's node name, or it takes
     messages from all its queues.
     """
     assert snapshot.broker is not None
     doing = []
-    if worker is None or _has_beat(worker):
+    if worker is None or worker.with_beat:
         doing = [
-            other.name if name == host.name else f"{other.name} on {name}"
+            (name, other)
             for name, state in snapshot.reachable().items()
             for other in state.others
             if any(_does(runs, None) for runs in other.runs.values())
@@ -266,23 +350,18 @@ def _others_at_this(host: FleetHost, worker: Worker | None, snapshot: Snapshot) 
     named = {f"worker {node.name}" for node in consuming}
     pids = {pid for node in consuming for pid in node.pids}
     return doing + [
-        other.name
+        (host.name, other)
         for other in snapshot.reachable()[host.name].others
-        if other.name not in doing
+        if (host.name, other) not in doing
         if any(
-            _does(runs, host.node(worker)) or runs.removesuffix(" -B") in named or pid in pids
+            _does(runs, worker.node or host.node(worker)) or runs.removesuffix(" -B") in named or pid in pids
             for pid, runs in other.runs.items()
         )
     ]
 
 
-def _has_beat(worker: Worker) -> bool:
-    """**Source:** celery 5.7.0 `bin/worker.py`: -B, --beat; of the short flags only -D and -E take no value, too."""
-    return any(option == "--beat" or re.match(r"-[DE]*B", option) for option in worker.options)
-
-
 def _does(runs: str, node: str | None) -> bool:
-    """Whether what runs is the worker of this node, or beat where that is None; %h is the host's own name.
+    """Whether what runs is the worker of this node, which may be a pattern, or beat where that is None.
 
     **Source:** celery 5.7.0 `utils/nodenames.py: default_nodename`: without a name it is `celery@%h`.
     """
@@ -290,13 +369,11 @@ def _does(runs: str, node: str | None) -> bool:
     if node is None:
         return kind == "beat" or "-B" in rest
     given = next((word for word in rest if word != "-B"), "celery@%h")
-    name, _, place = (given if "@" in given else f"celery@{given}").partition("@")
-    wanted, _, here = node.partition("@")
-    return kind == "worker" and name == wanted and (place.startswith("%") or place == here)
+    return kind == "worker" and may_be(given, node)
 
 
 def who_answers(snapshot: Snapshot) -> str:
     """Who answered a ping, for the evidence."""
     assert snapshot.broker is not None
-    names = ", ".join(sorted(snapshot.broker.nodes))
+    names = ", ".join(sorted(node.name for node in snapshot.broker.nodes.values()))
     return f"inspect ping was answered by {names or 'no node at all'}"

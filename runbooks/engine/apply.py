@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 
-from runbooks.core.effects import BROKER, Change, ControlService, Effect
+from runbooks.core.effects import BROKER, Change, Effect, target_of
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis.step import Step
+from runbooks.effects.dispatch import handler_of
 from runbooks.engine.context import Session
 from runbooks.engine.drain import await_nodes, changed_service, gave_up
 from runbooks.engine.perform import Result, perform, tell
@@ -33,8 +34,9 @@ def apply(
 ) -> tuple[frozenset[str], Snapshot | None]:
     """Carry the plan out stage by stage; a host on which something fails takes no part in what comes later.
 
-    Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more: they are
-    better off as they were. And a look at what a `proof` needs of the whole fleet, if one was taken after all changes.
+    Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more, and
+    those where one failed that puts back: they are better off as they were. And a look at what a `proof` needs of the
+    whole fleet, if one was taken after all changes.
     """
     worse: frozenset[str] = frozenset()
     after: Snapshot | None = None
@@ -51,7 +53,7 @@ def apply(
             worse |= failed
         else:
             after = None if todo else after
-            _run_stage(run, stage, todo)
+            worse |= _run_stage(run, stage, todo)
     return worse, after
 
 
@@ -125,18 +127,15 @@ def _roll(
 
 def _interrupts(changes: Sequence[Change], host: str) -> bool:
     """Whether the step interrupts something on a host; a service that did not run is no worse for a failed start."""
-    return any(
-        change.host == host and isinstance(change.do, ControlService) and change.do.action == "restart"
-        for change in changes
-    )
+    return any(change.host == host and handler_of(change.do).stops for change in changes)
 
 
 def _run_stage(
     run: Run,
     stage: Sequence[Step],
     changes: Sequence[Change],
-) -> None:
-    """Make the changes of all steps of a stage, then tell of each step by itself."""
+) -> frozenset[str]:
+    """Make the changes of all steps of a stage, then tell of each step by itself; the hosts to be put back."""
     alone = len(stage) == 1
     if alone and changes:
         run.session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
@@ -147,6 +146,10 @@ def _run_stage(
         if mine and not alone:
             run.session.reporter.step(step.name)
         tell(run, mine)
+    put_back = {step.name for step in stage if step.puts_back}
+    return frozenset(
+        change.host for change, outcome, _ in results if outcome is Outcome.FAILED and change.step in put_back
+    )
 
 
 def _proved(
@@ -185,8 +188,7 @@ def _after_look(
 
 def _same_target(one: Effect, other: Effect) -> bool:
     """Whether two effects are about the same file, service or queue."""
-    same = (getattr(one, name, None) == getattr(other, name, None) for name in ("path", "service", "queue"))
-    return type(one) is type(other) and all(same)
+    return type(one) is type(other) and target_of(one) == target_of(other)
 
 
 def _second_look(

@@ -3,12 +3,16 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService
+from runbooks.core.effects import Change
 from runbooks.core.errors import InventoryError, RunbookError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Block, Finding, Snapshot
+from runbooks.core.outside import on_one_line
+from runbooks.core.wording import enumerated
 from runbooks.diagnosis.files import same_machine
 from runbooks.diagnosis.judge import is_free
 from runbooks.diagnosis.step import Step
+from runbooks.effects.dispatch import handler_of
 from runbooks.engine.context import Session
 from runbooks.engine.recap import Recap
 
@@ -18,6 +22,7 @@ class Unblocked:
 
     def __init__(self, step: Step, blocks: Collection[Block]) -> None:
         self.name, self.needs, self.rolling, self.patience_s = step.name, step.needs, step.rolling, step.patience_s
+        self.puts_back = step.puts_back
         self._step, self._blocks = step, blocks
 
     def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
@@ -38,9 +43,7 @@ class Unblocked:
 
 def interrupted(plan: Sequence[Change]) -> frozenset[str]:
     """The hosts on which these changes start or restart a service: what it loads is tried before."""
-    return frozenset(
-        change.host for change in plan if isinstance(change.do, ControlService) and change.do.action != "stop"
-    )
+    return frozenset(change.host for change in plan if handler_of(change.do).starts)
 
 
 def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[Step]:
@@ -56,7 +59,7 @@ def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
     if Block() in blocks or (blocks and not free):
         reason = blocks.get(Block()) or blocking[0]
         raise RunbookError(
-            f"no step of this tool can mend this, and nothing was changed: {reason.summary}",
+            f"no step of this tool can mend this, and nothing was changed: {on_one_line(reason.summary)}",
             f"mend it first, then run again; {Command('diagnose')} shows the evidence, and "
             f"{Command('clean-queues')} and {Command('install-units')} work on their own",
         )
@@ -71,11 +74,18 @@ def require_distinct(session: Session, snapshot: Snapshot) -> None:
         )
 
 
-def left_out(blocking: Sequence[Finding]) -> Iterator[tuple[str, Finding]]:
-    """What is left as it is, `worker_low on web1` or `web1`, each with the finding that says why."""
+def left_out(fleet: Fleet, blocking: Sequence[Finding]) -> Iterator[tuple[str, Finding]]:
+    """What is left, `worker_low on web1 is left as it is`, each with the finding that says why."""
+    together = {host.name: host.together for host in fleet.hosts}
     for finding in blocking:
         for block in finding.blocks:
-            yield f"{block.service} on {block.host}" if block.service else block.host, finding
+            its = together.get(block.host, ()) if block.service else ()
+            if len(its) > 1 and block.service in its:
+                names = enumerated([block.service, *(name for name in its if name != block.service)])
+                yield f"{names} on {block.host} are left as they are, for one command stops them all", finding
+            else:
+                name = f"{block.service} on {block.host}" if block.service else block.host
+                yield f"{name} is left as it is", finding
 
 
 def count_blocked(blocking: Sequence[Finding], recap: Recap) -> None:

@@ -1,17 +1,19 @@
 """The workers' nodes around a restart: drained before it, awaited after it, at work again where it was not made."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 
 from runbooks.core.command import Command
-from runbooks.core.effects import Change, ControlService, WriteFile
-from runbooks.core.fleet import FleetHost, service_of, unit_of
+from runbooks.core.effects import Change, ControlOther
+from runbooks.core.fleet import FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.needs import Needs
+from runbooks.core.nodes import fits
+from runbooks.core.settings import Worker
 from runbooks.core.wording import span
 from runbooks.diagnosis.told import told
+from runbooks.effects.dispatch import handler_of
 from runbooks.engine.context import Session
 from runbooks.engine.run import Run
 
@@ -36,22 +38,27 @@ def drained(
     session = run.session
     ended: set[Service] = set()
     left: dict[Service, str] = {}
-    workers = _workers(hosts, changes, but="start") | _stale(session, hosts, changes)
+    workers = [
+        *_workers(session, hosts, stopped_by(changes)),
+        *_stale(session, hosts, changes).items(),
+        *_others(changes),
+    ]
     try:
         if workers:
             patience_s = max(host.settings.stop_timeout for host in hosts)
             may_kill = session.options.kill_running
-            busy = session.broker.drain(dict(workers.values()), min(DRAIN_S, patience_s) if may_kill else patience_s)
+            queues_of = dict(worker for _, worker in workers)
+            busy = session.broker.drain(queues_of, min(DRAIN_S, patience_s) if may_kill else patience_s)
             why = f"left alone: after {span(patience_s)} it still"
             nodes = {} if may_kill else busy
             left = {
                 service: f"{why} {'; '.join(told(task) for task in nodes[node])} (--kill-running stops it anyway)"
-                for service, (node, _) in workers.items()
+                for service, (node, _) in workers
                 if node in nodes
             }
         yield ended, left
     finally:
-        if going_on := dict(worker for service, worker in workers.items() if service not in ended):
+        if going_on := dict(worker for service, worker in workers if service not in ended):
             if not run.lock.is_anothers():
                 session.broker.consume_again(going_on)
             else:
@@ -61,21 +68,21 @@ def drained(
                 )
 
 
+def stopped_by(changes: Sequence[Change]) -> Sequence[Service]:
+    """The services that these changes stop or restart, each once."""
+    return list(dict.fromkeys(one for change in changes if handler_of(change.do).stops for one in changed(change)))
+
+
 def _workers(
-    hosts: Sequence[FleetHost], changes: Sequence[Change], *, but: str
-) -> dict[Service, tuple[str, Sequence[str]]]:
-    """The node and queues of each worker that these changes start, stop or restart, `but` one of these."""
-    services = {
-        changed_service(change)
-        for change in changes
-        if isinstance(change.do, ControlService) and change.do.action != but
-    }
-    return {
-        (host.name, worker.name): (host.node(worker), worker.queues)
-        for host in hosts
-        for worker in host.settings.workers
-        if (host.name, worker.name) in services
-    }
+    session: Session, hosts: Sequence[FleetHost], services: Collection[Service]
+) -> Iterator[tuple[Service, tuple[str, Sequence[str]]]]:
+    """The node, as Celery calls it, and queues of each worker of these services; of several containers each node."""
+    for host in hosts:
+        for worker in host.settings.workers:
+            if (host.name, worker.known_as) in services:
+                node = host.node(worker)
+                for name in session.node_names.get(node, (node,)):
+                    yield (host.name, worker.known_as), (name, worker.queues)
 
 
 def _stale(
@@ -86,19 +93,31 @@ def _stale(
     stopped = {
         service: f"{service[1]}@{service[0]}"
         for change in changes
-        if isinstance(change.do, ControlService) and (service := changed_service(change)) not in own
+        if handler_of(change.do).controls
+        for service in changed(change)
+        if service not in own
     }
     broker = session.observe(Needs.NODES, {host for host, _ in stopped}).broker if stopped else None
     nodes = broker.nodes if broker else {}
     return {service: (node, sorted(nodes[node].queues)) for service, node in stopped.items() if node in nodes}
 
 
+def _others(changes: Sequence[Change]) -> Iterator[tuple[Service, tuple[str, Sequence[str]]]]:
+    """The same of each worker that somebody else has started, as far as it can be told."""
+    for change in changes:
+        if isinstance(change.do, ControlOther):
+            for node, queues in change.do.nodes.items():
+                yield changed_service(change), (node, queues)
+
+
 def changed_service(change: Change) -> Service:
-    """The service that a change is about, "" where it is about none; its unit is removed only once it is stopped."""
-    if isinstance(change.do, WriteFile) and change.do.content is None:
-        name = PurePosixPath(change.do.path).name
-        return change.host, service_of(name) if unit_of(service_of(name)) == name else ""
-    return change.host, change.service
+    """The service with which a change is left alone, "" for none."""
+    return change.host, handler_of(change.do).service
+
+
+def changed(change: Change) -> list[Service]:
+    """The same, with those that change only together with that one."""
+    return [(change.host, service) for service in handler_of(change.do).services]
 
 
 def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, answering: bool = True) -> None:
@@ -107,18 +126,24 @@ def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, an
     Without `answering` only until they are bound to remote control, as are those that were killed. Those that their
     service manager says have failed are not waited for.
     """
-    started = _workers(session.fleet.hosts, done, but="stop")
-    nodes = {node for node, _ in started.values()}
+    services = {service for change in done if handler_of(change.do).starts for service in changed(change)}
+    started = [
+        (host, worker)
+        for host in session.fleet.hosts
+        for worker in host.settings.workers
+        if (host.name, worker.known_as) in services
+    ]
     look_at = time.monotonic() + LOOK_S
     while time.monotonic() < deadline:
         if time.monotonic() >= look_at:
-            nodes -= _failed(session, started)
+            started = _without_failed(session, started)
             look_at = time.monotonic() + LOOK_S
-        silent = nodes - session.broker.listening()
+        listening = session.broker.listening()
+        silent = {host.node(worker) for host, worker in started if not _hears(listening, host.node(worker), worker)}
         if answering and not silent:  # asking takes as long as they need to answer
-            broker = session.observe(Needs.NODES, {host for host, _ in started}).broker
+            broker = session.observe(Needs.NODES, {host.name for host, _ in started}).broker
             assert broker is not None
-            silent = nodes - broker.nodes.keys()
+            silent = {host.node(worker) for host, worker in started} - broker.nodes.keys()
         if not silent:
             return
         shown = sorted(silent)[:3]
@@ -126,11 +151,18 @@ def await_nodes(session: Session, done: Sequence[Change], deadline: float, *, an
         time.sleep(PAUSE_S)
 
 
-def _failed(session: Session, started: Mapping[Service, tuple[str, Sequence[str]]]) -> set[str]:
-    """The nodes of these services that their service manager has given up; only systemd tells."""
-    hosts = {host.name for host in session.fleet.hosts if host.has_systemd} & {host for host, _ in started}
+def _hears(listening: Collection[str], node: str, worker: Worker) -> bool:
+    """Whether one that may be this worker is bound; what Celery calls it may be another name after each start."""
+    return any(fits(name, worker.node) for name in listening) if worker.node else node in listening
+
+
+def _without_failed(session: Session, started: Sequence[tuple[FleetHost, Worker]]) -> list[tuple[FleetHost, Worker]]:
+    """Those of these workers whose service manager has not given up, as far as it tells."""
+    hosts = {host.name for host, _ in started if host.manager.gives_up}
     states = session.observe(Needs.SERVICES, hosts).reachable() if hosts else {}
-    return {node for service, (node, _) in started.items() if gave_up(service, states.get(service[0]))}
+    return [
+        (host, worker) for host, worker in started if not gave_up((host.name, worker.known_as), states.get(host.name))
+    ]
 
 
 def gave_up(service: Service, state: HostState | Unreachable | None) -> bool:

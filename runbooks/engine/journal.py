@@ -1,23 +1,23 @@
 """The record of a run: every change is written down, with the effect that takes it back, before it is made.
 
-A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600) and the message archives.
-The journal is append-only JSON lines, each flushed to the disk before anything it speaks of is done:
+A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600), the message archives, and
+the contents of files (see `contents.py`). The journal is append-only JSON lines, each flushed to the disk before
+anything it speaks of is done:
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
      "application", "machines": {HOST: ID/BOOT/PROCESSES}}
-    {"type": "effect", "n", "host", "step", "summary", "do", "undo", "detail"}     before the effect
+    {"type": "effect", "n", "host", "step", "summary", "do", "undo", "contents", "detail"}     before the effect
     {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it; the last counts
     {"type": "undone", "n"}                                                        after it was taken back
     {"type": "end", "outcome", "exit_code", "ended_at"}
 
+`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is nothing.
 A crash can leave the last line torn; it is ignored when read and cut off before more is written. An effect without an
 outcome may or may not have happened: whoever undoes it looks first.
 """
 
 import calendar
-import errno
 import json
-import os
 import socket
 import threading
 import time
@@ -31,11 +31,14 @@ import msgspec
 from msgspec import Struct, field
 
 from runbooks.core.command import Command, plain
-from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, from_json, to_json
+from runbooks.core.effects import Change, Effect, LostContents, Reverse, from_json, reverse_from_json, shown_of
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.operator import user_name
 from runbooks.core.private import make_private, not_ours, require_private
+from runbooks.core.redaction import redact
 from runbooks.core.reporter import Outcome
+from runbooks.engine.appended import Appended, sync_directory
+from runbooks.engine.contents import Contents, Kept
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
@@ -95,11 +98,9 @@ class RunRecord(Struct):
 
 
 def _leaves_something(entry: Entry) -> bool:
-    """A file that was not written leaves nothing, for that is all or nothing, nor does a restart by itself."""
-    match entry.change.do, entry.outcome:
-        case (WriteFile() | SetEnvironment(), Outcome.FAILED) | (ControlService(action="restart"), Outcome.CHANGED):
-            return False
-    return True
+    from runbooks.effects.dispatch import handler_of  # what the handlers need is dear, and no list of runs asks for it
+
+    return entry.outcome is None or entry.outcome is not handler_of(entry.change.do).leaves_nothing_after
 
 
 class Journal:
@@ -110,9 +111,8 @@ class Journal:
         self.run_id = directory.name
         path = directory / JOURNAL
         self._writing = threading.Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        whole = path.read_bytes().rpartition(b"\n")
-        os.ftruncate(self._fd, len(whole[0]) + len(whole[1]))
+        self._file = Appended(path)
+        self._contents = Contents(directory)
         self._n = sum(1 for entry in _lines(path) if entry["type"] == "effect")
 
     @classmethod
@@ -121,7 +121,7 @@ class Journal:
         state_directory: Path,
         run_id: str,
         verb: str,
-        inventory: Path,
+        inventory: str,
         broker: str,
         application: str = "",
         machines: Mapping[str, str] = MappingProxyType({}),
@@ -140,17 +140,16 @@ class Journal:
             directory.mkdir()
             directory.chmod(0o700)
             journal = cls(directory)
-            os.fchmod(journal._fd, 0o600)
             header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
             where = {
-                "inventory": str(inventory.resolve()),
+                "inventory": inventory,
                 "broker": broker,
                 "application": application,
                 "machines": dict(machines),
             }
             journal._append({"type": "run", **header, "operator": operator(), **where})
             for folder in (directory, directory.parent, directory.parent.parent):
-                _sync_directory(folder)
+                sync_directory(folder)
         except (OSError, RunbookError) as error:
             why = error.strerror if isinstance(error, OSError) else error.problem
             raise RunbookError(
@@ -175,12 +174,13 @@ class Journal:
         return self.intend_all([change])[0][0]
 
     def intend_all(self, changes: Sequence[Change]) -> list[tuple[int, Change]]:
-        """Write changes down before any of them is made, with one flush; each with its number."""
+        """Write changes down before any of them is made, what they hide first; each with its number."""
         if not changes:
             return []
         with self._writing:
             numbered = list(enumerate(changes, self._n + 1))
-            self._append(*(_effect_line(n, change) for n, change in numbered))
+            names = self._contents.keep(changes)
+            self._append(*(_effect_line(n, change, name) for (n, change), name in zip(numbered, names, strict=True)))
             self._n += len(numbered)
         return numbered
 
@@ -203,28 +203,22 @@ class Journal:
         self.end({ExitCode.OK: "ok", ExitCode.UNREACHABLE: "unreachable"}.get(code, "failed"), code)
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
+        self._contents.close()
 
     def _append(self, *entries: Mapping[str, Any]) -> None:
-        """Raises RunbookError where the lines do not all get onto the disk; nothing of them is left then."""
-        lines = "".join(plain(json.dumps(entry)) + "\n" for entry in entries).encode()
-        size = os.fstat(self._fd).st_size
-        try:
-            if os.write(self._fd, lines) != len(lines):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._fd)
-        except OSError as error:
-            os.ftruncate(self._fd, size)
-            raise RunbookError(
-                f"{self.directory / JOURNAL} cannot be written: {error.strerror}",
-                f"mend that first; {Command('show', self.run_id)} tells what was done before",
-            ) from None
+        self._file.append("".join(plain(json.dumps(_without_secrets(entry))) + "\n" for entry in entries).encode())
 
 
-def _effect_line(n: int, change: Change) -> Mapping[str, Any]:
+def _without_secrets(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is told of a change without secrets; what is done and undone stays exact, for undo goes by it."""
+    return {name: redact(plain(value)) if name in ("summary", "detail") else value for name, value in entry.items()}
+
+
+def _effect_line(n: int, change: Change, contents: str) -> Mapping[str, Any]:
     what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
-    undo = to_json(change.undo) if change.undo else None
-    return {"type": "effect", "n": n, **what, "do": to_json(change.do), "undo": undo}
+    undo = shown_of(change.undo) if change.undo else None
+    return {"type": "effect", "n": n, **what, "do": shown_of(change.do), "undo": undo, "contents": contents}
 
 
 def new_run_id(state_directory: Path) -> str:
@@ -255,14 +249,6 @@ _TICKS_PER_S = 0x10000
 def operator() -> str:
     """Who runs this, as `user@machine`."""
     return f"{user_name()}@{socket.gethostname()}"
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -296,8 +282,9 @@ def _legible(directory: Path) -> RunRecord:
         known = msgspec.convert(head, _Head)
         where = (known.operator, known.inventory, known.broker, known.application, known.machines)
         record = RunRecord(directory, known.id, known.verb, known.started_at, *where)
+        contents = Kept(directory)
         for line in lines:
-            _apply(record, line)
+            _apply(record, line, contents)
     except RunbookError as error:
         record.damage = error.problem
     except Exception as error:  # whatever stands in it
@@ -318,18 +305,13 @@ class _Head(Struct):
     machines: dict[str, str] = field(default_factory=dict)
 
 
-def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
+def _apply(record: RunRecord, line: Mapping[str, Any], contents: Kept) -> None:
     n = line.get("n", 1)
     if not 0 < msgspec.convert(n, int) <= len(record.entries) + (line["type"] == "effect") and "n" in line:
         raise ValueError(f"there is no change {n}")
     match line["type"]:
         case "effect":
-            undo = from_json(line["undo"]) if line["undo"] else None
-            do = from_json(line["do"])
-            words = [line[name] for name in ("host", "step", "summary", "detail")]
-            host, step, summary, detail = msgspec.convert(words, tuple[str, str, str, str])
-            change = Change(host, step, summary, do, undo, detail)
-            record.entries.append(Entry(line["n"], change))
+            record.entries.append(Entry(line["n"], _change_of(line, contents)))
         case "outcome":
             entry = record.entries[line["n"] - 1]
             entry.outcome, entry.detail = Outcome(line["outcome"]), msgspec.convert(line["detail"], str)
@@ -339,9 +321,46 @@ def _apply(record: RunRecord, line: Mapping[str, Any]) -> None:
             record.outcome = msgspec.convert(line["outcome"], str)
 
 
+def _change_of(line: Mapping[str, Any], contents: Kept) -> Change:
+    do, undo = _effects_of(line, contents)
+    words = [line[name] for name in ("host", "step", "summary", "detail")]
+    host, step, summary, detail = msgspec.convert(words, tuple[str, str, str, str])
+    return Change(host, step, summary, do, undo, detail)
+
+
+def _effects_of(line: Mapping[str, Any], contents: Kept) -> tuple[Effect, Reverse | None]:
+    do, undo, name = line["do"], line["undo"], line["contents"]
+    try:
+        hidden = contents.named(name) if name else ({}, {})
+    except RunbookError as error:
+        lost = LostContents(do["path"], error.problem)
+        return lost, lost if undo else None
+    return from_json({**do, **hidden[0]}), reverse_from_json({**undo, **hidden[1]}) if undo else None
+
+
 def list_runs(state_directory: Path) -> list[RunRecord]:
     """All runs of a state directory, oldest first; a damaged one as far as it can be read."""
     return [_legible(path) for path in _run_directories(state_directory)]
+
+
+def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, str]] | None:
+    """The services, each after its host, of the changes that a run wrote down last and together: it is making them, or
+    waits for what comes of them. None where it is not recorded here, or its journal cannot be read.
+    """
+    if not _ticks(run_id):
+        return None
+    directory = state_directory / "runs" / run_id
+    contents = Kept(directory)
+    together: list[Change] = []
+    before = ""
+    try:
+        for line in _lines(directory / JOURNAL):
+            if line["type"] == "effect":
+                together = [*(together if before == "effect" else ()), _change_of(line, contents)]
+            before = line["type"]
+    except Exception:  # whatever stands in it
+        return None
+    return frozenset((change.host, service) for change in together for service in change.services)
 
 
 def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
@@ -349,12 +368,12 @@ def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
     return (_legible(path) for path in _run_directories(state_directory) if not _ended_well(path))
 
 
-def last_failed(state_directory: Path, verb: str, inventory: Path) -> bool:
+def last_failed(state_directory: Path, verb: str, inventory: str) -> bool:
     """Whether the newest run of a verb on an inventory neither ended well nor was taken back.
 
     One whose first line cannot be read is nobody's.
     """
-    wanted = {"verb": verb, "inventory": str(inventory.resolve())}
+    wanted = {"verb": verb, "inventory": inventory}
     for directory in reversed(_run_directories(state_directory)):
         with suppress(OSError, RunbookError):
             if wanted.items() <= next(_lines(directory / JOURNAL), {}).items():

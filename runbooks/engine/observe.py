@@ -5,22 +5,57 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from runbooks.core.envfile import read_environment
-from runbooks.core.errors import RunbookError
+from runbooks.core.application import Application, CameFrom
+from runbooks.core.envfile.edit import all_values
+from runbooks.core.errors import BrokerError, HostTrouble, HostUnreachable, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import BrokerState, FileState, HostState, ImportProbe, Snapshot, Unreachable
+from runbooks.core.managers import is_unit
+from runbooks.core.model import (
+    BrokerState,
+    FileState,
+    HostState,
+    ImportProbe,
+    NotAsked,
+    OtherRun,
+    Snapshot,
+    Unreachable,
+)
 from runbooks.core.needs import Needs
-from runbooks.core.settings import Probe, is_secret_name
-from runbooks.diagnosis.environment import drift
+from runbooks.core.nodes import from_containers, under_their_names
+from runbooks.core.redaction import keep_secrets_in, redact
+from runbooks.core.settings import Probe
+from runbooks.diagnosis.census import in_other_installations
+from runbooks.diagnosis.environment import drift, reading_of
+from runbooks.diagnosis.stuck import may_be_stuck, suspects
+from runbooks.diagnosis.take_over import units_to_ask
+from runbooks.diagnosis.wanted_files import timer_of
+from runbooks.engine.asked_again import ask_again, still_open
+from runbooks.engine.insertion import tried_insertion
+from runbooks.engine.journal import restarted_now
+from runbooks.engine.loaded import Kept, forget_unused, keep, recall, still_holds
 from runbooks.hosts import facts
+from runbooks.hosts.application import (
+    PATIENCE_S,
+    ask_imports,
+    ask_kept,
+    ask_what_it_says,
+    parse_imports,
+    parse_kept,
+    parse_not_loaded,
+    parse_what_it_says,
+)
+from runbooks.hosts.census import ask_census, others, parse_census
+from runbooks.hosts.foreign import ask_foreign, parse_foreign
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
 from runbooks.hosts.script import Answer, run_fragments
-from runbooks.hosts.services.systemd import ask_units, parse_units
-from runbooks.hosts.strangers import ask_strangers, others, parse_strangers
+from runbooks.hosts.services.by_processes import states_of
+from runbooks.hosts.services.registry import manager_of
 from runbooks.hosts.transport import Transport, Transports
 
 if TYPE_CHECKING:
@@ -28,6 +63,9 @@ if TYPE_CHECKING:
 
 HOST_TIMEOUT_S = 60.0
 ABORT_EVERY_S = 0.1
+SOON_S = 3.0
+_SHOWN = 3
+_SERVICES = "services: "
 
 T = TypeVar("T")
 Paths = Mapping[str, Iterable[str]]
@@ -35,19 +73,31 @@ Paths = Mapping[str, Iterable[str]]
 
 
 def on_hosts(
-    transports: Transports, hosts: Iterable[FleetHost], work: Callable[[FleetHost, Transport], T]
+    transports: Transports,
+    hosts: Iterable[FleetHost],
+    work: Callable[[FleetHost, Transport], T],
+    waiting: Callable[[str], object] | None = None,
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes Unreachable."""
+    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes Unreachable.
+
+    `waiting` is told which hosts take long, and "" when they have answered.
+    """
 
     def guarded(host: FleetHost) -> tuple[str, T | Unreachable]:
         try:
             return host.name, work(host, transports[host.name])
         except RunbookError as error:
-            return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))))
+            trouble = error.trouble if isinstance(error, HostUnreachable) else HostTrouble.UNREACHABLE
+            return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))), trouble)
 
     with ThreadPoolExecutor(transports.forks) as pool:
-        asked = [pool.submit(guarded, host) for host in hosts]
+        asked = {pool.submit(guarded, host): host.name for host in hosts}
         with _aborted_on_error(transports, asked):
+            if waiting and (late := wait(asked, timeout=SOON_S).not_done):
+                names = [name for one, name in asked.items() if one in late]
+                waiting(f"waiting for {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)} to answer")
+                wait(asked)
+                waiting("")
             return dict(one.result() for one in asked)
 
 
@@ -73,36 +123,158 @@ def observe(
     paths: Paths,
     needs: Needs,
     samples: int | None,
+    records: Path,
     *,
     read_until: float = math.inf,
+    waiting: Callable[[str], object] | None = None,
+    without_broker: bool = False,
+    fresh: bool = False,
+    writes: bool = True,
+    take_over: bool = False,
 ) -> Snapshot:
     """One look at everything in `needs`; the broker is asked, and made first, while the hosts are.
 
-    `samples` is `Broker.observe`'s; messages are read until `read_until` (monotonic s).
-    Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot.
+    `samples` is `Broker.observe`'s; messages are read until `read_until` (monotonic s). `records` is the state
+    directory, which may have what another run is doing, and what the application said on each host when it was loaded:
+    it is loaded where that does not hold any more, or `fresh`, and what it says is kept where this look `writes`. Where
+    others' work is to be taken over, the units of theirs are read.
+    Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot, and
+    with `without_broker` so is a broker that cannot be looked at.
     """
     now = time.time()
+    said = {} if fresh or Needs.IMPORTS not in needs else _said_before(fleet, records)
     with ThreadPoolExecutor(1) as beside:
-        what = {"queues": Needs.QUEUES in needs, "nodes": Needs.NODES in needs}
-        asked = beside.submit(lambda: broker().observe(fleet, now, **what, samples=samples, read_until=read_until))
+        what = {
+            "queues": Needs.QUEUES in needs,
+            "nodes": Needs.NODES in needs,
+            "holdings": Needs.HOLDINGS in needs,
+            "without_nodes": without_broker,
+        }
+
+        def ask_broker() -> tuple[OtherRun | None, BrokerState]:
+            other_run = _other_run(broker(), records)
+            return other_run, broker().observe(fleet, now, **what, samples=samples, read_until=read_until)
+
+        asked = beside.submit(_or_not_seen, ask_broker, without_broker=without_broker)
         hosts: dict[str, HostState | Unreachable] = {}
         with _aborted_on_error(transports, [asked]):  # the broker may be behind a host
             if needs & (Needs.FILES | Needs.SERVICES | Needs.BEAT):
                 hosts = on_hosts(
-                    transports, fleet.hosts, lambda host, way: _look(fleet, host, way, paths[host.name], needs)
-                )
-            state = asked.result()
+                    transports, fleet.hosts,
+                    lambda host, way: _look(fleet, host, way, paths[host.name], needs, said.get(host.name)), waiting,
+                )  # fmt: skip
+            before, state = asked.result()
+    of_containers = _in_containers(fleet, hosts, state)
+    nodes = under_their_names(fleet.workers, state.nodes, _pids(fleet, hosts), of_containers)
+    state = replace(state, nodes=nodes)
     hosts = {host.name: recognised(host, hosts[host.name], state) for host in fleet.hosts if host.name in hosts}
+    state = _with_second_look(fleet, broker, state, now)
+    if Needs.SERVICES in needs and Needs.NODES in needs:
+        hosts = _asked_again(fleet, transports, Snapshot(now, state, hosts))
+        hosts = _without_other_installations(fleet, Snapshot(now, state, hosts))
+    if take_over and Needs.SERVICES in needs:
+        hosts = hosts | on_hosts(transports, _answering(fleet, hosts), partial(_with_foreign, fleet, hosts))
     if Needs.IMPORTS in needs:
-        suspects = {
-            host.name
-            for host in fleet.hosts
-            if isinstance(hosts[host.name], HostState) and _suspect(fleet, host, state)
-        }
-        if not suspects and _routes_matter(fleet, state):
-            suspects = set(_sender(fleet, hosts))
-        hosts |= probe_imports(fleet, transports, hosts, suspects, state)
-    return Snapshot(now, state, hosts)
+        hosts = _with_applications(fleet, transports, hosts, state, said, waiting)
+        for host in fleet.hosts if writes else ():
+            if isinstance(found := hosts[host.name], HostState):
+                keep(records, host, fleet.app.app, found)
+        if writes:
+            forget_unused(records)
+    if Needs.SCHEDULE in needs:
+        hosts = _with_schedules(fleet, transports, hosts)
+    other_run = None
+    if not state.unseen:
+        other_run, state = _or_not_seen(
+            lambda: (_other_run(broker(), records, before), state), without_broker=without_broker
+        )
+    if before and not other_run:  # it ended meanwhile: what was seen may be half its doing
+        return observe(
+            fleet, transports, broker, paths, needs, samples, records,
+            read_until=read_until, waiting=waiting, without_broker=without_broker, fresh=fresh, writes=writes,
+            take_over=take_over,
+        )  # fmt: skip
+    return Snapshot(now, state, hosts, other_run)
+
+
+def _with_second_look(fleet: Fleet, broker: Callable[[], "Broker"], state: BrokerState, now: float) -> BrokerState:
+    """The broker's state, with a second look where the first left a suspicion. A healthy fleet is looked at once."""
+    if not may_be_stuck(state, now):
+        return state
+    second = broker().look_again(suspects(state, now))
+    nodes = under_their_names(fleet.workers, second.nodes, {})
+    return replace(state, second=replace(second, nodes=nodes))
+
+
+def _asked_again(fleet: Fleet, transports: Transports, seen: Snapshot) -> dict[str, HostState | Unreachable]:
+    """The hosts, with what their nodes' answers left open. Those of a healthy fleet are asked once."""
+    asked = still_open(fleet, seen)
+
+    def look(host: FleetHost, transport: Transport) -> HostState:
+        state = seen.hosts[host.name]
+        assert isinstance(state, HostState)
+        assert seen.broker
+        return ask_again(fleet, host, transport, state, asked[host.name], seen.broker.nodes)
+
+    return {**seen.hosts, **on_hosts(transports, [host for host in fleet.hosts if host.name in asked], look)}
+
+
+def _without_other_installations(fleet: Fleet, seen: Snapshot) -> dict[str, HostState | Unreachable]:
+    """The hosts; what containers run for another broker does not do the work of the inventory's services."""
+    hosts = dict(seen.hosts)
+    if not any(one.container for state in seen.reachable().values() if state.census for one in state.census.processes):
+        return hosts
+    for name, pids in in_other_installations(fleet, seen).items():
+        state = seen.reachable()[name]
+        hosts[name] = replace(state, others=tuple(one for one in state.others if not pids.issuperset(one.runs)))
+    return hosts
+
+
+def _pids(fleet: Fleet, hosts: Mapping[str, HostState | Unreachable]) -> dict[str, Collection[int]]:
+    """The processes of each worker's service, as they know themselves, where its host told of services."""
+    return {
+        host.node(worker): state.services[worker.known_as].pids.values()
+        for host in fleet.hosts
+        if isinstance(state := hosts.get(host.name), HostState)
+        for worker in host.settings.workers
+        if worker.known_as in state.services
+    }
+
+
+def _in_containers(
+    fleet: Fleet, hosts: Mapping[str, HostState | Unreachable], broker: BrokerState
+) -> dict[str, Sequence[str]]:
+    """The nodes that answer from the containers of each worker, where its host told of these."""
+    return {
+        host.node(worker): names
+        for host in fleet.hosts
+        if isinstance(state := hosts.get(host.name), HostState) and state.census
+        for worker in host.settings.workers
+        if (found := state.services.get(worker.known_as)) and found.containers
+        if (names := from_containers(found.containers, state.census, broker.nodes))
+    }
+
+
+def _or_not_seen(
+    ask: Callable[[], tuple[OtherRun | None, BrokerState]], *, without_broker: bool
+) -> tuple[OtherRun | None, BrokerState]:
+    """What the broker answers, or where a look goes on `without_broker`, why it does not."""
+    try:
+        return ask()
+    except BrokerError as error:
+        if not without_broker:
+            raise
+        return None, BrokerState.not_seen(NotAsked.of(error))
+
+
+def _other_run(broker: "Broker", records: Path, before: OtherRun | None = None) -> OtherRun | None:
+    """The run that holds the lock, with what it is restarting now, and was `before`."""
+    if not (run := broker.other_run()):
+        return None
+    restarts = restarted_now(records, run.id)
+    if restarts is not None and before and before.restarts:
+        restarts |= before.restarts
+    return replace(run, restarts=restarts)
 
 
 def recognised(host: FleetHost, state: HostState | Unreachable, broker: BrokerState) -> HostState | Unreachable:
@@ -113,20 +285,136 @@ def recognised(host: FleetHost, state: HostState | Unreachable, broker: BrokerSt
         return state
     services = dict(state.services)
     for worker in host.settings.workers:
-        found, node = services.get(worker.name), broker.nodes.get(host.node(worker))
+        found, node = services.get(worker.known_as), broker.nodes.get(host.node(worker))
         if not (found and found.other_process and node and node.twins == 1):
             continue
         for pid, known_as in found.pids.items():
             if pid == known_as and pid in node.pids:
-                services[worker.name] = replace(found, pid=pid, other_process="")
+                services[worker.known_as] = replace(found, pid=pid, other_process="")
     return replace(state, services=services)
 
 
-def _look(fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs) -> HostState:
+def _answering(fleet: Fleet, hosts: Mapping[str, HostState | Unreachable]) -> list[FleetHost]:
+    return [host for host in fleet.hosts if isinstance(hosts.get(host.name), HostState)]
+
+
+def _with_foreign(
+    fleet: Fleet, states: Mapping[str, HostState | Unreachable], host: FleetHost, transport: Transport
+) -> HostState:
+    """The state of a host that answered, with what others have set up there to run workers."""
+    state = states[host.name]
+    assert isinstance(state, HostState)
+    programs = bool(state.census and any(one.below_supervisord for one in state.census.processes))
+    questions = ask_foreign(host, fleet.app.app, units_to_ask(fleet, host, state), programs=programs)
+    answers = run_fragments(transport, questions, timeout_s=HOST_TIMEOUT_S, private=list(questions))
+    return replace(state, foreign=parse_foreign(answers))
+
+
+def _said_before(fleet: Fleet, records: Path) -> dict[str, Kept]:
+    return {host.name: kept for host in fleet.hosts if (kept := recall(records, fleet.app.app, host.name))}
+
+
+def _with_applications(
+    fleet: Fleet,
+    transports: Transports,
+    hosts: Mapping[str, HostState | Unreachable],
+    broker: BrokerState,
+    said: Mapping[str, Kept],
+    waiting: Callable[[str], object] | None,
+) -> dict[str, HostState | Unreachable]:
+    """The hosts, each with what its application says, by what was `said` before where that still holds.
+
+    Where there is reason to doubt what its workers know, or it cannot be loaded, its imports are tried besides.
+    """
+    found = dict(hosts)
+    for host in fleet.hosts:
+        state, kept = found[host.name], said.get(host.name)
+        if isinstance(state, HostState) and kept and still_holds(kept, host, fleet.app.app, state):
+            found[host.name] = replace(state, application=kept.said)
+    answering = [host for host in fleet.hosts if host.services and isinstance(found[host.name], HostState)]
+    suspects = {host.name for host in answering if _suspect(fleet, host, broker)}
+    to_load = [host for host in answering if host.name not in suspects and not _application_of(found[host.name])]
+    found |= on_hosts(transports, to_load, partial(_load, fleet, found), waiting)
+    for host in to_load:
+        if isinstance(state := found[host.name], HostState) and state.application is None:
+            suspects.add(host.name)
+    return found | probe_imports(fleet, transports, found, suspects, broker)
+
+
+def _application_of(state: HostState | Unreachable) -> Application | None:
+    return state.application if isinstance(state, HostState) else None
+
+
+def _load(
+    fleet: Fleet, states: Mapping[str, HostState | Unreachable], host: FleetHost, transport: Transport
+) -> HostState:
+    """The state of a host that answered, with what its application says, loaded now, or why it cannot be loaded."""
+    state = states[host.name]
+    assert isinstance(state, HostState)
+    if not can_be_loaded(host, state):
+        return state
+    question = ask_what_it_says(host, fleet.app.app, reading_of(host, state).likely)
+    answers = run_fragments(transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"])
+    answer = answers["application"]
+    return replace(state, application=parse_what_it_says(answer), imports_now=parse_not_loaded(host, answer))
+
+
+def _with_schedules(
+    fleet: Fleet, transports: Transports, hosts: Mapping[str, HostState | Unreachable]
+) -> dict[str, HostState | Unreachable]:
+    """The hosts, those of beat with what its scheduler keeps; where there is none the first with the application."""
+    loaded = [host for host in fleet.hosts if _application_of(hosts[host.name])]
+    asked = [host for host in loaded if host.settings.beat] or loaded[:1]
+    return {**hosts, **on_hosts(transports, asked, partial(_kept, fleet, hosts))}
+
+
+def _kept(
+    fleet: Fleet, states: Mapping[str, HostState | Unreachable], host: FleetHost, transport: Transport
+) -> HostState:
+    """Nothing is asked where neither the code has a schedule nor a scheduler is named that keeps one elsewhere."""
+    state = states[host.name]
+    assert isinstance(state, HostState)
+    assert state.application
+    scheduler = _scheduler(host, state)
+    if not (state.application.schedule or scheduler or state.application.scheduler != _USUAL_SCHEDULER):
+        return state
+    question = ask_kept(host, fleet.app.app, reading_of(host, state).likely, scheduler)
+    answers = run_fragments(transport, {"kept": question}, timeout_s=PATIENCE_S, private=["kept"])
+    return replace(state, kept=parse_kept(host, answers["kept"]))
+
+
+_USUAL_SCHEDULER = "celery.beat:PersistentScheduler"
+"""**Source:** celery 5.7.0 `app/defaults.py: beat_scheduler`."""
+
+
+def _scheduler(host: FleetHost, state: HostState) -> str:
+    """That of the command line of beat's service, or else of any beat there, or else of the inventory; "": of none."""
+    beats = [one for one in state.census.processes if one.is_beat] if state.census else []
+    service = state.services.get(host.beat)
+    own = [one for one in beats if service and one.pid in service.pids]
+    return next((one.options.scheduler for one in own or beats), host.settings.beat_scheduler)
+
+
+def can_be_loaded(host: FleetHost, state: HostState) -> bool:
+    """Not where whoever starts a worker refuses its environment file: there is nothing to load it with."""
+    env_file = state.files[host.settings.env_file]
+    return not (reading_of(host, state).refused or env_file.is_folder or state.lacks_directory)
+
+
+def _look(
+    fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs, said: Kept | None
+) -> HostState:
     files = list(paths) if Needs.FILES in needs else []
     services = host.services if Needs.SERVICES in needs else ()
+    timers = [timer for timer in map(timer_of, files) if timer] if Needs.SERVICES in needs else ()
     probes = host.settings.probes if Needs.PROBES in needs else ()
-    return look(fleet, host, transport, files, services, probes, beat=Needs.BEAT in needs and host.settings.beat)
+    beat = Needs.BEAT in needs and host.settings.beat
+    came_from = said.said.came_from if said else None
+    census = Needs.SERVICES in needs
+    return look(
+        fleet, host, transport, files, services, probes,
+        timers=timers, beat=beat, loaded=came_from, census=census,
+    )  # fmt: skip
 
 
 def look(
@@ -137,31 +425,48 @@ def look(
     services: Sequence[str],
     probes: Sequence[Probe] = (),
     *,
+    timers: Sequence[str] = (),
     beat: bool = False,
+    loaded: CameFrom | None = None,
+    census: bool = False,
 ) -> HostState:
     """The host's clock, the state of these files and services, what is left of ours, and the outcome of these probes.
 
-    All in one round trip, with what beat says.
+    All in one round trip, with what beat says, whether what an application was `loaded` from is as it was, and a census
+    of its Celery processes.
     """
     questions = {"clock": facts.ask_clock()}
     if files:
         questions["files"] = facts.ask_files(files)
         questions["managed"] = facts.ask_managed(host, fleet.app.app, files)
-    if services and host.has_systemd:
-        questions["units"] = ask_units(host, fleet.app.app, services)
-    elif services:
-        questions |= {f"service{n}": facts.ask_service(host, name) for n, name in enumerate(services)}
+        questions["unwritable"] = facts.ask_unwritable(host)
+    if any(str(PurePosixPath(path).parent) == facts.CRON_DIRECTORY for path in files):
+        questions["cron"] = facts.ask_cron()
+    if host.settings.logs and files:
+        questions["rotated"] = facts.ask_rotated(host)
+    manager = manager_of(host)
+    asked = (*services, *timers)
+    of_services = manager.ask(host, fleet.app.app, asked) if asked else {}
+    questions |= {f"{_SERVICES}{name}": question for name, question in of_services.items()}
     if services:
-        questions["strangers"] = ask_strangers(host)
-    if host.settings.env_file not in files and (probes or (services and not host.has_systemd)):
+        questions["places"] = facts.ask_places(host)
+    if census or (services and host.told_by_processes):
+        questions["census"] = ask_census(host, manager.own_groups)
+    if host.settings.env_file not in files and (probes or (services and manager.free_text)):
         questions["secrets"] = facts.ask_files([host.settings.env_file])
     if beat:
         questions["beat"] = facts.ask_beat(host)
+    if loaded and not host.manager.in_containers:
+        questions["loaded"] = facts.ask_loaded(loaded)
     questions |= {f"probe{n}": ask_probe(host, probe) for n, probe in enumerate(probes)}
     patience_s = HOST_TIMEOUT_S + sum(probe.timeout + KILL_AFTER_S for probe in probes)
-    answers = run_fragments(transport, questions, timeout_s=patience_s, private=["files", "units", "secrets"])
+    private = ["files", "secrets", *(f"{_SERVICES}{name}" for name in of_services)]
+    asked_at = time.time()
+    answers = run_fragments(transport, questions, timeout_s=patience_s, private=private)
+    answered_at = time.time()
     try:
-        return _understood(fleet, host, answers, files, services, probes)
+        found = _understood(fleet, host, transport, answers, files, services, probes)
+        return replace(found, clock_ahead_s=(found.clock_at - answered_at, found.clock_at - asked_at))
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
         raise RunbookError(f"what it answered cannot be understood ({type(error).__name__})") from None
 
@@ -169,6 +474,7 @@ def look(
 def _understood(
     fleet: Fleet,
     host: FleetHost,
+    transport: Transport,
     answers: Mapping[str, Answer],
     files: Sequence[str],
     services: Sequence[str],
@@ -178,28 +484,43 @@ def _understood(
     beat_sent_at, beat_untold = facts.parse_beat(answers["beat"]) if "beat" in answers else (None, "")
     read = facts.parse_files(files, answers["files"]) if files else {}
     kept = facts.parse_files([host.settings.env_file], answers["secrets"]) if "secrets" in answers else read
-    secrets = secrets_in(kept.get(host.settings.env_file))
+    keep_secrets_of(kept.get(host.settings.env_file))
     app = fleet.app.app
-    processes, units = parse_strangers(answers["strangers"]) if services else ([], {})
-    if "units" in answers:
-        found = parse_units(answers["units"], clock)
-    else:
-        found = {
-            name: facts.parse_service(host, app, name, answers[f"service{n}"], secrets)
-            for n, name in enumerate(services)
-        }
+    asked = {name.removeprefix(_SERVICES): answer for name, answer in answers.items() if name.startswith(_SERVICES)}
+    manager = manager_of(host)
+    found = manager.parse(host, app, asked, clock) if asked else {}
+    units = manager.units(asked) if asked else {}
+    census = parse_census(answers["census"], clock, units) if "census" in answers else None
+    if census and host.told_by_processes:
+        found = states_of(host, app, services, census)
+    ours = {pid for state in found.values() for pid in state.pids}
+    full, lacking = facts.parse_places(answers["places"]) if services else ("", "")
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
     return HostState(
         clock.now,
         read,
         {name: found[name] for name in services},
         facts.parse_managed(answers["managed"]) if files else {},
-        {name: state for name, state in found.items() if name not in host.services},
-        probes={name: replace(result, output=facts.redact(result.output, secrets)) for name, result in results.items()},
+        {
+            name: state
+            for name, state in found.items()
+            if name not in host.services and not (timer_of(name) or is_unit(name))
+        },
+        probes={name: replace(result, output=redact(result.output)) for name, result in results.items()},
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
-        others=others(app, processes, units, {pid for state in found.values() for pid in state.pids}),
+        others=others(app, census, manager.own_groups, ours) if census else (),
         machine=clock.machine,
+        unwritable=facts.parse_unwritable(answers["unwritable"]) if files else {},
+        runs_cron=facts.parse_cron(answers["cron"]) if "cron" in answers else None,
+        lacks_cron="cron" in answers and facts.parse_lacks_cron(answers["cron"]),
+        rotations=facts.parse_rotated(answers["rotated"]) if "rotated" in answers else (),
+        timers={name: state for name, state in found.items() if timer_of(name)},
+        slow_shell=transport.slow,
+        full_folder=full,
+        lacks_directory=lacking,
+        census=census,
+        digest=facts.parse_loaded(answers["loaded"]) if "loaded" in answers else "",
     )
 
 
@@ -210,17 +531,24 @@ def probe_imports(
     names: Collection[str],
     broker: BrokerState,
 ) -> dict[str, HostState | Unreachable]:
-    """Import the application on the hosts of these names, all of which answered: it costs a process on each."""
+    """Import the application on the hosts of these names, all of which answered: it costs a process on each.
+
+    Not where `can_be_loaded` says no.
+    """
     encodings = frozenset(form.encoding for queue in broker.queues.values() for form in queue.forms)
     asked = [host for host in fleet.hosts if host.name in names]
 
     def probe(host: FleetHost, transport: Transport) -> HostState:
         state = states[host.name]
         assert isinstance(state, HostState)
-        now = _imports(fleet, host, transport, state, {}, encodings)
-        drifts = drift(host, state)
-        wanted = _imports(fleet, host, transport, state, host.settings.env, encodings) if drifts else now
-        return replace(state, imports_now=now, imports_wanted=wanted)
+        if not can_be_loaded(host, state):
+            return state
+        environment = reading_of(host, state)
+        now = state.imports_now or _imports(fleet, host, transport, environment.likely, encodings)
+        mended = {name: host.settings.env[name] for name in drift(host, state)}
+        wanted = _imports(fleet, host, transport, environment.likely | mended, encodings) if mended else now
+        tried = tried_insertion(fleet, host, transport, environment.likely, now, PATIENCE_S)
+        return replace(state, imports_now=now, imports_wanted=wanted, application=now.application, insertion=tried)
 
     return on_hosts(transports, asked, probe)
 
@@ -238,41 +566,20 @@ def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
     return False
 
 
-def _routes_matter(fleet: Fleet, broker: BrokerState) -> bool:
-    """Whether the nodes do not show by themselves that what is sent comes to one that knows it.
-
-    They do where all know the same, and what the schedule sends has its queue and its task at one of them.
-    """
-    known = {frozenset(node.registered) for name, node in broker.nodes.items() if name in fleet.all_nodes}
-    scheduled = {sent for node in broker.nodes.values() for sent in node.scheduled}
-    return len(known) > 1 or any(
-        not any(queue in node.queues and task in node.registered for node in broker.nodes.values())
-        for task, queue in scheduled
-        if not task.startswith("celery.")
-    )
-
-
-def _sender(fleet: Fleet, hosts: Mapping[str, HostState | Unreachable]) -> list[str]:
-    """A host on which the application can be asked for its routes: beat's where there is one; at most one."""
-    asked = [host for host in fleet.hosts if isinstance(hosts[host.name], HostState) and host.services]
-    return [host.name for host in sorted(asked, key=lambda host: not host.settings.beat)][:1]
-
-
 def _imports(
     fleet: Fleet,
     host: FleetHost,
     transport: Transport,
-    state: HostState,
-    overrides: Mapping[str, str],
+    environment: Mapping[str, str],
     encodings: Collection[str],
 ) -> ImportProbe:
-    question = facts.ask_imports(host, fleet.app.app, fleet.app.expected_tasks, overrides, encodings)
-    answers = run_fragments(transport, {"imports": question}, timeout_s=HOST_TIMEOUT_S, private=["imports"])
-    return facts.parse_imports(host, answers["imports"], secrets_in(state.files[host.settings.env_file]))
+    question = ask_imports(host, fleet.app.app, fleet.app.expected_tasks, environment, encodings)
+    answers = run_fragments(transport, {"imports": question}, timeout_s=PATIENCE_S, private=["imports"])
+    return parse_imports(host, answers["imports"])
 
 
-def secrets_in(env_file: FileState | None) -> tuple[str, ...]:
-    """The values in a host's environment file that must never be shown."""
+def keep_secrets_of(env_file: FileState | None) -> None:
+    """Never show the secrets in a host's environment file from now on."""
     content = env_file.content if env_file else None
-    variables = read_environment((content or b"").decode(errors="replace"))
-    return tuple(value for name, value in variables.items() if is_secret_name(name))
+    for name, value in all_values(content or b""):
+        keep_secrets_in(value, name)

@@ -1,34 +1,20 @@
 """Make changes, each written down before and after: on hosts all of one host in one exec, in the broker one by one."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeGuard
+from collections.abc import Mapping, Sequence
 
-from runbooks.core.effects import (
-    BROKER,
-    Change,
-    ControlService,
-    Effect,
-    EndProcesses,
-    RecallMessages,
-    RestoreMessages,
-    RestoreSelected,
-    SetEnvironment,
-    TakeMessages,
-    TakeUnacked,
-)
+from runbooks.core.effects import BROKER, Change, Effect
 from runbooks.core.errors import HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import Unreachable
+from runbooks.core.model import FileState, Unreachable
+from runbooks.core.redaction import redact
 from runbooks.core.reporter import Outcome
 from runbooks.core.wording import span
-from runbooks.engine.context import Session
-from runbooks.engine.drain import changed_service, drained
+from runbooks.effects.dispatch import fragments, in_broker, on_host
+from runbooks.engine.drain import Service, changed, drained
 from runbooks.engine.journal import Journal
-from runbooks.engine.observe import on_hosts, secrets_in
+from runbooks.engine.observe import keep_secrets_of, on_hosts
 from runbooks.engine.run import Run
 from runbooks.hosts import facts
-from runbooks.hosts.effects import as_write, fragments
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
 
@@ -77,12 +63,12 @@ def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]
         results += _not_made(journal, intended, error.problem)
         raise
     with drained(run, hosts, changes) as (ended, left):
-        alone = [(n, change) for n, change in intended if changed_service(change) in left]
-        journal.finished_all([(n, Outcome.SKIPPED, left[changed_service(change)]) for n, change in alone])
-        for _, change in alone:
+        alone = [(n, change, why) for n, change in intended if (why := _why_left(change, left))]
+        journal.finished_all([(n, Outcome.SKIPPED, why) for n, _, why in alone])
+        for _, change, why in alone:
             run.recap.at(change.host).blocked += 1
-            results.append((change, Outcome.SKIPPED, left[changed_service(change)]))
-        todo = [(n, change) for n, change in intended if changed_service(change) not in left]
+            results.append((change, Outcome.SKIPPED, why))
+        todo = [(n, change) for n, change in intended if not _why_left(change, left)]
         mine = {host.name: [(n, change) for n, change in todo if change.host == host.name] for host in hosts}
         hosts = [host for host in hosts if mine[host.name]]
         session.reporter.waiting(_awaited(hosts, todo))
@@ -94,25 +80,30 @@ def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]
                 results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
             else:
                 results += answer
-        ended |= {changed_service(change) for change, outcome, _ in results if outcome is Outcome.CHANGED}
+        for change, outcome, _ in results:
+            ended.update(changed(change) if outcome is Outcome.CHANGED else ())
+
+
+def _why_left(change: Change, left: Mapping[Service, str]) -> str:
+    """Why a change is not made: one of its services is `left` alone, and all change together; "" where none is."""
+    its = [service for service in changed(change) if service in left]
+    return "; ".join(left[one] if len(changed(change)) == 1 else f"{one[1]}: {left[one]}" for one in its)
 
 
 def _awaited(hosts: Sequence[FleetHost], todo: Sequence[tuple[int, Change]]) -> str:
     """What these changes have to wait for, "" where nothing is ended."""
-    ended = [f"{change.do.service} on {change.host}" for _, change in todo if _ends(change.do)]
+    ended = [f"{name} on {change.host}" for _, change in todo if on_host(change.do).waits for name in change.services]
     limit = span(max((host.settings.stop_timeout for host in hosts), default=0.0))
     return f"waiting up to {limit} for {', '.join(ended[:3])}{', …' * (len(ended) > 3)} to end" if ended else ""
 
 
-def _ends(effect: Effect) -> TypeGuard[ControlService | EndProcesses]:
-    return isinstance(effect, EndProcesses) or (isinstance(effect, ControlService) and effect.action != "start")
-
-
 def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]) -> list[Result]:
     try:
-        up_s, effects = _as_of_now(transport, intended)
-        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * len(effects)
-        fragment_of = fragments(host, effects)
+        effects = {str(n): change.do for n, change in intended}
+        up_s, read = _read_first(transport, effects)
+        services = sum(len(on_host(effect).services) for effect in effects.values())
+        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * services
+        fragment_of = fragments(host, effects, read)
         answers = run_fragments(
             transport, fragment_of, timeout_s=budget_s, stop_at_failure=True, begins_by_s=up_s + run.lock.held()
         )
@@ -136,17 +127,13 @@ def _not_made(journal: Journal, intended: Sequence[tuple[int, Change]], why: str
     return [(change, Outcome.SKIPPED, why) for _, change in intended]
 
 
-def _as_of_now(transport: Transport, intended: Sequence[tuple[int, Change]]) -> tuple[float, dict[str, Effect]]:
-    """For how many seconds the host is up, and the effects, those that depend on what a file holds as the writes they
-    come to now; these stay unwritten in the journal.
-    """
-    effects = {str(n): change.do for n, change in intended}
-    files = {n: [effect.path] for n, effect in effects.items() if isinstance(effect, SetEnvironment)}
+def _read_first(transport: Transport, effects: Mapping[str, Effect]) -> tuple[float, dict[str, FileState]]:
+    """For how many seconds the host is up, and the files that effects have to know, by the effect's name."""
+    files = {n: [path] for n, effect in effects.items() if (path := on_host(effect).reads)}
     questions = {"uptime": facts.ask_uptime()} | {n: facts.ask_files(paths) for n, paths in files.items()}
     answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=list(files))
     read = {n: facts.parse_files(paths, answers[n])[paths[0]] for n, paths in files.items()}
-    concrete = {n: as_write(effect, read[n]) for n, effect in effects.items() if isinstance(effect, SetEnvironment)}
-    return facts.parse_uptime(answers["uptime"]), effects | concrete
+    return facts.parse_uptime(answers["uptime"]), read
 
 
 def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
@@ -156,10 +143,10 @@ def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
         found = run_fragments(transport, {"file": facts.ask_files([path])}, timeout_s=MARGIN_S, private=["file"])[
             "file"
         ]
-        secrets = secrets_in(facts.parse_files([path], found)[path])
+        keep_secrets_of(facts.parse_files([path], found)[path])
     except RunbookError:
         return Answer(answer.code, b"", f"what it said is not shown, for {path} cannot be read now")
-    return Answer(answer.code, b"", facts.redact(answer.err + answer.out.decode(errors="replace"), secrets))
+    return Answer(answer.code, b"", redact(answer.err + answer.out.decode(errors="replace")))
 
 
 def _judge(answer: Answer | None) -> tuple[Outcome, str]:
@@ -175,24 +162,9 @@ def _in_broker(run: Run, change: Change) -> tuple[Outcome, str]:
     journal = run.journal
     n = journal.intend(change)
     try:
-        detail = _carry_out(run.session, journal.directory, change.do)
+        detail = in_broker(change.do).make(run.session.broker, run.session.fleet, journal.directory)
     except RunbookError as error:
         journal.finished(n, Outcome.FAILED, error.problem)
         raise
     journal.finished(n, Outcome.CHANGED, detail)
     return Outcome.CHANGED, detail
-
-
-def _carry_out(session: Session, directory: Path, effect: Effect) -> str:
-    match effect:
-        case TakeMessages(archive=archive):
-            return session.broker.take(effect, directory / archive)
-        case TakeUnacked(archive=archive):
-            return session.broker.take_unacked(session.fleet, effect, directory / archive)
-        case RestoreMessages(archive=archive, malformed=malformed):
-            return session.broker.restore(Path(archive), malformed=malformed)
-        case RestoreSelected():
-            return session.broker.restore_selected(effect)
-        case RecallMessages(archive=archive, token=token):
-            return session.broker.recall(Path(archive), token)
-    raise TypeError(f"{type(effect).__name__} is not an effect in the broker")

@@ -2,6 +2,7 @@
 
 from msgspec import Struct, field
 
+from runbooks.core.effects import BROKER
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Snapshot, Unreachable
 from runbooks.core.reporter import Tally
@@ -26,8 +27,10 @@ class Recap(Struct):
 
 
 def start_recap(session: Session, snapshot: Snapshot) -> Recap:
-    """A recap with a line for every host, and the unreachable ones marked."""
+    """A recap with a line for every host, and what does not answer marked: hosts, and the broker."""
     recap = Recap()
     for host in session.fleet.hosts:
         recap.at(host.name).unreachable = int(isinstance(snapshot.hosts.get(host.name), Unreachable))
+    if snapshot.broker and snapshot.broker.is_away:
+        recap.at(BROKER).unreachable = 1
     return recap

@@ -1,6 +1,6 @@
 """A run that changes something: what belongs together from its first line in the journal to its recap."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,13 +25,21 @@ class Run(Struct, frozen=True):
 
 
 @contextmanager
-def recorded(session: Session, recap: Recap, machines: Mapping[str, str] = MappingProxyType({})) -> Iterator[Run]:
+def recorded(
+    session: Session,
+    recap: Recap,
+    machines: Mapping[str, str] = MappingProxyType({}),
+    still_so: Callable[[], None] | None = None,
+) -> Iterator[Run]:
     """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends.
 
-    `machines` are the hosts that it is to change, each with its `HostState.machine`.
+    `machines` are the hosts that it is to change, each with its `HostState.machine`. `still_so` is called once the lock
+    is held, and raises where nothing is to be changed after all.
     """
     run_id = new_run_id(session.options.state_directory)
     with session.broker.lock(run_id, session.options.verb) as lock:
+        if still_so:
+            still_so()
         journal = session.begin(run_id, machines)
         with closing_journal(journal):
             yield Run(session, journal, lock, recap)

@@ -82,7 +82,7 @@ def _seen(host: FleetHost, state: HostState) -> Iterator[tuple[str, _Seen]]:
             continue
         if found.started_with and found.started_with.same:
             continue
-        files = {path: file for path in loads(host, service) if (file := state.files.get(path)) and file.content}
+        files = {path: file for path in loads(host, service, found) if (file := state.files.get(path)) and file.content}
         unsure = {path for path, file in files.items() if file.changed_at > found.started_at}
         unsure |= {path for path, drop_in in found.drop_ins.items() if drop_in.changed_at > found.started_at}
         if found.needs_reload:

@@ -1,8 +1,9 @@
 """Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,28 +11,26 @@ from msgspec.structs import replace
 from runbooks.core.effects import (
     BROKER,
     Change,
-    ControlService,
-    Effect,
-    EnableService,
-    RecallMessages,
-    ReloadUnits,
-    RestoreMessages,
-    SetEnvironment,
-    TakeMessages,
-    TakeUnacked,
-    WriteFile,
-    sha256,
-)  # fmt: skip
-from runbooks.core.envfile import read_environment
+    File,
+    LostContents,
+    Other,
+    Queue,
+    Service,
+    Target,
+    target_of,
+    targets_of,
+)
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis import services, workers
 from runbooks.diagnosis.since_start import loads
+from runbooks.effects.base import ReverseInBroker, ReverseOnHost, Way
+from runbooks.effects.dispatch import handler_of, reverse_of
 from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.context import Session
-from runbooks.engine.drain import await_nodes, changed_service, gave_up
+from runbooks.engine.drain import await_nodes, changed, changed_service, gave_up
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
 from runbooks.engine.observe import look, on_hosts, recognised
 from runbooks.engine.perform import perform
@@ -68,28 +67,37 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
         for entry in reversed(record.entries)
         if entry.outcome is not Outcome.SKIPPED
         and not _takes_back(entry)
-        and (not entry.undone or isinstance(entry.change.undo, RestoreMessages | RecallMessages))
+        and (not entry.undone or _is_judged_again(_way_back(entry)))
     ]
-    effects = [(entry.change.host, entry.change.undo) for entry in pending]
-    states = _states(session, session.fleet.hosts, effects)
+    ways = [(entry, _way_back(entry)) for entry in pending]
+    undoing = [(entry.change.host, entry.change.undo) for entry in pending if entry.change.undo]
+    targets = [(host, target) for host, effect in undoing for target in targets_of(effect)]
+    states = _states(session, session.fleet.hosts, targets)
     undos = [
-        _judge_in_broker(session, record, entry, malformed)
-        if isinstance(entry.change.undo, RestoreMessages | RecallMessages)
-        else _judge(entry, states.get(entry.change.host), record.machines.get(entry.change.host, ""))
-        for entry in pending
+        _judge_in_broker(session, record, entry, way, malformed)
+        if isinstance(way, ReverseInBroker)
+        else _judge(entry, way, states.get(entry.change.host), record.machines.get(entry.change.host, ""))
+        for entry, way in ways
     ]
     changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
-    files_change = {change.host for change in changing if isinstance(change.do, WriteFile | SetEnvironment)}
+    files_change = {change.host for change in changing if change.path}
     undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
     undos = _without_blocked(session, undos)
     undos = [_with_consumers(session, undo, undos) for undo in undos]
-    return sorted(undos, key=lambda undo: _rank(undo.change.do))
+    return sorted(undos, key=lambda undo: handler_of(undo.change.do).rank)
 
 
 def _takes_back(entry: Entry) -> bool:
     """Whether a change was itself made to take one back, so that there is nothing to say of its way back."""
-    reverses = WriteFile | SetEnvironment | ControlService | ReloadUnits | EnableService
-    return entry.change.undo is None and isinstance(entry.change.do, reverses)
+    return entry.change.undo is None and isinstance(handler_of(entry.change.do), ReverseOnHost | ReverseInBroker)
+
+
+def _is_judged_again(way: Way | None) -> bool:
+    return isinstance(way, ReverseInBroker) and way.again
+
+
+def _way_back(entry: Entry) -> Way | None:
+    return reverse_of(entry.change.undo) if entry.change.undo else None
 
 
 def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
@@ -98,39 +106,23 @@ def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunReco
     Also where it knew the machine by another name.
     """
 
-    def targets(run: RunRecord) -> set[tuple[str, str]]:
+    def targets(run: RunRecord) -> set[tuple[str, Target]]:
         standing = (entry.change for entry in run.undoable if not entry.undone)
-        changed = [(change.host, target) for change in standing if (target := _target(change.do))]
+        changed = [(change.host, target) for change in standing if (target := target_of(change.do))]
         return {*changed, *((run.machines[host], target) for host, target in changed if host in run.machines)}
 
     later = [run for run in others if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)]
     return later[-1] if later else None
 
 
-def _target(effect: Effect) -> str:
-    return str(getattr(effect, "path", "") or getattr(effect, "service", "") or getattr(effect, "queue", ""))
-
-
-def _rank(effect: Effect) -> int:
-    match effect:
-        case ControlService(action="stop"):
-            return 0
-        case ControlService():
-            return 3
-        case ReloadUnits():
-            return 2
-        case RestoreMessages():
-            return 4
-    return 1
-
-
 def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
-    is_restart = isinstance(undo.change.do, ControlService) and undo.change.do.action == "restart"
-    if undo.outcome is not Outcome.CHANGED or not is_restart or undo.why or files_change:
+    restarts = handler_of(undo.change.do).restarts
+    if undo.outcome is not Outcome.CHANGED or not restarts or undo.why or files_change:
         return undo
     if undo.entry.outcome is None:
         return replace(undo, why="the run ended while it was being made: it may have been told to take no messages")
-    return Undo(undo.entry, undo.change, Outcome.ALREADY, "it ran before the run, and it runs")
+    why = "it ran before the run, and it runs" if len(changed(undo.change)) == 1 else "all of them run"
+    return Undo(undo.entry, undo.change, Outcome.ALREADY, why)
 
 
 _BLOCKING = ("service.runs_elsewhere", "worker.answered_by_another", "worker.twins")
@@ -139,22 +131,22 @@ _BLOCKING = ("service.runs_elsewhere", "worker.answered_by_another", "worker.twi
 
 def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
     """Leave the services alone that any other verb would leave alone for the same reason."""
-
-    def controls(undo: Undo) -> bool:
-        return undo.outcome is Outcome.CHANGED and isinstance(undo.change.do, ControlService)
-
-    if not any(map(controls, undos)):
+    if not any(map(_controls, undos)):
         return list(undos)
     snapshot = session.observe(Needs.SERVICES | Needs.NODES)
     judged = (*workers.faults(session.fleet, snapshot), *services.at_work(session.fleet, snapshot, {}))
     found = [finding for finding in judged if finding.code in _BLOCKING]
     why = {(block.host, block.service): finding.summary for finding in found for block in finding.blocks}
     return [
-        replace(undo, outcome=Outcome.SKIPPED, why=why[changed_service(undo.change)], blocked=True)
-        if controls(undo) and changed_service(undo.change) in why
+        replace(undo, outcome=Outcome.SKIPPED, why=why[blocked[0]], blocked=True)
+        if _controls(undo) and (blocked := [service for service in changed(undo.change) if service in why])
         else undo
         for undo in undos
     ]
+
+
+def _controls(undo: Undo) -> bool:
+    return undo.outcome is Outcome.CHANGED and handler_of(undo.change.do).controls
 
 
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
@@ -163,22 +155,27 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     That is whoever consumes their queue now and is left alone; of those that this undo starts with what it puts back,
     that alone says which queues they consume then.
     """
-    effect = undo.entry.change.do
-    if undo.outcome is not Outcome.CHANGED or not isinstance(effect, TakeMessages | TakeUnacked):
+    queue = target_of(undo.entry.change.do)
+    if undo.outcome is not Outcome.CHANGED or not isinstance(queue, Queue):
         return undo
-    doing = {
-        f"{other.change.do.service}@{other.change.host}": other.change.do.action
-        for other in undos
-        if isinstance(other.change.do, ControlService) and other.outcome is Outcome.CHANGED
+    controlled = [other.change for other in undos if _controls(other)]
+    hosts = {host.name: host for host in session.fleet.hosts}
+    starts = {
+        node: handler_of(change.do).starts
+        for change in controlled
+        for service in change.services
+        if service != hosts[change.host].beat
+        for node in hosts[change.host].nodes_of(service)
     }
     nodes = session.observe(Needs.NODES).broker
     assert nodes is not None
     told = [undo.why]
-    if sure := sorted(n.name for n in nodes.nodes.values() if effect.queue in n.queues and n.name not in doing):
-        told.append(f"run at once by {', '.join(sure)}, for {effect.queue} is consumed there")
-    if perhaps := [node for node, action in doing.items() if action != "stop" and not node.startswith("beat@")]:
+    consuming = {name: node.name for name, node in nodes.nodes.items() if queue.name in node.queues}
+    if sure := sorted(called for name, called in consuming.items() if name not in starts):
+        told.append(f"run at once by {', '.join(sure)}, for {queue.name} is consumed there")
+    if perhaps := [node for node, is_started in starts.items() if is_started]:
         names = ", ".join(sorted(perhaps)[:_NAMED]) + ", …" * (len(perhaps) > _NAMED)
-        told.append(f"run at once by {names} if {effect.queue} is consumed there on the old files")
+        told.append(f"run at once by {names} if {queue.name} is consumed there on the old files")
     return replace(undo, why="; ".join(told))
 
 
@@ -186,10 +183,10 @@ _NAMED = 3
 
 
 def _states(
-    session: Session, hosts: Sequence[FleetHost], effects: Sequence[tuple[str, Effect | None]]
+    session: Session, hosts: Sequence[FleetHost], targets: Sequence[tuple[str, Target]]
 ) -> dict[str, HostState | Unreachable]:
-    """Looks at what these effects, each with its host, are about; where a process is not known, its node is asked."""
-    states = on_hosts(session.transports, hosts, lambda host, way: _look(session.fleet, host, way, effects))
+    """Looks at these targets, each with its host; where a process is not known, its node is asked."""
+    states = on_hosts(session.transports, hosts, lambda host, way: _look(session.fleet, host, way, targets))
     unknown = [
         state
         for state in states.values()
@@ -199,46 +196,31 @@ def _states(
     return {host.name: recognised(host, states[host.name], broker) for host in hosts} if broker else states
 
 
-def _look(
-    fleet: Fleet, host: FleetHost, transport: Transport, effects: Sequence[tuple[str, Effect | None]]
-) -> HostState:
-    """The files and services of a host that these effects, each with its host, are about."""
-    mine = [effect for name, effect in effects if name == host.name]
-    paths = sorted({effect.path for effect in mine if isinstance(effect, WriteFile | SetEnvironment)})
-    services = sorted({effect.service for effect in mine if isinstance(effect, ControlService | EnableService)})
-    return look(fleet, host, transport, paths, services)
+def _look(fleet: Fleet, host: FleetHost, transport: Transport, targets: Sequence[tuple[str, Target]]) -> HostState:
+    """The files and services of a host among these targets, each with its host."""
+    mine = [target for name, target in targets if name == host.name]
+    paths = sorted({target.path for target in mine if isinstance(target, File)})
+    services = sorted({target.name for target in mine if isinstance(target, Service)})
+    others = any(isinstance(target, Other) for target in mine)
+    return look(fleet, host, transport, paths, services, census=others)
 
 
-def _judge_in_broker(session: Session, record: RunRecord, entry: Entry, malformed: bool) -> Undo:
-    effect = entry.change.undo
-    assert isinstance(effect, RestoreMessages | RecallMessages)
-    archive = record.directory / effect.archive  # an absolute name stands for itself
+def _judge_in_broker(
+    session: Session, record: RunRecord, entry: Entry, way: ReverseInBroker[Any], malformed: bool
+) -> Undo:
     if record.broker != session.broker.name:
-        return Undo(entry, entry.change, Outcome.CANNOT, f"they came from {record.broker}, not {session.broker.name}")
-    do: Effect = effect
-    if isinstance(effect, RecallMessages):
-        restorable = session.broker.recallable(archive, effect.token)
-    else:
-        restorable = session.broker.restorable(archive, malformed=malformed)
-        do = RestoreMessages(str(archive), malformed)
-    outcome = Outcome.CANNOT if restorable.damage else Outcome.CHANGED if restorable.count else Outcome.ALREADY
-    why = restorable.damage or f"{restorable.count:,} messages"
-    if restorable.held_back:
-        why += f"; {restorable.held_back:,} malformed stay in the archive, for each would kill the worker that pops it"
-        why += " (--malformed puts them back)"
-    if restorable.gone:
-        why += f"; {restorable.gone:,} are out of reach, for they stand in no queue any more"
-    if restorable.note:
-        why += f"; {restorable.note.replace('RUN', record.id)}"
-    return Undo(entry, Change(BROKER, entry.change.step, _summary(effect), do), outcome, why)
+        return Undo(entry, entry.change, Outcome.CANNOT, f"it was done at {record.broker}, not {session.broker.name}")
+    outcome, why = way.judge(session.broker, record.directory, malformed=malformed)
+    do = way.resolved(record.directory, malformed=malformed)
+    return Undo(entry, Change(BROKER, entry.change.step, way.summary, do), outcome, why)
 
 
-def _judge(entry: Entry, state: HostState | Unreachable | None, machine: str) -> Undo:
+def _judge(entry: Entry, way: ReverseOnHost[Any] | None, state: HostState | Unreachable | None, machine: str) -> Undo:
     """`machine` is the `HostState.machine` that was changed, "" where it did not tell."""
-    change, effect = entry.change, entry.change.undo
-    if effect is None:
-        return Undo(entry, change, Outcome.CANNOT, "what has run cannot be un-run")
-    reverse = Change(change.host, change.step, _summary(effect), effect)
+    change = entry.change
+    if way is None:
+        return Undo(entry, change, Outcome.CANNOT, "there is no way back from it")
+    reverse = Change(change.host, change.step, way.summary, way.effect)
     if not isinstance(state, HostState):
         why = state.why if state else "this host is not selected"
         return Undo(entry, reverse, Outcome.SKIPPED, why, away=state is not None)
@@ -247,8 +229,10 @@ def _judge(entry: Entry, state: HostState | Unreachable | None, machine: str) ->
             f"{change.host} is another machine now, for it has another machine-id: set up anew, or the name of another"
         )
         return Undo(entry, reverse, Outcome.CANNOT, why)
-    outcome, why = _judge_on_host(effect, state)
-    if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED:
+    reverse = replace(reverse, do=way.as_it_is(state))
+    outcome, why = way.judge(state)
+    lost = isinstance(change.undo, LostContents)
+    if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED and not lost:
         return Undo(entry, reverse, Outcome.ALREADY, "it was not made, and somebody else has changed it")
     return Undo(entry, reverse, outcome, why)
 
@@ -259,56 +243,20 @@ def _is_still(machine: str, state: HostState) -> bool:
     return not known or known == now
 
 
-def _summary(effect: Effect) -> str:
-    match effect:
-        case WriteFile(path=path, content=None):
-            return f"remove {path}"
-        case WriteFile(path=path):
-            return f"put back {path}"
-        case SetEnvironment(path=path, values=values):
-            return f"put back {', '.join(values)} in {path}"
-        case ControlService(service=service, action=action):
-            return f"{action} {service}"
-        case ReloadUnits():
-            return "let systemd read its units again"
-        case EnableService(service=service, enabled=enabled):
-            return f"{'enable' if enabled else 'disable'} {service}"
-        case RestoreMessages():
-            return "put the messages back into their queue"
-        case RecallMessages():
-            return "take the messages out again, into their archive"
-    raise TypeError(f"{type(effect).__name__} takes nothing back")
+def undo(
+    session: Session,
+    record: RunRecord,
+    undos: Sequence[Undo],
+    recap: Recap,
+    still_so: Callable[[], None] | None = None,
+) -> None:
+    """Take back what can be; each effect is marked in the undone run's journal as soon as it is.
 
-
-def _judge_on_host(effect: Effect, state: HostState) -> tuple[Outcome, str]:
-    match effect:
-        case WriteFile():
-            now = state.files[effect.path]
-            ours = sha256(now.content) == effect.replaces
-            only_mode = ours and now.content is not None and now.mode != effect.mode
-            if now.content == effect.content and not only_mode:
-                return Outcome.ALREADY, "it is as it was"
-            return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
-        case SetEnvironment():
-            found = read_environment((state.files[effect.path].content or b"").decode(errors="replace"))
-            if all(found.get(name) == value for name, value in effect.values.items()):
-                return Outcome.ALREADY, "it is as it was"
-            ours = all(found.get(name) in (effect.replaces[name], value) for name, value in effect.values.items())
-            return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
-        case ControlService(service=service) if other := state.services[service].other_process:
-            return Outcome.CANNOT, f"its status command names {other}, which is not it"
-        case ControlService(service=service, action="stop") if state.services[service].pid is None:
-            return Outcome.ALREADY, "it does not run"
-        case EnableService(service=service, enabled=enabled) if state.services[service].enabled == enabled:
-            return Outcome.ALREADY, "it is as it was"
-        case ControlService(service=service, action="restart") if state.services[service].pid is None:
-            return Outcome.CHANGED, "it ran before the run, and does not now"
-    return Outcome.CHANGED, ""
-
-
-def undo(session: Session, record: RunRecord, undos: Sequence[Undo], recap: Recap) -> None:
-    """Take back what can be; each effect is marked in the undone run's journal as soon as it is."""
-    with recorded(session, recap) as run:  # first: a run that goes on holds the lock, and writes into its journal
+    `still_so` is `recorded`'s.
+    """
+    with recorded(
+        session, recap, still_so=still_so
+    ) as run:  # first: a run that goes on holds the lock, and writes into its journal
         original = Journal.reopen(record.directory)
         try:
             _take_back(run, original, undos)
@@ -364,16 +312,19 @@ def put_back(run: Run, hosts: Collection[str]) -> None:
 
 
 def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) -> bool:
-    """Whether a change starts, stops or restarts a service none of whose files changed."""
-    if not isinstance(entry.change.do, ControlService):
+    """Whether a change starts, stops or restarts a service none of whose files changed; not where it took over the work
+    of somebody else's, which is to be at work again."""
+    taken_over = any(
+        isinstance(target_of(other.change.do), Other) for other in entries if other.change.host == host.name
+    )
+    if taken_over or not handler_of(entry.change.do).controls:
         return False
     written = {
-        other.change.do.path
+        other.change.path
         for other in entries
-        if other.change.host == host.name and isinstance(other.change.do, WriteFile | SetEnvironment)
-        if other.outcome in (None, Outcome.CHANGED)
+        if other.change.host == host.name and other.outcome in (None, Outcome.CHANGED)
     }
-    return written.isdisjoint(loads(host, entry.change.do.service))
+    return written.isdisjoint(loads(host, entry.change.service, None))
 
 
 def _take_back(run: Run, original: Journal, undos: Sequence[Undo]) -> None:
@@ -396,7 +347,7 @@ def _take_back(run: Run, original: Journal, undos: Sequence[Undo]) -> None:
         original.undone(undo.entry.n)
         recap.at(undo.change.host).ok += 1
     made = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
-    if started := {c.host for c in made if isinstance(c.do, ControlService) and c.do.action != "stop"}:
+    if started := {change.host for change in made if handler_of(change.do).starts}:
         session.remember(session.observe(Needs.FILES | Needs.SERVICES, started))
 
 
@@ -406,8 +357,9 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
     hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
     deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
     while pending:
-        states = _states(session, hosts, [(change.host, change.do) for change in pending])
-        why = {id(change): _why_not(change.do, states[change.host]) for change in pending}
+        targets = [(change.host, target) for change in pending for target in targets_of(change.do)]
+        states = _states(session, hosts, targets)
+        why = {id(change): _missing(change, states[change.host]) for change in pending}
         pending = [change for change in pending if why[id(change)]]
         hopeless = all(gave_up(changed_service(change), states[change.host]) for change in pending)
         if pending and (hopeless or time.monotonic() > deadline):
@@ -418,18 +370,14 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
     return {}
 
 
-def _why_not(effect: Effect, state: HostState | Unreachable) -> str:
-    if isinstance(state, Unreachable):
-        return state.why
-    if isinstance(effect, ControlService) and effect.action != "stop":
-        found = state.services[effect.service]
-        return "" if found.pid is not None else f"{effect.service} does not run{found.why_down}"
-    outcome, why = _judge_on_host(effect, state)
-    shows = outcome is Outcome.ALREADY or isinstance(effect, ReloadUnits)
-    return "" if shows else why or "it is not as it was"
+def _missing(change: Change, state: HostState | Unreachable) -> str:
+    """Why a reverse change does not show on its host, "" where it does."""
+    handler = handler_of(change.do)
+    assert isinstance(handler, ReverseOnHost)
+    return state.why if isinstance(state, Unreachable) else handler.missing(state)
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
     """Neighbours that may travel together: of one rank, and all in the broker or all on hosts."""
-    for _, batch in groupby(undos, key=lambda undo: (_rank(undo.change.do), undo.change.host == BROKER)):
+    for _, batch in groupby(undos, key=lambda undo: (handler_of(undo.change.do).rank, undo.change.host == BROKER)):
         yield list(batch)

@@ -9,6 +9,7 @@ from runbooks.broker.archive.search import queue_of
 from runbooks.core.command import Command
 from runbooks.core.effects import TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
+from runbooks.core.wording import counted, them
 from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, failed_runs
 
@@ -34,9 +35,9 @@ def _warn(session: Session, record: RunRecord) -> None:
             if count := _unmoved(ledger):
                 most = "up to " if ledger.unsettled else ""
                 session.reporter.warning(
-                    f"run {record.id} {_ENDED[record.outcome]}: {most}{count:,} messages"
-                    f" that it took out of {queue_of(path)} to move them are in its archive, and in no queue",
-                    f"put them back with {Command('undo', record.id)}, then run this again",
+                    f"run {record.id} {_ENDED[record.outcome]}: {most}{counted(count, 'message')}"
+                    f" that it took out of {queue_of(path)} to move on: in its archive, and in no queue",
+                    f"put {them(count)} back with {Command('undo', record.id)}, then run this again",
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a host is asked and what its answer means: pairs of pure functions, and effects as shell.
+"""What a host is asked and what its answer means: pairs of pure functions.
 
 It knows the protocol by which a script reaches a host, and the way to this machine; `ssh` knows the others.
 It may import `core` alone.

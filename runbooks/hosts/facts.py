@@ -1,26 +1,20 @@
 """What a host is asked, and what its answer means: pairs of pure functions, `ask_…` → shell, `parse_…` ← its answer."""
 
 import base64
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from importlib.resources import files
-from itertools import takewhile
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import PurePosixPath
 from stat import S_IMODE, S_ISREG
-from typing import Any
-from urllib.parse import quote as url_quote
 
 from msgspec import Struct
-from msgspec.structs import replace
 
+from runbooks.core.application import CameFrom
+from runbooks.core.effects import sha256
 from runbooks.core.errors import RunbookError
-from runbooks.core.fleet import FleetHost, mark_of, unit_of
-from runbooks.core.model import FileState, ImportProbe, ScheduledTask, ServiceState
-from runbooks.core.settings import OPTIONS, URL_PASSWORD, is_secret_name
-from runbooks.hosts.script import Answer, quote, say
-from runbooks.hosts.strangers import is_of, is_service, what_runs
-
-NOT_RUNNING = 3
-"""**Source:** LSB Core, "Init Script Actions": `status` exits 3 when the program is not running."""
+from runbooks.core.fleet import FleetHost, mark_of
+from runbooks.core.model import FileState, Rotation
+from runbooks.hosts.script import Answer, shell
 
 
 class Clock(Struct, frozen=True):
@@ -40,12 +34,7 @@ class Clock(Struct, frozen=True):
 
 
 def ask_clock() -> str:
-    """The machine-id alone does not tell: machines made from one image share it, but neither boot nor processes."""
-    return (
-        'date +%s.%N; getconf CLK_TCK; read -r uptime </proc/uptime; echo "$uptime"\n'
-        "{ read -r id </etc/machine-id; read -r boot </proc/sys/kernel/random/boot_id\n"
-        'space=$(readlink /proc/self/ns/pid) && echo "${boot:+$id/$boot/$space}"; } 2>/dev/null; :'
-    )
+    return shell("clock")
 
 
 def parse_clock(answer: Answer) -> Clock:
@@ -75,16 +64,7 @@ def parse_uptime(answer: Answer) -> float:
 
 
 def ask_files(paths: Iterable[str]) -> str:
-    """Which of these exist, then the state of each of them, then their bytes: two processes for any number of files.
-
-    `-L`: of a link, the file it leads to. `LC_ALL`: seconds with a point.
-    """
-    return (
-        f"there=; set --; for path in {' '.join(map(quote, paths))}; do\n"
-        '[ -e "$path" ] && there=${there}1 && set -- "$@" "$path" || there=${there}0; done\n'
-        'echo "$there"; [ $# -gt 0 ] || exit 0\n'
-        'LC_ALL=C stat -L -c \'%s %f %.Y %.Z\' -- "$@" && cat -- "$@"'
-    )
+    return shell("files", *paths)
 
 
 def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
@@ -98,7 +78,7 @@ def parse_files(paths: Sequence[str], answer: Answer) -> dict[str, FileState]:
     heads = [line.decode(errors="replace").partition(" ") for line in lines]
     if sum(int(size) for size, _, _ in heads) != len(contents):
         raise RunbookError("a file changed while it was read", "run the command again")
-    states = dict.fromkeys(paths, FileState(None))
+    states = {path: FileState(None, is_folder=digit == "2") for path, digit in zip(paths, there.decode(), strict=True)}
     for path, (size, _, head) in zip(found, heads, strict=True):
         content, contents = contents[: int(size)], contents[int(size) :]
         states[path] = _file_state(head, content)
@@ -115,26 +95,11 @@ def _file_state(head: str, content: bytes) -> FileState:
     return FileState(content, S_IMODE(mode) if S_ISREG(mode) else 0o644, min(float(changed_at), float(put_at)))
 
 
-def marked(app: str) -> str:
-    """A shell condition: the first line of the file `$path` carries this tool's mark for the application.
-
-    By the shell's own means: a process for each file would cost more than all else that a look asks.
-    """
-    first = 'first=; [ ! -f "$path" ] || IFS= read -r first <"$path"'
-    return f"{first}; case $first in *{quote(mark_of(app))}*) :;; *) false;; esac"
-
-
 def ask_managed(host: FleetHost, app: str, known: Iterable[str]) -> str:
     """The files in the directories this tool writes to that carry its mark for the application, beside `known` ones."""
     settings = host.settings
-    directories = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory)
-    places = " ".join(f"{quote(directory)}/celery*" for directory in dict.fromkeys(directories))
-    return (
-        f"for path in {places}; do\ncase $path in {'|'.join(map(quote, known))}) continue;; esac\n"
-        f"{marked(app)} || continue\n"
-        "printf '%s\\n' \"$path\"; LC_ALL=C stat -L -c '%f %.Y %.Z' \"$path\"\n"
-        "base64 <\"$path\" | tr -d '\\n'; echo\ndone; :"
-    )
+    directories = dict.fromkeys((settings.unit_directory, settings.cron_directory, settings.logrotate_directory))
+    return shell("managed", mark_of(app), "\n".join(["", *known, ""]), *directories, using=["marked"])
 
 
 def parse_managed(answer: Answer) -> dict[str, FileState]:
@@ -143,10 +108,104 @@ def parse_managed(answer: Answer) -> dict[str, FileState]:
     return {path: _file_state(head, base64.b64decode(content)) for path, head, content in threes}
 
 
+def digests(environ: str) -> dict[str, str] | None:
+    """The sha256 of each variable that a process was started with; None where it has written over them, as for a title.
+
+    **Source:** proc(5), `/proc/PID/environ`.
+    """
+    pairs = [item.split("=", 1) for item in environ.strip("\0").split("\0")]
+    if any(len(pair) != 2 for pair in pairs):
+        return None
+    return {name: sha256(value.encode(errors="surrogateescape")) for name, value in pairs}
+
+
+CRON_DIRECTORY = "/etc/cron.d"
+"""**Source:** cron(8). What reads any other directory is not known."""
+
+
+def ask_cron() -> str:
+    return shell("cron")
+
+
+def parse_cron(answer: Answer) -> bool | None:
+    """Whether anything runs the files of `CRON_DIRECTORY`, None where that cannot be told."""
+    return {b"yes": True, b"no": False, b"none": False}.get(answer.out.strip())
+
+
+def parse_lacks_cron(answer: Answer) -> bool:
+    """Whether none is installed that could."""
+    return answer.out.strip() == b"none"
+
+
+def ask_unwritable(host: FleetHost) -> str:
+    """Where files of ours would go and may not be written, and who may not: answered in pairs."""
+    settings = host.settings
+    folders = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory,
+               str(PurePosixPath(settings.env_file).parent))  # fmt: skip
+    return ask_folders(dict.fromkeys(folders))
+
+
+def ask_folders(folders: Iterable[str]) -> str:
+    """The same of these folders."""
+    return shell("unwritable", *folders)
+
+
+def parse_unwritable(answer: Answer) -> dict[str, str]:
+    """Folder → the user who may not write there."""
+    words = answer.out.decode(errors="replace").split("\0")
+    return dict(zip(words[0::2], words[1::2], strict=False))
+
+
+def ask_places(host: FleetHost) -> str:
+    """Which temporary folder has no room, as the script's frame has found; and whether the application's is there."""
+    directory = "/" if host.manager.in_containers else host.settings.directory
+    return f'echo "$full"\n{shell("directory", directory)}'
+
+
+def parse_places(answer: Answer) -> tuple[str, str]:
+    """The temporary folder that has no room, and why the application's cannot be there; "" for neither."""
+    full, _, lacking = answer.out.decode(errors="replace").partition("\n")
+    return full, lacking.strip()
+
+
+def ask_loaded(loaded: CameFrom) -> str:
+    return shell("loaded", *loaded.folders, "--", *loaded.files)
+
+
+def parse_loaded(answer: Answer) -> str:
+    """The digest of what an application was loaded from, as it is now. **Source:** GNU sha256sum."""
+    return answer.out.decode(errors="replace").partition(" ")[0]
+
+
+def ask_rotated(host: FleetHost) -> str:
+    return shell("rotated", host.settings.logrotate_directory)
+
+
+def parse_rotated(answer: Answer) -> tuple[Rotation, ...]:
+    """The patterns of logs that logrotate's files on the host name, ours among them.
+
+    **Source:** logrotate(8): names and patterns stand before a `{`, apart from each other by spaces, in quotes or not;
+    files with some endings are not read (`tabooext`).
+    """
+    found = list[Rotation]()
+    for told in answer.out.decode(errors="replace").splitlines():
+        path, number, line = told.split(":", 2)
+        if path.endswith(_NOT_READ):
+            continue
+        with suppress(ValueError):  # a quote that is not closed
+            patterns = shlex.split(line.partition("{")[0], comments=True)
+            found += [Rotation(path, int(number), pattern) for pattern in patterns if pattern.startswith("/")]
+    return tuple(found)
+
+
+_NOT_READ = (
+    ",v", ".bak", ".cfsaved", ".disabled", ".dpkg-bak", ".dpkg-del", ".dpkg-dist", ".dpkg-new", ".dpkg-old",
+    ".dpkg-tmp", ".rpmnew", ".rpmorig", ".rpmsave", ".swp", ".ucf-dist", ".ucf-new", ".ucf-old", "~",
+)  # fmt: skip
+
+
 def ask_beat(host: FleetHost) -> str:
-    """When beat's schedule was last written; the libraries that keep it add endings of their own to its name."""
-    names = " ".join(quote(host.settings.beat_schedule + end) for end in ("", ".db", ".pag", ".dat", ".dir"))
-    return f"LC_ALL=C stat -L -c '%.Y %n' {names} 2>/dev/null | sort -rn | head -n 1"
+    return shell("beat", host.settings.beat_schedule)
 
 
 def parse_beat(answer: Answer) -> tuple[float | None, str]:
@@ -160,213 +219,3 @@ def parse_beat(answer: Answer) -> tuple[float | None, str]:
     if name.endswith((".db", ".pag")):
         return None, name
     return (float(at) if at else None), ""
-
-
-def service_command(host: FleetHost, action: str, service: str) -> str:
-    """The shell command for an action on a service: systemd's, or the inventory's `celery_commands`.
-
-    By `eval`, so that a mistake in one of these is its own: a quote too few would swallow what follows it.
-    """
-    if host.has_systemd:
-        return f"systemctl {action} -- {quote(unit_of(service))}"
-    command: str = getattr(host.settings.commands, action)
-    return f"cd {quote(host.settings.directory)} && eval {quote(command.replace('{worker}', quote(service)))}"
-
-
-def ask_service(host: FleetHost, service: str) -> str:
-    """What the status command says; of the process that it names, when it was started and what lies below it.
-
-    Of these: their pids in each namespace, those that work in the application's directory, the commands with Celery.
-    **Source:** proc(5): `/proc/PID/task/TID/children`; field NSpid of `/proc/PID/status` is a process's pid in each
-    pid namespace that it is in, its own last.
-    """
-    return (
-        f"answer=$( {service_command(host, 'status', service)} 2>&1 )\ncode=$?\n"
-        f"pid=$(printf '%s\\n' \"$answer\" | sed -n '/^[0-9][0-9]*$/{{p;q;}}')\n"
-        '[ -z "$pid" ] || cat "/proc/$pid/stat" || pid=\n[ -n "$pid" ] || echo -\n'
-        "cat /proc/uptime; date +%s.%N; getconf CLK_TCK\n"
-        'below() { echo "/proc/$1"; for task in /proc/"$1"/task/*/children; do\n'
-        'read -r children <"$task"; for child in $children; do below "$child"; done; done; } 2>/dev/null\n'
-        'if [ -n "$pid" ]; then pids= commands= here=; for one in $(below "$pid"); do\n'
-        'pids="$pids $one/status" commands="$commands $one/cmdline"\n'
-        f'[ ! "$one/cwd" -ef {quote(host.settings.directory)} ] || here="$here ${{one#/proc/}}"; done\n'
-        'grep -sH "^NSpid:" $pids; echo "here:$here"; grep -saH "cele[r]y" $commands | tr "\\0" " "; fi; echo\n'
-        "printf '%s\\n' \"$answer\"\nexit $code"
-    )
-
-
-def parse_service(host: FleetHost, app: str, service: str, answer: Answer, secrets: Collection[str]) -> ServiceState:
-    """A service's state; raises RunbookError when the status command answers neither "runs" nor "does not run".
-
-    A process counts when it is, or holds, a Celery worker or beat of the application and this node: the pid in a file
-    that outlived its worker is somebody else's sooner or later.
-
-    **Source:** proc(5): field 22 of `/proc/PID/stat`, after the command in parentheses, is the start in clock ticks
-    since boot; `/proc/uptime` is in seconds.
-    """
-    stat, uptime, now, ticks_per_s, *rest = answer.out.decode(errors="replace").split("\n")
-    below = list(takewhile(bool, rest))
-    said = redact("\n".join(rest[len(below) + 1 :]).strip(), secrets)
-    if answer.code == NOT_RUNNING:
-        return ServiceState(None, None, said)
-    if answer.code != 0 or stat == "-":
-        said = said or redact(answer.err.strip(), secrets)
-        raise RunbookError(
-            f"the status command of {service} exited {answer.code} and said: {said[-300:] or 'nothing'}",
-            "it must print the main pid and exit 0, or exit 3 when the service does not run (celery_commands.status)",
-        )
-    pid, _, comm = stat.rpartition(")")[0].partition(" (")
-    pids, commands = _below(below)
-    fields = stat.rpartition(")")[2].split()
-    age_s = float(uptime.split()[0]) - int(fields[19]) / int(ticks_per_s)
-    state = ServiceState(int(pid), float(now) - age_s, said, pids={int(pid): int(pid)} | pids)
-    node = "" if service == "beat" else f"{service}@{host.name}"
-    if any(is_of(app, command, here=here) and is_service(command, node) for command, here in commands):
-        return state
-    found = ", ".join(dict.fromkeys(filter(None, (what_runs(command) for command, _ in commands))))
-    return replace(state, pid=None, other_process=f"pid {pid} ({found or comm})")
-
-
-def _below(lines: Iterable[str]) -> tuple[dict[int, int], list[tuple[str, bool]]]:
-    """The processes, each with the pid by which it knows itself; commands, and whether each works in the directory."""
-    pids, here, commands = {}, set[str](), []
-    for line in lines:
-        path, _, rest = line.partition(":")
-        if path == "here":
-            here = set(rest.split())
-        elif path.endswith("/status"):
-            pids[int(path.split("/")[2])] = int(rest.split()[-1])
-        else:
-            commands.append((rest.strip(), path.split("/")[2] in here))
-    return pids, commands
-
-
-BEGAN = b'\n{"began": true}\n'
-"""What the probe prints once it runs, in a Python that has Celery."""
-
-ANSWER = '{"answer": '
-
-
-def ask_application(host: FleetHost, app: str, overrides: Mapping[str, str], **question: Any) -> str:
-    """Load the application in its own Python, with its environment file and `overrides` on top of it, and ask it.
-
-    As the unit of a worker does: root reads the environment file, what any of the units sets besides is set, too, and
-    the code is run by the application's user, whose it is. `-B`: a look writes nothing. Program, question and file
-    travel on standard input: nothing of them stands in a list of processes or on a disk. Nor does the answer where the
-    fragment is private, as a traceback may quote a secret: all of it comes on standard output. It ends with its own
-    line, whatever the application has started.
-    """
-    settings = host.settings
-    question |= {"app": app, "directory": settings.directory, "python": settings.python, "overrides": dict(overrides)}
-    source = files("runbooks.hosts").joinpath("import_probe.py").read_text()
-    program = f"QUESTION = {json.dumps(json.dumps(question))}\n{source}"
-    env_file, python = quote(settings.env_file), quote(settings.python)
-    units = " ".join(quote(unit_of(service)) for service in host.services) if host.has_systemd else ""
-    show = f"systemctl show --property=Environment --value -- {units} 2>/dev/null | tr '\\n' ' '; " if units else ""
-    start = (
-        "import sys; sys.version_info >= (3, 6) or sys.exit('it is Python %d.%d; 3.6 or newer is needed' % "
-        f"sys.version_info[:2]); exec(sys.stdin.buffer.read({len(program.encode())}))"
-    )
-    return (
-        f"cannot() {{ printf '%s\\n' \"$*\" >&2; exit 1; }}\nme=$(id -un)\n"
-        f'[ ! -e {env_file} ] || ( : <{env_file} ) 2>/dev/null || cannot celery_env_file is {env_file}, which "$me" '
-        f"{quote('may not read: connect as a user who may, or as root')}\n"
-        f'[ -f {python} ] || cannot celery_python is {python}, which "$me" does not find: {_NAME_PYTHON}\n'
-        f'[ -x {python} ] || cannot celery_python is {python}, which "$me" may not execute: {_NAME_PYTHON}\n'
-        f"{_become(settings.user, settings.group)}"
-        f"{{ {say(program)}; {show}echo; [ ! -e {env_file} ] || cat -- {env_file}; }} |\n"
-        f'"$@" {python} -B -c {quote(start)} 2>&1 | sed {quote(f"/^{ANSWER}/q")}'
-    )
-
-
-_NAME_PYTHON = quote("name the Python of the application's environment")
-
-
-def _become(user: str, group: str | None) -> str:
-    """Shell that puts into "$@" what root runs a program through, so that the application's user runs it."""
-    user = quote(user)
-    own_group = quote(group) if group else '"$group"'
-    advice = quote(
-        "(setpriv of util-linux is needed for that, which knows --init-groups and --reset-env; busybox's does not; or "
-        "connect as the application's user):"
-    )
-    return (
-        "set --; if [ $(id -u) -eq 0 ]; then\n"
-        f"group=$(id -g -- {user}) 2>/dev/null || cannot celery_user is {user}, and there is no such user\n"
-        f"set -- setpriv --reuid {user} --regid {own_group} --init-groups --reset-env --\n"
-        f'said=$("$@" true 2>&1) || cannot root cannot become {user} {advice} "$said"; fi\n'
-    )
-
-
-def parse_application(host: FleetHost, answer: Answer, secrets: Collection[str]) -> dict[str, Any]:
-    """What the application was asked; or `failed`, why there is none to ask; or `error`, what its own code raised.
-
-    These two are redacted.
-    """
-    out = answer.out.decode(errors="replace")
-    line = next((line for line in reversed(out.splitlines()) if line.startswith(ANSWER)), None)
-    if line is not None:
-        found: dict[str, Any] = json.loads(line)["answer"]
-        return found | {name: redact(found[name], secrets) for name in ("failed", "error") if name in found}
-    said = redact((answer.err + out.replace(BEGAN.decode(), "\n")).strip(), secrets)[-3000:] or "it printed nothing"
-    if BEGAN in answer.out:
-        return {"error": said}
-    if answer.code != 0:
-        return {"failed": said}
-    why = f"celery_python is {host.settings.python}, which did not come so far as to load it"
-    *before, last = said.splitlines()
-    return {"failed": "\n".join((f"{why}: {last}", *before))}
-
-
-def ask_imports(
-    host: FleetHost, app: str, expected: Iterable[str], overrides: Mapping[str, str], encodings: Iterable[str] = ()
-) -> str:
-    """Load the application, import by hand the modules of the expected tasks that are missing then, and connect.
-
-    `encodings` are those of which it has to say whether it knows them.
-    """
-    queues = sorted({queue for worker in host.settings.workers for queue in worker.queues})
-    wanted = {"expected": sorted(expected), "options": OPTIONS, "queues": queues, "encodings": sorted(encodings)}
-    return ask_application(host, app, overrides, **wanted)
-
-
-def parse_imports(host: FleetHost, answer: Answer, secrets: Collection[str]) -> ImportProbe:
-    """Where the application cannot be loaded, that is the error of every module."""
-    found = parse_application(host, answer, secrets)
-    if "registered" not in found:
-        own = {"": found["error"]} if "error" in found else {}
-        return ImportProbe(frozenset(), own, failed=found.get("failed", ""))
-    reads = {
-        name: found[name] and frozenset(found[name]) for name in ("accepts", "decodes", "compressions", "encodings")
-    }
-    errors = {name: redact(error, secrets) for name, error in found["errors"].items()}
-    schedule = [{**entry, "error": redact(entry["error"], secrets)} for entry in found["schedule"]]
-    told = ImportProbe(
-        frozenset(found["registered"]), errors, found["remote"], found["options"],
-        broker_at=redact(found["broker"].get("at", ""), secrets),
-        broker_error=redact(found["broker"].get("error", ""), secrets),
-        routes=found["routes"], schedule=tuple(ScheduledTask(**entry) for entry in schedule),
-    )  # fmt: skip
-    return replace(told, **reads)
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every known secret of four characters or more replaced, and passwords in URLs hidden.
-
-    Also as Python, JSON and a URL write it.
-    """
-    known = [secret for secret in secrets if len(secret) >= 4]
-    written = {form for s in known for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1], url_quote(s, safe=""))}
-    for secret in sorted(written, key=len, reverse=True):
-        text = text.replace(secret, "********")
-    return URL_PASSWORD.sub(r"\1:********@", text)
-
-
-def redact_value(value: Any, secrets: Collection[str]) -> Any:
-    """A JSON value with the secrets in its texts replaced, and what stands under a name that looks like one."""
-    if isinstance(value, Mapping):
-        hidden = {key: "********" for key in value if isinstance(key, str) and is_secret_name(key)}
-        return {redact_value(key, secrets): hidden.get(key, redact_value(item, secrets)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact_value(item, secrets) for item in value]
-    return redact(value, secrets) if isinstance(value, str) else value

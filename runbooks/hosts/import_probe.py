@@ -1,17 +1,19 @@
-"""Runs in the application's Python on the host (its source is sent there, after a line that sets QUESTION).
+"""Runs in the application's Python on the host: its source is sent there, after lines that set QUESTION, and DESCRIBE,
+RESULTS and CODE, the sources of `describe_application.py`, `result_probe.py` and `code_probe.py`.
 
-The rest of standard input is a line of what the units set, then the environment file: the application's user need not
-be able to read it. It has to run on Python 3.6, and says itself what was wrong, so that nothing else passes for a fault
-of the application.
+The rest of standard input is what the units set. It has to run on Python 3.6, and says itself what was wrong, so that
+nothing else passes for a fault of the application.
 
-Loads the application as a worker does. Then it imports by hand the modules of the expected tasks that are missing, so
-that an error which the application swallows comes to light, and connects to the broker as a worker does. Or it tells
-how the application would send a task, or sends it. The answer is the JSON of the last line: what was asked; or
-`failed`, why there was no application to load; or `error`, what the application's own code raised.
+Loads the application as a worker does, and tells what it says of itself. Where it is asked to, it imports by hand the
+modules of the expected tasks that are missing, so that an error which the application swallows comes to light, and
+connects to the broker as a worker does. Or it tells how the application would send a task, or sends it, or reads what
+became of one. The answer is the JSON of the last line: what was asked; or `failed`, why there was no application to
+load; or `error`, what the application's own code raised.
 """
 
 import codecs
 import contextlib
+import faulthandler
 import importlib
 import inspect
 import json
@@ -20,6 +22,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List
 from urllib.parse import urlsplit
@@ -27,25 +30,30 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from runbooks.hosts import code_probe as code
+    from runbooks.hosts import describe_application as said
+    from runbooks.hosts import result_probe as results
+    from runbooks.hosts import schedule_probe as schedules
+else:
+    said = type(sys)("describe_application")
+    exec(DESCRIBE, vars(said))  # noqa: F821, S102
+    results = type(sys)("result_probe")
+    exec(RESULTS, vars(results))  # noqa: F821, S102
+    code = type(sys)("code_probe")
+    exec(CODE, vars(code))  # noqa: F821, S102
+    schedules = type(sys)("schedule_probe")
+    exec(SCHEDULE, vars(schedules))  # noqa: F821, S102
+    schedules.said = said
+
 question = json.loads(QUESTION)  # type: ignore[name-defined]  # noqa: F821
 
 
-def read_environment() -> None:
+def set_environment() -> None:
     """**Source:** systemd.exec(5): the file's values go before those of `Environment=`."""
-    units, _, text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").partition("\n")
+    units = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     with contextlib.suppress(ValueError):
         os.environ.update((name, value) for name, _, value in (pair.partition("=") for pair in shlex.split(units)))
-    for line in text.split("\n"):
-        found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line, re.DOTALL)
-        if found and "\0" not in line:
-            os.environ[found[1]] = unquote(found[2].strip())
-
-
-def unquote(value: str) -> str:
-    try:
-        return "".join(shlex.split(value)) if value[:1] in ("'", '"') else value
-    except ValueError:
-        return value
+    os.environ.update(question["environment"])
 
 
 def answer(**found: Any) -> "NoReturn":
@@ -55,16 +63,55 @@ def answer(**found: Any) -> "NoReturn":
 
 
 def trace() -> str:
-    return "".join(traceback.format_exception(*sys.exc_info(), limit=-4)).strip()
+    kind, error, frames = sys.exc_info()
+    if isinstance(error, OutOfTime):
+        return hung(traceback.extract_tb(frames), error.args[0])
+    return "".join(traceback.format_exception(kind, error, frames, limit=-4)).strip()
+
+
+class OutOfTime(BaseException):
+    """After so many seconds. Nothing on the way takes it for an error of its own."""
+
+
+def hung(frames: Iterable[Any], limit_s: float) -> str:
+    """Where the application's own code stood when the time was over, as the last lines of a traceback have it."""
+    all_frames = [frame for frame in frames if not frame.filename.startswith("<")]
+    own = [one for one in all_frames if not said.is_foreign(os.path.realpath(one.filename))] or all_frames
+    last = "it was still at {}, line {}, after {:.0f} s".format(own[-1].filename, own[-1].lineno, limit_s)
+    return "".join(traceback.format_list(own[-4:])) + last
+
+
+@contextlib.contextmanager
+def at_most(limit_s: float) -> Iterator[None]:
+    """Raise OutOfTime where the block takes longer. Code that never comes back to Python ends the process then.
+
+    **Source:** Python, `signal`: a handler runs between two instructions of the main thread alone.
+    """
+
+    def out_of_time(*_: Any) -> None:
+        raise OutOfTime(limit_s)
+
+    signal.signal(signal.SIGALRM, out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True, file=1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+
+GRACE_S = 5
+BY_HAND_S = 1
+"""So long a module is given at least that is imported by hand."""
 
 
 try:
     os.chdir(question["directory"])
 except OSError as error:
     answer(failed="celery_directory is {}, which cannot be entered: {}".format(question["directory"], error.strerror))
-read_environment()
-os.environ.update(question["overrides"])
-# As Python does at its start, and the file was not read then.
+set_environment()
+# As Python does at its start, which had none of these variables.
 sys.path[:0] = [question["directory"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 try:
@@ -115,12 +162,15 @@ def imported(module: str) -> Any:
 def import_errors(tasks: Iterable[str]) -> Dict[str, str]:
     errors = {}  # type: Dict[str, str]
     modules = {name.rpartition(".")[0] for name in set(tasks) - registered}
+    until = time.monotonic() + question["limit_s"]
     for module in sorted(modules - {""}):  # a task may have a name of its own
         try:
-            importlib.import_module(module)
+            with at_most(max(BY_HAND_S, until - time.monotonic())):
+                importlib.import_module(module)
             errors[module] = ""
         except BaseException:
             errors[module] = trace()
+            variables[module] = code.variables_read()
     return errors
 
 
@@ -157,78 +207,28 @@ def is_codec(name: str) -> bool:
     return True
 
 
-def routed(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> Any:
-    """**Source:** celery 5.7.0 `app/base.py: send_task`, `app/routes.py: Router.route`."""
-    task = app.tasks.get(name)
-    own = {key: value for key, value in task._get_exec_options().items() if value is not None} if task else {}
-    return app.amqp.router.route({**own, **options}, name, args, kwargs, task)
-
-
-def queue_in(sent: Any) -> str:
-    """The queue's name, "" where it goes to an exchange of which no queue is known."""
-    return sent["queue"].name if sent.get("queue") else ""
-
-
-def routes() -> Dict[str, str]:
-    """Task → queue, of those that always go to the same: a router of the application's own may look at arguments."""
-    found = {}  # type: Dict[str, str]
-    for name in registered if routes_are_fixed() else ():
-        with contextlib.suppress(Exception):
-            found[name] = queue_in(routed(name, [], {}, {}))
-    return found
-
-
-def routes_are_fixed() -> bool:
-    """**Source:** celery 5.7.0 `app/routes.py: prepare`."""
-    with contextlib.suppress(Exception):
-        from celery.app.routes import MapRoute
-
-        return all(isinstance(router, MapRoute) for router in app.amqp.router.routes)
-    return False
-
-
-def schedule() -> List[Dict[str, Any]]:
-    """What beat sends of the application's own schedule, and where to; or why it cannot.
-
-    **Source:** celery 5.7.0 `beat.py: Scheduler.apply_async, ScheduleEntry`.
-    """
-    found = []
-    entries = getattr(app.conf, "beat_schedule", None)
-    for name, entry in entries.items() if isinstance(entries, dict) else ():
-        get = entry.get if isinstance(entry, dict) else lambda key, other, entry=entry: getattr(entry, key, other)
-        args, kwargs = get("args", None) or [], get("kwargs", None) or {}
-        told = {"name": str(name), "task": str(get("task", "")), "queue": "", "error": ""}
-        if routes_are_fixed() or (isinstance(args, (list, tuple)) and isinstance(kwargs, dict)):
-            try:
-                told["queue"] = queue_in(routed(told["task"], args, kwargs, dict(get("options", None) or {})))
-            except Exception as error:
-                told["error"] = "%s: %s" % (type(error).__name__, error)
-        found.append(told)
-    return found
-
-
-class OutOfTime(BaseException):
-    """Nothing on the way to the broker takes it for an error of its own."""
-
-
 def broker(queues: List[str], limit_s: int = 20) -> Dict[str, str]:
     """Where a worker that starts now finds its broker, and why it would get no messages from there, "" if it would.
 
     Empty where that could not be found out. One connection, and nothing of it stays in the broker.
     """
-    at, urls, connected = "", "", False
-    signal.signal(signal.SIGALRM, out_of_time)
-    signal.alarm(limit_s)
+    at, urls, connected, run_id = "", "", False, ""
     try:
-        named = app.conf.broker_read_url or app.conf.broker_url
-        urls = ";".join(named) if isinstance(named, (list, tuple)) else str(named)
-        short = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
-        connection = app.connection_for_read(transport_options=short)
-        at = "" if misread(urls) else re.sub("//[^/]*@", "//", connection.as_uri())
-        connect(connection)
-        connected = True
-        denied = list(refusals(connection.channel(), queues)) if connection.transport.driver_type == "redis" else []
-        return {"at": at, "error": "; ".join(denied)}
+        with at_most(limit_s):
+            named = app.conf.broker_read_url or app.conf.broker_url
+            urls = ";".join(named) if isinstance(named, (list, tuple)) else str(named)
+            short = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
+            connection = app.connection_for_read(transport_options=short)
+            at = "" if misread(urls) else re.sub("//[^/]*@", "//", connection.as_uri())
+            connect(connection)
+            connected = True
+            denied = []
+            if connection.transport.driver_type == "redis":
+                channel = connection.channel()
+                denied = list(refusals(channel, queues))
+                with contextlib.suppress(channel.ResponseError):  # INFO may be refused
+                    run_id = channel.client.info("server").get("run_id", "")
+            return {"at": at, "run_id": run_id, "error": "; ".join(denied)}
     except OutOfTime:
         return {"at": at, "error": "no answer within %d s" % limit_s}
     except Exception as error:
@@ -236,12 +236,6 @@ def broker(queues: List[str], limit_s: int = 20) -> Dict[str, str]:
             return {}
         shown = not misread(urls) and not isinstance(error, (ValueError, KeyError))
         return {"at": at, "error": str(error) if shown else "the URL cannot be read"}
-    finally:
-        signal.alarm(0)
-
-
-def out_of_time(*_: Any) -> None:
-    raise OutOfTime
 
 
 def misread(urls: str) -> bool:
@@ -311,11 +305,14 @@ def is_refusal(error: Exception) -> bool:
 
 
 def route(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:
-    task, sent = app.tasks.get(name), routed(name, args, kwargs, options)
+    task, sent = app.tasks.get(name), said.routed(app, name, args, kwargs, options)
     return {
-        "queue": queue_in(sent), "priority": sent.get("priority"), "broker": app.connection_for_write().as_uri(),
+        "task": name, "args": said.plain(args), "kwargs": said.plain(kwargs),
+        "queue": said.queue_of(app, sent), "priority": sent.get("priority"),
+        "broker": app.connection_for_write().as_uri(),
         "keeps_result": not (task.ignore_result if task else app.conf.task_ignore_result),
         "max_retries": task.max_retries if task else None, **fit(task, args, kwargs),
+        "results": results.results_of(app),
         "import_error": next(iter(import_errors([name]).values()), ""),
     }  # fmt: skip
 
@@ -331,6 +328,16 @@ def fit(task: Any, args: List[Any], kwargs: Dict[str, Any]) -> Dict[str, Any]:
     return {"signature": str(signature), "misfit": ""}
 
 
+def called() -> Dict[str, Any]:
+    """What is to be called: what was asked for, or what an entry of the schedule calls, with the options asked for."""
+    if "entry" not in question:
+        return question["call"]  # type: ignore[no-any-return]
+    entry = schedules.call(app, question["entry"])
+    if entry is None:
+        answer(entries=schedules.names(app))
+    return dict(entry, options=dict(entry["options"], **question["call"]["options"]))
+
+
 def send(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, Any]) -> None:
     app.conf.task_always_eager = False
     task = app.tasks.get(name)
@@ -342,25 +349,43 @@ def send(name: str, args: List[Any], kwargs: Dict[str, Any], options: Dict[str, 
 
 
 print('\n{"began": true}', flush=True)  # from here on, what goes wrong is the application's
+watch = said.Watch(question["directory"])
+variables = {}  # type: Dict[str, Dict[str, Any]]
 try:
-    app = find_application()
-    app.loader.import_default_modules()
-    app.finalize()
+    if "overlay" in question:
+        code.overlay(**question["overlay"])
+    with at_most(question["limit_s"]):
+        app = find_application()
+        app.loader.import_default_modules()
+        app.finalize()
     registered = set(app.tasks)
     found = {
         "registered": sorted(registered), "remote": bool(app.conf.worker_enable_remote_control),
     }  # type: Dict[str, Any]  # fmt: skip
+    if "options" in question:
+        with at_most(question["limit_s"]):
+            found["application"] = said.describe(app, watch, question["options"], question["settings"])
     if "expected" in question:
         found["errors"] = import_errors(question["expected"])
+        found["variables"] = variables
+        found["twins"] = code.twins_of(app)
         own = app.conf.broker_transport_options or {}
         found["options"] = {name: own[name] for name in question["options"] if name in own}
         found.update(readable())
-        found.update(routes=routes(), schedule=schedule())
         found["broker"] = broker(question["queues"])
     elif "send_as" in question:
-        send(**question["call"])
-    else:
-        found.update(route(**question["call"]))
-except Exception:
-    answer(error=trace())
+        send(**called())
+    elif "result_of" in question:
+        found["result"] = results.read_result(app, **question["result_of"])
+    elif "home" in question:
+        found["home"] = code.home_of(app)
+    elif "results" in question:
+        found["results"] = results.results_of(app)
+    elif "call" in question:
+        found.update(route(**called()))
+    elif "kept" in question:
+        with at_most(question["limit_s"]):
+            found["kept"] = schedules.kept(app, **question["kept"])
+except (Exception, OutOfTime):
+    answer(error=trace(), variables={"": code.variables_read()})
 answer(**found)

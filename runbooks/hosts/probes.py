@@ -6,7 +6,8 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ProbeResult
 from runbooks.core.settings import Probe
 from runbooks.core.wording import span
-from runbooks.hosts.script import Answer, quote
+from runbooks.hosts.script import Answer
+from runbooks.hosts.services.registry import manager_of
 
 KILL_AFTER_S = 5
 _TIMED_OUT = (124, 137)
@@ -14,16 +15,9 @@ _TIMED_OUT = (124, 137)
 
 
 def ask_probe(host: FleetHost, probe: Probe) -> str:
-    """The command in the application's directory, ended after its timeout, as its user; root needs no sudo for that."""
-    command = f"timeout -k {KILL_AFTER_S} {probe.timeout:g} /bin/sh -c {quote(probe.command)} 2>&1"
-    enter = f"cd {quote(host.settings.directory)} || exit 126\n"
-    if probe.user is None:
-        return enter + command
-    user = quote(probe.user)
-    return (
-        f"{enter}case $(id -un) in\n{user}) {command};;\nroot) runuser -u {user} -- {command};;\n"
-        f"*) sudo -n -u {user} -- {command};;\nesac"
-    )
+    """The command in the application's directory, ended after its timeout, as its user."""
+    times = (f"{probe.timeout:g}", str(KILL_AFTER_S))
+    return manager_of(host).probe(host, probe.command, times, probe.user or "")
 
 
 def parse_probe(probe: Probe, answer: Answer) -> ProbeResult:

@@ -7,13 +7,16 @@ while a host is suspended.
 import secrets
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 from msgspec import Struct
 
-from runbooks.core.errors import HostUnreachable, StalePlan
+from runbooks.core.errors import HostTrouble, HostUnreachable, StalePlan
 from runbooks.hosts.transport import Runner
 
 quote = shlex.quote
+_FOLDER = Path(__file__).parent / "sh"
 
 
 class Answer(Struct, frozen=True):
@@ -24,12 +27,21 @@ class Answer(Struct, frozen=True):
     err: str
 
 
-def say(content: str) -> str:
-    """A command that prints `content`, a secret too: the shell's own, so it stands in no process's arguments.
+@cache
+def _source(name: str) -> str:
+    lines = map(str.strip, (_FOLDER / f"{name}.sh").read_text().splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("#"))
 
-    **Source:** bash 5.0 keeps a here-document in a file in /tmp; `printf` is built into dash, bash and busybox.
+
+def shell(name: str, *arguments: str, using: Sequence[str] = ()) -> str:
+    """The script `sh/NAME.sh` with these arguments, as it is sent: without comments and indentation.
+
+    `using` are the files of the functions that it calls. An argument may be a secret: it stands in no process's
+    arguments as long as no program is given it. To print it is the shell's own business.
+    **Source:** `printf` is built into dash, bash and busybox; bash 5.0 keeps a here-document in a file in /tmp.
     """
-    return f"printf %s {quote(content)}"
+    functions = "".join(f"{_source(one)}\n" for one in using)
+    return f"{functions}set -- {' '.join(map(quote, arguments))}\n{_source(name)}"
 
 
 def run_fragments(
@@ -52,41 +64,38 @@ def run_fragments(
     """
     if not fragments:
         return {}
-    # A process costs a small host a millisecond, and a piece of the answer that comes by itself as much here: so what
-    # all fragments say goes to files, which come back as one, told apart by a mark that nobody else knows.
     mark = f"answer-{secrets.token_hex(8)}"
-    stop = "[ $code -eq 0 ] || exit 0\n" if stop_at_failure else ""
-    parts = [
-        _part(f"{mark}{n:04}", mark, n, body, name in private) + stop
-        for n, (name, body) in enumerate(fragments.items())
-    ]
-    # Neither umask nor locale is set here: a worker that a fragment starts would keep them. mktemp -d makes it 0700.
-    head = f'dir=$(mktemp -d) || exit 70\ntrap \'echo {mark}; cat "$dir"/{mark}*; rm -rf "$dir"\' EXIT\n'
-    if begins_by_s is not None:
-        head = f'read -r up _ </proc/uptime; [ "${{up%.*}}" -lt {int(begins_by_s)} ] || exit {_LATE}\n{head}'
-    done = runner.run(head + "".join(parts), timeout_s=timeout_s)
+    stop = '\n[ "$code" -eq 0 ] || exit 0' if stop_at_failure else ""
+    parts = [_part(f"{n:04}", body, name in private) + stop for n, (name, body) in enumerate(fragments.items())]
+    head = shell("frame", mark, "" if begins_by_s is None else str(int(begins_by_s)))
+    done = runner.run("\n".join([head, *parts, ""]), timeout_s=timeout_s)
     before, *pieces = done.out.split(mark.encode())
     if done.code == _LATE and begins_by_s is not None:
         raise StalePlan("its script came too late, after this run may have lost its lock; nothing was done here")
     if done.code != 0:
         said = "\n".join(dict.fromkeys(before.decode(errors="replace").strip().splitlines()))[-300:]
-        advice = _FULL if done.code in (1, 70) else ""
-        raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}", advice)
+        advice, trouble = _ENDINGS.get(done.code, ("", HostTrouble.UNREACHABLE))
+        raise HostUnreachable(f"its shell ended with {done.code}: {said or 'no message'}", advice, trouble)
     return _answers(list(fragments), pieces, stop_at_failure)
 
 
+_NO_ROOM = 70
+_NO_TOOLS = 71
 _LATE = 75
-_FULL = "a script keeps what it says in /tmp until its end; is that full? df -h /tmp"
+_PATH = "there is no mktemp on its PATH: does sudo's secure_path, or a start file, leave out /usr/bin and /bin?"
+_FULL = "a script keeps what it says in TMPDIR, or /tmp, until its end: is it there, and not full? df -h /tmp"
+
+_ENDINGS = {
+    1: (_FULL, HostTrouble.UNREACHABLE),
+    _NO_ROOM: (_FULL, HostTrouble.NO_ROOM),
+    _NO_TOOLS: (_PATH, HostTrouble.LACKS_TOOLS),
+}
 
 
-def _part(file: str, mark: str, n: int, body: str, private: bool) -> str:
+def _part(number: str, body: str, private: bool) -> str:
     """The shell of one fragment; its files come back in the order of their names."""
-    to = "" if private else f' >"$dir/{file}-2"'
-    begin = f'echo "{mark}{n} out"\n' if private else ""
-    return (
-        f'{begin}( {body}\n){to} 2>"$dir/{file}-4" </dev/null\ncode=$?\n'
-        f'echo "{mark}{n} $code" >"$dir/{file}-1"; echo "{mark}{n} err" >"$dir/{file}-3"\n'
-    )
+    begins, to = (f"begins {number}\n", "") if private else ("", f' >"$dir/${{mark}}{number}-2"')
+    return f'{begins}( {body}\n){to} 2>"$dir/${{mark}}{number}-4" </dev/null\nended {number} $?'
 
 
 def _answers(names: Sequence[str], pieces: Sequence[bytes], stop_at_failure: bool) -> dict[str, Answer]:

@@ -16,8 +16,9 @@ from msgspec import Struct
 from runbooks.core.errors import HostUnreachable, UsageError
 from runbooks.core.secret_records import Discreet
 
-_OWN = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE")
-"""Variables of this tool's own process that must not reach the application's commands."""
+_OF_A_LOGIN = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_RUNTIME_DIR")
+"""What a login on this machine has too. Anything else is the operator's own, and could have the application or its
+commands do here what they would do nowhere else: another broker, other settings, other modules."""
 
 _CHUNK_BYTES = 65536
 
@@ -38,14 +39,22 @@ class Runner(Protocol):
 
 
 class Transport(Runner, Protocol):
-    """A way to one host."""
+    """A way to one host.
+
+    `slow` is how long its shell took to begin, and what it said meanwhile; "" where it was soon there, or silent.
+    """
+
+    slow: str
 
     def shell(self) -> "AbstractContextManager[Shell]":
         """A shell on the host until the block ends. Raises HostUnreachable."""
         ...
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
+        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`.
+
+        Raises HostUnreachable where the host, or the address from there, lets nobody in.
+        """
         ...
 
     def abort(self) -> None:
@@ -83,12 +92,14 @@ class Shell:
 
 
 class Become(Discreet, frozen=True):
-    """Who the scripts run as, through sudo, and the password that it may ask for."""
+    """Who the scripts run as, through sudo (`exe`, with `flags`), and the password that it may ask for."""
 
     HIDDEN = ("password",)
 
     user: str
     password: str | None = None
+    exe: str = "sudo"
+    flags: tuple[str, ...] = ("-H",)
 
 
 class Transports(dict[str, Transport]):
@@ -104,6 +115,8 @@ class Transports(dict[str, Transport]):
 
 class LocalTransport:
     """Runs scripts on this machine: `ansible_connection: local`."""
+
+    slow = ""
 
     def __init__(self) -> None:
         self._running: set[int] = set()
@@ -140,7 +153,7 @@ class LocalTransport:
     @contextmanager
     def _shell(self, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
         """A shell in a session of its own, so that ^C reaches it only through us, and all of it can be ended."""
-        environment = {name: value for name, value in os.environ.items() if name not in _OWN}
+        environment = {name: value for name, value in os.environ.items() if _OF_A_LOGIN.fullmatch(name)}
         process = subprocess.Popen(
             ["/bin/sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
             cwd="/", env=environment, start_new_session=True,

@@ -1,13 +1,17 @@
 """Build the fleet of the inventory's variables: every problem with its line, all at once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from runbooks.core.command import Command
 from runbooks.core.errors import InventoryError, UsageError
 from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.redaction import also_secret, keep_secrets_in, keep_webhook
 from runbooks.core.rules import QueueRule, destination
 from runbooks.core.settings import (
     PREFIX,
@@ -18,6 +22,8 @@ from runbooks.core.settings import (
     Canary,
     Commands,
     CronEntry,
+    DockerSettings,
+    ExpectedQueue,
     HostSettings,
     MonitorSettings,
     NotifyUrl,
@@ -28,9 +34,14 @@ from runbooks.core.settings import (
     absolute,
 )
 from runbooks.core.validation import plainly
+from runbooks.core.wording import did_you_mean, enumerated
+from runbooks.inventory.membership import APP, KNOWN, like_app, members
 from runbooks.inventory.patterns import select_hosts
-from runbooks.inventory.read import Host, Inventory, Variable, did_you_mean
+from runbooks.inventory.read import Host, Inventory
+from runbooks.inventory.sources import is_read_with
 from runbooks.inventory.values import Renderer, Values
+from runbooks.inventory.variables import Variable, place
+from runbooks.inventory.yaml import Vaulted
 
 _SECRETS = tuple(
     PREFIX + name
@@ -40,29 +51,64 @@ _SECRETS = tuple(
 """The variables whose values are never shown."""
 
 
+def limited_fleet(inventory: Inventory, limit: str | None) -> Fleet:
+    """Build the fleet of the hosts that `--limit` selects.
+
+    Raises UsageError for a pattern that selects no host, which says so where it names a worker or a queue instead.
+    """
+    try:
+        selected = select_hosts(inventory, limit)
+    except UsageError:
+        with suppress(InventoryError):
+            _require_no_worker(build_fleet(inventory, select_hosts(inventory, None)), limit or "")
+        raise
+    return build_fleet(inventory, selected)
+
+
+def _require_no_worker(fleet: Fleet, limit: str) -> None:
+    """Raise UsageError where `--limit` names a worker, its node or a queue."""
+    by_queue = [worker.name for worker in fleet.all_workers if limit in worker.queues]
+    if any(limit in (node, worker.name, worker.node, worker.known_as) for node, worker in fleet.workers):
+        raise UsageError(f"--limit takes hosts and groups, and {limit!r} is a worker", _chosen_by(limit))
+    if by_queue:
+        problem = f"--limit takes hosts and groups, and {limit!r} is a queue that {enumerated(by_queue)} consume"
+        problem += "s" if len(by_queue) == 1 else ""
+        raise UsageError(problem, f"{Command('queues', limit)} shows the queue; {_chosen_by(','.join(by_queue))}")
+
+
+def _chosen_by(patterns: str) -> str:
+    return f"diagnose, verify, restart-workers and tail-logs take workers: --worker {quote(patterns)}"
+
+
 def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     """Validate every host's variables and gather the application's fleet, restricted to the `selected` hosts.
 
-    Raises InventoryError with all problems of all hosts. Hosts without a `celery_` variable are not part of the fleet.
+    Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of the fleet.
     """
     problems: dict[str, None] = {}
     built: list[tuple[AppSettings, FleetHost]] = []
     renderer = Renderer(inventory)
-    for host in (inventory.hosts[name] for name in inventory.groups["all"]):
-        if not any(name.startswith(PREFIX) for name in host.variables):
-            continue
-        values = renderer.hosts[host.name]
+    for host, values in members(inventory, renderer, problems):
+        _keep_secrets(inventory.hosts[host.name], values)
         if settings := _validate(inventory, host, values, problems):
             own = _with_own_probes(inventory, host, settings[1], problems)
+            lacking = (name for one in own.lacks if (name := f"{PREFIX}{one}") not in host.variables)
+            problems.update({f"{host.place}: host '{host.name}' lacks the variable '{name}'": None for name in lacking})
             built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
     if not built and not problems:
-        problems[f"{inventory.path}:1: no host has a `celery_` variable, so there is nothing to look at"] = None
+        problems[
+            f"{inventory.name}: no host has {APP}, so there is nothing to look at{like_app(inventory.hosts.values())}"
+        ] = None
     for app, host_of_app in built[1:]:
-        problems.update(_disagreement(inventory.path, built[0][0], built[0][1].name, app, host_of_app.name))
+        problems.update(_disagreement(inventory.name, built[0][0], built[0][1].name, app, host_of_app.name))
     if built:
         consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
+        consumed |= built[0][0].queues.keys()
         problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
+        problems.update(dict.fromkeys(_nameless_master(inventory, built[0][0], built[0][1].name)))
         problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
+        for url in built[0][0].notify:
+            keep_webhook(url.get_secret_value())
     if problems:
         raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
     workers = tuple(worker for _, host in built for worker in host.settings.workers)
@@ -71,7 +117,7 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     by_name = {host.name: host for _, host in built}
     fleet = Fleet(
         built[0][0],
-        tuple(host for host in by_name.values() if host.name in selected),
+        tuple(host for host in by_name.values() if host.name in selected and not host.settings.is_empty),
         workers,
         Path(state) if state else None,
         nodes,
@@ -82,6 +128,25 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     if unknown := list(_unknown_names(inventory, fleet, list(by_name))):
         raise InventoryError(unknown, "nothing was looked at or changed; mend the inventory and run again")
     return fleet
+
+
+def _keep_secrets(host: Host, values: Values) -> None:
+    """Never show what stands in the inventory under the name of a secret; what is rendered follows when it is."""
+    with suppress(LookupError, InventoryError):  # which is told where it is validated
+        names = values[f"{PREFIX}secret_names"]
+        if isinstance(names, list):
+            also_secret(name for name in names if isinstance(name, str))
+    for name, variable in host.variables.items():
+        keep_secrets_in(_as_written(variable.value), name)
+
+
+def _as_written(value: Any) -> Any:
+    """A value without what is rendered or decrypted."""
+    if isinstance(value, Mapping):
+        return {key: _as_written(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_written(item) for item in value]
+    return "" if isinstance(value, Vaulted) or (isinstance(value, str) and "{{" in value) else value
 
 
 def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) -> str | None:
@@ -97,25 +162,31 @@ def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> 
     for queue in fleet.app.thresholds.queues:
         if queue not in fleet.queues:
             variable = variables["celery_thresholds"]
-            place = f"{variable.path}:{_deep_line(variable, ['queues', queue])}"
-            yield f"{place}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
+            where = _deep_place(variable, ["queues", queue])
+            yield f"{where}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
     if (canary := fleet.app.canary) and canary.queue not in fleet.consumed:
         variable = variables["celery_canary"]
-        place = f"{variable.path}:{_deep_line(variable, ['queue'])}"
+        where = _deep_place(variable, ["queue"])
         hint = did_you_mean(canary.queue, fleet.consumed)
-        yield f"{place}: celery_canary.queue: no worker consumes '{canary.queue}'{hint}"
+        yield f"{where}: celery_canary.queue: no worker consumes '{canary.queue}'{hint}"
     if (name := fleet.app.monitor.host) and not fleet.monitor_host:
         variable = variables["celery_monitor"]
-        place = f"{variable.path}:{_deep_line(variable, ['host'])}"
+        where = _deep_place(variable, ["host"])
         hint = did_you_mean(name, (*inventory.groups, *hosts))
-        yield f"{place}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
+        yield f"{where}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
+
+
+def _nameless_master(inventory: Inventory, app: AppSettings, host: str) -> Iterator[str]:
+    if app.broker_url.get_secret_value().lower().startswith("sentinel:") and not app.broker_options.master_name:
+        where = f"{inventory.hosts[host].variables['celery_broker_url'].place}: celery_broker_url"
+        yield f"{where}: behind Sentinels celery_broker_options needs the master_name"
 
 
 def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
     name, names = app.broker_tunnel, [host.name for host in hosts]
     if name and name not in names:
         variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
-        where = f"{variable.path}:{variable.line}: celery_broker_tunnel"
+        where = f"{variable.place}: celery_broker_tunnel"
         yield f"{where}: '{name}' is no host of this fleet{did_you_mean(name, names)}"
 
 
@@ -129,15 +200,15 @@ def _with_own_probes(
             if host.name in select_hosts(inventory, probe.hosts):
                 own.append(probe)
         except UsageError as error:
-            line = _deep_line(host.variables[f"{PREFIX}probes"], [n, "hosts"])
+            where = _deep_place(host.variables[f"{PREFIX}probes"], [n, "hosts"])
             told = error.problem.removeprefix("--limit ")
-            problems[f"{inventory.path}:{line}: {PREFIX}probes.{n}.hosts: {told}"] = None
+            problems[f"{where}: {PREFIX}probes.{n}.hosts: {told}"] = None
     return settings.model_copy(update={"probes": tuple(own)})
 
 
-def _disagreement(path: Path, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
+def _disagreement(inventory: str, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
     differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
-    text = f"{path}:1: {name} and {other_name} differ in {differing}, but an inventory describes one application"
+    text = f"{inventory}: {name} and {other_name} differ in {differing}, but an inventory describes one application"
     return {text: None} if differing else {}
 
 
@@ -146,26 +217,23 @@ def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], c
         queue, _ = destination(rule.requeue_to or "")
         if queue and queue not in consumed:
             variable = inventory.hosts[host].variables[f"{PREFIX}queue_rules"]
-            line = _deep_line(variable, [i, "requeue_to"])
+            where = _deep_place(variable, [i, "requeue_to"])
             hint = did_you_mean(queue, sorted(consumed))
-            yield f"{variable.path}:{line}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
+            yield f"{where}: {PREFIX}queue_rules.{i}.requeue_to: no worker consumes '{queue}'{hint}"
 
 
 def _validate(
     inventory: Inventory, host: Host, values: Values, problems: dict[str, None]
 ) -> tuple[AppSettings, HostSettings] | None:
-    known = {PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields}
     given = _rendered(host, values, problems)
-    for name in sorted(name for name in host.variables if name.startswith(PREFIX) and name not in known):
-        problems[f"{_place(host.variables[name])}: unknown variable '{name}'{did_you_mean(name, known)}"] = None
     built: list[Any] = []
     for model in (AppSettings, HostSettings):
         try:
-            own = {name.removeprefix(PREFIX): value for name, value in given.items() if known.get(name) is model}
+            own = {name.removeprefix(PREFIX): value for name, value in given.items() if KNOWN.get(name) is model}
             built.append(model.model_validate(own))
         except ValidationError as error:
-            problems.update(dict.fromkeys(_located(inventory, host, given, error)))
-    problems.update(dict.fromkeys(_directory_problems(host, given)))
+            problems.update(dict.fromkeys(_located(host, given, error)))
+    problems.update(dict.fromkeys(_directory_problems(inventory, host, given)))
     return (built[0], built[1]) if len(built) == 2 else None
 
 
@@ -176,25 +244,23 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
         if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
             continue
         try:
-            given[name] = values[name]
+            value = values[name]
         except InventoryError as error:
             problems.update(dict.fromkeys(error.problems))
             continue
         if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
             what = f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or stays on the host"
-            problems[f"{_place(host.variables[name])}: {name}: {what}"] = None
+            problems[f"{host.variables[name].place}: {name}: {what}"] = None
+            continue
+        given[name] = value
     return given
 
 
-def _place(variable: Variable) -> str:
-    return f"{variable.path}:{variable.line}"
-
-
-def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+def _directory_problems(inventory: Inventory, host: Host, given: Mapping[str, Any]) -> Iterator[str]:
     for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
         if name not in given:
             continue
-        value, where = given[name], f"{_place(host.variables[name])}: {name}"
+        value, where = given[name], f"{host.variables[name].place}: {name}"
         try:
             absolute(value if isinstance(value, str) else "")
         except ValueError as error:
@@ -202,9 +268,12 @@ def _directory_problems(host: Host, given: Mapping[str, Any]) -> Iterator[str]:
         else:
             if name == TEMPLATES_DIRECTORY and not Path(value).is_dir():
                 yield f"{where}: there is no directory {value}"
+            for folder in inventory.whole_folders:
+                if is_read_with(folder, Path(value)):
+                    yield f"{where}: it is in {folder}, and what is in there is read as inventories"
 
 
-def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+def _located(host: Host, given: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
     for detail in error.errors(include_url=False, include_context=False):
         if not detail["loc"] and not rendered:
@@ -213,32 +282,38 @@ def _located(inventory: Inventory, host: Host, given: Mapping[str, Any], error: 
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
         if variable is None:
-            yield f"{inventory.path}:{host.line}: host '{host.name}' lacks the variable '{where}'"
+            yield f"{host.place}: host '{host.name}' lacks the variable '{where}'"
             continue
         if f"{PREFIX}{name}" not in given:
             continue  # it is there but could not be rendered, which has been told
         text = plainly(detail)
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
-        yield f"{variable.path}:{_deep_line(variable, path)}: {where}: {text}"
+        elif not path and _is_list_as_text(given[f"{PREFIX}{name}"]):
+            text += "; this is text: in INI write True, False and None, in YAML leave out the quotes"
+        yield f"{_deep_place(variable, path)}: {where}: {text}"
+
+
+def _is_list_as_text(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("[", "{"))
 
 
 def _keys_of(name: str) -> list[str]:
     """The keys that a variable's maps may have."""
     nested: dict[str, type[BaseModel]] = {
-        "workers": Worker, "commands": Commands, "cron": CronEntry, "queue_rules": QueueRule,
+        "workers": Worker, "commands": Commands, "docker": DockerSettings, "cron": CronEntry, "queue_rules": QueueRule,
         "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions, "shortcuts": TaskCall,
-        "probes": Probe, "monitor": MonitorSettings,
+        "probes": Probe, "queues": ExpectedQueue, "monitor": MonitorSettings,
     }  # fmt: skip
     return list(nested[name].model_fields) if name in nested else []
 
 
-def _deep_line(variable: Variable, path: list[str | int]) -> int:
-    """The line of the innermost part of a variable's value that the path reaches."""
+def _deep_place(variable: Variable, path: Sequence[str | int]) -> str:
+    """Where the innermost part of a variable's value stands that the path reaches."""
     line, value = variable.line, variable.value
     for key in path:
         try:
             line, value = value.lines[key], value[key]
         except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
             break
-    return line
+    return place(variable.path, line)

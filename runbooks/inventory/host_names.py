@@ -37,6 +37,8 @@ def _expand(pattern: str) -> Iterator[str]:
     """Expand the first range of a pattern, and so the others."""
     found = re.search(r"\[([^\[\]]*)\]", pattern)
     if not found:
+        if "[" in pattern:
+            raise ValueError("a [ that begins no range")
         yield pattern
         return
     head, tail = pattern[: found.start()], pattern[found.end() :]

@@ -17,6 +17,7 @@ from jinja2 import Undefined
 
 from runbooks.core.errors import RenderError
 from runbooks.core.operator import user_name
+from runbooks.core.redaction import keep_secrets_in
 from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 
@@ -46,7 +47,9 @@ class Lookups:
     def _one(self, kind: str, term: str, default: Any) -> Any:
         match kind:
             case "env":
-                return os.environ.get(term, default)
+                found = os.environ.get(term, default)
+                keep_secrets_in(found, term)
+                return found
             case "file":
                 return self._file(term).rstrip()
             case "pipe":

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from runbooks.core.command import Command
 from runbooks.core.errors import UsageError
-from runbooks.inventory.read import Inventory, did_you_mean
+from runbooks.core.wording import counted, did_you_mean
+from runbooks.inventory.read import Inventory
 
 _SUBSCRIPT = re.compile(r"(.+)\[(?:(-?\d+)|(\d+):(\d*))\]")
 _FILE = "it names a host or a group in each line"
@@ -89,7 +90,7 @@ def _matches(inventory: Inventory, term: str) -> set[str]:
     else:
         some = hosts[int(found[3]) : int(found[4]) + 1 if found[4] else None]
     if not some:
-        raise UsageError(f"--limit {term!r}: '{found[1]}' has {len(hosts)} hosts, the first is [0]", _ADVICE)
+        raise UsageError(f"--limit {term!r}: '{found[1]}' has {counted(len(hosts), 'host')}, the first is [0]", _ADVICE)
     return set(some)
 
 
@@ -103,5 +104,5 @@ def _named(inventory: Inventory, term: str) -> list[str]:
     hosts = [name for name in inventory.hosts if expression.match(name)]
     if not groups and not hosts:
         hint = did_you_mean(term, (*inventory.hosts, *inventory.groups))
-        raise UsageError(f"--limit {term!r} matches no host or group of {inventory.path}{hint}", _ADVICE)
+        raise UsageError(f"--limit {term!r} matches no host or group of {inventory.name}{hint}", _ADVICE)
     return [host for group in groups for host in inventory.groups[group]] + hosts

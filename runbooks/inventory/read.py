@@ -1,13 +1,15 @@
-"""Reads an Ansible YAML inventory: groups, hosts and, for each host, the variables that win there.
+"""Reads an inventory as Ansible does: its groups and hosts, and for each host the variables that win there.
 
-**Source:** Ansible's "How to build your inventory"; `ansible/inventory/data.py`, `inventory/group.py`,
-`plugins/inventory/yaml.py`, `plugins/vars/host_group_vars.py`, `vars/manager.py` (ansible-core 2.19).
+YAML and INI files are read here. What Ansible alone can read (scripts, plugins) it is asked for, with all sources, for
+one may depend on those before it. The files of variables beside them are read here in any case.
+
+**Source:** Ansible's "How to build your inventory"; `ansible/inventory/manager.py`, `plugins/inventory/host_list.py`,
+`vars/manager.py` (ansible-core 2.19).
 Deviations, on purpose: what Ansible skips with a warning, and an inventory or a range without hosts, are errors here.
 """
 
-import difflib
-import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,284 +17,210 @@ from msgspec import Struct, field
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.secret_records import Discreet
-from runbooks.inventory.host_names import expand
-from runbooks.inventory.vault import Vault
-from runbooks.inventory.yaml import Document, Map, read_document
+from runbooks.inventory import ansible
+from runbooks.inventory.groups import Groups, Source
+from runbooks.inventory.ini import read_ini
+from runbooks.inventory.sources import (
+    LEFT_OUT,
+    YAML_EXTENSIONS,
+    files_of,
+    folder_of,
+    is_host_list,
+    is_plugin,
+    playbooks_folder,
+    reads_in_its_own_way,
+    why_ansible,
+)
+from runbooks.inventory.variables import Beside, Variable, items_of
+from runbooks.inventory.vault import Vault, is_encrypted
+from runbooks.inventory.yaml import Map, parse, placed, read_text
 
-GROUP_KEYS = ("hosts", "children", "vars")
-PRIORITY = "ansible_group_priority"
-_EXTENSIONS = ("", ".yml", ".yaml", ".json")
-
-
-class Variable(Discreet, frozen=True):
-    """A variable's raw value (Jinja unrendered, vault undecrypted), and where it stands: the file and its 1-based line.
-
-    `secret` says that it comes from a vault-encrypted file.
-    """
-
-    HIDDEN = ("value",)
-
-    value: Any
-    path: Path
-    line: int
-    secret: bool = False
+_MEND = "nothing was looked at or changed; mend the inventory and run again"
 
 
 class Host(Struct, frozen=True):
-    """A host of the inventory: the groups it is in (without `all`), its variables after precedence, and its line."""
+    """A host of the inventory: the groups it is in (without `all`), its variables after precedence, and its place.
+
+    `file` and `folder` are those where it is first named, None where they are not known.
+    """
 
     name: str
     groups: tuple[str, ...]
     variables: Mapping[str, Variable]
-    line: int = 1
+    place: str = ""
+    file: Path | None = None
+    folder: Path | None = None
 
 
 class Inventory(Discreet, frozen=True):
-    """A loaded inventory: `hosts` in the file's order, `groups` (`all` included) with their hosts in Ansible's order.
+    """A loaded inventory: `hosts` in the files' order, `groups` (`all` included) with their hosts in Ansible's order.
 
     That is: those of the group itself, then those of its children, then of their children. A run goes in that of `all`.
+    `name` is what the operator called it; `whole_folders` are those of its sources of which every file is read.
     """
 
     HIDDEN = ("vault",)
 
-    path: Path
+    name: str
     hosts: Mapping[str, Host]
     groups: Mapping[str, tuple[str, ...]]
+    whole_folders: tuple[Path, ...] = ()
     vault: Vault = field(default_factory=Vault)
 
 
-class _Group(Struct):
-    line: int = 1
-    priority: int = 1
-    variables: dict[str, Variable] = field(default_factory=dict)
-    hosts: dict[str, None] = field(default_factory=dict)
-    children: dict[str, None] = field(default_factory=dict)
+class _Foreign(Exception):
+    """A file that Ansible alone can read: which, and why."""
 
 
-class _Host(Struct):
-    line: int
-    variables: dict[str, Variable] = field(default_factory=dict)
+def load_inventory(*sources: Path | str) -> Inventory:
+    """Load the inventory that these sources make, in their order, with the `group_vars/` and `host_vars/` beside them.
 
-
-def load_inventory(path: Path) -> Inventory:
-    """Load the inventory at `path` with the `group_vars/` and `host_vars/` beside it.
-
-    Raises InventoryError with every problem found, each with its file and line.
+    Each is what Ansible's `-i` takes. Raises InventoryError with every problem found, each with its file and line.
     """
-    if not path.exists():
-        advice = "name the inventory with --inventory FILE; the shipped inventory.yaml is an example"
-        raise InventoryError([f"{path}: no such file"], advice)
-    reader = _Reader(path)
-    if document := read_document(path, reader.vault, reader.problems):
-        reader.read_groups(document)
+    named = tuple(map(str, sources))
+    reader = _Reader(named)
+    try:
+        for source in named:
+            reader.read(source)
+    except _Foreign as why:
+        reader = _Reader(named)
+        reader.ask_ansible(str(why))
     reader.refuse_problems()
-    reader.attach_to_all()
-    depths = reader.depths()
+    reader.groups.attach_to_all()
+    depths = reader.groups.depths()
     reader.refuse_problems()  # a group that contains itself has no members to ask for
     inventory = reader.result(depths)
     reader.refuse_problems()
     return inventory
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
 class _Reader:
-    """Collects groups, hosts and problems while walking the document once."""
+    """Reads the sources in their order into `groups`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.vault = path, Vault()
-        self.groups: dict[str, _Group] = {"all": _Group(), "ungrouped": _Group()}
-        self.hosts: dict[str, _Host] = {}
-        self.problems: list[str] = []
-        self.secret = False
+    def __init__(self, sources: Sequence[str]) -> None:
+        self.sources, self.name = sources, ", ".join(sources)
+        self.groups, self.vault = Groups(self.name), Vault()
+        self.problems, self.advice = self.groups.problems, _MEND
 
     def refuse_problems(self) -> None:
         if self.problems:
-            raise InventoryError(self.problems, "nothing was looked at or changed; mend the inventory and run again")
+            raise InventoryError(self.problems, self.advice)
 
-    def problem(self, line: int, text: str) -> None:
-        self.problems.append(f"{self.path}:{line}: {text}")
-
-    def read_groups(self, document: Document) -> None:
-        groups, self.secret = document.value, document.secret
-        if not isinstance(groups, Map) or not groups:
-            return self.problem(1, "an inventory is a map of groups, e.g. `all: {hosts: …}`")
-        if groups.get("plugin"):
-            return self.problem(groups.lines["plugin"], "an inventory plugin's file, not an inventory")
-        for name, body in groups.items():
-            self._read_group(name, body, groups.lines[name])
-
-    def _read_group(self, name: Any, body: Any, line: int) -> None:
-        if not isinstance(name, str) or not name:
-            return self.problem(line, f"group name {name!r} must be a string; put it in quotes")
-        group = self.groups.setdefault(name, _Group(line))
-        if body is None:
-            return
-        if not isinstance(body, Map):
-            return self.problem(line, f"group '{name}' must be a map with {', '.join(GROUP_KEYS)}")
-        for key in body:  # in the file's order: of two places that set a host's variable the later wins
-            if key not in GROUP_KEYS:
-                hint = did_you_mean(str(key), GROUP_KEYS)
-                self.problem(body.lines[key], f"group '{name}' has an unknown key '{key}'{hint}")
-            elif key == "vars":
-                self._read_group_variables(group, self._section(body, key, name))
-            else:
-                for member, content, at in self._section(body, key, name):
-                    if key == "hosts":
-                        self._read_host(group, member, content, at)
-                    else:
-                        group.children[str(member)] = None
-                        self._read_group(member, content, at)
-
-    def _section(self, body: Map, key: str, group: str) -> Iterator[tuple[Any, Any, int]]:
-        section = body[key]
-        if isinstance(section, str):  # one name without a colon
-            yield section, None, body.lines[key]
-        elif isinstance(section, Map):
-            yield from ((name, section[name], section.lines[name]) for name in section)
-        elif section is not None:
-            text = f"`{key}` of group '{group}' must be a map: each name with a colon after it"
-            self.problem(body.lines[key], text)
-
-    def _read_group_variables(self, group: _Group, items: Iterable[tuple[Any, Any, int]]) -> None:
-        variables = self._variables(items)
-        if priority := variables.pop(PRIORITY, None):
-            try:
-                group.priority = int(priority.value)
-            except (TypeError, ValueError):
-                self.problem(priority.line, f"{PRIORITY} must be a whole number")
-        group.variables |= variables
-
-    def _variables(self, items: Iterable[tuple[Any, Any, int]]) -> dict[str, Variable]:
-        return _variables(items, self.path, self.secret, self.problems)
-
-    def _read_host(self, group: _Group, name: Any, variables: Any, line: int) -> None:
-        if not isinstance(name, str) or not name:
-            return self.problem(line, f"host name {name!r} must be a string; put it in quotes")
-        if variables and not isinstance(variables, Map):
-            return self.problem(line, f"the variables of host '{name}' must be a map")
+    def read(self, source: str) -> None:
+        """Read a source, or each file of a folder. Raises _Foreign where Ansible alone can."""
+        path = Path(source)
+        if is_host_list(source):
+            return self._read_host_list(source)
+        if not path.exists():
+            advice = "name the inventory with --inventory FILE; docs/inventory.md has a short one"
+            raise InventoryError([f"{path}: no such file"], advice)
+        if path.is_dir() and reads_in_its_own_way():
+            raise _Foreign(f"{path}: Ansible's settings say which files of a folder are read, and how")
         try:
-            hosts, port = expand(name)
-        except ValueError as error:
-            return self.problem(line, f"host '{name}': {error}")
-        own = self._variables(_items(variables)) if variables else {}
-        for host in hosts:
-            group.hosts[host] = None
-            if host not in self.hosts:  # a port counts where the host is first named, as for Ansible
-                self.hosts[host] = _Host(line, {"ansible_port": Variable(port, self.path, line)} if port else {})
-            self.hosts[host].variables |= own
+            files = list(files_of(path))
+        except OSError as error:
+            return self.problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+        if not files:
+            self.problems.append(f"{path}: a folder without an inventory in it")
+        for file in files:
+            self._read_file(file)
 
-    def attach_to_all(self) -> None:
-        """Make every group a descendant of `all`, and the hosts of no group those of `ungrouped`."""
-        for name in self.hosts.keys() & self.groups.keys():
-            self.problem(self.hosts[name].line, f"'{name}' is both a host and a group")
-        parents = {child for group in self.groups.values() for child in group.children}
-        ungrouped = self.groups["ungrouped"]
-        if ungrouped.children or "ungrouped" in parents - set(self.groups["all"].children):
-            self.problem(ungrouped.line, "'ungrouped' has no children and is no child: it holds the hosts of no group")
-        grouped = {h for name, group in self.groups.items() if name not in ("all", "ungrouped") for h in group.hosts}
-        lone = [host for host in (*ungrouped.hosts, *self.hosts) if host not in grouped]
-        ungrouped.hosts = dict.fromkeys(lone)
-        everything = self.groups["all"]
-        tops = {name: None for name in self.groups if name != "all" and name not in parents}
-        everything.children = {"ungrouped": None} | everything.children | tops
-        if not self.hosts:
-            self.problem(1, "the inventory has no hosts")
+    def _read_host_list(self, source: str) -> None:
+        hosts: dict[str, Any] = {name: {} for name in (part.strip() for part in source.split(",")) if name}
+        entries = [("ungrouped", placed({"hosts": hosts}, 0), 0)]
+        self.groups.read(Source(Path(source)), entries)
 
-    def depths(self) -> dict[str, int]:
-        """The longest way from `all` to each group; a group that contains itself is a problem."""
-        depths: dict[str, int] = {}
+    def _read_file(self, path: Path) -> None:
+        if why := why_ansible(path):
+            raise _Foreign(f"{path}: {why}")
+        read = read_text(path, self.vault, self.problems)
+        if not read:
+            return
+        text, secret = read
+        source = Source(path, secret, file=path, folder=path.parent)
+        of_yaml: list[str] = []
+        document = parse(text, secret, path, of_yaml) if path.suffix in YAML_EXTENSIONS else None
+        if document and isinstance(document.value, Map):
+            if is_plugin(document.value):
+                raise _Foreign(f"{path}: an inventory plugin's file")
+            self.problems += of_yaml if document.value else [_no_map(path)]
+            return self.groups.read(source, items_of(document.value))
+        of_ini: list[str] = []
+        entries = read_ini(text, path, self.groups.groups, of_ini)
+        if of_ini:
+            self.problems += _neither(path, text, of_yaml, of_ini)
+            self.advice = _MEND if str(path) in self.sources else f"{_MEND}; {LEFT_OUT}"
+        else:
+            self.groups.read(source, entries)
 
-        def visit(name: str, trail: tuple[str, ...]) -> None:
-            if name in trail:
-                cycle = " → ".join((*trail[trail.index(name) :], name))
-                return self.problem(self.groups[name].line, f"group '{name}' is its own descendant: {cycle}")
-            if depths.get(name, -1) < len(trail):
-                depths[name] = len(trail)
-                for child in self.groups[name].children:
-                    visit(child, (*trail, name))
-
-        for name in self.groups:
-            if name not in depths:
-                visit(name, ())
-        return depths
+    def ask_ansible(self, why: str) -> None:
+        """Read what Ansible makes of all sources. Raises AnsibleError."""
+        exported = ansible.export(self.sources, why)
+        folders = {folder_of(Path(source)) for source in self.sources if not is_host_list(source)}
+        paths = [Path(source) for source in self.sources]
+        source = Source(
+            Path(self.name),
+            secret=any(_is_encrypted(file) for path in paths if path.exists() for file in files_of(path)),
+            file=paths[0] if len(paths) == 1 and paths[0].is_file() else None,
+            folder=folders.pop() if len(folders) == 1 else None,
+            literal=True,
+        )
+        self.groups.read(source, ansible.groups_of(exported))
 
     def result(self, depths: Mapping[str, int]) -> Inventory:
-        members = {name: tuple(self._members(name)) for name in self.groups}
-        ranked = sorted(self.groups, key=lambda name: (depths[name], self.groups[name].priority, name))
-        beside = {name: self._beside("group_vars", name) for name in ranked if members[name]}
+        """The inventory, with the variables that win for each host."""
+        groups = self.groups.groups
+        members = {name: tuple(self.groups.members(name)) for name in groups}
+        ranked = sorted(groups, key=lambda name: (depths[name], groups[name].priority, name))
+        folders = [folder_of(Path(source)) for source in self.sources if not is_host_list(source)]
+        if playbooks_folder():
+            folders.append(Path())
+        besides = [Beside(folder, self.vault, self.problems) for folder in _each_at_its_last(folders)]
+        of_groups = [{name: folder.of_group(name) for name in ranked if members[name]} for folder in besides]
         hosts = {}
-        for host in self.hosts:
-            mine = [name for name in ranked if host in members[name]]
+        for name, member in self.groups.hosts.items():
+            everything, *others = mine = [group for group in ranked if name in members[group]]
             variables: dict[str, Variable] = {}
-            for name in mine:
-                variables |= self.groups[name].variables
-            for name in mine:
-                variables |= beside[name]
-            variables |= self.hosts[host].variables | self._beside("host_vars", host)
-            groups = tuple(name for name in self.groups if name in mine and name != "all")
-            hosts[host] = Host(host, groups, variables, self.hosts[host].line)
-        return Inventory(self.path, hosts, members, self.vault)
-
-    def _members(self, name: str) -> dict[str, None]:
-        """A group's hosts, breadth first."""
-        hosts: dict[str, None] = {}
-        level, seen = {name: None}, {name}
-        while level:
-            for group in level:
-                hosts |= self.groups[group].hosts
-            below = (child for group in level for child in self.groups[group].children)
-            level = {child: None for child in below if child not in seen}
-            seen |= level.keys()
-        return hosts
-
-    def _beside(self, folder: str, name: str) -> dict[str, Variable]:
-        """The variables of a group or a host in the files beside the inventory."""
-        base = self.path.parent / folder / name
-        found: dict[str, Variable] = {}
-        if name.startswith("/"):
-            return found
-        exact = next((path for end in _EXTENSIONS if (path := base.with_name(base.name + end)).exists()), None)
-        for path in _files(exact) if exact else ():
-            document = read_document(path, self.vault, self.problems)
-            if document and document.value and not isinstance(document.value, Map):
-                self.problems.append(f"{path}:1: a file of variables is a map")
-            elif document and document.value:
-                found |= _variables(_items(document.value), path, document.secret, self.problems)
-        return found
+            for group in mine:
+                variables |= groups[group].variables
+            for files in of_groups:
+                variables |= files[everything]
+            for files in of_groups:  # all groups of a source, then those of the next
+                for group in others:
+                    variables |= files[group]
+            variables |= member.variables
+            for folder in besides:
+                variables |= folder.of_host(name)
+            named = tuple(group for group in groups if group in mine and group != "all")
+            hosts[name] = Host(name, named, variables, member.place, member.source.file, member.source.folder)
+        whole = tuple(Path(source) for source in self.sources if Path(source).is_dir())
+        return Inventory(self.name, hosts, members, whole, self.vault)
 
 
-def _variables(
-    items: Iterable[tuple[Any, Any, int]], path: Path, secret: bool, problems: list[str]
-) -> dict[str, Variable]:
-    found = {}
-    for name, value, line in items:
-        if isinstance(name, str):
-            found[str(name)] = Variable(value, path, line, secret)
-        else:
-            problems.append(f"{path}:{line}: variable name {name!r} must be a string; put it in quotes")
-    return found
+def _each_at_its_last(folders: Sequence[Path]) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.pop(folder.absolute(), None)
+        found[folder.absolute()] = folder
+    return list(found.values())
 
 
-def _items(mapping: Map) -> Iterator[tuple[Any, Any, int]]:
-    return ((name, mapping[name], mapping.lines[name]) for name in mapping)
+def _neither(path: Path, text: str, of_yaml: list[str], of_ini: list[str]) -> list[str]:
+    """What is wrong with a file that is no inventory, by what it looks like."""
+    if text.startswith("#!"):
+        return [f"{path}:1: it begins with #! and is not executable, so that Ansible takes it for no script: chmod +x"]
+    is_ini = re.search(r"(?m)^\s*\[[^\]\s]+\]", text) or not re.search(r"(?m)^\s*(---|- |[^\s=#;]+:(\s|$))", text)
+    if is_ini:
+        return of_ini
+    if path.suffix not in YAML_EXTENSIONS:
+        return [f"{path}: read as INI, and it is none; YAML stands in files named .yml, .yaml, .json, or without a dot"]
+    return of_yaml or [_no_map(path)]
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """The file itself; of a folder all files for variables in it, hidden ones and backups left out."""
-    if not path.is_dir():
-        yield path
-        return
-    for name in sorted(os.listdir(path)):
-        inner = path / name
-        extension = os.path.splitext(name)[1]
-        if name.startswith(".") or name.endswith("~"):
-            continue
-        if inner.is_dir() and not extension:
-            yield from _files(inner)
-        elif inner.is_file() and extension in _EXTENSIONS:
-            yield inner
+def _no_map(path: Path) -> str:
+    return f"{path}:1: an inventory is a map of groups, e.g. `all: {{hosts: …}}`"
+
+
+def _is_encrypted(path: Path) -> bool:
+    with path.open(errors="replace") as file:
+        return is_encrypted(file.readline())

@@ -1,6 +1,7 @@
 """The files made from `templates/`: Jinja, sandboxed and strict."""
 
 import re
+import shlex
 import traceback
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        for escape in (systemd_word, systemd_path, cron_command, logrotate_path):
+        for escape in (
+            systemd_word,
+            systemd_path,
+            shell_word,
+            supervisor_word,
+            supervisor_value,
+            cron_command,
+            logrotate_path,
+        ):
             self._environment.filters[escape.__name__] = escape
 
     def render(self, name: str, *, mark: str, **values: Any) -> bytes:
@@ -75,6 +84,31 @@ def systemd_path(value: object) -> str:
     if text.endswith("\\"):
         raise RenderError(f"{text!r} ends with a backslash, which would join it with the next line")
     return text
+
+
+def shell_word(value: object) -> str:
+    """One word of a shell's command."""
+    return shlex.quote(_one_line(value))
+
+
+def supervisor_word(script: object) -> str:
+    """A shell script as one word of supervisord's `command=`, whose further lines are set in.
+
+    **Source:** supervisor 4.3.0 `process.py: get_execv_args`: shlex, on what `supervisor_value` says of values.
+    """
+    return "\n    ".join(map(supervisor_value, shlex.quote(str(script).rstrip()).splitlines()))
+
+
+def supervisor_value(value: object) -> str:
+    """A value of supervisord's configuration, or a line of it.
+
+    **Source:** supervisor 4.3.0 `options.py: UnhosedConfigParser, expand`: `%` is doubled; `#` and `;` behind a space
+    begin a comment, and nothing takes that from them.
+    """
+    text = _one_line(value)
+    if re.search(r"(^|\s)[#;]", text):
+        raise RenderError(f"{text!r} holds a # or ; behind a space, which begins a comment in supervisord's files")
+    return text.replace("%", "%%")
 
 
 def cron_command(value: object) -> str:

@@ -18,9 +18,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runbooks.core.errors import InventoryError, RenderError
+from runbooks.core.redaction import keep_secret, keep_secrets_in
+from runbooks.core.wording import did_you_mean
 from runbooks.inventory.jinja import Environment, FailedError, MissingError, failed, missing, plain
 from runbooks.inventory.lookups import FILTERS, Lookups
-from runbooks.inventory.read import Host, Inventory, Variable, did_you_mean
+from runbooks.inventory.read import Host, Inventory
+from runbooks.inventory.variables import Variable, place
 from runbooks.inventory.vault import VaultError
 from runbooks.inventory.yaml import Map, Sequence, Unsafe, Vaulted
 
@@ -31,7 +34,7 @@ class _Place(Struct, frozen=True):
     name: str
 
     def of(self, problem: str) -> str:
-        return f"{self.path}:{self.line}: {self.name}: {problem}"
+        return f"{place(self.path, self.line)}: {self.name}: {problem}"
 
 
 class _Promise(Struct, frozen=True):
@@ -82,6 +85,7 @@ class Values(Mapping[str, Any]):
                 if name not in self._resolved:
                     place = _Place(variable.path, variable.line, name)
                     self._resolved[name] = self._renderer.render(variable.value, place, self._name)
+                    keep_secrets_in(self._resolved[name], name)
                 if variable.secret or self.is_secret(name):
                     self._renderer.secrets.update(busy)  # and so is what is being made of it
                     self._renderer.hide(self._resolved[name])
@@ -103,10 +107,7 @@ class Renderer:
         self._templates: dict[str, Template] = {}
         self.hosts = {name: Values(name, host.variables, self) for name, host in inventory.hosts.items()}
         self._known = {name: _known_to(host) for name, host in inventory.hosts.items()}
-        path = os.path.abspath(inventory.path)
         self._environment.globals |= {
-            "inventory_file": path,
-            "inventory_dir": os.path.dirname(path),
             "groups": {name: list(hosts) for name, hosts in inventory.groups.items()},
             "hostvars": self.hosts,
             "ansible_playbook_python": sys.executable,
@@ -166,9 +167,14 @@ class Renderer:
         return did_you_mean(found[1], known) if found else ""
 
     def hide(self, value: Any) -> None:
-        """Keep a decrypted value out of the messages of errors."""
-        if isinstance(value, str):
-            self._lookups.found.add(value)
+        """Never show a decrypted value, nor anything in it."""
+        match value:
+            case str():
+                self._lookups.found.add(value)
+                keep_secret(value)
+            case dict() | list():
+                for item in value.values() if isinstance(value, dict) else value:
+                    self.hide(item)
 
     def _without_secrets(self, message: str) -> str:
         for secret in sorted(self._lookups.found - {""}, key=len, reverse=True):
@@ -180,7 +186,13 @@ def _known_to(host: Host) -> dict[str, Any]:
     """The variables that Ansible itself defines for a host."""
     name = host.name
     short = name if re.fullmatch(r"[\d.]+|.*:.*", name) else name.split(".")[0]
-    return {"inventory_hostname": name, "inventory_hostname_short": short, "group_names": sorted(host.groups)}
+    places = {"inventory_file": host.file, "inventory_dir": host.folder}
+    return {
+        "inventory_hostname": name,
+        "inventory_hostname_short": short,
+        "group_names": sorted(host.groups),
+        **{variable: os.path.abspath(path) for variable, path in places.items() if path},
+    }
 
 
 def _problems(value: Any) -> Iterator[str]:

@@ -5,14 +5,12 @@ The cipher text goes in by stdin and the plain text comes back by stdout: neithe
 """
 
 import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 from runbooks.core.errors import UsageError
+from runbooks.inventory.commands import find
 
-_WHERE = "ANSIBLE_VAULT_PASSWORD_FILE or vault_password_file in ansible.cfg"
+SET_BY = "ANSIBLE_VAULT_PASSWORD_FILE or vault_password_file in ansible.cfg"
 
 
 class VaultError(UsageError):
@@ -44,8 +42,7 @@ class Vault:
 
 
 def _decrypt(cipher_text: str) -> str:
-    beside_python = str(Path(sys.executable).parent)
-    command = shutil.which("ansible-vault") or shutil.which("ansible-vault", path=beside_python)
+    command = find("ansible-vault")
     if not command:
         raise VaultError("is vault-encrypted, and there is no ansible-vault on PATH: install ansible-core")
     done = subprocess.run(
@@ -61,7 +58,7 @@ def _decrypt(cipher_text: str) -> str:
             raise VaultError("is vault-encrypted, and holds no text") from None
     told = done.stderr.decode(errors="replace")
     if "Vault password" in told:  # the question
-        raise VaultError(f"is vault-encrypted, and no password is set by {_WHERE}")
+        raise VaultError(f"is vault-encrypted, and no password is set by {SET_BY}")
     errors = [line.removeprefix("[ERROR]: ").removesuffix(" for -") for line in told.splitlines() if "[ERROR]" in line]
     reason = (errors or told.splitlines() or [f"exit code {done.returncode}"])[-1]
-    raise VaultError(f"cannot be decrypted with the password of {_WHERE}: {reason}")
+    raise VaultError(f"cannot be decrypted with the password of {SET_BY}: {reason}")

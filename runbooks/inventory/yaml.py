@@ -33,6 +33,21 @@ class Sequence(list[Any]):
         self.lines: list[int] = []
 
 
+def placed(value: Any, line: int) -> Any:
+    """A value as if all of it stood in that line of a file."""
+    if isinstance(value, dict):
+        mapping = Map()
+        for key, item in value.items():
+            mapping[key], mapping.lines[key] = placed(item, line), line
+        return mapping
+    if isinstance(value, list):
+        sequence = Sequence()
+        sequence.extend(placed(item, line) for item in value)
+        sequence.lines = [line] * len(value)
+        return sequence
+    return value
+
+
 class Vaulted(str):
     """The cipher text of a `!vault` scalar."""
 
@@ -43,6 +58,14 @@ class Unsafe(str):
     """A `!unsafe` string: Jinja in it means nothing."""
 
     __slots__ = ()
+
+
+def tagged(value: dict[str, Any]) -> Any:
+    """What a map of a JSON file is: such a text where it has the key that JSON has for YAML's tag."""
+    for key, kind in (("__ansible_vault", Vaulted), ("__ansible_unsafe", Unsafe)):
+        if key in value:
+            return kind(value[key])
+    return value
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -115,11 +138,7 @@ class _JsonLoader(_Loader):
     """JSON is YAML but for its numbers (YAML 1.1 takes `1e3` for a string), and has keys where YAML has tags."""
 
     def json_map(self, node: yaml.MappingNode) -> Any:
-        result = self.map(node)
-        for key, kind in (("__ansible_vault", Vaulted), ("__ansible_unsafe", Unsafe)):
-            if key in result:
-                return kind(result[key])
-        return result
+        return tagged(self.map(node))
 
 
 _JsonLoader.add_constructor("tag:yaml.org,2002:map", _JsonLoader.json_map)
@@ -140,16 +159,35 @@ def read_document(path: Path, vault: Vault, problems: list[str]) -> Document | N
 
     A vault-encrypted file is decrypted in memory.
     """
+    read = read_text(path, vault, problems)
+    return parse(*read, path, problems) if read else None
+
+
+def read_text(path: Path, vault: Vault, problems: list[str]) -> tuple[str, bool] | None:
+    """A file's text, and whether it was encrypted; what is wrong is added to `problems`, and None returned.
+
+    Comments of an INI file may be in any encoding; such lines are left empty.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _decoded(path.read_bytes())
         secret = is_encrypted(text)
-        text = vault.decrypt(text) if secret else text
+        return (vault.decrypt(text) if secret else text), secret
     except VaultError as error:
         problems.append(f"{path}:1: {error.problem}")
-        return None
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}")
-        return None
+    return None
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return "\n".join("" if line[:1] in b"#;" else line.decode() for line in content.splitlines())
+
+
+def parse(text: str, secret: bool, path: Path, problems: list[str]) -> Document | None:
+    """What a file's text comes to; what is wrong is added to `problems`, and None returned."""
     loader = (_JsonLoader if _is_json(text) else _Loader)(text)
     try:
         value = loader.get_single_data()

@@ -1,9 +1,11 @@
 """The logs of many hosts as one, in the order of time: what they hold, and what is added to them."""
 
 import heapq
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 from queue import Empty, Full, Queue
 
 from msgspec import Struct
@@ -11,9 +13,14 @@ from msgspec import Struct
 from runbooks.core.errors import HostUnreachable
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import LogLine
+from runbooks.engine.chosen import Services
+from runbooks.engine.observe import keep_secrets_of
+from runbooks.hosts.facts import ask_files, parse_files
+from runbooks.hosts.log import Log, Wanted
 from runbooks.hosts.script import Answer, run_fragments
+from runbooks.hosts.services.registry import manager_of
 from runbooks.hosts.transport import Runner, Transport
-from runbooks.logs.sources import Log, Wanted, logs_of
+from runbooks.logs.files import LogFile
 
 STEP_TIMEOUT_S = 60.0
 POLL_S = 1.0
@@ -22,6 +29,7 @@ GATHER_S = 1.2
 """How long followed lines are gathered to be put in order: longer than it takes until a host is asked again."""
 
 GATHER_LINES = 1000
+UNDATED = "no time can be read in its lines; all of them count as written when the file last changed"
 RETRY_S = (1.0, 30.0)
 """How long to wait until a host that went away is tried again: at first, doubled each time, at most."""
 
@@ -31,11 +39,38 @@ def when(line: LogLine) -> float:
 
 
 class Asked(Struct, frozen=True):
-    """Which lines, how many of each log (None: all), since when (epoch seconds)."""
+    """Which lines, how many of each log (None: all), since when (epoch seconds), of which services (None: all)."""
 
     wanted: Wanted
     lines: int | None
     since: float | None = None
+    services: Services | None = None
+
+
+def logs_of(host: FleetHost, services: Services | None = None) -> tuple[Log, ...]:
+    """Those that the service manager keeps of its services, then the log files.
+
+    Of some `services` alone a file is one that has the name of such a worker, or of beat, in its own.
+    """
+    own = [one for one in host.services if services is None or (host.name, one) in services]
+    kept = manager_of(host).logs(host, own) if own else ()
+    names = [name for one in own for name in [worker.name for worker in host.workers_of(one)] or ["beat"]]
+    paths = [path for path in host.settings.logs if services is None or _names_one(path, names)]
+    return (*kept, *(LogFile(host.name, path) for path in paths))
+
+
+def has_logs(host: FleetHost, services: Services | None) -> bool:
+    return bool(logs_of(host, services) or _ask_log_files(host, services))
+
+
+def _ask_log_files(host: FleetHost, services: Services | None) -> str:
+    own = [one for one in host.services if services is None or (host.name, one) in services]
+    return manager_of(host).ask_log_files(host, own) if own else ""
+
+
+def _names_one(path: str, names: Sequence[str]) -> bool:
+    """Whether one of these is a word of the file's name: `worker_high.log` is not of a worker `high`."""
+    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", PurePosixPath(path).name) for name in names)
 
 
 class HostLogs:
@@ -43,19 +78,38 @@ class HostLogs:
 
     def __init__(self, host: FleetHost, transport: Transport, asked: Asked) -> None:
         self.name, self.transport, self._asked = host.name, transport, asked
-        self._logs: Sequence[Log] = logs_of(host)
+        self._host = host
+        self._logs: Sequence[Log] = ()
         self.started = False
 
     def start(self) -> list[LogLine]:
-        """Go to the logs' ends, or where the time asked for begins; returns what cannot be read, and why."""
-        answers = self._each(self.transport, lambda log: log.ask_start())
-        said = [line for log, answer in answers for line in log.start(answer)]
+        """Go to the logs' ends, or where the time asked for begins; returns what cannot be read, and why.
+
+        The environment file is read, too, for its secrets may stand in a log.
+        """
+        host, env_file = self._host, self._host.settings.env_file
+        questions = {"env": ask_files([env_file])}
+        if kept := _ask_log_files(host, self._asked.services):
+            questions["kept"] = kept
+        asked = run_fragments(self.transport, questions, timeout_s=STEP_TIMEOUT_S, private=["env"])
+        keep_secrets_of(parse_files([env_file], asked["env"])[env_file])
+        paths = manager_of(host).log_files(asked["kept"]) if kept else ()
+        self._logs = (*logs_of(host, self._asked.services), *(LogFile(host.name, path) for path in paths))
+        answers = self._each(self._logs, self.transport, lambda log: log.ask_start())
+        told = [line for log, answer in answers for line in log.start(answer)]
         since = self._asked.since
-        if since is not None and self._asked.lines is None:
-            for log, answer in self._each(self.transport, lambda log: log.ask_since(since)):
-                log.since(answer, since)
+        if since is not None:
+            if self._asked.lines is None:
+                self._go_to(since)
+            told += [LogLine(None, self.name, log.name, UNDATED) for log in self._logs if not log.dated]
         self.started = True
-        return said
+        return told
+
+    def _go_to(self, since: float) -> None:
+        logs = self._logs
+        while logs:
+            answers = self._each(logs, self.transport, lambda log: log.ask_since(since))
+            logs = [log for log, answer in answers if not log.since(answer, since)]
 
     def newest(self) -> list[LogLine]:
         """The last lines of each log in the order of time. A search goes back until it has found enough."""
@@ -72,13 +126,16 @@ class HostLogs:
         return found[:count][::-1]
 
     def onward(self) -> Iterator[LogLine]:
-        """All lines from where the logs were read to, in the order of time; raises HostUnreachable after the last."""
+        """All lines since the time asked for, in the order of time; raises HostUnreachable after the last."""
         lost: list[HostUnreachable] = []
+        since = self._asked.since or 0.0
 
         def steps(shell: Runner, log: Log) -> Iterator[LogLine]:
             try:
                 while (lines := log.newer(_ask(shell, log.ask_newer()), self._asked.wanted)) is not None:
-                    yield from lines
+                    yield from (line for line in lines if when(line) >= since)
+                    if log.caught_up:
+                        return
             except HostUnreachable as error:  # what the other logs have brought is not lost with it
                 lost.append(error)
 
@@ -89,17 +146,18 @@ class HostLogs:
 
     def added(self, shell: Runner) -> Iterable[LogLine] | None:
         """One step on in every log, in the order of time; None when nothing was added."""
-        answers = self._each(shell, lambda log: log.ask_newer(), POLL_TIMEOUT_S)
+        answers = self._each(self._logs, shell, lambda log: log.ask_newer(), POLL_TIMEOUT_S)
         steps = [log.newer(answer, self._asked.wanted) for log, answer in answers]
         found = [lines for lines in steps if lines is not None]
         return heapq.merge(*found, key=when) if found else None
 
+    @staticmethod
     def _each(
-        self, runner: Runner, question: Callable[[Log], str], timeout_s: float = STEP_TIMEOUT_S
+        logs: Sequence[Log], runner: Runner, question: Callable[[Log], str], timeout_s: float = STEP_TIMEOUT_S
     ) -> list[tuple[Log, Answer]]:
-        questions = {str(n): question(log) for n, log in enumerate(self._logs)}
+        questions = {str(n): question(log) for n, log in enumerate(logs)}
         answers = run_fragments(runner, questions, timeout_s=timeout_s)
-        return [(log, answers[str(n)]) for n, log in enumerate(self._logs)]
+        return [(log, answers[str(n)]) for n, log in enumerate(logs)]
 
 
 def _ask(runner: Runner, question: str) -> Answer:

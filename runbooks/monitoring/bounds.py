@@ -44,3 +44,23 @@ def deadline(timeout_s: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+class _Terminated(BaseException):
+    pass
+
+
+@contextmanager
+def until_terminated() -> Iterator[None]:
+    """Leave the block at SIGTERM, by which a service manager ends what has no end of its own."""
+
+    def over(signum: int, frame: object) -> None:  # noqa: ARG001
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, over)
+    try:
+        yield
+    except _Terminated:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)

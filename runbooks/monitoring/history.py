@@ -8,6 +8,7 @@
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -16,12 +17,16 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from runbooks.core.broker_url import safe_url
 from runbooks.core.command import plain
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import Crossing, Finding
+from runbooks.core.outside import on_one_line, without_lone_surrogates
+from runbooks.core.redaction import redact
 from runbooks.core.wording import utc
 
 VERSION = 1
-_TREND_S = 3600.0  # a queue's rate is that of the last hour; where that has no look, since the last one before,
+_TREND_S = 900.0  # a queue's rate is that of the last quarter of an hour; without a look in it, since the last before,
 _TREND_LEAST_S, _TREND_MOST_S = 60.0, 86400.0  # which must be so old at least, and at most
 _SCHEMA = """
 CREATE TABLE depths (queue TEXT, at REAL, depth INTEGER, PRIMARY KEY (queue, at)) WITHOUT ROWID;
@@ -69,13 +74,12 @@ class History:
     def close(self) -> None:
         self._db.close()
 
-    def depth_before(self, queue: str, at: float) -> tuple[float, int] | None:
-        """The look that a queue's rate is reckoned from, as (time, depth)."""
-        sql = "SELECT at, depth FROM depths WHERE queue = ? AND at >= ? AND at < ? ORDER BY at"
-        until_at = at - _TREND_LEAST_S
-        rows = self._db.execute(f"{sql} LIMIT 1", (queue, at - _TREND_S, until_at)).fetchall()
-        rows = rows or self._db.execute(f"{sql} DESC LIMIT 1", (queue, at - _TREND_MOST_S, until_at)).fetchall()
-        return (rows[0][0], rows[0][1]) if rows else None
+    def depth_before(self, queue: str, at: float, depth: int) -> tuple[float, int] | None:
+        """The look that a queue's rate is reckoned from, as (time, depth), where its depth is `depth` now.
+
+        A queue that has grown and falls again falls since its peak.
+        """
+        return _depth_before(self._db, queue, at, depth)
 
     def remember(
         self,
@@ -93,7 +97,7 @@ class History:
         new of both is news for each of the `targets`. What is older than `keep_s` is forgotten.
         """
         with self._db:
-            rows = [(queue, at, depth) for queue, depth in depths.items()]
+            rows = [(without_lone_surrogates(queue), at, depth) for queue, depth in depths.items()]
             self._db.executemany("INSERT OR REPLACE INTO depths VALUES (?, ?, ?)", rows)
             known = {(one.code, one.subject): one for one in self._open()}
             crossed = {(one.code, one.subject): one for one in crossings(findings, at)}
@@ -133,6 +137,12 @@ class History:
             self._db.executemany("DELETE FROM news WHERE id = ?", [(one.id,) for one in news])
 
 
+def history_path(fleet: Fleet, state_directory: Path) -> Path:
+    """Where the looks at one application on one broker are kept."""
+    name = f"{fleet.app.app}-{safe_url(fleet.app.broker_url.get_secret_value())}"
+    return state_directory / "monitor" / re.sub(r"[^A-Za-z0-9_.]+", "-", name) / "history.db"
+
+
 def set_aside(path: Path, at: float) -> Path:
     """Rename a damaged file, and what SQLite keeps beside it; returns its new name. Raises OSError."""
     aside = path.with_name(f"{path.stem}-damaged-{at:.0f}{path.suffix}")
@@ -147,11 +157,9 @@ def read_history(
 ) -> tuple[dict[str, list[tuple[float, int]]], list[tuple[Crossing, float | None]]]:
     """The depths of every queue, and the crossings with their ends, since a time; changes nothing.
 
-    A folder that this user cannot write in is read without the file that readers share with a writer.
     Raises sqlite3.Error.
     """
-    how = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as db:
+    with closing(_read_only(path)) as db:
         depths: dict[str, list[tuple[float, int]]] = {}
         for queue, at, depth in db.execute(
             "SELECT queue, at, depth FROM depths WHERE at >= ? ORDER BY queue, at", (since_at,)
@@ -160,6 +168,34 @@ def read_history(
         sql = "SELECT code, subject, since_at, summary, until_at FROM crossings"
         rows = db.execute(f"{sql} WHERE until_at IS NULL OR until_at >= ? ORDER BY since_at", (since_at,))
         return depths, [(Crossing(*row[:4]), row[4]) for row in rows]
+
+
+def depths_before(path: Path, at: float, depths: Mapping[str, int]) -> dict[str, tuple[float, int]]:
+    """The look that each queue's rate is reckoned from, where there is one: see `History.depth_before`.
+
+    Changes nothing. Raises sqlite3.Error.
+    """
+    with closing(_read_only(path)) as db:
+        found = {queue: _depth_before(db, queue, at, depth) for queue, depth in depths.items()}
+    return {queue: before for queue, before in found.items() if before}
+
+
+def _depth_before(db: sqlite3.Connection, queue: str, at: float, depth: int) -> tuple[float, int] | None:
+    sql = "SELECT at, depth FROM depths WHERE queue = ? AND at >= ? AND at < ? ORDER BY at"
+    until_at = at - _TREND_LEAST_S
+    if not (looks := db.execute(sql, (queue, at - _TREND_S, until_at)).fetchall()):
+        looks = db.execute(f"{sql} DESC LIMIT 1", (queue, at - _TREND_MOST_S, until_at)).fetchall()
+    if not looks:
+        return None
+    peak = max(looks, key=lambda look: (look[1], look[0]))
+    at, before = peak if looks[0][1] <= depth < peak[1] else looks[0]
+    return at, before
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A folder that this user cannot write in is read without the file that readers share with a writer."""
+    how = "mode=ro" if os.access(path.parent, os.W_OK) else "immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
 
 
 def _require_version(db: sqlite3.Connection) -> None:
@@ -173,25 +209,30 @@ def _require_version(db: sqlite3.Connection) -> None:
 def crossings(findings: Iterable[Finding], at: float) -> list[Crossing]:
     """Findings as crossings that begin now; those of one code and subject are one.
 
-    What they say is stored and sent, so their commands stand as `inv …`.
+    What they say is stored and sent: without secrets, on one line each, their commands as `inv …`.
     """
     found: dict[tuple[str, str], Crossing] = {}
     for one in findings:
-        key = (one.code, one.subject)
-        evidence, remedy = tuple(map(plain, one.evidence)), one.remedy and plain(one.remedy)
+        subject = without_lone_surrogates(one.subject)
+        key = (one.code, subject)
+        evidence = tuple(map(_kept, one.evidence))
+        remedy = one.remedy and _kept(one.remedy)
         if before := found.get(key):
-            found[key] = replace(before, evidence=(*before.evidence, plain(one.summary), *evidence))
+            found[key] = replace(before, evidence=(*before.evidence, _kept(one.summary), *evidence))
         else:
-            found[key] = Crossing(one.code, one.subject, at, plain(one.summary), evidence, remedy)
+            found[key] = Crossing(one.code, subject, at, _kept(one.summary), evidence, remedy)
     return list(found.values())
+
+
+def _kept(text: str) -> str:
+    return on_one_line(redact(plain(text)))
 
 
 def news_text(one: Crossing, at: float, *, crossed: bool) -> str:
     """What a target is told of one crossing, with its evidence, or of its end."""
+    subject = _kept(one.subject)
     if not crossed:
-        return (
-            f"RECOVERED {one.code} {one.subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt was: {one.summary}"
-        )
+        return f"RECOVERED {one.code} {subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt was: {one.summary}"
     evidence = [f"| {line}" for line in one.evidence]
     remedy = [f"→ {one.remedy}"] if one.remedy else []
-    return "\n".join((f"CROSSED {one.code} {one.subject} at {utc(at)}", one.summary, *evidence, *remedy))
+    return "\n".join((f"CROSSED {one.code} {subject} at {utc(at)}", one.summary, *evidence, *remedy))

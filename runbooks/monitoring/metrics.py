@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import Look
+from runbooks.core.outside import on_one_line
+from runbooks.core.redaction import redact
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values → the value."""
@@ -53,7 +55,7 @@ _NODE = ("node",)
 
 METRICS = (
     Gauge(
-        "celery_broker_up", "1 where the broker answered the last look.", "Broker",
+        "celery_broker_up", "1 where the last look could read the broker.", "Broker",
         lambda _, look: _once(look.reached),
     ),
     Gauge(
@@ -141,7 +143,7 @@ class Exposition(Collector):
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=("app", *gauge.labels))
             assert self.look is not None
             for labels, value in gauge.read(self._fleet, self.look):
-                family.add_metric((self.look.app, *labels), value)
+                family.add_metric([on_one_line(redact(label)) for label in (self.look.app, *labels)], value)
             yield family
 
     def registry(self) -> CollectorRegistry:
@@ -149,12 +151,6 @@ class Exposition(Collector):
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         return registry
-
-
-def serve(exposition: Exposition, address: str, port: int) -> int:
-    """Answer scrapes in a thread of its own; returns the port, which 0 leaves open. Raises OSError."""
-    server, _ = start_http_server(port, address, exposition.registry())
-    return server.server_port
 
 
 def write_textfile(path: Path, exposition: Exposition) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
+from runbooks.core.outside import on_one_line
+from runbooks.core.redaction import redact
 from runbooks.monitoring.history import News
 
 
@@ -19,8 +21,8 @@ def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:
         if not target.add(url.get_secret_value()):
             return "it is no URL that Apprise knows"
         kind = apprise.NotifyType.WARNING if any(one.crossed for one in news) else apprise.NotifyType.SUCCESS
-        body = "\n\n".join(one.text for one in news)
-        sent = target.notify(body, _title(app, news), kind, body_format=apprise.NotifyFormat.TEXT)
+        body = redact("\n\n".join(one.text for one in news))
+        sent = target.notify(body, on_one_line(redact(_title(app, news))), kind, body_format=apprise.NotifyFormat.TEXT)
     except Exception as error:  # a plugin of Apprise can fail in any way that Python can
         return type(error).__name__
     return "" if sent else f"{target[0].service_name} did not take it"

@@ -8,33 +8,60 @@ from typing import Any
 
 from msgspec.structs import replace
 from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
 from rich.segment import Segment, Segments
-from rich.table import Table
 from rich.text import Text
 
 from runbooks.core.command import Command, typed
 from runbooks.core.effects import Change
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look, Severity
-from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
-from runbooks.core.wording import span, utc
-from runbooks.reports.findings import alike, evidence, subjects
+from runbooks.core.outside import on_one_line
+from runbooks.core.redaction import redact
+from runbooks.core.reporter import About, Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.views import (
+    BrokerView,
+    Explanation,
+    MessagesView,
+    NodesView,
+    QueuesView,
+    ScheduleView,
+    TasksView,
+    TaskView,
+    View,
+    WorkersView,
+)
+from runbooks.core.wording import counted, span, utc
+from runbooks.reports import schedule, tasks
+from runbooks.reports.about import about_line
+from runbooks.reports.findings import evidence, grouped, number_of, subjects
+from runbooks.reports.lines import arrow, lines_of, problem_of, told
 from runbooks.reports.monitor import look_lines, sparkline
+from runbooks.reports.nodes import nodes_lines
 from runbooks.reports.pipe import Pipe
 from runbooks.reports.task_bar import TaskBar, numbers, words
+from runbooks.reports.views import (
+    explanation_lines,
+    fact_lines,
+    message_lines,
+    message_rows,
+    messages_told,
+    queue_lines,
+    queue_notes,
+    queue_rows,
+    task_lines,
+)
 from runbooks.reports.waiting_line import WaitingLine
+from runbooks.reports.workers import cells, heading
 
 _SEVERITY = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 _OUTCOME = {
     Outcome.CHANGED: "yellow", Outcome.FAILED: "bold red", Outcome.SKIPPED: "cyan",
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
+_BELOW = 8  # a finding below the one that explains it is set in by so much
+_GAP = 2  # between the columns of a table
 _CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNSEEN", "yellow")}
 _HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
-_UNPRINTABLE = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
-"""Logs, messages and what programs print may hold what a terminal takes for commands."""
 
 
 class ConsoleReporter:
@@ -49,46 +76,71 @@ class ConsoleReporter:
         self._host_colors: dict[str, str] = {}
         self._bar: TaskBar | None = None
         self._told: tuple[str, str, int] | None = None
+        self._about: About | None = None
+        self._begun = self._viewed = False
+
+    def about(self, about: About) -> None:
+        self._about = about
+
+    def _begin(self) -> None:
+        """Before anything else is printed: what it is about."""
+        if self._about and not self._begun:
+            self._begun = True
+            self._print(about_line(self._about), "bold")
+
+    def _begin_if_looked(self) -> None:
+        """What goes to standard error before anything was looked at is about the command, and waits for no look."""
+        if self._about and self._about.broker:
+            self._begin()
 
     def _print(self, text: str = "", style: str = "") -> None:
         self._lines([(text, style)])
 
     def _lines(self, lines: Iterable[tuple[str, str]]) -> None:
-        """Print lines, each in its style, as they are and all in one.
+        """Print lines, each in its style, and all in one.
 
         A plan for many hosts has thousands: to measure and wrap each, and to look for emoji in it, costs more than it.
         """
+        self._begin()
         style = self._out.get_style
-        pairs = (
-            (Segment(self._typed(text).translate(_UNPRINTABLE), style(name)), Segment.line()) for text, name in lines
-        )
+        pairs = ((Segment(self._shown(text), style(name)), Segment.line()) for text, name in lines)
         self._out.print(Segments(chain.from_iterable(pairs)), end="", soft_wrap=True)
 
     def _typed(self, text: str) -> str:
         return typed(text, self._program, self._where)
 
-    def findings(self, findings: Sequence[Finding]) -> None:
-        faults = sum(finding.severity is not Severity.INFO for finding in findings)
-        groups = alike(findings)
-        if faults:
-            told = ", those alike together" if len(groups) < len(findings) else ""
-            self._print(f"{faults} findings{told}" if faults > 1 else "1 finding", "bold")
+    def _shown(self, text: str) -> str:
+        """Everything is printed through here, whatever it holds: without secrets, on one line."""
+        return on_one_line(redact(self._typed(text)))
+
+    def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:
+        if any(finding.severity is not Severity.INFO for finding in findings):
+            self._print(number_of(findings), "bold")
+        elif self._about and self._about.other_run:
+            self._print("Nothing is wrong, as far as can be said while that run goes on.", "yellow")
         else:
-            self._print("Nothing is wrong.", "green")
+            self._print("Nothing is wrong." if conclusive else "No findings.", "green")
         if not findings:
             return
-        for group in groups:
-            finding = group[0]
-            self._print()
-            self._print(
-                f"{finding.severity.value.upper():8}{finding.code}  {subjects(group)}", _SEVERITY[finding.severity]
-            )
-            self._print(f"        {finding.summary}")
-            for line in evidence(group):
-                self._print(f"        | {line}", "dim")
-            if finding.remedy:
-                self._print(f"        → {finding.remedy}", "green")
+        for group, depth in grouped(findings):
+            self._finding(group, " " * _BELOW * depth)
         self._print()
+        if conclusive:
+            self.next_step("What a finding means, and what to do about it", Command("explain", "CODE"))
+
+    def _finding(self, group: Sequence[Finding], indent: str) -> None:
+        finding = group[0]
+        self._print()
+        word = "ACCEPTED" if finding.accepted else finding.severity.value.upper()
+        heading = f"{word:8}{' ' * bool(finding.accepted)}{finding.code}  {subjects(group)}"
+        self._print(indent + heading, _SEVERITY[finding.severity])
+        self._print(f"{indent}        {finding.summary}")
+        for line in evidence(group):
+            self._print(f"{indent}        | {line}", "dim")
+        if finding.accepted:
+            self._print(f"{indent}        accepted {finding.accepted}")
+        if finding.remedy:
+            self._print(f"{indent}        → {finding.remedy}", "green")
 
     def next_step(self, what: str, command: Command) -> None:
         self._print(f"{what}: {command.bare(self._program, self._where)}")
@@ -96,9 +148,7 @@ class ConsoleReporter:
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         if not changes:
             return self._print("Nothing to change.", "green")
-        self._print(
-            f"{'Would make' if dry_run else 'Plan:'} {len(changes)} change{'' if len(changes) == 1 else 's'}", "bold"
-        )
+        self._print(f"{'Would make' if dry_run else 'Plan:'} {counted(len(changes), 'change')}", "bold")
         for number, change in enumerate(changes, 1):
             self._print(f"{number:3}. [{change.host}] {change.step}: {change.summary}", "bold")
             self._detail(change.detail)
@@ -107,7 +157,7 @@ class ConsoleReporter:
 
     def _detail(self, detail: str) -> None:
         colors = {"+": "green", "-": "red", "@": "cyan"}
-        self._lines((f"       {line}", colors.get(line[:1], "")) for line in detail.splitlines())
+        self._lines((f"       {line}", colors.get(line[:1], "")) for line in lines_of(detail))
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
         words = {
@@ -124,27 +174,29 @@ class ConsoleReporter:
             self._print("Dry run: nothing was written anywhere.")
 
     def run_started(self, run_id: str) -> None:
-        self._print(f"\nRun {run_id}", "bold")
+        self._print()
+        self._print(f"Run {run_id}", "bold")
 
     def step(self, name: str) -> None:
-        self._print(f"\n{name.upper()} ".ljust(80, "*"), "bold")
+        self._print()
+        self._print(f"{name.upper()} ".ljust(79, "*"), "bold")
 
     def change(self, change: Change, outcome: Outcome, detail: str) -> None:
         self.waiting("")
         self._print(f"{outcome.value}: [{change.host}] {change.summary}", _OUTCOME[outcome])
-        for line in detail.splitlines():
+        for line in lines_of(detail):
             self._print(f"    {line}")
 
     def recorded(self, change: Change, outcome: Outcome, detail: str, *, undone: bool) -> None:
         since = " (undone since)" if undone else ""
         self._print(f"{outcome.value}: [{change.host}] {change.step}: {change.summary}{since}", _OUTCOME[outcome])
         self._detail(change.detail)
-        for line in detail.splitlines():
+        for line in lines_of(detail):
             self._print(f"    {line}")
 
     def waiting(self, text: str, share: float | None = None) -> None:
         """On a terminal one line that is overwritten, with a bar where the share is known; nothing elsewhere."""
-        text = self._typed(text)
+        text = self._shown(text)
         if self._bar and not text:
             self._bar.stop()
             self._bar = None
@@ -157,7 +209,8 @@ class ConsoleReporter:
 
     def progress(self, progress: Progress) -> None:
         """A bar on a terminal; elsewhere a line for each new state and each tenth of the way."""
-        progress = replace(progress, note=self._typed(progress.note))
+        told = {name: self._shown(getattr(progress, name)) for name in ("task", "state", "counts", "note")}
+        progress = replace(progress, **told)
         if self._out.is_terminal:
             self._bar = self._bar or TaskBar(self._out)
             return self._bar.show(progress)
@@ -173,30 +226,36 @@ class ConsoleReporter:
         self._print(f"{report.state}{took}: {report.task or 'task'} {report.id}", style)
         if report.note:
             self._print(f"    {report.note}")
+        if report.unlike:
+            self._print(f"    {report.unlike}", "bold red" if report.differs else "yellow")
         if isinstance(report.result, Mapping):
             for name, value in report.result.items():
                 self._print(f"    {name}: {value}")
         elif report.result is not None:
-            self._print(f"    {report.result}")
-        for line in report.traceback.splitlines():
+            for line in lines_of(str(report.result)):
+                self._print(f"    {line}")
+        for line in lines_of(report.traceback):
             self._print(f"    | {line}", "dim")
 
     def checks(self, checks: Sequence[Check]) -> None:
         for check in checks:
+            if check.one_of_many and check.ok:
+                continue
             word, style = _CHECK[check.ok]
             self._print(f"{word:6} {check.what}: {check.seen}", style)
 
     def file(self, host: str, path: str, content: bytes) -> None:
         self._print(f"[{host}] {path}", "bold")
-        self._print(content.decode())
+        self.message(*content.decode().split("\n"))
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:
+        self._begin()
         cut = brief and self._out.is_terminal
         for line in lines:
             color = self._host_colors.setdefault(line.host, _HOST_COLORS[len(self._host_colors) % len(_HOST_COLORS)])
             at = "" if line.at is None else datetime.fromtimestamp(line.at).strftime("%m-%d %H:%M:%S.%f")[:-3]
-            shown = Text(f"{at:18} {line.host} {line.log}", style=color)
-            shown.append(f"  {self._typed(line.text).translate(_UNPRINTABLE)}", "" if line.log else "bold red")
+            shown = Text(f"{at:18} {self._shown(f'{line.host} {line.log}')}", style=color)
+            shown.append(f"  {self._shown(line.text)}", "" if line.log else "bold red")
             self._out.print(
                 shown, soft_wrap=not cut, no_wrap=cut, overflow="ellipsis" if cut else None, highlight=False
             )
@@ -207,12 +266,17 @@ class ConsoleReporter:
             counts = "  ".join(f"{name}={getattr(tally, name):<3}" for name in Tally.__struct_fields__)
             self._print(f"{host:20} : {counts}", "bold red" if tally.bad else "yellow" if tally.changed else "green")
         if undo:
-            self._print(f"\nTo take it back: {Command('undo', undo).bare(self._program, self._where)}")
+            self._print()
+            self._print(f"To take it back: {Command('undo', undo).bare(self._program, self._where)}")
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        from rich.measure import Measurement
+        from rich.table import Table
+
+        self._begin()
         if not rows:
             return self._print(f"No {name}.")
-        rows = [{name: self._typed(str(value)) for name, value in row.items()} for row in rows]
+        rows = [{name: self._shown(str(value)) for name, value in row.items()} for row in rows]
         table = Table(box=None, pad_edge=False, header_style="bold")
         widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
         wraps = max(
@@ -221,11 +285,13 @@ class ConsoleReporter:
         for name in widths:
             table.add_column(name, no_wrap=name != wraps)
         for row in rows:
-            table.add_row(*(escape(value.translate(_UNPRINTABLE)) for value in row.values()))
+            table.add_row(*(Text(value) for value in row.values()))
         size = Measurement.get(self._out, self._out.options.update(width=sys.maxsize), table)
+        fixed = sum(max(len(name), width) + _GAP for name, width in widths.items() if name != wraps)
+        least = fixed + max((len(word) for row in rows for word in row.get(wraps, "").split()), default=0)
         if not self._out.is_terminal:  # then it is for grep, which wants a row on a line
             Console(file=self._out.file, width=size.maximum).print(table)
-        elif size.minimum <= self._out.width:
+        elif least <= self._out.width:
             self._out.print(table)
         else:
             self._records(rows)
@@ -239,29 +305,82 @@ class ConsoleReporter:
                 self._print(f"{name:{max(map(len, row))}}  {value}")
 
     def look(self, look: Look) -> None:
-        for line in look_lines(look):
+        """A look says itself what it is about, each anew: there may be many."""
+        self._begun = True
+        for line in look_lines(look, self._about or About()):
             self._print(line, "bold red" if " CROSSED " in line else "")
 
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:
         seen = [depth for _, depth in points]
-        looks = "1 look" if len(seen) == 1 else f"{len(seen)} looks"
+        looks = counted(len(seen), "look")
         self._print(f"{queue}  {seen[-1]:,} now, {min(seen):,} to {max(seen):,} in {looks}", "bold")
         self._print(f"  {sparkline(points, until_at, self._out.width - 4)}")
         first, last = utc(points[0][0]), utc(until_at)
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
-    def message(self, text: str) -> None:
-        self._print(text)
+    def view(self, view: View) -> None:
+        """The views of --watch stand in one place on a terminal, and one below the other elsewhere."""
+        if self._viewed:
+            if self._out.is_terminal:
+                self._out.clear()
+            else:
+                self._print()
+            self._begun = False
+        self._viewed = True
+        match view:
+            case QueuesView(detailed=True):
+                for queue in view.queues:
+                    self._lines(queue_lines(view, queue))
+                    self._lines(task_lines(view, queue))
+            case QueuesView():
+                self.table("queues", queue_rows(view))
+                self._lines(queue_notes(view))
+            case MessagesView(full=True):
+                self._lines([(messages_told(view), "bold"), *message_lines(view)])
+            case MessagesView():
+                self._lines([(messages_told(view), "bold")])
+                if view.messages:
+                    self.table("messages", message_rows(view))
+            case BrokerView():
+                self._lines(fact_lines(view))
+            case Explanation():
+                self._lines(explanation_lines(view))
+            case WorkersView():
+                self._workers(view)
+            case NodesView():
+                self._lines(nodes_lines(view))
+            case TasksView():
+                self.table("tasks", tasks.task_rows(view))
+                self._lines(tasks.task_notes(view))
+            case TaskView():
+                self._lines(tasks.task_lines(view))
+            case ScheduleView():
+                self.table("entries of a schedule", schedule.rows(view))
+                self._lines(schedule.notes(view))
+
+    def _workers(self, view: WorkersView) -> None:
+        totals = {total.host: total for total in view.totals}
+        for number, host in enumerate(dict.fromkeys([*totals, *(line.host for line in view.workers)])):
+            if number:
+                self._print()
+            self._print(heading(host, totals.get(host or "")), "bold")
+            self.table("workers", [cells(line) for line in view.workers if line.host == host])
+
+    def message(self, *lines: str) -> None:
+        self._lines((line, "") for line in lines)
 
     def warning(self, problem: str, advice: str) -> None:
-        told = self._typed(f"{problem}\n→ {advice}")
-        self._err.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self._tell_error((*told(problem), *arrow(advice)), "yellow")
 
     def error(self, error: RunbookError) -> None:
         self.waiting("")
-        self._err.print(self._typed(error.problem), style="bold red", markup=False, highlight=False, soft_wrap=True)
-        if error.advice:
-            self._err.print(f"→ {self._typed(error.advice)}", markup=False, highlight=False, soft_wrap=True)
+        self._tell_error(problem_of(error), "bold red")
+        self._tell_error(arrow(error.advice), "")
+
+    def _tell_error(self, lines: Iterable[str], style: str) -> None:
+        self._begin_if_looked()
+        for line in lines:
+            self._err.print(Text(self._shown(line), style=style), soft_wrap=True)
 
     def close(self, exit_code: int) -> int:
         self._pipe.strict = False

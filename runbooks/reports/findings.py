@@ -1,15 +1,57 @@
-"""Findings as an operator reads them: those that differ in their host alone stand together."""
+"""Findings as an operator reads them: each below the one that explains it; alike ones of several hosts together."""
 
 from collections.abc import Iterator, Sequence
 
-from runbooks.core.model import Finding
+from runbooks.core.model import Cause, Finding, Severity
+from runbooks.core.wording import counted
+
+
+def grouped(findings: Sequence[Finding]) -> Iterator[tuple[list[Finding], int]]:
+    """Findings that say the same of several subjects, together, and how deep they are below the first cause."""
+    told = {Cause.of(one) for one in findings}
+    below: dict[Cause | None, list[Finding]] = {}
+    for one in findings:
+        cause = one.caused_by[0] if one.caused_by and one.caused_by[0] in told else None
+        below.setdefault(cause, []).append(one)
+    yield from _grouped(below, below.get(None, []), 0)
+
+
+def _grouped(
+    below: dict[Cause | None, list[Finding]], findings: Sequence[Finding], depth: int
+) -> Iterator[tuple[list[Finding], int]]:
+    for group in alike(findings):
+        yield group, depth
+        causes = dict.fromkeys(map(Cause.of, group))
+        yield from _grouped(below, [one for cause in causes for one in below.get(cause, [])], depth + 1)
+
+
+def number_of(findings: Sequence[Finding]) -> str:
+    """`3 findings, 2 more that follow from them, and 1 note`: of what is told, where some of it is a fault."""
+    trees: list[list[Finding]] = []
+    for group, depth in grouped(findings):
+        if depth == 0:
+            trees += [[one] for one in group]
+        else:
+            trees[-1] += group
+    faults = [tree for tree in trees if any(one.severity is not Severity.INFO for one in tree)]
+    follow = sum(len(tree) - 1 for tree in faults)
+    notes = sum(map(len, trees)) - follow - len(faults)
+    parts = [counted(len(faults), "finding")]
+    if follow:
+        parts.append(
+            f"{follow:,} more that {'follows' if follow == 1 else 'follow'} from {'it' if len(faults) == 1 else 'them'}"
+        )
+    if notes:
+        parts.append(counted(notes, "note"))
+    told = ", those alike together" if len(list(grouped(findings))) < len(findings) else ""
+    return (parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}") + told
 
 
 def alike(findings: Sequence[Finding]) -> list[list[Finding]]:
     """Findings that say the same of several subjects, together; in the order of the first of each."""
     groups: dict[object, list[Finding]] = {}
     for one in findings:
-        groups.setdefault((one.code, one.severity, one.summary, one.remedy), []).append(one)
+        groups.setdefault((one.code, one.severity, one.summary, one.remedy, one.accepted), []).append(one)
     return list(groups.values())
 
 
@@ -28,11 +70,10 @@ def evidence(findings: Sequence[Finding]) -> Iterator[str]:
     for one in findings:
         different.setdefault(one.evidence, []).append(one)
     for text, those in different.items():
-        lines = "\n".join(text).splitlines()
         if len(different) == 1:
-            yield from lines
-        elif len(lines) == 1:
-            yield f"{subjects(those)}: {lines[0]}"
+            yield from text
+        elif len(text) == 1:
+            yield f"{subjects(those)}: {text[0]}"
         else:
             yield f"{subjects(those)}:"
-            yield from (f"  {line}" for line in lines)
+            yield from (f"  {line}" for line in text)

@@ -1,26 +1,39 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
-Keys, each only when there is something to say: `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`, `checks`,
-`logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`, `crossings`,
-`messages`, `warnings`, `error`; always `exit_code`. `next` and `undo` are commands to type. A change of a plan that
-takes messages out lists every one of them, with its reason, under a key `messages` of its own. A line of logs is `time`
-(ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the host itself) and `line`.
-A check is `what`, `ok` (null: it holds as far as could be seen, which was not everything) and `seen`.
+Keys, each only when there is something to say: `about`, `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`,
+`checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`,
+`crossings`, `messages`, `warnings`, `error`, and those of the views (docs/views.md); always `exit_code`. `next` and
+`undo` are commands to type. A change of a plan that takes messages out lists every one of them, with its reason, under
+a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the
+service or the file; empty: the host itself) and `line`.
+`about` is what the first line of the text says: `application`, `inventory`, `broker`, `records`, and of `hosts`,
+`workers` and `queues` how many were `looked_at`, `of` so many; `other_run` holds the fleet's lock: its `id`, its
+`verb`, `by` whom, `since_at`, and the services that it `restarts`, null where that is not known; `loaded_at` is when
+the application was loaded, where that was before this look. Null is what does not apply.
+A finding has `caused_by`, the code and subject of those that explain it, and `accepted`, until when and why it is not
+counted. A check is `what`, `ok` (null: it holds as far as could be seen, which was not everything) and `seen`.
 """
 
 import json
+import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
 from runbooks.core.command import Command, typed
-from runbooks.core.effects import Change, to_json
+from runbooks.core.effects import Change, shown_of
 from runbooks.core.errors import RunbookError
 from runbooks.core.model import Finding, LogLine, Look
-from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.outside import on_one_line, without_lone_surrogates
+from runbooks.core.redaction import redact
+from runbooks.core.reporter import About, Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.views import View
+from runbooks.reports.lines import arrow, problem_of, told
 from runbooks.reports.monitor import look_document
 from runbooks.reports.pipe import Pipe
 
@@ -42,11 +55,40 @@ class JsonReporter:
         return typed(text, self._program, self._where)
 
     def _json(self, value: Any, indent: int | None = None) -> str:
-        """Everything is written through here, its commands as the operator has to type them."""
-        return typed(json.dumps(value, indent=indent, default=str), _inside(self._program), _inside(self._where))
+        """Everything is written through here: without secrets, its commands as the operator has to type them.
 
-    def findings(self, findings: Sequence[Finding]) -> None:
-        self._document["findings"] = [{**asdict(f), "severity": f.severity.value} for f in findings]
+        A document may list messages by the million, so it is looked through in one piece before any text by itself.
+        """
+        try:
+            text = json.dumps(value, indent=indent, default=str, allow_nan=False)
+        except ValueError:  # a number that JSON has not
+            text = ""
+        if not text or _LONE.search(text) or redact(read := _unescaped(text)) != read:
+            text = json.dumps(self._shown(value), indent=indent)
+        return typed(text, _inside(self._program), _inside(self._where))
+
+    def _shown(self, value: Any) -> Any:
+        """The value with what may be shown of each of its texts."""
+        match value:
+            case str():
+                return without_lone_surrogates(redact(self._typed(value)))
+            case Mapping():
+                return {self._shown(str(key)): self._shown(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self._shown(item) for item in value]
+            case bool() | int() | None:
+                return value
+            case float():
+                return value if math.isfinite(value) else str(value)
+        return self._shown(str(value))
+
+    def about(self, about: About) -> None:
+        self._document["about"] = to_builtins(about)
+
+    def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:  # noqa: ARG002
+        self._document["findings"] = [
+            {**asdict(f), "severity": f.severity.value, "caused_by": to_builtins(f.caused_by)} for f in findings
+        ]
 
     def next_step(self, what: str, command: Command) -> None:  # noqa: ARG002
         self._document["next"] = command.bare(self._program, self._where)
@@ -80,7 +122,7 @@ class JsonReporter:
         self._document["task"] = asdict(report)
 
     def checks(self, checks: Sequence[Check]) -> None:
-        self._document["checks"] = [asdict(check) for check in checks]
+        self._document["checks"] = [{"what": one.what, "ok": one.ok, "seen": one.seen} for one in checks]
 
     def file(self, host: str, path: str, content: bytes) -> None:
         self._add("files", {"host": host, "path": path, "content": content.decode()})
@@ -107,18 +149,23 @@ class JsonReporter:
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None:  # noqa: ARG002
         self._add("depths", {"queue": queue, "points": [{"at": at, "depth": depth} for at, depth in points]})
 
-    def message(self, text: str) -> None:
-        self._add("messages", text)
+    def view(self, view: View) -> None:
+        self._document |= to_builtins(view, str_keys=True)
+
+    def message(self, *lines: str) -> None:
+        self._add("messages", "\n".join(lines))
 
     def warning(self, problem: str, advice: str) -> None:
-        problem, advice = self._typed(problem), self._typed(advice)
         self._add("warnings", {"problem": problem, "advice": advice})
-        print(f"{problem}\n→ {advice}", file=self._err)
+        self._tell_error((*told(problem), *arrow(advice)))
 
     def error(self, error: RunbookError) -> None:
-        problem, advice = self._typed(error.problem), self._typed(error.advice)
-        self._document["error"] = {"problem": problem, "advice": advice}
-        print(f"{problem}\n→ {advice}" if advice else problem, file=self._err)
+        self._document["error"] = {"problem": error.problem, "advice": error.advice}
+        self._tell_error((*problem_of(error), *arrow(error.advice)))
+
+    def _tell_error(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            print(on_one_line(redact(self._typed(line))), file=self._err)
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
@@ -132,22 +179,38 @@ class JsonReporter:
 class JsonLinesReporter(JsonReporter):
     """For what has no end (`--follow`, `--listen`): each log line and each look is printed as it comes.
 
-    What is left to say is the last line.
+    The first line of logs is what they are about, as each look says itself; what is left to say is the last line.
     """
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
+        if about := self._document.pop("about", None):
+            print(self._json({"about": about}), file=self._out)
         for line in lines:
             print(self._json(_log_line(line)), file=self._out)
         self._out.flush()
 
     def look(self, look: Look) -> None:
-        print(self._json(look_document(look)), file=self._out)
+        print(self._json({"about": self._document.pop("about", None), **look_document(look)}), file=self._out)
+        self._out.flush()
+
+    def view(self, view: View) -> None:
+        about = self._document.pop("about", None)
+        print(self._json({"about": about, **to_builtins(view, str_keys=True)}), file=self._out)
         self._out.flush()
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
         print(self._json({**self._document, "exit_code": int(exit_code)}), file=self._out)
         return self._out.end(exit_code, self._typed)
+
+
+_LONE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+"""Half a character perhaps, as no other program reads it."""
+
+
+def _unescaped(text: str) -> str:
+    """JSON's text nearly as it was before: enough to see whether there may be a secret in it."""
+    return text.replace("\\\\", "\\").replace("\\n", "\n").replace('\\"', '"')
 
 
 def _inside(text: str) -> str:
@@ -163,5 +226,4 @@ def _log_line(line: LogLine) -> dict[str, Any]:
 def _change(change: Change) -> dict[str, Any]:
     what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
     messages = {"messages": list(change.messages)} if change.messages else {}
-    do = {key: value for key, value in to_json(change.do).items() if key != "content"}  # may hold secrets
-    return {**what, "do": do, **messages}
+    return {**what, "do": shown_of(change.do), **messages}

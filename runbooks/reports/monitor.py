@@ -1,8 +1,9 @@
 r"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
 
-**Format:** every line is `TIME APP STATE …`, STATE being `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest is
-`name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`. A value or
-subject with a space or a quote stands in double quotes, as logfmt has it, with `\"` and `\\` inside.
+**Format:** every line is `TIME APP STATE …`, STATE being `LOOK`, `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest
+is `name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`. A value or
+subject with a space or a quote stands in double quotes, as logfmt has it, with `\"` and `\\` inside. The first line of
+a look is its LOOK: where it was, and how much of it was looked at.
 """
 
 import json
@@ -15,30 +16,46 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from runbooks.core.model import Crossing, Look, QueueLook
+from runbooks.core.reporter import About
 from runbooks.core.wording import span, utc
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def look_lines(look: Look) -> Iterator[str]:
-    """One line for each queue, the broker and each host of beat's; then one for each finding and each recovery."""
+def look_lines(look: Look, about: About) -> Iterator[str]:
+    """What it is about; one line for each queue, the broker and each host of beat's; each finding and each recovery."""
     start = f"{utc(look.at)} {look.app}"
+    yield f"{start} LOOK {' '.join(_about(about))}"
     crossed = {one.subject for one in look.crossings}
     if not look.reached:
         yield f"{start} UNREACHED broker"
     for queue in look.queues:
         yield f"{start} {_state(queue.name in crossed)} queue={_word(queue.name)} {_figures(queue)}"
     if look.reached:
-        nodes = f"nodes={len(look.missing_tasks)}/{len(look.missing_tasks) + len(look.silent_nodes)}"
+        asked = len(look.missing_tasks) + len(look.silent_nodes)
+        nodes = f"nodes={len(look.missing_tasks)}/{asked} " if asked else ""
         unacked = f"unacked={look.unacked} unacked_age_s={look.unacked_age_s:.0f}"
         bad = bool(look.silent_nodes or any(look.missing_tasks.values()) or crossed & {"broker", "unacked"})
-        yield f"{start} {_state(bad)} broker {nodes} {unacked}"
+        yield f"{start} {_state(bad)} broker {nodes}{unacked}"
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
     for one in look.crossings:
         yield f"{start} CROSSED {_finding(one)} {one.summary}"
     for one in look.recovered:
         yield f"{start} RECOVERED {_finding(one)} {span(look.at - one.since_at)}"
+
+
+def _about(about: About) -> Iterator[str]:
+    for name, value in {"broker": about.broker, "inventory": about.inventory}.items():
+        if value:
+            yield f"{name}={_word(value)}"
+    for name, seen in {"hosts": about.hosts, "workers": about.workers, "queues": about.queues}.items():
+        if seen:
+            yield f"{name}={seen.looked_at}/{seen.of}"
+    if run := about.other_run:
+        yield f"run={_word(run.id or 'unknown')} verb={_word(run.verb)} by={_word(run.by)}"
+        if run.since_at is not None:
+            yield f"since={utc(run.since_at)}"
 
 
 def _finding(one: Crossing) -> str:
@@ -54,7 +71,10 @@ def _state(crossed: bool) -> str:
 
 
 def _figures(queue: QueueLook) -> str:
-    figures = [f"depth={queue.depth}", f"consumers={queue.consumers}", f"max_retries={queue.max_retries}"]
+    figures = [f"depth={queue.depth}"]
+    if queue.consumers is not None:
+        figures.append(f"consumers={queue.consumers}")
+    figures.append(f"max_retries={queue.max_retries}")
     figures.append(f"eta_overdue_s={queue.eta_overdue_s:.0f}")
     if queue.per_s is not None:
         figures.append(f"per_hour={queue.per_s * 3600:+.0f}")

@@ -1,10 +1,8 @@
-"""A task's progress on a terminal: one bar, redrawn with every look."""
+"""A task's progress on a terminal: one bar, redrawn with every look. What draws it is loaded where there is one."""
 
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
 
 from runbooks.core import reporter
 from runbooks.core.wording import span
@@ -30,6 +28,9 @@ class TaskBar:
     """Drawn from the first `show` to `stop`, which removes it."""
 
     def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
         state = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
         told = TextColumn("{task.fields[told]}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True))
         self._bar = Progress(state, BarColumn(_BAR_WIDTH), told, console=console, transient=True)

@@ -1,8 +1,9 @@
-"""What is going on, on a terminal: one line, with a bar where it is known how far it is, else with a sign of life."""
+"""What is going on, on a terminal: one line, with a bar where it is known how far it is, else with a sign of life.
+
+What draws it is loaded where there is one.
+"""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Column
 
 _BAR_WIDTH = 16  # leaves room for the counts on a terminal of 80 columns
 
@@ -11,11 +12,16 @@ class WaitingLine:
     """Drawn from its making to `stop`, which removes it."""
 
     def __init__(self, console: Console, text: str, share: float | None) -> None:
+        from rich import progress
+        from rich.table import Column
+
         self.has_bar = share is not None
-        told = TextColumn("{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True))
-        bar = (BarColumn(_BAR_WIDTH), TaskProgressColumn(), told, TimeRemainingColumn(compact=True), TextColumn("left"))
-        columns = bar if self.has_bar else (SpinnerColumn(), told)
-        self._progress = Progress(*columns, console=console, transient=True)
+        column = Column(overflow="ellipsis", no_wrap=True)
+        told = progress.TextColumn("{task.description}", markup=False, table_column=column)
+        left = (progress.TimeRemainingColumn(compact=True), progress.TextColumn("left"))
+        bar = (progress.BarColumn(_BAR_WIDTH), progress.TaskProgressColumn(), told, *left)
+        columns = bar if self.has_bar else (progress.SpinnerColumn(), told)
+        self._progress = progress.Progress(*columns, console=console, transient=True)
         self._row = self._progress.add_task(text, total=1.0 if self.has_bar else None)
         self._progress.start()
 

@@ -4,9 +4,7 @@ Scripts go to the shell's standard input, where no argument list shows them.
 """
 
 import logging
-import secrets
 import select
-import shlex
 import socket
 import socketserver
 import threading
@@ -19,9 +17,10 @@ from fabric import Connection
 
 from runbooks.core.errors import HostUnreachable
 from runbooks.hosts.transport import Become, Completed, Shell
+from runbooks.ssh.begin import WrongPassword, begin_shell
 from runbooks.ssh.config import Target
 from runbooks.ssh.login import Secrets
-from runbooks.ssh.server import Jumps, connect
+from runbooks.ssh.server import Jumps, connect, why_no_way
 
 WINDOW_BYTES = 64 * 2**20
 """How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
@@ -35,44 +34,53 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its erro
 class SshTransport:
     """Runs scripts on a host over one SSH connection, made at its first use."""
 
+    slow = ""
+
     def __init__(self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
         self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
         self._hang_up: Callable[[], object] = bool
-        self._refused = ""
+        self._refused: WrongPassword | None = None
         self._opening = threading.Lock()
         self._kept: Shell | None = None
         self._keeping = ExitStack()
 
     def run(self, script: str, *, timeout_s: float) -> Completed:
-        """All scripts of a run go to one shell: a session and a sudo of its own would cost each more than it does."""
-        if self._kept is None:
-            self._kept = self._keeping.enter_context(self.shell())
         try:
-            return self._kept.run(script, timeout_s=timeout_s)
+            return self._shell_kept().run(script, timeout_s=timeout_s)
         except BaseException:  # what is left of this script must not be taken for the next one's answer
-            self._kept = None
-            self._keeping.close()
+            self._end_shell()
             raise
-
-    def _ended(self, channel: paramiko.Channel) -> str:
-        """Why a shell is no more: the host, or sudo, which is to ask for no password, did not run it, or it is cut off.
-
-        **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
-        """
-        channel.status_event.wait(SESSION_TIMEOUT_S)
-        said = channel.recv_stderr(_CHUNK_BYTES).decode(errors="replace").strip()[-300:]
-        if channel.exit_status == -1:
-            return "the connection was lost"
-        if not said.startswith(("sudo: ", "sudo-rs: ")):
-            where = f"{self._connected().user}@{self._connected().host}"
-            return f"its shell ended with {channel.exit_status}: {said or f'it said nothing; try `ssh {where}`'}"
-        asked = self._become and not self._become.password and "password" in said
-        return f"{said}; pass --ask-become-pass, or set ansible_become_password" if asked else said
 
     @contextmanager
     def shell(self) -> Iterator[Shell]:
-        with self._shell(time.monotonic() + SESSION_TIMEOUT_S) as channel:
+        """The shell that `run` uses: a server may allow no second session."""
+        try:
+            yield self._shell_kept()
+        finally:
+            self._end_shell()
+
+    def _shell_kept(self) -> Shell:
+        """All scripts of a run go to one shell: a session and a sudo of its own would cost each more than it does."""
+        if self._kept is None:
+            self._kept = self._keeping.enter_context(self._new_shell())
+        return self._kept
+
+    def _end_shell(self) -> None:
+        self._kept = None
+        self._keeping.close()
+
+    def _ended(self, channel: paramiko.Channel) -> str:
+        """Why a shell is no more. **Source:** RFC 4254, 6.10: of what was cut off there is no exit status."""
+        channel.status_event.wait(SESSION_TIMEOUT_S)
+        if channel.exit_status == -1:
+            return "the connection was lost"
+        said = channel.recv_stderr(_CHUNK_BYTES).decode(errors="replace").strip()[-300:]
+        return f"its shell ended with {channel.exit_status}: {said or 'it said nothing'}"
+
+    @contextmanager
+    def _new_shell(self) -> Iterator[Shell]:
+        with self._session(time.monotonic() + SESSION_TIMEOUT_S) as channel:
 
             def send(script: bytes) -> None:
                 channel.settimeout(SESSION_TIMEOUT_S)
@@ -100,14 +108,14 @@ class SshTransport:
 
     def forward(self, host: str, port: int) -> int:
         """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
-        connected = self._connected
-        connected()
+        way = self._way_to
+        way(host, port, ("127.0.0.1", 0)).close()
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with (
                     suppress(paramiko.SSHException, OSError, EOFError, HostUnreachable),  # the client is disconnected
-                    connected().transport.open_channel("direct-tcpip", (host, port), self.client_address) as channel,
+                    way(host, port, self.client_address) as channel,
                 ):
                     _pump(self.request, channel)
 
@@ -115,6 +123,16 @@ class SshTransport:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server.server_address[1]
+
+    def _way_to(self, host: str, port: int, client: tuple[str, int]) -> paramiko.Channel:
+        connection = self._connected()
+        transport: paramiko.Transport = connection.transport
+        try:
+            return transport.open_channel("direct-tcpip", (host, port), client)
+        except paramiko.ChannelException as error:
+            where = f"{connection.user}@{connection.host}:{connection.port}"
+            problem = f"{where} opens no way to {host}:{port}: {error.text}"
+            raise HostUnreachable(problem, why_no_way(error)) from None
 
     def _connected(self) -> Connection:
         with self._opening:
@@ -127,7 +145,7 @@ class SshTransport:
         self._hang_up = hang_up
 
     @contextmanager
-    def _shell(self, deadline: float) -> Iterator[paramiko.Channel]:
+    def _session(self, deadline: float) -> Iterator[paramiko.Channel]:
         """A shell that reads its script from the channel, as the user the script is to run as."""
         transport = self._connected().transport
         try:
@@ -135,55 +153,18 @@ class SshTransport:
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
         try:
-            self._start(channel, deadline)
+            if self._refused:
+                raise self._refused
+            self.slow = begin_shell(channel, self._connected().user, self._become, deadline)
             yield channel
+        except WrongPassword as error:
+            self._refused = error
+            raise
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
         finally:
             with suppress(paramiko.SSHException, OSError, EOFError):  # nobody is left to be told
                 channel.close()
-
-    def _start(self, channel: paramiko.Channel, deadline: float) -> None:
-        become = self._become
-        if become is None:
-            return channel.exec_command("exec /bin/sh -s")
-        sudo = f"exec sudo -H -u {shlex.quote(become.user)}"
-        if become.password is None:
-            return channel.exec_command(f"{sudo} -n -- /bin/sh -s")
-        if self._refused:
-            raise HostUnreachable(self._refused)
-        try:
-            _authenticate(channel, sudo, become.password, deadline)
-        except _WrongPassword as error:
-            self._refused = error.problem
-            raise
-
-
-class _WrongPassword(HostUnreachable):
-    """sudo does not accept the password; trying it again could lock the account."""
-
-
-def _authenticate(channel: paramiko.Channel, sudo: str, password: str, deadline: float) -> None:
-    """Answer sudo's question, if it asks at all, once: a wrong password that is repeated may lock the account."""
-    asks, ready = f"asks-{secrets.token_hex(8)}", f"ready-{secrets.token_hex(8)}"
-    channel.exec_command(f"{sudo} -S -p {asks} -- /bin/sh -c 'echo {ready} >&2; exec /bin/sh -s'")
-    said = ""
-    answered = False
-    while ready not in said:
-        channel.settimeout(max(0.1, deadline - time.monotonic()))
-        try:
-            chunk = channel.recv_stderr(_CHUNK_BYTES)
-        except TimeoutError:
-            raise HostUnreachable("sudo did not answer in time") from None
-        said += chunk.decode(errors="replace")
-        if not chunk:
-            reason = " ".join(said.replace(asks, "").split())
-            raise HostUnreachable(f"sudo refuses: {reason[-300:] or 'it said nothing'}")
-        if said.count(asks) > 1:
-            raise _WrongPassword("sudo does not accept the become password (tried once)")
-        if asks in said and not answered:
-            channel.sendall((password + "\n").encode())
-            answered = True
 
 
 def _pump(one: socket.socket, other: paramiko.Channel) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 _PASSPHRASE = ("ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase")
 _BECOME_USER = ("ansible_become_user", "ansible_sudo_user")
+_BECOME_EXE = ("ansible_become_exe", "ansible_sudo_exe")
+_BECOME_FLAGS = ("ansible_become_flags", "ansible_sudo_flags")
 _BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")
 
 
@@ -64,8 +67,18 @@ def transports_to(
     return Transports({host.name: way_to(host) for host in hosts}, forks)
 
 
+_MACHINE = "name the machine that it runs on as the host, with `celery_service_manager: docker` (docs/docker.md)"
+_IN_CONTAINERS = {
+    "docker": _MACHINE,
+    "docker_api": _MACHINE,
+    "podman": "and `celery_service_manager: docker` manages the containers of Docker alone, not those of podman",
+}
+
+
 def _connection(host: FleetHost) -> str:
-    connection = host.variables.get("ansible_connection", "ssh")
+    connection = str(host.variables.get("ansible_connection", "ssh"))
+    if advice := _IN_CONTAINERS.get(connection.rpartition(".")[2]):
+        raise UsageError(f"host '{host.name}': ansible_connection '{connection}': a container is no host here", advice)
     if connection not in ("local", "ssh", "paramiko", "smart"):
         raise UsageError(
             f"host '{host.name}': ansible_connection '{connection}' is not supported", "'ssh' and 'local' are"
@@ -92,4 +105,14 @@ def _become(host: FleetHost, password: str | None) -> Become | None:
         return None
     if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
-    return Become(last(host.variables, _BECOME_USER) or "root", last(host.variables, _BECOME_PASSWORD) or password)
+    flags = last(host.variables, _BECOME_FLAGS)
+    try:
+        words = ("-H",) if flags is None else tuple(shlex.split(flags))
+    except ValueError as error:
+        raise UsageError(f"host '{host.name}': ansible_become_flags '{flags}': {error}") from None
+    return Become(
+        last(host.variables, _BECOME_USER) or "root",
+        last(host.variables, _BECOME_PASSWORD) or password,
+        last(host.variables, _BECOME_EXE) or "sudo",
+        words,
+    )

@@ -89,7 +89,7 @@ class Login(Struct, frozen=True):
     def _loaded(self, path: Path, tried: list[str]) -> Iterator[paramiko.PKey]:
         """The key of a file; without the certificate that stands beside it, which is offered by itself."""
         try:
-            loaded = paramiko.PKey.from_path(path, (self.secrets.passphrase or "").encode() or None)  # type: ignore[arg-type]
+            loaded = _read(path, self.secrets.passphrase)
         except TypeError:
             tried.append(f"{path}, which is encrypted (ssh-add it, or set ansible_private_key_passphrase)")
         except (ValueError, OSError, paramiko.SSHException, UnknownKeyType) as error:
@@ -98,6 +98,19 @@ class Login(Struct, frozen=True):
             loaded.public_blob = None
             tried.append(str(path))
             yield loaded
+
+
+def _read(path: Path, passphrase: str | None) -> paramiko.PKey:
+    """The key of a file, by the passphrase where it is encrypted. Raises TypeError where it would need one."""
+    try:
+        return paramiko.PKey.from_path(path)
+    except TypeError:
+        if not passphrase:
+            raise
+    try:
+        return paramiko.PKey.from_path(path, passphrase.encode())  # type: ignore[arg-type]
+    except ValueError:
+        raise ValueError("ansible_private_key_passphrase is not its passphrase") from None
 
 
 class _Agent(AgentSSH):

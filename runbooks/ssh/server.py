@@ -14,7 +14,7 @@ from fabric import Config, Connection
 from invoke.exceptions import Exit
 from msgspec import Struct, field
 
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostTrouble, HostUnreachable
 from runbooks.core.private import make_private
 from runbooks.ssh.config import Target, resolve
 from runbooks.ssh.known_hosts import HostKey, KnownHosts, Verdict, line_for
@@ -25,6 +25,8 @@ DEAD_AFTER_S = 30
 """A host whose network does not confirm what it was sent for so long is gone, however long a script may take."""
 
 JUMP_RETRY_S = 30.0
+
+_PROHIBITED = 1  # RFC 4254, 5.1
 
 _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 """Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
@@ -52,7 +54,7 @@ class _Server(Struct):
 
     opening: threading.Lock = field(default_factory=threading.Lock)
     connection: Connection | None = None
-    failed: tuple[float, str] | None = None
+    failed: tuple[float, HostUnreachable] | None = None
 
 
 class Jumps:
@@ -75,12 +77,12 @@ class Jumps:
         server = self._servers.setdefault(way, _Server())
         with server.opening:
             if server.failed and time.monotonic() - server.failed[0] < JUMP_RETRY_S:
-                raise HostUnreachable(server.failed[1])
+                raise server.failed[1]
             if server.connection is None or not server.connection.is_connected:
                 try:
                     server.connection = connect(self._resolve(way[-1]), self, Secrets(), begun, gateway)
                 except HostUnreachable as error:
-                    server.failed = time.monotonic(), error.problem
+                    server.failed = time.monotonic(), error
                     raise
             return server.connection
 
@@ -129,10 +131,24 @@ def connect(
         if dialled:  # else the jump host's has it
             dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
     except paramiko.AuthenticationException as error:
-        raise HostUnreachable(f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)") from None
+        problem = f"{where} lets us not in: {error} (try `ssh {where.partition(':')[0]}`)"
+        raise HostUnreachable(problem, trouble=HostTrouble.LOGIN_REFUSED) from None
+    except paramiko.ChannelException as error:
+        assert gateway is not None
+        via = f"{gateway.user}@{gateway.host}:{gateway.port}"
+        raise HostUnreachable(
+            f"{via}, which leads to it, opens no way to {target.host}:{target.port}: {error.text}", why_no_way(error)
+        ) from None
     except (paramiko.SSHException, OSError, EOFError, Exit) as error:
         raise HostUnreachable(f"{where}: {str(error) or type(error).__name__}") from None
     return connection
+
+
+def why_no_way(error: paramiko.ChannelException) -> str:
+    """What to look at where a server opens no connection to another. **Source:** RFC 4254, 5.1."""
+    if error.code == _PROHIBITED:
+        return "does its sshd allow it (AllowTcpForwarding, PermitOpen, DisableForwarding)?"
+    return "is that address right, and does anybody listen there?"
 
 
 def _dialled(target: Target, begun: Begun) -> socket.socket:
@@ -187,17 +203,20 @@ class _Checked(paramiko.MissingHostKeyPolicy):
             case Verdict.KNOWN:
                 return
             case Verdict.REVOKED:
-                raise HostUnreachable(f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it")
+                problem = f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it"
+                raise HostUnreachable(problem, trouble=HostTrouble.KEY_CHANGED)
             case Verdict.CHANGED:
                 raise HostUnreachable(
                     f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another; somebody may stand "
-                    f"in between. If it was reinstalled: ssh-keygen -R '{name}' -f {why.rpartition(':')[0]}"
+                    f"in between. If it was reinstalled: ssh-keygen -R '{name}' -f {why.rpartition(':')[0]}",
+                    trouble=HostTrouble.KEY_CHANGED,
                 )
         accepted = self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")
         if not accepted or self.target.remembered_in is None:
             raise HostUnreachable(
                 f"the host key of {name} is not known: {print_}{f' ({why})' if why else ''}; "
-                "compare it, then `ssh` there once or pass --accept-new"
+                "compare it, then `ssh` there once or pass --accept-new",
+                trouble=HostTrouble.KEY_UNKNOWN,
             )
         self._remember(shown, self.target.remembered_in)
 

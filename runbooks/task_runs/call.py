@@ -18,13 +18,13 @@ def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, 
     A shortcut goes before a task of the same name. Raises UsageError naming every flag that is wrong.
     """
     shortcut = shortcuts.get(name)
-    asked: dict[str, Any] = shortcut.model_dump() if shortcut else {"task": name}
+    asked: dict[str, Any] = shortcut.model_dump(exclude_unset=True) if shortcut else {"task": name}
     problems = []
     for flag, text in flags.items():
         if text is None:
             continue
         try:
-            asked[flag] = _json(text, list if flag == "args" else dict) if flag in ("args", "kwargs") else text
+            asked[flag] = _json(text, _KINDS[flag]) if flag in _KINDS else text
         except ValueError as error:
             problems.append(f"--{flag} {text!r}: {error}")
     try:
@@ -36,8 +36,16 @@ def requested(name: str, shortcuts: Mapping[str, TaskCall], flags: Mapping[str, 
     return call
 
 
+_KINDS = {"args": list, "kwargs": dict, "result": object}
+_EXAMPLES = {
+    list: """a JSON list, e.g. '[1, "x"]'""",
+    dict: """a JSON object, e.g. '{"device_id": 1}'""",
+    object: """JSON, e.g. '{"status": "ok"}'""",
+}
+
+
 def _json(text: str, kind: type) -> Any:
-    example = """a JSON list, e.g. '[1, "x"]'""" if kind is list else """a JSON object, e.g. '{"device_id": 1}'"""
+    example = _EXAMPLES[kind]
     try:
         value = json.loads(text)
     except ValueError as error:

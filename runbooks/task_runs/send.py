@@ -2,51 +2,70 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
 from runbooks.core.command import Command
 from runbooks.core.effects import RunTask
+from runbooks.core.envfile.reading import Reading
 from runbooks.core.errors import HostUnreachable, RunbookError, UsageError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import AppTask, NodeState
 from runbooks.core.needs import Needs
-from runbooks.core.settings import AppSettings, TaskCall
+from runbooks.core.settings import TaskCall
 from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, list_runs
-from runbooks.engine.observe import HOST_TIMEOUT_S, secrets_in
-from runbooks.hosts.facts import ask_files, parse_files, redact
+from runbooks.engine.observe import HOST_TIMEOUT_S, keep_secrets_of
+from runbooks.hosts.facts import ask_files, parse_files
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.task_runs.application import ask_route, ask_send, parse_route, parse_send
 from runbooks.task_runs.path import broken_links
 
 
 class Way(Struct, frozen=True):
-    """Where a task goes: the host that sends it, what its application answers, the nodes, and what to keep secret."""
+    """Where a task goes: the host that sends it and its environment, what its application answers, and the nodes.
+
+    `entry` is that of the schedule which is sent, "" where none is.
+    """
 
     host: FleetHost
+    environment: Mapping[str, str]
     found: AppTask
     nodes: Mapping[str, NodeState]
-    secrets: tuple[str, ...]
+    entry: str = ""
 
     @property
     def consumers(self) -> list[str]:
         return sorted(node.name for node in self.nodes.values() if self.found.queue in node.queues)
 
 
-def look_at_way(session: Session, call: TaskCall) -> Way:
-    """Ask the nodes, and meanwhile the application on the first host that answers.
+def look_at_way(session: Session, call: TaskCall, entry: str = "") -> Way:
+    """Ask the nodes, and meanwhile the application on the first host that answers; what an `entry` calls it says.
 
-    Raises HostUnreachable where none does, and RunbookError where the application cannot be loaded there.
+    Raises HostUnreachable where none does, RunbookError where the application cannot be loaded there, and UsageError
+    where its schedule has no such entry.
     """
-    app = session.fleet.app
     with ThreadPoolExecutor(1) as beside:
         asked = beside.submit(session.observe, Needs.NODES)
-        host, secrets, answers = _ask_first(session, lambda host: {"route": ask_route(host, app.app, call)})
+        host, environment, found = _ask_way(session, call, entry)
         broker = asked.result().broker
     assert broker is not None
-    return Way(host, parse_route(host, answers["route"], secrets), broker.nodes, secrets)
+    return Way(host, environment, found, broker.nodes, entry)
+
+
+def way_beside(session: Session, call: TaskCall, nodes: Mapping[str, NodeState]) -> Way:
+    """The same where the nodes have been asked."""
+    return Way(*_ask_way(session, call), nodes)
+
+
+def _ask_way(session: Session, call: TaskCall, entry: str = "") -> tuple[FleetHost, Mapping[str, str], AppTask]:
+    def question(host: FleetHost, environment: Reading) -> dict[str, str]:
+        if environment.refused:
+            raise RunbookError(f"nothing was sent: {host.settings.env_file} on {host.name}, {environment.fault}")
+        return {"route": ask_route(host, session.fleet.app.app, environment.likely, call, entry)}
+
+    host, environment, answers = _ask_first(session, question)
+    return host, environment.likely, parse_route(host, answers["route"], entry)
 
 
 def require_whole(session: Session, call: TaskCall, way: Way) -> None:
@@ -55,22 +74,42 @@ def require_whole(session: Session, call: TaskCall, way: Way) -> None:
     broken = list(broken_links(call, way.found, way.nodes, app.broker_url.get_secret_value(), app.shortcuts))
     if broken:
         kind = UsageError if all(isinstance(link, UsageError) for link in broken) else RunbookError
-        problems = "\n".join(redact(link.problem, way.secrets) for link in broken)
+        problems = "\n".join(link.problem for link in broken)
         raise kind(f"nothing was sent: {problems}", "; ".join(dict.fromkeys(link.advice for link in broken)))
 
 
 def send(session: Session, call: TaskCall, way: Way, task_id: str) -> None:
     """Send it once. Raises RunbookError; the message may have been sent all the same."""
-    question = ask_send(way.host, session.fleet.app.app, call, task_id)
+    question = ask_send(way.host, session.fleet.app.app, way.environment, call, task_id, way.entry)
     answers = run_fragments(
         session.transports[way.host.name], {"send": question}, timeout_s=HOST_TIMEOUT_S, private=["send"]
     )
-    parse_send(way.host, answers["send"], way.secrets)
+    parse_send(way.host, answers["send"])
 
 
-def secrets_of(session: Session) -> tuple[str, ...]:
-    """What must not be shown of a result. Raises HostUnreachable where no host can tell."""
-    return _ask_first(session, lambda _: {})[1]
+def learn_secrets(session: Session) -> tuple[FleetHost | None, Mapping[str, str]]:
+    """Know what must not be shown of a result. Raises HostUnreachable where no host can tell.
+
+    Returns the host that did, and the environment of the application there; None where no host has the application.
+    """
+    if not session.fleet.hosts:
+        return None, {}
+    host, environment, _ = _ask_first(session, lambda *_: {})
+    return host, environment.likely
+
+
+def environment_of(session: Session, host: FleetHost) -> Mapping[str, str]:
+    """The environment of the application on a host; the secrets in it are known then. Raises HostUnreachable."""
+    return _environment(session, host).likely
+
+
+def _environment(session: Session, host: FleetHost) -> Reading:
+    path = host.settings.env_file
+    transport, read = session.transports[host.name], {"env_file": ask_files([path])}
+    kept = run_fragments(transport, read, timeout_s=HOST_TIMEOUT_S, private=read)
+    env_file = parse_files([path], kept["env_file"])[path]
+    keep_secrets_of(env_file)
+    return host.environment_in(env_file)
 
 
 def sent_in(session: Session, task_id: str) -> tuple[RunRecord, RunTask] | None:
@@ -83,23 +122,22 @@ def sent_in(session: Session, task_id: str) -> tuple[RunRecord, RunTask] | None:
 
 
 def _ask_first(
-    session: Session, questions: Callable[[FleetHost], Mapping[str, str]]
-) -> tuple[FleetHost, tuple[str, ...], Mapping[str, Answer]]:
-    """Ask the first host that answers, in the inventory's order; also for its secrets."""
+    session: Session, questions: Callable[[FleetHost, Reading], Mapping[str, str]]
+) -> tuple[FleetHost, Reading, Mapping[str, Answer]]:
+    """Ask the first host that answers, in the inventory's order, after its environment and the secrets in that."""
+    if not session.fleet.hosts:
+        raise UsageError(
+            "no host of the inventory has the application, which alone can send a task by its own routes",
+            "give one celery_directory, celery_python, celery_user and celery_env_file: docs/inventory.md",
+        )
     away = []
     for host in session.fleet.hosts:
-        path = host.settings.env_file
         try:
-            asked = {"env_file": ask_files([path]), **questions(host)}
+            environment = _environment(session, host)
+            asked = questions(host, environment)
             answers = run_fragments(session.transports[host.name], asked, timeout_s=HOST_TIMEOUT_S, private=asked)
         except HostUnreachable as error:
             away.append(f"{host.name}: {error.problem}")
             continue
-        secrets = (*secrets_in(parse_files([path], answers["env_file"])[path]), *_passwords(session.fleet.app))
-        return host, secrets, answers
+        return host, environment, answers
     raise HostUnreachable("no host answers: " + "; ".join(away), f"see {Command('hosts')}, and --limit")
-
-
-def _passwords(app: AppSettings) -> tuple[str, ...]:
-    urls = (url.get_secret_value() for url in (app.broker_url, app.result_backend) if url)
-    return tuple(unquote(password) for url in urls if (password := urlsplit(url).password))

@@ -1,7 +1,7 @@
-"""Watches one task to its end, telling its progress; what is told is freed of secrets first."""
+"""Watches one task to its end, telling its progress; secrets are taken out before anything is cut."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,10 +10,11 @@ from runbooks.broker.nodes.task_watch import Watch
 from runbooks.core.command import Command
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import HeldTask, MessagePlace, TaskState
+from runbooks.core.redaction import redact, redact_value
 from runbooks.core.reporter import TaskReport
-from runbooks.core.wording import span
+from runbooks.core.wording import counted, span
 from runbooks.engine.context import Session
-from runbooks.hosts.facts import redact, redact_value
+from runbooks.task_runs.expected import Expected
 from runbooks.task_runs.progress import Meter
 
 TRACE_EVERY_S = 5.0
@@ -30,14 +31,18 @@ class Trace(Struct, frozen=True):
 
 
 class Watched(Struct, frozen=True):
-    """A task that is watched; `task` and `queue` are "" where they are not known, `max_retries` None."""
+    """A task that is watched; `task` and `queue` are "" where they are not known, `max_retries` None.
+
+    `expected` is what it has to return, None where nothing is said of that; `by_events`: its result comes as text.
+    """
 
     session: Session
     id: str
     task: str
     queue: str
-    secrets: Collection[str]
     max_retries: int | None = None
+    expected: Expected | None = None
+    by_events: bool = False
 
     def to_its_end(self, watch: Watch, timeout_s: float) -> TaskReport:
         """Look until it has ended or the time is over; the broker may go away meanwhile and come back."""
@@ -47,7 +52,8 @@ class Watched(Struct, frozen=True):
         while True:
             before, away = seen, ""
             try:
-                seen = self._shown(watch.look())
+                raw = watch.look()
+                seen = _redacted(raw)
                 now = time.monotonic()
                 if seen != before:
                     changed_at = now
@@ -57,10 +63,10 @@ class Watched(Struct, frozen=True):
                     trace = self.trace(seen, quiet_s=now - changed_at)
                     traced_at = time.monotonic()
             except BrokerUnreachable as error:
-                away = f"{redact(error.problem, self.secrets)}; trying again"
+                away = f"{error.problem}; trying again"
             now = time.monotonic()
             if seen.ended:
-                return self.report(seen, "", now - started_at)
+                return self.judged(raw, self.report(seen, "", now - started_at))
             note = away or self.where(seen, trace)
             self.session.reporter.progress(meter.read(seen, now, note))
             if now - started_at >= timeout_s:
@@ -98,16 +104,23 @@ class Watched(Struct, frozen=True):
             return f"{what} at {at}, in {span(left_s)}" if left_s > 0 else f"{what} is due"
         if place.queue is None:
             return "a worker has taken it and not started it yet"
-        return f"{place.ahead:,} messages of {place.queue} run before it"
+        return f"{counted(place.ahead, f'message of {place.queue} runs', f'messages of {place.queue} run')} before it"
+
+    def judged(self, raw: TaskState, report: TaskReport) -> TaskReport:
+        """The report of one that ended, with what is to say of its result where one was expected."""
+        if self.expected is None or raw.state != "SUCCESS":
+            return report
+        faults = self.expected.faults_as_told(str(raw.result)) if self.by_events else self.expected.faults(raw.result)
+        return replace(report, differs=faults)
 
     def report(self, seen: TaskState, note: str, elapsed_s: float | None = None) -> TaskReport:
-        shown = self._shown(seen)
+        seen = _redacted(seen)
         names = {"task": self.task, "queue": self.queue, "note": "" if seen.ended else note}
         return TaskReport(
-            self.id, shown.state, **names, elapsed_s=None if elapsed_s is None else round(elapsed_s, 1),
-            result=shown.result, traceback=shown.traceback, ended=seen.ended,
+            self.id, seen.state, **names, elapsed_s=None if elapsed_s is None else round(elapsed_s, 1),
+            result=seen.result, traceback=seen.traceback, ended=seen.ended,
         )  # fmt: skip
 
-    def _shown(self, seen: TaskState) -> TaskState:
-        result, traceback = redact_value(seen.result, self.secrets), redact(seen.traceback, self.secrets)
-        return replace(seen, result=result, traceback=traceback)
+
+def _redacted(seen: TaskState) -> TaskState:
+    return replace(seen, result=redact_value(seen.result), traceback=redact(seen.traceback))

@@ -1,8 +1,8 @@
 """Asks Ansible's own library about many inventories in one process; run as a script, for Ansible is slow to start.
 
-Each line of stdin is a JSON list of an inventory's path, `--limit` patterns and templates; each line of stdout is what
-Ansible says to it: `error`, or `hosts` and `groups` (in order), `variables` as `ansible-inventory --list` prints them,
-`limits` (hosts, or an error's text), `values` (the templates' on the first host, or an error's text) and `warnings`.
+Each line of stdin is a JSON list of an inventory's sources, `--limit` patterns and templates; each line of stdout is
+what Ansible says to it: `error`, or `hosts` and `groups` (in order), `variables` as `ansible-inventory --list` prints
+them, `limits` (hosts, or an error's text), `values` (the templates' on the first host, or an error's text), `warnings`.
 """
 
 import json
@@ -23,11 +23,11 @@ from ansible.vars.manager import VariableManager
 WARNINGS: list[str] = []
 
 
-def answer(path: str, limits: list[str], templates: list[str]) -> dict[str, Any]:
+def answer(sources: list[str], limits: list[str], templates: list[str]) -> dict[str, Any]:
     WARNINGS.clear()
     loader = DataLoader()
     try:
-        inventory = InventoryManager(loader, sources=[path])
+        inventory = InventoryManager(loader, sources=sources)
         everything = inventory.get_hosts("all")
         manager = VariableManager(loader, inventory=inventory)
         variables = {

@@ -32,13 +32,14 @@ class Case:
     text: str
     files: dict[str, str] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+    name: str = "inventory.yaml"
 
-    def write(self, folder: Path) -> Path:
-        path = folder / "inventory.yaml"
-        for name, text in (self.files | {path.name: self.text}).items():
+    def write(self, folder: Path) -> tuple[Path, ...]:
+        """Write all files; returns the inventory's sources."""
+        for name, text in (self.files | {self.name: self.text}).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        return path
+        return (folder / self.name,)
 
 
 def make_case(seed: int) -> Case:

@@ -1,116 +1,32 @@
-"""An inventory means the same to this tool and to Ansible; what is refused here, Ansible warns of, or is documented."""
+"""An inventory means the same to this tool and to Ansible."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runbooks.core.errors import InventoryError, UsageError
-from runbooks.inventory.patterns import select_hosts
-from runbooks.inventory.read import Inventory, load_inventory
+import pytest
+
+from runbooks.core.errors import InventoryError
+from runbooks.inventory.read import load_inventory
 from runbooks.inventory.values import Renderer
-from runbooks.inventory.yaml import Vaulted
-from tests.ansible.conftest import Run, environment
+from tests.ansible.compare import as_json, ask_ansible, compare, difference
+from tests.ansible.conftest import Run
 from tests.ansible.generate import Case, make_case
-
-GENERATED = 2800
-ON_PURPOSE = (
-    "duplicate key", "has no hosts", "with START not after END", "nor an IPv6 address",
-    "so that no --limit could name it", "the first is [0]",
-)  # fmt: skip
-"""What is refused though Ansible takes it without a word: docs/inventory.md lists it."""
-HARMLESS = ("Invalid characters were found in group names", "Found duplicate mapping key 'c'")  # `c` beside a merge key
+from tests.ansible.generate_ini import make_ini_case
+from tests.ansible.generate_sources import make_sources_case
 
 
-def ask_ansible(questions: Iterable[tuple[Path, Sequence[str], Sequence[str]]], home: Path) -> list[Any]:
-    """What `answer.py` says to each inventory, its limits and templates; two processes share the work."""
-    lines = [json.dumps([str(path), list(limits), list(templates)]) for path, limits, templates in questions]
-
-    def answers(part: list[str]) -> list[Any]:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("answer.py"))], input="\n".join(part), cwd=home,
-            env=environment(home) | {"ANSIBLE_INVENTORY_ENABLED": "yaml"}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    with ThreadPoolExecutor(2) as pool:
-        halves = pool.map(answers, (lines[: len(lines) // 2], lines[len(lines) // 2 :]))
-    return [answer for half in halves for answer in half]
-
-
-def as_json(value: Any) -> str:
-    def convert(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: convert(inner) for key, inner in item.items()}
-        if isinstance(item, list | set):
-            return [convert(inner) for inner in item]
-        if isinstance(item, Vaulted):
-            return {"__ansible_vault": str(item)}
-        return item.isoformat() if isinstance(item, date) else item
-
-    return json.dumps(json.loads(json.dumps(convert(value))), sort_keys=True)
-
-
-def difference(inventory: Inventory, theirs: Any, limits: Iterable[str]) -> str | None:
-    """What an inventory that both read means to one and not to the other."""
-    unsettled = theirs["unsettled"]
-    if set(inventory.hosts) != set(theirs["hosts"]) or inventory.groups.keys() != theirs["groups"].keys():
-        return f"hosts {list(inventory.hosts)} and {theirs['hosts']}"
-    for name, hosts in theirs["groups"].items():
-        ours = list(inventory.groups[name])
-        if ours != hosts and (name not in unsettled or sorted(ours) != sorted(hosts)):
-            return f"group {name}: {ours} and {hosts}"
-    for name, host in inventory.hosts.items():
-        ours_told = as_json({key: variable.value for key, variable in host.variables.items()})
-        theirs_told = as_json(theirs["variables"].get(name, {}))
-        if ours_told != theirs_told:
-            return f"host {name}: {ours_told} and {theirs_told}"
-    found = (limit_difference(inventory, limit, theirs["limits"][limit], bool(unsettled)) for limit in limits)
-    return next((text for text in found if text), None)
-
-
-def limit_difference(inventory: Inventory, limit: str, theirs: Any, unsettled: bool) -> str | None:
-    if unsettled and "[" in limit:
-        return None
-    try:
-        ours = list(select_hosts(inventory, limit))
-    except UsageError as error:
-        empty = not theirs or isinstance(theirs, str) or any(text in error.problem for text in ON_PURPOSE)
-        return None if empty else f"--limit {limit}: {error} and {theirs}"
-    same = sorted(ours) == sorted(theirs) if unsettled else ours == theirs
-    return None if same else f"--limit {limit}: {ours} and {theirs}"
-
-
-def compare(cases: Sequence[Case], folder: Path) -> tuple[list[str], int, int]:
-    """The differences, and how many inventories and patterns meant the same to both."""
-    paths = [case.write(folder / str(number)) for number, case in enumerate(cases)]
-    answers = ask_ansible(((path, case.limits, ()) for path, case in zip(paths, cases, strict=True)), folder)
-    differences, same, limits = [], 0, 0
-    for path, case, theirs in zip(paths, cases, answers, strict=True):
-        warnings = [text for text in theirs["warnings"] if not text.startswith(HARMLESS)]
-        try:
-            inventory = load_inventory(path)
-        except InventoryError as error:
-            unasked = [text for text in error.problems if not any(known in text for known in ON_PURPOSE)]
-            if unasked and "error" not in theirs and not warnings:
-                differences.append(f"refused: {unasked}\n{case.text}\n{case.files}")
-            continue
-        if "error" in theirs or warnings:
-            differences.append(f"Ansible says: {theirs.get('error')} {warnings}\n{case.text}\n{case.files}")
-        elif text := difference(inventory, theirs, case.limits):
-            differences.append(f"{text}\n{case.text}\n{case.files}")
-        same, limits = same + 1, limits + len(case.limits)
-    return differences, same, limits
-
-
-def test_generated_inventories_and_limits_mean_the_same_as_to_ansible(tmp_path: Path) -> None:
-    differences, same, _ = compare([make_case(seed) for seed in range(GENERATED)], tmp_path)
+@pytest.mark.parametrize(
+    ("make", "generated", "at_least"),
+    [(make_case, 2800, 2000), (make_ini_case, 2300, 2000), (make_sources_case, 800, 300)],
+)
+def test_generated_inventories_and_limits_mean_the_same_as_to_ansible(
+    make: Callable[[int], Case], generated: int, at_least: int, tmp_path: Path
+) -> None:
+    differences, same, _ = compare([make(seed) for seed in range(generated)], tmp_path)
     assert not differences, f"{len(differences)} differences, the first:\n{min(differences, key=len)}"
-    assert same >= 2000
+    assert same >= at_least
 
 
 CASES = sorted(path for path in (Path(__file__).parent / "cases").glob("*") if path.suffix or path.is_dir())
@@ -124,8 +40,9 @@ def written(case: Path) -> tuple[Path, list[str]]:
 
 
 def test_awkward_inventories_mean_the_same_as_to_ansible(tmp_path: Path) -> None:
-    questions = [(*written(case), ()) for case in CASES]
-    for (path, limits, _), theirs in zip(questions, ask_ansible(questions, tmp_path), strict=True):
+    found = [written(case) for case in CASES]
+    answers = ask_ansible((((path,), limits, ()) for path, limits in found), tmp_path)
+    for (path, limits), theirs in zip(found, answers, strict=True):
         assert "error" not in theirs, (path, theirs)
         assert difference(load_inventory(path), theirs, limits) is None, path
 
@@ -156,7 +73,7 @@ db: {hosts: {d: {port: 6379}, h.example.com: }}
 def test_jinja_comes_to_the_same_as_for_ansible(tmp_path: Path) -> None:
     path = tmp_path / "inventory.yaml"
     path.write_text(VARIABLES)
-    (theirs,) = ask_ansible([(path, (), TEMPLATES)], tmp_path)
+    (theirs,) = ask_ansible([((path,), (), TEMPLATES)], tmp_path)
     different = []
     (tmp_path / "host_vars").mkdir()
     for number, template in enumerate(TEMPLATES):
@@ -174,7 +91,7 @@ def test_jinja_comes_to_the_same_as_for_ansible(tmp_path: Path) -> None:
 def test_ansibles_command_line_says_what_its_library_says(tmp_path: Path, ansible: Run) -> None:
     for case in ("files", "limits_of_all_kinds.yaml", "scalars.yaml"):
         path, limits = written(Path(__file__).parent / "cases" / case)
-        (theirs,) = ask_ansible([(path, limits, ())], tmp_path)
+        (theirs,) = ask_ansible([((path,), limits, ())], tmp_path)
         listed = json.loads(ansible("ansible-inventory", "-i", str(path), "--list"))
         assert as_json(listed["_meta"]["hostvars"]) == as_json({k: v for k, v in theirs["variables"].items() if v})
         for limit in [limit for limit in limits if isinstance(theirs["limits"][limit], list)][:2]:

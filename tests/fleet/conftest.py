@@ -6,11 +6,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
 from platformdirs import user_cache_path
 
 from lab.fleet import machine
@@ -106,6 +108,26 @@ def make_fleet_world(path: Path) -> FleetWorld:
     make_world(path)
     shutil.copy(CHECKOUT / "requirements.lock", path)
     return FleetWorld(path)
+
+
+@contextmanager
+def two_hosts(path: Path, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
+    """A fleet of two hosts, which a remediation has made healthy; `first` is done before it."""
+    world = make_fleet_world(path)
+    up = world.inv("fleet", "--hosts", "2")
+    assert up.code == 0, up.err
+    with broker_of(world) as client:
+        client.delete(*client.keys("low_priority*"))
+    first(world)
+    healed = world.inv("remediate", "--yes", "--kill-running", "--inventory", ".fleet/inventory.yaml")
+    assert healed.code == 0, healed.out + healed.err
+    yield world
+    down = world.inv("fleet", "--down")
+    assert down.code == 0, down.err
+
+
+def broker_of(world: FleetWorld) -> "redis.Redis":
+    return redis.Redis.from_url((world.fleet / "broker.url").read_text().strip(), protocol=2)
 
 
 @pytest.fixture(scope="session")

@@ -38,3 +38,28 @@ def test_a_look_runs_the_application_as_a_worker_does_and_writes_nothing_into_it
         assert fleet.ssh("root@web1", ours).out == listed
     finally:
         fleet.ssh("root@web1", f"mv {settings}.kept {settings}; chmod 640 {ENV_FILE}; rm -f {LOADED}")
+
+
+TASKS = f"{APP}/inventory/tasks.py"
+NEWER = """
+import kombu
+kombu.__version__ = "0.9"
+
+@shared_task
+def only_here(): ...
+"""
+
+
+def test_two_hosts_with_different_code_are_told_with_both_sides(fleet: FleetWorld) -> None:
+    before = fleet.ssh("root@web2", f"cp -p {TASKS} {TASKS}.kept && cat >> {TASKS}", NEWER)
+    assert before.code == 0, before.err
+    try:
+        inventory = ("--inventory", str(fleet.fleet / "inventory.yaml"), "--limit", "web1,web2")
+        found = {one["code"]: one for one in fleet.inv("diagnose", "--json", *inventory).json["findings"]}
+    finally:
+        fleet.ssh("root@web2", f"mv {TASKS}.kept {TASKS}")
+    tasks, versions = found["application.tasks_differ"], found["application.versions_differ"]
+    assert tasks["subject"] == versions["subject"] == "web1, web2"
+    assert "inventory.tasks.only_here: not there on web1; registered on web2" in tasks["evidence"]
+    assert any(line.startswith("kombu: ") and line.endswith("on web1; 0.9 on web2") for line in versions["evidence"])
+    assert "deploy the same code and settings to all of them" in tasks["summary"]

@@ -10,7 +10,7 @@ import pytest
 
 from runbooks.core.fleet import FleetHost
 from runbooks.core.settings import TaskCall
-from runbooks.hosts import facts
+from runbooks.hosts import application
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Completed
 from runbooks.task_runs.application import ask_route, parse_route
@@ -33,6 +33,9 @@ TASKS = """\
     @app.task(name="tasks.bill")
     def bill(order_id): ...
     """
+
+
+ENVIRONMENT = {"A": "x y"}
 
 
 class Inside:
@@ -60,21 +63,19 @@ def place(debian11: Path) -> Iterator[Path]:
         place.chmod(0o755)
         (place / "shop.py").write_text(dedent(APP))
         (place / "tasks.py").write_text(dedent(TASKS))
-        (place / "env").write_text("A='x y'\n")
-        (place / "env").chmod(0o600)
         yield place
 
 
 @pytest.fixture
 def host(place: Path) -> FleetHost:
     there = f"/srv/{place.name}"
-    return make_host(directory=there, env_file=f"{there}/env", python="/usr/bin/python3", user="nobody")
+    return make_host(directory=there, python="/usr/bin/python3", user="nobody")
 
 
 def test_an_application_on_python_3_9_is_loaded_and_asked(debian11: Path, host: FleetHost) -> None:
     inside = Inside(debian11)
-    probe = facts.parse_imports(
-        host, inside.ask(facts.ask_imports(host, "shop", ["tasks.bill"], {}, ["utf-8", "x"])), ()
+    probe = application.parse_imports(
+        host, inside.ask(application.ask_imports(host, "shop", ["tasks.bill"], ENVIRONMENT, ["utf-8", "x"]))
     )
     assert (probe.failed, probe.errors, probe.remote_control, probe.options) == ("", {}, True, {})
     assert {"on.3.9", "tasks.bill"} <= probe.registered
@@ -82,7 +83,7 @@ def test_an_application_on_python_3_9_is_loaded_and_asked(debian11: Path, host: 
     assert probe.compressions is not None
     assert "gzip" in probe.compressions
     assert probe.encodings == frozenset({"utf-8"})
-    found = parse_route(host, inside.ask(ask_route(host, "shop", TaskCall(task="tasks.bill"))), ())
+    found = parse_route(host, inside.ask(ask_route(host, "shop", ENVIRONMENT, TaskCall(task="tasks.bill"))))
     assert (found.queue, found.signature, found.misfit) == (
         "bills",
         "(order_id)",
@@ -101,13 +102,15 @@ def test_what_fails_on_python_3_9_is_told_as_the_applications_own(
     debian11: Path, place: Path, host: FleetHost, code: str, error: str
 ) -> None:
     (place / "tasks.py").write_text(code + dedent(TASKS))
-    probe = facts.parse_imports(host, Inside(debian11).ask(facts.ask_imports(host, "shop", ["tasks.bill"], {})), ())
+    probe = application.parse_imports(
+        host, Inside(debian11).ask(application.ask_imports(host, "shop", ["tasks.bill"], ENVIRONMENT))
+    )
     assert (probe.failed, probe.errors[""].splitlines()[-1]) == ("", error)
 
 
 def test_a_wrong_celery_app_is_named_on_python_3_9(debian11: Path, host: FleetHost) -> None:
-    probe = facts.parse_imports(
-        host, Inside(debian11).ask(facts.ask_imports(host, "shop:nope", ["tasks.bill"], {})), ()
+    probe = application.parse_imports(
+        host, Inside(debian11).ask(application.ask_imports(host, "shop:nope", ["tasks.bill"], ENVIRONMENT))
     )
     told = f"celery_app is shop:nope, and {host.settings.directory}/shop.py has no nope: "
     assert probe.failed == told + "correct celery_app (MODULE:ATTRIBUTE)"

@@ -9,7 +9,7 @@ import redis
 from celery import Celery
 
 from runbooks.core.effects import ControlService
-from runbooks.hosts.effects import fragment
+from runbooks.effects.dispatch import on_host
 from tests.fleet.conftest import FleetWorld, make_fleet_world, wait_until
 from tests.sandbox.conftest import Done
 from tests.unit.fleets import make_host
@@ -158,7 +158,9 @@ def test_a_unit_that_hangs_while_it_starts_and_a_masked_one_are_left_and_named(t
         done = inv(two, "remediate")
         assert done.code == 2, done.out + done.err
         assert {"worker.starting", "unit.masked"} <= set(done.out.split())
-        start = fragment(make_host(service_manager="systemd", commands=None), ControlService("worker_high", "start"))
+        start = on_host(ControlService("worker_high", "start")).fragment(
+            make_host(service_manager="systemd", commands=None), None
+        )
         assert two.ssh("web1", "sudo timeout 20 sh -s", stdin=start).code == 0, "it waits for the job that hangs"
         assert serving() == before
         assert root(two, f"readlink {unit}; systemctl is-enabled {LOW} || :").split() == ["/dev/null", "masked"]
@@ -173,7 +175,9 @@ def test_an_environment_file_that_systemd_refuses_blocks_its_host_until_it_is_me
     root(two, f"cp -p {ENV_FILE} /root/env; printf 'PLACE=Saarbr\\374cken\n' >>{ENV_FILE}; systemctl stop {LOW}")
     done = inv(two, "remediate")
     assert done.code == 2, done.out + done.err
-    assert "env.unloadable" in done.out
+    assert "environment.unreadable" in done.out
+    assert f"{ENV_FILE}, line " in done.out
+    assert ", column 13: systemd refuses the file, and starts nothing with it: byte 0xfc is not UTF-8" in done.out
     assert starts(two)[0] == before[0]
     assert root(two, f"systemctl is-active {LOW} || :").strip() != "active"
     root(two, f"cat /root/env >{ENV_FILE}")

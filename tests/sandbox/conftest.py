@@ -102,7 +102,7 @@ class World:
 
 
 def make_world(path: Path) -> World:
-    ignored = shutil.ignore_patterns("__pycache__", ".sandbox*")
+    ignored = shutil.ignore_patterns(".sandbox*")
     for name in ("runbooks", "lab", "templates"):
         shutil.copytree(CHECKOUT / name, path / name, ignore=ignored)
     for name in ("tasks.py", "inventory.yaml"):

@@ -29,7 +29,7 @@ def codes(world: World) -> set[str]:
 
 def test_workers_that_cannot_be_stopped_go_on_taking_messages(healthy: World) -> None:
     before = cancelled(healthy)
-    stuck = healthy.inventory(("./stop_workers.sh {worker}", "false"))
+    stuck = healthy.inventory(("./stop_workers.sh {worker}", "false {worker}"))
     done = healthy.inv("restart-workers", "--yes", "--inventory", stuck)
     assert done.code == 2, done.out + done.err
     assert cancelled(healthy) > before

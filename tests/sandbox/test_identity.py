@@ -109,7 +109,7 @@ def test_a_run_is_not_undone_in_another_project_neither_messages_nor_files_nor_s
         name = healthy.inventory(PARKED, other)
         refused = healthy.inv("undo", "last", "--yes", "--inventory", name)
         assert (refused.code, "nothing was changed" in refused.err) == (5, True), refused.out + refused.err
-        assert f"name its inventory with --inventory: {healthy.path / mine}" in refused.err
+        assert f"name its inventory: --inventory {healthy.path / mine}" in refused.err
         assert stands() == after
     undone = healthy.inv("undo", "last", "--yes", "--inventory", mine)
     assert undone.code == 0, undone.out + undone.err

@@ -48,7 +48,7 @@ APP = """\
 import os
 from celery import Celery
 app = Celery("tiny", broker=os.environ.get("ELSEWHERE") or os.environ["BROKER"])
-app.conf.update(worker_pool="solo", broker_connection_retry_on_startup=True)
+app.conf.update(worker_pool="solo", broker_connection_retry_on_startup=True, task_default_queue="a")
 @app.task(name="tiny.one")
 def one(): pass
 """

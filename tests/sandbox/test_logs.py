@@ -1,11 +1,14 @@
 """Logs and files as an operator looks at them: `inv tail-logs` and `inv render`."""
 
 import json
+import logging
+import logging.handlers
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime
 
-from runbooks.hosts.facts import redact
+from runbooks.core.redaction import redact
 from tests.sandbox.conftest import World
 
 LOGS = ("beat.log", "worker_daemon.log", "worker_high.log", "worker_low.log")
@@ -19,7 +22,7 @@ def test_the_logs_of_all_services_are_one_in_the_order_of_time(healthy: World) -
     times = [line["time"] for line in lines if line["time"]]
     assert times == sorted(times)
     for name in LOGS:
-        written = [redact(line, ()) for line in (healthy.root / "app/logs" / name).read_text().splitlines()]
+        written = [redact(line) for line in (healthy.root / "app/logs" / name).read_text().splitlines()]
         told = [line["line"] for line in lines if line["log"] == name]
         assert told == written[-len(told) :] or told == written[-len(told) - 1 : -1], "each as it is, in its own order"
     assert healthy.inv("tail-logs", "--since", "2100-01-01", "--json").json["logs"] == []
@@ -28,9 +31,40 @@ def test_the_logs_of_all_services_are_one_in_the_order_of_time(healthy: World) -
 def test_only_so_many_lines_of_each_log_that_match_are_shown(healthy: World) -> None:
     done = healthy.inv("tail-logs", "--grep", r"(worker_\w+@sandbox) ready|beat: Starting", "--lines", "1")
     assert done.code == 0, done.err
-    shown = done.out.splitlines()
+    _, *shown = done.out.splitlines()
     assert sorted(line.split()[3] for line in shown) == list(LOGS)
     assert all(line.split()[2] == "sandbox" for line in shown)
+    for options, told in {
+        ("--grep", "no such line"): "No line matches --grep 'no such line'.",
+        ("--since", "2100-01-01"): "No line since 2100-01-01 to show.",
+    }.items():
+        nothing = healthy.inv("tail-logs", *options)
+        assert (nothing.code, nothing.out.splitlines()[1:]) == (0, [told]), nothing.err
+
+
+def test_an_error_log_of_django_is_shown_since_a_time_and_on_from_the_file_before_it(healthy: World) -> None:
+    """As Django's documentation writes it: `verbose`, whose lines begin with the level, and logging's own rotation."""
+    log = healthy.root / "app/logs/error.log"
+    writer = logging.handlers.RotatingFileHandler(log, maxBytes=20_000, backupCount=3, encoding="latin-1")
+    writer.setFormatter(logging.Formatter("{levelname} {asctime} {module} {process:d} {thread:d} {message}", style="{"))
+    logger = logging.Logger("printers")
+    logger.addHandler(writer)
+    begin = datetime.now().astimezone().replace(microsecond=0)
+    for n in range(100):
+        try:
+            raise ConnectionError(f"kein Weg für Drucker {n}")
+        except ConnectionError as error:
+            logger.exception(error)
+    writer.close()
+    both = [path.read_bytes().count(b"ERROR ") for path in (log, log.with_name("error.log.1"))]
+    name = healthy.inventory(("worker_daemon.log", "error.log"))
+    shown = ("tail-logs", "--inventory", name, "--grep", "^ERROR .* für", "--json")
+    for options in (("--since", "10m"), ("--lines", "100")):
+        lines = [line for line in healthy.inv(*shown, *options).json["logs"] if line["log"] == "error.log"]
+        numbers = [int(line["line"].split()[-1]) for line in lines]
+        assert numbers == list(range(100 - sum(both), 100)), both
+        assert all(begin <= datetime.fromisoformat(line["time"]) for line in lines)
+    assert healthy.inv(*shown, "--since", "2100-01-01").json["logs"] == []
 
 
 def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: World) -> None:
@@ -40,15 +74,16 @@ def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: W
         command, cwd=healthy.path, env=healthy.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as tail:
         lines = _growing(healthy, tail)
-        first = next(lines)
+        about, here = next(lines), next(lines)
         with log.open("a") as file:
             file.write("[2030-01-01 00:00:00,500: INFO/MainProcess] there redis://:hunter2@h\n")
         there = next(line for line in lines if "there" in line)
         tail.send_signal(signal.SIGINT)
         rest, err = tail.communicate(timeout=60)
-    assert json.loads(first)["log"] == "worker_high.log"
+    assert json.loads(about)["about"]["application"] == "printer_inventory"
+    assert json.loads(here)["log"] == "worker_high.log"
     told = json.loads(there)
-    assert (told["host"], told["line"].partition("] ")[2]) == ("sandbox", "there redis://:********@h")
+    assert (told["host"], told["line"].partition("] ")[2]) == ("sandbox", "there redis://********@h")
     assert told["time"][14:] == "00:00.500000+00:00"
     assert json.loads(rest.splitlines()[-1]) == {"exit_code": 99}
     assert (tail.returncode, err) == (99, "")
@@ -84,7 +119,8 @@ def test_files_are_shown_while_neither_the_broker_nor_a_host_is_there(world: Wor
     name = world.inventory(("ansible_connection: local", "ansible_host: 192.0.2.1"))
     done = world.inv("render", "--inventory", name, "--only", "celery.target")
     assert done.code == 0, done.err
-    assert done.out.startswith(f"[sandbox] {world.root}/root/etc/systemd/system/celery.target\n# Managed by")
+    file = f"[sandbox] {world.root}/root/etc/systemd/system/celery.target\n# Managed by"
+    assert done.out.startswith(f"printer_inventory, changed.yaml\n{file}")
 
 
 def test_a_template_of_ones_own_counts_before_the_shipped_one(healthy: World) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sqlite3
@@ -11,7 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,22 @@ def test_prometheus_is_given_what_each_look_sees_until_the_monitor_is_ended(heal
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0, "as a service manager ends it"
+
+
+def test_clients_that_say_nothing_do_not_end_the_monitor(healthy: World) -> None:
+    with listening(healthy, "--every", "1s") as (process, url), ExitStack() as held:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (128, 128))
+        host, port = url.removeprefix("http://").removesuffix("/metrics").split(":")
+        for _ in range(200):
+            held.enter_context(socket.create_connection((host, int(port))))
+        first = looked_at(url)
+        deadline = time.monotonic() + 60
+        while looked_at(url) == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 99
 
 
@@ -210,6 +227,7 @@ def listening(world: World, *arguments: str) -> Iterator[tuple["subprocess.Popen
     process = subprocess.Popen(command, cwd=world.path, env=world.environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
+        assert process.stdout.readline() == "printer_inventory, inventory.yaml\n"
         found = re.match(r"metrics at (\S+), a look every 1 s", process.stdout.readline())
         assert found
         yield process, found[1]

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_stays_unless_it_is_asked_for(broken: World, written
     inventory = broken.inventory((rule, f"{rule}          - {{content_type: pickle, reason: left from Celery 3}}\n"))
     done = broken.inv("clean-queues", "--dry-run", "--json", "--inventory", inventory)
     told = " ".join(change["detail"] for change in done.json["plan"])
-    assert "3 have a body of the type application/x-python-serialize, and only JSON, msgpack and YAML are read" in told
+    assert "3 with a body of the type application/x-python-serialize, and only JSON, msgpack and YAML are read" in told
     assert "left from Celery 3" not in told
 
 
@@ -174,13 +174,13 @@ def test_a_decompression_bomb_is_told_and_left_alone_and_takes_no_memory(broken:
     now = broken.queue()
     peak_kib, found = measured(broken, "diagnose", "--json")
     (finding,) = (one for one in found["findings"] if one["code"] == "queue.too_large")
-    assert finding["summary"].startswith("2 compressed messages unpack to more than 16 MiB: they are not read")
+    assert finding["summary"].startswith("2 compressed messages unpack to more than 16 MiB: left alone, unread")
     assert finding["evidence"] == [f"2 × {POLL}"]
     assert peak_kib < 200 * 1024
     peak_kib, done = measured(broken, "clean-queues", "--compression", "*", "--yes", "--json")
     assert broken.queue() == now
     assert done["plan"] == []
-    assert "2 have a body that unpacks to more than 16 MiB: they stay" in " ".join(done["messages"])
+    assert "2 with a body that unpacks to more than 16 MiB: left alone" in " ".join(done["messages"])
     assert peak_kib < 200 * 1024
     larger = broken.inventory(
         ("        celery_expected_tasks:\n", "        celery_unpack_limit: 256\n        celery_expected_tasks:\n")
@@ -221,7 +221,7 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
         )
         assert broken.queue() == [raw for raw in before if task_of(raw) != CHECK]
         told = broken.inv("undo", "last", "--dry-run")
-        assert told.out.startswith("Run 2"), "`last` is told with its id, its verb and its time"
+        assert told.out.splitlines()[1].startswith("Run 2"), "`last` is told with its id, its verb and its time"
         assert "messages" in told.out
     undone = broken.inv("undo", "last", "--yes", "--json")
     assert undone.code == 0, undone.out + undone.err
@@ -233,6 +233,34 @@ def test_stuck_messages_are_moved_and_taken_back(broken: World) -> None:
             client.rpush("low_priority", raw)
         client.delete("low_priority")
         client.rpush("low_priority", *before)
+
+
+def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put_back(broken: World) -> None:
+    stray, step = "high_priority\x06\x164", "high_priority\x06\x163"
+    raw = next(raw for raw in broken.queue() if task_of(raw) == CHECK)
+    with broken.broker() as client, frozen(broken, "worker_high"):
+        client.lpush(stray, raw)
+        (told,) = (one for one in broken.inv("diagnose", "--json").json["findings"] if one["code"] == "queue.unknown")
+        assert told["summary"] == "1 Celery message waits as priority 4 of high_priority, which no worker polls"
+        assert "clean-queues --queue high_priority --priority 4 --requeue-to high_priority" in told["evidence"][-1]
+        meant = ("--queue", "high_priority", "--priority", "4")
+        assert [
+            m["id"] for m in broken.inv("messages", "high_priority", *meant[2:], "--json").json["queue_messages"]
+        ] == [id_of(raw)]
+        for action, place in (((), None), (("--requeue-to", "high_priority"), step)):
+            done = broken.inv("clean-queues", *meant, *action, "--yes", "--json")
+            assert done.code == 0, done.out + done.err
+            assert not client.exists(stray)
+            assert place is None or client.llen(place) == 1
+            assert len(broken.inv("archive.show", "last", "--json").json["archived"]) == 1
+            assert broken.inv("undo", "last", "--yes").code == 0
+            assert client.lrange(stray, 0, -1) == [raw]
+            assert not client.exists(step)
+        client.delete(stray)
+    refused = broken.inv("clean-queues", *meant, "--yes")
+    assert refused.code == 5
+    assert "there is no list of priority 4" in refused.err
+    assert "a message of priority 4 waits in that of 3" in refused.err
 
 
 def test_a_move_killed_between_taking_and_putting_is_told_by_the_next_run_until_it_is_undone(broken: World) -> None:

@@ -33,11 +33,21 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
         "unit.missing", "cron.missing", "logrotate.missing", "probe.failed",
     }  # fmt: skip
 
+    caused = {
+        one["code"]: [(cause["code"], cause["subject"]) for cause in one["caused_by"]]
+        for one in world.inv("diagnose", "--json").json["findings"]
+    }
+    assert caused["queue.no_consumer"] == [("worker.not_running", "worker_low on sandbox")]
+    assert caused["task.not_registered"] == [("task.import_fails", "sandbox")]
+
+    at_once = world.inv("diagnose", "--budget", "0s").out
+    assert "of 5,000 messages in low_priority were looked at before the time was over" in at_once
+    assert "at least" in at_once
+
     before = redis_keys(world), files(world)
     dry = world.inv("remediate", "--dry-run", "--json")
     assert (redis_keys(world), files(world)) == before, "a dry run writes nothing"
     assert dry.code == 0
-    assert not (world.root / "state").exists()
     assert "+GLPI_TIMEOUT_S=30" in dry.json["plan"][0]["detail"]
     assert dry.json["messages"] == [f"The proof at the end: run {CHECK} through high_priority"]
 

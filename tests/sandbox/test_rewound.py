@@ -65,10 +65,14 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
             assert (row["in it"], row["Redis now"].split(":")[0]) == (COUNT, "no record of its last step")
             shown = world.inv("archive.show", "last")
             assert (shown.code, shown.out.count("taken, but stands in Redis")) == (0, 50), shown.out
-            assert f"{COUNT} stand in Redis already, and are left there" in shown.out + shown.err
+            assert f"in Redis already, and left there: {COUNT}" in shown.out + shown.err
 
             dry = world.inv("undo", "last", "--dry-run")
-            assert (dry.code, LOST in dry.out, f"{COUNT} stand in Redis already" in dry.out) == (0, True, True), dry.out
+            assert (dry.code, LOST in dry.out, f"in Redis already, and left there: {COUNT}" in dry.out) == (
+                0,
+                True,
+                True,
+            ), dry.out
             undone = world.inv("undo", "last", "--yes")
             assert (undone.code, "Nothing left to undo" in undone.out) == (0, True), undone.out
             assert low(server) == before, "nothing is doubled"
@@ -76,7 +80,7 @@ def test_an_undo_after_redis_went_back_says_so_and_doubles_nothing(
             with client_of(server) as client:
                 client.rpop("low", 20)  # as workers do
             nothing = world.inv("archive.restore", "last", "--yes")
-            assert (nothing.code, "20 stand nowhere" in nothing.out + nothing.err) == (0, True), nothing.out
+            assert (nothing.code, "left in the archive: 20" in nothing.out + nothing.err) == (0, True), nothing.out
             assert len(low(server)) == COUNT - 20, "they may have run"
             asked = world.terminal("archive.restore", "last", "--even-restored", answers=[("[y/N]", "n")])
             assert asked.code == 99, asked.out
@@ -105,7 +109,7 @@ def test_what_redis_lost_of_a_restore_is_said_and_put_back_once_where_that_is_as
             nothing = world.inv("archive.restore", run, "--yes")
             assert (nothing.code, "Nothing to put back" in nothing.out) == (0, True), nothing.out
             said = nothing.out + nothing.err
-            assert f"{COUNT} that the archive calls put back or moved stand nowhere" in said
+            assert f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}" in said
             assert f"`inv archive.restore {run} --even-restored` puts them back" in said
             undone = world.inv("undo", back, "--yes")
             assert (undone.code, low(server)) == (0, []), undone.out

@@ -86,19 +86,13 @@ def shop(tmp_path: Path) -> Iterator[World]:
 
 def test_what_is_routed_to_workers_that_do_not_know_it_or_to_nobody_is_told(shop: World) -> None:
     found: dict[str, Any] = {one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]}
-    assert set(found) == {"task.discarded", "schedule.no_consumer"}
-    discarded, nowhere = found["task.discarded"], found["schedule.no_consumer"]
-    assert (discarded["subject"], discarded["severity"]) == ("bills@here", "error")
-    assert discarded["evidence"] == ["the schedule's nightly sends shop.bill to bills, which it consumes"]
+    assert set(found) == {"task.not_registered", "schedule.no_consumer"}
+    unknown, nowhere = found["task.not_registered"], found["schedule.no_consumer"]
+    assert (unknown["subject"], unknown["severity"]) == ("bills@here", "error")
+    assert unknown["evidence"][0] == "inspect registered: bills@here lacks shop.bill"
+    assert unknown["remedy"].startswith("restart the workers")
     assert nowhere["summary"].startswith("the schedule's stock sends shop.ship_all to stock, which no worker consumes")
     create = "app.conf.task_queues = [Queue('bills'), Queue('ships')]\napp.conf.task_create_missing_queues = False\n"
     (shop.path / "shop.py").write_text(f"from kombu import Queue\n{SHOP}{NEWER}{create}")
     found = {one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]}
     assert "Queue 'stock' missing from task_queues" in found["schedule.unsendable"]["evidence"][0]
-    (shop.path / "shop.py").write_text(
-        SHOP.replace("nightly", "none").replace('"shop.bill", "sch', '"shop.ship_all", "sch') + NEWER
-    )
-    found = {one["code"]: one for one in shop.inv("diagnose", "--json").json["findings"]}
-    assert found["task.discarded"]["evidence"] == [
-        "the application, loaded on here, sends shop.bill to bills, which it consumes"
-    ]

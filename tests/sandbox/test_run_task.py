@@ -50,6 +50,19 @@ def sent_id(world: World) -> str:
     return str(change["do"]["task_id"])
 
 
+@pytest.mark.parametrize("verb", [("run-task", POLL, "--args", "[1]"), ("diagnose",)])
+def test_the_application_is_loaded_as_after_a_login_whatever_the_operator_has_set(
+    healthy: World, verb: tuple[str, ...]
+) -> None:
+    """Celery takes a broker of the environment before that of the settings."""
+    own = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "DJANGO_SETTINGS_MODULE": "mine", "PYTHONPATH": "/mine"}
+    done = subprocess.run(
+        healthy.command(*verb), cwd=healthy.path, env=healthy.environment | own, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, timeout=150, check=False,
+    )  # fmt: skip
+    assert done.returncode == healthy.inv(*verb).code == 0, done.stdout + done.stderr
+
+
 def test_a_shortcut_is_watched_through_its_whole_progress_and_its_result_printed(healthy: World) -> None:
     glpi(healthy, {"latency_s": 0.03})
     done = healthy.inv("run-task", "check-glpi")

@@ -28,7 +28,7 @@ from runbooks.diagnosis.wanted_files import MODE, Wanted
 NOW = 1_750_000_000.0
 TASKS = ("shop.tasks.bill", "shop.tasks.ship")
 ENV_FILE = "/srv/shop/shop.env"
-NO_COMMANDS = Commands(start="false", stop="false", status="false")
+NO_COMMANDS = Commands(start="false {worker}", stop="false {worker}", status="false")
 NOTHING_MALFORMED = Selection("malformed", 0, {})
 
 

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from invoke.collection import Collection
 
 from runbooks.cli import verbs
 from runbooks.core.errors import ExitCode
+from runbooks.core.schedule import parsed
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.lookups import FILTERS
@@ -38,6 +40,35 @@ def test_the_least_inventory_of_the_inventory_page_works(tmp_path: Path, monkeyp
         f"{name}.example.com" for name in ("web01", "web02", "web03", "cron1")
     ]
     assert fleet.app.broker_url.get_secret_value() == "redis://:hunter2@redis.example.com:6379/0"
+
+
+def examples(page: str) -> list[str]:
+    return [part.partition("```")[0] for part in (CHECKOUT / "docs" / page).read_text().split("```yaml\n")[1:]]
+
+
+def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example, manifest, _ = examples("kubernetes.md")
+    monkeypatch.setenv("BROKER_URL", "redis://:hunter2@redis:6379/0")
+    (tmp_path / "inventory.yaml").write_text(example)
+    inventory = load_inventory(tmp_path / "inventory.yaml")
+    fleet = build_fleet(inventory, tuple(inventory.hosts))
+    assert (fleet.hosts, fleet.app.restart_hint) == ((), "kubectl -n shop rollout restart deployment/worker")
+    claim, job = yaml.safe_load_all(manifest)
+    assert [(one["apiVersion"], one["kind"]) for one in (claim, job)] == [
+        ("v1", "PersistentVolumeClaim"),
+        ("batch/v1", "CronJob"),
+    ]
+    spec = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted.keys() == {volume["name"] for volume in spec["volumes"]}
+    assert fleet.state_directory == Path(mounted["state"])
+    program, verb, *arguments = container["command"]
+    assert (program, verb) in {("celery-runbooks", name) for name in Collection.from_module(verbs).task_names}
+    assert arguments == ["--inventory", f"{mounted['inventory']}/inventory.yaml"]
+    parsed(job["spec"]["schedule"])
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "lookup('file'", "lookup('env'", "lookup('pipe'"])

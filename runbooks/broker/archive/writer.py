@@ -20,7 +20,7 @@ One JSON object per line, appended and fsynced before the effect it announces; a
     recalled   batch, messages: those n of it that really were; they are as `taken` again
 
 A batch without its result is a batch of unknown fate: the run was killed or the broker fell silent.
-Redis knows it (see `keys.py`: batches) and `surgery.settle` writes it down. A crash can tear only the last line:
+Redis knows it (see `keys.py`: batches) and `take_restore.settle` writes it down. A crash can tear only the last line:
 readers leave it out, and the next to append cuts it off. Keep the file as long as its messages matter.
 
 **Source:** this module; nothing else writes the format.

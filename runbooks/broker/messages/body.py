@@ -75,6 +75,24 @@ def read_body(raw: bytes) -> Body | None:
     return read
 
 
+def body_bytes(raw: bytes) -> bytes | None:
+    """A message's body out of its base64 and its compression; None where these cannot be undone."""
+    try:
+        envelope = json.loads(raw)
+        return _plain(envelope, envelope.get("headers") or {})
+    except Exception:
+        return None
+
+
+def body_value(raw: bytes) -> Any:
+    """The whole body of a message, as JSON types and the like; None where it cannot be read: see `unread`."""
+    try:
+        envelope = json.loads(raw)
+        return _DECODE[envelope.get("content-type")](_plain(envelope, envelope.get("headers") or {}))
+    except Exception:
+        return None
+
+
 def _plain(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes:
     body = envelope["body"]
     data: bytes = body.encode() if isinstance(body, str) else body

@@ -1,6 +1,6 @@
 """Reads a message cheaply where its shape is proven to be what Celery writes, and says so where it is not.
 
-`message.parse` is the judge: it knows what a worker dies of, and takes 30 µs. `glance` takes 2 µs and answers only for
+`parse.parse` is the judge: it knows what a worker dies of, and takes 30 µs. `glance` takes 2 µs and answers only for
 an envelope of protocol 2 in plain JSON whose every member that a worker trips over has the type that Celery gives it;
 for everything else it returns None, and `parse` is asked. The whole text is read as JSON, what is not looked at too, so
 nothing malformed passes. `tests/unit/broker/messages/test_fast_parse.py` holds the two against each other.

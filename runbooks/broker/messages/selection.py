@@ -15,17 +15,22 @@ from runbooks.core.rules import destination, fits, says_how_written, says_only_h
 _IDS_LISTED = 100
 
 _UNREAD = "cannot be read ({why}), and stay"
-_UNKNOWN = "have a body {why}: they stay, for a chord may wait for them (--with-workflows takes them too)"
-_NO_ARGS = "have a body {why}: their arguments are not known, and they stay"
-_STRANDED = "are left alone, for a chord, a chain or a callback waits for them (--with-workflows takes them too)"
-_STRANDING = "are taken although a chord, a chain or a callback waits for them, which will not come to its end"
-_GROUPED = "are taken although they belong to groups, whose results will not become ready; the groups"
+_UNKNOWN = "with a body {why}: left alone, for a chord may wait (--with-workflows takes these too)"
+_NO_ARGS = "with a body {why}: left alone, for the arguments are not known"
+_STRANDED = "left alone, for a chord, a chain or a callback waits (--with-workflows takes these too)"
+_STRANDING = "taken although a chord, a chain or a callback waits, which will not come to its end"
+_GROUPED = "taken, and of groups whose results will not become ready; the groups"
 _NO_MOVE = "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
 
 
 def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
     """The rules that speak of this queue, in their order."""
     return tuple(rule for rule in rules if fits(rule.queue, queue))
+
+
+def keys_read(keyspace: KeySpace, rules: Iterable[Rule], queue: str) -> KeySpace:
+    """The key names, where the lists that the rules of a queue name by their priority are read, too."""
+    return keyspace.reading(rule.priority for rule in for_queue(rules, queue) if rule.priority is not None)
 
 
 class Facts(Struct, frozen=True):
@@ -80,15 +85,18 @@ class Judge:
         self._told: dict[str, tuple[list[str], int]] = {}
         self.by_task = _RulesByTask((), None)
         self._by_form: list[Rule] = []
+        self._any_here = False
 
     def begin(self, key: str, *, fetched: bool = False) -> None:
         """Go on with another of the queue's lists, or with what was `fetched` from it.
 
         What waits where it is to be moved to stays.
         """
-        step = self._keyspace.queue(self._queue).index(key)
-        self._targets = {rule: _target(self._keyspace, rule, step) for rule in self._all if rule.requeue_to}
-        rules = [rule for rule in self._all if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
+        step = self._keyspace.lists(self._queue)[key]
+        here = [rule for rule in self._all if rule.priority in (None, step)]
+        self._targets = {rule: _target(self._keyspace, rule, step) for rule in here if rule.requeue_to}
+        rules = [rule for rule in here if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
+        self._any_here = bool(here)
         self.by_task = _RulesByTask(rules, self._facts.registered)
         self._by_form = [rule for rule in rules if says_only_how_written(rule)]
         self._newly_seen = []
@@ -156,7 +164,7 @@ class Judge:
             return Verdict(rule.reason)
         if rule:
             self._note(_NO_MOVE if rule.requeue_to else _UNKNOWN.format(why=unread(look.raw)), "")
-        elif self._all:
+        elif self._any_here:
             self._note(_UNREAD.format(why=look.why), "")
         return None
 
@@ -237,9 +245,9 @@ def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
 
 
 def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None, str]:
-    """Queue, priority and key of where a rule moves what stands in the `step`-th of its queue's lists."""
+    """Queue, priority and key of where a rule moves what stands in the list of priority `step` of its queue."""
     queue, priority = destination(rule.requeue_to)
-    return queue, priority, keyspace.queue(queue)[step] if priority is None else keyspace.list_of(queue, priority)
+    return queue, priority, keyspace.list_of(queue, step if priority is None else priority)
 
 
 def _checksum(raw: bytes) -> bytes:

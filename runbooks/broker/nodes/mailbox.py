@@ -1,6 +1,6 @@
 """Remote control's mailbox as kombu has it, but giving up at the first lost connection. Import it lazily: slow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,10 +32,18 @@ class OneTryMailbox(Mailbox):
         """A producer on the mailbox's own channel."""
         yield producer or OneTryProducer(channel, auto_declare=False)  # type: ignore[no-untyped-call]
 
-    def ask(self, nodes: Sequence[str], command: str, replies: int, timeout_s: float) -> list[dict[str, Any]]:
+    def ask(
+        self,
+        nodes: Sequence[str],
+        command: str,
+        replies: int,
+        timeout_s: float,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
         """So many replies of these nodes, of which several may have one name; fewer after the timeout."""
-        told = self._broadcast(command, {}, nodes, reply=True, timeout=timeout_s, limit=replies)  # type: ignore[no-untyped-call]
-        return told or []
+        asked = arguments or {}
+        told = self._broadcast(command, asked, nodes, reply=True, timeout=timeout_s, limit=replies)  # type: ignore[no-untyped-call]
+        return _sound(told or ())
 
     def ask_all(
         self, command: str, timeout_s: float, arguments: Mapping[str, Any] | None = None
@@ -54,7 +62,12 @@ class OneTryMailbox(Mailbox):
         finally:
             del channel._put_fanout
         told = self._collect(ticket, self.heard, timeout_s, channel=channel) if self.heard else ()  # type: ignore[no-untyped-call]
-        return list(told)
+        return _sound(told)
+
+
+def _sound(replies: Iterable[Any]) -> list[dict[str, Any]]:
+    """Replies that name their nodes: whoever may publish to the broker can send anything."""
+    return [reply for reply in replies if isinstance(reply, dict)]
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import redis
 
 from runbooks.broker.nodes.control import switch_events
-from runbooks.broker.server.connection import address, broker_errors, connect, db_of, safe_url
+from runbooks.broker.server.connection import address, broker_errors, connect, db_of
+from runbooks.core.broker_url import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import TaskState
 
@@ -67,9 +68,9 @@ def watch_results(backend_url: str, task_id: str) -> Iterator[ResultWatch]:
 
 def run_task(
     url: str,
-    backend_url: str,
     transport_options: Mapping[str, Any] | None = None,
     *,
+    watch: Watch,
     name: str,
     queue: str,
     task_id: str,
@@ -90,22 +91,22 @@ def run_task(
     from kombu.exceptions import OperationalError
 
     connect(url, transport_options).close()
-    with celery.Celery("celery-runbooks", broker=url, backend=backend_url, set_as_current=False) as app:
-        app.conf.update(
-            broker_transport_options={"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1},
-            result_backend_transport_options={"retry_policy": {"max_retries": 3}},
-        )
+    with celery.Celery("celery-runbooks", broker=url, set_as_current=False) as app:
+        app.conf.broker_transport_options = {"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1}
         try:
             # retry=False: a send of unknown fate must not be sent again.
             app.send_task(name, kwargs=dict(kwargs or {}), queue=queue, priority=priority, task_id=task_id, retry=False)
-            seen = _to_its_end(ResultWatch(app, backend_url, task_id), timeout_s, on_progress)
+            seen = _to_its_end(watch, timeout_s, on_progress)
             if seen.state != "SUCCESS":
                 app.control.revoke(task_id)  # no retry, and no late start, of a task that nobody waits for any more
             return seen
         except (OperationalError, redis.RedisError, OSError, BrokerUnreachable) as error:
-            problem = f"{safe_url(url)} or {safe_url(backend_url)} stopped answering: {error}"
-            advice = f"look for task {task_id} in the workers' logs before sending it again"
-            raise BrokerUnreachable(problem, advice) from error
+            told = (
+                error.problem if isinstance(error, BrokerUnreachable) else f"{safe_url(url)} stopped answering: {error}"
+            )
+            raise BrokerUnreachable(
+                told, f"look for task {task_id} in the workers' logs before sending it again"
+            ) from error
 
 
 def _to_its_end(watch: Watch, timeout_s: float, on_progress: Callable[[TaskState], None]) -> TaskState:

@@ -4,31 +4,33 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-import redis
-
 from runbooks.broker.messages.parse import Message, parse
-from runbooks.broker.server.connection import address, broker_errors
-from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.model import MessagePlace
 
 _CHUNK_ITEMS = 1000
 
 
-def find_message(client: "redis.Redis", keyspace: KeySpace, queues: Iterable[str], task_id: str) -> MessagePlace | None:
+def find_message(store: Store, queues: Iterable[str], task_id: str) -> MessagePlace | None:
     """Where the message is; None where there is none, or where it moved while it was looked for.
 
     Of several (an attempt that is not acknowledged yet, and its retry) the one with the most retries.
     """
-    with broker_errors(address(client)):
-        places = [*_held(client, keyspace, task_id)]
-        places += [place for queue in queues for place in _waiting(client, keyspace, queue, task_id)]
-    return max(places, key=lambda place: place.message.retries, default=None)
+    return max(find_messages(store, queues, task_id), key=lambda place: place.message.retries, default=None)
 
 
-def _held(client: "redis.Redis", keyspace: KeySpace, task_id: str) -> Iterator[MessagePlace]:
-    for _, raw in client.hscan_iter(keyspace.unacked, count=_CHUNK_ITEMS):
+def find_messages(store: Store, queues: Iterable[str], task_id: str) -> list[MessagePlace]:
+    """Every message of a task, those first that workers have fetched."""
+    with store.errors():
+        places = [*_held(store, task_id)]
+        return [*places, *(place for queue in queues for place in _waiting(store, queue, task_id))]
+
+
+def _held(store: Store, task_id: str) -> Iterator[MessagePlace]:
+    for tag, raw in store.client.hscan_iter(store.keys.unacked, count=_CHUNK_ITEMS):
         if task_id.encode() in raw and (message := _message(_unwrapped(raw), task_id)):
-            yield MessagePlace(message.summary(), None)
+            fetched_at = store.client.zscore(store.keys.unacked_index, tag)
+            yield MessagePlace(message.summary(), None, fetched_at=fetched_at)
 
 
 def _unwrapped(raw: bytes) -> bytes:
@@ -39,12 +41,12 @@ def _unwrapped(raw: bytes) -> bytes:
         return b""
 
 
-def _waiting(client: "redis.Redis", keyspace: KeySpace, queue: str, task_id: str) -> Iterator[MessagePlace]:
+def _waiting(store: Store, queue: str, task_id: str) -> Iterator[MessagePlace]:
     """Right is next, and the lists of a queue run one after the other."""
     ahead = 0
-    for key in keyspace.queue(queue):
+    for key in store.keys.queue(queue):
         seen = 0
-        while chunk := cast("list[bytes]", client.lrange(key, -seen - _CHUNK_ITEMS, -seen - 1)):
+        while chunk := cast("list[bytes]", store.client.lrange(key, -seen - _CHUNK_ITEMS, -seen - 1)):
             for n, raw in enumerate(reversed(chunk)):
                 if task_id.encode() in raw and (message := _message(raw, task_id)):
                     yield MessagePlace(message.summary(), queue, ahead + seen + n)

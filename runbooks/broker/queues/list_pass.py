@@ -28,6 +28,7 @@ from runbooks.broker.archive.reader import Batch
 from runbooks.broker.server.keys import KeySpace, readable
 from runbooks.broker.server.lock import lost
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import LockHeld, RunbookError
 
 CHUNK_ITEMS = 2000
@@ -73,36 +74,36 @@ class Pass(Struct, frozen=True):
     again: Callable[[Step], None]
 
 
-def walk(client: "redis.Redis", keyspace: KeySpace, key: str, batches: str, work: Pass) -> None:
+def walk(store: Store, key: str, batches: str, work: Pass) -> None:
     """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
     name = uuid.uuid4().hex
     try:
-        with Stream(client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
-            _Walk(client, stream, keyspace, key, batches, work, beside, name).run()
+        with Stream(store.client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
+            _Walk(store, stream, key, batches, work, beside, name).run()
     except BaseException as error:
         try:
-            bring_home(client, keyspace, key, name)
+            bring_home(store, key, name)
         except (redis.RedisError, RunbookError) as second:
-            error.add_note(f"messages wait in {readable(keyspace.work(key))}: {second}")
+            error.add_note(f"messages wait in {readable(store.keys.work(key))}: {second}")
         raise
-    bring_home(client, keyspace, key, name)
+    bring_home(store, key, name)
 
 
-def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str, name: str = "") -> int:
+def bring_home(store: Store, key: str, name: str = "") -> int:
     """End a pass, a dead run's, or only the one of this name: move back what is left of the work list.
 
     Returns how many items. Where a pass of another name has begun, it is left alone.
     """
     moved = 0
-    work, journal = keyspace.work(key), keyspace.journal(key)
+    client, work, journal = store.client, store.keys.work(key), store.keys.journal(key)
     while True:
         token = cast("bytes | None", client.hget(journal, "token")) or b""
         if name and token and not token.startswith(name.encode()):
             return moved
         left = int(client.llen(work))
-        keys = _keys(keyspace, key, journal)
+        keys = _keys(store.keys, key, journal)
         after = f"{name}:{uuid.uuid4().hex}"
-        what, _, left_now = _eval(client, keys, "home", token, after, "", _HOME_ITEMS, 0, 0, keyspace.holder)
+        what, _, left_now = _eval(store, keys, "home", token, after, "", _HOME_ITEMS, 0, 0)
         if what == b"gone":
             return moved
         if what == b"unlocked":
@@ -111,11 +112,11 @@ def bring_home(client: "redis.Redis", keyspace: KeySpace, key: str, name: str = 
             moved += max(0, left - left_now)
 
 
-def detached(client: "redis.Redis", keyspace: KeySpace) -> dict[str, int]:
+def detached(store: Store) -> dict[str, int]:
     """The queue keys that a run has detached and not brought home, with the length of their work lists."""
-    members = cast("set[bytes]", client.smembers(keyspace.detached))
+    members = cast("set[bytes]", store.client.smembers(store.keys.detached))
     keys = sorted(key.decode(errors="surrogateescape") for key in members)
-    return {key: sum(int(client.llen(part)) for part in keyspace.aside(key)) for key in keys}
+    return {key: sum(int(store.client.llen(part)) for part in store.keys.aside(key)) for key in keys}
 
 
 def unlocked() -> LockHeld:
@@ -123,14 +124,14 @@ def unlocked() -> LockHeld:
     return lost("the lock was lost to another run, or it expired")
 
 
-def guarded(client: "redis.Redis", keyspace: KeySpace, command: str, key: str, *arguments: Any) -> None:
+def guarded(store: Store, command: str, key: str, *arguments: Any) -> None:
     """Do one command where the lock is still ours; raises LockHeld where it is not."""
-    call_guarded(client, "guarded.lua", (keyspace.lock, key), keyspace.holder, command, *arguments)
+    call_guarded(store, "guarded.lua", (store.keys.lock, key), command, *arguments)
 
 
-def call_guarded(client: "redis.Redis", script: str, keys: Sequence[str], *arguments: Any) -> Any:
+def call_guarded(store: Store, script: str, keys: Sequence[str], *arguments: Any) -> Any:
     """What a script answers; raises LockHeld where it found that the lock is not ours."""
-    answer = client.eval(_source(script), len(keys), *keys, *arguments)
+    answer = store.client.eval(_source(script), len(keys), *keys, store.keys.holder, *arguments)
     if answer is None:
         raise unlocked()
     return answer
@@ -165,8 +166,9 @@ def _source(name: str) -> str:
     return files("runbooks.broker.queues").joinpath("lua", name).read_text()
 
 
-def _eval(client: "redis.Redis", keys: Sequence[str], *arguments: Any) -> tuple[bytes, bytes, int]:
-    return cast("tuple[bytes, bytes, int]", client.eval(_source("pass.lua"), len(keys), *keys, *arguments))
+def _eval(store: Store, keys: Sequence[str], *head: Any) -> tuple[bytes, bytes, int]:
+    answer = store.client.eval(_source("pass.lua"), len(keys), *keys, *head, store.keys.holder)
+    return cast("tuple[bytes, bytes, int]", answer)
 
 
 class _Sent(Struct, frozen=True):
@@ -183,22 +185,20 @@ class _Walk:
 
     def __init__(
         self,
-        client: "redis.Redis",
+        store: Store,
         stream: Stream,
-        keyspace: KeySpace,
         key: str,
         batches: str,
         work: Pass,
         beside: ThreadPoolExecutor,
         name: str,
     ) -> None:
-        self._client, self._stream, self._key, self._work, self._beside = client, stream, key, work, beside
-        self._keyspace = keyspace
-        self._keys = _keys(keyspace, key, batches)
+        self._store, self._stream, self._key, self._work, self._beside = store, stream, key, work, beside
+        self._keys = _keys(store.keys, key, batches)
         self._script, self._close = _source("pass.lua"), _source("close.lua")
-        self._keep = stream.pack("RPOPLPUSH", keyspace.held(key), key)
-        self._drop = stream.pack("RPOP", keyspace.held(key))
-        self._insert = stream.pack("RPOPLPUSH", keyspace.inserts(key), key)
+        self._keep = stream.pack("RPOPLPUSH", store.keys.held(key), key)
+        self._drop = stream.pack("RPOP", store.keys.held(key))
+        self._insert = stream.pack("RPOPLPUSH", store.keys.inserts(key), key)
         self._name = name
         self._steps = 0
         self._quiet = self._has_replica = False
@@ -226,9 +226,9 @@ class _Walk:
 
     def _open(self) -> None:
         self._quiet = self._allowed("CLIENT", "REPLY", "ON")
-        self._has_replica = has_replica(self._client)
+        self._has_replica = has_replica(self._store.client)
         # A killed run is found by the set; where another's token stands, or its work list, nothing is touched.
-        head = ("open", "", self._token, "", 0, 0, 0, self._keyspace.holder)
+        head = ("open", "", self._token, "", 0, 0, 0, self._store.keys.holder)
         what, _, _ = self._call("EVAL", self._script, len(self._keys), *self._keys, *head)
         self._require_ok(what)
 
@@ -269,7 +269,7 @@ class _Walk:
         raise AssertionError("the last attempt cannot find the queue moved")
 
     def _ask(self, size: int) -> None:
-        self._stream.send("LRANGE", self._keyspace.work(self._key), -(self._ahead + size), -(self._ahead + 1))
+        self._stream.send("LRANGE", self._store.keys.work(self._key), -(self._ahead + size), -(self._ahead + 1))
         self._asked.append(size)
         self._reads += 1
         self._ahead += size
@@ -305,7 +305,7 @@ class _Walk:
         self._steps += 1
         number = step.batch.number if step.batch else ""
         head = (mode, before, self._token, number, step.count, len(step.drops), len(step.inserts))
-        holder = self._keyspace.holder
+        holder = self._store.keys.holder
         inserts = (part for insert in step.inserts for part in insert)
         return self._script, len(self._keys), *self._keys, *head, holder, *step.drops, *inserts
 
@@ -362,8 +362,7 @@ class _Walk:
 
     def _explain(self, sent: _Sent) -> NoReturn:
         """Raise why a step did not happen, which its transaction did not tell; those sent after it did not either."""
-        holder = self._keyspace.holder
-        what, _, _ = _eval(self._client, self._keys, "look", sent.before, sent.before, "", 0, 0, 0, holder)
+        what, _, _ = _eval(self._store, self._keys, "look", sent.before, sent.before, "", 0, 0, 0)
         self._require_ok(what)
         raise RunbookError(f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again")
 

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-import redis
 from msgspec import Struct
 
 from runbooks.broker.archive.reader import Fate, Ledger, sha256
@@ -17,8 +16,7 @@ from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.parse import fetched_item
 from runbooks.broker.queues.scan import Progress, no_progress, windows
 from runbooks.broker.queues.take_restore import REMEMBERED_S, THROUGH, forget
-from runbooks.broker.server.connection import address, broker_errors
-from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.command import Command
 from runbooks.core.errors import BrokerRefused
 
@@ -42,16 +40,16 @@ class Rewound(Struct, frozen=True):
     held_known: bool = True
 
 
-def is_behind(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger) -> bool:
+def is_behind(store: Store, ledger: Ledger) -> bool:
     """Whether Redis has no record of the last step that the archive calls done.
 
     It went back to an older state, was emptied, or the step is longer ago than Redis remembers it.
     """
     if not ledger.last_done:
         return False
-    key = keyspace.batches(ledger.run_id)
-    with broker_errors(address(client)):
-        through, record = client.hmget(key, THROUGH, str(ledger.last_done))
+    key = store.keys.batches(ledger.run_id)
+    with store.errors():
+        through, record = store.client.hmget(key, THROUGH, str(ledger.last_done))
     return int(through or 0) < ledger.last_done and not record
 
 
@@ -60,41 +58,41 @@ def told(found: Rewound) -> str:
     said = f"Redis has no record of this run's last step, which it keeps for {REMEMBERED_S // 86_400} days:"
     said += " it may have gone back to an older state"
     if found.here:
-        said += f"; {len(found.here):,} stand in Redis already, and are left there"
+        said += f"; in Redis already, and left there: {len(found.here):,}"
     if not found.held_known:
         said += "; whether workers hold some is unknown, for this user may not look"
     if found.doubtful:
-        said += f"; {len(found.doubtful):,} stand nowhere: run again since, or lost; they stay in the archive"
+        said += f"; nowhere, so run again since or lost, and left in the archive: {len(found.doubtful):,}"
     if found.missing:
-        said += f"; {len(found.missing):,} that the archive calls put back or moved stand nowhere: consumed, or lost"
+        said += f"; put back or moved by the archive, and nowhere, so consumed or lost: {len(found.missing):,}"
     if found.doubtful or found.missing:
         command = Command("archive.restore", "RUN", "--even-restored")
         said += f" ({command} puts them back, and what has run would run twice)"
     return said
 
 
-def compare(client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, on_progress: Progress = no_progress) -> Rewound:
+def compare(store: Store, ledger: Ledger, on_progress: Progress = no_progress) -> Rewound:
     """Look for every message of an archive in the lists it came from, or was moved to, and in what workers hold."""
     lots = ledger.lots.distinct()
     lists = dict.fromkeys(key for lot in lots for key in (lot.key, lot.to) if key)
     standing: Counter[bytes] = Counter()
-    with broker_errors(address(client)):
+    with store.errors():
         for key in lists:
-            for part in (*keyspace.aside(key), key):
-                for window in windows(client, part):
+            for part in (*store.keys.aside(key), key):
+                for window in windows(store.client, part):
                     standing.update(map(_identity, window.items))
                     on_progress(window.first + len(window.items), window.length)
     held_known = True
     try:
-        with broker_errors(address(client)):
-            standing.update(_held(value for _, value in client.hscan_iter(keyspace.unacked, count=100)))
+        with store.errors():
+            standing.update(_held(value for _, value in store.client.hscan_iter(store.keys.unacked, count=100)))
     except BrokerRefused:
         held_known = False
     unsure = ledger.unsure
     put = _stand(ledger, (n for n in ledger.messages if ledger.fates[n] in (Fate.RESTORED, Fate.MOVED)), standing)
     out = _stand(ledger, (n for n in ledger.messages if ledger.fates[n] is Fate.TAKEN and n not in unsure), standing)
     here = tuple(n for n, stands in out.items() if stands)
-    doubtful = tuple(n for n in out if not out[n]) if is_behind(client, keyspace, ledger) else ()
+    doubtful = tuple(n for n in out if not out[n]) if is_behind(store, ledger) else ()
     return Rewound(here, tuple(n for n, stands in put.items() if not stands), doubtful, held_known)
 
 
@@ -126,8 +124,7 @@ def _identity(item: bytes) -> bytes:
 
 
 def agree(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     archive: Archive,
     *,
     reclaim: frozenset[int] = frozenset(),
@@ -139,9 +136,9 @@ def agree(
     fate are settled, under the run's lock.
     """
     ledger = archive.ledger()
-    if not (reclaim or is_behind(client, keyspace, ledger)):
+    if not (reclaim or is_behind(store, ledger)):
         return frozenset()
-    found = compare(client, keyspace, ledger, on_progress)
+    found = compare(store, ledger, on_progress)
     last = ledger.last_batch
     if found.here:
         batch = archive.restoring(found.here)
@@ -154,5 +151,5 @@ def agree(
         last = batch.number
     doubtful = frozenset(found.doubtful) - reclaim
     if not (missing or doubtful):
-        forget(client, keyspace, archive, [last])
+        forget(store, archive, [last])
     return doubtful

@@ -1,14 +1,13 @@
 """Puts archived messages at an end of a list, and takes out again what was put back or moved: each exactly once.
 
-As in `surgery.py` a batch is written down first, a script acts and records it atomically, then the archive says so.
-What is taken back is known by its bytes: what a worker has popped meanwhile is not there any more, and stays its.
+As in `take_restore.py` a batch is written down first, a script acts and records it atomically, then the archive says
+so. What is taken back is known by its bytes: what a worker has popped meanwhile is not there any more, and stays its.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-import redis
 from msgspec import Struct, field
 
 from runbooks.broker.archive.reader import Archived, Batch, Fate, Ledger, sha256
@@ -17,9 +16,8 @@ from runbooks.broker.messages.fast_parse import redirected
 from runbooks.broker.queues.list_pass import Chunk, Pass, Step, call_guarded, in_bounds, ordinals, walk
 from runbooks.broker.queues.scan import Progress, no_progress, require_list, windows
 from runbooks.broker.queues.take_restore import bring_all_home, forget
-from runbooks.broker.server.connection import address, broker_errors
-from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.preflight import require_able
+from runbooks.broker.server.store import Store
 from runbooks.core.command import Command
 from runbooks.core.errors import RunbookError
 from runbooks.core.rules import destination
@@ -28,22 +26,21 @@ _PUSH_ITEMS = 1000
 _PUSH_BYTES = 1024 * 1024
 
 
-def move(client: "redis.Redis", keyspace: KeySpace, archive: Archive, on_progress: Progress = no_progress) -> int:
+def move(store: Store, archive: Archive, on_progress: Progress = no_progress) -> int:
     """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
     by_key: dict[str, list[Archived]] = defaultdict(list)
     ledger = archive.ledger()
     for n in ledger.numbers(Fate.TAKEN):
         if to := ledger.lots[n].to:
             by_key[to].append(ledger.messages[n])
-    _require_able(client, keyspace, archive, by_key)
+    _require_able(store, archive, by_key)
     for key, messages in by_key.items():
-        _put(client, keyspace, archive, key, messages, "last", on_progress, moved=True)
+        _put(store, archive, key, messages, "last", on_progress, moved=True)
     return sum(map(len, by_key.values()))
 
 
 def put_at_end(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     archive: Archive,
     messages: Iterable[Archived],
     place: str,
@@ -53,24 +50,21 @@ def put_at_end(
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in messages:
         by_key[message.key].append(message)
-    _require_able(client, keyspace, archive, by_key)
+    _require_able(store, archive, by_key)
     for key, some in by_key.items():
-        _put(client, keyspace, archive, key, sorted(some, key=lambda m: m.position), place, on_progress, moved=False)
+        _put(store, archive, key, sorted(some, key=lambda m: m.position), place, on_progress, moved=False)
     return sum(map(len, by_key.values()))
 
 
-def _require_able(
-    client: "redis.Redis", keyspace: KeySpace, archive: Archive, by_key: Mapping[str, Sequence[Archived]]
-) -> None:
+def _require_able(store: Store, archive: Archive, by_key: Mapping[str, Sequence[Archived]]) -> None:
     """Raise BrokerRefused where the lists cannot take the messages: a script that is refused half-way is not undone."""
     if by_key:
         size = sum(message.size_bytes for messages in by_key.values() for message in messages)
-        require_able(client, keyspace, tuple(by_key), archive.run_id, restored_bytes=size)
+        require_able(store, tuple(by_key), archive.run_id, restored_bytes=size)
 
 
 def _put(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     archive: Archive,
     key: str,
     messages: Sequence[Archived],
@@ -83,16 +77,16 @@ def _put(
     command, ordered = ("LPUSH", messages) if place == "last" else ("RPUSH", messages[::-1])
     write_down = archive.moving if moved else archive.restoring
     items = [_as_put(message, moved=moved) for message in ordered]
-    batches = keyspace.batches(archive.run_id)
-    with broker_errors(address(client)):
-        bring_all_home(client, keyspace)
+    batches = store.keys.batches(archive.run_id)
+    with store.errors():
+        bring_all_home(store)
         pushed = 0
         for group in in_bounds(zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES):
             batch = write_down([message.n for message, _ in group])
-            arguments = (keyspace.holder, batch.number, command, *(item for _, item in group))
-            record = call_guarded(client, "push.lua", (key, batches, keyspace.lock), *arguments)
+            arguments = (batch.number, command, *(item for _, item in group))
+            record = call_guarded(store, "push.lua", (key, batches, store.keys.lock), *arguments)
             archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
-            forget(client, keyspace, archive, [batch.number])
+            forget(store, archive, [batch.number])
             pushed += len(group)
             on_progress(pushed, len(items))
 
@@ -108,42 +102,34 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     return item
 
 
-def standing(
-    client: "redis.Redis", keyspace: KeySpace, ledger: Ledger, by: str | None, on_progress: Progress = no_progress
-) -> int:
+def standing(store: Store, ledger: Ledger, by: str | None, on_progress: Progress = no_progress) -> int:
     """How many of the messages that `recall` is about are still where they were put."""
     count = 0
-    with broker_errors(address(client)):
+    with store.errors():
         for key, wanted in _wanted(ledger, by).items():
-            for part in (*keyspace.aside(key), key):
-                for window in windows(client, part):
+            for part in (*store.keys.aside(key), key):
+                for window in windows(store.client, part):
                     count += sum(checksum in wanted for checksum in map(sha256, window.items))
                     on_progress(window.first + len(window.items), window.length)
     return count
 
 
-def recall(
-    client: "redis.Redis",
-    keyspace: KeySpace,
-    archive: Archive,
-    by: str | None = None,
-    on_progress: Progress = no_progress,
-) -> int:
+def recall(store: Store, archive: Archive, by: str | None = None, on_progress: Progress = no_progress) -> int:
     """Take out again what was moved, or with `by` what that change has put back, and is still there.
 
     The archive holds it as taken then. Returns how many messages.
     """
     recalled = 0
-    with broker_errors(address(client)):
-        bring_all_home(client, keyspace)
+    with store.errors():
+        bring_all_home(store)
         for key, wanted in _wanted(archive.ledger(), by).items():
-            require_list(client, key)
-            if client.exists(key):
+            require_list(store.client, key)
+            if store.client.exists(key):
                 recalling = _Recalling(archive, wanted)
                 work = Pass(recalling.decide, archive.sync, recalling.done, on_progress, recalling.again)
-                walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+                walk(store, key, store.keys.batches(archive.run_id), work)
                 archive.sync()
-                forget(client, keyspace, archive, recalling.numbers)
+                forget(store, archive, recalling.numbers)
                 recalled += recalling.count
     return recalled
 

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from runbooks.broker.messages.fast_parse import Headers, outlines, read
 from runbooks.broker.messages.parse import Malformed, Message, Unreadable, parse
-from runbooks.broker.messages.selection import Facts, Judge, Verdict
-from runbooks.broker.server.connection import address, broker_errors
-from runbooks.broker.server.keys import KeySpace, readable
+from runbooks.broker.messages.selection import Facts, Judge, Verdict, keys_read
+from runbooks.broker.server.connection import address
+from runbooks.broker.server.keys import Key, readable
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import SAMPLES, Form, QueueState, Rule, Selection, TaskCount
 
@@ -46,7 +47,7 @@ class Window(Struct, frozen=True):
     popped: int = 0
 
 
-def windows(client: "redis.Redis", key: str) -> Iterator[Window]:
+def windows(client: "redis.Redis", key: Key) -> Iterator[Window]:
     """A list's items from the newest to the oldest, with flat memory.
 
     Pushes on the left meanwhile make items appear twice, never not at all; what they move is mostly recognised.
@@ -87,6 +88,30 @@ def windows(client: "redis.Redis", key: str) -> Iterator[Window]:
             previous, expected = next_item, length
 
 
+def _sample(client: "redis.Redis", key: Key, first: int, length: int) -> list[bytes]:
+    """Some items of what is left of a list from `first` on: its beginning, its middle, and the oldest, in this order.
+
+    All of it where it is short; no more bytes than three windows have.
+    """
+    left = length - first
+    size = _size_of(client, key)
+    if left <= _PARTS * size:
+        return cast("list[bytes]", client.lrange(key, first, -1))
+    with client.pipeline(transaction=False) as pipe:
+        for start in (first, first + (left - size) // 2, length - size):
+            pipe.lrange(key, start, start + size - 1)
+        return [item for items in pipe.execute() for item in items]
+
+
+def _size_of(client: "redis.Redis", key: Key) -> int:
+    """How many items a part of a sample has, by the size of the oldest."""
+    oldest = cast("list[bytes]", client.lrange(key, -_SIZED_BY, -1))
+    return max(1, min(_SAMPLED, WINDOW_BYTES * len(oldest) // max(1, sum(map(len, oldest)))))
+
+
+_PARTS, _SAMPLED, _SIZED_BY = 3, 100, 10
+
+
 def require_list(client: "redis.Redis", key: str) -> None:
     """Raise BrokerRefused where the key exists and is no list."""
     kind = cast(bytes, client.type(key)).decode()
@@ -96,8 +121,7 @@ def require_list(client: "redis.Redis", key: str) -> None:
 
 
 def scan_queue(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     queue: str,
     rules: Iterable[Rule],
     now: float,
@@ -110,38 +134,40 @@ def scan_queue(
     """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
 
     `registered` are the tasks that nodes know, None where none answers; `samples` of the messages that a rule selects
-    are remembered, None: all. At `read_until` (monotonic s) reading ends, and what was not read by then is `unseen`:
-    the oldest messages. Raises BrokerRefused where one of its keys is no list.
+    are remembered, None: all. At `read_until` (monotonic s) reading ends with a sample: the newest messages have been
+    read by then, and some of the middle and the oldest follow; `unseen` are the rest.
+
+    Raises BrokerRefused where one of its keys is no list.
     """
     rules = tuple(rules)
-    with broker_errors(address(client)):
-        for key in keyspace.queue(queue):
-            require_list(client, key)
-        judge = judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress, read_until)
+    store = replace(store, keys=keys_read(store.keys, rules, queue))
+    with store.errors():
+        for key in store.keys.queue(queue):
+            require_list(store.client, key)
+        judge = judge_of(store, queue, rules, Facts(now, registered), on_progress, read_until)
         tally = _Tally(judge, now, samples)
         add, depths, unseen = tally.add, dict[str, int](), 0
-        for key in keyspace.queue(queue):
+        for key in store.keys.queue(queue):
             judge.begin(key)
             # What a run has detached, or has left behind when it was killed, is waiting all the same.
-            for part in (*keyspace.aside(key), key):
-                if time.monotonic() >= read_until:
-                    if length := client.llen(part):
-                        depths[part], unseen = length, unseen + length
-                    continue
-                for window in windows(client, part):
-                    depths[part] = window.length
+            for part in (*store.keys.aside(key), key):
+                looked_at = 0
+                for window in windows(store.client, part) if time.monotonic() < read_until else ():
+                    depths[part], looked_at = window.length, window.first + len(window.items)
                     add(window.items)
-                    on_progress(window.first + len(window.items), window.length)
+                    on_progress(looked_at, window.length)
                     if time.monotonic() >= read_until:
-                        unseen += max(0, window.length - window.first - len(window.items))
                         break
-    aside = sum(depths.get(part, 0) for key in keyspace.queue(queue) for part in keyspace.aside(key))
+                if time.monotonic() >= read_until and (length := store.client.llen(part)) > looked_at:
+                    depths[part], items = length, _sample(store.client, part, looked_at, length)
+                    add(items)
+                    unseen += length - looked_at - len(items)
+    aside = sum(depths.get(part, 0) for key in store.keys.queue(queue) for part in store.keys.aside(key))
     return replace(tally.state(queue, depths, aside), unseen=unseen)
 
 
 def judge_of(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     queue: str,
     rules: Iterable[Rule],
     facts: Facts,
@@ -152,19 +178,19 @@ def judge_of(
 
     What is not read by `read_until` (monotonic s) counts as no duplicate.
     """
-    judge = Judge(rules, keyspace, queue, facts)
+    judge = Judge(rules, store.keys, queue, facts)
     if not judge.wants_keepers:
         return judge
     kept: dict[bytes, bytes] = {}
-    for key in reversed(keyspace.queue(queue)):
+    for key in reversed(store.keys.queue(queue)):
         judge.begin(key)
-        for part in (key, *keyspace.aside(key)):
-            for window in windows(client, part):
+        for part in (key, *store.keys.aside(key)):
+            for window in windows(store.client, part):
                 judge.note_keepers(window.items, read(window.items), kept)
                 on_progress(window.first + len(window.items), window.length)
                 if time.monotonic() >= read_until:
                     break
-    return Judge(rules, keyspace, queue, replace(facts, kept=kept))
+    return Judge(rules, store.keys, queue, replace(facts, kept=kept))
 
 
 class _Chosen(Struct):

@@ -1,6 +1,6 @@
 """Takes messages out of live queues and puts them back: none lost, none doubled, wherever it is killed.
 
-Both walk once over each of the queue's lists (see `detached.py`). Every batch goes one way: its messages are on the
+Both walk once over each of the queue's lists (see `list_pass.py`). Every batch goes one way: its messages are on the
 disk (fsynced), then one script moves them and, atomically with that, records in the run's batches hash which it moved,
 then the archive says so too. A script that finds its batch recorded does nothing, so a batch of unknown fate is settled
 by asking for its record, and fenced by writing an empty one. Before anything else, what a killed run has left aside is
@@ -14,10 +14,11 @@ from typing import cast
 
 import redis
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from runbooks.broker.archive.reader import Batch, Fate, Ledger
 from runbooks.broker.archive.writer import Archive, Victim
-from runbooks.broker.messages.selection import Facts, Judge
+from runbooks.broker.messages.selection import Facts, Judge, keys_read
 from runbooks.broker.queues.list_pass import (
     FIRST_ITEMS,
     Chunk,
@@ -33,9 +34,8 @@ from runbooks.broker.queues.list_pass import (
 )
 from runbooks.broker.queues.placement import Counted, Expected, Merge, Parted
 from runbooks.broker.queues.scan import Progress, judge_of, no_progress, windows
-from runbooks.broker.server.connection import address, broker_errors
-from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.preflight import require_able
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Notice, Rule
 
 REMEMBERED_S = 30 * 86_400
@@ -65,8 +65,7 @@ class RestoreReport(Struct, frozen=True):
 
 
 def take(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     queue: str,
     rules: Iterable[Rule],
     archive: Archive,
@@ -76,22 +75,23 @@ def take(
 ) -> TakeReport:
     """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the tasks that nodes know.
 
-    What is to be moved is so by `moving.move` afterwards. What arrives meanwhile stays, unjudged. Raises
+    What is to be moved is so by `requeue.move` afterwards. What arrives meanwhile stays, unjudged. Raises
     BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError before anything is
     removed that is not archived.
     """
     rules = tuple(rules)
-    require_able(client, keyspace, keyspace.queue(queue), archive.run_id)
-    settle(client, keyspace, archive)  # an archive that is gone on with may have batches of unknown fate
-    with broker_errors(address(client)):
-        taking = _Taking(archive, judge_of(client, keyspace, queue, rules, Facts(now, registered), on_progress))
-        for key in keyspace.queue(queue):
-            if client.exists(key):
+    store = replace(store, keys=keys_read(store.keys, rules, queue))
+    require_able(store, store.keys.queue(queue), archive.run_id)
+    settle(store, archive)  # an archive that is gone on with may have batches of unknown fate
+    with store.errors():
+        taking = _Taking(archive, judge_of(store, queue, rules, Facts(now, registered), on_progress))
+        for key in store.keys.queue(queue):
+            if store.client.exists(key):
                 taking.begin(key)
                 work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
-                walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+                walk(store, key, store.keys.batches(archive.run_id), work)
         archive.sync()
-        forget(client, keyspace, archive, taking.numbers)
+        forget(store, archive, taking.numbers)
     return TakeReport(dict(taking.taken), taking.gone, taking.malformed, taking.judge.notices)
 
 
@@ -161,42 +161,41 @@ class _Taking(Struct):
             self.malformed += malformed
 
 
-def settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> int:
+def settle(store: Store, archive: Archive) -> int:
     """Find out what became of the batches of unknown fate, and write it into the archive; returns their number.
 
     What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
     fenced. To be called on the broker of the run, under its lock.
     """
-    return _settle(client, keyspace, archive, archive.ledger())
+    return _settle(store, archive, archive.ledger())
 
 
-def _settle(client: "redis.Redis", keyspace: KeySpace, archive: Archive, ledger: Ledger) -> int:
-    key, unsettled = keyspace.batches(archive.run_id), ledger.unsettled
-    with broker_errors(address(client)):
-        bring_all_home(client, keyspace)
+def _settle(store: Store, archive: Archive, ledger: Ledger) -> int:
+    key, unsettled = store.keys.batches(archive.run_id), ledger.unsettled
+    with store.errors():
+        bring_all_home(store)
         for number in unsettled:
-            guarded(client, keyspace, "HSETNX", key, number, "")
-        require_replicated(client)
+            guarded(store, "HSETNX", key, number, "")
+        require_replicated(store.client)
         for number, batch in unsettled.items():
-            result = cast(bytes, client.hget(key, str(number)))
+            result = cast(bytes, store.client.hget(key, str(number)))
             archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
         archive.sync()  # what a killed run has written down may not be on the disk yet
         # Only fences have no further use for the archive, and must outlive any late script.
-        records = client.hgetall(key).items()
+        records = store.client.hgetall(key).items()
         told = [int(number) for number, moved in records if moved and number != THROUGH.encode()]
-        forget(client, keyspace, archive, told)
+        forget(store, archive, told)
     return len(unsettled)
 
 
-def bring_all_home(client: "redis.Redis", keyspace: KeySpace) -> None:
+def bring_all_home(store: Store) -> None:
     """Bring home what any killed run has left aside."""
-    for key in detached(client, keyspace):
-        bring_home(client, keyspace, key)
+    for key in detached(store):
+        bring_home(store, key)
 
 
 def restore(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     archive: Archive,
     *,
     malformed: bool = False,
@@ -210,8 +209,8 @@ def restore(
     """
     ledger = archive.ledger()
     out_bytes = sum(ledger.sizes[n] for n in ledger.numbers(Fate.TAKEN))
-    require_able(client, keyspace, ledger.lists(), archive.run_id, restored_bytes=out_bytes)
-    if _settle(client, keyspace, archive, ledger):
+    require_able(store, ledger.lists(), archive.run_id, restored_bytes=out_bytes)
+    if _settle(store, archive, ledger):
         ledger = archive.ledger()
 
     def asked(n: int) -> bool:
@@ -221,37 +220,30 @@ def restore(
         return asked(n) and (malformed or not ledger.lots[n].malformed)
 
     restored = withheld = 0
-    with broker_errors(address(client)):
+    with store.errors():
         for key in ledger.lists():
             going = Counter(goes(n) for n in ledger.in_place(key) if asked(n))
             if going[True]:
-                _put_in_place(client, keyspace, archive, key, goes, on_progress)
+                _put_in_place(store, archive, key, goes, on_progress)
             restored += going[True]
             withheld += going[False]
     return RestoreReport(restored, withheld)
 
 
-def _put_in_place(
-    client: "redis.Redis",
-    keyspace: KeySpace,
-    archive: Archive,
-    key: str,
-    goes: Callable[[int], bool],
-    on_progress: Progress,
-) -> None:
+def _put_in_place(store: Store, archive: Archive, key: str, goes: Callable[[int], bool], on_progress: Progress) -> None:
     def put(merge: Merge) -> None:
         restoring = _Restoring(archive, merge)
         work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
-        walk(client, keyspace, key, keyspace.batches(archive.run_id), work)
+        walk(store, key, store.keys.batches(archive.run_id), work)
         archive.sync()
-        forget(client, keyspace, archive, restoring.numbers)
+        forget(store, archive, restoring.numbers)
 
     try:
-        put(Expected(archive.ledger(), key, goes, partial(_standing, client, key)))
+        put(Expected(archive.ledger(), key, goes, partial(_standing, store.client, key)))
     except Parted:
-        _settle(client, keyspace, archive, archive.ledger())  # what was put back before that was noticed
+        _settle(store, archive, archive.ledger())  # what was put back before that was noticed
         merge = Counted(archive.ledger(), key, goes)
-        merge.count(_whole(client, key, on_progress))
+        merge.count(_whole(store.client, key, on_progress))
         put(merge)
 
 
@@ -262,7 +254,7 @@ def _whole(client: "redis.Redis", key: str, on_progress: Progress) -> Iterator[S
 
 
 def _standing(client: "redis.Redis", key: str, distance: int) -> tuple[bytes | None, list[bytes]]:
-    """See merge.Look."""
+    """See placement.Look."""
     with client.pipeline(transaction=False) as pipe:
         pipe.lindex(key, -1)
         pipe.lrange(key, -max(1, distance), -max(1, distance - FIRST_ITEMS))
@@ -304,11 +296,11 @@ class _Restoring(Struct):
         self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
 
 
-def forget(client: "redis.Redis", keyspace: KeySpace, archive: Archive, numbers: Sequence[int]) -> None:
+def forget(store: Store, archive: Archive, numbers: Sequence[int]) -> None:
     """Drop records that the archive has; what is left are fences, and how far the archive and Redis agreed."""
-    batches = keyspace.batches(archive.run_id)
+    batches = store.keys.batches(archive.run_id)
     if numbers:
-        guarded(client, keyspace, "HSET", batches, THROUGH, max(numbers))
+        guarded(store, "HSET", batches, THROUGH, max(numbers))
     for at in range(0, len(numbers), _FORGET_AT_ONCE):
-        guarded(client, keyspace, "HDEL", batches, *numbers[at : at + _FORGET_AT_ONCE])
-    guarded(client, keyspace, "EXPIRE", batches, REMEMBERED_S)
+        guarded(store, "HDEL", batches, *numbers[at : at + _FORGET_AT_ONCE])
+    guarded(store, "EXPIRE", batches, REMEMBERED_S)

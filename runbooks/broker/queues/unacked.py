@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 
-import redis
 from msgspec import Struct
 
 from runbooks.broker.archive.reader import Archived, Batch, Fate
@@ -23,13 +22,13 @@ from runbooks.broker.messages.parse import Message, fetched_item, parse
 from runbooks.broker.messages.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.queues.list_pass import call_guarded, ordinals
 from runbooks.broker.queues.take_restore import TakeReport, forget, settle
-from runbooks.broker.server.connection import address, broker_errors
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.preflight import require_able
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Hoard, NodeState, Notice, Rule, Selection
 
 _BATCH = 100
-_RATE_LIMITED = "were fetched, and a worker may hold them back for a rate limit; they stay"
+_RATE_LIMITED = "fetched, and perhaps held back by a worker for a rate limit: left alone"
 
 
 class Entry(Struct, frozen=True):
@@ -43,14 +42,15 @@ class Entry(Struct, frozen=True):
     fetched_at: float
 
 
-def entries(client: "redis.Redis", keyspace: KeySpace, most: int | None = None) -> list[Entry]:
+def entries(store: Store, most: int | None = None) -> list[Entry]:
     """What stands in the unacked hash, or so many of it, but for entries that are no messages or lead to no queue."""
-    with broker_errors(address(client)):
-        values = dict(islice(client.hscan_iter(keyspace.unacked, count=_BATCH), most))
+    client, keys = store.client, store.keys
+    with store.errors():
+        values = dict(islice(client.hscan_iter(keys.unacked, count=_BATCH), most))
         tags = list(values)
-        scores = [score for some in _groups(tags) for score in client.zmscore(keyspace.unacked_index, some)]
-        queue_of = _Routes(client, keyspace)
-        found = (_entry(values[tag], score, keyspace, queue_of) for tag, score in zip(tags, scores, strict=True))
+        scores = [score for some in _groups(tags) for score in client.zmscore(keys.unacked_index, some)]
+        queue_of = _Routes(store)
+        found = (_entry(values[tag], score, keys, queue_of) for tag, score in zip(tags, scores, strict=True))
         return [entry for entry in found if entry]
 
 
@@ -61,14 +61,15 @@ def _groups(items: Sequence[Any]) -> Iterator[list[Any]]:
 class _Routes(dict[tuple[str, str], str]):
     """Exchange and routing key → queue, "" where that is not clear; each exchange's bindings are read once."""
 
-    def __init__(self, client: "redis.Redis", keyspace: KeySpace) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__()
-        self._client, self._keyspace = client, keyspace
+        self._store = store
 
     def __missing__(self, route: tuple[str, str]) -> str:
         exchange, routing_key = route
-        members = cast("set[bytes]", self._client.smembers(self._keyspace.binding(exchange))) if exchange else set()
-        bound = (member.decode(errors="replace").split(self._keyspace.sep) for member in members)
+        client, keys = self._store.client, self._store.keys
+        members = cast("set[bytes]", client.smembers(keys.binding(exchange))) if exchange else set()
+        bound = (member.decode(errors="replace").split(keys.sep) for member in members)
         queues = {parts[2] for parts in bound if len(parts) == 3 and parts[0] == routing_key}
         self[route] = (queues.pop() if len(queues) == 1 else "") if exchange else routing_key
         return self[route]
@@ -97,9 +98,7 @@ def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Route
     return Entry(raw, item, message, queue, keyspace.list_of(queue, priority), score or 0.0)
 
 
-def orphans(
-    client: "redis.Redis", keyspace: KeySpace, found: Sequence[Entry], nodes: Mapping[str, NodeState]
-) -> dict[str, int]:
+def orphans(store: Store, found: Sequence[Entry], nodes: Mapping[str, NodeState]) -> dict[str, int]:
     """By queue how many of these entries are still there, and no node holds them; {} where a node does not say.
 
     Where a node that does not answer may hold them is the caller's to know.
@@ -108,8 +107,9 @@ def orphans(
         return {}
     held, limited = _held_by(nodes)
     left = [entry for entry in found if entry.message.id not in held and entry.message.task not in limited]
-    with broker_errors(address(client)):
-        now = cast("list[bytes | None]", client.hmget(keyspace.unacked, [_tag(e.raw) for e in left])) if left else []
+    with store.errors():
+        tags = [_tag(entry.raw) for entry in left]
+        now = cast("list[bytes | None]", store.client.hmget(store.keys.unacked, tags)) if tags else []
     return dict(Counter(entry.queue for entry, value in zip(left, now, strict=True) if value is not None))
 
 
@@ -126,7 +126,7 @@ def hoards(found: Iterable[Entry], nodes: Mapping[str, NodeState]) -> tuple[Hoar
 def _held_by(nodes: Mapping[str, NodeState]) -> tuple[frozenset[str], frozenset[str]]:
     """The ids of what the nodes hold, and the tasks of which they may hold more for a rate limit."""
     held = frozenset[str]().union(*(node.holds or () for node in nodes.values()))
-    return held, frozenset[str]().union(*(node.rate_limited for node in nodes.values()))
+    return held, frozenset[str]().union(*(node.rate_limits for node in nodes.values()))
 
 
 Choice = tuple[Entry, Verdict]
@@ -173,24 +173,18 @@ def selections(chosen: Sequence[Choice], samples: int | None) -> tuple[Selection
     return tuple(result)
 
 
-def take(
-    client: "redis.Redis",
-    keyspace: KeySpace,
-    chosen: Sequence[Choice],
-    notices: tuple[Notice, ...],
-    archive: Archive,
-) -> TakeReport:
+def take(store: Store, chosen: Sequence[Choice], notices: tuple[Notice, ...], archive: Archive) -> TakeReport:
     """Take these entries out, into the archive; one that is not what it was any more is left alone."""
     taken: dict[str, int] = {}
     by_key: dict[str, list[Choice]] = {}
     if chosen:
-        require_able(client, keyspace, (), archive.run_id, unacked=True)
+        require_able(store, (), archive.run_id, unacked=True)
     for choice in chosen:
         by_key.setdefault(choice[0].key, []).append(choice)
     for key, choices in by_key.items():
         for group in _groups(choices):
             batch = archive.taking(key, [_victim(*choice) for choice in group])
-            for i in _run(client, keyspace, archive, batch, "take", [(e.raw, e.fetched_at) for e, _ in group]):
+            for i in _run(store, archive, batch, "take", [(e.raw, e.fetched_at) for e, _ in group]):
                 reason = group[i][1].reason
                 taken[reason] = taken.get(reason, 0) + 1
     return TakeReport(taken, len(chosen) - sum(taken.values()), 0, notices)
@@ -200,62 +194,55 @@ def _victim(entry: Entry, verdict: Verdict) -> Victim:
     return Victim(entry.raw, 0, None, verdict.reason, False, verdict.to, verdict.requeue_to, entry.fetched_at)
 
 
-def restore(client: "redis.Redis", keyspace: KeySpace, archive: Archive, wanted: frozenset[int] | None = None) -> int:
+def restore(store: Store, archive: Archive, wanted: frozenset[int] | None = None) -> int:
     """Put entries that the archive holds back where they were, with the time of their fetch; returns how many.
 
     Their visibility timeout goes on: where it has passed the next worker that looks gives them back to their queue.
     """
-    settle(client, keyspace, archive)
+    settle(store, archive)
     ledger = archive.ledger()
     out = (n for n in ledger.numbers(Fate.TAKEN) if ledger.lots[n].unacked)
     back = [ledger.messages[n] for n in out if wanted is None or n in wanted]
-    return _for_all(client, keyspace, archive, back, "restore")
+    return _for_all(store, archive, back, "restore")
 
 
-def recall(client: "redis.Redis", keyspace: KeySpace, archive: Archive, by: str) -> int:
+def recall(store: Store, archive: Archive, by: str) -> int:
     """Take those entries out again that this change has put back, and that are still there."""
     ledger = archive.ledger()
     restored = (n for n in ledger.numbers(Fate.RESTORED) if ledger.lots[n].unacked)
     put = [ledger.messages[n] for n in restored if ledger.put_by[n] == by]
-    return _for_all(client, keyspace, archive, put, "take")
+    return _for_all(store, archive, put, "take")
 
 
-def standing(client: "redis.Redis", keyspace: KeySpace, messages: Iterable[Archived]) -> int:
+def standing(store: Store, messages: Iterable[Archived]) -> int:
     """How many of these entries are in the unacked hash."""
-    with broker_errors(address(client)):
-        return sum(client.hget(keyspace.unacked, _tag(message.raw)) == message.raw for message in messages)
+    client, key = store.client, store.keys.unacked
+    with store.errors():
+        return sum(client.hget(key, _tag(message.raw)) == message.raw for message in messages)
 
 
-def _for_all(
-    client: "redis.Redis", keyspace: KeySpace, archive: Archive, messages: Sequence[Archived], mode: str
-) -> int:
+def _for_all(store: Store, archive: Archive, messages: Sequence[Archived], mode: str) -> int:
     count = 0
     if messages:
-        require_able(client, keyspace, (), archive.run_id, unacked=True)
+        require_able(store, (), archive.run_id, unacked=True)
     for group in _groups(messages):
         numbers = [message.n for message in group]
         batch = archive.restoring(numbers) if mode == "restore" else archive.recalling(numbers)
         values = [(message.raw, cast(float, message.fetched_at)) for message in group]
-        count += len(_run(client, keyspace, archive, batch, mode, values))
+        count += len(_run(store, archive, batch, mode, values))
     return count
 
 
-def _run(
-    client: "redis.Redis",
-    keyspace: KeySpace,
-    archive: Archive,
-    batch: Batch,
-    mode: str,
-    values: Sequence[tuple[bytes, float]],
-) -> list[int]:
+def _run(store: Store, archive: Archive, batch: Batch, mode: str, values: Sequence[tuple[bytes, float]]) -> list[int]:
     """Let the script act on a batch that was written down; returns the 0-based places of what it did."""
-    keys = (keyspace.unacked, keyspace.unacked_index, keyspace.batches(archive.run_id), keyspace.lock)
+    names = store.keys
+    keys = (names.unacked, names.unacked_index, names.batches(archive.run_id), names.lock)
     arguments = [part for raw, fetched_at in values for part in (_tag(raw), raw, repr(fetched_at))]
-    with broker_errors(address(client)):
-        head = (keyspace.holder, batch.number, mode)
-        done = ordinals(cast(bytes, call_guarded(client, "unacked.lua", keys, *head, *arguments)))
+    with store.errors():
+        record = call_guarded(store, "unacked.lua", keys, batch.number, mode, *arguments)
+        done = ordinals(cast(bytes, record))
         archive.done(batch, [batch.messages[i] for i in done])
-        forget(client, keyspace, archive, [batch.number])
+        forget(store, archive, [batch.number])
     return done
 
 

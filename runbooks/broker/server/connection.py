@@ -13,7 +13,17 @@ from redis.connection import DefaultParser
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from runbooks.core.errors import BrokerReadOnly, BrokerRefused, BrokerUnreachable, RunbookError
+from runbooks.broker.server.protocol import other_protocol
+from runbooks.core.broker_url import is_unchecked, safe_url
+from runbooks.core.errors import (
+    BrokerReadOnly,
+    BrokerRefused,
+    BrokerUnreachable,
+    HostUnreachable,
+    RunbookError,
+    Trouble,
+    UsageError,
+)
 
 Tunnel = Callable[[str, int], int]
 """A host and port that only another machine can reach → a port of this machine that leads there."""
@@ -23,45 +33,41 @@ _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
 _SENTINEL = "sentinel://"
 _SENTINEL_PORT = 26379
 _NO_TOUCH_SINCE = (7, 2)
+_SCRIPT_RIGHTS = "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)"
+_CLUSTER = "a Redis Cluster has no transport in Celery: name the standalone server that the workers use"
 
-# What a server's error reply begins with → what to do about it.
+# What a server's error reply begins with → what it means, and what to do about it.
 _REFUSALS = {
-    "NOAUTH": "put the password into the broker URL: redis://:PASSWORD@host:port/db",
-    "WRONGPASS": "check user and password in the broker URL",
-    "NOPERM": "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that are needed",
-    "The user executing the script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
-    "ACL failure in script": "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)",
-    "unknown command": "`rename-command` in the server's configuration took it away; docs/queues.md lists all it needs",
-    "READONLY": "it became a replica meanwhile: redis-cli INFO replication says of whom; is that intended?",
-    "WRONGTYPE": "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
-    "OOM": "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory",
-    "MISCONF": "Redis cannot save to its disk and refuses writes: see its log, free the disk",
-    "MOVED": "a Redis Cluster has no transport in Celery: name the standalone server that the workers use",
-    "NOREPLICAS": "Redis refuses writes because too few replicas answer: see min-replicas-to-write",
+    "NOAUTH": (Trouble.WRONG_PASSWORD, "put the password into the broker URL: redis://:PASSWORD@host:port/db"),
+    "WRONGPASS": (Trouble.WRONG_PASSWORD, "check user and password in the broker URL"),
+    "NOPERM": (
+        Trouble.MISSING_RIGHT,
+        "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that are needed",
+    ),
+    "The user executing the script": (Trouble.MISSING_RIGHT, _SCRIPT_RIGHTS),
+    "ACL failure in script": (Trouble.MISSING_RIGHT, _SCRIPT_RIGHTS),
+    "unknown command": (
+        Trouble.MISSING_RIGHT,
+        "`rename-command` in the server's configuration took it away; docs/queues.md lists all it needs",
+    ),
+    "READONLY": (
+        Trouble.REPLICA,
+        "it became a replica meanwhile: redis-cli INFO replication says of whom; is that intended?",
+    ),
+    "WRONGTYPE": (
+        Trouble.UNUSABLE,
+        "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
+    ),
+    "OOM": (Trouble.FULL, "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory"),
+    "MISCONF": (Trouble.CANNOT_SAVE, "Redis cannot save to its disk and refuses writes: see its log, free the disk"),
+    "MOVED": (Trouble.UNUSABLE, _CLUSTER),
+    "NOREPLICAS": (
+        Trouble.FEW_REPLICAS,
+        "Redis refuses writes because too few replicas answer: see min-replicas-to-write",
+    ),
 }
-_NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS")
-
-
-def safe_url(url: str) -> str:
-    """The URL with its passwords hidden, for messages; a text that cannot be parsed is hidden whole."""
-    return ";".join(map(_safe_url, url.split(";")))
-
-
-def _safe_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        if not parts.scheme:
-            return "***"
-        user = parts.username or ""
-        netloc = parts.netloc.rpartition("@")[2]
-        if parts.password is not None:
-            netloc = f"{user}:***@{netloc}"
-        elif user:
-            netloc = f"{user}@{netloc}"
-        query = urlencode([(k, "***" if "password" in k else v) for k, v in parse_qsl(parts.query)], safe="/*")
-    except ValueError:
-        return "***"
-    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{query}" if query else "")
+_IN_PIPELINE = " of pipeline caused error: "
+_NO_WRITES = (Trouble.FULL, Trouble.CANNOT_SAVE, Trouble.FEW_REPLICAS)
 
 
 def address(client: "redis.Redis") -> str:
@@ -75,6 +81,18 @@ def address(client: "redis.Redis") -> str:
 def db_of(client: "redis.Redis") -> int:
     """The number of the db that a client uses."""
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+@contextmanager
+def in_db(client: "redis.Redis", db: int) -> Iterator["redis.Redis"]:
+    """A client of another db of the same server, for as long as the block lasts."""
+    pool = client.connection_pool
+    options = {**pool.connection_kwargs, "db": db}
+    other = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
+    try:
+        yield other
+    finally:
+        other.connection_pool.disconnect()
 
 
 class _Parser(DefaultParser):  # type: ignore[valid-type, misc]  # one of two classes, by what is installed
@@ -97,8 +115,8 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
     failover the connection is lost, and the next finds the new one. What is only read stays as idle as it was (`OBJECT
     IDLETIME`, eviction) from Redis 7.2 on, where the user may say CLIENT NO-TOUCH.
 
-    Raises BrokerUnreachable where nothing answers, and BrokerRefused for a wrong password, a missing db, a Cluster or a
-    replica.
+    Raises UsageError for what is no broker URL, BrokerUnreachable where nothing answers, and BrokerRefused for a wrong
+    password, a missing db, a Cluster or a replica.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms); Redis `INFO`
     (server, cluster, replication), `CLIENT NO-TOUCH`.
@@ -117,9 +135,12 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
                 # Perhaps only CLIENT SETNAME is not allowed.
                 client = _client(redis_py_url, timeout_s, None)
                 client.ping()
+            except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
+                if refused := other_protocol(client):
+                    raise refused from error
+                raise
     except (ValueError, TypeError) as error:
-        problem = f"{safe_url(url)} is no broker URL this tool can use"
-        raise BrokerRefused(problem, "see broker_url in Celery's settings") from error
+        raise _unusable(url) from error
     info = _info(client, where)
     _require_standalone_master(info, where)
     if _version(info) >= _NO_TOUCH_SINCE:
@@ -128,21 +149,39 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
     return client
 
 
-def place(url: str, options: Mapping[str, Any], client: "redis.Redis") -> str:
-    """What stays the same of a broker for as long as it holds the same messages: a failover does not change it."""
+def place(url: str, options: Mapping[str, Any]) -> str:
+    """What stays the same of a broker for as long as it holds the same messages: a failover does not change it.
+
+    Nobody is asked. Raises UsageError for a URL that is none.
+    """
     if not url.startswith(_SENTINEL):
-        return f"{address(_client(_redis_py_url(url), 0, None))}/{db_of(client)}"
-    sentinels = ",".join(sorted(urlsplit(part).netloc.rpartition("@")[2] for part in url.split(";")))
-    return f"{options['master_name']} of {sentinels}/{db_of(client)}"
+        try:
+            client = _client(_redis_py_url(url), 0, None)
+        except (ValueError, TypeError) as error:
+            raise _unusable(url) from error
+        return f"{address(client)}/{db_of(client)}"
+    parts = [urlsplit(part) for part in url.split(";")]
+    sentinels = ",".join(sorted(part.netloc.rpartition("@")[2] for part in parts))
+    return f"{options.get('master_name')} of {sentinels}/{parts[0].path.strip('/') or 0}"
+
+
+def _unusable(url: str) -> UsageError:
+    return UsageError(f"{safe_url(url)} is no broker URL this tool can use", "see broker_url in Celery's settings")
 
 
 def through(url: str, tunnel: Tunnel) -> str:
-    """The URL of the tunnel's end on this machine. Raises BrokerRefused for what cannot go through one."""
+    """The URL of the tunnel's end on this machine.
+
+    Raises UsageError for what cannot go through one, BrokerUnreachable where the tunnel does not lead there.
+    """
     parts = urlsplit(url)
     if parts.scheme != "redis" or not parts.hostname:
         problem = f"{safe_url(url)} cannot be reached through a tunnel"
-        raise BrokerRefused(problem, "only redis:// URLs can: with TLS the certificate would be another host's")
-    port = tunnel(parts.hostname, parts.port or 6379)
+        raise UsageError(problem, "only redis:// URLs can: with TLS the certificate would be another host's")
+    try:
+        port = tunnel(parts.hostname, parts.port or 6379)
+    except HostUnreachable as error:
+        raise BrokerUnreachable(f"there is no tunnel to the broker: {error.problem}", error.advice) from None
     login, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
@@ -153,10 +192,10 @@ def _masters_url(url: str, options: Mapping[str, Any], timeout_s: float) -> str:
     first, name = parts[0], options.get("master_name")
     if not name:
         advice = "set it as in Celery's broker_transport_options: celery_broker_options: {master_name: NAME}"
-        raise BrokerRefused(f"{safe_url(url)} lacks the name of its master", advice)
+        raise UsageError(f"{safe_url(url)} lacks the name of its master", advice)
     if len({part.path.strip("/") or first.path.strip("/") or "0" for part in parts}) > 1:
         advice = "workers use the first's, and after a failure another's: end each with the same db"
-        raise BrokerRefused(f"{safe_url(url)} names several dbs", advice)
+        raise UsageError(f"{safe_url(url)} names several dbs", advice)
     timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
     sentinels = Sentinel(
         [(part.hostname, part.port or _SENTINEL_PORT) for part in parts],
@@ -194,8 +233,10 @@ def _redis_py_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         problem = f"{safe_url(url)} is no Redis URL"
-        raise BrokerRefused(problem, "this tool repairs Celery on Redis: redis://host:port/db")
+        raise UsageError(problem, "this tool repairs Celery on Redis: redis://host:port/db")
     query = dict(parse_qsl(parts.query))
+    if is_unchecked(url):
+        query["ssl_cert_reqs"] = "none"
     if "ssl_cert_reqs" in query:
         query["ssl_cert_reqs"] = query["ssl_cert_reqs"].lower().removeprefix("cert_")
     if parts.scheme.endswith("socket"):
@@ -203,9 +244,7 @@ def _redis_py_url(url: str) -> str:
         return f"unix://{parts.netloc}{quote(unquote(parts.path))}?{urlencode(query)}"
     db = parts.path.strip("/") or "0"
     if not db.isdigit():
-        raise BrokerRefused(
-            f"{safe_url(url)} names no db number", "end the broker URL with the db: redis://host:port/0"
-        )
+        raise UsageError(f"{safe_url(url)} names no db number", "end the broker URL with the db: redis://host:port/0")
     return f"{parts.scheme}://{parts.netloc}/{db}" + (f"?{urlencode(query)}" if query else "")
 
 
@@ -249,7 +288,7 @@ def _touch_nothing(client: "redis.Redis") -> None:
 def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
     """Refuse a Cluster and a replica; where INFO itself is not allowed, trust the URL."""
     if info.get("cluster_enabled"):
-        raise BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
+        raise BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER)
     if info.get("role") == "slave":
         master = f"{info.get('master_host')}:{info.get('master_port')}"
         advice = (
@@ -259,7 +298,9 @@ def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
             " (redis-cli INFO replication, and the server's log); name it in the broker URL only where your workers"
         )
         raise BrokerRefused(
-            f"{where} is a replica: it follows {master}, {_link(info)}", f"{advice} are meant to write there"
+            f"{where} is a replica: it follows {master}, {_link(info)}",
+            f"{advice} are meant to write there",
+            Trouble.REPLICA,
         )
 
 
@@ -293,22 +334,17 @@ def _ping(where: str) -> str:
 def _translated(error: redis.RedisError, where: str) -> RunbookError:
     text = str(error)
     if isinstance(error, redis.exceptions.BusyLoadingError):
-        return BrokerUnreachable(f"{where} is still loading its data", f"wait until `{_ping(where)}` answers PONG")
-    for word, advice in _REFUSALS.items():
-        if word in text:
-            kind = BrokerReadOnly if word in _NO_WRITES else BrokerRefused
-            return kind(f"{where} refuses: {text}", advice)
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["NOPERM"])
-    if isinstance(error, redis.exceptions.ReadOnlyError):
-        return BrokerRefused(f"{where} refuses: {text}", _REFUSALS["READONLY"])
-    if isinstance(error, redis.exceptions.OutOfMemoryError):
-        return BrokerReadOnly(f"{where} refuses: {text}", _REFUSALS["OOM"])
-    if isinstance(error, redis.AuthenticationError):
-        advice = _REFUSALS["NOAUTH"] if "required" in text.lower() else _REFUSALS["WRONGPASS"]
-        return BrokerRefused(f"{where} refuses: {text}", advice)
+        problem = f"{where} is still loading its data"
+        return BrokerUnreachable(problem, f"wait until `{_ping(where)}` answers PONG", Trouble.LOADING)
+    if "max number of clients" in text:
+        return BrokerUnreachable(f"{where} lets no more clients in: {text}", _more_clients(where), Trouble.MAX_CLIENTS)
+    if word := next((word for word in _REFUSALS if word in text), "") or _word_for(error, text):
+        trouble, advice = _REFUSALS[word]
+        if trouble in _NO_WRITES:  # whichever command it was in redis-py's pipeline
+            return BrokerReadOnly(f"{where} refuses: {text.rpartition(_IN_PIPELINE)[2]}", advice, trouble)
+        return BrokerRefused(f"{where} refuses: {text}", advice, trouble)
     if "not allowed in cluster mode" in text:
-        return BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _REFUSALS["MOVED"])
+        return BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER)
     if "DB index is out of range" in text or "Invalid Database" in text:
         return BrokerRefused(f"{where} has no such db: {text}", "see the number at the end of the broker URL")
     if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -318,3 +354,19 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
         advice = f"is it up? then `{_ping(where)}` answers PONG, or NOAUTH (redis-cli wants --tls for rediss://)"
         return BrokerUnreachable(f"the broker at {where} does not answer: {text}", advice)
     return BrokerRefused(f"{where} refuses: {text}", "see the server's log")
+
+
+def _word_for(error: redis.RedisError, text: str) -> str:
+    """The word of a refusal from which redis-py has taken it away; "" for any other error."""
+    if isinstance(error, redis.AuthenticationError):
+        return "NOAUTH" if "required" in text.lower() else "WRONGPASS"
+    kinds = {"NOPERM": redis.exceptions.NoPermissionError, "READONLY": redis.exceptions.ReadOnlyError,
+             "OOM": redis.exceptions.OutOfMemoryError}  # fmt: skip
+    return next((word for word, kind in kinds.items() if isinstance(error, kind)), "")
+
+
+def _more_clients(where: str) -> str:
+    """What helps where not even redis-cli gets in."""
+    port = where.rpartition(":")[2]
+    whose = "" if where.startswith("/") else f" (`ss -tn sport = :{port}` on its host shows whose they are)"
+    return f"end clients that are not needed{whose}, then raise maxclients: CONFIG SET, and in its configuration"

@@ -22,17 +22,21 @@ This tool's own:
     celery-runbooks:late:<queue key>          list    what arrived long after such a run was killed; then deleted
     celery-runbooks:held:<queue key>          list    the work list within a transaction; never seen outside of one
     celery-runbooks:inserts:<queue key>       list    what a transaction puts in; never seen outside of it
-    celery-runbooks:journal:<queue key>       hash    how far such a run is: see `detached.py`; then deleted
+    celery-runbooks:journal:<queue key>       hash    how far such a run is: see `list_pass.py`; then deleted
 
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
 """
 
 import re
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+Key = str | bytes
+"""A key as this tool names it, or as Redis does: a name from outside need not be UTF-8."""
 
 PIDBOX = "celery.pidbox"
 REPLY_SUFFIX = ".reply.celery.pidbox"
@@ -43,13 +47,15 @@ class KeySpace(Struct, frozen=True):
     """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and `priority_steps` options.
 
     `holder` is what the fleet's lock holds while it is ours: every script that writes compares it. "" where no lock is
-    held, and none is looked at.
+    held, and none is looked at. `unpolled` are priorities besides whose lists are read too, though no worker polls them
+    and no message is published to them.
     """
 
     prefix: str = ""
     sep: str = "\x06\x16"
     steps: tuple[int, ...] = (0, 3, 6, 9)
     holder: str = ""
+    unpolled: tuple[int, ...] = ()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "KeySpace":
@@ -58,9 +64,18 @@ class KeySpace(Struct, frozen=True):
         steps = tuple(options.get("priority_steps", usual.steps))
         return cls(options.get("global_keyprefix", usual.prefix), options.get("sep", usual.sep), steps)
 
+    def reading(self, priorities: Iterable[int]) -> "KeySpace":
+        """The same names, with the lists of these priorities among those of each queue."""
+        return replace(self, unpolled=tuple(sorted({*priorities} - {*self.steps})))
+
+    def lists(self, queue: str) -> dict[str, int]:
+        """The list keys of a queue with their priorities, as workers ask for them, then those that are `unpolled`."""
+        steps = (*self.steps, *self.unpolled)
+        return {f"{self.prefix}{queue}{self.sep}{step}" if step else f"{self.prefix}{queue}": step for step in steps}
+
     def queue(self, name: str) -> tuple[str, ...]:
         """The list keys of a queue, one per priority step, in the order in which workers ask for them."""
-        return tuple(f"{self.prefix}{name}{self.sep}{step}" if step else f"{self.prefix}{name}" for step in self.steps)
+        return tuple(self.lists(name))
 
     def list_of(self, queue: str, priority: int) -> str:
         """The list key that a message of this priority is published to."""

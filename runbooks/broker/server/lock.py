@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import redis
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -16,6 +18,7 @@ from redis.lock import Lock
 from runbooks.broker.server.connection import address, broker_errors
 from runbooks.core.command import Command
 from runbooks.core.errors import LockHeld
+from runbooks.core.model import OtherRun
 
 TIMEOUT_S = 60.0
 
@@ -30,7 +33,7 @@ class Holder(Struct, frozen=True):
     machine: str
     run_id: str
     verb: str
-    since_at: float
+    since_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
     @classmethod
     def this_process(cls, pid: int, *, user: str, run_id: str, verb: str, since_at: float) -> "Holder":
@@ -137,10 +140,8 @@ class FleetLock:
             token, left_ms = pipe.execute()
         if token is None:
             return
-        try:
-            holder = Holder(**json.loads(token))
-        except (ValueError, TypeError) as error:
-            raise LockHeld(f"an unknown program holds {key}", _expiry(left_ms)) from error
+        if (holder := _holder(token)) is None:
+            raise LockHeld(f"an unknown program holds {key}", _expiry(left_ms))
         if not holder.is_gone():
             who = f"{holder.user} on {holder.hostname} (pid {holder.pid}, run {holder.run_id}, inv {holder.verb})"
             problem = f"{who} has been changing this fleet for {max(0, now - holder.since_at):.0f} s"
@@ -163,6 +164,31 @@ class FleetLock:
             self._lost = "it expired or was deleted, and may be another's"
         except redis.RedisError:
             return  # `held` says when this has lasted too long
+
+
+def _holder(token: bytes | str) -> Holder | None:
+    """The holder that a lock names, None where it was taken by no run of this tool."""
+    try:
+        return msgspec.json.decode(token, type=Holder)
+    except ValueError:
+        return None
+
+
+def other_run(client: "redis.Redis", key: str) -> OtherRun | None:
+    """Who holds the lock now; None where nobody does, or may be asked for it, or its process died on this machine."""
+    with broker_errors(address(client)):
+        try:
+            token = client.get(key)
+        except redis.exceptions.NoPermissionError:
+            return None
+    if token is None:
+        return None
+    if (holder := _holder(token)) is None:
+        return OtherRun("an unknown program")
+    if holder.is_gone():
+        return None
+    by = f"{holder.user} on {holder.hostname} (pid {holder.pid})"
+    return OtherRun(by, holder.run_id, holder.verb, holder.since_at)
 
 
 def _expiry(left_ms: int) -> str:

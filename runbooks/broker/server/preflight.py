@@ -8,13 +8,15 @@ mem_not_counted_for_evict).
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import redis
 from msgspec import Struct
 
-from runbooks.broker.server.connection import address, broker_errors
+from runbooks.broker.server.connection import address
 from runbooks.broker.server.keys import KeySpace, readable
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 
 WORKING_BYTES = 24 * 1024 * 1024
@@ -47,8 +49,7 @@ class Room(Struct, frozen=True):
 
 
 def require_able(
-    client: "redis.Redis",
-    keyspace: KeySpace,
+    store: Store,
     keys: Sequence[str],
     run_id: str,
     *,
@@ -60,23 +61,49 @@ def require_able(
     With `unacked` also where those cannot that were fetched. `restored_bytes` are those of messages that come back from
     an archive.
     """
-    with broker_errors(address(client)):
-        _require_rights(client, [*_commands(keyspace, keys, run_id), *(_of_unacked(keyspace) if unacked else ())])
-        _require_types(client, keyspace, keys, run_id)
-        _require_room(client, int(restored_bytes * _OVERHEAD) + WORKING_BYTES)
+    with store.errors():
+        commands = [*_commands(store.keys, keys, run_id), *(_of_unacked(store.keys) if unacked else ())]
+        _require_rights(store.client, commands)
+        _require_types(store, keys, run_id)
+        _require_room(store.client, int(restored_bytes * _OVERHEAD) + WORKING_BYTES)
 
 
-def _require_types(client: "redis.Redis", keyspace: KeySpace, keys: Sequence[str], run_id: str) -> None:
-    expected = {key: "list" for queue in keys for key in (queue, *keyspace.aside(queue))}
-    expected |= {keyspace.journal(key): "hash" for key in keys}
-    expected |= {keyspace.batches(run_id): "hash", keyspace.detached: "set"}
-    with client.pipeline(transaction=False) as pipe:
+def require_writes(store: Store, key: str) -> None:
+    """Raise BrokerRefused where Redis takes no writes just now, for want of memory, disk or replicas; `key` is a set's.
+
+    The write is queued in a transaction that ends with its connection, so it needs no right to DISCARD. **Source:**
+    Redis `server.c: processCommand`, which looks at all three before it queues a command.
+    """
+    # That it may not be asked in this way says nothing of writes.
+    with store.errors(), suppress(redis.exceptions.NoPermissionError), _dropped(store.client) as connection:
+        for command in (("MULTI",), ("SADD", key, "")):
+            connection.send_command(*command)
+            connection.read_response()
+
+
+@contextmanager
+def _dropped(client: "redis.Redis") -> Iterator[Any]:
+    """A connection that is closed in the end: whatever happens, nothing queued on it is executed."""
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        yield connection
+    finally:
+        connection.disconnect()
+        pool.release(connection)
+
+
+def _require_types(store: Store, keys: Sequence[str], run_id: str) -> None:
+    expected = {key: "list" for queue in keys for key in (queue, *store.keys.aside(queue))}
+    expected |= {store.keys.journal(key): "hash" for key in keys}
+    expected |= {store.keys.batches(run_id): "hash", store.keys.detached: "set"}
+    with store.client.pipeline(transaction=False) as pipe:
         for key in expected:
             pipe.type(key)
         found = dict(zip(expected, (cast(bytes, kind).decode() for kind in pipe.execute()), strict=True))
     wrong = [key for key, kind in found.items() if kind not in ("none", expected[key])]
     if wrong:
-        where = address(client)
+        where = store.address
         named = "; ".join(f"{readable(key)} in {where} is a {found[key]}, not a {expected[key]}" for key in wrong)
         advice = "another application uses that name: look at it with redis-cli TYPE; nothing was changed"
         raise BrokerRefused(named, advice)
@@ -113,22 +140,14 @@ def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None
 
 
 def _denials(client: "redis.Redis", commands: Sequence[_Command]) -> list[str]:
-    """What Redis says against each command's being run by this user, "" where nothing; none of them is run.
-
-    The connection is closed in the end: whatever happens, nothing queued on it is executed.
-    """
-    pool = client.connection_pool
-    connection: Any = pool.get_connection()
-    try:
+    """What Redis says against each command's being run by this user, "" where nothing; none of them is run."""
+    with _dropped(client) as connection:
         outside = _answers(connection, [("EXEC",), ("MULTI",)])
         if any(outside):
             lacking = " ".join(f"+{name}" for name, denial in zip(("exec", "multi"), outside, strict=True) if denial)
             advice = "grant them with ACL SETUSER: workers need them too, and without them no other is found out"
             raise BrokerRefused(f"the Redis user of {address(client)} lacks rights: {lacking}", advice)
         return _answers(connection, commands)
-    finally:
-        connection.disconnect()
-        pool.release(connection)
 
 
 def _answers(connection: Any, commands: Sequence[_Command]) -> list[str]:

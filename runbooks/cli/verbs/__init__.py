@@ -6,27 +6,52 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 from invoke.collection import Collection
 
 from runbooks.cli.verbs import archive
-from runbooks.cli.verbs.changes import clean_queues, install_cron, install_units, remediate, restart_workers
-from runbooks.cli.verbs.checks import diagnose, hosts, render, tail_logs, verify
-from runbooks.cli.verbs.monitor import monitor
-from runbooks.cli.verbs.runs import runs, show, undo
-from runbooks.cli.verbs.tasks import run_task
-
-namespace = Collection(
+from runbooks.cli.verbs.changes import (
     clean_queues,
-    diagnose,
-    hosts,
+    fix_imports,
     install_cron,
     install_units,
+    remediate,
+    restart_workers,
+)
+from runbooks.cli.verbs.checks import diagnose, explain, hosts, init, render, tail_logs, verify
+from runbooks.cli.verbs.controls import consumer, pool, rate_limit, revoke, shutdown
+from runbooks.cli.verbs.monitor import monitor
+from runbooks.cli.verbs.runs import runs, show, undo
+from runbooks.cli.verbs.tasks import retry, run_task
+from runbooks.cli.verbs.views import broker, messages, queues, schedule, task, tasks, workers
+
+namespace = Collection(
+    broker,
+    clean_queues,
+    consumer,
+    diagnose,
+    explain,
+    fix_imports,
+    hosts,
+    init,
+    install_cron,
+    install_units,
+    messages,
     monitor,
+    pool,
+    queues,
+    rate_limit,
     remediate,
     render,
     restart_workers,
+    retry,
+    revoke,
     run_task,
     runs,
+    schedule,
     show,
+    shutdown,
     tail_logs,
+    task,
+    tasks,
     undo,
     verify,
+    workers,
 )
 namespace.add_collection(Collection.from_module(archive))

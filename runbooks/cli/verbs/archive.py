@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, Said, run_verb, session_of, state_directory, verb
+from runbooks.cli.verbs.common import Flags, Said, records_of, run_verb, session_of, verb
 from runbooks.cli.verbs.selection import IN_ARCHIVES
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ def list_archive(flags: Flags) -> None:
     """List the archives of all runs: how many messages they hold, of which tasks, why, and whether Redis agrees."""
     from runbooks.archives import list_archives as page
 
-    run_verb(flags, lambda reporter: page(reporter, state_directory(flags), lambda: session_of(flags, reporter).broker))
+    run_verb(
+        flags, lambda reporter: page(reporter, records_of(flags, reporter), lambda: session_of(flags, reporter).broker)
+    )
 
 
 @verb(hosts=False, positional=("run",), selecting=IN_ARCHIVES, collection="archive", run=_RUN)
@@ -30,7 +32,12 @@ def show(flags: Flags, run: str, said: Said) -> None:
 
         rule = from_flags(said)
         return show_archive(
-            reporter, state_directory(flags), run, rule, lambda: session_of(flags, reporter).broker, every=flags.json
+            reporter,
+            records_of(flags, reporter),
+            run,
+            rule,
+            lambda: session_of(flags, reporter).broker,
+            every=flags.json,
         )
 
     run_verb(flags, body)
@@ -41,7 +48,7 @@ def verify(flags: Flags, run: str) -> None:
     """Check a run's archives: every checksum, their order, and what a crash has torn."""
     from runbooks.archives import verify_archive
 
-    run_verb(flags, lambda reporter: verify_archive(reporter, state_directory(flags), run))
+    run_verb(flags, lambda reporter: verify_archive(reporter, records_of(flags, reporter), run))
 
 
 @verb(

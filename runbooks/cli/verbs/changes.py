@@ -2,28 +2,34 @@
 
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from runbooks.cli.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
+from runbooks.cli.verbs.common import FRESH, WORKER, Flags, Said, asking, on_fleet, run_verb, session_of, verb
 from runbooks.cli.verbs.selection import IN_QUEUES
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
-    from runbooks.engine.context import Session
 
 _SERIAL = "after the first host, restart so many at a time: a number, or a share such as 30%"
 _KILL_RUNNING = "stop workers although tasks run there for longer than their stop may take: these are killed"
+_TAKE_OVER = "put the inventory's services in the place of units and processes of others that do their work"
 _MAX_FAIL = "how many hosts may fail before the rest is left alone"
 
 
-@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL, kill_running=_KILL_RUNNING)
-def remediate(flags: Flags, serial: str = "30%", max_fail: int = 0, kill_running: bool = False) -> None:
+@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL, kill_running=_KILL_RUNNING, fresh=FRESH, take_over=_TAKE_OVER)
+def remediate(
+    flags: Flags,
+    serial: str = "30%",
+    max_fail: int = 0,
+    kill_running: bool = False,
+    fresh: bool = False,
+    take_over: bool = False,
+) -> None:
     """Put the fleet right: environment, units, cron, queues, workers; then prove it."""
     from runbooks.engine.rolling import Rolling
     from runbooks.remediate import remediate as page
 
-    on_fleet(flags, lambda session: page(_killing(session, kill_running), Rolling(serial, max_fail)))
+    asked = {"kill_running": kill_running, "fresh": fresh, "take_over": take_over}
+    on_fleet(flags, lambda session: page(asking(session, **asked), Rolling(serial, max_fail)))
 
 
 @verb(changes=True, selecting=IN_QUEUES)
@@ -41,29 +47,57 @@ def clean_queues(flags: Flags, said: Said) -> None:
 
 @verb(changes=True, kill_running=_KILL_RUNNING)
 def install_units(flags: Flags, kill_running: bool = False) -> None:
-    """Install the systemd units from templates/systemd; starts nothing."""
+    """Install what describes the services to systemd or supervisord, from templates; starts nothing."""
     from runbooks.install import install_units as page
 
-    on_fleet(flags, lambda session: page(_killing(session, kill_running)))
+    on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running)))
 
 
 @verb(changes=True)
 def install_cron(flags: Flags) -> None:
-    """Install the cron file and the rotation of the logs from templates/cron and templates/logrotate."""
+    """Install the cron entries, for cron or as timers, and the rotation of the logs, from templates."""
     from runbooks.install import install_cron as page
 
     on_fleet(flags, page)
 
 
-@verb(changes=True, serial=_SERIAL, max_fail=_MAX_FAIL, kill_running=_KILL_RUNNING)
-def restart_workers(flags: Flags, serial: str = "30%", max_fail: int = 0, kill_running: bool = False) -> None:
-    """Restart every worker and beat, and prove that each came back with its tasks and queues."""
+@verb(
+    changes=True,
+    serial=_SERIAL,
+    max_fail=_MAX_FAIL,
+    kill_running=_KILL_RUNNING,
+    no_restart="leave the workers running as they are; they know the tasks once they are restarted",
+)
+def fix_imports(
+    flags: Flags, serial: str = "30%", max_fail: int = 0, kill_running: bool = False, no_restart: bool = False
+) -> None:
+    """Import expected tasks that nothing imports, in the file that makes the application, and restart the workers."""
+    from runbooks.engine.rolling import Rolling
+    from runbooks.fix_imports import fix_imports as page
+
+    rolling = Rolling(serial, max_fail)
+    on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running), rolling, restart=not no_restart))
+
+
+@verb(
+    changes=True,
+    positional=("worker",),
+    optional=("worker",),
+    worker=WORKER,
+    serial=_SERIAL,
+    max_fail=_MAX_FAIL,
+    kill_running=_KILL_RUNNING,
+)
+def restart_workers(
+    flags: Flags,
+    worker: str | None = None,
+    serial: str = "30%",
+    max_fail: int = 0,
+    kill_running: bool = False,
+) -> None:
+    """Restart every worker and beat, or those that are named, and prove that each came back with tasks and queues."""
     from runbooks.engine.rolling import Rolling
     from runbooks.restart_workers import restart_workers as page
 
-    on_fleet(flags, lambda session: page(_killing(session, kill_running), Rolling(serial, max_fail)))
-
-
-def _killing(session: "Session", kill_running: bool) -> "Session":
-    session.options = replace(session.options, kill_running=kill_running)
-    return session
+    rolling = Rolling(serial, max_fail)
+    on_fleet(flags, lambda session: page(asking(session, kill_running=kill_running), rolling, worker))

@@ -3,27 +3,61 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, run_verb, templates_of, verb
+from runbooks.cli.verbs.common import (
+    FRESH,
+    WORKER,
+    Flags,
+    asking,
+    fleet_of,
+    on_fleet,
+    run_verb,
+    shipped_templates,
+    templates_of,
+    verb,
+)
+from runbooks.cli.verbs.inventories import DEFAULT
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
 
 
-@verb()
-def diagnose(flags: Flags) -> None:
+_BUDGET = "how long messages may be read (default: 10s); beyond it a sample of each queue is judged, and said to be one"
+
+
+@verb(by_broker=True, fresh=FRESH, worker=WORKER, budget=_BUDGET)
+def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s") -> None:
     """Name every fault of the fleet, with the evidence for it; changes nothing."""
     from runbooks.diagnose import diagnose as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget))
 
 
-@verb()
-def verify(flags: Flags) -> None:
+@verb(fresh=FRESH, worker=WORKER, budget=_BUDGET)
+def verify(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s") -> None:
     """Test every expectation of the inventory: hosts, nodes, tasks, queues, files; changes nothing."""
     from runbooks.verify import verify as page
 
-    on_fleet(flags, page)
+    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget))
+
+
+@verb(hosts=False, positional=("code",), optional=("code",), code="the CODE of a finding; without one all are listed")
+def explain(flags: Flags, code: str | None = None) -> None:
+    """Say what a finding means, how it is known and what to do about it; asks nobody."""
+    from runbooks.explain import explain as page
+
+    run_verb(flags, lambda reporter: page(reporter, code))
+
+
+@verb(hosts=False, positional=("file",), optional=("file",), file=f"where to; it must not exist (default: {DEFAULT})")
+def init(flags: Flags, file: str | None = None) -> None:
+    """Write a commented example of an inventory into a new file; asks nobody."""
+    from pathlib import Path
+
+    from runbooks.init import init as page
+
+    new = Path(file or DEFAULT)
+    run_verb(flags, lambda reporter: page(reporter, shipped_templates() / DEFAULT, new, is_default=str(new) == DEFAULT))
 
 
 @verb(hosts=False)
@@ -33,7 +67,7 @@ def hosts(flags: Flags) -> None:
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import ExitCode
 
-        reporter.table("hosts", [_host_row(host) for host in fleet_of(flags).hosts])
+        reporter.table("hosts", [_host_row(host) for host in fleet_of(flags, reporter).hosts])
         return ExitCode.OK
 
     run_verb(flags, body)
@@ -46,7 +80,7 @@ def render(flags: Flags, only: str = "") -> None:
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.render import render as page
 
-        fleet = fleet_of(flags)
+        fleet = fleet_of(flags, reporter)
         return page(fleet, templates_of(fleet), reporter, only=only)
 
     run_verb(flags, body)
@@ -66,18 +100,28 @@ def _host_row(host: Any) -> Mapping[str, str]:
 
 
 @verb(
+    positional=("worker",),
+    optional=("worker",),
+    worker=WORKER,
     grep="only lines that match this regular EXPRESSION",
     since="only lines since this TIME: how long ago (15m, 2h, 1d), or when (2026-11-21T12:00)",
     lines="the last NUMBER of lines of each log (default: 20; with --since all)",
     follow="go on as the logs grow, until ^C",
 )
-def tail_logs(flags: Flags, grep: str = "", since: str = "", lines: str = "", follow: bool = False) -> None:
+def tail_logs(
+    flags: Flags,
+    worker: str | None = None,
+    grep: str = "",
+    since: str = "",
+    lines: str = "",
+    follow: bool = False,
+) -> None:
     """Show the logs of every host as one, by time: the units' journals and celery_logs; changes nothing."""
     from runbooks.tail_logs import tail_logs as page
 
     on_fleet(
         flags,
-        lambda session: page(session, grep=grep, since=since, lines=lines, following=follow),
+        lambda session: page(session, worker, grep=grep, since=since, lines=lines, following=follow),
         follow=follow,
         only_read=True,
     )

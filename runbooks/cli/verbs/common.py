@@ -20,50 +20,67 @@ from invoke.tasks import task
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from runbooks.cli.verbs.as_ansible import AnsibleTask
+from runbooks.cli.verbs.by_broker import HELP as BROKER
+from runbooks.cli.verbs.by_broker import NO_INVENTORY, fleet_by_broker, with_queues
+from runbooks.cli.verbs.inventories import flags_for, recorded, sources_of
 from runbooks.cli.verbs.selection import MANY, unsaid
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
+    from runbooks.broker.server.connection import Tunnel
     from runbooks.core.errors import ExitCode
     from runbooks.core.fleet import Fleet
     from runbooks.core.model import Rule
     from runbooks.core.reporter import Reporter
+    from runbooks.core.settings import AppSettings
     from runbooks.engine.context import Session
     from runbooks.inventory.templates import Templates
 
 Said = dict[str, Any]
 """What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
 
-DEFAULT_INVENTORY = "inventory.yaml"
-
 _EVERYWHERE = ("inventory", "limit", "json", "state_dir")
 _ON_HOSTS = ("forks", "accept_new", "ask_become_pass")
-_CHANGING = ("dry_run", "yes")
+_CHANGING = ("dry_run", "diff", "yes")
+FRESH = "load the application on each host again, though nothing that it was loaded from has changed"
 _HELP = {
-    "inventory": "the inventory FILE (default: inventory.yaml here, in a parent folder, or in the checkout)",
+    "inventory": "an inventory that Ansible reads: a FILE, a folder, a script; may be given several times "
+    "(default: inventory.yaml here or in a parent folder, else Ansible's)",
     "limit": "only these hosts or groups: an Ansible PATTERN, e.g. 'workers:!web3'",
     "json": "print one JSON document instead of text",
     "state_dir": "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)",
+    "broker": BROKER,
     "forks": "how many hosts to work on at once (default: 16)",
     "accept_new": "let hosts in whose key is not known yet, and remember it; one that has changed is never let in",
     "ask_become_pass": "ask for sudo's password, once",
     "dry_run": "show what would happen; write nothing anywhere",
+    "diff": "nothing more: a plan has the diff of each file anyway",
     "yes": "do not ask before changing anything",
 }
+
+
+WORKER = "only workers and beats that this PATTERN fits, or several: e.g. 'high*,beat@web1'"
+
+
+LEFT_OUT = "\0"
+"""Stands for an optional positional argument that was not given; no shell can give it, as it can an empty one."""
 
 
 class Flags(Struct, frozen=True):
     """What the command line says to any verb; the defaults are those of the flags."""
 
     verb: str
-    inventory: str | None = None
+    inventory: tuple[str, ...] = ()
     limit: str | None = None
     json: bool = False
     state_dir: str | None = None
+    broker: str | None = None
     forks: int = 16
     accept_new: bool = False
     ask_become_pass: bool = False
     dry_run: bool = False
+    diff: bool = False
     yes: bool = False
 
 
@@ -71,7 +88,9 @@ def verb(
     *,
     hosts: bool = True,
     changes: bool = False,
+    by_broker: bool = False,
     positional: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
     selecting: Mapping[str, str] = MappingProxyType({}),
     collection: str = "",
     **own: str,
@@ -79,10 +98,18 @@ def verb(
     """Make a function of `Flags`, and of flags of its own with their help, a task of Invoke.
 
     Every verb has the flags that say which fleet; one that works on hosts those that say how to reach them; one that
-    changes something `--dry-run` and `--yes`; one with `selecting` is called with what these flags say as `said`. The
-    function's first paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
+    changes something `--dry-run`, `--diff` and `--yes`; one with `selecting` is called with what these flags say as
+    `said`; one that can do `by_broker` takes a broker's URL for an inventory. A flag of the function's own stands in
+    for a shared one of its name; an `optional` positional argument may be left out. The function's first paragraph is
+    its help. A verb of a `collection` has that name and a dot in front of its own.
     """
-    shared = (*_EVERYWHERE, *(_ON_HOSTS if hosts else ()), *(_CHANGING if changes else ()))
+    every = (
+        *_EVERYWHERE,
+        *(_ON_HOSTS if hosts else ()),
+        *(_CHANGING if changes else ()),
+        *(("broker",) if by_broker else ()),
+    )
+    shared = tuple(flag for flag in every if flag not in own)
 
     def make(body: Callable[..., None]) -> Callable[..., None]:
         short = body.__name__.replace("_", "-").removesuffix(f"-{collection}")
@@ -91,22 +118,29 @@ def verb(
         def run(c: Context, **given: Any) -> None:
             if c.config.run.dry:
                 raise Exit("--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?", code=5)
-            flags = Flags(name, **{flag: given.pop(flag) for flag in shared})
+            flags = Flags(name, tuple(given.pop("inventory")), **{flag: given.pop(flag) for flag in shared[1:]})
             said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
+            given |= {flag: None for flag in optional if given[flag] == LEFT_OUT}
             body(flags, **given, **said)
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
         parameters += [p for p in list(signature(body).parameters.values())[1:] if p.name != "said"]
-        defaults = asdict(Flags(name))
+        defaults = asdict(Flags(name)) | {"inventory": None}
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=defaults[flag]) for flag in shared]
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
-        many = [flag for flag in selecting if flag in MANY]
+        many = ["inventory", *(flag for flag in selecting if flag in MANY)]
         # Invoke would give the letter that is `--yes` here to `--async` there.
         made: Callable[..., None] = task(
-            name=short, positional=positional, auto_shortflags=False, iterable=many, help=told
+            klass=AnsibleTask,
+            name=short,
+            positional=positional,
+            optional=optional,
+            auto_shortflags=False,
+            iterable=many,
+            help=told,
         )(run)
         return made
 
@@ -121,10 +155,12 @@ def run_verb(
     `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
     """
     from runbooks.core.errors import ExitCode, Interrupted, RunbookError
+    from runbooks.core.redaction import keep_secrets_in
     from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
     from runbooks.reports.pipe import ReaderGone
 
+    keep_secrets_in(dict(os.environ))
     kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
     reporter: Reporter = kind(typed_program(), _where(flags), only_read=only_read)
     with _signals_as_interrupt():
@@ -166,31 +202,32 @@ def typed_program() -> str:
     return shlex.quote(os.environ.get("RUNBOOKS_TYPED") or installed)
 
 
-def inventory_path(flags: Flags) -> Path:
-    """The file that --inventory names, else the nearest `inventory.yaml` upwards from here, else the checkout's."""
-    if flags.inventory is not None:
-        return _named_inventory(flags.inventory)
-    here = Path.cwd()
-    folders = (here, *here.parents, Path(__file__).parents[3])
-    return next((path for folder in folders if (path := folder / DEFAULT_INVENTORY).exists()), here / DEFAULT_INVENTORY)
-
-
-def _named_inventory(name: str) -> Path:
-    """An empty name, as of a variable that a script has not set, must not lead to another fleet."""
-    from runbooks.core.errors import UsageError
-
-    if not name:
-        raise UsageError("--inventory is empty", "name the inventory, or leave --inventory out for inventory.yaml")
-    return Path(name)
-
-
-def fleet_of(flags: Flags) -> "Fleet":
-    from runbooks.inventory.build import build_fleet
-    from runbooks.inventory.patterns import select_hosts
+def fleet_of(flags: Flags, reporter: "Reporter | None" = None) -> "Fleet":
+    """The inventory's fleet; the reporter is told that this is what the output is about."""
+    from runbooks.core.reporter import About
+    from runbooks.inventory.build import limited_fleet
     from runbooks.inventory.read import load_inventory
 
-    inventory = load_inventory(inventory_path(flags))
-    return build_fleet(inventory, select_hosts(inventory, flags.limit))
+    if flags.broker is not None:
+        _require_alone(flags)
+        fleet = fleet_by_broker(flags.broker)
+    else:
+        fleet = limited_fleet(load_inventory(*sources_of(flags.inventory)), flags.limit)
+    if reporter:
+        reporter.about(About(fleet.app.app, _inventory_of(flags)))
+    return fleet
+
+
+def _inventory_of(flags: Flags) -> str:
+    """The inventory as an output and a record name it."""
+    return NO_INVENTORY if flags.broker is not None else recorded(sources_of(flags.inventory))
+
+
+def _require_alone(flags: Flags) -> None:
+    from runbooks.core.errors import UsageError
+
+    if flags.inventory or flags.limit is not None:
+        raise UsageError("--broker stands in for an inventory", "leave --inventory and --limit out, or --broker")
 
 
 def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
@@ -199,6 +236,15 @@ def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
         return _existing_or_new(flags.state_dir)
     directory = (fleet or fleet_of(flags)).state_directory
     return directory or usual_state_directory()
+
+
+def records_of(flags: Flags, reporter: "Reporter") -> Path:
+    """Where runs are recorded; the reporter is told that the output is about these."""
+    from runbooks.core.reporter import About
+
+    directory = state_directory(flags)
+    reporter.about(About(records=str(directory)))
+    return directory
 
 
 def usual_state_directory() -> Path:
@@ -221,10 +267,13 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     from runbooks.engine.context import Options, Session
     from runbooks.ssh.connect import transports_to
 
-    fleet = replace(fleet_of(flags), selection=selection)
+    fleet = replace(fleet_of(flags, reporter), selection=selection)
+    if fleet.found is not None:
+        fleet = with_queues(fleet, lambda app: _broker_of(app, reporter))
+    _warn_of_no_check(fleet, reporter)
     options = Options(
         flags.verb,
-        inventory_path(flags),
+        _inventory_of(flags),
         state_directory(flags, fleet),
         flags.dry_run,
         flags.yes,
@@ -238,17 +287,37 @@ def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = No
     )
 
     def broker() -> "Broker":
-        from runbooks.broker.broker import Broker
-
-        tunnel = transports[fleet.tunnel.name].forward if fleet.tunnel else None
-        return Broker(fleet.app, reporter.waiting, tunnel)
+        return _broker_of(fleet.app, reporter, transports[fleet.tunnel.name].forward if fleet.tunnel else None)
 
     return Session(fleet, transports, broker, templates_of(fleet), reporter, options)
 
 
+def _broker_of(app: "AppSettings", reporter: "Reporter", tunnel: "Tunnel | None" = None) -> "Broker":
+    from runbooks.broker.broker import Broker
+
+    return Broker(app, reporter.waiting, tunnel)
+
+
+def asking(session: "Session", **options: bool) -> "Session":
+    """The session, with what flags of the verb's own ask for."""
+    session.options = replace(session.options, **options)
+    return session
+
+
+def _warn_of_no_check(fleet: "Fleet", reporter: "Reporter") -> None:
+    from runbooks.core.broker_url import is_unchecked
+
+    if is_unchecked(fleet.app.broker_url.get_secret_value()):
+        reporter.warning(
+            "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without options",
+            "end it, and the workers' own, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH",
+        )
+
+
 def _where(flags: Flags) -> str:
-    said = {"--inventory": flags.inventory, "--state-dir": flags.state_dir}
-    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in said.items() if value)
+    state = f" --state-dir {shlex.quote(flags.state_dir)}" if flags.state_dir else ""
+    broker = f" --broker {shlex.quote(flags.broker)}" if flags.broker else ""
+    return flags_for(flags.inventory) + broker + state
 
 
 def _ask(question: str) -> bool:
@@ -269,6 +338,7 @@ def _ask_become_password() -> str:
     from getpass import getpass
 
     from runbooks.core.errors import UsageError
+    from runbooks.core.redaction import keep_secret
 
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
@@ -277,7 +347,9 @@ def _ask_become_password() -> str:
             "--ask-become-pass: this is not a terminal",
             "set ansible_become_password in the inventory, looked up where it is kept (docs/inventory.md: Secrets)",
         ) from None
-    return getpass("become password: ")
+    password = getpass("become password: ")
+    keep_secret(password)
+    return password
 
 
 def templates_of(fleet: "Fleet") -> "Templates":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 @verb(
+    by_broker=True,
     textfile="also write the figures into this FILE, for node_exporter",
     listen="look again and again, and answer Prometheus at this [ADDRESS:]PORT, until ^C",
     every="with --listen: a look every so often (default: 1m)",
@@ -45,16 +46,16 @@ def monitor(
         if history:
             from runbooks.monitor import show_history
 
-            fleet = fleet_of(flags)
+            fleet = fleet_of(flags, reporter)
             return show_history(reporter, fleet, state_directory(flags, fleet), queue=queue, since=since or "24h")
         if dashboard:
             import json
 
             from runbooks.monitoring.dashboard import dashboard as document
 
-            reporter.message(json.dumps(document(), indent=2))
+            reporter.message(*json.dumps(document(), indent=2).split("\n"))
         else:
-            reporter.message((shipped_templates() / "prometheus/alerts.yml").read_text().rstrip())
+            reporter.message(*(shipped_templates() / "prometheus/alerts.yml").read_text().rstrip().split("\n"))
         return ExitCode.OK
 
     if idle or history or alerts or dashboard:

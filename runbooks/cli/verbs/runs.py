@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, on_fleet, run_verb, state_directory, usual_state_directory, verb
+from runbooks.cli.verbs.common import Flags, on_fleet, records_of, run_verb, usual_state_directory, verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,13 +31,15 @@ def show(flags: Flags, run: str) -> None:
 def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
     """Where runs are recorded; the usual folder where the inventory, which may name another, cannot be read."""
     from runbooks.core.errors import RunbookError
+    from runbooks.core.reporter import About
 
     try:
-        return state_directory(flags)
+        return records_of(flags, reporter)
     except RunbookError as error:
         if flags.state_dir is not None:
             raise
         folder = usual_state_directory()
+        reporter.about(About(records=str(folder)))
         reporter.warning(
             f"the inventory cannot be read: {error.problem}",
             f"these are the runs in {folder}; --state-dir names another",

@@ -19,14 +19,23 @@ IN_ARCHIVES: Mapping[str, str] = {
     "malformed": "that are no messages: each kills the worker that receives it",
     "unacked": "that were fetched by a worker that was gone, and never acknowledged",
 }
+_OF_ONE_LIST = "that wait in the list of this PRIORITY; it may be one that no worker polls"
 IN_QUEUES: Mapping[str, str] = {
     "requeue_to": "move them into this QUEUE or QUEUE:PRIORITY, instead of taking them into the archive",
     **IN_ARCHIVES,
+    "priority": _OF_ONE_LIST,
     "unacked": "also those that were fetched by a worker that is gone, and never acknowledged",
     "unregistered": "whose task no node that answers has registered",
     "duplicate": "all but one of those with the same task and arguments: keep=newest or keep=oldest",
     "with_workflows": "also those that a chord, a chain or a callback waits for",
     "reason": "what the archive and reports say of them (default: the rule itself)",
+}
+IN_ONE_QUEUE: Mapping[str, str] = {
+    **{flag: told for flag, told in IN_ARCHIVES.items() if flag != "queue"},
+    "priority": _OF_ONE_LIST,
+    "unacked": "those that a worker has fetched and not acknowledged, instead of those that wait",
+    "unregistered": IN_QUEUES["unregistered"],
+    "duplicate": IN_QUEUES["duplicate"],
 }
 _YES = {"expired", "malformed", "unacked", "unregistered", "with_workflows"}
 

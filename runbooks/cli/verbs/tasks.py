@@ -1,22 +1,26 @@
-"""The verb that runs a task of the application."""
+"""The verbs that run tasks of the application: one, or again those that failed."""
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, run_verb, session_of, verb
+from runbooks.cli.verbs.common import Flags, on_fleet, run_verb, session_of, verb
 from runbooks.core.command import Command
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
+    from runbooks.engine.context import Session
 
 
 @verb(
     positional=("name",),
-    name="a task, a shortcut of the inventory's celery_shortcuts, or with --status a task's id",
+    name="a task, a shortcut of the inventory's celery_shortcuts, with --entry an entry of the schedule, or with "
+    "--status a task's id",
+    entry="send the entry NAME of the schedule as beat would: its arguments, queue, priority, expiry and headers",
     args="its positional arguments, a JSON list",
     kwargs="its keyword arguments, a JSON object",
     queue="send it to this QUEUE instead of where the application routes it",
     priority="0 runs first, 9 last",
+    result="what it has to return, as JSON: an object that its result holds, a pattern for a text, or an equal value",
     sync="watch it to its end (the default); with --status: go on watching",
     async_="send it, and do not watch it",
     timeout="how long to watch it, e.g. 30s or 2h (10m); it goes on afterwards",
@@ -26,10 +30,12 @@ if TYPE_CHECKING:
 def run_task(
     flags: Flags,
     name: str,
+    entry: bool = False,
     args: str | None = None,
     kwargs: str | None = None,
     queue: str | None = None,
     priority: str | None = None,
+    result: str | None = None,
     sync: bool = False,
     async_: bool = False,
     timeout: str | None = None,
@@ -38,7 +44,8 @@ def run_task(
 ) -> None:
     """Send a task through the application's own routes, once its way is seen to be whole, and watch it to its end."""
     mode = "async" if async_ else "sync" if sync else None
-    asked = {"args": args, "kwargs": kwargs, "queue": queue, "priority": priority, "timeout": timeout, "mode": mode}
+    asked = {"args": args, "kwargs": kwargs, "queue": queue, "priority": priority, "result": result,
+             "timeout": timeout, "mode": mode}  # fmt: skip
 
     def body(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import UsageError
@@ -46,18 +53,51 @@ def run_task(
         from runbooks.run_task import task_status
         from runbooks.task_runs.call import requested
 
-        others = [f"--{flag}" for flag in ("args", "kwargs", "queue", "priority") if asked[flag] is not None]
+        others = [f"--{flag}" for flag in ("args", "kwargs", "queue", "priority", "result") if asked[flag] is not None]
         if sync and async_:
             raise UsageError(
                 "--sync and --async exclude each other", f"nothing was sent; see {Command('--help', 'run-task')}"
             )
-        if status and (others or async_ or dry_run):
-            wrong = others + ["--async"] * async_ + ["--dry-run"] * dry_run
+        if async_ and result is not None:
+            raise UsageError(
+                "--result needs the end of the task, which --async does not wait for", "leave out one of them"
+            )
+        if entry and (given := [flag for flag in others if flag in ("--args", "--kwargs")]):
+            raise UsageError(f"--entry sends the arguments of the entry, so {', '.join(given)} means nothing with it")
+        if status and (others or async_ or dry_run or entry):
+            wrong = others + ["--async"] * async_ + ["--dry-run"] * dry_run + ["--entry"] * entry
             raise UsageError(f"--status sends nothing, so {', '.join(wrong)} means nothing with it")
         session = session_of(flags, reporter)
-        call = requested(name, session.fleet.app.shortcuts if not status else {}, asked)
+        call = requested(name, {} if status or entry else session.fleet.app.shortcuts, asked)
         if status:
             return task_status(session, name, watch_on=sync, timeout_s=call.timeout)
-        return page(session, call, dry_run=dry_run)
+        return page(session, call, entry=name if entry else "", dry_run=dry_run)
 
     run_verb(flags, body)
+
+
+@verb(
+    changes=True,
+    hosts=False,
+    task="only tasks that this PATTERN fits, or several: e.g. 'integrations.*'",
+    exception="only failures with an exception whose name this PATTERN fits: e.g. '*Timeout'",
+    since="only those that failed no longer ago than this DURATION, e.g. 2h",
+    per_second="send no more than so many a second (default: 20)",
+)
+def retry(flags: Flags, task: str = "*", exception: str = "*", since: str = "", per_second: int = 20) -> None:
+    """Send tasks again that failed, as the result backend has them: the same arguments, a new id."""
+    from runbooks.core.errors import UsageError
+    from runbooks.core.rules import seconds
+    from runbooks.retry import Asked
+    from runbooks.retry import retry as page
+
+    def body(session: "Session") -> "ExitCode":
+        try:
+            since_s = seconds(since) if since else None
+        except ValueError as error:
+            raise UsageError(f"--since {since!r}: {error}", "for example --since 2h") from None
+        if per_second < 1:
+            raise UsageError(f"--per-second {per_second}: expected 1 or more", "leave it out for 20")
+        return page(session, Asked(task, exception, since_s, per_second))
+
+    on_fleet(flags, body)

@@ -1,4 +1,4 @@
-"""The service managers: what each is asked about all services at once, and what its answer means.
+"""The service managers, a file each: how one is asked and told, and what its answers mean.
 
 It may import the other files of `hosts`.
 """

@@ -3,8 +3,10 @@
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ from runbooks.broker.server.connection import connect, place
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.lock import FleetLock, Holder
 from runbooks.broker.server.pipeline import Stream
-from runbooks.core.errors import BrokerRefused, BrokerUnreachable, LockHeld, RunbookError
+from runbooks.broker.server.store import Store
+from runbooks.core.errors import BrokerRefused, BrokerUnreachable, LockHeld, RunbookError, UsageError
 from runbooks.core.model import Rule
 from tests.brokers import MASTER, Kind, Start, answers, servers, until, watched, with_tls, worker
 from tests.unit.broker.conftest import listed, messages_in
@@ -67,22 +70,22 @@ def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
     fill(kind, 600)
     client = connect(kind.url, kind.options)
     before = listed(client, "work")
-    assert scan_queue(client, KEYS, "work", [STALE], time.time()).selected[0].count == 300
+    assert scan_queue(Store(client, KEYS), "work", [STALE], time.time()).selected[0].count == 300
     lock = FleetLock(client, KEYS.lock, Holder("ann", "elsewhere", 1, "1", "", "r1", "clean-queues", 1.0))
     lock.acquire(1.0)
     with pytest.raises(LockHeld):
         FleetLock(client, KEYS.lock, Holder("bob", "elsewhere", 2, "1", "", "r2", "undo", 1.0)).acquire(2.0)
     with Archive.create(archive_path, "run-1", 1.0) as archive:
-        assert take_restore.take(client, KEYS, "work", [STALE], archive, time.time()).taken == {"stale": 300}
+        assert take_restore.take(Store(client, KEYS), "work", [STALE], archive, time.time()).taken == {"stale": 300}
         assert client.llen("work") == 300
-        assert take_restore.restore(client, KEYS, archive).restored == 300
+        assert take_restore.restore(Store(client, KEYS), archive).restored == 300
     assert listed(client, "work") == before
     lock.release()
     with worker(kind, tmp_path):
         nodes = observe_nodes(kind.url, kind.options, timeout_s=15)
     assert nodes["w@here"].queues == {"mail"}
     assert "tiny.known" in nodes["w@here"].registered
-    assert not any(secret in place(kind.url, kind.options, client) for secret in ("p@ss", "s3cret"))
+    assert not any(secret in place(kind.url, kind.options) for secret in ("p@ss", "s3cret"))
     client.close()
 
 
@@ -94,7 +97,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
     kind, master, replica = watched(start, tmp_path)
     fill(kind, 2000)
     client = connect(kind.url, kind.options)
-    before, where = listed(client, "work"), place(kind.url, kind.options, client)
+    before, where = listed(client, "work"), place(kind.url, kind.options)
     path, steps = tmp_path / "archive.jsonl", itertools.count()
     monkeypatch.setattr(list_pass, "CHUNK_ITEMS", 200)
 
@@ -106,7 +109,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
     send_quietly = Stream.send_quietly
     with Archive.create(path, "run-1", 1.0) as archive:
         if verb == "restore":
-            take_restore.take(client, KEYS, "work", [STALE], archive, time.time())
+            take_restore.take(Store(client, KEYS), "work", [STALE], archive, time.time())
         with monkeypatch.context() as patch:
             patch.setattr(Stream, "send_quietly", fail_over)
             with pytest.raises(RunbookError, match="no replica has confirmed" if lags else "does not answer"):
@@ -117,11 +120,11 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
             os.kill(replica.pid, signal.SIGCONT)
         until(lambda: answers(kind))
         client = connect(kind.url, kind.options)
-        assert place(kind.url, kind.options, client) == where
-        take_restore.settle(client, KEYS, archive)
+        assert place(kind.url, kind.options) == where
+        take_restore.settle(Store(client, KEYS), archive)
         taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert sorted([*taken, *listed(client, "work")]) == sorted(before)
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == before
     assert verify(path) == ()
     client.close()
@@ -129,9 +132,9 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
 
 def work(verb: str, client: "redis.Redis", archive: Archive) -> None:
     if verb == "take":
-        take_restore.take(client, KEYS, "work", [STALE], archive, time.time())
+        take_restore.take(Store(client, KEYS), "work", [STALE], archive, time.time())
     else:
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
 
 
 def test_a_certificate_that_cannot_be_trusted_is_refused_with_what_to_put_into_the_url(
@@ -139,8 +142,39 @@ def test_a_certificate_that_cannot_be_trusted_is_refused_with_what_to_put_into_t
 ) -> None:
     _, port, _ = with_tls(start, tmp_path)
     with pytest.raises(BrokerRefused, match="cannot be trusted") as refused:
-        connect(f"rediss://127.0.0.1:{port}/3")
+        connect(f"rediss://127.0.0.1:{port}/3?ssl_cert_reqs=required")
     assert "ssl_ca_certs=" in refused.value.advice
+
+
+def test_a_port_that_speaks_something_else_is_told_as_that(start: Start, tmp_path: Path) -> None:
+    server, tls_port, _ = with_tls(start, tmp_path, "--requirepass", "s3cret-x")
+    refused = {
+        f"redis://:s3cret-x@127.0.0.1:{tls_port}/0": ("speaks TLS, and the URL does not ask for it", "rediss://"),
+        f"rediss://127.0.0.1:{server.port}/0": ("speaks Redis without TLS, and the URL asks for TLS", "redis://"),
+    }
+    page = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=page.serve_forever).start()
+    for scheme in ("redis", "rediss"):
+        refused[f"{scheme}://127.0.0.1:{page.server_port}/0"] = ("is no Redis server: it answers '<", "host and port")
+    try:
+        for url, (problem, advice) in refused.items():
+            with pytest.raises(BrokerRefused) as told:
+                connect(url, timeout_s=2)
+            assert problem in told.value.problem
+            assert advice in told.value.advice
+    finally:
+        page.shutdown()
+        page.server_close()
+    server.stop()
+    with pytest.raises(BrokerUnreachable, match="does not answer"):
+        connect(server.url())
+
+
+def test_without_options_no_certificate_is_checked_as_celery_has_it(start: Start, tmp_path: Path) -> None:
+    _, port, _ = with_tls(start, tmp_path)
+    kind = Kind(f"rediss://127.0.0.1:{port}/3")
+    fill(kind, 1)
+    assert connect(kind.url).llen("work") == 1
 
 
 def test_sentinels_that_do_not_know_the_master_are_told_apart_from_a_broker_that_is_down(
@@ -152,5 +186,5 @@ def test_sentinels_that_do_not_know_the_master_are_told_apart_from_a_broker_that
     with pytest.raises(BrokerUnreachable, match="names a master") as denied:
         connect(kind.url, {"master_name": MASTER})
     assert "s3cret" not in denied.value.problem
-    with pytest.raises(BrokerRefused, match="names several dbs"):
+    with pytest.raises(UsageError, match="names several dbs"):
         connect(kind.url.replace("/3;", "/2;"), kind.options)

@@ -1,6 +1,7 @@
 """Reading queues and the broker, changing nothing."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from runbooks.broker import observe
 from runbooks.broker.observe import observe_broker
 from runbooks.broker.queues import scan
 from runbooks.broker.queues.scan import scan_queue, windows
-from runbooks.broker.server.connection import connect
+from runbooks.broker.server.connection import connect, db_of
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed
@@ -31,7 +33,7 @@ def test_a_scan_counts_tasks_over_all_priorities_and_changes_nothing(client: "re
     send("mail", countdown=500)
     client.lpush("work", b"[]")
     before = {key: client.dump(key) for key in client.scan_iter()}
-    state = scan_queue(client, KEYS, "work", [Rule("retried", "work", task="rep*", retries_over=3)], now)
+    state = scan_queue(Store(client, KEYS), "work", [Rule("retried", "work", task="rep*", retries_over=3)], now)
     assert {key: client.dump(key) for key in client.scan_iter()} == before
     assert state.depths == {"work": 213, "work\x06\x163": 210, "work\x06\x166": 210, "work\x06\x169": 70}
     assert state.depth == 703
@@ -56,7 +58,7 @@ def test_the_first_rule_that_holds_names_the_reason(client: "redis.Redis", send:
         Rule("expired", "work", expired=True),
         Rule("all mail", "work", task="mail.*"),
     ]
-    state = scan_queue(client, KEYS, "work", rules, time.time())
+    state = scan_queue(Store(client, KEYS), "work", rules, time.time())
     assert {s.reason: s.count for s in state.selected} == {"retried": 1, "all mail": 1}
 
 
@@ -83,7 +85,7 @@ def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(
 def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Redis") -> None:
     client.hset("work\x06\x166", "a", "b")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x166 in .* is a hash"):
-        scan_queue(client, KEYS, "work", [], 0)
+        scan_queue(Store(client, KEYS), "work", [], 0)
 
 
 def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: "redis.Redis", send: Send) -> None:
@@ -92,7 +94,7 @@ def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: 
     client.rename("work", KEYS.work("work"))
     client.sadd(KEYS.detached, "work")
     send("report", "work")
-    state = observe_broker(client, KEYS, ["work"], [], time.time(), {})
+    state = observe_broker(Store(client, KEYS), ["work"], [], time.time(), {})
     assert state.queues["work"].by_task["report"].count == state.queues["work"].depth == 4
     assert state.queues["work"].aside == 3
     assert state.other_lists == {}
@@ -102,7 +104,7 @@ def test_a_full_redis_can_still_be_read(client: "redis.Redis", send: Send) -> No
     send("report")
     client.config_set("maxmemory", 1)
     try:
-        state = observe_broker(client, KEYS, ["work"], [], 0, {})
+        state = observe_broker(Store(client, KEYS), ["work"], [], 0, {})
     finally:
         client.config_set("maxmemory", 0)
     assert state.queues["work"].depth == 1
@@ -128,10 +130,13 @@ def test_the_broker_is_described_with_its_other_lists_and_dbs(
     client.hset("unacked", "tag", json.dumps([{}, "", "work"]))
     other_db.lpush("work", "a", "b")
     other_db.lpush("unknown", "a")
-    state = observe_broker(client, KEYS, ["work", "empty"], [], time.time(), {})
+    state = observe_broker(Store(client, KEYS), ["work", "empty"], [], time.time(), {})
     assert state.version.startswith(client.info()["redis_version"])
     assert (state.db, state.unacked, state.depths_by_db) == (5, 1, {6: 2})
     assert state.other_lists == {"misspelt\\x06\\x163": (1, True), "invoices": (2, False)}
+    stray = state.strays["misspelt\\x06\\x163"]
+    assert (stray.queue, stray.priority, stray.looked_at, stray.tasks) == ("misspelt", 3, 1, {"report": 1})
+    assert len(stray.origins) == 1
     assert state.queues["empty"].depths == {}
     assert state.blocked_clients == 0
 
@@ -146,9 +151,15 @@ def test_clients_waiting_in_brpop_in_this_db_are_counted(
     deadline = time.monotonic() + 5
     while sum(c["cmd"] == "brpop" for c in client.client_list()) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert observe_broker(client, KEYS, [], [], 0, {}).blocked_clients == 1
-    slow = observe_broker(client, KEYS, [], [], time.time() - 60, {})
-    assert slow.consumer_ages_s == pytest.approx((-60,), abs=10), "as it was when the look began"
+    seen = observe_broker(Store(client, KEYS), [], [], 0, {})
+    assert seen.blocked_clients == 1
+    assert seen.clients
+    mine, other = (db_of(one) for one in (client, other_db))
+    assert {(one.db, one.takes_messages) for one in seen.clients} >= {(mine, True), (mine, False), (other, True)}
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", one.address) for one in seen.clients)
+    assert {one.to for one in seen.clients} == {f"127.0.0.1:{client.get_connection_kwargs()['port']}"}
+    slow = observe_broker(Store(client, KEYS), [], [], time.time() - 60, {})
+    assert pytest.approx(-60, abs=10) in (slow.consumer_ages_s or ()), "as it was when the look began"
     client.lpush("work", "a")
     other_db.lpush("work", "a")
     for thread in threads:
@@ -166,11 +177,11 @@ def test_what_the_user_may_not_ask_is_left_out(
     )
     try:
         limited = connect(f"redis://ops:pw@127.0.0.1:{redis_server.port}/5")
-        state = observe_broker(limited, KEYS, ["work"], [], 0, {})
+        state = observe_broker(Store(limited, KEYS), ["work"], [], 0, {})
         limited.close()
     finally:
         client.acl_deluser("ops")
-    assert (state.blocked_clients, state.depths_by_db, state.version) == (None, {}, "")
+    assert (state.blocked_clients, state.clients, state.depths_by_db, state.version) == (None, None, {}, "")
     assert state.queues["work"].depth == 1
 
 
@@ -179,36 +190,42 @@ def test_a_prefix_is_part_of_every_key(client: "redis.Redis", send: Send) -> Non
     assert keys.queue("work") == ("{app1}:work", "{app1}:work:5")
     send("report")
     client.rename("work", "{app1}:work")
-    assert observe_broker(client, keys, ["work"], [], 0, {}).queues["work"].depth == 1
+    assert observe_broker(Store(client, keys), ["work"], [], 0, {}).queues["work"].depth == 1
 
 
-def test_reading_ends_when_its_time_is_over_and_what_was_not_read_is_counted(
+def test_reading_ends_with_a_sample_when_its_time_is_over_and_what_was_not_read_is_counted(
     client: "redis.Redis", send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i in range(200):
-        send("report", "work", i, priority=i % 2 * 3)
-    whole = scan_queue(client, KEYS, "work", [], time.time())
-    assert (whole.unseen, whole.by_task["report"].count) == (0, 200)
-    at_once = scan_queue(client, KEYS, "work", [], time.time(), read_until=0)
-    assert (at_once.depth, at_once.unseen, at_once.by_task) == (200, 200, {})
-    clock = iter([0.0, 0.0, 0.0])  # the three lists in which messages can wait; it is over with the first window
+    for task in ("oldest", "older", "middle", "newer", "newest"):
+        for i in range(200):
+            send(task, "work", i)
+    send("report", "work", priority=3)
+    whole = scan_queue(Store(client, KEYS), "work", [], time.time())
+    assert (whole.unseen, whole.depth) == (0, 1001)
+    assert {task: count.count for task, count in whole.by_task.items()}["older"] == 200
+    at_once = scan_queue(Store(client, KEYS), "work", [], time.time(), read_until=0)
+    assert (at_once.depth, at_once.unseen, at_once.depths) == (1001, 700, whole.depths)
+    sampled = {task: count.count for task, count in at_once.by_task.items()}
+    assert sampled == {"newest": 100, "middle": 100, "oldest": 100, "report": 1}
+    clock = iter([0.0] * 5)  # it is over with the first window
     monkeypatch.setattr(scan, "time", SimpleNamespace(monotonic=lambda: next(clock, 9.0)))
-    part = scan_queue(client, KEYS, "work", [], time.time(), read_until=5)
+    part = scan_queue(Store(client, KEYS), "work", [], time.time(), read_until=5)
     assert part.depths == whole.depths
-    assert (part.by_task["report"].count, part.unseen) == (50, 150)
+    assert part.by_task["newest"].count == 150, "a window, and the beginning of what was left"
+    assert (part.by_task["oldest"].count, part.unseen) == (100, 650)
 
 
 def test_the_oldest_unacknowledged_message_is_known(client: "redis.Redis") -> None:
-    assert observe_broker(client, KEYS, ["work"], [], time.time(), {}).oldest_unacked_at is None
+    assert observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at is None
     client.zadd(KEYS.unacked_index, {"a": 2000.5, "b": 1000.25})
-    assert observe_broker(client, KEYS, ["work"], [], time.time(), {}).oldest_unacked_at == 1000.25
+    assert observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).oldest_unacked_at == 1000.25
 
 
 def test_a_clock_that_goes_wrong_is_told_by_the_servers(client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    right = observe_broker(client, KEYS, (), (), now - 600, {})  # hosts that do not answer can take that long
-    monkeypatch.setattr(observe, "time", SimpleNamespace(time=lambda: now + 7200))
-    ahead = observe_broker(client, KEYS, (), (), now, {})
+    right = observe_broker(Store(client, KEYS), (), (), now - 600, {})  # hosts that do not answer can take that long
+    monkeypatch.setattr(observe, "time", SimpleNamespace(time=lambda: now + 7200, monotonic=time.monotonic))
+    ahead = observe_broker(Store(client, KEYS), (), (), now, {})
     assert not right.clocks_differ
     assert ahead.clocks_differ
     assert ahead.clock_ahead_s == pytest.approx(7200, abs=30)

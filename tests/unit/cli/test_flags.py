@@ -1,5 +1,6 @@
 """Flags that cannot mean anything are refused before anything is looked at."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +29,35 @@ def test_a_flag_that_would_be_passed_over_in_silence_is_refused(line: str, told:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (5, "")
     assert told in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "remediate --yes", "hosts", "monitor", "archive.list", "tail-logs"])
+def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(verb: str, tmp_path: Path) -> None:
+    def inv(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(CHECKOUT / "tasks.py"), *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    below = tmp_path / "fleets/web"
+    below.mkdir(parents=True)
+    refused = inv(below, *verb.split())
+    assert (refused.returncode, refused.stdout) == (5, "")
+    assert refused.stderr == (
+        f"there is no inventory.yaml in {below} or above it, so it is not known which fleet is meant\n"
+        f"→ name yours with --inventory, or write {below}/inventory.yaml, with an example from `inv init`; "
+        "of the broker alone `inv diagnose --broker redis://HOST:PORT/DB` needs none\n"
+    )
+    (tmp_path / "fleets/inventory.yaml").write_text(INVENTORY)
+    above = inv(below, "hosts")
+    assert (above.returncode, above.stdout.splitlines()[0]) == (0, f"shop, {tmp_path}/fleets/inventory.yaml")
+    named = inv(below.parent, "hosts", "--inventory", "../fleets/inventory.yaml")
+    assert (named.returncode, named.stdout.splitlines()[0]) == (0, "shop, inventory.yaml")
+
+
+def test_a_certificate_that_is_not_checked_is_told(tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text(INVENTORY.replace("redis://", "rediss://"))
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "tasks.py"), "diagnose", "--json"], cwd=tmp_path,
+        capture_output=True, text=True, check=False, start_new_session=True,
+    )  # fmt: skip
+    assert "celery_broker_url: no certificate is checked, as Celery has it for rediss:// without options" in done.stderr
+    assert "ssl_cert_reqs=required" in json.loads(done.stdout)["warnings"][0]["advice"]

@@ -2,14 +2,31 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from invoke.collection import Collection
+
+from runbooks.cli import verbs
+from runbooks.cli.overview import GROUPS
 
 CHECKOUT = Path(__file__).parents[3]
+NOBODY = "127.0.0.1:1"
+INVENTORY_OF = f"""\
+{{}} ansible_connection=local
+[all:vars]
+celery_app=shop
+celery_broker_url=redis://{NOBODY}/0
+celery_directory=/srv/shop
+celery_python=/srv/shop/bin/python
+celery_user=shop
+celery_env_file=/etc/shop.env
+"""
 
 
 def inv(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -28,15 +45,31 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("--frobnicate", "inv has no flag '--frobnicate'\n→ see: inv --list"),
         ("undo --dryrun last", "undo has no flag '--dryrun'; did you mean '--dry-run'?"),
         ("show -x", "show has no flag '-x'"),
-        ("undo", "did not receive required positional arguments: 'run'\n→ see: inv --help undo"),
+        ("undo", "undo needs RUN: the run's id, its beginning, or `last`\n→ `inv runs` lists the runs"),
+        ("undo --yes", "undo needs RUN"),
+        ("show", "`inv runs` lists the runs; see also: inv --help show"),
+        ("archive.show", "`inv archive.list` lists the archives"),
+        ("messages", "messages needs QUEUE: the QUEUE\n→ `inv queues` lists the queues"),
+        ("consumer high@web1 add", "consumer needs QUEUE: the QUEUE"),
+        ("task", "task needs ID: the task's ID\n→ `inv messages QUEUE` shows the ids of tasks that wait"),
+        ("diagnose --only x", "diagnose has no flag '--only'\n→ see: inv --help diagnose"),
         ("diagnose --limit", "--limit needed value"),
         ("clean-queues --dry-run --queue", "--queue needed value"),
         ("clean-queues --task --queue low --yes", "--task needed value"),
         ("clean-queues --task a --task --queue low --yes", "--task needed value"),
         ("diagnose --limit many --forks many", "--forks takes a number, and 'many' is none"),
         ("remediate --max-fail=", "--max-fail takes a number, and '' is none"),
-        ("-T x hosts", "-T takes a number, and 'x' is none"),
-        ("-Tx hosts", "a flag takes a number, and 'x' is none"),
+        ("--command-timeout x hosts", "--command-timeout takes a number, and 'x' is none"),
+        ("-l", "'-l' stands behind the verb\n→ see: inv --list"),
+        ("-i hosts.ini diagnose", "'-i' stands behind the verb"),
+        ("-e x=1", "inv has no flag '-e'"),
+        ("diagnose --check", "diagnose changes nothing, so it has no flag '--check'"),
+        ("verify -C -D", "verify changes nothing, so it has no flag '-C'"),
+        ("run-task x --diff", "run-task has no flag '--diff'"),
+        ("diagnose -l", "--limit needed value"),
+        ("tail-logs --worker", "--worker needed value"),
+        ("diagnose -i -f 3", "-i needed value"),
+        ("diagnose -f many", "-f takes a number, and 'many' is none"),
     ],
 )
 def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, told: str) -> None:
@@ -44,6 +77,24 @@ def test_what_cannot_be_parsed_is_told_with_what_was_meant(line: str, told: str)
     assert (done.returncode, done.stdout) == (5, "")
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_flags_of_ansible_mean_the_same(tmp_path: Path) -> None:
+    for name in ("one.ini", "two.ini"):
+        (tmp_path / name).write_text(INVENTORY_OF.format(name[:3]))
+    sources = ("-i", str(tmp_path / "one.ini"), "-i", str(tmp_path / "two.ini"))
+    listed = inv("hosts", "--json", *sources)
+    assert [host["host"] for host in json.loads(listed.stdout)["hosts"]] == ["one", "two"]
+    planned = inv("clean-queues", "-C", "-D", "-f", "1", "-l", "two", *sources)
+    assert planned.returncode == 4
+    assert f"the broker at {NOBODY} does not answer" in planned.stderr
+
+
+def test_suggested_commands_name_every_source_so_that_they_can_be_typed_again(tmp_path: Path) -> None:
+    name = tmp_path / "a fleet.ini"
+    name.write_text(INVENTORY_OF.format("one"))
+    told = inv("hosts", "-i", str(name), "-i", f"{tmp_path}/a fleet.ini", "-l", "nobody").stderr
+    assert f"inv hosts --inventory '{name}' --inventory '{name}'`" in told
 
 
 def test_a_script_that_asks_for_json_gets_it_also_of_a_mistyped_flag() -> None:
@@ -58,11 +109,41 @@ def test_the_dry_flag_of_invoke_itself_is_not_taken_for_a_dry_run(line: str) -> 
     assert "did you mean '--dry-run'?" in done.stderr
 
 
-@pytest.mark.parametrize("line", ["undo --help", "run-task -h", "--help archive.restore"])
+@pytest.mark.parametrize(
+    "line",
+    ["undo --help", "run-task -h", "--help archive.restore", "clean-queues --task -h", "remediate --yes --frob -h"],
+)
 def test_help_is_shown_also_for_a_verb_that_takes_a_word(line: str) -> None:
     done = inv(*line.split())
     assert (done.returncode, done.stderr) == (0, "")
     assert "--state-dir=STRING" in done.stdout
+
+
+def named_in(package: ModuleType) -> set[str]:
+    return set(Collection.from_module(package).task_names)
+
+
+def test_every_verb_of_the_package_has_a_purpose() -> None:
+    own = {name for heading, names in GROUPS.items() if heading != "Try" for name in names}
+    assert own == named_in(verbs)
+
+
+@pytest.mark.parametrize("line", ["", "--help", "-h"])
+def test_the_program_alone_shows_the_verbs_by_purpose_and_no_option_of_invokes(line: str) -> None:
+    done = inv(*line.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    headings = [told for told in done.stdout.splitlines() if told.endswith(":") and told[0] != " "]
+    assert headings == ["Begin:", "Look:", "Change:", "Take back:", "Try:", "Work on this tool:"]
+    assert done.stdout.index("diagnose ") < done.stdout.index("remediate ") < done.stdout.index("undo ")
+    assert "--prompt-for-sudo-password" not in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["sandbox", "fleet", "test", "docs", *sorted(named_in(verbs))])
+def test_h_behind_a_verb_is_help_and_nothing_else(verb: str) -> None:
+    """`-h` was `--healthy` for the sandbox, and put it up."""
+    done = inv(verb, "-h")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Usage: inv [--core-opts] {verb} " in done.stdout
 
 
 @pytest.mark.parametrize("line", ["show x --state-dir {0}", "show", "--frobnicate"])
@@ -133,3 +214,103 @@ def test_help_that_cannot_be_written_is_no_success(asked: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "the output could not be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_fault_of_the_tools_own_tells_no_secret_and_forges_no_line() -> None:
+    program = (
+        "import logging; from runbooks.cli.program import RunbooksProgram\n"
+        "from runbooks.core.redaction import keep_secret\n"
+        "class Faulty(RunbooksProgram):\n"
+        "    def create_config(self):\n"
+        "        keep_secret('hunter2-x')\n"
+        "        logging.getLogger('kombu').error('hunter2-x')\n"
+        "        raise RuntimeError('hunter2-x\\nok     FORGED \\x1b[2J')\n"
+        "Faulty(name='inv', binary='inv').run(['inv', 'runs'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: ********\n  ok     FORGED \\x1b[2J\n" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_a_finding_is_explained_without_an_inventory(tmp_path: Path) -> None:
+    command = [sys.executable, str(CHECKOUT / "tasks.py"), "explain"]
+
+    def explain(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    one = explain("queue.selected")
+    assert (one.returncode, one.stderr) == (0, "")
+    assert [line for line in one.stdout.splitlines() if line and not line.startswith(" ")] == [
+        "queue.selected  A rule of the inventory means messages of the queue.",
+        *("What it means", "How it is known", "What to do", "What it is not"),
+    ]
+    assert "`inv clean-queues --dry-run` shows each" in one.stdout
+    assert json.loads(explain("queue.selected", "--json").stdout)["code"] == "queue.selected"
+    assert "\nworker.stopped " in explain().stdout
+    wrong = explain("worker.stoped")
+    assert (wrong.returncode, wrong.stdout) == (5, "")
+    assert "there is no finding 'worker.stoped'\n→ did you mean worker.stopped" in wrong.stderr
+
+
+def test_what_a_verb_loads_is_compiled_for_the_next_run() -> None:
+    """To compile all of it takes longer than most verbs do."""
+    script = (
+        "import sys; from runbooks.cli.program import main; sys.argv = ['celery-runbooks', 'hosts', '--help']\n"
+        "try: main()\n"
+        "finally: print('compiles' if not sys.dont_write_bytecode else 'does not')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, cwd=CHECKOUT, check=True
+    )
+    assert done.stdout.endswith(b"compiles\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("mail", "--limit takes hosts and groups, and 'mail' is a worker\n→ diagnose, verify, restart-workers and"),
+        ("mail@web1", "'mail@web1' is a worker"),
+        ("outbox", "'outbox' is a queue that mail consumes\n→ `inv queues outbox"),
+        ("outbox", "take workers: --worker mail"),
+        ("web9", "matches no host or group"),
+    ],
+)
+def test_a_limit_that_names_a_worker_or_a_queue_is_told_what_takes_those(limit: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ini"
+    workers = "celery_workers=[{'name': 'mail', 'queues': ['outbox'], 'concurrency': 1}]\n"
+    path.write_text(INVENTORY_OF.format("web1") + workers)
+    done = inv("hosts", "-i", str(path), "--limit", limit)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert told in done.stderr
+
+
+def test_an_example_of_an_inventory_is_written_once_and_is_one(tmp_path: Path) -> None:
+    def inv_there(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(CHECKOUT / "tasks.py"), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | environment
+        )
+
+    written = inv_there("init")
+    assert (written.returncode, written.stderr) == (0, "")
+    assert "Wrote inventory.yaml" in written.stdout
+    broker = {"CELERY_BROKER_URL": f"redis://{NOBODY}/0"}
+    lacking = inv_there("hosts")
+    assert (lacking.returncode, "export CELERY_BROKER_URL" in lacking.stderr) == (5, True)
+    (host,) = json.loads(inv_there("hosts", "--json", **broker).stdout)["hosts"]
+    assert (host["host"], host["workers"]) == ("web1.example.com", "default: celery")
+    example = tmp_path / "inventory.yaml"
+    before = example.read_text()
+    again = inv_there("init")
+    assert (again.returncode, again.stderr) == (
+        5, "inventory.yaml is there already, and is left as it is\n→ name another file\n",
+    )  # fmt: skip
+    assert example.read_text() == before
+    other = inv_there("init", "other.yaml")
+    assert "inv hosts --inventory other.yaml" in other.stdout
+    uncommented = re.sub(r"# (- \{name: mail|celery_(?!service_manager)|ansible_become:)", r"\1", before)
+    (tmp_path / "all.yaml").write_text(uncommented)
+    everything = inv_there("hosts", "--json", "--inventory", "all.yaml", **broker, CELERY_RESULT_BACKEND="redis://x/1")
+    assert everything.returncode == 0, everything.stderr

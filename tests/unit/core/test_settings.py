@@ -8,8 +8,8 @@ import pytest
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.fleet import Fleet
+from runbooks.core.redaction import is_secret_name
 from runbooks.core.rules import MALFORMED
-from runbooks.core.settings import is_secret_name
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.read import load_inventory
 
@@ -128,7 +128,7 @@ def test_hosts_without_the_application_are_no_part_of_the_fleet(tmp_path: Path) 
 
 def test_an_inventory_without_any_application_is_refused(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, base="all:\n  hosts: {web1: }\n")
-    assert problem.startswith("1: no host has a `celery_` variable")
+    assert problem == " no host has celery_app, so there is nothing to look at"
 
 
 # --- validators
@@ -213,13 +213,32 @@ def test_a_secret_does_not_belong_into_the_inventory(tmp_path: Path, name: str) 
     assert f"'{name}' looks like a secret" in problem
 
 
+@pytest.mark.parametrize("name", ["SMTP_PASS", "DB_PWD", "HTTP_AUTH", "CHAT_WEBHOOK_URL", "SSH_PASSPHRASE"])
+def test_what_is_hidden_everywhere_by_its_name_is_refused_by_the_same_list(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_env: {{{name}: hunter2}}")
+    assert f"'{name}' looks like a secret" in problem
+
+
+def test_a_name_of_the_operators_own_is_one_of_that_list(tmp_path: Path) -> None:
+    assert fleet_of(tmp_path, "celery_env: {LICENCE_NR: x}").hosts[0].settings.env == {"LICENCE_NR": "x"}
+    (problem,) = problems(tmp_path, "celery_secret_names: [licence]\ncelery_env: {LICENCE_NR: x}")
+    assert "'LICENCE_NR' looks like a secret" in problem
+    (problem,) = problems(tmp_path, "celery_secret_names: ['a*']")
+    assert "'a*' is no part of a variable's name" in problem
+
+
+def test_a_value_that_looks_like_a_secret_is_refused_under_any_name(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "celery_env: {PAYMENTS: sk_live_4eC39HqLyjWDarjtT1}")
+    assert "'PAYMENTS' holds a secret" in problem
+
+
 @pytest.mark.parametrize(
     "value", ["redis://:hunter2@cache:6379/1", "amqp://me:hunter2@mq", "postgres+pg://u:hunter2@db/x"]
 )
 def test_a_password_in_a_url_does_not_belong_into_the_inventory_either(tmp_path: Path, value: str) -> None:
     (problem,) = problems(tmp_path, f"celery_env: {{CACHE_URL: '{value}'}}")
     assert "CACHE_URL" in problem
-    assert "holds a password" in problem
+    assert "holds a secret" in problem
     assert "hunter2" not in problem
 
 
@@ -257,6 +276,96 @@ def test_two_workers_of_one_name_on_one_host_are_refused(tmp_path: Path) -> None
     assert "'a'" in problem
 
 
+TWO = "celery_workers: [{name: a, queues: [q]}, {name: b, queues: [q]}]\n"
+PATTERN = "celery_workers: [{name: a, queues: [q], node: 'a@*'}]"
+NO_COMMANDS = BASE[: BASE.index("    celery_commands")]
+
+
+@pytest.mark.parametrize(
+    ("commands", "more", "where", "what"),
+    [
+        ("start: './x {wroker}'", "", ".start", "{wroker} means nothing here; there are {worker}, {node}, {queues}"),
+        ("status: './x {host}'", "", ".status", "{host} means nothing here"),
+        ("start: './x {worker}', stop: ./y", TWO, "", "`start` is for one service, and the other of"),
+        ("start: './x {node}'", "celery_beat: true", "", "`start` is for beat, too, which has no {node}"),
+        ("start: './x {node}'", PATTERN, "", "`start` has {node}, and a@* is a pattern"),
+        ("go: ./x", "", ".go", "unknown key"),
+    ],
+)  # fmt: skip
+def test_a_command_that_would_do_something_else_is_told_with_its_line(
+    tmp_path: Path, commands: str, more: str, where: str, what: str
+) -> None:
+    (problem,) = problems(tmp_path, f"celery_commands: {{{commands}}}\n{more}", NO_COMMANDS)
+    assert problem.startswith(f"{FIRST - 1}: celery_commands{where}: {what}"), problem
+
+
+def test_commands_are_left_out_where_nothing_uses_them(tmp_path: Path) -> None:
+    (host,) = fleet_of(tmp_path, TWO, NO_COMMANDS).hosts
+    assert (host.told_by_processes, host.together) == (True, ())
+    assert host.why_not("restart") == "celery_commands has no `stop` and no `start`"
+    (host,) = fleet_of(tmp_path, f"{TWO}celery_commands: {{start: ./x, stop: ./y}}", NO_COMMANDS).hosts
+    assert (host.told_by_processes, host.together, host.why_not("restart")) == (True, ("a", "b"), "")
+
+
+SYSTEMD = BASE[: BASE.index("    celery_service_manager")]
+
+
+@pytest.mark.parametrize(
+    ("worker", "what"),
+    [
+        ("unit: celery", ".unit: 'celery' is not the name of a service's unit; write it in full"),
+        ("unit: celery@.service", ".unit: celery@.service is a template: name one of its instances"),
+        ("unit: celery-worker@a.service", ".unit: celery-worker@a.service is a unit of this tool's own"),
+        ("unti: celery.service", ".unti: unknown key; did you mean 'unit'?"),
+        ("service: high", ": 'a' has a `service`, but with systemd that is a `unit`"),
+        ("node: w1@web1", ": 'a' has a `node`, but this tool's unit names the node"),
+        ("unit: c.service, node: w1", ".node: 'w1' is not the name of a node"),
+        ("unit: c.service, node: 'w1@%i'", ".node: %i means nothing here"),
+    ],
+)  # fmt: skip
+def test_what_would_name_no_unit_or_node_is_told(tmp_path: Path, worker: str, what: str) -> None:
+    (problem,) = problems(tmp_path, f"celery_workers: [{{name: a, queues: [q], {worker}}}]", SYSTEMD)
+    where = "celery_workers" if what.startswith(":") else "celery_workers.0"
+    assert problem.partition(": ")[2].startswith(f"{where}{what}"), problem
+
+
+def test_a_worker_may_be_an_instance_of_a_template_and_two_may_share_a_unit(tmp_path: Path) -> None:
+    text = "celery_workers: [{name: a, queues: [q], unit: c@1.service}, {name: b, queues: [q], unit: c@%s.service}]"
+    assert fleet_of(tmp_path, text % 2, SYSTEMD).hosts[0].services == ("c@1.service", "c@2.service")
+    host = fleet_of(tmp_path, text % 1, SYSTEMD).hosts[0]
+    assert (host.services, host.nodes_of("c@1.service")) == (("c@1.service",), ("a@web1", "b@web1"))
+
+
+def test_with_commands_a_worker_has_a_service_and_a_node_and_no_unit(tmp_path: Path) -> None:
+    text = "celery_workers: [{name: a, queues: [q], service: prio.high, node: 'celery@*'}]"
+    assert fleet_of(tmp_path, text).hosts[0].services == ("prio.high",)
+    (twice,) = problems(tmp_path, "celery_workers: [{name: a, queues: [q]}, {name: b, queues: [q], service: a}]")
+    assert "two workers are the service 'a'; a worker has one of its own" in twice
+    (problem,) = problems(tmp_path, "celery_workers: [{name: a, queues: [q], unit: c.service}]")
+    assert "'a' has a `unit`, but with commands it is known by its `service`" in problem
+
+
+def test_beat_may_have_a_unit_where_it_runs(tmp_path: Path) -> None:
+    text = "celery_beat: true\ncelery_beat_unit: celerybeat.service"
+    assert fleet_of(tmp_path, text, SYSTEMD).hosts[0].services == ("celerybeat.service",)
+    (problem,) = problems(tmp_path, "celery_beat_unit: celerybeat.service", SYSTEMD)
+    assert problem.endswith("celery_beat_unit: it goes with `celery_beat: true` under systemd")
+
+
+def test_under_supervisord_what_exists_is_a_service_and_files_go_where_debian_has_them(tmp_path: Path) -> None:
+    under = "celery_service_manager: supervisor\n"
+    worker = "celery_workers: [{name: a, queues: [q], service: 'low:low_00', node: 'a@*'}]"
+    text = f"{under}celery_beat: true\ncelery_beat_service: 'low:beat'\n{worker}"
+    host = fleet_of(tmp_path, text, SYSTEMD).hosts[0]
+    assert (host.services, host.own_services) == (("low:low_00", "low:beat"), ())
+    assert host.settings.unit_directory == "/etc/supervisor/conf.d"
+    assert host.settings.supervisor.conf == "/etc/supervisor/supervisord.conf"
+    (problem,) = problems(tmp_path, f"{under}celery_beat_service: beat1", SYSTEMD)
+    assert problem.endswith("celery_beat_service: it goes with `celery_beat: true` under supervisord or Docker")
+    (problem,) = problems(tmp_path, f"{under}celery_workers: [{{name: a, queues: [q], unit: c.service}}]", SYSTEMD)
+    assert "'a' has a `unit`, but with supervisor it is known by its `service`" in problem
+
+
 @pytest.mark.parametrize("value", ["state", "5", "[a]", "''"])
 def test_the_state_directory_must_be_an_absolute_path_too(tmp_path: Path, value: str) -> None:
     (problem,) = problems(tmp_path, f"runbooks_state_directory: {value}")
@@ -282,7 +391,8 @@ def test_the_state_directory_is_taken_from_the_inventory(tmp_path: Path) -> None
 
 def test_an_unknown_variable_is_told_with_the_nearest_known_one_and_its_line(tmp_path: Path) -> None:
     assert problems(tmp_path, "\ncelery_worker: []") == [
-        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'?"
+        f"{FIRST + 1}: unknown variable 'celery_worker'; did you mean 'celery_workers'? If it is a role's, name it in "
+        "runbooks_ignore"
     ]
 
 
@@ -320,6 +430,23 @@ def test_a_service_manager_that_is_not_supported_is_told(tmp_path: Path) -> None
     assert problem.startswith("11: celery_service_manager: ")
 
 
+def test_the_format_of_an_environment_file_is_for_commands_alone(tmp_path: Path) -> None:
+    (host,) = fleet_of(tmp_path, "celery_env_file_format: compose").hosts
+    assert host.env_reader == "compose"
+    base = "".join(line for line in BASE.splitlines(keepends=True) if "commands" not in line)
+    (problem,) = problems(tmp_path, "celery_env_file_format: compose", base)
+    assert "systemd reads the file by its own rules" in problem
+    (problem,) = problems(tmp_path, "celery_env_file_format: dotenv")
+    assert "celery_env_file_format: " in problem
+
+
+def test_what_cannot_be_a_timer_is_refused_at_load(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, 'celery_cron: [{schedule: "@reboot", user: deploy, command: "true"}]')
+    assert "celery_cron.0.schedule: @reboot is not taken: as a timer it would run when it is installed" in problem
+    (problem,) = problems(tmp_path, "celery_cron_scheduler: systemd")
+    assert "celery_cron_scheduler: timers are for `celery_service_manager: systemd`" in problem
+
+
 def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_path: Path) -> None:
     base = BASE.replace(
         "    web1:\n", "    web1: {celery_user: [x], celery_beat: maybe}\n    web2:\n      celery_workers: 5\n"
@@ -333,7 +460,10 @@ def test_all_problems_of_all_hosts_are_told_at_once_and_shared_ones_once(tmp_pat
         (3, "celery_user"),
         (5, "celery_workers"),
         (FIRST + 2, "celery_start_timeout"),
-        (FIRST + 3, "unknown variable 'celery_bet'; did you mean 'celery_beat'?"),
+        (
+            FIRST + 3,
+            "unknown variable 'celery_bet'; did you mean 'celery_beat'? If it is a role's, name it in runbooks_ignore",
+        ),
         (FIRST + 4, "celery_logs"),
     ]
 
@@ -485,3 +615,14 @@ def test_a_wrong_probe_is_told_with_its_line(tmp_path: Path) -> None:
     assert "did you mean 'web1'?" in told
     wrong = "celery_probes:\n  - name: a\n    command: x\n    output: '('\n    exit_code: 300\n    timeout: 0\n"
     assert len(problems(tmp_path, wrong)) == 3
+
+
+def test_records_that_would_be_read_as_an_inventory_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "prod").mkdir()
+    (tmp_path / "prod/hosts.yml").write_text(BASE + f"    runbooks_state_directory: {tmp_path}/prod/state\n")
+    inventory = load_inventory(tmp_path / "prod")
+    with pytest.raises(InventoryError, match="runbooks_state_directory: it is in"):
+        build_fleet(inventory, tuple(inventory.hosts))
+    (tmp_path / "prod/hosts.yml").write_text(BASE + f"    runbooks_state_directory: {tmp_path}/prod/.state\n")
+    inventory = load_inventory(tmp_path / "prod")
+    assert build_fleet(inventory, tuple(inventory.hosts)).state_directory == tmp_path / "prod/.state"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runbooks.core.wording import ago, span, tasks
+from runbooks.core.wording import ago, counted, span, tasks
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,13 @@ def test_the_past_and_the_future_are_told_apart() -> None:
 def test_up_to_two_tasks_are_named_and_more_are_counted_by_module() -> None:
     assert tasks(["b.y", "a.x"]) == "a.x, b.y"
     assert tasks(["a.x", "b.y", "a.z"]) == "2 tasks of a, 1 task of b"
+
+
+def test_a_number_and_what_it_counts_agree() -> None:
+    assert [counted(n, "message") for n in (0, 1, 2, 5000)] == [
+        "0 messages",
+        "1 message",
+        "2 messages",
+        "5,000 messages",
+    ]
+    assert [counted(n, "process waits", "processes wait") for n in (1, 2)] == ["1 process waits", "2 processes wait"]

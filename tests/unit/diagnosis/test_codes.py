@@ -1,15 +1,21 @@
 """The list of codes: each is built somewhere, none is built that is not listed, and each has a test."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec.structs import replace
+import pytest
+from invoke.collection import Collection
+from msgspec.structs import asdict, replace
 
+from lab.findings_page import page
+from runbooks.cli import verbs
+from runbooks.core.errors import HostTrouble, Trouble
 from runbooks.core.model import Finding, ImportProbe, Selection
-from runbooks.core.settings import Worker
+from runbooks.core.settings import AppSettings, HostSettings, Worker
 from runbooks.diagnosis.code import would_discard
-from runbooks.diagnosis.codes import CODES
+from runbooks.diagnosis.codes import catalogue
 from runbooks.diagnosis.files import units_of_others
 from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.services import at_work
@@ -27,11 +33,21 @@ from tests.unit.fleets import (
 )
 
 ROOT = Path(__file__).parents[3]
+CODES = catalogue()
 COMPOSED = {
-    "{kind}.{what}": [f"{kind}.{what}" for kind in ("unit", "cron", "logrotate") for what in ("missing", "differs")],
-    "{kind}.stale": ["unit.stale", "cron.stale", "logrotate.stale"],
+    "{kind}.{what}": [
+        f"{kind}.{what}" for kind in ("unit", "cron", "timer", "logrotate") for what in ("missing", "differs")
+    ],
+    "host.{state.trouble.value}": [f"host.{trouble.value}" for trouble in HostTrouble],
+    "{kind}.not_ours": ["unit.not_ours", "cron.not_ours", "timer.not_ours", "logrotate.not_ours"],
+    "{kind}.stale": ["unit.stale", "cron.stale", "timer.stale", "logrotate.stale"],
     "{kind}.not_running": ["worker.not_running", "beat.not_running"],
+    "{kind}.other_broker": ["worker.other_broker", "beat.other_broker"],
     "{kind}.other_process": ["worker.other_process", "beat.other_process"],
+    "application.{which}_differ": [
+        f"application.{which}_differ" for which in ("tasks", "routes", "versions", "results")
+    ],
+    "broker.{why.trouble.value}": [f"broker.{trouble.value}" for trouble in Trouble],
 }
 """Codes that are put together, by their source."""
 
@@ -44,13 +60,39 @@ def built() -> Iterator[str]:
                 code = node.args[0]
                 if isinstance(code, ast.Constant):
                     yield str(code.value)
+                elif isinstance(code, ast.IfExp):
+                    yield from (str(one.value) for one in (code.body, code.orelse) if isinstance(one, ast.Constant))
                 else:
                     yield from COMPOSED[ast.unparse(code)[2:-1]]
 
 
-def test_the_list_has_every_code_and_no_other() -> None:
+def test_the_catalogue_explains_every_code_and_no_other() -> None:
     assert set(built()) == set(CODES)
     assert list(CODES) == sorted(CODES)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_a_next_step_or_says_why_there_is_none(code: str) -> None:
+    one = CODES[code]
+    assert bool(one.next_step) != bool(one.no_step)
+    assert all((one.title, one.meaning, one.known_by, one.not_meant))
+
+
+VERBS = set(Collection.from_module(verbs).task_names)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_what_the_catalogue_names_exists(code: str) -> None:
+    text = " ".join(asdict(CODES[code]).values())
+    assert set(re.findall(r"`inv (\S+?)[` ]", text)) <= VERBS
+    assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", text)) <= CODES.keys()
+    assert all((ROOT / path).exists() for path in re.findall(r"docs/\w+\.md", text))
+    settings = {*AppSettings.model_fields, *HostSettings.model_fields}
+    assert set(re.findall(r"celery_([a-z_]+)", text)) <= settings
+
+
+def test_the_page_of_findings_is_up_to_date() -> None:
+    assert (ROOT / "docs/findings.md").read_text() == page(), "./inv docs writes it"
 
 
 def codes(findings: Iterator[Finding]) -> set[str]:

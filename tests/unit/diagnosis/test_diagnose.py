@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.application import Application, RegisteredTask, Route, ScheduleEntry
+from runbooks.core.census import Manager
+from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService
-from runbooks.core.fleet import Fleet
+from runbooks.core.errors import HostTrouble, Trouble
+from runbooks.core.fleet import Fleet, mark_of
 from runbooks.core.model import (
     Block,
     BrokerState,
@@ -18,19 +22,21 @@ from runbooks.core.model import (
     Hoard,
     HostState,
     ImportProbe,
-    Manager,
     NodeState,
+    NotAsked,
     OtherRunner,
     QueueState,
     Selection,
     ServiceState,
     Severity,
+    StartedWith,
+    Stray,
     TaskCount,
     Unreachable,
 )
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import BrokerOptions, Worker
-from runbooks.diagnosis.judge import can_be_fixed
+from runbooks.diagnosis.judge import can_be_fixed, watch
 from runbooks.diagnosis.judge import judge as diagnose
 from runbooks.diagnosis.steps import unit_steps
 from runbooks.diagnosis.wanted_files import Kind, Wanted
@@ -95,9 +101,18 @@ def test_a_fleet_that_is_right_has_no_findings() -> None:
     assert findings() == ()
 
 
-def test_a_fleet_without_workers_rules_or_tasks_has_no_findings() -> None:
-    fleet = make_fleet(make_host(workers=(), beat=False, env={}), expected_tasks=(), queue_rules=())
+def test_a_fleet_without_rules_tasks_or_environment_has_no_findings() -> None:
+    fleet = make_fleet(make_host(beat=False, env={}), expected_tasks=(), queue_rules=())
     assert findings(fleet) == ()
+
+
+def test_an_inventory_without_workers_is_not_said_to_be_well_and_hosts_outside_the_limit_count() -> None:
+    fleet = make_fleet(make_host(workers=(), beat=False, env={}), expected_tasks=(), queue_rules=())
+    (finding,) = findings(fleet)
+    assert (finding.code, finding.severity) == ("inventory.no_workers", Severity.ERROR)
+    assert watch(fleet, make_snapshot(fleet)) == (finding,)
+    limited = replace(fleet, all_workers=(Worker(name="low", queues=("low_q",)),))
+    assert [finding.code for finding in findings(limited)] == ["queue.no_consumer"]
 
 
 # --- the broker
@@ -133,11 +148,65 @@ def test_a_clock_that_is_not_the_brokers_is_told(ahead_s: float, told: str) -> N
     assert all(told in finding.summary for finding in found)
 
 
-@pytest.mark.parametrize(("used", "told"), [(900, False), (901, True)])
-def test_a_broker_is_full_above_nine_tenths_of_its_memory(used: int, told: bool) -> None:
-    found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=used))
-    assert [finding.code for finding in found] == ["broker.full"] * told
-    assert not told or found[0].evidence == ("901 of 1,000 bytes used",)
+@pytest.mark.parametrize(
+    ("policy", "used", "told"),
+    [
+        ("noeviction", 900, None),
+        ("noeviction", 901, ("broker.nearly_full", "when it is, it refuses writes, and publishing fails")),
+        ("noeviction", 1001, ("broker.full", "Redis is full: it refuses writes, and publishing fails")),
+        ("volatile-lru", 901, ("broker.nearly_full", "such as results; once none are left, it refuses writes, and")),
+        ("volatile-lru", 1001, ("broker.full", "Redis is full: it throws away keys with a time to live")),
+        ("allkeys-lru", 900, ("broker.evicts", "Redis throws whole queues away when memory runs out")),
+        ("allkeys-lru", 901, ("broker.evicts", "has little memory left, and throws whole queues away when memory")),
+        ("allkeys-lru", 1001, ("broker.evicts", "has little memory left, and throws whole queues away when memory")),
+    ],
+)
+def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
+    policy: str, used: int, told: tuple[str, str] | None
+) -> None:
+    found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=used, maxmemory_policy=policy))
+    assert [finding.code for finding in found] == ([told[0]] if told else [])
+    if told:
+        assert told[1] in found[0].summary
+        assert (f"{used:,} of 1,000 bytes used" in found[0].evidence) is (used > 900)
+
+
+def test_a_refusal_for_want_of_memory_is_told_once() -> None:
+    why = NotAsked(Trouble.FULL, "redis refuses: OOM", "raise it")
+    found = findings(broker=broker(maxmemory_bytes=1000, used_memory_bytes=1001, unasked=why))
+    assert [finding.code for finding in found] == ["broker.full"]
+    assert found[0].summary == "Redis is full and refuses writes, so nothing can be published"
+    assert found[0].evidence[:2] == ("redis refuses: OOM", "raise it")
+    assert not found[0].blocks, "what is not its is put right all the same, where that can be written down"
+
+
+def test_what_a_host_saw_of_a_broker_that_is_away_is_told_with_it_and_is_no_fault_of_the_host() -> None:
+    def told(trouble: Trouble, error: str, at: str = "redis://127.0.0.1:1/0") -> tuple[list[str], str]:
+        tried = ImportProbe(frozenset(TASKS), {}, broker_at=at, broker_error=error)
+        state = make_state(HOST, imports_now=tried, imports_wanted=tried)
+        away = BrokerState.not_seen(NotAsked(trouble, "it is away", "wait"))
+        found = findings(broker=away, hosts={"web1": state})
+        return [finding.code for finding in found], " ".join(found[0].evidence)
+
+    codes, evidence = told(Trouble.UNREACHABLE, "Connection refused")
+    assert codes == ["broker.unreachable"]
+    assert "tried on web1, too: Connection refused" in evidence
+    assert "tried on web1, too: a worker gets in there" in told(Trouble.UNREACHABLE, "")[1]
+    codes, evidence = told(Trouble.UNREACHABLE, "Connection refused", at="redis://elsewhere:6379/0")
+    assert codes == ["broker.unreachable", "worker.would_be_locked_out"]
+    assert "tried on" not in evidence
+    assert told(Trouble.WRONG_PASSWORD, "invalid password")[0] == [
+        "broker.wrong_password",
+        "worker.would_be_locked_out",
+    ]
+
+
+def test_of_a_broker_that_was_not_seen_nothing_else_is_said_and_nothing_may_be_touched() -> None:
+    why = NotAsked(Trouble.LOADING, "it is still loading", "wait")
+    solo = Worker(name="high", queues=("high_q",), options=("-P", "solo"))
+    fleet = make_fleet(make_host(workers=(solo,)))
+    (found,) = findings(fleet, broker=BrokerState.not_seen(why))
+    assert (found.code, found.summary, found.blocks) == ("broker.loading", "it is still loading", (Block(),))
 
 
 def test_queues_in_another_db_are_told_with_both_depths() -> None:
@@ -289,12 +358,59 @@ def test_other_lists_are_told_and_only_those_with_celery_messages_are_a_warning(
     ]
 
 
+def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_what_to_do() -> None:
+    lists = {"hgih_q": (7, True)}
+    stray = Stray("hgih_q", 0, 7, {TASKS[0]: 7}, {"gen12@web9": 7})
+    said = Application(
+        tasks=(RegisteredTask(TASKS[0], Route("hgih_q")),),
+        schedule=(ScheduleEntry("daily", TASKS[0], route=Route("hgih_q")),),
+    )
+    known = broker(other_lists=lists, strays={"hgih_q": stray})
+    finding = one(findings(broker=known, hosts={"web1": state(application=said)}), "queue.unknown")
+    assert finding.summary.endswith("wait in 'hgih_q', which is no queue of the inventory; did you mean 'high_q'?")
+    assert finding.evidence[:4] == (
+        f"7 × {TASKS[0]}, of 7 looked at", "sent by gen12@web9", f"the schedule's daily sends {TASKS[0]} there",
+        f"the application, loaded on web1, routes {TASKS[0]} there",
+    )  # fmt: skip
+    assert str(Command("clean-queues", "--queue", "hgih_q", "--requeue-to", "high_q")) in finding.evidence[4]
+
+
+def test_the_list_of_a_priority_that_no_worker_polls_is_told_as_that() -> None:
+    key = "high_q\\x06\\x164"
+    stray = Stray("high_q", 4, 1, {TASKS[0]: 1}, {})
+    found = findings(broker=broker(other_lists={key: (1, True)}, strays={key: stray}))
+    finding = only(found, "queue.unknown")
+    assert finding.summary == "1 Celery message waits as priority 4 of high_q, which no worker polls"
+    assert finding.evidence[-1].startswith("workers poll the priorities 0, 3, 6, 9: ")
+    moves = Command("clean-queues", "--queue", "high_q", "--priority", "4", "--requeue-to", "high_q")
+    assert f"{moves} moves what waits into a list that workers poll" in finding.evidence[-1]
+
+
 # --- hosts and workers
 
 
 def test_a_host_that_does_not_answer_is_told_with_the_reason_and_nothing_is_guessed_about_it() -> None:
     found = findings(hosts={"web1": Unreachable("No route to host")}, units={UNIT: b"x"})
     assert only(found, "host.unreachable").evidence == ("No route to host",)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (HostTrouble.UNREACHABLE, "host.unreachable"), (HostTrouble.KEY_CHANGED, "host.key_changed"),
+        (HostTrouble.KEY_UNKNOWN, "host.key_unknown"), (HostTrouble.LOGIN_REFUSED, "host.login_refused"),
+        (HostTrouble.SUDO_REFUSED, "host.sudo_refused"), (HostTrouble.OTHER_SHELL, "host.other_shell"),
+        (HostTrouble.NO_ROOM, "host.no_room"), (HostTrouble.LACKS_TOOLS, "host.lacks_tools"),
+    ],
+)  # fmt: skip
+def test_what_keeps_a_host_from_being_asked_has_a_code_of_its_own(trouble: HostTrouble, code: str) -> None:
+    found = findings(hosts={"web1": Unreachable("it says why", trouble)})
+    assert only(found, code).evidence == ("it says why",)
+
+
+def test_a_temporary_folder_without_room_is_told_and_all_else_is_judged() -> None:
+    state = make_state(FLEET.hosts[0], full_folder="/tmp")
+    assert [finding.code for finding in findings(hosts={"web1": state})] == ["host.no_room"]
 
 
 @pytest.mark.parametrize(("name", "code"), [("high", "worker.not_running"), ("beat", "beat.not_running")])
@@ -331,7 +447,8 @@ def test_a_worker_that_does_not_consume_its_queue_is_told_with_what_it_consumes(
 def test_services_older_than_their_environment_file_are_outdated() -> None:
     files = {ENV_FILE: replace(state().files[ENV_FILE], changed_at=NOW - 400)}
     services = {**state().services, "beat": ServiceState(9, NOW - 300, "9")}
-    services["high"] = replace(services["high"], environment={"TIMEOUT": "another"})
+    started_with = StartedWith({ENV_FILE: "another"}, {}, frozenset(), same=True)
+    services["high"] = replace(services["high"], started_with=started_with)
     finding = only(findings(hosts={"web1": state(files=files, services=services)}), "worker.outdated")
     assert finding.subject == "high on web1"
     assert ENV_FILE in finding.evidence[0]
@@ -383,7 +500,7 @@ PICKLED, PACKED, NAMELESS = Form("application/x-python-serialize"), Form(compres
     [
         (PICKLED, "12 messages in high_q are application/x-python-serialize, which it does not accept"),
         (PACKED, "12 messages in high_q are compressed with zstd, which its Python cannot undo"),
-        (NAMELESS, "12 messages in high_q name no task"), (Form(compression="gzip"), ""), (Form(protocol=1), ""),
+        (NAMELESS, "12 messages in high_q are without a task"), (Form(compression="gzip"), ""), (Form(protocol=1), ""),
         (Form("application/x-own"), "12 messages in high_q are application/x-own, for which it has no decoder"),
         (Form("application/text", "klingon"), "12 messages in high_q are encoded as klingon, which its"),
         (Form("application/text"), ""), (Form(encoding="klingon"), ""),
@@ -466,10 +583,10 @@ def test_what_waits_for_a_running_worker_that_does_not_know_it_is_told(task: str
 
 def test_what_the_schedule_sends_and_nobody_knows_is_told() -> None:
     own = node(scheduled=frozenset((task, "") for task in (TASKS[0], NEW_TASK, "celery.backend_cleanup")))
-    finding = only(findings(broker=broker(nodes={own.name: own})), "task.scheduled_for_nobody")
+    finding = only(findings(broker=broker(nodes={own.name: own})), "schedule.unknown_task")
     assert (finding.subject, finding.severity) == (NEW_TASK, Severity.ERROR)
     found = findings(TWO_HOSTS, broker=make_broker(TWO_HOSTS, nodes={own.name: own}))
-    assert "task.scheduled_for_nobody" not in {finding.code for finding in found}, "the silent one may know it"
+    assert "schedule.unknown_task" not in {finding.code for finding in found}, "the silent one may know it"
 
 
 def test_an_import_that_works_by_now_leaves_only_the_worker_to_be_restarted() -> None:
@@ -549,7 +666,7 @@ def test_a_module_that_imports_but_is_never_imported_by_the_application_blocks()
     finding = only(findings(hosts={"web1": with_imports(probe)}), "task.never_imported")
     assert finding.blocks
     assert finding.evidence == (
-        "loaded as a worker loads it, `shop` registers 1 tasks, not these",
+        "loaded as a worker loads it, `shop` registers 1 task, not these",
         "imported by hand, shop.tasks works",
     )
 
@@ -558,12 +675,13 @@ def test_a_module_that_imports_but_is_never_imported_by_the_application_blocks()
 
 
 def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
-    units = {UNIT: b"new", "/u/1": b"x", "/u/2": b"x"}
-    files = {**state().files, UNIT: in_place(b"old"), "/u/1": FileState(None), "/u/2": FileState(None)}
+    mark = f"{mark_of('shop')}\n".encode()
+    units = {UNIT: mark + b"new", "/u/1": b"x", "/u/2": b"x"}
+    files = {**state().files, UNIT: in_place(mark + b"old"), "/u/1": FileState(None), "/u/2": FileState(None)}
     found = findings(hosts={"web1": state(files=files)}, units=units)
     assert [(f.code, f.evidence, f.severity) for f in found] == [
         ("unit.missing", ("/u/1", "/u/2"), Severity.WARNING),
-        ("unit.differs", (UNIT,), Severity.WARNING),
+        ("unit.differs", (UNIT, "  -old", "  +new"), Severity.WARNING),
     ]
     assert [f.summary for f in found] == [
         "2 of 3 unit files: not installed",
@@ -571,12 +689,51 @@ def test_missing_and_differing_files_are_told_apart_and_counted() -> None:
     ]
 
 
+def test_what_an_operator_wrote_into_a_file_of_ours_is_told_as_what_differs() -> None:
+    mark = f"{mark_of('shop')}\n".encode()
+    wanted = mark + b"".join(b"%d * * * * deploy true\n" % minute for minute in range(9))
+    edited = wanted.replace(mark, mark + b"# ours, too\nMAILTO=ops@example.com\nSMTP_PASSWORD=hunter2\n")
+    for content, edits in (
+        (edited, ("  -# ours, too", "  -MAILTO=ops@example.com", "  -SMTP_PASSWORD=********")),
+        (
+            b"",
+            (f"  +{mark_of('shop')}", *(f"  +{minute} * * * * deploy true" for minute in range(5)), "  4 more lines"),
+        ),
+    ):
+        files = {**state().files, CRON: in_place(content)}
+        finding = only(findings(hosts={"web1": state(files=files)}, cron={CRON: wanted}), "cron.differs")
+        assert finding.evidence == (CRON, *edits)
+    files = {**state().files, CRON: in_place(wanted, 0o666)}
+    finding = only(findings(hosts={"web1": state(files=files)}, cron={CRON: wanted}), "cron.differs")
+    assert finding.evidence == (CRON, "  mode 666")
+
+
+def test_a_shell_that_begins_late_is_told_with_what_it_said() -> None:
+    finding = only(
+        findings(hosts={"web1": state(slow_shell="after 10 s, in which it said: sudo: …")}), "host.slow_shell"
+    )
+    assert finding.evidence[0] == "it began after 10 s, in which it said: sudo: …"
+
+
+def test_a_host_where_a_planned_file_may_not_be_written_is_left_as_it_is() -> None:
+    files = {**state().files, CRON: FileState(None)}
+    unwritable = {CRON.rpartition("/")[0]: "deploy", "/elsewhere": "deploy"}
+    found = findings(hosts={"web1": state(files=files, unwritable=unwritable)}, cron={CRON: b"x"})
+    finding = next(finding for finding in found if finding.code == "host.cannot_write")
+    assert finding.summary.startswith("deploy may not write in /etc/cron.d, so nothing is changed on web1")
+    assert finding.blocks == (Block("web1"),)
+    assert not can_be_fixed(found)
+    healthy = findings(hosts={"web1": state(unwritable=unwritable)})
+    assert "host.cannot_write" not in {finding.code for finding in healthy}
+
+
 @pytest.mark.parametrize(
     ("file", "codes"),
     [
         (in_place(b"x"), []),
         (in_place(b"x", 0o666), ["cron.differs"]),
-        (in_place(b"y"), ["cron.differs"]),
+        (in_place(b"y"), ["cron.not_ours"]),
+        (in_place(mark_of("shop").encode()), ["cron.differs"]),
         (in_place(b""), ["cron.differs"]),
         (FileState(None), ["cron.missing"]),
     ],
@@ -623,14 +780,6 @@ def test_a_worker_that_may_take_longer_to_stop_than_celery_waits_is_told() -> No
     finding = only(findings(make_fleet(make_host(stop_timeout=7200.0))), "worker.stops_late")
     assert (finding.subject, finding.severity) == ("web1", Severity.WARNING)
     assert "may take 2 h to stop, but after 1 h Celery delivers" in finding.summary
-
-
-def test_beat_on_several_hosts_is_told_where_it_runs() -> None:
-    fleet = make_fleet(make_host(), make_host("web2"))
-    finding = only(findings(fleet), "beat.several")
-    assert (finding.subject, finding.severity) == ("web1, web2", Severity.INFO)
-    stopped = make_state(fleet.hosts[1], services={**state().services, "beat": ServiceState(None, None, "")})
-    assert "beat.several" not in {one.code for one in findings(fleet, hosts={"web2": stopped})}
 
 
 def test_an_expected_task_whose_name_says_no_module_is_told_without_an_error_of_ours() -> None:
@@ -690,6 +839,23 @@ def test_a_masked_unit_blocks_its_service_and_is_no_missing_file_and_no_service_
     found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
     assert one(found, "unit.masked").blocks == (Block("web1", "beat"),)
     assert not {"unit.missing", "beat.not_running", "unit.not_enabled"} & {finding.code for finding in found}
+    for step in unit_steps(fleet, wanted["unit"]):
+        assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
+
+
+def test_a_name_that_stands_for_another_unit_is_told_and_neither_written_nor_started() -> None:
+    host = make_host(service_manager="systemd", commands=None, workers=())
+    path = "/etc/systemd/system/celery-beat.service"
+    alias = ServiceState(None, None, "", alias_of="printer-beat.service")
+    seen = make_state(host, services={"beat": alias})
+    seen = replace(seen, files={**seen.files, path: in_place(b"[Unit]\nDescription=theirs\n")})
+    fleet = make_fleet(host)
+    wanted: dict[Kind, Wanted] = {"unit": {"web1": {path: b"[Unit]"}}}
+    found = diagnose(fleet, make_snapshot(fleet, hosts={"web1": seen}), wanted)
+    finding = one(found, "unit.alias")
+    assert finding.blocks == (Block("web1", "beat"),)
+    assert finding.summary.startswith("celery-beat.service is only another name of printer-beat.service")
+    assert not {"unit.differs", "beat.not_running", "unit.not_enabled"} & {finding.code for finding in found}
     for step in unit_steps(fleet, wanted["unit"]):
         assert not step.plan(make_snapshot(fleet, hosts={"web1": seen}))
 
@@ -843,14 +1009,6 @@ def test_a_probe_that_works_with_the_inventorys_environment_has_a_remedy_and_its
     )
 
 
-def test_an_environment_file_that_systemd_refuses_blocks_its_host() -> None:
-    host = make_host(service_manager="systemd", commands=None)
-    for content, refused in ((b"TIMEOUT=30\nNAME=caf\xe9\n", True), (b"# caf\xe9\nTIMEOUT=30\n", False)):
-        state = make_state(host, files={host.settings.env_file: FileState(content, 0o640, NOW - 1000)})
-        found = [one for one in findings(make_fleet(host), hosts={"web1": state}) if one.code == "env.unloadable"]
-        assert [one.blocks for one in found] == ([(Block("web1"),)] if refused else [])
-
-
 @pytest.mark.parametrize(
     ("error", "why"),
     [
@@ -876,3 +1034,20 @@ def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None
     broken = [one for one in findings(hosts={"web1": with_imports(GOOD, out, "5")}) if "locked_out" in one.code]
     assert [one.blocks for one in broken] == [(Block("web1"),)]
     assert "with the inventory's celery_env" in broken[0].summary
+
+
+@pytest.mark.parametrize(("runs", "told"), [(False, ["cron.not_running"]), (True, []), (None, [])])
+def test_a_host_with_entries_for_cron_and_no_cron_is_told(runs: bool | None, told: list[str]) -> None:
+    assert [one.code for one in findings(hosts={"web1": state(runs_cron=runs)})] == told
+
+
+def test_what_is_said_of_a_queue_that_was_not_read_to_its_end_is_said_to_be_of_a_sample() -> None:
+    malformed = Selection("malformed", 2, {})
+    queue = replace(make_queue(depth=1000, malformed=malformed), unseen=700)
+    found = findings(broker=broker(queues={"high_q": queue}))
+    told = one(found, "queue.sampled")
+    assert (told.severity, told.summary.partition(":")[0]) == (
+        Severity.INFO,
+        "300 of 1,000 messages in high_q were looked at before the time was over",
+    )
+    assert one(found, "queue.malformed").summary.startswith("at least 2 items are no Celery messages")

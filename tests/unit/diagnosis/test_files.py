@@ -6,11 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.effects import Change, WriteFile, sha256
-from runbooks.core.fleet import FleetHost
-from runbooks.core.model import FileState, Unreachable
+from runbooks.core.fleet import FleetHost, mark_of
+from runbooks.core.model import FileState, Finding, Rotation, Severity, Unreachable
 from runbooks.core.settings import CronEntry, MonitorSettings
+from runbooks.diagnosis.files import of_kind
 from runbooks.diagnosis.steps import file_step
-from runbooks.diagnosis.wanted_files import MODE, cron_files, diff
+from runbooks.diagnosis.wanted_files import MODE, cron_files, diff, logrotate_files
 from runbooks.inventory.templates import Templates
 from tests.unit.fleets import NOW, in_place, make_fleet, make_host, make_snapshot, make_state
 
@@ -18,7 +19,9 @@ CHECKOUT = Path(__file__).parents[3]
 HOST = make_host(user="deploy")
 FLEET = make_fleet(HOST)
 PATH = "/etc/cron.d/celery-shop"
-WANTED = {"web1": {PATH: b"one\ntwo\n"}}
+MARK = f"{mark_of('shop')}\n".encode()
+ONE_TWO = MARK + b"one\ntwo\n"
+WANTED = {"web1": {PATH: ONE_TWO}}
 
 
 def plan(file: FileState) -> tuple[Change, ...]:
@@ -27,28 +30,29 @@ def plan(file: FileState) -> tuple[Change, ...]:
 
 
 def test_nothing_is_to_do_where_bytes_and_mode_are_right_whoever_owns_the_file() -> None:
-    assert plan(in_place(b"one\ntwo\n")) == ()
-    assert plan(FileState(b"one\ntwo\n", MODE, NOW)) == ()
+    assert plan(in_place(ONE_TWO)) == ()
+    assert plan(FileState(ONE_TWO, MODE, NOW)) == ()
 
 
 def test_a_missing_file_is_created_and_undo_removes_it() -> None:
     (change,) = plan(FileState(None))
     assert change.summary == f"create {PATH}"
-    assert change.do == WriteFile(PATH, b"one\ntwo\n", MODE, "absent")
-    assert change.undo == WriteFile(PATH, None, 0, sha256(b"one\ntwo\n"))
-    assert change.detail == f"--- /dev/null\n+++ {PATH}\n@@ -0,0 +1,2 @@\n+one\n+two"
+    assert change.do == WriteFile(PATH, ONE_TWO, MODE, "absent")
+    assert change.undo == WriteFile(PATH, None, 0, sha256(ONE_TWO))
+    assert change.detail == f"--- /dev/null\n+++ {PATH}\n@@ -0,0 +1,3 @@\n+{mark_of('shop')}\n+one\n+two"
 
 
 def test_a_differing_file_is_changed_and_undo_puts_back_its_bytes_and_mode() -> None:
-    (change,) = plan(in_place(b"one\n2\xff\n", 0o600))
+    edited = MARK + b"one\n2\xff\n"
+    (change,) = plan(in_place(edited, 0o600))
     assert change.summary == f"change {PATH}"
-    assert change.do == WriteFile(PATH, b"one\ntwo\n", MODE, sha256(b"one\n2\xff\n"))
-    assert change.undo == WriteFile(PATH, b"one\n2\xff\n", 0o600, sha256(b"one\ntwo\n"), changed_at=NOW - 2000)
+    assert change.do == WriteFile(PATH, ONE_TWO, MODE, sha256(edited))
+    assert change.undo == WriteFile(PATH, edited, 0o600, sha256(ONE_TWO), changed_at=NOW - 2000)
     assert change.detail.endswith(" one\n-2\ufffd\n+two")
 
 
 def test_a_wrong_mode_alone_is_a_change_that_says_so() -> None:
-    (change,) = plan(in_place(b"one\ntwo\n", 0o666))
+    (change,) = plan(in_place(ONE_TWO, 0o666))
     assert change.detail == "mode 666 → 644"
 
 
@@ -64,7 +68,7 @@ def test_an_empty_file_is_not_a_missing_one() -> None:
         ("Environment=LANG=C DB_PASSWORD=hunter2", "Environment=LANG=C DB_PASSWORD=********"),
         ('Environment="DB_PASSWORD=hun ter2"', 'Environment="DB_PASSWORD=********'),
         ("API_KEY = 'hunter2 x'", "API_KEY = ********"),
-        ("ExecStart=celery -b redis://:hunter2@h/0", "ExecStart=celery -b redis://:********@h/0"),
+        ("ExecStart=celery -b redis://:hunter2@h/0", "ExecStart=celery -b redis://********@h/0"),
     ],
 )
 def test_what_somebody_wrote_into_a_file_of_ours_shows_no_secret(line: str, shown: str) -> None:
@@ -116,3 +120,43 @@ def test_it_stands_beside_the_hosts_own_entries_and_on_no_other_host() -> None:
     assert cron(own).splitlines()[-2] == "0 2 * * * deploy true"
     assert "monitor" not in cron(own, monitor_host="web2")
     assert cron(HOST, monitor_host=None) == ""
+
+
+LOG, OTHER_LOG = "/var/log/celery/high.log", "/var/log/celery/low.log"
+ROTATES = "/etc/logrotate.d/celery-shop"
+
+
+def rotation(*others: Rotation, content: bytes | None = None, logs: tuple[str, ...] = (LOG,)) -> list[Finding]:
+    host = make_host(logs=logs)
+    files = {**make_state(host).files, ROTATES: FileState(None) if content is None else in_place(content)}
+    ours = () if content is None else tuple(Rotation(ROTATES, 2, log) for log in logs)
+    state = replace(make_state(host), files=files, rotations=(*ours, *others))
+    fleet = make_fleet(host)
+    wanted = {"web1": {ROTATES: MARK + b"rotation"}}
+    return list(of_kind(fleet, make_snapshot(fleet, hosts={"web1": state}), "logrotate", wanted))
+
+
+@pytest.mark.parametrize("pattern", [LOG, "/var/log/celery/*.log"])
+def test_logs_that_another_file_rotates_are_left_to_it(pattern: str) -> None:
+    other = Rotation("/etc/logrotate.d/celery", 1, pattern)
+    assert [one.code for one in rotation()] == ["logrotate.missing"]
+    (told,) = rotation(other)
+    assert (told.code, told.severity, told.fix) == ("logrotate.by_another", Severity.INFO, ())
+    assert told.evidence[0] == f"/etc/logrotate.d/celery:1: {pattern}"
+    stale, told = rotation(other, content=MARK + b"rotation")
+    assert (stale.code, told.code) == ("logrotate.stale", "logrotate.by_another")
+    assert [change.do for change in stale.fix] == [WriteFile(ROTATES, None, MODE, sha256(MARK + b"rotation"))]
+    assert rotation(content=MARK + b"rotation") == []
+
+
+def test_logs_that_nobody_rotates_or_two_others_do_are_a_warning() -> None:
+    others = [Rotation(f"/etc/logrotate.d/{name}", 1, LOG) for name in ("a", "b")]
+    (told,) = rotation(others[0], logs=(LOG, OTHER_LOG))
+    assert (told.severity, f"nothing rotates {OTHER_LOG}" in told.summary) == (Severity.WARNING, True)
+    (told,) = rotation(*others)
+    assert (told.severity, "which makes logrotate fail" in told.summary) == (Severity.WARNING, True)
+
+
+def test_no_rotation_is_wanted_where_the_inventory_says_so() -> None:
+    fleet = make_fleet(make_host(logs=(LOG,), logrotate=False))
+    assert logrotate_files(fleet, Templates(CHECKOUT / "templates")) == {"web1": {}}

@@ -6,13 +6,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from runbooks.core.census import Manager as RunBy
 from runbooks.core.effects import Change, Effect, TakeUnacked
+from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
+    BrokerState,
     Finding,
     HostState,
     ImportProbe,
     NodeState,
+    NotAsked,
     OtherRunner,
     Process,
     Selection,
@@ -20,7 +24,6 @@ from runbooks.core.model import (
     Snapshot,
     Unreachable,
 )
-from runbooks.core.model import Manager as RunBy
 from runbooks.core.rules import QueueRule
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.judge import can_be_fixed, is_free, judge
@@ -50,6 +53,7 @@ PATHS = {
     "unit": ("/etc/systemd/system/celery-worker@high.service", "/etc/systemd/system/celery-worker@low.service",
              "/etc/systemd/system/celery-beat.service"),
     "cron": (CRON,),
+    "timer": ("/etc/systemd/system/celery-cron-shop-1.service", "/etc/systemd/system/celery-cron-shop-1.timer"),
     "logrotate": ("/etc/logrotate.d/celery-shop",),
 }  # fmt: skip
 
@@ -92,7 +96,7 @@ def hosts(draw: Draw, fleet: Fleet, name: str, wanted: Mapping[Kind, Wanted]) ->
     environment = draw.choice([b"TIMEOUT=30\n", b"TIMEOUT=thirty\n", None, b"TIMEOUT=http://:pw@h\n"])
     contents[ENV_FILE] = environment
     changed_at = NOW - draw.choice([1.0, 1000.0, 9000.0])
-    systemd = host.has_systemd
+    systemd = host.manager.starts_from_units
     good = ImportProbe(frozenset(TASKS), {})
     broken = ImportProbe(frozenset(), {"shop.tasks": "Traceback\nValueError: no"})
     now = draw.choice([None, good, broken, ImportProbe(frozenset(), {}, failed="no Python there")])
@@ -100,7 +104,9 @@ def hosts(draw: Draw, fleet: Fleet, name: str, wanted: Mapping[Kind, Wanted]) ->
         NOW,
         {path: _file(content, changed_at) for path, content in contents.items()},
         {service: services(draw, systemd) for service in host.services},
-        managed={path: _file(b"x", changed_at) for path in (CRON, PATHS["unit"][0]) if draw.maybe()},
+        managed={path: _file(b"x", changed_at) for path in (CRON, PATHS["unit"][0], PATHS["timer"][1]) if draw.maybe()},
+        lacks_cron=systemd and draw.maybe(),
+        timers={"celery-cron-shop-1.timer": services(draw, systemd)} if systemd and draw.maybe() else {},
         stale={"old": services(draw, systemd)} if systemd and draw.maybe() else {},
         imports_now=now,
         imports_wanted=draw.choice([now, good]) if now and environment in (None, b"TIMEOUT=thirty\n") else now,
@@ -122,7 +128,7 @@ def looks(draw: Draw) -> tuple[Fleet, Snapshot, Mapping[Kind, Wanted]]:
     )
     wanted: dict[Kind, Wanted] = {
         kind: {host.name: dict.fromkeys(PATHS[kind], b"wanted\n") if draw.maybe() else {} for host in fleet.hosts}
-        for kind in ("unit", "cron", "logrotate")
+        for kind in ("unit", "cron", "timer", "logrotate")
     }
     selection: list[tuple[Selection, ...]] = [(), (Selection("too late", 3, {TASKS[0]: 3}),)]
     moved: list[tuple[Selection, ...]] = [(), (Selection("belongs there", 2, {TASKS[1]: 2}, to="high_q"),)]
@@ -155,8 +161,10 @@ def looks(draw: Draw) -> tuple[Fleet, Snapshot, Mapping[Kind, Wanted]]:
         queues=queues,
         nodes=nodes,
         consumer_ages_s=draw.choice([None, (), (3, 400), (3, 9, 400, 4000, 4000)]),
-        unasked=draw.choice([False, False, True]),
+        unasked=draw.choice([None, None, NotAsked(Trouble.CANNOT_SAVE, "no disk", "free it")]),
     )
+    if draw.choice([False, False, False, True]):
+        broker = BrokerState.not_seen(NotAsked(Trouble.LOADING, "it loads", "wait"))
     states = {host.name: hosts(draw, fleet, host.name, wanted) for host in fleet.hosts}
     return fleet, make_snapshot(fleet, broker=broker, hosts=states), wanted
 
@@ -197,7 +205,7 @@ def _agree(fleet: Fleet, snapshot: Snapshot, wanted: Mapping[Kind, Wanted], seed
 
 # --- where the findings and the plan once said different things
 
-NOTHING: dict[Kind, Wanted] = {"unit": {"web1": {}}, "cron": {"web1": {}}, "logrotate": {"web1": {}}}
+NOTHING: dict[Kind, Wanted] = {"unit": {"web1": {}}, "cron": {"web1": {}}, "timer": {"web1": {}}}
 
 
 def _judged(code: str, **changes: Any) -> Finding:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.census import CeleryProcess, Census, Kind, Manager, Options, Unit
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import (
@@ -13,11 +14,9 @@ from runbooks.core.model import (
     DropIn,
     FileState,
     Finding,
-    Manager,
     NodeState,
     OtherRunner,
     ServiceState,
-    Severity,
     Snapshot,
     StartedWith,
     Unreachable,
@@ -32,7 +31,9 @@ from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, mak
 
 HOST = make_host(workers=(Worker(name="high", queues=("high_q", "mail")), Worker(name="low", queues=("low_q",))))
 FLEET = make_fleet(HOST)
-SET_ENV = Change("web1", "environment", "set TIMEOUT", SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}))
+SET_ENV = Change(
+    "web1", "environment", "set TIMEOUT", SetEnvironment(ENV_FILE, {"TIMEOUT": "30"}, {"TIMEOUT": "x"}, "shell")
+)
 
 
 def plan(
@@ -82,7 +83,7 @@ def test_what_does_not_run_is_started_beat_too_in_the_inventorys_order() -> None
 
 def test_of_a_service_that_has_failed_it_is_told_what_its_manager_says() -> None:
     failed = replace(STOPPED, answer="loaded, failed (failed)", gave_up=True)
-    assert plan({"beat": failed}) == ["start beat: it is not running; systemd says: loaded, failed (failed)"]
+    assert plan({"beat": failed}) == ["start beat: it is not running; its manager says: loaded, failed (failed)"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,9 @@ def seen(*, same: bool = True, unsure: bool = False, env: str = "TIMEOUT=30\n", 
     return StartedWith(files, drop_ins, frozenset({ENV_FILE, X_CONF} if unsure else ()), same)
 
 
+ON_ANOTHER = seen(env="TIMEOUT=29\n", x_conf="")
+
+
 @pytest.mark.parametrize(
     ("started_with", "changes", "changed", "touched"),
     [
@@ -130,7 +134,7 @@ def seen(*, same: bool = True, unsure: bool = False, env: str = "TIMEOUT=30\n", 
 def test_a_file_that_was_written_after_the_start_is_a_reason_only_where_it_is_known_to_say_something_else(
     started_with: StartedWith | None, changes: dict[str, Any], changed: list[str], touched: list[str]
 ) -> None:
-    host = make_host()
+    host = make_host(service_manager="systemd", commands=None)
     state = make_state(host)
     high = replace(RUNNING, started_with=started_with, drop_ins={X_CONF: DropIn(NOW - 400, "x")})
     files = {ENV_FILE: replace(state.files[ENV_FILE], changed_at=NOW - 400)}
@@ -140,8 +144,8 @@ def test_a_file_that_was_written_after_the_start_is_a_reason_only_where_it_is_kn
 
 
 def test_a_service_older_than_its_environment_file_is_restarted_beat_too() -> None:
-    old = {name: replace(RUNNING, environment=OTHER) for name in ("high", "beat")}
-    young = {"low": replace(RUNNING, started_at=NOW - 5, environment=OTHER)}
+    old = {name: replace(RUNNING, started_with=ON_ANOTHER) for name in ("high", "beat")}
+    young = {"low": replace(RUNNING, started_at=NOW - 5)}
     why = f"it runs since before {ENV_FILE} changed"
     assert plan(old | young, env_changed_at=NOW - 10) == [f"restart high: {why}", f"restart beat: {why}"]
 
@@ -168,7 +172,7 @@ def test_a_restart_that_was_asked_for_is_done_once() -> None:
 
 
 def test_all_reasons_are_told_together() -> None:
-    high = {"high": replace(RUNNING, environment=OTHER)}
+    high = {"high": replace(RUNNING, started_with=ON_ANOTHER)}
     (line, *_) = plan(high, {"high@web1": None}, since={"web1": NOW}, env_changed_at=NOW)
     assert (
         line == f"restart high: it runs since before {ENV_FILE} changed; a restart was asked for; does not answer ping"
@@ -330,14 +334,6 @@ def test_a_beat_is_not_started_while_another_units_runs_on_another_host() -> Non
     assert "celerybeat.service on web2" in told.evidence[0]
 
 
-def test_a_beat_beside_another_units_that_runs_too_is_an_error() -> None:
-    fleet = make_fleet()
-    other = OtherRunner("celerybeat.service", {9: "beat"}, Manager.SYSTEMD, "/etc/systemd/system/celerybeat.service")
-    state = replace(make_state(fleet.hosts[0]), others=(other,))
-    (told,) = faults_of(fleet, make_snapshot(fleet, hosts={"web1": state}))
-    assert (told.code, told.severity) == ("worker.other_unit", Severity.ERROR)
-
-
 @pytest.mark.parametrize(("consumes", "blocked"), [({"high_q", "low_q"}, True), ({"low_q"}, False)])
 def test_a_worker_is_not_started_beside_another_units_at_all_its_queues(consumes: set[str], blocked: bool) -> None:
     fleet = make_fleet(make_host(beat=False))
@@ -358,6 +354,31 @@ def test_nothing_of_a_name_that_several_answer_to_is_restarted() -> None:
     [found] = [one for one in faults_of(fleet, make_snapshot(fleet, broker=broker)) if one.code == "worker.twins"]
     assert found.blocks == (Block("web1", "high"),)
     assert any("-n " in line for line in found.evidence)
+
+
+def test_twins_are_told_with_their_processes_and_who_runs_each() -> None:
+    fleet = make_fleet(make_host(beat=False))
+    broker = make_broker(fleet)
+    broker = replace(broker, nodes={name: replace(one, twins=2) for name, one in broker.nodes.items()})
+    options = Options("worker", "shop", "high@web1")
+    mains = [
+        CeleryProcess(pid, 4000, NOW - 120, "S", Kind.MAIN, options, 1, unit=unit)
+        for pid, unit in ((7, ""), (8, "old.service"), (9, "session-3.scope"))
+    ]
+    units = {"old.service": Unit("old.service", names_celery=True)}
+    state = make_state(fleet.hosts[0], census=Census(tuple(mains), units))
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    [found] = [one for one in faults_of(fleet, snapshot) if one.code == "worker.twins"]
+    assert [line for line in found.evidence if line.startswith("seen:")] == [
+        "seen: pid 7 on web1; it has been running for 2 min",
+        "seen: pid 8 on web1, which old.service runs; it has been running for 2 min",
+        "seen: pid 9 on web1, in session-3.scope; it has been running for 2 min",
+    ]
+    assert [line for line in found.evidence if line.startswith("to end")] == [
+        "to end pid 7, on web1: sudo kill -TERM 7",
+        "to end pid 8, on web1: sudo systemctl disable --now old.service",
+        "to end pid 9, on web1: sudo kill -TERM 9",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -414,7 +435,7 @@ def test_a_worker_with_a_beat_and_beat_are_not_started_beside_each_other(option:
 def test_an_environment_file_that_says_what_the_service_was_started_with_is_no_reason_to_restart(
     environment: dict[str, str] | None, outdated: bool | None
 ) -> None:
-    host = make_host()
+    host = make_host(service_manager="systemd", commands=None)
     seen = make_state(host)
     digests = None if environment is None else {name: sha256(value.encode()) for name, value in environment.items()}
     services = {**seen.services, "high": replace(seen.services["high"], environment=digests)}

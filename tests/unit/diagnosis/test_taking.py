@@ -8,7 +8,16 @@ from msgspec.structs import replace
 from runbooks.core.effects import BROKER, Change, RestoreMessages, TakeMessages, TakeUnacked
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import MessageSummary, NodeState, Notice, QueueState, Rule, Selection, ServiceState
+from runbooks.core.model import (
+    MessageSummary,
+    NodeState,
+    Notice,
+    QueueState,
+    Rule,
+    Selection,
+    ServiceState,
+    TaskCount,
+)
 from runbooks.core.needs import Needs
 from runbooks.core.rules import QueueRule, text
 from runbooks.diagnosis.steps import queue_step
@@ -45,6 +54,19 @@ def test_what_the_rules_select_is_taken_out_and_undo_puts_it_back() -> None:
         "1,200 × too late",
         "    1,200 shop.tasks.bill",
         "    e.g. id-1 retries 3, ETA 2 h ago, expires in 1 min, args (1,)",
+        "3,800 of 5,000 remain",
+    ]
+
+
+def test_a_plan_says_what_remains_the_largest_task_first() -> None:
+    counts = {"shop.tasks.mail": 100, "shop.tasks.bill": 1500, "shop.tasks.poll": 3400}
+    by_task = {task: TaskCount(count, 0, 0, None, None, 0) for task, count in counts.items()}
+    (change,) = plan(replace(make_queue("high_q", 5000, selected=(LATE,)), by_task=by_task))
+    assert change.detail.splitlines()[-4:] == [
+        "3,800 of 5,000 remain",
+        "    3,400 shop.tasks.poll",
+        "    300 shop.tasks.bill",
+        "    100 shop.tasks.mail",
     ]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.model import BrokerState, HostState, NodeState, Severity, Snapshot, TaskCount, Unreachable
+from runbooks.core.errors import Trouble
+from runbooks.core.model import BrokerState, HostState, NodeState, NotAsked, Severity, Snapshot, TaskCount, Unreachable
 from runbooks.core.settings import Limits, Thresholds, Worker
 from runbooks.diagnosis.judge import judge as diagnose
 from runbooks.diagnosis.judge import watch
@@ -124,18 +125,49 @@ def test_a_host_of_beats_that_does_not_answer_is_a_finding() -> None:
 )
 def test_a_backlog_that_drains_too_slowly_or_not_at_all_is_told(per_s: float | None, found: list[str]) -> None:
     fleet = make_fleet(HOST, thresholds=Thresholds(drain_time=6 * 3600))
-    assert [f.code for f in slow_to_drain(fleet, [make_queue_look(depth=5000, per_s=per_s)])] == found
-    assert list(slow_to_drain(fleet, [make_queue_look(depth=1500, per_s=per_s)])) == [], "that is no backlog"
-    assert list(slow_to_drain(FLEET, [make_queue_look(depth=5000, per_s=per_s)])) == [], "nobody asked"
+    broker = with_queue(depth=5000)
+    assert [f.code for f in slow_to_drain(fleet, broker, [make_queue_look(depth=5000, per_s=per_s)])] == found
+    assert list(slow_to_drain(fleet, broker, [make_queue_look(depth=1500, per_s=per_s)])) == [], "that is no backlog"
+    assert list(slow_to_drain(FLEET, broker, [make_queue_look(depth=5000, per_s=per_s)])) == [], "nobody asked"
+
+
+def test_a_rate_limit_is_named_where_a_backlog_drains_slowly() -> None:
+    fleet = make_fleet(HOST, thresholds=Thresholds(drain_time=6 * 3600))
+    waiting = {name: TaskCount(count, 0, 0, None, None, 0) for name, count in (("poll", 4000), ("bill", 1000))}
+    broker = with_queue(depth=5000, by_task=waiting)
+    nodes = {
+        name: replace(node, rate_limits={"poll": "10/m", "elsewhere": "1/h"}) for name, node in broker.nodes.items()
+    }
+    (slow,) = slow_to_drain(fleet, replace(broker, nodes=nodes), [make_queue_look(depth=5000, per_s=-0.1)])
+    assert slow.evidence[1:] == ("4,000 × poll, whose rate limit is 10/m on high@web1",)
 
 
 # --- what may hold although it was not seen
 
 
 def test_without_the_broker_all_but_its_silence_may_hold() -> None:
-    of = unsure(None)
+    away = BrokerState.not_seen(NotAsked(Trouble.LOADING, "it loads", "wait"))
+    of = unsure(Snapshot(NOW, away, {}))
     assert of("queue.depth", "high_q")
-    assert not of("broker.unreachable", "broker")
+    assert of("beat.silent", "web1")
+    assert of("broker.full", "broker")
+    assert not of("broker.unreachable", "broker"), "it answers that it loads"
+
+
+def test_a_broker_that_is_away_is_told_by_its_state_and_beat_is_judged_all_the_same() -> None:
+    away = BrokerState.not_seen(NotAsked(Trouble.MAX_CLIENTS, "no more clients", "end some"))
+    silent = make_state(HOST, beat_sent_at=NOW - 3600)
+    assert codes(away, silent) == ["broker.max_clients", "beat.silent"]
+    assert not unsure(make_snapshot(FLEET, broker=away, hosts={"web1": silent}))("beat.silent", "web1")
+
+
+def test_what_only_nodes_can_tell_may_hold_where_none_could_be_asked() -> None:
+    why = NotAsked(Trouble.CANNOT_SAVE, "no disk", "free it")
+    broker = make_broker(FLEET, nodes={}, unasked=why)
+    assert codes(broker) == ["broker.cannot_save"]
+    of = unsure(Snapshot(NOW, broker, {}))
+    assert [of(code, "high_q") for code in ("worker.not_answering", "queue.no_consumer")] == [True, True]
+    assert not of("queue.depth", "high_q")
 
 
 def test_of_a_queue_that_was_not_read_to_its_end_only_what_was_counted_is_sure() -> None:

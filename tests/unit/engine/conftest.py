@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,21 @@ from runbooks.core.command import Command
 from runbooks.core.effects import Change, TakeMessages
 from runbooks.core.errors import ExitCode, HostUnreachable, LockHeld, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import BrokerState, Finding, LogLine, Look, NodeState, RunningTask, Selection
+from runbooks.core.model import (
+    BrokerState,
+    Finding,
+    LogLine,
+    Look,
+    NodeState,
+    OtherRun,
+    RunningTask,
+    SecondLook,
+    Selection,
+)
 from runbooks.core.needs import Needs
-from runbooks.core.reporter import Check, Outcome, Progress, Tally, TaskReport
+from runbooks.core.reporter import About, Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.settings import Commands, CronEntry
+from runbooks.core.views import View
 from runbooks.diagnosis.step import Step
 from runbooks.engine.context import Options, Session
 from runbooks.engine.journal import RunRecord, find_run
@@ -90,7 +101,11 @@ class FakeBroker:
         self.held_back = 0
         self.lock_held = FakeLock()
         self.is_locked = False
+        self.other: OtherRun | None = None
         self.running: dict[str, list[RunningTask]] = {}
+
+    def look_again(self, queues: Iterable[str]) -> SecondLook:
+        return SecondLook(0.0, {})
 
     def observe(
         self,
@@ -101,6 +116,8 @@ class FakeBroker:
         nodes: bool,
         samples: int | None = None,
         read_until: float = 0.0,
+        without_nodes: bool = False,
+        holdings: bool = False,
     ) -> BrokerState:
         state = make_broker(fleet, nodes=self._nodes(fleet) if nodes else {})
         return replace(state, queues={name: self._queue(name) for name in fleet.queues} if queues else {})
@@ -126,6 +143,9 @@ class FakeBroker:
         finally:
             self.is_locked = False
 
+    def other_run(self) -> OtherRun | None:
+        return None if self.is_locked else self.other
+
     def listening(self) -> frozenset[str]:
         return frozenset(self._nodes(self.world.session().fleet))
 
@@ -136,7 +156,7 @@ class FakeBroker:
     def consume_again(self, queues: Mapping[str, Sequence[str]]) -> None:
         assert self.is_locked
 
-    def require_able(self, changes: Iterable[Change]) -> None:
+    def require_able(self, queues: Collection[str], *, unacked: bool) -> None:
         pass
 
     def take(self, effect: TakeMessages, path: Path) -> str:
@@ -197,7 +217,8 @@ class Recorder:
     steps: list[str] = field(default_factory=list)
     undo: str = ""
 
-    def findings(self, findings: Sequence[Any]) -> None: ...
+    def about(self, about: About) -> None: ...
+    def findings(self, findings: Sequence[Any], *, conclusive: bool = True) -> None: ...
     def next_step(self, what: str, command: Command) -> None: ...
     def plan(self, changes: Sequence[Change], *, dry_run: bool) -> None:
         self.plans.append(changes)
@@ -227,8 +248,9 @@ class Recorder:
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def look(self, look: Look) -> None: ...
     def depths(self, queue: str, points: Sequence[tuple[float, int]], until_at: float) -> None: ...
-    def message(self, text: str) -> None:
-        self.told.append(text)
+    def view(self, view: View) -> None: ...
+    def message(self, *lines: str) -> None:
+        self.told += lines
 
     def warning(self, problem: str, advice: str) -> None:
         self.told.append(problem)
@@ -275,7 +297,7 @@ class World:
         nodes = tuple(host.node(worker) for host in self.hosts.values() for worker in host.settings.workers)
         fleet = replace(make_fleet(*(self.hosts[name] for name in hosts or self.hosts)), all_nodes=nodes)
         usual: dict[str, Any] = {"verb": "remediate", "yes": True}
-        chosen = Options(inventory=self.root / "inventory.yaml", state_directory=self.state, **usual | options)
+        chosen = Options(inventory=str(self.root / "inventory.yaml"), state_directory=self.state, **usual | options)
         broker = cast(Broker, self.broker)
         return Session(
             fleet, ready(self.transports), lambda: broker, Templates(ROOT / "templates"), self.reporter, chosen

@@ -1,7 +1,10 @@
 """The canary task is sent only where somebody can run it."""
 
+from contextlib import nullcontext
+
 import pytest
 from msgspec.structs import replace
+from pydantic import SecretStr
 
 from runbooks.core.effects import BROKER
 from runbooks.core.model import NodeState
@@ -9,7 +12,7 @@ from runbooks.core.reporter import Outcome
 from runbooks.core.settings import Canary
 from runbooks.engine.recap import Recap
 from runbooks.engine.run import recorded
-from runbooks.remediate import run_canary
+from runbooks.task_runs.canary import run_canary
 from tests.unit.engine.conftest import World
 from tests.unit.fleets import TASKS
 
@@ -17,10 +20,11 @@ from tests.unit.fleets import TASKS
 def run(world: World, queue: str, *nodes: NodeState) -> Recap:
     session = world.session("web1")
     canary = Canary(task=TASKS[0], queue=queue)
-    session.fleet = replace(session.fleet, app=session.fleet.app.model_copy(update={"canary": canary}))
+    app = session.fleet.app.model_copy(update={"result_backend": SecretStr("redis://here/1")})
+    session.fleet = replace(session.fleet, app=app)
     recap = Recap()
     with recorded(session, recap) as made:
-        run_canary(made, {node.name: node for node in nodes})
+        run_canary(made, canary, {node.name: node for node in nodes})
     return recap
 
 
@@ -49,6 +53,7 @@ def test_a_canary_that_somebody_may_run_is_sent(world: World, queue: str, nodes:
         raise Sent
 
     world.broker.run_task = run_task  # type: ignore[attr-defined]
+    world.broker.watch = lambda *_: nullcontext()  # type: ignore[attr-defined]
     with pytest.raises(Sent):
         run(world, queue, *nodes)
     assert sent == [queue]

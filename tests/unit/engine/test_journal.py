@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from runbooks.core.command import plain
-from runbooks.core.effects import BROKER, Change, ControlService, RunTask, SetEnvironment, WriteFile
+from runbooks.core.effects import BROKER, Change, ControlService, RunTask, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
 from runbooks.core.reporter import Outcome
+from runbooks.engine.contents import CONTENTS
 from runbooks.engine.context import closing_journal
 from runbooks.engine.journal import (
     JOURNAL,
@@ -49,7 +50,7 @@ def state(tmp_path: Path) -> Path:
 
 @contextmanager
 def journal(state: Path, run_id: str = "20250101-000000-aaaa") -> Iterator[Journal]:
-    opened = Journal.create(state, run_id, "remediate", Path("inventory.yaml"), "localhost:6379/3")
+    opened = Journal.create(state, run_id, "remediate", "inventory.yaml", "localhost:6379/3")
     try:
         yield opened
     finally:
@@ -65,7 +66,7 @@ def test_a_run_is_read_back_as_it_was_written(state: Path) -> None:
         run.end("failed", 2)
     record = read_run(run.directory)
     assert (record.id, record.verb, record.outcome) == ("20250101-000000-aaaa", "remediate", "failed")
-    assert record.inventory == str(Path("inventory.yaml").resolve())
+    assert record.inventory == "inventory.yaml"
     assert re.fullmatch(r".+@.+", record.operator)
     assert [entry.change for entry in record.entries] == [WRITE, CANARY, WRITE]
     assert [(e.n, e.outcome, e.detail, e.undone) for e in record.entries] == [
@@ -80,12 +81,15 @@ def test_nobody_else_can_read_or_write_a_run_whatever_the_umask(state: Path, uma
     before = os.umask(umask)
     try:
         with journal(state) as run:
-            pass
+            run.intend(WRITE)
     finally:
         os.umask(before)
     for folder in (state.parent, state, state / "runs", run.directory):
         assert folder.stat().st_mode & 0o777 == 0o700
-    assert (run.directory / JOURNAL).stat().st_mode & 0o777 == 0o600
+    assert {path.name: path.stat().st_mode & 0o777 for path in run.directory.iterdir()} == {
+        JOURNAL: 0o600,
+        CONTENTS: 0o600,
+    }
 
 
 @pytest.mark.parametrize("folder", [".", "runs"])
@@ -148,7 +152,7 @@ def test_a_journal_that_cannot_be_parsed_is_damaged_whatever_is_in_it(state: Pat
     (run.directory / JOURNAL).write_text(lines + "\n")
     (record,) = list_runs(state)
     assert record.state == "damaged"
-    assert not last_failed(state, "remediate", Path("inventory.yaml"))
+    assert not last_failed(state, "remediate", "inventory.yaml")
     with pytest.raises(RunbookError):
         find_run(state, "last")
 
@@ -257,7 +261,7 @@ def test_a_damaged_run_hides_no_other_run(state: Path, damaged_line: int) -> Non
     }
     assert f"{path}:{damaged_line + 1}" in told[IDS[1]][1]
     assert [record.id for record in failed_runs(state)] == list(IDS)
-    assert last_failed(state, "remediate", Path("inventory.yaml")), "the last of a verb is found, too"
+    assert last_failed(state, "remediate", "inventory.yaml"), "the last of a verb is found, too"
     with pytest.raises(RunbookError, match="not a line of a journal"):
         find_run(state, IDS[1])
 
@@ -303,7 +307,7 @@ from pathlib import Path
 from runbooks.core.effects import Change, WriteFile
 from runbooks.core.reporter import Outcome
 from runbooks.engine.journal import Journal
-journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"), "b")
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", "i", "b")
 while True:
     n = journal.intend(Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent")))
     journal.finished(n, Outcome.CHANGED)
@@ -333,14 +337,17 @@ def test_a_run_that_was_killed_is_readable_and_lacks_nothing_it_had_told(state: 
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from runbooks.core.effects import Change, WriteFile
+from runbooks.core.effects import Change, ReloadUnits, WriteFile
 from runbooks.core.errors import RunbookError
-from runbooks.engine.journal import JOURNAL, Journal
+from runbooks.engine.journal import Journal
 from runbooks.engine.context import closing_journal
-journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Path("i"), "b")
-change = Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent"))
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", "i", "b")
+change = {
+    "journal.jsonl": Change("web1", "s", "x", ReloadUnits(), detail="x" * 3000),
+    "contents.jsonl": Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent")),
+}[sys.argv[2]]
 journal.intend(change)
-size = (journal.directory / JOURNAL).stat().st_size
+size = (journal.directory / sys.argv[2]).stat().st_size
 try:
     with closing_journal(journal):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
@@ -353,14 +360,16 @@ except RunbookError as error:
 """
 
 
-def test_a_full_disk_is_told_and_leaves_the_journal_whole(state: Path) -> None:
+@pytest.mark.parametrize("name", ["journal.jsonl", "contents.jsonl"])
+def test_a_full_disk_is_told_and_leaves_the_record_whole(state: Path, name: str) -> None:
     """A limit on the file's size stands for the disk: the write stops half-way, then there is room again."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, state], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, state, name], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
-    assert "journal.jsonl cannot be written" in done.stdout
+    assert f"{name} cannot be written" in done.stdout
     record = find_run(state, "last")
     assert (len(record.entries), record.outcome) == (1, "failed")
+    assert all(path.read_bytes().endswith(b"}\n") for path in record.directory.iterdir())
 
 
 def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(state: Path) -> None:
@@ -368,7 +377,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_change
         "import resource, sys; from pathlib import Path; from runbooks.engine.journal import Journal\n"
         "from runbooks.core.errors import RunbookError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
-        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', Path('i'), 'b')\n"
+        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', 'i', 'b')\n"
         "except RunbookError as error: print(error.problem, error.advice)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True)
@@ -439,11 +448,11 @@ def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alon
     made = [("remediate", "mine", "ok"), ("remediate", "mine", "failed"), ("undo", "mine", "ok"),
             ("remediate", "other", "failed"), ("remediate", "other", "ok"), ("remediate", "killed", "")]  # fmt: skip
     for day, (verb, inventory, outcome) in enumerate(made, 1):
-        run = Journal.create(state, f"2025010{day}-000000-aaaa", verb, Path(inventory), "localhost:6379/3")
+        run = Journal.create(state, f"2025010{day}-000000-aaaa", verb, inventory, "localhost:6379/3")
         if outcome:
             run.end(outcome, 0)
         run.close()
-    found = {name: last_failed(state, "remediate", Path(name)) for name in ("mine", "other", "killed", "third")}
+    found = {name: last_failed(state, "remediate", name) for name in ("mine", "other", "killed", "third")}
     assert found == {"mine": True, "other": False, "killed": True, "third": False}
 
 
@@ -451,7 +460,7 @@ def test_a_failed_run_that_was_taken_back_does_not_count_as_failed_any_more(stat
     with journal(state, IDS[0]) as run:
         n = run.intend(undoable())
         run.end("failed", 2)
-        verb, inventory = read_run(run.directory).verb, Path(read_run(run.directory).inventory)
+        verb, inventory = read_run(run.directory).verb, read_run(run.directory).inventory
         assert last_failed(state, verb, inventory)
         run.undone(n)
         assert not last_failed(state, verb, inventory)
@@ -526,7 +535,7 @@ def ends(state: Path) -> list[tuple[str, int]]:
 
 
 def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "remediate", Path("i"), "localhost:6379/3")
+    run = Journal.create(state, IDS[0], "remediate", "i", "localhost:6379/3")
     run.intend(WRITE)
     with pytest.raises(Interrupted, match=IDS[0]) as caught, closing_journal(run):
         raise KeyboardInterrupt
@@ -535,7 +544,7 @@ def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None
 
 
 def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "undo", Path("i"), "localhost:6379/3")
+    run = Journal.create(state, IDS[0], "undo", "i", "localhost:6379/3")
     run.intend(CANARY)
     with pytest.raises(Interrupted) as caught, closing_journal(run):
         raise KeyboardInterrupt
@@ -543,22 +552,7 @@ def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
 
 
 def test_an_error_is_written_down_with_its_exit_code(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "remediate", Path("i"), "localhost:6379/3")
+    run = Journal.create(state, IDS[0], "remediate", "i", "localhost:6379/3")
     with pytest.raises(StalePlan), closing_journal(run):
         raise StalePlan("changed")
     assert ends(state) == [("failed", ExitCode.STALE)]
-
-
-def test_a_run_never_writes_down_more_of_an_environment_file_than_its_own_variables(state: Path) -> None:
-    effect = SetEnvironment("/etc/app.env", {"TIMEOUT": "30"}, {"TIMEOUT": "x"})
-    with journal(state) as run:
-        run.intend(Change("web1", "environment", "set TIMEOUT", effect))
-    written = json.loads((run.directory / JOURNAL).read_text().splitlines()[1])["do"]
-    assert written == {
-        "kind": "set_environment",
-        "path": "/etc/app.env",
-        "values": {"TIMEOUT": "30"},
-        "replaces": {"TIMEOUT": "x"},
-        "changed_at": None,
-        "was_absent": False,
-    }

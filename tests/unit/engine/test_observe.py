@@ -9,14 +9,19 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.errors import BrokerUnreachable, ExitCode, RunbookError, Trouble
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import FileState, HostState, Unreachable
+from runbooks.core.model import BrokerState, FileState, HostState, NotAsked, OtherRun, Unreachable
 from runbooks.core.needs import Needs
-from runbooks.engine.observe import on_hosts, secrets_in
+from runbooks.core.redaction import redact
+from runbooks.diagnosis.judge import judge
+from runbooks.engine.observe import keep_secrets_of, on_hosts
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from tests.unit.engine.conftest import Flaky, World, ready
-from tests.unit.fleets import make_fleet, make_host, make_state
+from tests.unit.fleets import make_fleet, make_host
 from tests.unit.hosts.test_transport import is_alive, pid_in, wait_until
+
+NEEDS = Needs.EVERYTHING & ~Needs.IMPORTS
 
 
 def host_state(world: World, name: str, needs: Needs) -> HostState:
@@ -48,6 +53,17 @@ def test_a_look_at_services_sees_workers_and_beat(world: World) -> None:
     }
 
 
+def test_a_host_that_is_to_run_nothing_is_asked_for_its_celery_processes_too(world: World) -> None:
+    session = world.session()
+    idle = {"workers": (), "beat": False}
+    hosts = tuple(replace(host, settings=host.settings.model_copy(update=idle)) for host in session.fleet.hosts)
+    session.fleet = replace(session.fleet, hosts=hosts)
+    for state in session.observe(Needs.SERVICES).reachable().values():
+        assert state.census is not None
+        assert state.services == {}
+    assert host_state(world, "web1", Needs.FILES).census is None
+
+
 def test_a_look_at_queues_alone_asks_no_host(world: World) -> None:
     for transport in world.transports.values():
         transport.is_gone = True
@@ -61,14 +77,66 @@ def test_a_host_that_does_not_answer_is_part_of_what_is_seen(world: World) -> No
     assert list(snapshot.reachable()) == ["web2"]
 
 
-def test_a_broken_status_command_is_that_hosts_fault_and_the_others_are_looked_at(world: World) -> None:
+def test_a_broker_that_goes_away_during_a_look_is_part_of_what_is_seen_where_that_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[OtherRun | RunbookError | None] = [None, BrokerUnreachable("gone", "is it up?")] * 2
+
+    def other_run() -> OtherRun | None:
+        answer = answers.pop(0)
+        if isinstance(answer, RunbookError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(world.broker, "other_run", other_run)
+    seen = world.session().observe(Needs.FILES, without_broker=True)
+    assert seen.broker == BrokerState.not_seen(NotAsked(Trouble.UNREACHABLE, "gone", "is it up?"))
+    assert list(seen.reachable()) == ["web1", "web2"]
+    with pytest.raises(BrokerUnreachable, match="gone"):
+        world.session().observe(Needs.FILES)
+
+
+def test_a_broken_status_command_is_that_services_fault_and_the_others_are_judged_and_changed(world: World) -> None:
     world.path("web2", "high.silly").touch()
-    snapshot = world.session().observe(Needs.SERVICES)
-    state = snapshot.hosts["web2"]
-    assert isinstance(state, Unreachable)
-    assert state.why.startswith("the status command of high exited 1")
-    assert "celery_commands.status" in state.why
-    assert list(snapshot.reachable()) == ["web1"]
+    services = world.session().observe(Needs.SERVICES).reachable()["web2"].services
+    assert services["high"].untold.startswith("its status command exited 1")
+    assert services["beat"].untold == ""
+    assert judged(world) == {("service.untold", "high on web2"), ("beat.not_running", "beat on web2")}
+    assert world.remediate(blocking=world.session().blocking(world.session().observe(NEEDS))) == ExitCode.FAILED
+    assert world.log("web2") == ["start beat"]
+
+
+@pytest.mark.parametrize("path", ["env", "units/celery.target"])
+def test_a_folder_in_the_place_of_a_file_is_told_and_its_host_left_alone(path: str, world: World) -> None:
+    there = world.path("web2", path)
+    there.unlink(missing_ok=True)
+    there.mkdir()
+    found = judged(world)
+    code = "environment.is_folder" if path == "env" else "host.folder_in_place"
+    assert {(code, "web2"), ("worker.not_running", "high on web2"), ("beat.not_running", "beat on web2")} <= found
+    world.remediate(blocking=world.session().blocking(world.session().observe(NEEDS)))
+    assert world.log("web2") == []
+    assert world.log("web1") == ["start high", "start beat"]
+
+
+def test_a_directory_of_the_application_that_is_not_there_is_one_finding(world: World) -> None:
+    world.hosts["web2"] = replace(
+        world.hosts["web2"], settings=world.hosts["web2"].settings.model_copy(update={"directory": "/no/such/place"})
+    )
+    found = {(code, subject) for code, subject in judged(world) if "web2" in subject}
+    assert ("host.no_directory", "web2") in found
+    assert not [code for code, _ in found if code in ("service.untold", "worker.not_running")]
+
+
+def judged(world: World) -> set[tuple[str, str]]:
+    """What is found on the second host but for its other files."""
+    session = world.session()
+    found = judge(session.fleet, session.observe(NEEDS), session.files)
+    return {
+        (one.code, one.subject) for one in found
+        if "web2" in one.subject and one.code.partition(".")[0] not in ("unit", "cron", "logrotate", "inventory")
+        if one.code not in ("worker.not_answering", "environment.differs", "beat.several")
+    }  # fmt: skip
 
 
 class Lacking(LocalTransport):
@@ -122,11 +190,10 @@ def test_more_hosts_than_can_be_asked_at_once_are_all_asked(world: World) -> Non
 
 
 def test_secrets_are_the_values_of_variables_named_so() -> None:
-    host = make_host()
     content = b"GLPI_TOKEN='s3 cret'\nTIMEOUT=30\nDB_PASSWORD=hunter2\nNOTE=caf\xe9\n"
-    state = replace(make_state(host), files={host.settings.env_file: FileState(content, 0o640)})
-    assert secrets_in(state.files[host.settings.env_file]) == ("s3 cret", "hunter2")
-    assert secrets_in(FileState(None)) == ()
+    keep_secrets_of(FileState(content, 0o640))
+    keep_secrets_of(FileState(None))
+    assert redact("'s3 cret' hunter2 30 café") == "'********' ******** 30 café"
 
 
 # --- why tasks are not registered, asked of a real application
@@ -177,7 +244,7 @@ def test_the_secrets_of_the_environment_file_and_passwords_in_urls_are_hidden_in
     state = host_state(site, "web1", Needs.EVERYTHING)
     assert state.imports_now is not None
     error = state.imports_now.errors["shop.tasks"]
-    assert error.splitlines()[-1] == "RuntimeError: ******** redis://:********@h/0 x"
+    assert error.splitlines()[-1] == "RuntimeError: ******** redis://********@h/0 x"
     assert "s3cret" not in repr(state.imports_now)
     assert "hunter2" not in repr(state.imports_now)
 

@@ -64,7 +64,7 @@ def done(world: World) -> str:
 
 def record_of(world: World, *changes: Change, outcome: Outcome | None = CHANGED) -> RunRecord:
     """A run of these changes as its journal has it; nothing is made."""
-    journal = Journal.create(world.state, RUN, "remediate", Path("i"), "localhost:6379/3")
+    journal = Journal.create(world.state, RUN, "remediate", "i", "localhost:6379/3")
     for change in changes:
         n = journal.intend(change)
         if outcome:
@@ -216,7 +216,7 @@ def test_a_service_that_is_stopped_already_needs_no_stop(world: World, done: str
 def test_what_has_run_cannot_be_un_run(world: World) -> None:
     record = record_of(world, Change(BROKER, "canary", "run t", RunTask("t", "q", "id")))
     (judgement,) = plan_undo(world.session(), record, malformed=False)
-    assert (judgement.outcome, judgement.why) == (CANNOT, "what has run cannot be un-run")
+    assert (judgement.outcome, judgement.why) == (CANNOT, "there is no way back from it")
 
 
 def test_a_host_that_does_not_answer_or_is_not_selected_cannot_be_undone_now(world: World, done: str) -> None:
@@ -386,7 +386,7 @@ def test_messages_of_another_broker_are_not_put_into_this_one(world: World) -> N
     (judgement,) = plan_undo(world.session(), record, malformed=False)
     assert (judgement.outcome, judgement.why) == (
         Outcome.CANNOT,
-        "they came from localhost:6379/3, not elsewhere:6379/3",
+        "it was done at localhost:6379/3, not elsewhere:6379/3",
     )
 
 
@@ -414,6 +414,16 @@ def test_an_environment_file_that_a_run_made_is_gone_again(world: World) -> None
     assert world.path("web1", "env").read_text() == "TIMEOUT=30\n"
     assert take_back(world, "last").exit_code == ExitCode.OK
     assert not world.path("web1", "env").exists()
+
+
+def test_an_environment_file_is_byte_for_byte_what_it_was_again(world: World) -> None:
+    before = {host: f'export TIMEOUT="{host} x" # why\nA=$HOME'.encode() for host in world.hosts}
+    for host, content in before.items():
+        world.path(host, "env").write_bytes(content)
+    assert world.remediate() == ExitCode.OK
+    assert world.path("web1", "env").read_text() == "export TIMEOUT=30 # why\nA=$HOME"
+    assert take_back(world, "last").exit_code == ExitCode.OK
+    assert {host: world.path(host, "env").read_bytes() for host in world.hosts} == before
 
 
 def test_an_environment_file_that_was_empty_is_empty_again(world: World) -> None:
@@ -491,7 +501,7 @@ def test_what_a_later_run_changed_on_the_machine_under_another_name_is_undone_fi
 def test_what_belongs_to_another_application_or_broker_is_refused_whole(
     world: World, application: str, broker: str
 ) -> None:
-    run = Journal.create(world.state, RUN, "remediate", Path("i"), broker, application)
+    run = Journal.create(world.state, RUN, "remediate", "i", broker, application)
     run.close()
     with pytest.raises(UsageError, match="nothing was changed"):
         undo_page(world.session(), "last", malformed=False)

@@ -1,10 +1,9 @@
 """What is said to be as expected was seen, on each host."""
 
-from types import SimpleNamespace
-from typing import cast
-
 from msgspec.structs import replace
 
+from runbooks.core.errors import Trouble
+from runbooks.core.model import BrokerState, NotAsked
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Check
 from runbooks.core.settings import Probe, Worker
@@ -16,7 +15,7 @@ from tests.unit.fleets import make_broker, make_fleet, make_host, make_snapshot
 
 def checks(session: Session) -> dict[str, Check]:
     snapshot = session.observe(Needs.EVERYTHING & ~Needs.IMPORTS | Needs.PROBES)
-    return {check.what: check for check in expectations(session, snapshot, ())}
+    return {check.what: check for check in expectations(session.fleet, snapshot, ())}
 
 
 def test_a_service_that_runs_elsewhere_only_is_missed_where_it_should_run(world: World) -> None:
@@ -46,16 +45,25 @@ def test_what_cannot_be_seen_on_a_host_that_is_away_is_not_said_to_be_right(worl
 def test_of_a_solo_worker_at_its_task_nothing_is_said_to_be_wrong_or_right() -> None:
     fleet = make_fleet(make_host(workers=(Worker(name="high", queues=("high_q",), options=("-P", "solo")),)))
     snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}, consumer_ages_s=(400,), blocked_clients=0))
-    told = {check.what: check for check in expectations(cast(Session, SimpleNamespace(fleet=fleet)), snapshot, ())}
+    told = {check.what: check for check in expectations(fleet, snapshot, ())}
     unseen = ["nodes answer ping", "nodes have all 2 expected tasks registered", "queues are consumed"]
     assert [what for what, check in told.items() if check.ok is None] == unseen
     assert told["nodes answer ping"].seen == "0 of 1; a solo worker at its task does not tell: high@web1"
     assert all(check.ok is not False for check in told.values())
 
 
+def test_of_nodes_that_could_not_be_asked_nothing_is_said() -> None:
+    why = NotAsked(Trouble.LOADING, "it loads", "wait")
+    snapshot = make_snapshot(fleet := make_fleet(), broker=BrokerState.not_seen(why))
+    told = {check.what: check for check in expectations(fleet, snapshot, ())}
+    unseen = {check.seen for check in told.values() if check.ok is None}
+    assert unseen == {"could not be asked (broker.loading)"}
+    assert [what for what, check in told.items() if check.ok] == ["hosts answer", "services run", "no fault is left"]
+
+
 def test_queues_of_hosts_outside_the_limit_are_not_asked_for() -> None:
     fleet = make_fleet()
     limited = replace(fleet, all_workers=(*fleet.all_workers, Worker(name="low", queues=("low_q",))))
     snapshot = make_snapshot(limited, broker=make_broker(fleet))
-    told = {check.what: check for check in expectations(cast(Session, SimpleNamespace(fleet=limited)), snapshot, ())}
+    told = {check.what: check for check in expectations(limited, snapshot, ())}
     assert (told["queues are consumed"].ok, told["queues are consumed"].seen) == (True, "1 of 1")

@@ -9,7 +9,7 @@ import redis
 
 from lab.redis_server import RedisServer
 from runbooks.core.model import ImportProbe
-from runbooks.hosts.facts import ask_imports, parse_imports
+from runbooks.hosts.application import ask_imports, parse_imports
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.transport import LocalTransport
 from tests.brokers import servers, with_tls
@@ -25,10 +25,9 @@ app.conf.broker_transport_options = {"global_keyprefix": "shop:"}
 
 def tried(directory: Path, url: str) -> ImportProbe:
     (directory / "shop.py").write_text(APP)
-    (directory / "app.env").write_text(f"BROKER={url}\n")
-    host = make_host(directory=str(directory), env_file=str(directory / "app.env"), user=getpass.getuser())
-    question = {"q": ask_imports(host, "shop", (), {})}
-    return parse_imports(host, run_fragments(LocalTransport(), question, timeout_s=60)["q"], ())
+    host = make_host(directory=str(directory), user=getpass.getuser())
+    question = {"q": ask_imports(host, "shop", (), {"BROKER": url})}
+    return parse_imports(host, run_fragments(LocalTransport(), question, timeout_s=60)["q"])
 
 
 def test_a_worker_is_let_in_or_not_and_nothing_of_the_try_stays(

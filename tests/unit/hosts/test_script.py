@@ -11,11 +11,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runbooks.core.errors import HostUnreachable
-from runbooks.hosts.script import Answer, quote, run_fragments, say
-from runbooks.hosts.transport import LocalTransport
+from runbooks.core.errors import HostTrouble, HostUnreachable
+from runbooks.hosts.script import Answer, quote, run_fragments, shell
+from runbooks.hosts.transport import Completed, LocalTransport
 
 HERE = LocalTransport()
+
+
+class Beginning(LocalTransport):
+    """This machine, where every script begins with a line of the test's."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self._line = line
+
+    def run(self, script: str, *, timeout_s: float) -> Completed:
+        return super().run(f"{self._line}\n{script}", timeout_s=timeout_s)
 
 
 def run(stop_at_failure: bool = False, **fragments: str) -> dict[str, Answer]:
@@ -95,10 +106,20 @@ def test_nothing_is_left_behind_in_the_temporary_folder(tmp_path: Path, monkeypa
     assert tempfile.gettempdir()  # the real one is not asked for
 
 
-def test_a_full_or_missing_temporary_folder_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_folder_is_told_and_another_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(a='echo "$full"')["a"].out == b"\n"
     monkeypatch.setenv("TMPDIR", "/no/such/folder")
-    with pytest.raises(HostUnreachable, match=r"its shell ended with 70: .*/no/such/folder"):
-        run(a="true")
+    assert run(a='echo "$full $dir"')["a"].out.startswith(b"/no/such/folder /dev/shm/tmp.")
+    assert not glob.glob("/dev/shm/tmp.*/answer-*")
+
+
+def test_where_no_temporary_folder_has_room_the_host_is_asked_nothing() -> None:
+    with pytest.raises(HostUnreachable, match=r"its shell ended with 70: no space") as caught:
+        run_fragments(Beginning("mktemp() { echo no space >&2; return 1; }"), {"a": "true"}, timeout_s=20)
+    assert caught.value.trouble is HostTrouble.NO_ROOM
+    with pytest.raises(HostUnreachable, match=r"its shell ended with 71") as caught:
+        run_fragments(Beginning("mktemp() { return 127; }"), {"a": "true"}, timeout_s=20)
+    assert caught.value.trouble is HostTrouble.LACKS_TOOLS
 
 
 @pytest.fixture
@@ -156,7 +177,10 @@ def test_what_a_fragment_starts_has_the_umask_and_the_language_of_the_login(monk
 @settings(max_examples=15, deadline=None)
 @example("E\x80\nEND_\xe9")
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50))
-def test_a_quoted_argument_and_what_is_said_arrive_as_they_are(text: str) -> None:
-    answers = run(argument=f"printf %s {quote(text)}", document=say(text))
-    assert answers["argument"].out.decode() == text
-    assert answers["document"].out.decode() == text
+def test_a_quoted_argument_arrives_as_it_is(text: str) -> None:
+    assert run(argument=f"printf %s {quote(text)}")["argument"].out.decode() == text
+
+
+def test_a_script_is_sent_without_comments_and_indentation() -> None:
+    lines = shell("write", "/etc/f", using=["enter"]).splitlines()
+    assert not [line for line in lines if not line or line.startswith(("#", " "))]

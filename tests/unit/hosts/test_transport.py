@@ -46,12 +46,16 @@ def test_a_large_script_and_a_large_answer_on_both_streams_do_not_block_each_oth
     assert (len(done.out), done.out[-3:]) == (6_000_003, b"end")
 
 
-def test_variables_of_this_tools_own_python_do_not_reach_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIRTUAL_ENV", "/ours")
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "ours")
-    monkeypatch.setenv("SOMEBODY_ELSES", "kept")
-    done = LocalTransport().run('echo "[$VIRTUAL_ENV$DJANGO_SETTINGS_MODULE][$SOMEBODY_ELSES]"', timeout_s=20)
-    assert done.out == b"[][kept]\n"
+def test_a_script_has_the_environment_of_a_login_and_nothing_of_the_operators_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("VIRTUAL_ENV", "PYTHONPATH", "DJANGO_SETTINGS_MODULE", "CELERY_BROKER_URL", "LC_ALL", "TZ", "TMPDIR"):
+        monkeypatch.setenv(name, "/ours")
+    with LocalTransport().shell() as shell:
+        for way in (LocalTransport(), shell):
+            variables = dict(line.split("=", 1) for line in way.run("env", timeout_s=20).out.decode().splitlines())
+            assert variables["PATH"] == os.environ["PATH"]
+            assert {name for name, value in variables.items() if value == "/ours"} == {"LC_ALL", "TZ", "TMPDIR"}
 
 
 def run_out_of_time(script: str, *started: Path) -> None:

@@ -2,15 +2,18 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from supervisor.options import ServerOptions
 
 from runbooks.core.errors import RenderError
 from runbooks.core.fleet import mark_of
+from runbooks.core.operator import user_name
 from runbooks.core.settings import CronEntry, Worker
 from runbooks.diagnosis.wanted_files import cron_files, logrotate_files, unit_files
 from runbooks.inventory.templates import Templates, cron_command, logrotate_path, systemd_path, systemd_word
@@ -188,6 +191,41 @@ def test_systemd_would_complain_about_a_wrong_unit(tmp_path: Path) -> None:
     assert "Unbalanced quoting" in done.stderr
 
 
+def test_supervisords_conf_file_starts_what_the_inventory_says(tmp_path: Path) -> None:
+    """Read by supervisor's own code, and run."""
+    shop, python, env_file = (tmp_path / name for name in ("it's my shop 50%", "say it", "shop's 9.env"))
+    shop.mkdir()
+    env_file.write_text("TIMEOUT='30 s'\n")
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$TIMEOUT" "$HOME" "$@"\n')
+    python.chmod(0o755)
+    places = {"directory": str(shop), "python": str(python), "env_file": str(env_file), "user": user_name()}
+    given = AWKWARD.settings.model_dump() | places | {"service_manager": "supervisor", "unit_directory": "/conf.d"}
+    host = make_host("web 1", **given | {"supervisor": {"log_directory": str(tmp_path)}})
+    files = unit_files(make_fleet(host), SHIPPED)["web 1"]
+    assert list(files) == [f"/conf.d/celery-{name}.conf" for name in ("worker-high", "worker-low", "beat")]
+    conf = tmp_path / "supervisord.conf"
+    conf.write_bytes(b"[supervisord]\n" + b"\n".join(files.values()))
+    options = ServerOptions()
+    options.here = str(tmp_path)
+    programs = {one.name: one.process_configs[0] for one in options.read_config(str(conf)).process_group_configs}
+    high = programs["celery-worker-high"]
+    assert (high.directory, high.stopwaitsecs, high.stopasgroup, high.killasgroup) == (str(shop), 60, False, True)
+    assert high.stdout_logfile == f"{tmp_path}/celery-worker-high.log"
+    done = subprocess.run(shlex.split(high.command), cwd=high.directory, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "30 s", os.path.expanduser("~" + user_name()), "-m", "celery", "-A", "shop", "worker", "--hostname=high@web 1",
+        "--queues=high_q,two words", "--concurrency=1", "--loglevel=INFO", "--max-tasks-per-child=9", "-O", "fair",
+        "50%", "$X",
+    ]  # fmt: skip
+
+
+def test_what_supervisord_would_take_for_a_comment_is_refused() -> None:
+    worker = Worker(name="high", queues=("q",), options=("--logfile=a ;b",))
+    host = make_host(service_manager="supervisor", commands=None, workers=(worker,))
+    with pytest.raises(RenderError, match="begins a comment in supervisord's files"):
+        unit_files(make_fleet(host), SHIPPED)
+
+
 def test_the_cron_file_has_percent_signs_escaped_a_user_column_and_a_final_newline() -> None:
     ((path, content),) = cron_files(make_fleet(AWKWARD, app="shop.celery"), SHIPPED)["web 1"].items()
     assert path == "/etc/cron.d/celery-shop-celery"
@@ -224,6 +262,20 @@ def test_a_worker_of_root_keeps_roots_rights() -> None:
 
     assert b"\nCapabilityBoundingSet=\n" in unit("deploy")
     assert b"CapabilityBoundingSet" not in unit("root")
+
+
+def test_beat_is_started_with_the_options_of_the_inventory() -> None:
+    def starts(**settings: Any) -> list[str]:
+        host = make_host(service_manager="systemd", commands=None, **settings)
+        unit = unit_files(make_fleet(host), SHIPPED)["web1"]["/etc/systemd/system/celery-beat.service"].decode()
+        return [line for line in unit.splitlines() if "--pidfile=" in line or line.startswith("KillSignal")]
+
+    first = "    --schedule=/var/lib/celery-beat/schedule --pidfile= --loglevel=INFO"
+    assert starts() == [first, "KillSignal=SIGTERM"]
+    options = ("--scheduler=redbeat.RedBeatScheduler", "--max-interval=5")
+    assert starts(beat_options=options)[0] == f"{first} {' '.join(options)}"
+    assert make_host(beat_options=options).settings.beat_scheduler == "redbeat.RedBeatScheduler"
+    assert make_host(beat_options=("-S", "x:Y")).settings.beat_scheduler == "x:Y"
 
 
 def test_rendering_twice_gives_the_same_bytes() -> None:

@@ -13,8 +13,8 @@ from runbooks.core.errors import HostUnreachable
 from runbooks.core.model import LogLine
 from runbooks.hosts.transport import Completed, LocalTransport, Shell
 from runbooks.logs import tail
-from runbooks.logs.sources import STEP_BYTES
-from runbooks.logs.tail import Asked, HostLogs, follow
+from runbooks.logs.files import STEP_BYTES
+from runbooks.logs.tail import Asked, HostLogs, follow, logs_of
 from tests.unit.fleets import make_host
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
@@ -108,6 +108,18 @@ def test_everything_since_a_time_comes_in_order_and_is_never_held_as_a_whole(fle
     assert words(list(lines)) == [f"n={n}" for n in range(102, 50_000)]
 
 
+def test_what_is_written_while_a_log_is_read_does_not_keep_it_from_ending(fleet: Fleet) -> None:
+    fleet.write("web1", *(line(n, f"n={n}") for n in range(3)))
+
+    def wanted(text: str) -> bool:
+        fleet.write("web1", line(9, "more"))
+        return True
+
+    (one, _) = fleet.logs(Asked(wanted, None, NOON))
+    one.start()
+    assert words(list(one.onward()))[:3] == ["n=0", "n=1", "n=2"]
+
+
 def following(fleet: Fleet, asked: Asked) -> tuple[list[LogLine], Callable[[], None]]:
     """Follows in a thread; returns the list that what is told arrives in, and what ends it."""
     hosts, told, ended = fleet.logs(asked), list[LogLine](), threading.Event()
@@ -194,3 +206,9 @@ def test_a_host_that_floods_is_asked_for_no_more_than_is_taken(fleet: Fleet) -> 
         assert words(next(lines))[0] == f"n={len(taken)}"
     finally:
         lines.close()  # type: ignore[attr-defined]
+
+
+def test_a_host_has_a_journal_only_where_systemd_runs_services() -> None:
+    host = make_host(logs=("/var/log/a.log",))
+    assert [log.name for log in logs_of(host)] == ["a.log"]
+    assert logs_of(make_host(service_manager="systemd", commands=None, workers=(), beat=False)) == ()

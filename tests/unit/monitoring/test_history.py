@@ -77,22 +77,30 @@ def test_each_target_is_told_once_of_a_crossing_and_once_of_its_end(history: His
     )
 
 
-def test_a_rate_is_that_of_the_last_hour_or_since_the_last_look_before(history: History) -> None:
-    assert history.depth_before("high_q", NOW) is None
+def test_a_rate_is_that_of_the_last_quarter_of_an_hour_or_since_the_last_look_before(history: History) -> None:
+    assert history.depth_before("high_q", NOW, 9) is None
     remember(history, NOW - 90000, depth=1)
-    assert history.depth_before("high_q", NOW) is None, "that was yesterday"
+    assert history.depth_before("high_q", NOW, 9) is None, "that was yesterday"
     remember(history, NOW - 21600, depth=2)
     remember(history, NOW - 7200, depth=3)
-    assert history.depth_before("high_q", NOW) == (NOW - 7200, 3)
-    remember(history, NOW - 3000, depth=4)
-    remember(history, NOW - 1000, depth=5)
-    assert history.depth_before("high_q", NOW) == (NOW - 3000, 4)
-    assert history.depth_before("other", NOW) is None
+    assert history.depth_before("high_q", NOW, 9) == (NOW - 7200, 3)
+    remember(history, NOW - 800, depth=4)
+    remember(history, NOW - 400, depth=5)
+    assert history.depth_before("high_q", NOW, 9) == (NOW - 800, 4)
+    assert history.depth_before("other", NOW, 9) is None
+
+
+def test_a_queue_that_has_grown_and_falls_again_falls_since_its_peak(history: History) -> None:
+    for ago_s, depth in ((3000, 9000), (800, 0), (600, 5000), (500, 5000), (300, 4000), (30, 8000)):
+        remember(history, NOW - ago_s, depth=depth)
+    assert history.depth_before("high_q", NOW, 3000) == (NOW - 500, 5000)
+    assert history.depth_before("high_q", NOW, 6000) == (NOW - 800, 0), "it grows"
+    assert history.depth_before("high_q", NOW, 5000) == (NOW - 800, 0), "what came in the last minute is no trend"
 
 
 def test_two_looks_within_a_minute_make_no_rate(history: History) -> None:
     remember(history, NOW - 59, depth=1)
-    assert history.depth_before("high_q", NOW) is None
+    assert history.depth_before("high_q", NOW, 9) is None
 
 
 def test_what_is_too_old_is_forgotten_but_for_what_still_holds(history: History, path: Path) -> None:
@@ -160,3 +168,12 @@ def test_without_a_file_it_lasts_as_long_as_the_monitor() -> None:
         remember(history, NOW, DEEP)
         crossed, _ = remember(history, NOW + 60, DEEP)
         assert crossed[0].since_at == NOW
+
+
+def test_a_name_that_no_encoding_has_is_remembered_and_recovers(history: History) -> None:
+    gone = Finding("queue.unknown", "half\udcff", "1 message waits in half\udcff\nok     FORGED")
+    (crossed,), _ = remember(history, NOW, gone)
+    assert (crossed.subject, crossed.summary) == (r"half\udcff", r"1 message waits in half\udcff\nok     FORGED")
+    (again,), _ = remember(history, NOW + 60, gone)
+    assert again.since_at == NOW
+    assert [one.subject for one in remember(history, NOW + 120)[1]] == [r"half\udcff"]

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import threading
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import yaml
 
 from runbooks.core.settings import Limits, Thresholds
 from runbooks.monitoring.dashboard import dashboard
-from runbooks.monitoring.metrics import METRICS, Exposition, serve, write_textfile
+from runbooks.monitoring.metrics import METRICS, Exposition, write_textfile
 from tests.unit.fleets import make_fleet
 from tests.unit.monitoring.conftest import NOW, Promtool, make_crossing, make_look, make_queue_look
 
@@ -71,12 +70,6 @@ def test_node_exporter_may_read_the_textfile_whatever_the_umask_of_cron(expositi
         os.umask(before)
     assert (tmp_path / "celery.prom").stat().st_mode & 0o777 == 0o644
     assert [path.name for path in tmp_path.iterdir()] == ["celery.prom"], "nothing half-written is left beside it"
-
-
-def test_a_scrape_gets_the_last_look(exposition: Exposition) -> None:
-    port = serve(exposition, "127.0.0.1", 0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        assert b'celery_queue_depth{app="shop",queue="high_q"} 700.0' in answer.read()
 
 
 def metrics_in(expression: str) -> set[str]:

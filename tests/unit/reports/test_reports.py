@@ -1,17 +1,24 @@
 """Every outcome, severity and event can be told, on the console and as JSON."""
 
 import json
+import re
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService
-from runbooks.core.errors import UsageError
-from runbooks.core.model import Finding, LogLine, Severity
+from runbooks.core.errors import InventoryError, UsageError
+from runbooks.core.model import Cause, Finding, LogLine, Severity
+from runbooks.core.outside import on_one_line
 from runbooks.core.reporter import Check, Outcome, Progress, Reporter, Tally, TaskReport
 from runbooks.reports.console import ConsoleReporter
 from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 from runbooks.reports.pipe import Pipe
+from tests.unit.monitoring.conftest import make_crossing, make_look, make_queue_look
 
 CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start"), detail="+a\n-b")
 
@@ -55,11 +62,60 @@ def test_findings_that_differ_in_their_host_alone_stand_together_and_json_keeps_
         "ERROR   unit.missing  web1, x, y", "        2 files: not installed",
         "        | web1:", "        |   /a", "        |   /b", "        | x, y:", "        |   /a", "        |   /c",
         "        → install it", "",
+        "What a finding means, and what to do about it: inv explain CODE",
     ]  # fmt: skip
     document = JsonReporter()
     document.findings(findings)
     document.close(1)
     assert len(json.loads(capsys.readouterr().out)["findings"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("severities", "head"),
+    [
+        ("EW", "2 findings"),
+        ("E", "1 finding"),
+        ("EWI", "2 findings and 1 note"),
+        ("EII", "1 finding and 2 notes"),
+        ("I", "No findings."),
+        ("", "No findings."),
+    ],
+)
+def test_the_number_of_findings_is_that_of_the_entries_below(
+    capsys: pytest.CaptureFixture[str], severities: str, head: str
+) -> None:
+    kinds = {"E": Severity.ERROR, "W": Severity.WARNING, "I": Severity.INFO}
+    findings = [Finding(f"a.{n}", "web1", f"is {n}", (), severity=kinds[one]) for n, one in enumerate(severities)]
+    ConsoleReporter().findings(findings, conclusive=False)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == head
+    assert len([line for line in rest if line[:8].strip()]) == len(severities)
+
+
+def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    down = Finding("worker.not_running", "high on web1", "is not running", severity=Severity.ERROR)
+    waits = replace(Finding("queue.no_consumer", "high_q", "waits", ("LLEN",)), caused_by=(Cause.of(down),))
+    note = Finding("host.slow_shell", "web1", "is slow", severity=Severity.INFO)
+    findings = [down, waits, replace(waits, subject="low_q"), note]
+    ConsoleReporter().findings(findings, conclusive=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "1 finding, 2 more that follow from it and 1 note, those alike together",
+        "", "ERROR   worker.not_running  high on web1", "        is not running",
+        "", "        ERROR   queue.no_consumer  high_q, low_q", "                waits", "                | LLEN",
+        "", "INFO    host.slow_shell  web1", "        is slow", "",
+    ]  # fmt: skip
+    document = JsonReporter()
+    document.findings(findings)
+    document.close(1)
+    told = json.loads(capsys.readouterr().out)["findings"]
+    assert [one["caused_by"] for one in told[:2]] == [[], [{"code": "worker.not_running", "subject": "high on web1"}]]
+
+
+def test_nothing_is_called_right_before_all_of_it_was_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleReporter().findings([], conclusive=False)
+    assert capsys.readouterr().out == "No findings.\n"
+    ConsoleReporter().findings([])
+    assert capsys.readouterr().out == "Nothing is wrong.\n"
 
 
 ROWS = [{"id": "17683adb-660e", "task": "integrations.tasks.check_[all]", "reason": "its ETA passed \x1b[2J" * 3}] * 2
@@ -69,7 +125,7 @@ def test_a_table_whose_words_do_not_fit_into_the_terminal_is_told_as_a_block_for
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    for columns, lines in (("40", 7), ("60", 13), ("200", 3)):
+    for columns, lines in (("40", 7), ("60", 15), ("200", 3)):
         monkeypatch.setenv("COLUMNS", columns)
         ConsoleReporter().table("archived", ROWS)
         out, _ = capsys.readouterr()
@@ -113,7 +169,7 @@ def test_json_is_one_document_on_standard_output(capsys: pytest.CaptureFixture[s
 
 def test_a_log_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleReporter().log([LogLine(None, "web1", "high", "\x1b[2J\x9b31mred")])
-    assert capsys.readouterr().out.endswith("web1 high  \ufffd[2J\ufffd31mred\n")
+    assert capsys.readouterr().out.endswith("web1 high  \\x1b[2J\\x9b31mred\n")
 
 
 def test_a_brief_log_is_cut_to_the_terminal_and_whole_where_another_program_reads_it(
@@ -139,7 +195,7 @@ def test_what_a_host_holds_cannot_command_the_terminal_and_is_shown_as_it_is(
     )
     ConsoleReporter().plan([change], dry_run=False)
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  1. [web1] units: change :key: a", "       -\ufffd[2J[red]", "       +:key: b"
+        "  1. [web1] units: change :key: a", "       -\\x1b[2J[red]", "       +:key: b"
     ]  # fmt: skip
 
 
@@ -213,3 +269,83 @@ def test_what_can_be_fixed_ends_with_the_command_to_type(capsys: pytest.CaptureF
     document.next_step("What would mend it", Command("remediate", "--dry-run"))
     document.close(1)
     assert json.loads(capsys.readouterr().out)["next"] == command
+
+
+HOSTILE = (
+    "\x1b[2J\x1b]0;x\x07\rok     FORGED: \nok     FORGED: everything is fine\x9b31m\x85ok     FORGED\u2028"
+    "ok     FORGED \u202eevil\u2066\u200b\ufeff [bold red]x[/] :key: `inv undo last` \udcff"
+)
+
+
+def tell_hostile(reporter: Reporter, text: str) -> None:
+    """Every event, with a text from outside wherever one can stand."""
+    change = Change(text, text, text, ControlService(text, "start"), detail=text, messages=({"id": text, text: text},))
+    finding = Finding("a.b", text, text, (text, text), text)
+    reporter.findings([finding, replace(finding, evidence=(text,)), replace(finding, subject="x", summary="y")])
+    reporter.plan([change], dry_run=True)
+    reporter.undo_plan([(change, Outcome.CHANGED, text)], dry_run=True)
+    reporter.step(text)
+    reporter.change(change, Outcome.FAILED, text)
+    reporter.recorded(change, Outcome.FAILED, text, undone=False)
+    reporter.waiting(text)
+    reporter.progress(Progress(text, text, 3.0, 10.0, text, 2.0, text))
+    reporter.task(TaskReport(text, text, text, text, text, 3.0, {text: text}, text, ended=True))
+    reporter.task(TaskReport(text, text, text, text, text, 3.0, text, text, ended=True))
+    reporter.checks([Check(text, False, text)])
+    reporter.log([LogLine(None, text, text, text)])
+    reporter.recap({text: Tally()}, undo=text)
+    reporter.table("runs", [{"run": text, "state": text}])
+    reporter.look(make_look(make_queue_look(text), crossings=(replace(make_crossing(subject=text), summary=text),)))
+    reporter.message(text, text)
+    reporter.warning(text, text)
+    reporter.error(UsageError(text, text))
+    reporter.error(InventoryError([text], text))
+    reporter.close(2)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_hostile_text_forges_no_line_and_commands_no_terminal_in_any_event(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "400")
+    tell_hostile(ConsoleReporter(), HOSTILE)
+    out, err = capsys.readouterr()
+    for said in (out, err):
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", said) if terminal else said  # what rich itself colors and draws
+        lines = shown.split("\n")
+        assert not [line for line in lines if line.lstrip().startswith("ok     FORGED") and line[:1] == "o"], shown
+        assert not [line for line in lines if on_one_line(line) != line], shown
+        assert r"\x1b[2J" in shown
+        assert "[bold red]x[/] :key: `inv undo last`" in shown
+
+
+@pytest.mark.parametrize("kind", [JsonReporter, JsonLinesReporter])
+def test_a_hostile_text_stays_valid_json_in_any_event(
+    capsys: pytest.CaptureFixture[str], kind: type[JsonReporter]
+) -> None:
+    reporter = kind()
+    tell_hostile(reporter, HOSTILE)
+    out, err = capsys.readouterr()
+    for document in out.splitlines() if kind is JsonLinesReporter else [out]:
+        msgspec.json.decode(document)  # stricter than Python's: no half characters
+    assert "FORGED: everything is fine" in out
+    assert not [line for line in err.split("\n") if on_one_line(line) != line or line.startswith("ok ")]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(codec=None), max_size=30))
+def test_no_text_at_all_breaks_a_report(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    tell_hostile(ConsoleReporter(), text)
+    tell_hostile(JsonReporter(), text)
+    out, err = capsys.readouterr()
+    assert not [line for line in f"{out}\n{err}".split("\n") if on_one_line(line) != line]
+
+
+def test_a_number_that_json_has_not_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = JsonReporter()
+    reporter.task(TaskReport("id", "SUCCESS", result={"mean": float("nan"), "most": [float("inf"), 1.5]}))
+    reporter.close(0)
+    assert msgspec.json.decode(capsys.readouterr().out)["task"]["result"] == {"mean": "nan", "most": ["inf", 1.5]}

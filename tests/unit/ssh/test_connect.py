@@ -21,6 +21,15 @@ def test_a_local_connection_is_this_machine_and_any_other_is_ssh() -> None:
 @pytest.mark.parametrize(
     ("variables", "what"),
     [
+        ({"ansible_connection": "docker"}, "ansible_connection 'docker': a container is no host here"),
+        (
+            {"ansible_connection": "community.docker.docker"},
+            "ansible_connection 'community.docker.docker': a container is no host here",
+        ),
+        (
+            {"ansible_connection": "containers.podman.podman"},
+            "ansible_connection 'containers.podman.podman': a container is no host here",
+        ),
         ({"ansible_connection": "winrm"}, "ansible_connection 'winrm' is not supported"),
         ({"ansible_become": True, "ansible_become_method": "su"}, "ansible_become_method 'su' is not supported"),
     ],

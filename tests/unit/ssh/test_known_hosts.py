@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.sshd import make_key, running_sshd
-from runbooks.core.errors import HostUnreachable
+from runbooks.core.errors import HostTrouble, HostUnreachable
 from runbooks.ssh.client import SshTransport
 from runbooks.ssh.config import resolve
 from runbooks.ssh.login import Secrets
@@ -137,8 +137,9 @@ def test_a_certificate_is_judged_as_openssh_judges_it(
 def test_a_changed_key_is_told_with_its_line_and_what_to_do(server: Server, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"# first line\n[127.0.0.1]:{server.port} {other_key(tmp_path)}\n")
-    with pytest.raises(HostUnreachable, match=rf"has CHANGED: .*SHA256:.*{known_hosts}:2 .*ssh-keygen -R"):
+    with pytest.raises(HostUnreachable, match=rf"has CHANGED: .*SHA256:.*{known_hosts}:2 .*ssh-keygen -R") as caught:
         server.transport(known_hosts).run("true", timeout_s=30)
+    assert caught.value.trouble is HostTrouble.KEY_CHANGED
 
 
 def test_an_unknown_key_is_told_with_its_fingerprint(server: Server, tmp_path: Path) -> None:
@@ -146,6 +147,7 @@ def test_an_unknown_key_is_told_with_its_fingerprint(server: Server, tmp_path: P
     with pytest.raises(HostUnreachable, match=r"not known.*--accept-new") as caught:
         server.transport(tmp_path / "none").run("true", timeout_s=30)
     assert shown.stdout.split()[1].decode() in caught.value.problem
+    assert caught.value.trouble is HostTrouble.KEY_UNKNOWN
 
 
 def test_accept_new_remembers_a_key_so_that_it_cannot_change(server: Server, tmp_path: Path) -> None:

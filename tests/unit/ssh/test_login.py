@@ -148,8 +148,12 @@ def test_an_encrypted_key_is_opened_with_the_inventorys_passphrase(
     named = arguments(server, known_hosts, f"IdentityFile={encrypted}")
     assert why_not(named, "secret") == ""
     assert "is encrypted (ssh-add it, or set ansible_private_key_passphrase)" in assert_as_ssh(named, let_in=False)
-    assert "cannot be read" in why_not(named, "wrong")
+    assert "cannot be read (ansible_private_key_passphrase is not its passphrase)" in why_not(named, "wrong")
     assert "wrong" not in repr(Secrets(passphrase="wrong"))
+
+
+def test_a_key_that_is_not_encrypted_is_used_though_a_passphrase_is_set(server: Server, known_hosts: Path) -> None:
+    assert why_not(server.arguments(known_hosts), "for another key") == ""
 
 
 def test_a_server_that_finds_no_key_to_be_offered_is_told_so(server: Server, known_hosts: Path) -> None:

@@ -11,7 +11,8 @@ import redis
 
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import AppTask
+from runbooks.core.model import AppTask, FileState
+from runbooks.core.redaction import keep_secret
 from runbooks.core.settings import TaskCall
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import LocalTransport
@@ -52,9 +53,14 @@ def ask(question: str) -> Answer:
     return run_fragments(LocalTransport(), {"q": question}, timeout_s=30)["q"]
 
 
+def environment(host: FleetHost) -> dict[str, str]:
+    return host.environment_in(FileState(Path(host.settings.env_file).read_bytes())).values
+
+
 def route(host: FleetHost, task: str = "shop.bill", **call: Any) -> AppTask:
-    answer = ask(ask_route(host, "shop", TaskCall(task=task, **call)))
-    return parse_route(host, answer, ["s3cret!"])
+    answer = ask(ask_route(host, "shop", environment(host), TaskCall(task=task, **call)))
+    keep_secret("s3cret!")
+    return parse_route(host, answer)
 
 
 def test_the_applications_own_router_decides_and_sees_the_arguments(host: FleetHost, url: str) -> None:
@@ -97,7 +103,7 @@ def test_a_router_that_fails_is_told_without_secrets(host: FleetHost) -> None:
 
 def test_a_task_is_sent_once_under_its_id_and_never_run_here(host: FleetHost, client: "redis.Redis") -> None:
     call = TaskCall(task="shop.bill", args=(1,), kwargs={"late": True}, priority=9)
-    parse_send(host, ask(ask_send(host, "shop", call, "id-1")), ())
+    parse_send(host, ask(ask_send(host, "shop", environment(host), call, "id-1")))
     (raw,) = client.lrange("late_q\x06\x169", 0, -1)
     message = json.loads(raw)
     assert (message["headers"]["id"], message["headers"]["task"]) == ("id-1", "shop.bill")
@@ -105,11 +111,11 @@ def test_a_task_is_sent_once_under_its_id_and_never_run_here(host: FleetHost, cl
 
 
 def test_a_task_that_only_the_workers_know_is_sent_by_its_name(host: FleetHost, client: "redis.Redis") -> None:
-    parse_send(host, ask(ask_send(host, "shop", TaskCall(task="elsewhere.job"), "id-2")), ())
+    parse_send(host, ask(ask_send(host, "shop", environment(host), TaskCall(task="elsewhere.job"), "id-2")))
     assert client.llen("bills") == 1
 
 
 def test_a_broker_that_is_away_is_told(host: FleetHost) -> None:
     Path(host.settings.env_file).write_text("BROKER=redis://127.0.0.1:1/0\n")
     with pytest.raises(RunbookError, match=r"failed to send it(.|\n)*Connection refused"):
-        parse_send(host, ask(ask_send(host, "shop", TaskCall(task="shop.ship"), "id-3")), ())
+        parse_send(host, ask(ask_send(host, "shop", environment(host), TaskCall(task="shop.ship"), "id-3")))

@@ -1,4 +1,4 @@
--- One step of a pass over a queue's list, or the beginning of one: see detached.py for the whole.
+-- One step of a pass over a queue's list, or the beginning of one: see list_pass.py for the whole.
 -- KEYS: the queue, its work list, its journal, the set of detached queues, the run's batches hash, its late list, the
 -- list held, the list of inserts and the fleet's lock.
 -- ARGV: mode (open, begin, go, look or home), the token that the journal must hold, the token that it gets, batch number ("": none),

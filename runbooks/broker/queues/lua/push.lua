@@ -1,4 +1,4 @@
--- Puts items at one end of a list, once: see moving.py.
+-- Puts items at one end of a list, once: see requeue.py.
 -- KEYS: the list, the run's batches hash, the fleet's lock. ARGV: what the lock must hold ("": is not looked at), batch
 -- number, LPUSH or RPUSH, the items in the order of their pushes.
 -- Returns the batch's record: the ordinals (1 is the first) of what was pushed, now or when it ran before. false where

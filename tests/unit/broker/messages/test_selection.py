@@ -19,6 +19,7 @@ from runbooks.broker.messages.parse import Message, parse
 from runbooks.broker.messages.selection import Facts, Judge
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.model import QueueState, Rule
 from runbooks.core.rules import MALFORMED
 from runbooks.core.wording import notice
@@ -34,13 +35,29 @@ def scan(client: "redis.Redis") -> Scan:
     """Reads the queue `work` with these rules."""
 
     def read(*rules: Rule, registered: frozenset[str] | None = None, keys: KeySpace = KEYS) -> QueueState:
-        return scan_queue(client, keys, "work", rules, time.time(), registered=registered, samples=None)
+        return scan_queue(Store(client, keys), "work", rules, time.time(), registered=registered, samples=None)
 
     return read
 
 
 def ids(state: QueueState) -> set[str]:
     return {sample.id for selection in state.selected for sample in selection.samples}
+
+
+def test_the_list_of_one_priority_is_meant_also_one_that_no_worker_polls(
+    client: "redis.Redis", send: Send, scan: Scan
+) -> None:
+    in_step_3 = {send("mail.send", priority=3), send("mail.send", priority=4)}
+    at_9, unpolled = send("mail.send", priority=9), send("mail.send", priority=0)
+    client.rename("work", "work\x06\x164")
+    send("mail.send")
+    assert ids(scan(Rule("r", "work", priority=3))) == in_step_3, "its own priority may be 4, the list is that of 3"
+    assert ids(scan(Rule("r", "work", priority=9))) == {at_9}
+    state = scan(Rule("r", "work", priority=4, requeue_to="work"))
+    assert ids(state) == {unpolled}
+    assert [selection.to for selection in state.selected] == ["work\x06\x163"], "one that workers poll"
+    assert "work\x06\x164" not in scan(Rule("r", "work")).depths
+    assert ids(scan(Rule("r", "other", priority=4))) == set()
 
 
 def test_queues_and_tasks_are_named_by_patterns(send: Send, scan: Scan) -> None:
@@ -116,7 +133,7 @@ def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(ur
     assert ids(everything) == plain | set(notice.ids)
     (warning,) = everything.notices
     assert (warning.count, set(warning.ids)) == (4, set(notice.ids))
-    assert "are taken although" in warning.what
+    assert "taken although" in warning.what
     moved = scan(Rule("r", requeue_to="high"))
     assert (ids(moved), moved.notices) == (plain | set(notice.ids), ()), "they still run, so nothing waits for ever"
 
@@ -132,7 +149,7 @@ def test_members_of_a_group_are_taken_and_their_groups_named(url: str, client: "
     assert ids(state) == {member.id for one in groups for member in one.results}
     (told,) = state.notices
     assert (told.count, set(told.ids)) == (4, {one.id for one in groups})
-    assert "belong to groups, whose results will not become ready" in told.what
+    assert "of groups whose results will not become ready" in told.what
     assert notice(told).endswith(f"the groups: {', '.join(told.ids)}")
     assert scan(Rule("r", requeue_to="high")).notices == (), "moved, they still run"
 
@@ -141,7 +158,7 @@ def test_a_later_rule_may_take_what_an_earlier_one_leaves_alone(app: Celery, sca
     app.signature("linked").apply_async(link=app.signature("after"), queue="work")
     state = scan(Rule("first"), Rule("second", with_workflows=True))
     assert [(s.reason, s.count) for s in state.selected] == [("second", 1)]
-    assert ["are taken" in notice.what for notice in state.notices] == [True]
+    assert ["taken although" in notice.what for notice in state.notices] == [True]
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "bzip2", "lzma"])
@@ -210,7 +227,7 @@ def test_a_body_that_celery_compressed_as_is_not_undone_here_stays_and_the_plan_
         state = scan(rule)
         assert (ids(state), [(told.count, told.ids) for told in state.notices]) == (set(), [(1, (sent,))])
         assert f"compressed as {kind}, and only gzip, bzip2 and lzma are undone" in state.notices[0].what
-    assert "--with-workflows takes them too" in scan(Rule("r", task="t")).notices[0].what
+    assert "--with-workflows takes these too" in scan(Rule("r", task="t")).notices[0].what
     assert ids(scan(Rule("r", ids=(sent,), with_workflows=True))) == {sent}
 
 

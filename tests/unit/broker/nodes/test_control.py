@@ -23,7 +23,8 @@ from runbooks.broker.nodes.mailbox import remote_control
 from runbooks.broker.queues.unacked import entries, hoards
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
-from runbooks.core.errors import BrokerUnreachable
+from runbooks.broker.server.store import Store
+from runbooks.core.errors import BrokerReadOnly, BrokerUnreachable, Trouble
 from tests.brokers import until
 
 APP = """
@@ -144,6 +145,19 @@ def test_a_broker_that_dies_while_nodes_are_asked_ends_the_asking(tmp_path: Path
     server.stop()
 
 
+def test_a_broker_that_lets_the_question_not_in_says_why(tmp_path: Path) -> None:
+    server = RedisServer.start(tmp_path)
+    try:
+        with connect(server.url()) as client:
+            client.sadd("_kombu.binding.celery.pidbox", "\x06\x16\x06\x16silent@here.celery.pidbox")
+            client.config_set("maxclients", 2)  # this one, and the one that looks before it asks
+            with pytest.raises(BrokerUnreachable, match="lets no more clients in") as full:
+                observe_nodes(server.url())
+        assert full.value.trouble is Trouble.MAX_CLIENTS
+    finally:
+        server.stop()
+
+
 def test_a_broker_that_died_before_a_question_is_sent_is_not_tried_for_ever(tmp_path: Path) -> None:
     server = RedisServer.start(tmp_path)
     with remote_control(server.url(), {"max_retries": 1}) as mailbox:
@@ -166,7 +180,7 @@ def test_a_node_says_which_tasks_it_holds_and_of_which_it_may_hold_more(worker_u
     deadline = time.monotonic() + 20
     while (node := observe_nodes(worker_url, OPTIONS, holdings=True)["w1@here"]).holds != frozenset({later}):
         assert time.monotonic() < deadline, node
-    assert node.rate_limited == {"tiny.limited"}
+    assert node.rate_limits == {"tiny.limited": "10/m"}
     assert node.options == {"visibility_timeout": 7200}, "a prefix is hidden, for its name holds the word key"
     with celery.Celery("producer", broker=worker_url, set_as_current=False) as app:
         app.conf.broker_transport_options = OPTIONS
@@ -219,7 +233,7 @@ def test_a_busy_node_says_which_of_its_messages_it_has_not_begun(redis_server: R
         assert told[0].endswith(" s more for tiny.count on w1@here")
         consume_again(url, OPTIONS, {"w1@here": ["work"]})
         with connect(url) as client:
-            found = entries(client, KeySpace.from_options(OPTIONS))
+            found = entries(Store(client, KeySpace.from_options(OPTIONS)))
         ((node, queue, count, since_at),) = (
             (hoard.node, hoard.queue, hoard.count, hoard.since_at)
             for hoard in hoards(found, observe_nodes(url, OPTIONS, holdings=True))
@@ -268,3 +282,30 @@ def test_two_nodes_of_one_name_are_told_and_hide_no_other(url: str, client: "red
         after = observe_nodes(url, OPTIONS, timeout_s=5)
         assert after["w1@here"].queues == {"work", "mail"}, "each of the two would have obeyed"
         assert after["w2@here"].queues == {"mail"}
+
+
+ODD_ANSWERS = """
+from celery.worker.control import inspect_command
+ODD = {"stats": ["no"], "active": {"id": 1}, "reserved": [{"name": "x"}], "conf": "none", "scheduled": [7]}
+for name, told in ODD.items():
+    inspect_command(name=name)(lambda state, told=told, **_: told)
+"""
+
+
+def test_a_node_that_answers_something_odd_is_seen_with_what_it_says_well(url: str, tmp_path: Path) -> None:
+    with worker(url, tmp_path, "-P", "solo", app=APP + ODD_ANSWERS.replace("{", "{{").replace("}", "}}")):
+        node = observe_nodes(url, OPTIONS, timeout_s=5, holdings=True)["w1@here"]
+    assert node.queues == {"work", "mail"}
+    assert (node.holds, node.running, node.pids, node.options) == (None, (), frozenset(), None)
+
+
+def test_where_redis_is_full_that_is_said_and_no_node_is_called_silent(
+    url: str, client: "redis.Redis", tmp_path: Path
+) -> None:
+    with worker(url, tmp_path, "-P", "solo"):
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(BrokerReadOnly, match=r"^[\d.:]+ refuses: command not allowed when used memory"):
+                observe_nodes(url, OPTIONS, timeout_s=5)
+        finally:
+            client.config_set("maxmemory", 0)

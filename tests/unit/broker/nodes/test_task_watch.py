@@ -85,6 +85,13 @@ def new_id(task: str) -> str:
     return f"{task}-{uuid.uuid4()}"
 
 
+def run(url: str, task_id: str, name: str, *, queue: str = "work", timeout_s: float = 20, **said: Any) -> TaskState:
+    with watch_results(url, task_id) as watch:
+        return run_task(
+            url, OPTIONS, watch=watch, name=f"tiny.{name}", queue=queue, task_id=task_id, timeout_s=timeout_s, **said
+        )
+
+
 def states(watch: Watch) -> list[TaskState]:
     """Every state seen, in turn, up to the last."""
     seen: list[TaskState] = []
@@ -111,32 +118,27 @@ def test_a_retry_and_progress_are_seen_in_the_results(worker_url: str, send: Sen
 
 def test_a_task_is_run_to_its_end_and_its_progress_told(worker_url: str) -> None:
     progress: list[TaskState] = []
-    outcome = run_task(
-        worker_url, worker_url, OPTIONS, name="tiny.count", queue="work", task_id="task-1", timeout_s=20,
-        kwargs={"upto": 3}, on_progress=progress.append,
-    )  # fmt: skip
+    outcome = run(worker_url, "task-1", "count", kwargs={"upto": 3}, on_progress=progress.append)
     assert (outcome.state, outcome.result, outcome.ended) == ("SUCCESS", {"counted": 3}, True)
     assert TaskState("PROGRESS", {"current": 1, "total": 3}) in progress
     assert len(progress) == len({str(seen) for seen in progress})
 
 
 def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
-    outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.fail", queue="work", task_id="task-2", timeout_s=20)
+    outcome = run(worker_url, "task-2", "fail")
     assert (outcome.state, outcome.result, outcome.ended) == ("FAILURE", "ValueError: no printer", True)
     assert 'raise ValueError("no printer")' in outcome.traceback
 
 
 def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
-    outcome = run_task(
-        worker_url, worker_url, OPTIONS, name="tiny.count", queue="nobody", task_id="task-3", timeout_s=0.5, priority=9
-    )
+    outcome = run(worker_url, "task-3", "count", queue="nobody", timeout_s=0.5, priority=9)
     assert (outcome.state, outcome.ended) == ("PENDING", False)
     with connect(worker_url) as client:
         assert client.llen("tiny:nobody\x06\x169") == 1
 
 
 def test_a_task_that_wants_to_be_tried_again_is_not_waited_for_and_not_tried_again(worker_url: str) -> None:
-    outcome = run_task(worker_url, worker_url, OPTIONS, name="tiny.twice", queue="work", task_id="task-4", timeout_s=20)
+    outcome = run(worker_url, "task-4", "twice")
     assert (outcome.state, outcome.result) == ("RETRY", "OSError: no GLPI")
     with watch_results(worker_url, "task-4") as watch:
         assert states(watch)[-1].state == "REVOKED"

@@ -7,6 +7,7 @@ import redis
 
 from runbooks.broker.queues.find import find_message
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -18,10 +19,10 @@ def test_a_waiting_message_is_found_with_how_many_run_before_it(client: "redis.R
     wanted = send("shop.ship", "work", 7)
     send("shop.bill")
     later = send("shop.bill", priority=9)
-    place = find_message(client, KEYS, ["other", "work"], wanted)
+    place = find_message(Store(client, KEYS), ["other", "work"], wanted)
     assert place
     assert (place.queue, place.ahead, place.message.task, place.message.args) == ("work", 1500, "shop.ship", "(7,)")
-    last = find_message(client, KEYS, ["other", "work"], later)
+    last = find_message(Store(client, KEYS), ["other", "work"], later)
     assert last
     assert last.ahead == 1502
 
@@ -35,7 +36,7 @@ def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(client: "re
         client.rpop("work")
     client.hset("unacked", "foreign", "id-1 is no message")
     before = {key: client.dump(key) for key in client.scan_iter()}
-    place = find_message(client, KEYS, ["work"], "id-1")
+    place = find_message(Store(client, KEYS), ["work"], "id-1")
     assert place
     assert (place.queue, place.message.retries) == (None, 2)
     assert place.message.eta_at
@@ -45,4 +46,4 @@ def test_of_an_attempt_and_its_retry_the_retry_is_told_with_its_time(client: "re
 
 def test_an_id_that_only_stands_in_another_message_is_not_found(client: "redis.Redis", send: Send) -> None:
     send("shop.bill", "work", "id-1")
-    assert find_message(client, KEYS, ["work", "none"], "id-1") is None
+    assert find_message(Store(client, KEYS), ["work", "none"], "id-1") is None

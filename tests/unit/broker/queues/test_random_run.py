@@ -21,6 +21,7 @@ from runbooks.broker.queues import take_restore
 from runbooks.broker.queues.requeue import move, recall
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed, messages_in
 from tests.unit.broker.queues.test_take_restore_fenced import Stop
@@ -32,16 +33,16 @@ CLEAN = Rule("clean", "work", task="stale.*")
 REQUEUE = Rule("requeue", "work", task="stale.*", requeue_to="other")
 
 
-def act(verb: str, client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> None:
+def act(verb: str, store: Store, archive: Archive) -> None:
     if verb in ("clean", "requeue"):
-        take_restore.take(client, keyspace, "work", [CLEAN if verb == "clean" else REQUEUE], archive, NOW)
-        move(client, keyspace, archive)
+        take_restore.take(store, "work", [CLEAN if verb == "clean" else REQUEUE], archive, NOW)
+        move(store, archive)
     elif verb == "restore":
-        take_restore.restore(client, keyspace, archive)
+        take_restore.restore(store, archive)
     else:
-        take_restore.settle(client, keyspace, archive)
-        recall(client, keyspace, archive)
-        take_restore.restore(client, keyspace, archive)
+        take_restore.settle(store, archive)
+        recall(store, archive)
+        take_restore.restore(store, archive)
 
 
 def child(work: Callable[[], None]) -> int:
@@ -71,7 +72,7 @@ def test_a_random_run_loses_and_doubles_nothing(client: "redis.Redis", url: str,
         mine = connect(url)
         arm(mine, failpoint)
         with Archive.open(path) as archive:
-            act(verb, mine, replace(KEYS, holder=holder), archive)
+            act(verb, Store(mine, replace(KEYS, holder=holder)), archive)
 
     def one_id(raw: bytes) -> str:
         return cast(str, json.loads(raw)["headers"]["id"])
@@ -100,13 +101,13 @@ def test_a_random_run_loses_and_doubles_nothing(client: "redis.Redis", url: str,
         second = tmp_path / f"{n}-second.jsonl"
         paths.append(second)
         with Archive.create(second, f"second-{n}", NOW) as archive:
-            act("clean", client, replace(KEYS, holder=f"b{n}"), archive)
+            act("clean", Store(client, replace(KEYS, holder=f"b{n}")), archive)
         if os.WIFSTOPPED(status):
             os.kill(pid, signal.SIGCONT)
             os.waitpid(pid, 0)
         client.delete(KEYS.lock)
         with Archive.open(path) as archive:
-            take_restore.settle(client, KEYS, archive)
+            take_restore.settle(Store(client, KEYS), archive)
         kept = [one_id(raw) for key in ("work", "other") for raw in listed(client, key)]
         archived = [one_id(message.raw) for one in paths for message in messages_in(one, Fate.TAKEN)]
         counted = Counter([*kept, *archived, *consumed])

@@ -144,7 +144,7 @@ def test_what_stands_in_the_queue_again_is_not_put_back_beside_itself(old: Rdb |
         seen = broker_at(server).restorable(path, malformed=False)
         assert seen.count == 0
         assert "Redis has no record of this run's last step" in seen.note
-        assert f"{COUNT} stand in Redis already" in seen.note
+        assert f"in Redis already, and left there: {COUNT}" in seen.note
         assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
         assert queue(server) == before
         with client_of(server) as client:
@@ -169,7 +169,7 @@ def test_what_stands_nowhere_may_have_run_again_and_stays_in_the_archive_until_i
             client.rpop("work", COUNT // 2)  # workers run them, before anybody looks
         seen = broker_at(server).restorable(path, malformed=False)
         assert seen.count == 0
-        assert f"{COUNT // 2} stand nowhere" in seen.note
+        assert f"left in the archive: {COUNT // 2}" in seen.note
         for _ in range(2):
             assert broker_at(server).restore(path, malformed=False).startswith("0 messages put back")
             assert restore(server, path).startswith("0 messages put back")
@@ -190,7 +190,7 @@ def test_what_was_put_back_and_lost_is_said_and_put_back_again_when_asked_for(ol
         assert queue(server) == []
         found, note = broker_at(server).difference(path)
         assert len(found.missing) == COUNT
-        assert f"{COUNT} that the archive calls put back or moved stand nowhere" in note
+        assert f"put back or moved by the archive, and nowhere, so consumed or lost: {COUNT}" in note
         assert "--even-restored" in note
         assert restore(server, path).startswith("0 messages")
         assert restore(server, path, even_restored=True).startswith(f"{COUNT} messages")

@@ -16,6 +16,7 @@ from runbooks.broker.archive.writer import Archive
 from runbooks.broker.queues import requeue, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed, messages_in
@@ -47,8 +48,8 @@ def fill(send: Send, count: int = 6) -> None:
 
 
 def take_and_move(client: "redis.Redis", archive: Archive, rule: Rule = TO_HIGH) -> int:
-    take_restore.take(client, KEYS, "work", [rule], archive, NOW)
-    return requeue.move(client, KEYS, archive)
+    take_restore.take(Store(client, KEYS), "work", [rule], archive, NOW)
+    return requeue.move(Store(client, KEYS), archive)
 
 
 def test_messages_are_moved_behind_what_waits_there_in_their_order(
@@ -62,7 +63,7 @@ def test_messages_are_moved_behind_what_waits_there_in_their_order(
     assert ids(listed(client, MOVED_KEY)) == [*reversed(stale), waiting]
     assert {m["properties"]["priority"] for m in map(json.loads, listed(client, MOVED_KEY)[:3])} == {5}
     assert len(messages_in(archive.path, Fate.MOVED)) == 3
-    assert requeue.move(client, KEYS, archive) == 0
+    assert requeue.move(Store(client, KEYS), archive) == 0
     assert list(client.hgetall(KEYS.batches("run-1"))) == [b"through"]
 
 
@@ -98,12 +99,12 @@ def test_a_move_is_taken_back_to_where_the_messages_came_from_byte_for_byte(
     send("waiting", "high", priority=5)
     before = lists(client)
     assert take_and_move(client, archive) == 6
-    assert requeue.standing(client, KEYS, read(archive.path), None) == 6
-    assert requeue.recall(client, KEYS, archive) == 6
-    assert take_restore.restore(client, KEYS, archive).restored == 6
+    assert requeue.standing(Store(client, KEYS), read(archive.path), None) == 6
+    assert requeue.recall(Store(client, KEYS), archive) == 6
+    assert take_restore.restore(Store(client, KEYS), archive).restored == 6
     assert lists(client) == before
-    assert requeue.recall(client, KEYS, archive) == 0
-    assert take_restore.restore(client, KEYS, archive).restored == 0
+    assert requeue.recall(Store(client, KEYS), archive) == 0
+    assert take_restore.restore(Store(client, KEYS), archive).restored == 0
     assert lists(client) == before
 
 
@@ -113,9 +114,9 @@ def test_what_was_consumed_where_it_was_moved_to_is_not_run_again(
     stale = [send("stale.one") for _ in range(4)]
     take_and_move(client, archive)
     assert ids([client.rpop(MOVED_KEY), client.rpop(MOVED_KEY)]) == stale[:2]  # type: ignore[list-item]
-    assert requeue.standing(client, KEYS, read(archive.path), None) == 2
-    assert requeue.recall(client, KEYS, archive) == 2
-    take_restore.restore(client, KEYS, archive)
+    assert requeue.standing(Store(client, KEYS), read(archive.path), None) == 2
+    assert requeue.recall(Store(client, KEYS), archive) == 2
+    take_restore.restore(Store(client, KEYS), archive)
     assert ids(listed(client, "work")) == stale[:1:-1]
     assert not client.exists(MOVED_KEY)
 
@@ -126,7 +127,7 @@ def test_where_the_target_is_no_list_nothing_is_lost(client: "redis.Redis", send
     before = lists(client)
     with pytest.raises(BrokerRefused, match="is a string"):
         take_and_move(client, archive)
-    take_restore.restore(client, KEYS, archive)
+    take_restore.restore(Store(client, KEYS), archive)
     assert lists(client) == before
 
 
@@ -138,8 +139,8 @@ def test_messages_are_put_back_to_run_next_or_last_in_their_order(
     client.delete("work")
     live[0], *stale = [send(task) for task in ("live", "stale.one", "stale.one")]
     live[3] = send("live")
-    take_restore.take(client, KEYS, "work", [Rule("r", task="stale.*")], archive, NOW)
-    assert requeue.put_at_end(client, KEYS, archive, messages_in(archive.path, Fate.TAKEN), place) == 2
+    take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, NOW)
+    assert requeue.put_at_end(Store(client, KEYS), archive, messages_in(archive.path, Fate.TAKEN), place) == 2
     still = [live[0], live[3]]
     runs = [*stale, *still] if place == "next" else [*still, *stale]
     assert ids(listed(client, "work")) == runs[::-1]
@@ -150,29 +151,29 @@ def test_a_choice_goes_back_into_its_places_and_the_rest_later(
 ) -> None:
     fill(send, 20)
     before = lists(client)
-    take_restore.take(client, KEYS, "work", [Rule("r", task="stale.*")], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, NOW)
     some = frozenset(n for n in read(archive.path).messages if n % 3 == 0)
-    assert take_restore.restore(client, KEYS, archive, wanted=some).restored == len(some)
-    assert take_restore.restore(client, KEYS, archive).restored == 10 - len(some)
+    assert take_restore.restore(Store(client, KEYS), archive, wanted=some).restored == len(some)
+    assert take_restore.restore(Store(client, KEYS), archive).restored == 10 - len(some)
     assert lists(client) == before
 
 
 def test_only_what_one_change_has_put_back_is_recalled(client: "redis.Redis", send: Send, archive_path: Path) -> None:
     fill(send, 12)
     with Archive.create(archive_path, "run-1", NOW) as archive:
-        take_restore.take(client, KEYS, "work", [Rule("r", task="stale.*")], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, NOW)
     without = lists(client)
     for token, wanted in (("a", frozenset({1, 2})), ("b", frozenset({3, 4}))):
         with Archive.open(archive_path, token) as archive:
-            take_restore.restore(client, KEYS, archive, wanted=wanted)
+            take_restore.restore(Store(client, KEYS), archive, wanted=wanted)
     between = lists(client)
     with Archive.open(archive_path, "c") as archive:
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     with Archive.open(archive_path) as archive:
-        assert requeue.recall(client, KEYS, archive, "c") == 2
+        assert requeue.recall(Store(client, KEYS), archive, "c") == 2
         assert lists(client) == between
-        assert requeue.recall(client, KEYS, archive, "a") == 2
-        assert requeue.recall(client, KEYS, archive, "b") == 2
+        assert requeue.recall(Store(client, KEYS), archive, "a") == 2
+        assert requeue.recall(Store(client, KEYS), archive, "b") == 2
     assert lists(client) == without
 
 
@@ -199,8 +200,8 @@ def test_whatever_is_moved_and_consumed_every_message_is_in_one_place_and_undo_b
             for _ in range(data.draw(st.integers(0, 5)) if data.draw(st.booleans()) else 0):
                 if popped := client.rpop(key):
                     consumed.append(popped)
-        requeue.recall(client, KEYS, archive)
-        take_restore.restore(client, KEYS, archive)
+        requeue.recall(Store(client, KEYS), archive)
+        take_restore.restore(Store(client, KEYS), archive)
     left = lists(client)
     assert Counter([*ids(consumed), *(i for items in left.values() for i in ids(items))]) == Counter(ids(sent))
     assert not any(key.startswith(b"high") for key in left)
@@ -226,8 +227,8 @@ def move_in_child(url: str, path: Path, failpoint: Failpoint | None = None) -> N
         client.eval = failpoint.around(client.eval)  # type: ignore[method-assign]
         os.fsync = failpoint.around(os.fsync)
     with Archive.open(path) as archive:
-        take_restore.settle(client, KEYS, archive)
-        requeue.move(client, KEYS, archive)
+        take_restore.settle(Store(client, KEYS), archive)
+        requeue.move(Store(client, KEYS), archive)
 
 
 def test_a_move_killed_anywhere_loses_and_doubles_nothing(
@@ -240,15 +241,15 @@ def test_a_move_killed_anywhere_loses_and_doubles_nothing(
         before = lists(client)
         path = tmp_path / f"{at}.jsonl"
         with Archive.create(path, f"run-{at}", NOW) as archive:
-            take_restore.take(client, KEYS, "work", [TO_HIGH], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [TO_HIGH], archive, NOW)
         ended = in_child(lambda path=path, at=at: move_in_child(url, path, Failpoint(at)))  # type: ignore[misc]
         if at % 2:  # a rerun goes on with it
             move_in_child(url, path)
             assert len(listed(client, MOVED_KEY)) == 8
         with Archive.open(path) as archive:
-            take_restore.settle(client, KEYS, archive)
-            requeue.recall(client, KEYS, archive)
-            take_restore.restore(client, KEYS, archive)
+            take_restore.settle(Store(client, KEYS), archive)
+            requeue.recall(Store(client, KEYS), archive)
+            take_restore.restore(Store(client, KEYS), archive)
         assert lists(client) == before
         if ended:
             break

@@ -17,6 +17,7 @@ from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import list_pass, requeue, take_restore, unacked
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed, messages_in
 from tests.unit.broker.queues.test_take_restore_fenced import FENCED, Stop, stopped_child
@@ -40,44 +41,44 @@ def arm(client: "redis.Redis", stop: Stop) -> None:
     os.fsync = stop.before(os.fsync)
 
 
-Run = Callable[["redis.Redis", KeySpace, Archive], object]
+Run = Callable[[Store, Archive], object]
 
 
-def requeue_some(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> object:
-    take_restore.take(client, keyspace, "work", [STALE], archive, NOW)
-    return requeue.move(client, keyspace, archive)
+def requeue_some(store: Store, archive: Archive) -> object:
+    take_restore.take(store, "work", [STALE], archive, NOW)
+    return requeue.move(store, archive)
 
 
-def undo_requeue(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> object:
-    take_restore.settle(client, keyspace, archive)
-    requeue.recall(client, keyspace, archive)
-    return take_restore.restore(client, keyspace, archive)
+def undo_requeue(store: Store, archive: Archive) -> object:
+    take_restore.settle(store, archive)
+    requeue.recall(store, archive)
+    return take_restore.restore(store, archive)
 
 
-def put_next(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> object:
+def put_next(store: Store, archive: Archive) -> object:
     ledger = archive.ledger()
     out = [ledger.messages[n] for n in ledger.numbers(Fate.TAKEN)]
-    return requeue.put_at_end(client, keyspace, archive, out, "next")
+    return requeue.put_at_end(store, archive, out, "next")
 
 
-def take_unacked(client: "redis.Redis", keyspace: KeySpace, archive: Archive, rule: Rule = FETCHED) -> object:
-    found = unacked.entries(client, keyspace)
-    chosen, notices = unacked.choose(found, {}, [rule], keyspace, "work", Facts(NOW))
-    return unacked.take(client, keyspace, chosen, notices, archive)
+def take_unacked(store: Store, archive: Archive, rule: Rule = FETCHED) -> object:
+    found = unacked.entries(store)
+    chosen, notices = unacked.choose(found, {}, [rule], store.keys, "work", Facts(NOW))
+    return unacked.take(store, chosen, notices, archive)
 
 
-def restore_unacked(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> object:
-    return unacked.restore(client, keyspace, archive)
+def restore_unacked(store: Store, archive: Archive) -> object:
+    return unacked.restore(store, archive)
 
 
-def recall_unacked(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> object:
-    return unacked.recall(client, keyspace, archive, "")
+def recall_unacked(store: Store, archive: Archive) -> object:
+    return unacked.recall(store, archive, "")
 
 
 def second_run(client: "redis.Redis", archive: Archive, fetched: Archive) -> None:
     """Takes what is live out of the queue and of `unacked`; nothing of it is the first run's."""
-    take_restore.take(client, SECOND, "work", [LIVE], archive, NOW)
-    take_unacked(client, SECOND, fetched, replace(FETCHED, task="live"))
+    take_restore.take(Store(client, SECOND), "work", [LIVE], archive, NOW)
+    take_unacked(Store(client, SECOND), fetched, replace(FETCHED, task="live"))
 
 
 @pytest.fixture
@@ -137,9 +138,9 @@ def test_a_run_stopped_at_any_boundary_leaves_a_second_one_alone_and_loses_nothi
         paths = [tmp_path / f"{name}-{at}.jsonl" for name in ("first", "second", "fetched")]
         with Archive.create(paths[0], f"first-{at}", NOW) as archive:
             for prepare in before:
-                prepare(client, KEYS, archive)
+                prepare(Store(client, KEYS), archive)
         client.set(KEYS.lock, "first")
-        pid, stopped = stopped_child(url, paths[0], at, lambda client, archive: run(client, FIRST, archive), arm)
+        pid, stopped = stopped_child(url, paths[0], at, lambda client, archive: run(Store(client, FIRST), archive), arm)
         if not stopped:
             break
         client.set(KEYS.lock, "second")
@@ -162,7 +163,7 @@ def test_a_run_stopped_at_any_boundary_leaves_a_second_one_alone_and_loses_nothi
         codes[seen[0]] += 1
         client.delete(KEYS.lock)
         with Archive.open(paths[0]) as archive:
-            take_restore.settle(client, KEYS, archive)
+            take_restore.settle(Store(client, KEYS), archive)
         moved = [message.item for message in messages_in(paths[0], Fate.MOVED)]
         taken = [message.raw for path in paths for message in messages_in(path, Fate.TAKEN)]
         assert client.llen("other") == len(moved)

@@ -18,6 +18,7 @@ from runbooks.broker.archive.writer import Archive
 from runbooks.broker.queues import requeue, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed
 
@@ -77,8 +78,8 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
     threads = workers(url, work, later, consumed) if busy else []
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run", NOW) as archive:
-        take_restore.take(client, keys, "work", [rule], archive, NOW)
-        requeue.move(client, keys, archive)
+        take_restore.take(Store(client, keys), "work", [rule], archive, NOW)
+        requeue.move(Store(client, keys), archive)
         for thread in threads:
             thread.join()
         everything = {key.decode(): listed(client, key) for key in client.scan_iter(_type="list")}
@@ -90,8 +91,8 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
         assert all(fits(rule, m.raw) for m in out)
         if not busy:
             assert Counter(expected(rule, first, keys)) == Counter(id_of(m.raw) for m in out)
-            requeue.recall(client, keys, archive)
-            take_restore.restore(client, keys, archive)
+            requeue.recall(Store(client, keys), archive)
+            take_restore.restore(Store(client, keys), archive)
             back = {key: [raw for raw, at in reversed(first) if at == key] for key in work}
             assert {key: listed(client, key) for key in work} == back
     assert verify(path) == ()

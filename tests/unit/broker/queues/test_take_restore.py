@@ -24,6 +24,7 @@ from runbooks.broker.queues.placement import Expected, Parted
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
@@ -46,8 +47,8 @@ def archive(archive_path: Path) -> Any:
         yield opened
 
 
-def take(client: "redis.Redis", keyspace: KeySpace, archive: Archive) -> take_restore.TakeReport:
-    return take_restore.take(client, keyspace, "work", [STALE, MALFORMED], archive, NOW)
+def take(store: Store, archive: Archive) -> take_restore.TakeReport:
+    return take_restore.take(store, "work", [STALE, MALFORMED], archive, NOW)
 
 
 def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
@@ -67,7 +68,7 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
         if i % 2 and i % 100 != 1:
             kept.append(task_id.encode())
     before = contents(client)
-    report = take_restore.take(client, KEYS, "work", [STALE, RETRIED, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, RETRIED, MALFORMED], archive, NOW)
     assert report == take_restore.TakeReport({"stale": 600, "retried too often": 12}, gone=0, malformed=0)
     after = contents(client)
     for key, items in before.items():
@@ -84,7 +85,7 @@ def test_rules_of_other_queues_and_other_lists_are_left_alone(
     client.rpush("invoices", b"not celery's", b"[]")
     client.rpush("work", b"[]")
     before = contents(client)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     del before[b"work"]
     assert contents(client) == before
 
@@ -97,16 +98,16 @@ def test_malformed_items_are_taken_and_put_back_only_when_asked_for(
     send("live")
     client.lpush("work", b"[]")
     before = contents(client)
-    report = take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert (report.malformed, sum(report.taken.values())) == (5, 6)
     assert report.taken["malformed: not a JSON object"] == 3
-    assert take_restore.restore(client, KEYS, archive) == take_restore.RestoreReport(restored=1, withheld=5)
+    assert take_restore.restore(Store(client, KEYS), archive) == take_restore.RestoreReport(restored=1, withheld=5)
     assert listed(client, "work") == [before[b"work"][1], before[b"work"][-1]]
-    assert take_restore.restore(client, KEYS, archive, malformed=True) == take_restore.RestoreReport(
+    assert take_restore.restore(Store(client, KEYS), archive, malformed=True) == take_restore.RestoreReport(
         restored=5, withheld=0
     )
     assert contents(client) == before
-    assert take_restore.restore(client, KEYS, archive, malformed=True) == take_restore.RestoreReport(
+    assert take_restore.restore(Store(client, KEYS), archive, malformed=True) == take_restore.RestoreReport(
         restored=0, withheld=0
     )
     assert contents(client) == before
@@ -134,7 +135,7 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
     before = contents(client)
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        report = take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
         everything = [item for items in lists.values() for item in items]
         bad = [item for item in everything if item in (b"[]", b"", b"{}")]
         stale = [item for item in everything if b"stale.one" in item]
@@ -143,8 +144,8 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
         assert Counter(taken) == Counter([*bad, *stale])
         in_steps = data.draw(st.booleans())
         if in_steps:
-            take_restore.restore(client, KEYS, archive)
-        take_restore.restore(client, KEYS, archive, malformed=True)
+            take_restore.restore(Store(client, KEYS), archive)
+        take_restore.restore(Store(client, KEYS), archive, malformed=True)
         assert contents(client) == before
         assert set(client.keys()) - {KEYS.batches("run-2").encode()} == set(before)
         assert verify(path) == ()
@@ -159,8 +160,8 @@ def test_a_large_queue_comes_back_in_place_over_many_windows_and_scripts(
     ]
     fill(client, {"work": [*unique, *draw.choices(pool, k=300)]})
     before = contents(client)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
-    take_restore.restore(client, KEYS, archive, malformed=True)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.restore(Store(client, KEYS), archive, malformed=True)
     assert contents(client) == before
 
 
@@ -170,12 +171,12 @@ def test_messages_whose_neighbours_were_consumed_run_next_and_in_their_order(
     for i in range(20):
         send(["stale.one", "live"][i % 2], "work", i)
     before = listed(client, "work")
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     for _ in range(5):
         client.rpop("work")
     send("live")  # arrives meanwhile
     arrived = client.lrange("work", 0, 0)
-    take_restore.restore(client, KEYS, archive)
+    take_restore.restore(Store(client, KEYS), archive)
     consumed = before[-10::2]
     assert listed(client, "work") == [*arrived, *(item for item in before if item not in consumed)]
 
@@ -186,9 +187,9 @@ def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
     for i in range(400):
         send("stale.one" if i % 3 else "live", "work", i)
     stale = [item for item in listed(client, "work") if b"stale.one" in item]
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     client.delete("work")
-    take_restore.restore(client, KEYS, archive)
+    take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == stale
 
 
@@ -215,7 +216,7 @@ def test_places_are_the_same_counted_or_looked_for(
     fill(client, {"work": items})
     path, copy = tmp_path / f"{uuid.uuid4()}.jsonl", tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        take(client, KEYS, archive)
+        take(Store(client, KEYS), archive)
     for _ in range(data.draw(st.integers(0, 60))):
         client.rpop("work")
     for _ in range(data.draw(st.integers(0, 3))):
@@ -224,12 +225,12 @@ def test_places_are_the_same_counted_or_looked_for(
     client.copy("work", "left")
     shutil.copy(path, copy)
     with Archive.open(path) as archive:
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     once = listed(client, "work")
     client.copy("left", "work", replace=True)
     with Archive.open(copy) as archive, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Expected, "feed", look_for_neighbours)
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == once
 
 
@@ -245,20 +246,20 @@ def test_what_three_runs_took_comes_back_into_place_in_any_order(
     fill(client, {"work": items})
     for run in "abc":
         with Archive.create(tmp_path / run, f"run-{run}", NOW) as archive:
-            take_restore.take(client, KEYS, "work", [Rule("stale", "work", task=f"stale.{run}")], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [Rule("stale", "work", task=f"stale.{run}")], archive, NOW)
     for run in order:
         with Archive.open(tmp_path / run) as archive:
-            take_restore.restore(client, KEYS, archive)
+            take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == items
 
 
 def test_memory_does_not_grow_with_what_is_put_back(client: "redis.Redis", pool: list[bytes], archive: Archive) -> None:
     items = numbered(pool, ["stale.one"] * 30_000)
     fill(client, {"work": items})
-    take(client, KEYS, archive)
+    take(Store(client, KEYS), archive)
     tracemalloc.start()
     try:
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -272,7 +273,7 @@ def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
     send("stale.one")
     client.set("work\x06\x163", "someone else's")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x163 in .* is a string"):
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert client.llen("work") == 1
 
 
@@ -289,11 +290,11 @@ def test_nothing_is_removed_when_the_disk_is_full(
 
     monkeypatch.setattr(os, "write", fill_up)
     with pytest.raises(ArchiveError, match="No space left"):
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     assert client.llen("work") == 1
     assert verify(archive.path) == ()
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert client.llen("work") == 0
     assert verify(archive.path) == ()
 
@@ -305,12 +306,12 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     client.config_set("maxmemory-policy", "noeviction")
     try:
         with pytest.raises(BrokerRefused, match="left of its maxmemory of") as refused:
-            take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     finally:
         client.config_set("maxmemory", 0)
     assert "maxmemory" in refused.value.advice
     assert client.llen("work") == 1
-    take_restore.settle(client, KEYS, archive)
+    take_restore.settle(Store(client, KEYS), archive)
     assert not messages_in(archive.path, Fate.TAKEN)
 
 
@@ -351,9 +352,9 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
 
     before_each(monkeypatch, "begin", time_out)
     with pytest.raises(Exception, match="Timeout reading"):
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
-    assert take_restore.settle(client, KEYS, archive) == 1
+    assert take_restore.settle(Store(client, KEYS), archive) == 1
     client.execute_command(*late[0])  # type: ignore[no-untyped-call]
     assert client.llen("work") == 1
     assert 0 < client.ttl(KEYS.batches("run-1")) <= take_restore.REMEMBERED_S
@@ -369,7 +370,7 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
     transactions: list[list[bytes]] = []
     before_each(monkeypatch, "begin", scripts.append)
     before_each(monkeypatch, "go", transactions.append)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     monkeypatch.undo()
     before = contents(client)
     assert (len(scripts), len(transactions)) == (1, 1)
@@ -403,19 +404,19 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
 
     send_quietly = Stream.send_quietly
     if verb == "restore":
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     with monkeypatch.context() as patch:
         before_each(patch, "go", die)
         patch.setattr(list_pass, "bring_home", lambda *_: None)
         work = take if verb == "take" else take_restore.restore
         with pytest.raises(KeyboardInterrupt):
-            work(client, KEYS, archive)
+            work(Store(client, KEYS), archive)
     before_each(monkeypatch, "go", come_late)
     hooked = Stream.send_quietly
     with Archive.create(tmp_path / "next.jsonl", "run-2", NOW) as following:
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], following, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], following, NOW)
     assert came > 3
-    take_restore.settle(client, KEYS, archive)
+    take_restore.settle(Store(client, KEYS), archive)
     assert listed(client, "work") == [item for item in items if b"stale.one" not in item]
     archived = [message.raw for path in (archive.path, following.path) for message in messages_in(path, Fate.TAKEN)]
     assert Counter([*archived, *listed(client, "work")]) == Counter(items)
@@ -432,7 +433,7 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
         oldest.append(cast(bytes, client.rpop("work")))
 
     before_each(monkeypatch, "begin", consume)
-    report = take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
     assert sha256(oldest[0]) not in {message.sha256 for message in messages_in(archive.path, Fate.TAKEN)}
 
@@ -450,10 +451,10 @@ def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
             client.rpush("work", kept.pop())
 
     before_each(monkeypatch, "begin", give_back)
-    report = take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert (report.taken, report.gone) == ({"stale": 300}, 0)
     assert verify(archive.path) == ()
-    take_restore.restore(client, KEYS, archive)
+    take_restore.restore(Store(client, KEYS), archive)
     assert Counter(item for item in listed(client, "work") if b"stale.one" in item) == Counter(stale)
 
 
@@ -474,7 +475,7 @@ def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
             client.ltrim("work", 0, 0)  # all that was dealt with is consumed
 
     before_each(monkeypatch, "go", arrive)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     after = listed(client, "work")
     assert after[: len(arrived)] == arrived[::-1]
     rest = after[len(arrived) :]
@@ -499,7 +500,7 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
             client.rpush("work", given.pop(0))
 
     before_each(monkeypatch, "go", give_back)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert b'"redelivered": true' in listed(client, "work")[-1]
 
 
@@ -520,12 +521,12 @@ def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
     with monkeypatch.context() as patch:
         patch.setattr(list_pass, "bring_home", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
-            take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert 300 <= client.llen(KEYS.work("work")) < 500
     arrived = [before[0].replace(b'"id": "', b'"id": "%d-' % i) for i in range(12_000)]
     client.lpush("work", *arrived)
     first = cast("list[bytes]", client.rpop("work", consumed)) if consumed else []
-    take_restore.settle(client, KEYS, archive)
+    take_restore.settle(Store(client, KEYS), archive)
     everything = [*before[::-1], *arrived]
     for raw in first:
         everything.remove(raw)
@@ -537,7 +538,7 @@ def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send
     for i in range(300):
         send(["stale.one", "live"][i % 2])
     client.expire("work", 1000)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
     assert 900 < client.ttl("work") <= 1000
 
 
@@ -551,13 +552,13 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
             raise KeyboardInterrupt
 
     with Archive.create(archive_path, "run-1", NOW) as archive, pytest.raises(KeyboardInterrupt):
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW, stop)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW, stop)
     assert 450 < client.llen("work") < 900
     assert not client.exists(KEYS.work("work"))
     with Archive.open(archive_path) as again:
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], again, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], again, NOW)
         assert client.llen("work") == 450
-        take_restore.restore(client, KEYS, again)
+        take_restore.restore(Store(client, KEYS), again)
     assert contents(client) == before
 
 
@@ -568,7 +569,7 @@ def test_an_overdue_message_is_taken_and_one_due_later_stays(
     send("report", countdown=3600)
     send("report", countdown=10)
     rule = Rule("overdue", "work", eta_overdue_s=60)
-    assert take_restore.take(client, KEYS, "work", [rule], archive, now + 75).taken == {"overdue": 1}
+    assert take_restore.take(Store(client, KEYS), "work", [rule], archive, now + 75).taken == {"overdue": 1}
     assert client.llen("work") == 1
 
 
@@ -583,9 +584,9 @@ def test_progress_is_told_from_the_first_item_to_the_last(
     def listener(verb: str) -> Callable[[int, int], None]:
         return lambda looked_at, total: told[verb].append((looked_at, total))
 
-    scan_queue(client, KEYS, "work", [STALE], NOW, on_progress=listener("scan"))
-    take_restore.take(client, KEYS, "work", [STALE], archive, NOW, listener("take"))
-    take_restore.restore(client, KEYS, archive, on_progress=listener("restore"))
+    scan_queue(Store(client, KEYS), "work", [STALE], NOW, on_progress=listener("scan"))
+    take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW, listener("take"))
+    take_restore.restore(Store(client, KEYS), archive, on_progress=listener("restore"))
     assert [steps[-1] for steps in told.values()] == [(600, 600), (600, 600), (300, 300)]
     for steps in told.values():
         assert len(steps) > 1

@@ -19,6 +19,7 @@ from runbooks.broker.queues.requeue import put_at_end
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import LockHeld
 from runbooks.core.model import Rule
 from tests.unit.broker.conftest import Send, listed, messages_in
@@ -84,11 +85,11 @@ def resumed(pid: int) -> int:
 
 
 def first_take(client: "redis.Redis", archive: Archive) -> object:
-    return take_restore.take(client, FIRST, "work", [STALE], archive, NOW)
+    return take_restore.take(Store(client, FIRST), "work", [STALE], archive, NOW)
 
 
 def first_restore(client: "redis.Redis", archive: Archive) -> object:
-    return take_restore.restore(client, FIRST, archive)
+    return take_restore.restore(Store(client, FIRST), archive)
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_a_run_stopped_at_any_boundary_changes_nothing_after_a_second_run_has_be
         mine, other = tmp_path / f"first-{at}.jsonl", tmp_path / f"second-{at}.jsonl"
         with Archive.create(mine, f"first-{at}", NOW) as archive:
             if work is first_restore:
-                take_restore.take(client, KEYS, "work", [STALE], archive, NOW)
+                take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW)
         client.set(KEYS.lock, "first")
         pid, stopped = stopped_child(url, mine, at, work)
         if not stopped:
@@ -139,11 +140,11 @@ def test_a_run_stopped_at_any_boundary_changes_nothing_after_a_second_run_has_be
         with Archive.create(other, f"second-{at}", NOW) as archive, monkeypatch.context() as patch:
             if meanwhile == "walking":
                 patch.setattr(Stream, "send_quietly", resume_in_the_middle)
-            take_restore.take(client, SECOND, "work", [LIVE], archive, NOW)
+            take_restore.take(Store(client, SECOND), "work", [LIVE], archive, NOW)
             codes[seen[0] if seen else resumed(pid)] += 1
         client.delete(KEYS.lock)
         with Archive.open(mine) as archive:
-            take_restore.settle(client, KEYS, archive)
+            take_restore.settle(Store(client, KEYS), archive)
         taken = [message.raw for path in (mine, other) for message in messages_in(path, Fate.TAKEN)]
         assert Counter([*taken, *listed(client, "work")]) == Counter(items), at
         assert sorted(message.raw for message in messages_in(other, Fate.TAKEN)) == sorted(items[1::3])
@@ -161,15 +162,15 @@ def test_a_run_whose_lock_has_expired_changes_nothing(
         with pytest.raises(LockHeld):
             first_take(client, archive)
         assert listed(client, "work") == items
-        take_restore.take(client, KEYS, "work", [STALE], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW)
         left = listed(client, "work")
         with pytest.raises(LockHeld):
             first_restore(client, archive)
         messages = list(archive.ledger().messages.values())
         with pytest.raises(LockHeld):
-            put_at_end(client, FIRST, archive, messages, "last")
+            put_at_end(Store(client, FIRST), archive, messages, "last")
         assert listed(client, "work") == left
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == items
 
 
@@ -178,7 +179,7 @@ def test_a_run_stopped_while_it_opens_an_archive_cuts_off_nothing_that_another_o
 ) -> None:
     client.rpush("work", *items)
     with Archive.create(archive_path, "r1", NOW) as archive:
-        take_restore.take(client, KEYS, "work", [STALE], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW)
     client.set(KEYS.lock, "first")
     pid = os.fork()
     if pid == 0:
@@ -192,9 +193,9 @@ def test_a_run_stopped_while_it_opens_an_archive_cuts_off_nothing_that_another_o
     os.waitpid(pid, os.WUNTRACED)
     client.set(KEYS.lock, "second")
     with suppress(LockHeld), Archive.open(archive_path) as archive:
-        take_restore.restore(client, SECOND, archive)
+        take_restore.restore(Store(client, SECOND), archive)
     assert resumed(pid) == FENCED
     client.delete(KEYS.lock)
     with Archive.open(archive_path) as archive:
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == items

@@ -21,6 +21,7 @@ from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
@@ -51,11 +52,11 @@ def many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def accounted_for(client: "redis.Redis", path: Path, items: list[bytes]) -> None:
     """After settling, each message is in the queue or taken; a restore then makes the queue what it was."""
     with Archive.open(path) as archive:
-        take_restore.settle(client, KEYS, archive)
+        take_restore.settle(Store(client, KEYS), archive)
         taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
         assert sorted([*taken, *listed(client, "work")]) == sorted(items)
         assert client.keys("celery-runbooks:[wjd]*") == []
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == items
     assert verify(path) == ()
 
@@ -120,9 +121,9 @@ def through(proxy: Proxy, verb: str, archive: Archive) -> bool:
     try:
         client = connect(f"redis://127.0.0.1:{proxy.port}/5", timeout_s=10)
         if verb == "take":
-            take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
         else:
-            take_restore.restore(client, KEYS, archive)
+            take_restore.restore(Store(client, KEYS), archive)
     except BrokerUnreachable:
         return False
     client.close()
@@ -141,7 +142,7 @@ def test_a_connection_cut_after_any_byte_loses_and_doubles_nothing(
         path = tmp_path / f"{n}.jsonl"
         with Archive.create(path, f"cut-{n}", NOW) as archive:
             if verb == "restore":
-                take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+                take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
             with Proxy(redis_server.port, whole and draw.randrange(whole)) as proxy:
                 assert through(proxy, verb, archive) is (whole is None)
         whole = whole or proxy.passed
@@ -201,5 +202,5 @@ def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message
 
 def take_and_restore(client: "redis.Redis", archive: Archive) -> None:
     while True:  # until the server is gone
-        take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
-        take_restore.restore(client, KEYS, archive)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.restore(Store(client, KEYS), archive)

@@ -20,6 +20,7 @@ from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.pipeline import Stream
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed, messages_in
@@ -74,14 +75,14 @@ def take(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
     client = connect(url)
     archive = Archive.open(path)
     arm(client, failpoint)
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
 
 
 def restore(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
     client = connect(url)
     archive = Archive.open(path)
     arm(client, failpoint)
-    take_restore.restore(client, KEYS, archive, malformed=True)
+    take_restore.restore(Store(client, KEYS), archive, malformed=True)
 
 
 def arm(client: "redis.Redis", failpoint: Failpoint | None) -> None:
@@ -127,9 +128,9 @@ def assert_nothing_lost(client: "redis.Redis", path: Path, items: list[bytes]) -
 
 def settle_and_restore(client: "redis.Redis", url: str, path: Path, items: list[bytes]) -> None:
     with Archive.open(path) as archive:
-        take_restore.settle(client, KEYS, archive)
+        take_restore.settle(Store(client, KEYS), archive)
         assert_nothing_lost(client, path, items)
-        take_restore.restore(client, KEYS, archive, malformed=True)
+        take_restore.restore(Store(client, KEYS), archive, malformed=True)
     assert listed(client, "work") == items
 
 

@@ -20,6 +20,7 @@ from runbooks.broker.archive.reader import Fate
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.queues import take_restore
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
 from tests.unit.broker.conftest import Send, listed, messages_in
@@ -128,9 +129,9 @@ def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
             process.start()
         until(lambda: _ran(workers) - sum(before) > 300 and newest(client)[1] in "89")
         started, sending = _ran(workers), [process.is_alive() for process in producers]
-        report = take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time())
+        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, time.time())
         if restores:
-            take_restore.restore(client, KEYS, archive)
+            take_restore.restore(Store(client, KEYS), archive)
         assert _ran(workers) > started, "the workers ran while messages were taken"
         assert all(sending), "the producers sent when the taking began"
         for process in producers:

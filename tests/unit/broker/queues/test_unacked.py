@@ -24,6 +24,7 @@ from runbooks.broker.observe import observe_broker
 from runbooks.broker.queues import requeue, take_restore, unacked
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
 from runbooks.core.model import NodeState, Rule
 from tests.unit.broker.conftest import Send, listed, messages_in
 from tests.unit.broker.queues.test_take_restore_killed import Failpoint, in_child, torn
@@ -40,7 +41,7 @@ def archive(archive_path: Path) -> Iterator[Archive]:
 
 
 def node(*holds: str, rate_limited: str = "") -> dict[str, NodeState]:
-    return {"a@b": NodeState("a@b", frozenset(), frozenset(), frozenset(holds), frozenset({rate_limited}))}
+    return {"a@b": NodeState("a@b", frozenset(), frozenset(), frozenset(holds), {rate_limited: "10/m"})}
 
 
 def fetch(app: Celery, queue: Any, count: int) -> None:
@@ -71,7 +72,7 @@ def state(client: "redis.Redis") -> Any:
 
 
 def choose(client: "redis.Redis", nodes: dict[str, NodeState], rule: Rule = ORPHANS, queue: str = "work") -> Any:
-    return unacked.choose(unacked.entries(client, KEYS), nodes, [rule], KEYS, queue, Facts(time.time()))
+    return unacked.choose(unacked.entries(Store(client, KEYS)), nodes, [rule], KEYS, queue, Facts(time.time()))
 
 
 def chosen_ids(choices: Any) -> list[str]:
@@ -98,14 +99,14 @@ def test_entries_of_exchanges_are_followed_to_their_queue(client: "redis.Redis",
     queue = Queue("work", Exchange("shop"), routing_key="jobs")  # type: ignore[no-untyped-call]
     app.send_task("job", queue=queue)
     fetch(app, queue, 1)
-    (entry,) = unacked.entries(client, KEYS)
+    (entry,) = unacked.entries(Store(client, KEYS))
     assert (entry.queue, entry.key) == ("work", "work")
 
 
 def test_junk_in_the_hash_is_left_alone(client: "redis.Redis", fetched: list[str]) -> None:
     for i, junk in enumerate([b"", b"{}", b"[1,2]", b'[{"properties": 1}, "", "work"]', b'[[], {}, "work"]']):
         client.hset("unacked", f"junk-{i}", junk)
-    assert len(unacked.entries(client, KEYS)) == len(fetched)
+    assert len(unacked.entries(Store(client, KEYS))) == len(fetched)
 
 
 def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
@@ -115,9 +116,11 @@ def test_how_long_fetched_messages_are_held_until_their_eta_is_known(
         send(task, "work", countdown=countdown_s)
     fetch(app, Queue("work"), 4)  # type: ignore[no-untyped-call]
     client.hset("unacked", "junk", b"{}")
-    held_s = observe_broker(client, KEYS, ["work"], [], time.time(), {}).held_s
+    held_s = observe_broker(Store(client, KEYS), ["work"], [], time.time(), {}).held_s
     assert {task: round(s, -1) for task, s in held_s.items()} == {"retry": 4800, "later": 60}
-    assert observe_broker(client, KEYS, [], [], time.time(), {}).held_s == {}, "waiting for nodes reads no messages"
+    assert observe_broker(Store(client, KEYS), [], [], time.time(), {}).held_s == {}, (
+        "waiting for nodes reads no messages"
+    )
 
 
 def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
@@ -125,15 +128,15 @@ def test_they_are_taken_into_the_archive_and_put_back_as_they_were(
 ) -> None:
     before = state(client)
     choices, notices = choose(client, node(fetched[1]))
-    report = unacked.take(client, KEYS, choices, notices, archive)
+    report = unacked.take(Store(client, KEYS), choices, notices, archive)
     assert (report.taken, report.gone) == ({"their worker is gone": 2}, 0)
     assert (client.hlen("unacked"), client.zcard("unacked_index"), len(listed(client, "work\x06\x169"))) == (1, 1, 1)
     messages = messages_in(archive.path, Fate.TAKEN)
     assert {json.loads(message.item)["headers"]["id"] for message in messages} == {fetched[0], fetched[2]}
-    assert take_restore.restore(client, KEYS, archive).restored == 0, "they were in no list"
-    assert unacked.restore(client, KEYS, archive) == 2
+    assert take_restore.restore(Store(client, KEYS), archive).restored == 0, "they were in no list"
+    assert unacked.restore(Store(client, KEYS), archive) == 2
     assert state(client) == before
-    assert unacked.restore(client, KEYS, archive) == 0
+    assert unacked.restore(Store(client, KEYS), archive) == 0
     assert state(client) == before
     assert verify(archive.path) == ()
 
@@ -145,7 +148,7 @@ def test_what_a_worker_finishes_or_gives_back_meanwhile_is_not_taken(
     tag = next(entry.message.delivery_tag for entry, _ in choices if entry.message.id == fetched[0])
     client.hdel("unacked", tag)
     client.zrem("unacked_index", tag)
-    report = unacked.take(client, KEYS, choices, notices, archive)
+    report = unacked.take(Store(client, KEYS), choices, notices, archive)
     assert (sum(report.taken.values()), report.gone) == (2, 1)
 
 
@@ -154,11 +157,11 @@ def test_they_are_moved_into_a_queue_and_that_is_taken_back(
 ) -> None:
     before = state(client)
     choices, notices = choose(client, node(), Rule("again", unacked=True, requeue_to="work"))
-    assert sum(unacked.take(client, KEYS, choices, notices, archive).taken.values()) == 3
-    assert requeue.move(client, KEYS, archive) == 3
+    assert sum(unacked.take(Store(client, KEYS), choices, notices, archive).taken.values()) == 3
+    assert requeue.move(Store(client, KEYS), archive) == 3
     assert (client.hlen("unacked"), client.llen("work"), client.llen("work\x06\x169")) == (0, 2, 2), "given back"
-    assert requeue.recall(client, KEYS, archive) == 3
-    assert unacked.restore(client, KEYS, archive) == 3
+    assert requeue.recall(Store(client, KEYS), archive) == 3
+    assert unacked.restore(Store(client, KEYS), archive) == 3
     assert state(client) == before
 
 
@@ -166,16 +169,16 @@ def test_they_are_put_into_their_queue_to_run_next_and_recalled(
     client: "redis.Redis", fetched: list[str], archive_path: Path
 ) -> None:
     with Archive.create(archive_path, "run-1", NOW) as archive:
-        unacked.take(client, KEYS, choose(client, node())[0], (), archive)
+        unacked.take(Store(client, KEYS), choose(client, node())[0], (), archive)
     without = state(client)
     with Archive.open(archive_path, "token") as archive:
-        requeue.put_at_end(client, KEYS, archive, messages_in(archive_path, Fate.TAKEN), "next")
+        requeue.put_at_end(Store(client, KEYS), archive, messages_in(archive_path, Fate.TAKEN), "next")
         ids = [json.loads(raw)["headers"]["id"] for key in KEYS.queue("work") for raw in reversed(listed(client, key))]
         assert ids[:3] == fetched
-        assert requeue.recall(client, KEYS, archive, "token") == 3
+        assert requeue.recall(Store(client, KEYS), archive, "token") == 3
         assert state(client) == without
-        unacked.restore(client, KEYS, archive)
-        assert unacked.recall(client, KEYS, archive, "token") == 3
+        unacked.restore(Store(client, KEYS), archive)
+        assert unacked.recall(Store(client, KEYS), archive, "token") == 3
     assert state(client) == without
 
 
@@ -199,12 +202,12 @@ def test_each_is_held_kept_or_archived_and_comes_back_whatever_workers_do_meanwh
     before = state(client)
     path = tmp_path / f"{time.monotonic_ns()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        report = unacked.take(client, KEYS, choices, notices, archive)
+        report = unacked.take(Store(client, KEYS), choices, notices, archive)
         everything = set(range(count))
         assert sum(report.taken.values()) == len(everything - held - finished)
         assert report.gone == len((finished - held) & everything)
         assert client.hlen("unacked") == client.zcard("unacked_index") == len((held & everything) - finished)
-        unacked.restore(client, KEYS, archive)
+        unacked.restore(Store(client, KEYS), archive)
     assert state(client) == before
 
 
@@ -219,16 +222,16 @@ Work = Callable[["redis.Redis", Archive], object]
 
 def take_all(client: "redis.Redis", archive: Archive) -> None:
     choices, notices = choose(client, {})
-    unacked.take(client, KEYS, choices, notices, archive)
+    unacked.take(Store(client, KEYS), choices, notices, archive)
 
 
 def restore_all(client: "redis.Redis", archive: Archive) -> None:
-    unacked.restore(client, KEYS, archive)
+    unacked.restore(Store(client, KEYS), archive)
 
 
 def recall_all(client: "redis.Redis", archive: Archive) -> None:
-    take_restore.settle(client, KEYS, archive)
-    unacked.recall(client, KEYS, archive, "token")
+    take_restore.settle(Store(client, KEYS), archive)
+    unacked.recall(Store(client, KEYS), archive, "token")
 
 
 def with_failpoint(work: Work, url: str, path: Path, failpoint: Failpoint) -> None:
@@ -270,10 +273,10 @@ def test_killed_at_any_boundary_each_entry_is_in_the_hash_or_taken_and_all_come_
                 earlier(client, archive)
         ended = in_child(lambda path=path, at=at: with_failpoint(work, url, path, Failpoint(at)))  # type: ignore[misc]
         with Archive.open(path) as archive:
-            take_restore.settle(client, KEYS, archive)
+            take_restore.settle(Store(client, KEYS), archive)
             taken = [message.raw for message in messages_in(path, Fate.TAKEN)]
             assert Counter([*taken, *client.hvals("unacked")]) == Counter(eight[0][0].values())
-            assert unacked.restore(client, KEYS, archive) == len(taken)
+            assert unacked.restore(Store(client, KEYS), archive) == len(taken)
         assert state(client) == eight
         assert verify(path) == ()
         if ended:
@@ -284,16 +287,16 @@ def test_killed_at_any_boundary_each_entry_is_in_the_hash_or_taken_and_all_come_
 def test_what_no_node_holds_is_counted_by_queue_and_only_what_is_still_there(
     client: "redis.Redis", fetched: list[str]
 ) -> None:
-    found = unacked.entries(client, KEYS)
-    assert unacked.orphans(client, KEYS, found, node()) == {"work": 3}
-    assert unacked.orphans(client, KEYS, found, node(fetched[0])) == {"work": 2}
-    assert unacked.orphans(client, KEYS, found, {}) == {"work": 3}
+    found = unacked.entries(Store(client, KEYS))
+    assert unacked.orphans(Store(client, KEYS), found, node()) == {"work": 3}
+    assert unacked.orphans(Store(client, KEYS), found, node(fetched[0])) == {"work": 2}
+    assert unacked.orphans(Store(client, KEYS), found, {}) == {"work": 3}
     silent = {"a@b": replace(node()["a@b"], holds=None)}
-    assert unacked.orphans(client, KEYS, found, silent) == {}
+    assert unacked.orphans(Store(client, KEYS), found, silent) == {}
     client.delete(KEYS.unacked)
-    assert unacked.orphans(client, KEYS, found, node()) == {}
-    assert unacked.entries(client, KEYS, 2) == []
+    assert unacked.orphans(Store(client, KEYS), found, node()) == {}
+    assert unacked.entries(Store(client, KEYS), 2) == []
 
 
 def test_so_many_entries_are_looked_at_as_are_asked_for(client: "redis.Redis", fetched: list[str]) -> None:
-    assert len(unacked.entries(client, KEYS, 2)) == 2 < len(fetched)
+    assert len(unacked.entries(Store(client, KEYS), 2)) == 2 < len(fetched)

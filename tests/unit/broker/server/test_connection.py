@@ -16,9 +16,11 @@ import redis
 
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
 from runbooks.broker.queues.scan import scan_queue
-from runbooks.broker.server.connection import _link, address, broker_errors, connect, db_of, safe_url
+from runbooks.broker.server.connection import _link, address, broker_errors, connect, db_of
 from runbooks.broker.server.keys import KeySpace
-from runbooks.core.errors import BrokerRefused, BrokerUnreachable
+from runbooks.broker.server.store import Store
+from runbooks.core.broker_url import safe_url
+from runbooks.core.errors import BrokerRefused, BrokerUnreachable, Trouble, UsageError
 
 Start = Callable[..., RedisServer]
 
@@ -78,6 +80,17 @@ def test_a_wrong_and_a_missing_password_are_refused(start: Start) -> None:
     assert "put the password into the broker URL" in missing.value.advice
 
 
+def test_a_server_with_as_many_clients_as_it_may_have_is_told_from_one_that_is_down(start: Start) -> None:
+    server = start()
+    with redis.Redis(port=server.port) as only:
+        only.config_set("maxclients", 1)
+        with pytest.raises(BrokerUnreachable, match="lets no more clients in") as full:
+            connect(server.url())
+    assert full.value.trouble is Trouble.MAX_CLIENTS
+    assert f"`ss -tn sport = :{server.port}`" in full.value.advice
+    assert "is it up?" not in full.value.advice
+
+
 def test_a_cluster_is_refused(start: Start) -> None:
     with pytest.raises(BrokerRefused, match="is a Redis Cluster"):
         connect(start("--cluster-enabled", "yes").url())
@@ -122,8 +135,9 @@ def test_a_db_that_the_server_does_not_have_is_refused(redis_server: RedisServer
     ],
 )
 def test_a_url_of_another_kind_is_refused(url: str, problem: str) -> None:
-    with pytest.raises(BrokerRefused, match=problem) as refused:
+    with pytest.raises(UsageError, match=problem) as refused:
         connect(url)
+    assert not isinstance(refused.value, BrokerRefused), "no server was asked"
     assert "s3cret" not in refused.value.problem + refused.value.advice
 
 
@@ -140,7 +154,7 @@ def test_what_was_only_read_is_as_idle_as_before_where_the_server_can(client: "r
     client.restore("work", 0, left_alone, replace=True, idletime=1000)
     older = client.info("server")["redis_version"].startswith(("6.", "7.0."))
     for _ in range(2):
-        scan_queue(client, KeySpace(), "work", [], time.time())
+        scan_queue(Store(client, KeySpace()), "work", [], time.time())
         assert (cast(int, client.object("idletime", "work")) >= 1000) is not older
         client.connection_pool.disconnect()  # what comes next is another connection
 
@@ -163,12 +177,16 @@ def test_a_socket_path_is_reached_with_celerys_form_of_the_url(start: Start, tmp
 
 
 def test_a_password_is_hidden_in_every_form_of_url() -> None:
-    assert safe_url("redis://:p%40w@host:1/0") == "redis://:***@host:1/0"
-    assert safe_url("redis://user:pw@host/0?ssl_password=pw") == "redis://user:***@host/0?ssl_password=***"
+    assert safe_url("redis://:p%40w@host:1/0") == "redis://********@host:1/0"
+    assert safe_url("redis://user:pw@host/0?ssl_password=pw") == "redis://********@host/0?ssl_password=********"
     assert safe_url("redis+socket:///run/redis.sock?virtual_host=1") == "redis+socket:///run/redis.sock?virtual_host=1"
-    assert safe_url("redis://[pw@host") == "***"
-    assert safe_url("sentinel://:pw@a:1/0;sentinel://:pw@b:2/0") == "sentinel://:***@a:1/0;sentinel://:***@b:2/0"
-    assert safe_url("pw") == "***"
+    assert safe_url("redis://[pw@host") == "redis://********@host"
+    assert safe_url("redis://:p/w#x;y@host:1/0") == "redis://********@host:1/0"
+    assert (
+        safe_url("sentinel://:pw@a:1/0;sentinel://:pw@b:2/0") == "sentinel://********@a:1/0;sentinel://********@b:2/0"
+    )
+    assert safe_url('redis://:it\'s a "p/w"@host:1/0') == "redis://********@host:1/0"
+    assert safe_url("pw") == "********"
 
 
 class Silent(BaseRequestHandler):

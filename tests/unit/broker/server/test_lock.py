@@ -1,19 +1,22 @@
 """The one-operator lock."""
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
-from runbooks.broker.server.lock import FleetLock, Holder, fleet_lock
+from runbooks.broker.server.lock import FleetLock, Holder, fleet_lock, other_run
 from runbooks.core.errors import LockHeld
+from runbooks.core.model import OtherRun
 
 KEY = KeySpace().lock
 
@@ -43,6 +46,19 @@ def test_the_second_operator_is_told_who_holds_the_lock_since_when_and_when_it_e
     assert not client.exists(KEY)
     with fleet_lock(client, KEY, holder(run_id="r2"), 142.0):
         pass
+
+
+def test_whoever_looks_is_told_who_holds_the_lock_but_for_one_that_died_here(client: "redis.Redis") -> None:
+    assert other_run(client, KEY) is None
+    with fleet_lock(client, KEY, holder(), 100.0):
+        assert other_run(client, KEY) == OtherRun(
+            f"ann on {socket.gethostname()} (pid {os.getpid()})", "r1", "remediate", 100.0
+        )
+    client.set(KEY, json.dumps(asdict(holder(pid=2**22 + 1))))
+    assert other_run(client, KEY) is None
+    for strange in ("another's", json.dumps(asdict(holder(since_at=1e30))), json.dumps({"user": "ann"})):
+        client.set(KEY, strange)
+        assert other_run(client, KEY) == OtherRun("an unknown program")
 
 
 def test_the_lock_is_renewed_while_it_is_held(client: "redis.Redis") -> None:

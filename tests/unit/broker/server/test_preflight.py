@@ -19,11 +19,13 @@ from runbooks.broker.server import preflight
 from runbooks.broker.server.connection import broker_errors, connect
 from runbooks.broker.server.keys import PIDBOX, KeySpace
 from runbooks.broker.server.lock import FleetLock, Holder
+from runbooks.broker.server.store import Store
 from runbooks.core.effects import BROKER, Change, Effect, TakeMessages, TakeUnacked
-from runbooks.core.errors import BrokerRefused, LockHeld
+from runbooks.core.errors import BrokerReadOnly, BrokerRefused, LockHeld, Trouble
 from runbooks.core.model import Rule
 from runbooks.core.rules import MALFORMED
 from runbooks.core.settings import AppSettings
+from runbooks.effects.dispatch import require_able
 from tests.unit.broker.conftest import Send, listed, messages_in
 
 KEYS = KeySpace()
@@ -51,7 +53,7 @@ def archive(archive_path: Path) -> Iterator[Archive]:
 
 
 def take(client: "redis.Redis", archive: Archive) -> take_restore.TakeReport:
-    return take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time())
+    return take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, time.time())
 
 
 def test_every_missing_command_and_key_is_named_at_once(
@@ -94,7 +96,7 @@ def test_the_rights_that_are_looked_for_are_all_that_are_needed(
     lock = FleetLock(ops, KEYS.lock, holder("r1"))
     lock.acquire(1.0)
     assert sum(take(ops, archive).taken.values()) == 150
-    assert take_restore.restore(ops, KEYS, archive).restored == 150
+    assert take_restore.restore(Store(ops, KEYS), archive).restored == 150
     lock.release()
     assert {key: listed(client, key) for key in KEYS.queue("work")} == before
 
@@ -116,7 +118,7 @@ def test_a_target_that_may_not_be_written_is_refused_before_anything_is_taken(
         AppSettings(app="shop", broker_url=SecretStr(url_of(as_user("+@all ~work* ~unacked* ~celery-*")))), print
     )
     with pytest.raises(BrokerRefused, match="lacks rights") as refused:
-        ops.require_able([Change(BROKER, "queues", "move", effect)])
+        require_able(ops, [Change(BROKER, "queues", "move", effect)])
     assert set(refused.value.problem.partition("rights: ")[2].split()) == {rf"~high{step}" for step in STEPS}
 
 
@@ -134,16 +136,18 @@ def test_a_right_that_is_taken_away_between_taking_and_moving_leaves_every_messa
     send("stale.one")
     (before,) = listed(client, "work")
     ops = as_user("+@all ~work* ~celery-*")
-    take_restore.take(ops, KEYS, "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, time.time())
+    take_restore.take(
+        Store(ops, KEYS), "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, time.time()
+    )
     with pytest.raises(BrokerRefused, match="~high"):
-        requeue.move(ops, KEYS, archive)
+        requeue.move(Store(ops, KEYS), archive)
     assert [message.raw for message in messages_in(archive.path, Fate.TAKEN)] == [before]
     assert not client.exists("high")
     as_user("+@all ~celery-*")
     with pytest.raises(BrokerRefused, match="~work"):
-        requeue.put_at_end(ops, KEYS, archive, messages_in(archive.path, Fate.TAKEN), "next")
+        requeue.put_at_end(Store(ops, KEYS), archive, messages_in(archive.path, Fate.TAKEN), "next")
     as_user("+@all ~*")
-    assert requeue.move(ops, KEYS, archive) == 1
+    assert requeue.move(Store(ops, KEYS), archive) == 1
 
 
 @pytest.mark.parametrize("lacking", ["-hset", "-hdel", "-zrem", "-zadd"])
@@ -153,7 +157,7 @@ def test_what_was_fetched_is_taken_only_where_it_may_be_put_back(
     take = Change(BROKER, "queues", "take", TakeUnacked("work", "a", ("--queue work --unacked",), ()))
     ops = Broker(AppSettings(app="shop", broker_url=SecretStr(url_of(as_user(f"+@all ~* {lacking}")))), print)
     with pytest.raises(BrokerRefused, match=rf"lacks rights: \{lacking.replace('-', '+')}$"):
-        ops.require_able([take])
+        require_able(ops, [take])
 
 
 @pytest.mark.parametrize("lacking", ["resetchannels", "-publish", "-time"])
@@ -191,10 +195,10 @@ def test_a_restore_that_does_not_fit_into_maxmemory_is_refused_with_figures_and_
     client.config_set("maxmemory", used + preflight.WORKING_BYTES + 2_000_000)
     try:
         with pytest.raises(BrokerRefused, match=r"MiB left of its maxmemory of .* needs up to") as refused:
-            take_restore.restore(client, KEYS, archive)
+            take_restore.restore(Store(client, KEYS), archive)
         assert client.llen("work") == 0
         client.config_set("maxmemory", int(refused.value.advice.split()[-1]) + 1_000_000)
-        take_restore.restore(client, KEYS, archive)
+        take_restore.restore(Store(client, KEYS), archive)
     finally:
         client.config_set("maxmemory", 0)
     assert listed(client, "work") == before
@@ -212,13 +216,42 @@ def test_a_queue_that_another_run_works_on_is_refused_and_its_holder_named(
         with pytest.raises(LockHeld, match="run r1, inv clean-queues"):
             FleetLock(client, KEYS.lock, holder("r2")).acquire(2.0)
 
-    take_restore.take(client, KEYS, "work", [STALE, MALFORMED], archive, time.time(), try_as_well)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, time.time(), try_as_well)
     lock.release()
     assert client.llen("work") == 150
 
 
 def holder(run_id: str) -> Holder:
     return Holder("ann", "elsewhere", 1, "1", "", run_id, "clean-queues", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "trouble"), [(("maxmemory", 1), Trouble.FULL), (("min-replicas-to-write", 1), Trouble.FEW_REPLICAS)]
+)
+def test_a_redis_that_takes_no_writes_is_refused_without_writing(
+    client: "redis.Redis", setting: tuple[str, int], trouble: Trouble
+) -> None:
+    store = Store(client, KEYS)
+    preflight.require_writes(store, "a set")
+    name, value = setting
+    client.config_set(name, value)
+    try:
+        with pytest.raises(BrokerReadOnly) as refused:
+            preflight.require_writes(store, "a set")
+        assert refused.value.trouble is trouble
+        assert client.ping(), "what was refused is not queued any more"
+    finally:
+        client.config_set(name, 0)
+    assert client.keys() == []
+
+
+@pytest.mark.parametrize("lacking", ["multi", "sadd", "discard"])
+def test_a_right_that_is_lacking_is_taken_for_no_refusal_of_writes_and_nothing_is_written(
+    client: "redis.Redis", as_user: As, lacking: str
+) -> None:
+    ops = as_user(f"+@all -{lacking} ~*")
+    preflight.require_writes(Store(ops, KEYS), "a set")
+    assert (ops.get("a set"), client.keys()) == (None, [])
 
 
 def test_a_command_that_the_server_lacks_is_one_that_may_not_be_run(tmp_path: Path) -> None:
@@ -228,10 +261,10 @@ def test_a_command_that_the_server_lacks_is_one_that_may_not_be_run(tmp_path: Pa
     try:
         client = connect(server.url())
         assert observe_nodes(server.url(), timeout_s=0.1) == {}
-        seen = observe_broker(client, KEYS, ["work"], (), time.time(), {})
+        seen = observe_broker(Store(client, KEYS), ["work"], (), time.time(), {})
         assert seen.blocked_clients is None
         with pytest.raises(BrokerRefused, match=r"lacks rights: \+eval$"):
-            preflight.require_able(client, KEYS, ["work"], "r1")
+            preflight.require_able(Store(client, KEYS), ["work"], "r1")
         with pytest.raises(BrokerRefused, match="unknown command 'EVAL'") as caught, broker_errors("redis"):
             client.eval("return 1", 0)
         assert "rename-command" in str(caught.value.advice)

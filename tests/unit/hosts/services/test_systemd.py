@@ -6,7 +6,7 @@ from runbooks.core.effects import sha256
 from runbooks.core.model import DropIn, ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
-from runbooks.hosts.services.systemd import parse_units
+from runbooks.hosts.services.systemd import Systemd, parse_units
 
 CLOCK = Clock(1_000_000.0, 5000.0, 100)
 
@@ -15,7 +15,9 @@ Restart=on-failure
 NRestarts={restarts}
 MainPID={pid}
 Result={result}
+Type=exec
 Id=celery-worker@high.service
+Names=celery-worker@high.service
 LoadState=loaded
 ActiveState={active}
 SubState={sub}
@@ -27,6 +29,8 @@ NeedDaemonReload=no
 4000.5 3000.5 /run/b.conf
 {a}  /etc/systemd/system/celery-worker@high.service.d/a.conf
 {b}  /run/b.conf
+/etc/systemd/system/celery-worker@high.service.d/a.conf:Nice=5
+/etc/systemd/system/celery-worker@high.service.d/a.conf:Environment=A=b:c
 ---
 {running}""".replace("{a}", "a" * 64).replace("{b}", "b" * 64)
 
@@ -36,6 +40,15 @@ def high(*, restarts: int = 0, pid: int = 0, result: str = "exit-code", active: 
     running = f"celery-worker@high.service celery {stat}" if pid else ""
     said = SHOWN.format(restarts=restarts, pid=pid, result=result, active=active, sub=sub, running=running)
     return parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
+
+
+def test_a_name_that_is_another_units_is_told_and_that_unit_is_no_service_of_ours() -> None:
+    said = SHOWN.format(restarts=0, pid=0, result="success", active="active", sub="running", running="")
+    names = said.replace("Names=", "Names=shop.service shop-worker.service ")
+    theirs = names.replace("Id=celery-worker@high.service", "Id=shop.service")
+    found = parse_units(Answer(0, theirs.encode(), ""), CLOCK)
+    assert found["high"].alias_of == found["shop-worker.service"].alias_of == "shop.service"
+    assert parse_units(Answer(0, names.encode(), ""), CLOCK)["high"].alias_of == ""
 
 
 @pytest.mark.parametrize(
@@ -67,7 +80,9 @@ def test_a_service_that_runs_is_none_of_these_however_often_it_failed_before() -
 def test_a_drop_in_has_the_time_of_its_last_change_and_no_later_one_than_when_it_was_put_there() -> None:
     found = high(active="inactive", sub="dead")
     assert found.drop_ins == {
-        "/etc/systemd/system/celery-worker@high.service.d/a.conf": DropIn(1000.5, "a" * 64),
+        "/etc/systemd/system/celery-worker@high.service.d/a.conf": DropIn(
+            1000.5, "a" * 64, ("Nice=5", "Environment=A=b:c")
+        ),
         "/run/b.conf": DropIn(3000.5, "b" * 64),
         "/run/gone.conf": DropIn(0.0, "absent"),
     }
@@ -116,3 +131,46 @@ def test_the_environment_that_a_process_was_started_with_is_known_by_its_digests
     said = SHOWN.format(restarts=0, pid=42, result="success", active="active", sub="running", running=running)
     found = parse_units(Answer(0, said.encode(), ""), CLOCK)["high"]
     assert found.environment == {"TOKEN": sha256(b"a=b\nc"), "LANG": sha256(b"C")}
+
+
+def daemons(main: int, *processes: tuple[int, int]) -> ServiceState:
+    """A unit as `celery multi` has it, which was last started at tick 300,000; its daemons, each with its start."""
+    running = "".join(
+        f"celery-worker@high.service celery {pid} (celery) S 1 {' '.join(['0'] * 17)} {at} 0\n" for pid, at in processes
+    )
+    said = SHOWN.format(restarts=0, pid=main, result="success", active="active", sub="running", running=running)
+    forking = said.replace("Type=exec", "Type=forking\nInactiveExitTimestampMonotonic=3000000000")
+    return parse_units(Answer(0, forking.encode(), ""), CLOCK)["high"]
+
+
+def test_the_daemons_of_one_start_are_no_left_overs_of_each_other_but_those_of_an_earlier_one_are() -> None:
+    found = daemons(42, (42, 300_200), (43, 300_100), (44, 290_000))
+    assert (found.pid, [one.pid for one in found.leaked]) == (42, [44])
+
+
+def test_where_systemd_guessed_no_main_process_it_is_the_first_daemon() -> None:
+    found = daemons(0, (42, 300_200), (43, 300_100))
+    assert (found.pid, found.leaked) == (43, ())
+
+
+def test_a_unit_of_somebody_elses_tells_what_it_reads_and_whether_it_is_there() -> None:
+    said = SHOWN.format(restarts=0, pid=0, result="success", active="inactive", sub="dead", running="")
+    theirs = said.replace("celery-worker@high.service", "shop.service").replace(
+        "UnitFileState=enabled", "UnitFileState=static\n"
+        "EnvironmentFiles=/etc/a b.env (ignore_errors=no)\nEnvironmentFiles=/etc/*.env (ignore_errors=yes)"
+    )  # fmt: skip
+    found = parse_units(Answer(0, theirs.encode(), ""), CLOCK)["shop.service"]
+    assert (found.reads, found.enabled, found.exists) == (("/etc/a b.env", "/etc/*.env"), True, True)
+    gone = parse_units(Answer(0, theirs.replace("loaded", "not-found").encode(), ""), CLOCK)["shop.service"]
+    assert not gone.exists
+
+
+def test_what_runs_our_services_is_told_without_asking_once_more() -> None:
+    said = SHOWN.format(restarts=3, pid=7, result="success", active="active", sub="running", running="")
+    said = said.replace("Type=exec", "Type=exec\nKillMode=process\nUser=deploy\nFragmentPath=/etc/a.service")
+    (unit,) = Systemd().units({"units": Answer(0, said.encode(), "")}).values()
+    assert (unit.name, unit.path, unit.enabled, unit.type, unit.kill_mode, unit.user, unit.restarts) == (
+        "celery-worker@high.service", "/etc/a.service", "enabled", "exec", "process", "deploy", 3,
+    )  # fmt: skip
+    assert unit.names_celery
+    assert unit.variables is None, "not asked"

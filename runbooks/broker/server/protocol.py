@@ -1,0 +1,61 @@
+"""Asks a port that did not answer as Redis what it speaks instead: TLS, Redis without TLS, or another protocol."""
+
+import socket
+import ssl
+from contextlib import suppress
+
+import redis
+
+from runbooks.core.errors import BrokerRefused
+
+_TIMEOUT_S = 2.0
+_READ_BYTES = 60
+_REDIS_REPLIES = (b"+PONG", b"-NOAUTH", b"-NOPERM", b"-DENIED", b"-LOADING", b"-ERR", b"-MASTERDOWN")
+
+
+def other_protocol(client: "redis.Redis") -> BrokerRefused | None:
+    """What is wrong with the URL's scheme or port; None where the port does not show it, and for a socket's path.
+
+    **Source:** Redis protocol, "Inline commands": `PING` is answered with `+PONG`, or with `-` and a reason.
+    """
+    options = client.connection_pool.connection_kwargs
+    if "path" in options:
+        return None
+    host, port = str(options.get("host", "localhost")), int(options.get("port", 6379))
+    where, with_tls = f"{host}:{port}", issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+    answer = _answer_to_ping(host, port)
+    if answer.startswith(_REDIS_REPLIES):
+        problem, advice = f"{where} speaks Redis without TLS, and the URL asks for TLS", "write redis:// for rediss://"
+        return BrokerRefused(problem, advice) if with_tls else None
+    if not with_tls and _speaks_tls(host, port):
+        advice = "write rediss:// for redis://, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH to check its certificate"
+        return BrokerRefused(f"{where} speaks TLS, and the URL does not ask for it", advice)
+    if answer and not _is_tls_record(answer):
+        said = answer.decode(errors="replace").split("\n")[0].strip()
+        return BrokerRefused(f"{where} is no Redis server: it answers {said!r}", "see host and port in the broker URL")
+    return None
+
+
+def _answer_to_ping(host: str, port: int) -> bytes:
+    """The first bytes of what comes back; none where nothing does."""
+    with suppress(OSError), socket.create_connection((host, port), _TIMEOUT_S) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(_READ_BYTES)
+    return b""
+
+
+def _is_tls_record(answer: bytes) -> bool:
+    """Whether it is the alert of a TLS server. **Source:** RFC 8446, 5.1: content type 21, then version 3.x."""
+    return answer.startswith(b"\x15\x03")
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent over it
+    with (
+        suppress(OSError),
+        socket.create_connection((host, port), _TIMEOUT_S) as connection,
+        context.wrap_socket(connection, server_hostname=host),
+    ):
+        return True
+    return False

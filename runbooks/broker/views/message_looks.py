@@ -1,0 +1,205 @@
+"""Shows messages of one queue, the next to run first, and never unpickles one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runbooks.broker.messages.body import body_bytes, body_value, unread
+from runbooks.broker.messages.fast_parse import Headers, Read, read
+from runbooks.broker.messages.grep import Grep
+from runbooks.broker.messages.parse import Malformed, Message, Unreadable, args_text, envelope_of, headers_of, origin_of
+from runbooks.broker.messages.selection import Facts, Judge, keys_read
+from runbooks.broker.queues import unacked
+from runbooks.broker.queues.ends import next_first
+from runbooks.broker.queues.other_lists import other_lists
+from runbooks.broker.queues.scan import Progress, judge_of, require_list
+from runbooks.broker.server.store import Store
+from runbooks.broker.views.queue_looks import Lists, Part, lists_of, no_queue
+from runbooks.core.model import Rule
+from runbooks.core.redaction import redact, redact_value
+from runbooks.core.rules import text
+from runbooks.core.views import MessagesView, MessageView
+
+_RAW_SHOWN = 200
+_NOT_SHOWN = "(below)"
+
+
+class Wanted(Struct, frozen=True):
+    """Which messages are to be shown: those a `rule` means that hold a text, no more than `limit`.
+
+    `full` also with their whole envelopes and bodies; `unacked` those that workers have fetched, instead of those that
+    wait.
+    """
+
+    rule: Rule | None
+    grep: str
+    limit: int
+    full: bool
+    unacked: bool
+
+
+def show_messages(
+    store: Store, queue: str, named: Sequence[str], wanted: Wanted, facts: Facts, on_progress: Progress
+) -> MessagesView:
+    """The messages of a queue that are wanted. Raises UsageError where there is no such queue, and BrokerError."""
+    if wanted.rule:
+        store = replace(store, keys=keys_read(store.keys, [wanted.rule], queue))
+    with store.errors():
+        lists = _lists(store, queue, named)
+        meant = _Meant(store, queue, wanted, facts, on_progress)
+        depth = sum(store.client.llen(part.key) for part in lists.parts)
+        found = _fetched(store, queue, meant) if wanted.unacked else _waiting(store, lists, meant, depth, on_progress)
+        messages: list[MessageView] = []
+        complete = True
+        for message in found:
+            if len(messages) == wanted.limit:
+                complete = False
+                break
+            messages.append(message)
+    selection = text(wanted.rule) if wanted.rule else ""
+    return MessagesView(
+        at=facts.now,
+        queue=queue,
+        depth=depth,
+        looked_at=meant.looked_at,
+        complete=complete,
+        full=wanted.full,
+        fetched=wanted.unacked,
+        selection=selection,
+        grep=wanted.grep,
+        messages=tuple(messages),
+    )
+
+
+def _lists(store: Store, queue: str, named: Sequence[str]) -> Lists:
+    """The lists of a queue. Raises UsageError where nobody named it and it holds nothing."""
+    lists = lists_of(store.keys, queue)
+    for part in lists.parts:
+        require_list(store.client, str(part.key))
+    if queue in named or store.client.exists(*(part.key for part in lists.parts)):
+        return lists
+    found = other_lists(store, ()).found
+    texts = (key.decode(errors="replace").removeprefix(store.keys.prefix) for key in found)
+    others = {text.partition(store.keys.sep)[0] for text in texts}
+    raise no_queue(queue, sorted({*named, *others}))
+
+
+class _Meant:
+    """Which items of a queue's lists are wanted; counts those that it was asked of."""
+
+    def __init__(self, store: Store, queue: str, wanted: Wanted, facts: Facts, on_progress: Progress) -> None:
+        # What may be taken out is no question here, only what is meant.
+        rules = [replace(wanted.rule, queue="*", with_workflows=True)] if wanted.rule else []
+        self._judge: Judge | None = judge_of(store, queue, rules, facts, on_progress) if rules else None
+        self._grep = Grep(wanted.grep) if wanted.grep else None
+        self.full = wanted.full
+        self.looked_at = 0
+
+    def begin(self, key: str, *, fetched: bool = False) -> None:
+        """Go on with another of the queue's lists, or with what was fetched from it."""
+        if self._judge:
+            self._judge.begin(key, fetched=fetched)
+
+    def of(self, items: Sequence[bytes]) -> Iterator[tuple[int, bytes, Read]]:
+        """Those of a list's next items that are wanted, each with its place among them."""
+        reads = read(items)
+        chosen = {i for i, _ in self._judge.choose(items, reads)} if self._judge else range(len(items))
+        for i, (raw, look) in enumerate(zip(items, reads, strict=True)):
+            self.looked_at += 1
+            if i in chosen and (self._grep is None or self._grep(raw)):
+                yield i, raw, look
+
+
+def _waiting(store: Store, lists: Lists, meant: _Meant, depth: int, on_progress: Progress) -> Iterator[MessageView]:
+    """What waits; the lists of a queue run one after the other."""
+    ahead = 0
+    main = ""
+    for part in lists.parts:
+        main = main if part.aside else str(part.key)
+        meant.begin(main)
+        for items in next_first(store.client, str(part.key)):
+            for i, raw, look in meant.of(items):
+                yield _shown(raw, look, part, meant, ahead=ahead + i)
+            ahead += len(items)
+            on_progress(ahead, depth)
+
+
+def _fetched(store: Store, queue: str, meant: _Meant) -> Iterator[MessageView]:
+    """What workers have fetched of the queue and not acknowledged, the longest ago first."""
+    steps = store.keys.lists(queue)
+    entries = [entry for entry in unacked.entries(store) if entry.queue == queue]
+    for entry in sorted(entries, key=lambda entry: entry.fetched_at):
+        meant.begin(entry.key, fetched=True)
+        for _, raw, look in meant.of([entry.item]):
+            yield _shown(raw, look, Part(entry.key, steps[entry.key]), meant, fetched_at=entry.fetched_at)
+
+
+def _shown(
+    raw: bytes, look: Read, part: Part, meant: _Meant, *, ahead: int | None = None, fetched_at: float | None = None
+) -> MessageView:
+    envelope = envelope_of(raw)
+    shown = MessageView(
+        state="message",
+        why="",
+        priority=part.step,
+        ahead=ahead,
+        id=None,
+        task=None,
+        retries=None,
+        eta_at=None,
+        expires_at=None,
+        args="",
+        origin=origin_of(raw),
+        content_type=_text(envelope.get("content-type")),
+        compression=_text(headers_of(envelope).get("compression")),
+        size_bytes=len(raw),
+        aside=part.aside,
+        fetched_at=fetched_at,
+    )
+    if isinstance(look, Malformed):
+        shown = replace(shown, state="malformed", why=look.why, args=redact(repr(raw))[:_RAW_SHOWN])
+        return replace(shown, envelope=raw.decode(errors="backslashreplace")) if meant.full else shown
+    if isinstance(look, Unreadable):
+        shown = replace(shown, state="unreadable", why=look.why)
+    else:
+        shown = replace(
+            shown,
+            id=look.id,
+            task=look.task,
+            retries=look.retries or 0,
+            eta_at=look.eta_at,
+            expires_at=look.expires_at,
+            args=_args(look),
+        )
+    return _with_all(shown, raw, envelope) if meant.full else shown
+
+
+def _args(look: Headers | Message) -> str:
+    return look.args if isinstance(look, Message) else args_text(look.argsrepr, look.kwargsrepr)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _with_all(shown: MessageView, raw: bytes, envelope: dict[str, Any]) -> MessageView:
+    """A message with its envelope, and its body read.
+
+    The body stands apart from the envelope, for as base64 no secret in it could be hidden; for the same reason one that
+    cannot be read is not shown.
+    """
+    body = body_value(raw)
+    return replace(
+        shown,
+        envelope=redact_value({**envelope, "body": _NOT_SHOWN}),
+        body=redact_value(body),
+        body_unread=_unread(raw) if body is None else "",
+    )
+
+
+def _unread(raw: bytes) -> str:
+    data = body_bytes(raw)
+    size = "" if data is None else f" of {len(data):,} bytes"
+    return f"a body{size} {unread(raw)}; it is not shown, for a secret in it could not be hidden"

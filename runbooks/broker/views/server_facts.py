@@ -1,0 +1,352 @@
+"""What the broker's server tells of itself, and what each of it means for Celery in that very case.
+
+Where the broker's user may not ask something (ACL, rename-command), that is said in its place.
+
+**Source:** Redis `INFO`, `CLIENT LIST` (flags: b blocked, S replica, O monitor, P pubsub; `cmd` the last command),
+`CONFIG GET`; "Key eviction"; "Persistence".
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import redis
+
+from runbooks.broker.queues.other_lists import other_lists
+from runbooks.broker.server.connection import db_of
+from runbooks.broker.server.store import Store
+from runbooks.broker.views.memory import Kind, Usage, usage
+from runbooks.core.views import NOT_ALLOWED, BrokerView, Fact
+from runbooks.core.wording import counted, span, utc
+
+Info = Mapping[str, Any]
+Named = tuple[str, Fact]
+
+_TESTED = "6.2, 7.0 and 8.2"
+_OLDEST = (6, 2)
+_HOUR_S = 3600
+_FINDING_QUEUES_S = 0.3
+_NAMES = "celery-runbooks"
+
+_KIND_WORDS = {
+    "queues": "messages that wait",
+    "unacked": "messages that workers have fetched and not acknowledged",
+    "results": "results of tasks and groups",
+    "replies": "answers to remote control",
+    "other": "other keys",
+}
+_CLIENT_WORDS = {
+    "waiting": "{} waiting for messages in this db",
+    "waiting_elsewhere": "{} waiting for messages in other dbs",
+    "fetched": "took messages in this db last and {} not waiting now",
+    "subscribed": "subscribed",
+    "replicas": "replicas",
+    "monitors": "MONITOR",
+    "this_tool": "this tool",
+    "others": "others",
+}
+
+
+def look_at_server(store: Store, queues: Collection[str]) -> BrokerView:
+    """Everything that is told; of the memory what these queues hold, and others that are found."""
+    now = time.time()
+    with store.errors():
+        info = _allowed(lambda: store.client.info())
+        facts = dict(_of_info(info, store) if info is not None else _without_info())
+        facts["clients"] = _clients(store.client, info or {})
+        facts["memory_by_kind"] = _memory_by_kind(store, queues, info or {})
+    order = [*_ORDER, *(name for name in facts if name not in _ORDER)]
+    return BrokerView(now, {name: facts[name] for name in order if name in facts})
+
+
+_ORDER = ("version", "role", "uptime", "clients", "memory", "memory_by_kind", "snapshots", "append_only_file",
+          "evictions", "keys_by_db")  # fmt: skip
+_FROM_INFO = ("version", "role", "uptime", "memory", "snapshots", "append_only_file", "evictions", "keys_by_db")
+
+
+def _allowed(ask: Callable[[], Any]) -> Any:
+    """The answer; None where the user may not ask."""
+    try:
+        return ask()
+    except redis.exceptions.NoPermissionError:
+        return None
+
+
+def _config(client: "redis.Redis") -> dict[str, str]:
+    """One at a time: before 7.0 Redis takes no more than one."""
+    names = ("save", "appendfsync", "stop-writes-on-bgsave-error")
+    return {name: str(client.config_get(name).get(name, "")) for name in names}
+
+
+def _not_allowed(command: str) -> Fact:
+    return Fact(None, "", unknown=NOT_ALLOWED.format(command))
+
+
+def _without_info() -> Iterator[Named]:
+    return ((name, _not_allowed("INFO")) for name in _FROM_INFO)
+
+
+def _of_info(info: Info, store: Store) -> Iterator[Named]:
+    config = _allowed(lambda: _config(store.client))
+    yield "version", _version(info)
+    yield "role", _role(info)
+    yield "uptime", _uptime(info)
+    yield "memory", _memory(info)
+    yield "snapshots", _snapshots(info, config)
+    yield "append_only_file", _append_only_file(info, config)
+    yield "evictions", _evictions(info)
+    yield "keys_by_db", _keys_by_db(info, db_of(store.client))
+
+
+def _version(info: Info) -> Fact:
+    is_valkey = info.get("server_name") == "valkey"
+    version = str(info["valkey_version"] if is_valkey else info.get("redis_version", ""))
+    name = "Valkey" if is_valkey else "Redis"
+    parts = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+    means = f"this tool is tested on Redis {_TESTED}"
+    if parts < _OLDEST:
+        means = f"older than the oldest that this tool is tested on, {_OLDEST[0]}.{_OLDEST[1]}"
+    return Fact({"name": name, "version": version}, f"{name} {version}", means)
+
+
+def _role(info: Info) -> Fact:
+    """**Source:** Redis `INFO replication`: `slaveN:ip=…,port=…,state=online,offset=…,lag=…`."""
+    replicas = [one for name, one in info.items() if name.startswith("slave") and isinstance(one, dict)]
+    shown = [
+        {"address": f"{one.get('ip')}:{one.get('port')}", "state": str(one.get("state")), "lag_s": one.get("lag")}
+        for one in replicas
+    ]
+    value = {"role": str(info.get("role", "")), "replicas": shown}
+    told = ", ".join(f"{one['address']} {one['state']}, {one['lag_s']} s behind" for one in shown)
+    text = f"{value['role']}, {counted(len(shown), 'replica')}" + (f": {told}" if told else "")
+    if not shown:
+        return Fact(value, text, "nobody else has a copy of the queues")
+    online = sum(one["state"] == "online" for one in shown)
+    if not online:
+        return Fact(value, text, "no replica is in step: one that took over now would lack messages")
+    return Fact(value, text, "one that takes over lacks what had not reached it: those messages are lost")
+
+
+def _uptime(info: Info) -> Fact:
+    up_s = int(info.get("uptime_in_seconds", 0))
+    since = utc(time.time() - up_s)
+    text = f"{span(up_s)}, since {since}"
+    if up_s < _HOUR_S:
+        return Fact(
+            up_s,
+            text,
+            "workers that were connected before lost their connections, and what was not on the disk is gone",
+        )
+    return Fact(up_s, text, "no restart has cost a message since then")
+
+
+def _memory(info: Info) -> Fact:
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    counted_bytes = used - int(info.get("mem_not_counted_for_evict", 0))
+    policy = str(info.get("maxmemory_policy", ""))
+    peak = int(info.get("used_memory_peak", 0))
+    value = {"used_bytes": used, "maxmemory_bytes": limit, "policy": policy, "peak_bytes": peak}
+    if not limit:
+        text = f"{_size(used)} used, no maxmemory; at its peak {_size(peak)}"
+        return Fact(value, text, "queues may grow until the machine has no memory left")
+    share = counted_bytes / limit
+    text = f"{_size(used)} used, {share:.0%} of a maxmemory of {_size(limit)}; {policy}; at its peak {_size(peak)}"
+    return Fact(value, text, _when_full(policy, is_full=counted_bytes > limit))
+
+
+def _when_full(policy: str, *, is_full: bool) -> str:
+    when = "it is full: " if is_full else "when it is full, "
+    if policy == "noeviction":
+        return f"{when}Redis refuses what producers send"
+    if policy.startswith("allkeys-"):
+        return f"{when}Redis throws keys away, queues too: set maxmemory-policy noeviction"
+    return f"{when}Redis throws keys with a time to live away (results), and refuses writes when none is left"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:,.0f} {unit}" if unit == "bytes" else f"{size_bytes:,.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:,.1f} GiB"
+
+
+def _snapshots(info: Info, config: Mapping[str, str] | None) -> Fact:
+    """**Source:** Redis `INFO persistence`: `rdb_last_save_time` is the server's start where it has not saved since."""
+    saved_at, changes = int(info.get("rdb_last_save_time", 0)), int(info.get("rdb_changes_since_last_save", 0))
+    status = str(info.get("rdb_last_bgsave_status", ""))
+    when = None if config is None else str(config.get("save", ""))
+    value = {"last_status": status, "last_save_at": saved_at, "changes_since": changes, "configured": when}
+    since = f"{counted(changes, 'change')} since the last one or the start, {span(time.time() - saved_at)} ago"
+    text = f"none is configured; {since}" if when == "" else f"last {status}; {since}"
+    return Fact(value, text, _of_snapshots(info, config, changes, span(time.time() - saved_at)))
+
+
+def _of_snapshots(info: Info, config: Mapping[str, str] | None, changes: int, ago: str) -> str:
+    configured = None if config is None else bool(config.get("save"))
+    if info.get("rdb_last_bgsave_status") != "ok":
+        if config is None:
+            return "the last one failed: Redis refuses what producers send, unless stop-writes-on-bgsave-error is off"
+        if configured and config.get("stop-writes-on-bgsave-error") == "yes":
+            return "the last one failed: Redis refuses what producers send until one succeeds"
+        return "the last one failed, and Redis takes writes all the same"
+    if info.get("aof_enabled"):
+        return "the append-only file is what a restart reads"
+    if not changes:
+        return "no message has come or gone since"
+    if configured is False:
+        return f"when Redis ends, every queue goes back to how it was {ago} ago"
+    return f"a crash now would take every queue back to how it was {ago} ago"
+
+
+def _append_only_file(info: Info, config: Mapping[str, str] | None) -> Fact:
+    enabled = bool(info.get("aof_enabled"))
+    fsync = None if config is None else str(config.get("appendfsync", ""))
+    written, rewritten = (str(info.get(name, "")) for name in ("aof_last_write_status", "aof_last_bgrewrite_status"))
+    value = {"enabled": enabled, "fsync": fsync, "last_write": written, "last_rewrite": rewritten}
+    if not enabled:
+        return Fact(value, "off", "a crash loses what the last snapshot does not have")
+    text = f"on, fsync {fsync or 'not known'}, last write {written}, last rewrite {rewritten}"
+    if written != "ok":
+        return Fact(value, text, "it cannot be written: Redis refuses what producers send until it can")
+    if fsync == "always":
+        return Fact(value, text, "no message that Redis has confirmed is lost in a crash")
+    if fsync == "everysec":
+        return Fact(value, text, "a crash of the machine loses up to about two seconds of messages")
+    if fsync == "no":
+        return Fact(value, text, "a crash of the machine loses what its kernel had not written yet")
+    return Fact(value, text, f"how much a crash loses depends on appendfsync: {NOT_ALLOWED.format('CONFIG GET')}")
+
+
+def _evictions(info: Info) -> Fact:
+    evicted, policy = int(info.get("evicted_keys", 0)), str(info.get("maxmemory_policy", ""))
+    text = f"{counted(evicted, 'key')} since the start"
+    if not evicted:
+        return Fact(evicted, text, "Redis has thrown no queue away for want of memory")
+    if policy.startswith("allkeys-"):
+        return Fact(evicted, text, f"queues may be among them: under {policy} any key may be thrown away")
+    if policy.startswith("volatile-"):
+        return Fact(evicted, text, f"under {policy} these had a time to live, as results have and queues have not")
+    return Fact(evicted, text, f"under a policy of before: {policy} throws nothing away")
+
+
+def _keys_by_db(info: Info, own: int) -> Fact:
+    """**Source:** Redis `INFO keyspace`: `dbN:keys=…,expires=…,avg_ttl=…` for each db that is not empty."""
+    dbs = {
+        int(name[2:]): {"keys": int(of["keys"]), "expires": int(of["expires"])}
+        for name, of in info.items()
+        if name.startswith("db") and name[2:].isdigit() and isinstance(of, dict)
+    }
+    value = {str(db): dbs[db] for db in sorted(dbs)}
+    told = [f"db {db}: {of['keys']:,}, {of['expires']:,} with a time to live" for db, of in sorted(dbs.items())]
+    text = "; ".join(told) or "no keys at all"
+    others = [db for db in dbs if db != own]
+    if not others:
+        return Fact(value, text, f"this application's db is {own}, and no other holds anything")
+    return Fact(value, text, f"this application's db is {own}; the others share this server's memory and time with it")
+
+
+def _clients(client: "redis.Redis", info: Info) -> Fact:
+    most = int(info.get("maxclients", 0))
+    found = _allowed(client.client_list)
+    if found is None:
+        return _not_allowed("CLIENT LIST")
+    kinds = Counter(_client_kind(one, str(db_of(client))) for one in found)
+    by_kind = {name: kinds[name] for name in _CLIENT_WORDS}
+    value = {"connected": len(found), "maxclients": most or None, "kinds": by_kind}
+    told = [f"{kinds[name]:,} {words}" for name, words in _client_words(kinds) if kinds[name]]
+    room = f" of {most:,}" if most else ""
+    text = f"{len(found):,}{room}: {', '.join(told)}"
+    return Fact(value, text, _of_clients(kinds, len(found), most, int(info.get("rejected_connections", 0))))
+
+
+def _client_words(kinds: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    for name, words in _CLIENT_WORDS.items():
+        yield name, words.format("is" if kinds[name] == 1 else "are")
+
+
+def _client_kind(one: Mapping[str, str], db: str) -> str:
+    flags = one.get("flags", "")
+    if one.get("name") == _NAMES:
+        return "this_tool"
+    if "S" in flags:
+        return "replicas"
+    if "O" in flags:
+        return "monitors"
+    if "P" in flags:
+        return "subscribed"
+    if one.get("cmd") == "brpop":
+        if one.get("db") != db:
+            return "waiting_elsewhere"
+        return "waiting" if "b" in flags else "fetched"
+    return "others"
+
+
+def _of_clients(kinds: Mapping[str, int], connected: int, most: int, refused: int) -> str:
+    if most and connected >= most * 0.9:
+        return f"workers and producers are refused when {most:,} are connected"
+    if refused:
+        return f"{counted(refused, 'connection was', 'connections were')} refused since the start: there were too many"
+    if kinds["waiting"]:
+        return "what is sent to the queues of those that wait is taken at once"
+    if kinds["fetched"]:
+        return "no worker waits for messages in this db: those that are connected are busy, or hang"
+    if kinds["waiting_elsewhere"]:
+        return "no worker waits for messages in this db, and some do in others: is the broker URL theirs?"
+    return "no worker waits for messages"
+
+
+def _memory_by_kind(store: Store, queues: Collection[str], info: Info) -> Fact:
+    own = {key.encode() for queue in queues for key in store.keys.queue(queue)}
+    unacked = [store.keys.unacked.encode(), store.keys.unacked_index.encode()]
+    try:
+        others = other_lists(store, own, time.monotonic() + _FINDING_QUEUES_S).found
+        found = usage(store.client, {*own, *(key for key, (_, holds) in others.items() if holds)}, unacked)
+    except redis.exceptions.NoPermissionError as error:
+        return _not_allowed(_denied(str(error)))
+    kinds = {name: {"keys": of.keys, "bytes": of.size_bytes} for name, of in found.kinds.items()}
+    in_db = sum(of.size_bytes for of in found.kinds.values())
+    rest = max(0, int(info["used_memory"]) - in_db) if "used_memory" in info else None
+    value = {"kinds": kinds, "keys_looked_at": found.looked_at, "keys": found.keys, "exact": found.exact,
+             "elsewhere_bytes": rest}  # fmt: skip
+    told = [f"{_KIND_WORDS[name]} {_size(of.size_bytes)} in {counted(of.keys, 'key')}"
+            for name, of in sorted(found.kinds.items(), key=lambda one: -one[1].size_bytes) if of.keys]  # fmt: skip
+    text = f"{_how_sure(found)}: {'; '.join(told) or 'nothing'}"
+    if rest is not None:
+        text += f"; other dbs, connections and Redis itself {_size(rest)}"
+    if rest is not None and rest > in_db:
+        return Fact(value, text, "most of the server's memory is not in this db")
+    return Fact(value, text, _of_kinds(found.kinds))
+
+
+def _denied(problem: str) -> str:
+    """The command that Redis refused, where its answer names it."""
+    words = re.findall(r"(?:run the|unknown command) '(\w+)", problem)
+    return {"MEMORY": "MEMORY USAGE"}.get(words[-1].upper(), words[-1].upper()) if words else "SCAN or MEMORY USAGE"
+
+
+def _how_sure(found: Usage) -> str:
+    if found.exact:
+        return f"in this db, all {counted(found.keys, 'key')} looked at"
+    sized = sum(kind.sized for kind in found.kinds.values())
+    return f"in this db, an estimate from {found.looked_at:,} of {counted(found.keys, 'key')}, {sized:,} of them sized"
+
+
+def _of_kinds(kinds: Mapping[str, Kind]) -> str:
+    largest = max(kinds, key=lambda name: kinds[name].size_bytes)
+    results = kinds["results"]
+    if not kinds[largest].size_bytes:
+        return "there is nothing in it"
+    if largest == "queues":
+        return "most of it are messages that wait: it goes as they are worked off"
+    if largest == "unacked":
+        return "most of it are messages that workers hold: it goes as they are acknowledged"
+    if largest == "results" and results.keep:
+        return "most of it are results, and some that were looked at never expire: see result_expires"
+    if largest == "results":
+        return "most of it are results: they go when their time is over (result_expires)"
+    if largest == "replies":
+        return "most of it are answers to remote control that nobody fetched: no task needs them"
+    return "most of it is neither a queue nor a result under Celery's usual names"

@@ -1,0 +1,130 @@
+"""Counts messages by task, and of each task by retries, ETA, arguments and origin."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from msgspec import Struct, field
+
+from runbooks.broker.messages.fast_parse import Headers, read
+from runbooks.broker.messages.grep import Grep
+from runbooks.broker.messages.parse import Malformed, Message, Unreadable, args_text, origin_of
+from runbooks.core.model import Form
+from runbooks.core.views import Counted, TaskTally
+
+_SHOWN = 10
+_DIFFERENT = 5000
+"""So many different arguments or origins of a task are counted: memory stays bounded however long the queue is."""
+
+
+class _Of(Struct):
+    """What was counted of one task."""
+
+    retries: Counter[int] = field(default_factory=Counter)
+    eta_passed: int = 0
+    eta_ahead: int = 0
+    oldest_eta_at: float | None = None
+    furthest_eta_at: float | None = None
+    expired: int = 0
+    args: Counter[str] = field(default_factory=Counter)
+    origins: Counter[str] = field(default_factory=Counter)
+
+
+class Tally:
+    """Items of one queue, counted at `now` (epoch seconds); with `grep` only those that it holds of."""
+
+    def __init__(self, now: float, grep: Grep | None) -> None:
+        self._now, self._grep = now, grep
+        self.looked_at = self.matched = self.malformed = self.unreadable = 0
+        self._tasks: defaultdict[str, _Of] = defaultdict(_Of)
+        self._forms: Counter[Form] = Counter()
+        self._usual = 0  # of Celery's default form, which a glance takes
+
+    def add(self, items: Sequence[bytes]) -> None:
+        """Count these too."""
+        self.looked_at += len(items)
+        if self._grep:
+            items = [raw for raw in items if self._grep(raw)]
+        self.matched += len(items)
+        for raw, look in zip(items, read(items), strict=True):
+            if isinstance(look, Malformed):
+                self.malformed += 1
+            elif isinstance(look, Unreadable):
+                self.unreadable += 1
+                self._forms[look.form] += 1
+            else:
+                self._add(raw, look)
+
+    def _add(self, raw: bytes, look: Headers | Message) -> None:
+        of = self._tasks[look.task]
+        of.retries[look.retries or 0] += 1
+        if isinstance(look, Headers):
+            args, origin = args_text(look.argsrepr, look.kwargsrepr), look.origin
+            self._usual += 1
+        else:
+            args, origin = look.args, origin_of(raw)
+            self._forms[look.form] += 1
+        _count(of.args, args)
+        _count(of.origins, origin or "")
+        eta_at, expires_at = look.eta_at, look.expires_at
+        if eta_at is not None:
+            of.eta_passed += eta_at < self._now
+            of.eta_ahead += eta_at >= self._now
+            of.oldest_eta_at = min(eta_at, eta_at if of.oldest_eta_at is None else of.oldest_eta_at)
+            of.furthest_eta_at = max(eta_at, eta_at if of.furthest_eta_at is None else of.furthest_eta_at)
+        of.expired += expires_at is not None and expires_at <= self._now
+
+    @property
+    def tasks(self) -> tuple[TaskTally, ...]:
+        """The largest first."""
+        ordered = sorted(self._tasks.items(), key=lambda one: (-one[1].retries.total(), one[0]))
+        return tuple(_tally(task, of) for task, of in ordered)
+
+    @property
+    def origins(self) -> tuple[Counted, ...]:
+        """Who sent them, the most frequent first."""
+        together: Counter[str] = Counter()
+        for of in self._tasks.values():
+            together.update(of.origins)
+        return _most(together)
+
+    @property
+    def forms(self) -> tuple[Counted, ...]:
+        """How they are written, the most frequent first."""
+        forms = self._forms + Counter({Form(): self._usual})
+        return tuple(Counted(_named(form), count) for form, count in forms.most_common())
+
+    @property
+    def oldest_eta_at(self) -> float | None:
+        """The oldest ETA of any of them."""
+        return min((of.oldest_eta_at for of in self._tasks.values() if of.oldest_eta_at is not None), default=None)
+
+
+def _count(counter: Counter[str], value: str) -> None:
+    if value in counter or len(counter) < _DIFFERENT:
+        counter[value] += 1
+
+
+def _tally(task: str, of: _Of) -> TaskTally:
+    count = of.retries.total()
+    return TaskTally(
+        task,
+        count,
+        dict(sorted(of.retries.items())),
+        count - of.eta_passed - of.eta_ahead,
+        of.eta_passed,
+        of.eta_ahead,
+        of.oldest_eta_at,
+        of.furthest_eta_at,
+        of.expired,
+        _most(of.args),
+        _most(of.origins),
+    )
+
+
+def _most(counter: Counter[str]) -> tuple[Counted, ...]:
+    return tuple(Counted(value, count) for value, count in counter.most_common(_SHOWN) if value)
+
+
+def _named(form: Form) -> str:
+    compressed = f", {form.compression}" if form.compression else ""
+    return f"{form.content_type}{compressed}, protocol {form.protocol}"

@@ -1,0 +1,27 @@
+"""What `inv` alone shows: the verbs by purpose, without Invoke's own options."""
+
+from collections.abc import Iterator, Mapping
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Begin": ("init",),
+    "Look": (
+        "diagnose", "verify", "explain", "workers", "queues", "messages", "broker", "tasks", "task", "schedule",
+        "tail-logs", "monitor", "hosts", "render",
+    ),
+    "Change": (
+        "remediate", "clean-queues", "restart-workers", "fix-imports", "install-units", "install-cron", "run-task",
+        "retry", "rate-limit", "pool", "consumer", "revoke", "shutdown",
+    ),
+    "Take back": ("runs", "show", "undo", "archive.list", "archive.show", "archive.verify", "archive.restore"),
+    "Try": ("sandbox", "fleet"),
+}  # fmt: skip
+REST = "Work on this tool"
+
+
+def grouped(verbs: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Put verbs, each with its help, under the headings of their purposes; a heading without a verb is left out."""
+    known = [name for names in GROUPS.values() for name in names]
+    rest = tuple(name for name in verbs if name not in known)
+    for heading, names in (*GROUPS.items(), (REST, rest)):
+        if there := [(name, verbs[name]) for name in names if name in verbs]:
+            yield heading, there

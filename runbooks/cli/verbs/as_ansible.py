@@ -1,0 +1,31 @@
+"""Flags that mean the same as to Ansible: their other names.
+
+**Source:** `ansible/cli/arguments/option_helpers.py` (ansible-core 2.19).
+"""
+
+from typing import Any
+
+from invoke.tasks import Task
+
+LETTERS = "cCDefiJkKlTuv"
+"""Those that mean something to Ansible, or to one of its commands."""
+
+_ALSO = {
+    "inventory": ("i",),
+    "limit": ("l",),
+    "forks": ("f",),
+    "dry-run": ("check", "C"),
+    "diff": ("D",),
+    "ask-become-pass": ("K",),
+}
+CHANGING = ("--check", "-C", "--diff", "-D")
+"""Those that mean something only to a verb that changes something."""
+
+
+class AnsibleTask(Task):  # type: ignore[type-arg]
+    """A task whose flags have Ansible's names beside their own."""
+
+    def arg_opts(self, name: str, default: str, taken_names: set[str]) -> dict[str, Any]:
+        options = super().arg_opts(name, default, taken_names)
+        options["names"] = [*options["names"], *_ALSO.get(options["names"][0], ())]
+        return options

@@ -1,0 +1,92 @@
+"""The verbs that tell nodes to do something: rate limits, pools, consumers, the end, and tasks to discard."""
+
+from typing import TYPE_CHECKING
+
+from runbooks.cli.verbs.common import Flags, Said, on_fleet, verb
+from runbooks.cli.verbs.selection import IN_ONE_QUEUE, IN_QUEUES
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.engine.context import Session
+
+_NODES = "the nodes that this PATTERN fits, or several: e.g. 'high*,low@web1'"
+_SELECTING = {"queue": IN_QUEUES["queue"], **{flag: told for flag, told in IN_ONE_QUEUE.items() if flag != "malformed"}}
+
+
+@verb(
+    changes=True,
+    hosts=False,
+    positional=("task", "rate"),
+    task="the TASK's name",
+    rate="the rate limit as Celery has it (10/s, 10/m, 10/h), or none",
+    node=_NODES,
+)
+def rate_limit(flags: Flags, task: str, rate: str, node: str = "*") -> None:
+    """Give a task another rate limit on nodes, until these are started anew."""
+    from runbooks.controls import rate_limit as page
+
+    on_fleet(flags, lambda session: page(session, task, rate, node))
+
+
+@verb(
+    changes=True,
+    hosts=False,
+    positional=("node",),
+    node=_NODES,
+    grow="by so many processes more",
+    shrink="by so many processes less; only idle ones go",
+)
+def pool(flags: Flags, node: str, grow: int = 0, shrink: int = 0) -> None:
+    """Let the prefork pools of nodes have more processes, or less, until these are started anew."""
+    from runbooks.controls import pool as page
+    from runbooks.core.errors import UsageError
+
+    def body(session: "Session") -> "ExitCode":
+        if min(grow, shrink) < 0 or (grow and shrink):
+            raise UsageError("--grow and --shrink take how many processes, and exclude each other")
+        return page(session, node, grow - shrink)
+
+    on_fleet(flags, body)
+
+
+@verb(
+    changes=True,
+    hosts=False,
+    positional=("node", "action", "queue"),
+    node=_NODES,
+    action="add or cancel",
+    queue="the QUEUE",
+)
+def consumer(flags: Flags, node: str, action: str, queue: str) -> None:
+    """Let nodes consume a queue (add), or not (cancel), until these are started anew."""
+    from runbooks.controls import consumer as page
+
+    on_fleet(flags, lambda session: page(session, node, action, queue))
+
+
+@verb(changes=True, hosts=False, positional=("node",), node=_NODES)
+def shutdown(flags: Flags, node: str) -> None:
+    """Let nodes end once their tasks are done; this cannot be taken back."""
+    from runbooks.controls import shutdown as page
+
+    on_fleet(flags, lambda session: page(session, node))
+
+
+@verb(
+    changes=True,
+    hosts=False,
+    positional=("ids",),
+    optional=("ids",),
+    selecting=_SELECTING,
+    ids="these tasks, by their IDs, which commas separate",
+)
+def revoke(flags: Flags, said: Said, ids: str | None = None) -> None:
+    """Let all nodes discard tasks that they have not begun, by id or by flags; this cannot be taken back."""
+    from runbooks.controls import revoke as page
+    from runbooks.core.rules import from_flags
+
+    def body(session: "Session") -> "ExitCode":
+        names = tuple(dict.fromkeys(one.strip() for one in (ids or "").split(",") if one.strip()))
+        return page(session, names, from_flags(said))
+
+    on_fleet(flags, body)

@@ -1,0 +1,71 @@
+"""What `docker run --env-file` makes of a file, and Compose of an `env_file:` with `format: raw`.
+
+Each line is a name, `=`, and the value as it stands: no quotes, no escapes, no comment after it. A name alone takes its
+value from the environment of the docker command, if that has one.
+
+**Source:** docker/cli 28.2 `pkg/kvfile/kvfile.go: parseKeyValueFile`, 20.10 `opts/file.go: parseKeyValueFile`; Go's
+`bufio.ScanLines`, `bufio.MaxScanTokenSize`. What the engine makes of a NUL byte and of a name that comes twice: tried
+with 20.10.
+"""
+
+import re
+from collections.abc import Iterator
+
+from runbooks.core.envfile.reading import BOM, GO_SPACE, NOT_UTF8, Assignment, Place, Reading, place, settled
+
+_BLANKS = GO_SPACE.replace("\n", "")
+_LINE = re.compile(rf"(?P<before>[{_BLANKS}]*)(?P<rest>[^\n]*?)\r?(?:\n|\Z)")
+_FIRST_LINE = re.compile(rf"{BOM}?{_LINE.pattern}")
+_LONGEST_LINE = 65535
+
+
+def read(text: str) -> Reading:
+    assignments: list[Assignment] = []
+    for line in _lines(text):
+        if fault := _fault(text, line):
+            return Reading(text, assignments, fault=fault, refused=True)
+        rest = line["rest"]
+        if rest and not rest.startswith("#"):
+            name, equals, value = rest.partition("=")
+            begin = line.start("rest") + len(name + equals)
+            end = line.end("rest")
+            assignments.append(Assignment(name, value if equals else None, begin, end, line.start(), line.end()))
+    return settled(text, assignments, "depends on where docker is run")
+
+
+def written(value: str) -> str:
+    """How a value is written: as it is."""
+    return value
+
+
+def _lines(text: str) -> Iterator[re.Match[str]]:
+    at, pattern = 0, _FIRST_LINE
+    while at < len(text):
+        line = pattern.match(text, at)
+        assert line
+        yield line
+        at, pattern = line.end(), _LINE
+
+
+def _fault(text: str, line: re.Match[str]) -> Place | None:
+    """Why docker refuses the file for this line, and starts nothing with it."""
+    if found := NOT_UTF8.search(line[0]):
+        byte = ord(found[0]) - 0xDC00
+        return _refused(text, line.start() + found.start(), f"byte 0x{byte:02x} is not UTF-8")
+    if len(line[0].rstrip("\n").encode()) > _LONGEST_LINE:
+        return _refused(text, line.start(), f"the line is longer than {_LONGEST_LINE:,} bytes")
+    at, rest = line.start("rest"), line["rest"]
+    if not rest or rest.startswith("#"):
+        return None
+    name, equals, _ = rest.partition("=")
+    if not name:
+        return _refused(text, at, "there is no name here")
+    if blank := re.search(r"[ \t]", name):
+        return _refused(text, at + blank.start(), "there is a blank in the name")
+    if equals and (nul := rest.find("\0")) >= 0:
+        return _refused(text, at + nul, "this is a NUL byte")
+    return None
+
+
+def _refused(text: str, at: int, why: str) -> Place:
+    return place(text, at, f"docker refuses the file, and starts nothing with it: {why}")

@@ -1,0 +1,224 @@
+"""Causes first: which finding explains which. What follows from another finding is told below it.
+
+Only what the snapshot shows counts: a pair has to be about the same workers or beats, and may ask for more.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.model import Cause, Finding, Severity, Snapshot
+from runbooks.diagnosis.expected import expected_by
+
+Parts = frozenset[tuple[str, str]]
+"""Workers and beats by their names, each after its host. A service may run several workers."""
+
+_ORDER = list(Severity)
+
+
+class _Look(Struct, frozen=True):
+    """What the pairs are judged by."""
+
+    fleet: Fleet
+    snapshot: Snapshot
+    names: Mapping[str, Parts]
+    outdated: Parts = frozenset()
+
+
+class _Pair(Struct, frozen=True):
+    """Findings of the `causes` explain those of the `effects`, where they are about the same workers or beats.
+
+    All of an effect's need a cause, or with `any_of_them` one of them. `where` asks for more of each cause.
+    """
+
+    causes: tuple[str, ...]
+    effects: tuple[str, ...]
+    where: Callable[[_Look, Finding, Finding], bool] = lambda look, cause, effect: True  # noqa: ARG005
+    any_of_them: bool = False
+
+
+def causes_first(fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Order the findings: the worst first, by all that follows from it, and below each what follows from it."""
+    findings = list(findings)
+    look = _Look(fleet, snapshot, _names(fleet))
+    outdated = [_parts(look, one) for one in findings if one.code == "worker.outdated"]
+    look = replace(look, outdated=frozenset().union(*outdated))
+    told = [replace(one, caused_by=tuple(map(Cause.of, _causes_of(look, one, findings)))) for one in findings]
+    below: dict[Cause | None, list[Finding]] = {}
+    for one in told:
+        below.setdefault(one.caused_by[0] if one.caused_by else None, []).append(one)
+    return tuple(_ordered(below, None))
+
+
+def _ordered(below: Mapping[Cause | None, Sequence[Finding]], cause: Cause | None) -> Iterator[Finding]:
+    trees = [(one, *_ordered(below, Cause.of(one))) for one in below.get(cause, ())]
+    for tree in sorted(trees, key=lambda tree: min(_ORDER.index(one.severity) for one in tree)):
+        yield from tree
+
+
+def _causes_of(look: _Look, effect: Finding, findings: Collection[Finding]) -> list[Finding]:
+    """The findings that together explain this one: those of the first pair that does; none where no pair does."""
+    about = _parts(look, effect)
+    for pair in _PAIRS if about else ():
+        if effect.code not in pair.effects:
+            continue
+        causes = [
+            one
+            for one in findings
+            if one.code in pair.causes and _parts(look, one) & about and pair.where(look, one, effect)
+        ]
+        explained = frozenset[tuple[str, str]]().union(*(_parts(look, one) for one in causes))
+        if causes and (pair.any_of_them or about <= explained):
+            return causes
+    return []
+
+
+# --- what a finding is about
+
+
+def _names(fleet: Fleet) -> dict[str, Parts]:
+    """The workers and beats that a subject means: a service, a node, or a host."""
+    names: dict[str, Parts] = {}
+    for host in fleet.hosts:
+        of_services = {service: _run_by(host, service) for service in host.services}
+        names[host.name] = frozenset[tuple[str, str]]().union(*of_services.values())
+        names |= {f"{service} on {host.name}": parts for service, parts in of_services.items()}
+        names |= {host.node(one): frozenset({(host.name, one.name)}) for one in host.settings.workers}
+    return names
+
+
+def _run_by(host: FleetHost, service: str) -> Parts:
+    workers = frozenset((host.name, one.name) for one in host.settings.workers if one.known_as == service)
+    return workers or frozenset({(host.name, service)})
+
+
+def _parts(look: _Look, finding: Finding) -> Parts:
+    """The workers and beats that a finding is about; none where that is not known of a part of its subject."""
+    if finding.code.startswith("queue."):
+        return _consumers(look.fleet, finding.subject)
+    if finding.code in _OF_BEAT:
+        return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.name == finding.subject)
+    if finding.code == "schedule.overdue":
+        return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.settings.beat)
+    if finding.code in _OF_UNIT_FILES:
+        return _of_unit_files(look.fleet, finding)
+    subjects = finding.subject.split(", ")
+    known = [look.names[one] for one in subjects if one in look.names]
+    return frozenset[tuple[str, str]]().union(*known) if len(known) == len(subjects) else frozenset()
+
+
+_OF_BEAT = ("beat.silent", "beat.last_run_ahead", "beat.waits_for_lock")
+_OF_UNIT_FILES = ("unit.missing", "unit.differs")
+
+
+def _consumers(fleet: Fleet, queue: str) -> Parts:
+    """The workers that should consume a queue; none where one of them was not looked at."""
+    its = [(host.name, one.name) for host in fleet.hosts for one in host.settings.workers if queue in one.queues]
+    return frozenset(its if len(its) == sum(queue in worker.queues for worker in fleet.all_workers) else ())
+
+
+def _of_unit_files(fleet: Fleet, finding: Finding) -> Parts:
+    return frozenset(
+        part
+        for host in fleet.hosts
+        if host.name == finding.subject and host.manager.starts_from_units
+        for service in host.own_services
+        if host.unit_path(service) in finding.evidence
+        for part in _run_by(host, service)
+    )
+
+
+# --- what else has to hold
+
+
+def _enough_workers(look: _Look, cause: Finding, effect: Finding) -> bool:
+    """Whether it is a fault, and the inventory's workers would be enough for the queue."""
+    expected = look.fleet.app.queues.get(effect.subject)
+    return cause.severity is Severity.ERROR and len(_consumers(look.fleet, effect.subject)) >= (
+        expected.consumers if expected else 1
+    )
+
+
+def _same_subject(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    return cause.subject == effect.subject
+
+
+def _may_be_its_text(look: _Look, cause: Finding, effect: Finding) -> bool:
+    """Whether what differs changes what runs, and the service ran on it; one that ended well was simply stopped."""
+    if cause.code == "unit.missing":
+        return True
+    about = _parts(look, effect)
+    if effect.code.endswith(".not_running"):
+        ran = any("the last run ended with" in line for line in effect.evidence)
+    else:
+        ran = effect.code.startswith("unit.") or not about & look.outdated
+    return ran and any(line.lstrip(" +-").startswith(_CHANGES_WHAT_RUNS) for line in cause.evidence)
+
+
+_CHANGES_WHAT_RUNS = (
+    "Exec", "User", "Group", "WorkingDirectory", "Environment", "Type", "KillMode", "PIDFile", "Root", "Memory",
+    "Limit", "TasksMax", "Restrict", "Protect", "Private",
+)  # fmt: skip
+"""How the settings of a unit begin without which a worker may fail, or be another one."""
+
+
+def _lacks_them_too(look: _Look, cause: Finding, effect: Finding) -> bool:
+    """Whether the application, as it loads now, lacks every expected task that the nodes lack."""
+    assert look.snapshot.broker is not None
+    state, nodes = look.snapshot.reachable()[cause.subject], look.snapshot.broker.nodes
+    registers = state.imports_now.registered if state.imports_now else frozenset[str]()
+    expected = expected_by(look.fleet, look.snapshot)
+    here = [name for name in effect.subject.split(", ") if _on(look, name, cause.subject)]
+    return all(not (expected.get(name, frozenset()) - nodes[name].registered) & registers for name in here)
+
+
+def _on(look: _Look, node: str, host: str) -> bool:
+    return any(place == host for place, _ in look.names.get(node, ()))
+
+
+def _loads_not(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether the application itself cannot be loaded on the host."""
+    state = look.snapshot.reachable().get(cause.subject)
+    return bool(state and state.imports_now and not state.imports_now.loaded)
+
+
+def _is_repaired_by_it(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether it was tried on the host: with the inventory's values the effect is gone."""
+    return bool(effect.fix)
+
+
+_IDLE = (
+    "worker.not_running", "worker.stopped", "worker.other_broker", "worker.not_answering", "worker.not_consuming",
+    "worker.starting", "worker.other_process", "unit.masked", "unit.unknown", "unit.alias",
+)  # fmt: skip
+"""What keeps a worker from consuming its queues."""
+_MISBEHAVES = (
+    "worker.not_running", "worker.not_answering", "worker.not_consuming", "worker.starting", "beat.not_running",
+    "worker.too_many_processes", "worker.other_broker", "unit.kill_mode", "unit.forking", "environment.not_in_effect",
+)  # fmt: skip
+"""What another text of a unit may lead to."""
+
+_PAIRS = (
+    _Pair(("host.no_directory", "environment.is_folder"),
+          ("host.probe_failed", "worker.not_running", "beat.not_running")),
+    _Pair(("environment.differs",), ("broker.not_the_workers", "broker.would_be_another", "worker.would_be_locked_out"),
+          where=_is_repaired_by_it),
+    _Pair(("unit.missing", "unit.differs", "unit.not_ours", "unit.drop_in"), _MISBEHAVES, where=_may_be_its_text),
+    _Pair(("unit.forking",), ("worker.starting",)),
+    _Pair(("unit.kill_mode",), ("worker.leaked_processes",)),
+    _Pair(("host.probe_failed", "task.import_fails"), ("worker.not_running", "beat.not_running"), where=_loads_not),
+    _Pair(("worker.would_be_locked_out",), ("worker.not_answering",)),
+    _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"),
+          ("task.not_registered",), where=_lacks_them_too),
+    _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"), ("task.would_be_discarded",)),
+    _Pair(("worker.twins",), ("worker.answered_by_another", "worker.answer_unknown")),
+    _Pair(_IDLE, ("queue.no_consumer",), where=_enough_workers),
+    _Pair(_IDLE, ("queue.few_consumers",), any_of_them=True),
+    _Pair(("queue.no_consumer",), ("queue.depth", "queue.eta_overdue"), where=_same_subject),
+    _Pair(("beat.not_running", "beat.other_process", "beat.stopped", "beat.waits_for_lock", "beat.last_run_ahead",
+           "unit.masked"), ("beat.silent", "schedule.overdue")),
+    _Pair(("beat.silent",), ("schedule.overdue",)),
+)  # fmt: skip
+"""The first that holds counts, so those that go furthest back come first."""

@@ -1,0 +1,159 @@
+"""Faults of the containers that services run in: their state, and how they are ended."""
+
+from collections.abc import Iterator
+
+from runbooks.core.containers import Container
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.model import Block, Finding, HostState, RunningTask, ServiceState, Severity, Snapshot
+from runbooks.core.wording import counted, span
+from runbooks.diagnosis.services import control
+from runbooks.diagnosis.told import told
+
+_HEALS = ("SIGTERM", "SIGINT")
+"""What a worker ends warmly at. **Source:** celery 5.7.0 `apps/worker.py`: QUIT is a cold shutdown, or a soft one."""
+
+
+def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """Of each host whose services are containers."""
+    states = snapshot.reachable()
+    for host in fleet.hosts:
+        if host.name not in states or not host.manager.in_containers:
+            continue
+        for service in host.services:
+            found = states[host.name].services[service]
+            if not found.exists:
+                yield _no_service(host, service, found, snapshot)
+            down = [one.name for one in found.containers if one.pid is None and not one.loops]
+            if down and found.pid is not None:
+                yield _partly(host, service, found, down)
+            for one in found.containers:
+                yield from _state(host, service, one)
+            if found.pid is not None and service != host.beat:
+                yield from _ending(host, service, found, snapshot, states[host.name])
+
+
+def _partly(host: FleetHost, service: str, found: ServiceState, down: list[str]) -> Finding:
+    return Finding(
+        "container.not_running",
+        f"{service} on {host.name}",
+        f"{len(down)} of {len(found.containers)} containers of {service} are not running: {', '.join(down)}",
+        (f"docker says: {found.answer}", f"if they are wanted, on {host.name}: docker start {' '.join(down)}"),
+        severity=Severity.WARNING,
+    )
+
+
+def _no_service(host: FleetHost, service: str, found: ServiceState, snapshot: Snapshot) -> Finding:
+    return Finding(
+        "container.none",
+        f"{service} on {host.name}",
+        f"{service} has no container, so it is left as it is: {found.answer}",
+        (
+            f"if its name is right, create its container once: docker compose up -d {service}",
+            "else correct the worker's `service` in the inventory (celery_docker says where it is looked for)",
+        ),
+        fix=(control(host, service, "start", "it has no container", snapshot),),
+        blocks=(Block(host.name, service),),
+    )
+
+
+def _state(host: FleetHost, service: str, one: Container) -> Iterator[Finding]:
+    subject = f"{service} on {host.name}"
+    if one.loops:
+        yield Finding(
+            "container.restarting",
+            subject,
+            f"the container {one.name} of {service} starts and ends again and again: "
+            f"{counted(one.restarts, 'restart')} by its policy, the last with exit code {one.exit_code}",
+            (_what_it_means(one), f"its log says why, on {host.name}: docker logs --tail 50 {one.name}"),
+        )
+    elif one.status == "paused":
+        yield Finding(
+            "container.paused",
+            subject,
+            f"the container {one.name} of {service} is paused, so it does nothing; it is left as it is",
+            (f"to let it go on, on {host.name}: docker unpause {one.name}",),
+            blocks=(Block(host.name, service),),
+        )
+    elif one.out_of_memory:
+        yield Finding(
+            "container.out_of_memory",
+            subject,
+            f"the container {one.name} of {service} ran out of memory, and the kernel killed a process in it",
+            ("docker inspect: OOMKilled is true", "raise its limit (mem_limit), or lower the worker's concurrency"),
+            severity=Severity.WARNING if one.pid else Severity.ERROR,
+        )
+    if one.health == "unhealthy":
+        yield Finding(
+            "container.unhealthy",
+            subject,
+            f"the health check of the container {one.name} of {service} fails; Docker restarts nothing for that",
+            (f"it said last: {one.health_said or 'nothing'}",),
+            severity=Severity.WARNING,
+        )
+
+
+def _what_it_means(one: Container) -> str:
+    if one.out_of_memory:
+        return "docker inspect: it ran out of memory (OOMKilled)"
+    meaning = {
+        126: "its command cannot be executed",
+        127: "its command is not in the image",
+        137: "it was killed (SIGKILL)",
+        139: "it crashed (SIGSEGV)",
+        143: "it was ended (SIGTERM)",
+    }
+    return f"exit code {one.exit_code}: {meaning.get(one.exit_code, 'its program ended with an error')}"
+
+
+def _ending(
+    host: FleetHost, service: str, found: ServiceState, snapshot: Snapshot, state: HostState
+) -> Iterator[Finding]:
+    """Containers whose stop would lose tasks. This tool drains a worker first; whoever else stops it does not."""
+    assert snapshot.broker is not None
+    node = snapshot.broker.nodes.get(host.node_of(service))
+    for one in found.containers:
+        if one.pid is not None and (why := _loses(host, one)):
+            summary, advice = why
+            yield Finding(
+                "container.stop_loses_tasks",
+                f"{service} on {host.name}",
+                summary,
+                (*_running(node.running if node else (), state.clock_at), advice),
+                severity=Severity.WARNING,
+            )
+            return
+
+
+def _running(tasks: tuple[RunningTask, ...], now: float) -> Iterator[str]:
+    yield from (f"a stop now: {told(task, now)}" for task in tasks[:3])
+
+
+def _loses(host: FleetHost, one: Container) -> tuple[str, str] | None:
+    """What a stop does to its tasks, and what to do about it; None where it lets them finish."""
+    grace, wanted = span(one.grace_s), span(host.settings.stop_timeout)
+    if one.stop_signal not in _HEALS:
+        if one.stop_signal == "SIGQUIT":
+            return None
+        return (
+            f"docker stop sends {one.stop_signal} to {one.name}, and its worker ends without finishing its tasks",
+            "leave stop_signal out of the Compose file (the default is SIGTERM)",
+        )
+    if one.shell:
+        return (
+            f"docker stop cannot end {one.name} gently: its first process is {one.shell}, which ignores "
+            f"{one.stop_signal}, so its worker is killed with its tasks after {grace}",
+            "have the shell replaced by the worker (exec celery …), or write the command as a list: [celery, …]",
+        )
+    if one.signals_all:
+        return (
+            f"{one.signals_all} in {one.name} passes {one.stop_signal} to the pool's processes as well, so a stop ends "
+            "their tasks at once",
+            "use tini without -g (init: true), or dumb-init --single-child",
+        )
+    if one.grace_s < host.settings.stop_timeout:
+        return (
+            f"docker stop kills {one.name} after {grace}, and a stop may take {wanted} (celery_stop_timeout): tasks "
+            "that run longer are lost",
+            f"give the service stop_grace_period: {int(host.settings.stop_timeout)}s in the Compose file",
+        )
+    return None

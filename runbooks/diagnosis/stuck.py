@@ -1,0 +1,284 @@
+"""Queues that do not move although their workers answer: the workers hang, wait for themselves, or take nothing."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from runbooks.core.command import Command
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import BrokerState, Finding, NodeState, RunningTask, SecondLook, Severity, Snapshot
+from runbooks.core.wording import counted, span
+from runbooks.diagnosis.told import told
+
+LONG_S = 30.0
+"""Tasks that run for less may end at any moment."""
+
+MANY_ETAS = 1000
+_SHOWN = 5
+
+
+def may_be_stuck(broker: BrokerState, now: float) -> bool:
+    """Whether a second look is worth its time."""
+    return bool(suspects(broker, now) or _run_twice(broker.nodes))
+
+
+def suspects(broker: BrokerState, now: float) -> list[str]:
+    """The queues where messages wait, and every worker has been busy for long, or one has nothing to do."""
+    return [
+        name
+        for name, queue in broker.queues.items()
+        if queue.depth and (consumers := _consumers(broker.nodes.values(), name))
+        if any(map(_is_idle, consumers))
+        or all(_is_busy(node) and _age_s(node.running, now) > LONG_S for node in consumers)
+    ]
+
+
+def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """What two looks show of the queues that the first left a suspicion of, and who holds too many messages."""
+    broker = snapshot.broker
+    assert broker is not None
+    yield from _holds_etas(broker)
+    if broker.second:
+        yield from _twice(fleet, broker, broker.second)
+        for queue in suspects(broker, snapshot.at):
+            yield from _of_busy_workers(fleet, snapshot, broker.second, queue)
+            yield from _of_idle_workers(broker, broker.second, queue)
+
+
+def _consumers(nodes: Collection[NodeState], queue: str) -> list[NodeState]:
+    return [node for node in nodes if queue in node.queues]
+
+
+def _is_idle(node: NodeState) -> bool:
+    return not node.running and not node.holds
+
+
+def _is_busy(node: NodeState) -> bool:
+    """Whether each of its processes runs a task; not where several nodes answer to the name."""
+    return node.size is not None and len(node.running) >= node.size > 0
+
+
+def _age_s(running: Iterable[RunningTask], now: float) -> float:
+    """For how long all of these have run: since the last of them began. 0 where one does not say when it did."""
+    return min((now - task.started_at if task.started_at is not None else 0.0 for task in running), default=0.0)
+
+
+# --- every process is busy --------------------------------------------------------------------------------------------
+
+
+class _Busy(Struct, frozen=True):
+    """A queue of which every worker is busy: what they run has not ended between the looks, for `age_s` or more.
+
+    `senders` are the tasks that sent what waits in the queue, each with how many of the messages that were read.
+    """
+
+    queue: str
+    depth: int
+    consumers: Sequence[NodeState]
+    senders: Mapping[str, int]
+    age_s: float
+    told: Sequence[str]
+
+    @property
+    def runs(self) -> list[RunningTask]:
+        return [task for node in self.consumers for task in node.running]
+
+    @property
+    def names(self) -> str:
+        return ", ".join(sorted(node.name for node in self.consumers))
+
+
+def _of_busy_workers(fleet: Fleet, snapshot: Snapshot, second: SecondLook, queue: str) -> Iterator[Finding]:
+    broker = snapshot.broker
+    assert broker is not None
+    consumers = _consumers(second.nodes.values(), queue)
+    before = {task.id for node in broker.nodes.values() for task in node.running}
+    if not consumers or not all(_is_busy(node) and before.issuperset(_ids(node)) for node in consumers):
+        return
+    clocks = _clocks(fleet, snapshot)
+    nows = [clocks.get(node.name, snapshot.at) for node in consumers]
+    lines = [
+        f"inspect active: {node.name} {told(task, now)}"
+        for node, now in zip(consumers, nows, strict=True)
+        for task in node.running
+    ]
+    more = len(lines) - _SHOWN
+    busy = _Busy(
+        queue,
+        broker.queues[queue].depth,
+        consumers,
+        second.senders.get(queue, {}),
+        min(_age_s(node.running, now) for node, now in zip(consumers, nows, strict=True)),
+        [*lines[:_SHOWN], *([f"and {counted(more, 'task')} more"] if more > 0 else [])],
+    )
+    if busy.age_s < LONG_S:
+        return
+    if all(task.id in busy.senders for task in busy.runs):
+        yield _waits_for_itself(busy)
+    elif busy.age_s > fleet.app.thresholds.runtime:
+        yield _hangs(busy, fleet.app.thresholds.runtime)
+
+
+def _ids(node: NodeState) -> set[str]:
+    return {task.id for task in node.running}
+
+
+def _clocks(fleet: Fleet, snapshot: Snapshot) -> dict[str, float]:
+    """What time it is for each node whose host told its clock: it says by that clock when its tasks began."""
+    states = snapshot.reachable()
+    return {
+        host.node(worker): states[host.name].clock_at
+        for host in fleet.hosts
+        if host.name in states
+        for worker in host.settings.workers
+    }
+
+
+def _waits_for_itself(busy: _Busy) -> Finding:
+    sent = sum(busy.senders[task.id] for task in busy.runs)
+    return Finding(
+        "worker.waits_for_itself",
+        busy.queue,
+        f"tasks that run on {busy.names} have sent {counted(sent, 'message that waits', 'messages that wait')} in "
+        f"{busy.queue} behind them, "
+        "and no process is free: if they wait for these, none of them ever ends",
+        (
+            *busy.told,
+            "each of them is the parent (header parent_id) of messages that wait there",
+            "a task must not wait for the result of another: use a chain or chord, or send subtasks to a queue of "
+            "other workers",
+            f"to let them run now, start one more worker for {busy.queue}",
+        ),
+    )
+
+
+def _hangs(busy: _Busy, limit_s: float) -> Finding:
+    end = Command("restart-workers", "--kill-running")
+    lost = sum(task.acknowledged for task in busy.runs)
+    of_them = f"{lost} of {len(busy.runs)} are lost then" if lost else "they are delivered again then"
+    return Finding(
+        "worker.hangs",
+        busy.queue,
+        f"{counted(busy.depth, 'message waits', 'messages wait')} in {busy.queue}, and every process that could take "
+        f"them has been running one task for more than {span(busy.age_s)}",
+        (
+            *busy.told,
+            f"none of them ended between two looks; the limit is {span(limit_s)} (celery_thresholds: runtime)",
+            f"to free the workers now: {end} ends them with their tasks; {of_them}",
+            "task_time_limit in the application ends a task that hangs",
+        ),
+    )
+
+
+# --- a worker is idle -------------------------------------------------------------------------------------------------
+
+
+def _of_idle_workers(broker: BrokerState, second: SecondLook, queue: str) -> Iterator[Finding]:
+    """A worker that had nothing to do in both looks, while the same messages waited in its queue."""
+    before = {node.name for node in _consumers(broker.nodes.values(), queue) if _is_idle(node)}
+    idle = [node for node in _consumers(second.nodes.values(), queue) if _is_idle(node) and node.name in before]
+    if not idle or queue not in second.unmoved:
+        return
+    depth = broker.queues[queue].depth
+    limits = {
+        (place, task): node.rate_limits[task]
+        for node in idle
+        for place, task in second.held_back
+        if place in node.queues and task in node.rate_limits
+    }
+    names = ", ".join(sorted(node.name for node in idle))
+    waiting = counted(depth, "message waits", "messages wait")
+    seen = f"the same message was next to run in {queue} for {span(second.after_s)}"
+    if limits:
+        yield Finding(
+            "worker.rate_limited",
+            queue,
+            f"{waiting} in {queue} behind tasks that {names} holds back for their rate limit",
+            (
+                *(
+                    f"{counted(second.held_back[of], 'message')} of {of[1]} from {of[0]}; its rate limit is {limit}"
+                    for of, limit in sorted(limits.items())
+                ),
+                seen,
+                "give tasks with a rate limit a queue and a worker of their own, or raise rate_limit",
+            ),
+            severity=Severity.WARNING,
+        )
+        return
+    yield Finding(
+        "queue.not_taken",
+        queue,
+        f"{waiting} in {queue}, and {names} has nothing to do and takes none of them",
+        (seen, f"inspect active, reserved, scheduled: nothing on {names}", *_why_not_taken(second, names)),
+    )
+
+
+def _why_not_taken(second: SecondLook, names: str) -> Iterator[str]:
+    """**Source:** Redis `BRPOP`: it returns at once where one of its lists holds anything."""
+    if second.waiting_clients is None:
+        yield "whether a client waits for messages is not known: CLIENT LIST is not allowed"
+    elif second.waiting_clients:
+        yield f"{counted(second.waiting_clients, 'client waits', 'clients wait')} in BRPOP, so on other lists"
+        yield "compare global_keyprefix, sep and priority_steps of the worker with celery_broker_options"
+    else:
+        yield "no client of this db waits in BRPOP: the worker has stopped asking for messages"
+        yield f"{Command('restart-workers')} lets {names} ask again"
+
+
+# --- what a look at the nodes shows -----------------------------------------------------------------------------------
+
+
+def _run_twice(nodes: Mapping[str, NodeState]) -> dict[str, list[str]]:
+    """The ids of tasks that run on several nodes at once, with these."""
+    where = defaultdict[str, list[str]](list)
+    for name, node in nodes.items():
+        for task in node.running:
+            where[task.id].append(name)
+    return {task: names for task, names in where.items() if len(names) > 1}
+
+
+def _twice(fleet: Fleet, broker: BrokerState, second: SecondLook) -> Iterator[Finding]:
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.restore_visible`."""
+    ids = _run_twice(broker.nodes).keys() & _run_twice(second.nodes).keys()
+    by_task = defaultdict[str, list[tuple[str, str]]](list)
+    for node in second.nodes.values():
+        for task in node.running:
+            if task.id in ids:
+                by_task[task.name].append((task.id, node.name))
+    limit = span(fleet.app.broker_options.visibility_timeout)
+    for name, places in sorted(by_task.items()):
+        count = len({id for id, _ in places})
+        yield Finding(
+            "task.runs_twice",
+            name,
+            f"{counted(count, f'task {name} runs', f'tasks {name} run')} on several workers at once",
+            (
+                *(f"inspect active: {id} on {node}" for id, node in sorted(places)[:_SHOWN]),
+                f"a message that is not acknowledged {limit} after its fetch is delivered again (visibility_timeout); "
+                "with acks_late its task may still run by then",
+                "raise visibility_timeout above the longest task, in the application's broker_transport_options and in "
+                "celery_broker_options, then restart the workers",
+            ),
+        )
+
+
+def _holds_etas(broker: BrokerState) -> Iterator[Finding]:
+    """**Source:** celery 5.7.0 `worker/strategy.py`: each message with an ETA raises the prefetch count by one."""
+    for node in broker.nodes.values():
+        others = [one for one in broker.nodes.values() if one is not node and one.queues & node.queues]
+        idle = sorted(one.name for one in others if not one.later and not one.running)
+        if len(node.later) >= MANY_ETAS and idle:
+            yield Finding(
+                "worker.holds_etas",
+                node.name,
+                f"{node.name} holds {counted(len(node.later), 'message')} until their ETA, and {', '.join(idle)} "
+                "holds none",
+                (
+                    f"inspect scheduled: {len(node.later):,} on {node.name}",
+                    "a worker fetches every message with an ETA at once and keeps it in memory; when it dies, they "
+                    "wait for the visibility timeout",
+                    "worker_eta_task_limit (Celery 5.6) bounds them; or send the tasks when they are due",
+                ),
+                severity=Severity.WARNING,
+            )

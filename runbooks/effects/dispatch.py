@@ -1,0 +1,167 @@
+"""The handler of each effect, and what several of them need together.
+
+The unions are closed: mypy names whatever has no handler.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, assert_never
+
+from runbooks.core.effects import (
+    Change,
+    ControlOther,
+    ControlService,
+    Effect,
+    EnableService,
+    EndProcesses,
+    LinkUnit,
+    LostContents,
+    RecallMessages,
+    ReloadUnits,
+    ResizePool,
+    RestoreMessages,
+    RestoreSelected,
+    Reverse,
+    RevokeTasks,
+    RunTask,
+    SendAgain,
+    SetEnvironment,
+    SetRateLimit,
+    ShutDownNode,
+    StartByHand,
+    SwitchConsumer,
+    TakeMessages,
+    TakeUnacked,
+    WriteFile,
+)
+from runbooks.core.fleet import FleetHost
+from runbooks.core.model import FileState
+from runbooks.effects.base import Handler, InBroker, OnHost, Reloading, Way
+from runbooks.effects.environment import SetEnvironmentHandler
+from runbooks.effects.files import LostContentsHandler, WriteFileHandler, judge_together
+from runbooks.effects.messages import (
+    RecallMessagesHandler,
+    RestoreMessagesHandler,
+    RestoreSelectedHandler,
+    SendAgainHandler,
+    TakeMessagesHandler,
+    TakeUnackedHandler,
+)
+from runbooks.effects.nodes import (
+    ResizePoolHandler,
+    RevokeTasksHandler,
+    SetRateLimitHandler,
+    ShutDownNodeHandler,
+    SwitchConsumerHandler,
+)
+from runbooks.effects.services import (
+    ControlServiceHandler,
+    EnableServiceHandler,
+    EndProcessesHandler,
+    ReloadUnitsHandler,
+)
+from runbooks.effects.take_over import ControlOtherHandler, LinkUnitHandler, StartByHandHandler
+from runbooks.effects.tasks import RunTaskHandler
+
+if TYPE_CHECKING:
+    from runbooks.broker.broker import Broker
+
+
+def handler_of(effect: Effect) -> Handler[Any]:
+    """What a run has to know of an effect."""
+    match effect:
+        case EndProcesses():
+            return EndProcessesHandler(effect)
+        case TakeMessages():
+            return TakeMessagesHandler(effect)
+        case TakeUnacked():
+            return TakeUnackedHandler(effect)
+        case RestoreSelected():
+            return RestoreSelectedHandler(effect)
+        case SendAgain():
+            return SendAgainHandler(effect)
+        case RunTask():
+            return RunTaskHandler(effect)
+        case RevokeTasks():
+            return RevokeTasksHandler(effect)
+        case ShutDownNode():
+            return ShutDownNodeHandler(effect)
+        case _:
+            return reverse_of(effect)
+
+
+def reverse_of(effect: Reverse) -> Way:
+    """What an undo has to know of an effect that takes another back."""
+    match effect:
+        case WriteFile():
+            return WriteFileHandler(effect)
+        case SetEnvironment():
+            return SetEnvironmentHandler(effect)
+        case LostContents():
+            return LostContentsHandler(effect)
+        case ControlService():
+            return ControlServiceHandler(effect)
+        case ReloadUnits():
+            return ReloadUnitsHandler(effect)
+        case EnableService():
+            return EnableServiceHandler(effect)
+        case ControlOther():
+            return ControlOtherHandler(effect)
+        case LinkUnit():
+            return LinkUnitHandler(effect)
+        case StartByHand():
+            return StartByHandHandler(effect)
+        case RestoreMessages():
+            return RestoreMessagesHandler(effect)
+        case RecallMessages():
+            return RecallMessagesHandler(effect)
+        case SetRateLimit():
+            return SetRateLimitHandler(effect)
+        case ResizePool():
+            return ResizePoolHandler(effect)
+        case SwitchConsumer():
+            return SwitchConsumerHandler(effect)
+        case _:
+            assert_never(effect)
+
+
+def on_host(effect: Effect) -> OnHost[Any]:
+    """The handler of an effect on a host. Raises TypeError for any other."""
+    handler = handler_of(effect)
+    if not isinstance(handler, OnHost):
+        raise TypeError(f"{type(effect).__name__} is not an effect on a host")
+    return handler
+
+
+def in_broker(effect: Effect) -> InBroker[Any]:
+    """The handler of an effect in the broker. Raises TypeError for any other."""
+    handler = handler_of(effect)
+    if not isinstance(handler, InBroker):
+        raise TypeError(f"{type(effect).__name__} is not an effect in the broker")
+    return handler
+
+
+def fragments(host: FleetHost, effects: Mapping[str, Effect], read: Mapping[str, FileState]) -> dict[str, str]:
+    """The fragment of each effect; of neighbours after which systemd has to read its units again, the last does it.
+
+    `read` are the files that some of them have to know. Before the first unit is put in place, all of them are judged
+    together. Raises TypeError where one is no effect on a host, StalePlan where a file is not as it was seen.
+    """
+    handlers = {name: on_host(effect) for name, effect in effects.items()}
+    followers = [*handlers.values(), None][1:]
+    units = {
+        name: effect for name, effect in effects.items() if isinstance(effect, WriteFile) and effect.check == "unit"
+    }
+    together = {next(iter(units)): judge_together(host, units.values())} if len(units) > 1 else {}
+    return {
+        name: handler.without_reload(host)
+        if isinstance(handler, Reloading) and isinstance(follower, Reloading)
+        else together.get(name, "") + handler.fragment(host, read.get(name))
+        for (name, handler), follower in zip(handlers.items(), followers, strict=True)
+    }
+
+
+def require_able(broker: "Broker", changes: Iterable[Change]) -> None:
+    """Raise BrokerRefused where changes in the broker would fail half-way, as far as that is known before."""
+    handlers = [handler for change in changes if isinstance(handler := handler_of(change.do), InBroker)]
+    queues = dict.fromkeys(queue for handler in handlers for queue in handler.rewrites)
+    broker.require_able(queues, unacked=any(handler.rewrites_unacked for handler in handlers))

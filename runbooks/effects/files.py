@@ -1,0 +1,116 @@
+"""Files, written whole or not at all, and judged by the host before they count."""
+
+import base64
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from runbooks.core.effects import LostContents, WriteFile, sha256
+from runbooks.core.errors import StalePlan
+from runbooks.core.fleet import FleetHost
+from runbooks.core.managers import service_of_unit
+from runbooks.core.model import FileState, HostState
+from runbooks.core.reporter import Outcome
+from runbooks.effects.base import Rank, ReverseOnHost
+from runbooks.hosts.script import quote, shell
+from runbooks.hosts.services.registry import manager_of
+
+
+class WriteFileHandler(ReverseOnHost[WriteFile]):
+    """A file that was not written leaves nothing, for that is all or nothing."""
+
+    rank = Rank.CHANGE
+    leaves_nothing_after = Outcome.FAILED
+    reads = ""
+    stops = starts = waits = False
+
+    @property
+    def service(self) -> str:
+        """That of a unit which is removed: only once it is stopped."""
+        return service_of_unit(PurePosixPath(self.effect.path).name) if self.effect.content is None else ""
+
+    @property
+    def summary(self) -> str:
+        """See ReverseOnHost."""
+        return f"{'remove' if self.effect.content is None else 'put back'} {self.effect.path}"
+
+    def fragment(self, host: FleetHost, read: FileState | None) -> str:
+        """See OnHost."""
+        text = (self.effect.content or b"").decode(errors="replace")
+        match self.effect.check:
+            case "unit":
+                manager = manager_of(host)
+                return write(self.effect, manager.judge, manager.users(text))
+            case "cron":
+                return write(self.effect, "judge_cron", dict.fromkeys(_cron_users(text)))
+            case "logrotate":
+                return write(self.effect, "judge_logrotate")
+            case "":
+                return write(self.effect)
+
+    def judge(self, state: HostState) -> tuple[Outcome, str]:
+        """See ReverseOnHost."""
+        now = state.files[self.effect.path]
+        if now.is_folder:
+            return Outcome.CANNOT, "a folder is in its place now"
+        ours = sha256(now.content) == self.effect.replaces
+        only_mode = ours and now.content is not None and now.mode != self.effect.mode
+        if now.content == self.effect.content and not only_mode:
+            return Outcome.ALREADY, "it is as it was"
+        return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+
+
+class LostContentsHandler(ReverseOnHost[LostContents]):
+    """It says why, and is never made."""
+
+    rank = Rank.CHANGE
+    leaves_nothing_after = Outcome.FAILED
+    service = reads = ""
+    stops = starts = waits = False
+
+    @property
+    def summary(self) -> str:
+        """See ReverseOnHost."""
+        return f"put back {self.effect.path}"
+
+    def fragment(self, host: FleetHost, read: FileState | None) -> str:
+        """See OnHost."""
+        raise StalePlan(self.effect.why, "restore it from a backup")
+
+    def judge(self, state: HostState) -> tuple[Outcome, str]:
+        """See ReverseOnHost."""
+        return Outcome.CANNOT, f"what stood there before is not known: {self.effect.why}"
+
+
+def write(effect: WriteFile, judge: str = "", users: Iterable[str] = ()) -> str:
+    """Put the file in place, whole or not at all; where `judge` names a file in `sh/`, that must find nothing wrong.
+
+    A folder of drop-ins comes with the first of them, and goes with the last. Each of the `users` has to exist then.
+    """
+    digests = (effect.replaces, sha256(effect.content))
+    folder = quote(str(PurePosixPath(effect.path).parent))
+    of_drop_ins = folder.rstrip("'").endswith(".service.d")
+    if effect.content is None:
+        removed = shell("remove", effect.path, *digests, using=["enter"])
+        if not of_drop_ins:
+            return removed
+        return f"[ -d {folder} ] || exit 0\n(\n{removed}\n) && rmdir --ignore-fail-on-non-empty -- {folder}"
+    changed_at = "" if effect.changed_at is None else repr(effect.changed_at)
+    told = (base64.b64encode(effect.content).decode(), f"{effect.mode:o}", changed_at, judge)
+    made = f"mkdir -p -- {folder} || exit 1\n" if of_drop_ins else ""
+    return made + shell("write", effect.path, *digests, *told, *users, using=["enter", *([judge] if judge else [])])
+
+
+def judge_together(host: FleetHost, units: Iterable[WriteFile]) -> str:
+    """Judges several new units at once, before each is judged by itself."""
+    return manager_of(host).judge_together({PurePosixPath(unit.path).name: unit.content or b"" for unit in units})
+
+
+def _cron_users(content: str) -> Iterator[str]:
+    """Whom a cron file runs something as, for cron never says that there is no such user.
+
+    **Source:** crontab(5): the sixth field in a system's table, the second after `@daily`.
+    """
+    for line in content.splitlines():
+        if not re.match(r"\s*(#|$|[A-Za-z_]+\s*=)", line):
+            yield from line.split()[1 if line.lstrip().startswith("@") else 5 :][:1]

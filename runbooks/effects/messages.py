@@ -1,0 +1,134 @@
+"""Taking messages into an archive, and putting them back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from runbooks.core.effects import RecallMessages, RestoreMessages, RestoreSelected, SendAgain, TakeMessages, TakeUnacked
+from runbooks.core.fleet import Fleet
+from runbooks.core.reporter import Outcome
+from runbooks.core.rules import destination, parse
+from runbooks.core.wording import counted
+from runbooks.effects.base import InBroker, Rank, ReverseInBroker
+
+if TYPE_CHECKING:
+    from runbooks.broker.broker import Broker, Restorable
+
+
+T = TypeVar("T", bound=TakeMessages | TakeUnacked)
+A = TypeVar("A", bound=RestoreMessages | RestoreSelected | RecallMessages | SendAgain)
+
+
+class _Taking(InBroker[T]):
+    """What taking them out has in common."""
+
+    rank = Rank.CHANGE
+    leaves_nothing_after = None
+
+    @property
+    def rewrites(self) -> Sequence[str]:
+        """That queue, and those that rules move messages to."""
+        targets = (destination(parse(rule).requeue_to)[0] for rule in self.effect.rules)
+        return (self.effect.queue, *filter(None, targets))
+
+
+class TakeMessagesHandler(_Taking[TakeMessages]):
+    """Messages that wait."""
+
+    rewrites_unacked = False
+
+    def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
+        """See InBroker."""
+        return broker.take(self.effect, directory / self.effect.archive)
+
+
+class TakeUnackedHandler(_Taking[TakeUnacked]):
+    """Messages that were fetched and that no node holds."""
+
+    rewrites_unacked = True
+
+    def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
+        """See InBroker."""
+        return broker.take_unacked(fleet, self.effect, directory / self.effect.archive)
+
+
+class _OfArchive(InBroker[A]):
+    """What going by an archive has in common: it alone tells which queues they go to."""
+
+    rewrites = ()
+    rewrites_unacked = False
+    leaves_nothing_after = None
+
+
+def _judged(found: "Restorable", directory: Path) -> tuple[Outcome, str]:
+    """What putting back, or recalling, means for an archive of this run."""
+    outcome = Outcome.CANNOT if found.damage else Outcome.CHANGED if found.count else Outcome.ALREADY
+    why = found.damage or counted(found.count, "message")
+    if found.held_back:
+        stay = counted(found.held_back, "malformed stays", "malformed stay")
+        why += f"; {stay} in the archive, for each would kill the worker that pops it (--malformed puts them back)"
+    if found.gone:
+        why += f"; {counted(found.gone, 'is', 'are')} out of reach, in no queue any more"
+    if found.note:
+        why += f"; {found.note.replace('RUN', directory.name)}"
+    return outcome, why
+
+
+class RestoreMessagesHandler(_OfArchive[RestoreMessages], ReverseInBroker[RestoreMessages]):
+    """Takes back both of them."""
+
+    rank = Rank.MESSAGES
+    again = True
+    summary = "put the messages back into their queue"
+
+    def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
+        """See InBroker."""
+        return broker.restore(Path(self.effect.archive), malformed=self.effect.malformed)
+
+    def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
+        """See ReverseInBroker."""
+        return _judged(broker.restorable(directory / self.effect.archive, malformed=malformed), directory)
+
+    def resolved(self, directory: Path, *, malformed: bool) -> RestoreMessages:
+        """See ReverseInBroker."""
+        return RestoreMessages(str(directory / self.effect.archive), malformed)
+
+
+class RestoreSelectedHandler(_OfArchive[RestoreSelected]):
+    """What `archive.restore` does."""
+
+    rank = Rank.CHANGE
+
+    def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
+        """See InBroker."""
+        return broker.restore_selected(self.effect)
+
+
+class SendAgainHandler(_OfArchive[SendAgain]):
+    """What `retry` does."""
+
+    rank = Rank.CHANGE
+
+    def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
+        """See InBroker."""
+        return broker.send_again(self.effect, directory / self.effect.archive)
+
+
+class RecallMessagesHandler(_OfArchive[RecallMessages], ReverseInBroker[RecallMessages]):
+    """Takes that back."""
+
+    rank = Rank.CHANGE
+    again = True
+    summary = "take the messages out again, into their archive"
+
+    def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
+        """See InBroker."""
+        return broker.recall(Path(self.effect.archive), self.effect.token)
+
+    def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
+        """See ReverseInBroker."""
+        return _judged(broker.recallable(directory / self.effect.archive, self.effect.token), directory)
+
+    def resolved(self, directory: Path, *, malformed: bool) -> RecallMessages:
+        """See ReverseInBroker."""
+        return RecallMessages(str(directory / self.effect.archive), self.effect.token)

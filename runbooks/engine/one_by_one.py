@@ -1,0 +1,40 @@
+"""Changes in the broker that a verb plans itself: shown, asked for and made one by one; a failure ends the run."""
+
+from collections.abc import Callable, Sequence
+
+from runbooks.core.effects import BROKER, Change
+from runbooks.core.errors import ExitCode, RunbookError
+from runbooks.engine.context import Session
+from runbooks.engine.main_loop import way_back
+from runbooks.engine.perform import perform, tell
+from runbooks.engine.recap import Recap
+from runbooks.engine.run import Run, recorded
+
+
+def one_by_one(
+    session: Session,
+    changes: Sequence[Change],
+    recap: Recap,
+    question: str,
+    before: Callable[[Run], None] = lambda _: None,
+) -> ExitCode:
+    """Make changes after asking; `before` is done first, within the run. A dry run ends with the plan.
+
+    Raises what stops a run: no consent, a lock that is held, and the RunbookError of the change that failed.
+    """
+    session.reporter.plan(changes, dry_run=session.options.dry_run)
+    if session.options.dry_run or not changes:
+        return recap.exit_code
+    session.ask(question)
+    with recorded(session, recap) as run:
+        try:
+            before(run)
+            for change in changes:
+                tell(run, perform(run, [change]))
+        except RunbookError:
+            recap.at(BROKER).failed += 1
+            session.reporter.recap(recap.tallies, undo=way_back(run.journal))
+            raise
+        run.journal.end_with(recap.exit_code)
+        session.reporter.recap(recap.tallies, undo=way_back(run.journal))
+    return recap.exit_code

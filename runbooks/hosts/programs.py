@@ -1,0 +1,94 @@
+"""The programs of a host's supervisord that are somebody else's, as far as taking them over needs it."""
+
+import base64
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runbooks.core.fleet import FleetHost
+from runbooks.core.foreign import ConfFile, Foreign, Program, UnitText
+from runbooks.core.redaction import keep_secrets_in, redact
+from runbooks.hosts.script import Answer
+from runbooks.hosts.supervisord import ask_supervisord
+
+
+class _Told(Struct, frozen=True):
+    """**Source:** `supervisor_probe.py: told`."""
+
+    section: str
+    path: str
+    pid: int
+    user: str | None
+    directory: str | None
+    umask: int | None
+    environment: dict[str, str]
+    stopwaitsecs: float
+    stopasgroup: bool
+
+
+class _File(Struct, frozen=True):
+    content: str
+    mode: int
+    changed_at: float
+
+
+class _Others(Struct, frozen=True):
+    programs: dict[str, _Told] = {}
+    files: dict[str, _File] = {}
+    trouble: tuple[str, str] | None = None
+
+
+def ask_programs(host: FleetHost) -> str:
+    return ask_supervisord(host, "others")
+
+
+def with_programs(foreign: Foreign, answer: Answer) -> Foreign:
+    """What it sets under the name of a secret is never shown from now on."""
+    if answer.code != 0:
+        return replace(foreign, no_programs=redact(answer.err.strip())[-300:] or "it does not answer")
+    others = msgspec.json.decode(answer.out, type=_Others)
+    if others.trouble:
+        return replace(foreign, no_programs=redact(" ".join(others.trouble)))
+    for one in others.programs.values():
+        for name, value in one.environment.items():
+            keep_secrets_in(value, name)
+    return replace(
+        foreign,
+        units={**foreign.units, **dict(_texts(others.programs))},
+        programs=_by_section(others.programs),
+        conf_files={
+            path: ConfFile(base64.b64decode(one.content), one.mode, one.changed_at)
+            for path, one in others.files.items()
+        },
+    )
+
+
+def name_of(section: str) -> str:
+    """What a section is called: `program NAME`."""
+    return section.replace(":", " ", 1)
+
+
+def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
+    found: dict[str, Program] = {}
+    for name, one in told.items():
+        before = found.get(name_of(one.section))
+        pids = {**(before.pids if before else {}), name: one.pid}
+        found[name_of(one.section)] = Program(one.section, one.path, pids, one.stopwaitsecs, one.stopasgroup)
+    return found
+
+
+def _texts(told: Mapping[str, _Told]) -> Iterator[tuple[str, UnitText]]:
+    """Each as a unit would say it. **Source:** systemd.unit(5), "Specifiers"; systemd.exec(5)."""
+    for one in told.values():
+        settings = [("User", one.user), ("WorkingDirectory", one.directory)]
+        settings += [("UMask", f"{one.umask:04o}")] if one.umask is not None else []
+        settings += [("Environment", _word(name, value)) for name, value in one.environment.items()]
+        given = tuple((key, value.replace("%", "%%")) for key, value in settings if value)
+        yield name_of(one.section), UnitText((), (), given)
+
+
+def _word(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{name}={escaped}"'

@@ -1,0 +1,276 @@
+"""Docker: services that are containers, of a Compose project or found by their names."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from runbooks.core.containers import Container
+from runbooks.core.effects import ControlService
+from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost
+from runbooks.core.model import ServiceState
+from runbooks.core.redaction import keep_secrets_in, redact
+from runbooks.core.settings import DockerSettings
+from runbooks.hosts.facts import Clock, digests
+from runbooks.hosts.log import Log
+from runbooks.hosts.script import Answer, shell
+from runbooks.hosts.services.docker_log import DockerLog
+from runbooks.hosts.services.manager import WithoutUnits
+
+_NO_DOCKER = 127
+_LABEL = "com.docker.compose"
+_DEFAULT_GRACE_S = 10.0
+"""**Source:** docker-stop(1), `--time`; inspect leaves `StopTimeout` and `StopSignal` out where they are not set."""
+
+
+class Docker(WithoutUnits):
+    """See `ServiceManager`. It is asked through its own command-line client, in the one script of a look."""
+
+    free_text = True
+    own_groups = ()
+
+    def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
+        docker = _of(host)
+        filters = _project_filters(docker) or [_name_filter(docker, service) for service in services]
+        return {" ".join(services): shell("docker_look", docker.socket or "", *filters, using=["docker"])}
+
+    def parse(
+        self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
+    ) -> Mapping[str, ServiceState]:
+        ((services, answer),) = answers.items()
+        told = _told(host, answer)
+        found = {service: [one for one in told if _is_of(host, service, one)] for service in services.split()}
+        return {service: _state(host, service, its, told) for service, its in found.items()}
+
+    def control(self, host: FleetHost, effect: ControlService) -> str:
+        docker, (socket, filters) = _of(host), selector(host, effect.service)
+        arguments = (socket, effect.action, docker.project or "", effect.service, *filters)
+        return shell("docker_control", *arguments, using=["docker"])
+
+    def run(self, host: FleetHost, program: str, start: str, last: str) -> str:
+        where = (*_inside(host), host.settings.python)
+        return shell("docker_application", *where, program, start, last, using=_IN_CONTAINER)
+
+    def probe(self, host: FleetHost, command: str, times: tuple[str, str], user: str) -> str:
+        where = (*_inside(host), host.settings.directory)
+        return shell("docker_probe", *where, command, *times, user, using=_IN_CONTAINER)
+
+    def logs(self, host: FleetHost, services: Sequence[str]) -> Sequence[Log]:
+        return [DockerLog(host.name, service, *selector(host, service)) for service in services]
+
+
+_IN_CONTAINER = ("docker", "docker_exec")
+
+
+def _inside(host: FleetHost) -> tuple[str, str]:
+    """The engine's socket, and in lines the filters of each service: any of their containers has the application."""
+    selectors = [selector(host, service) for service in host.services]
+    return _of(host).socket or "", "\n".join(" ".join(filters) for _, filters in selectors)
+
+
+def _of(host: FleetHost) -> DockerSettings:
+    assert host.settings.docker
+    return host.settings.docker
+
+
+def selector(host: FleetHost, service: str) -> tuple[str, Sequence[str]]:
+    """The engine's socket ("": where Docker's client looks), and the filters of `docker ps` that mean a service."""
+    docker = _of(host)
+    if not docker.project:
+        return docker.socket or "", [_name_filter(docker, service)]
+    return docker.socket or "", [*_project_filters(docker), f"label={_LABEL}.service={service}"]
+
+
+def _project_filters(docker: DockerSettings) -> list[str]:
+    """Without what `docker compose run` has made."""
+    return [f"label={_LABEL}.project={docker.project}", f"label={_LABEL}.oneoff=False"] if docker.project else []
+
+
+def _pattern(docker: DockerSettings, service: str) -> str:
+    assert docker.containers
+    return docker.containers.replace("{worker}", service)
+
+
+def _name_filter(docker: DockerSettings, service: str) -> str:
+    """**Source:** docker-ps(1): `name` is a regular expression of Go's, which is searched for; several are as good."""
+    expression = re.escape(_pattern(docker, service)).replace(r"\*", ".*").replace(r"\?", ".")
+    return f"name=^/?{expression}$"
+
+
+class _Told(NamedTuple):
+    """A container with its labels and variables, its processes, each with the number that it has in there, and the
+    last lines of its log where it does not run.
+    """
+
+    container: Container
+    labels: Mapping[str, str]
+    variables: Sequence[str]
+    pids: Mapping[int, int]
+    last_lines: Sequence[str]
+
+
+def _is_of(host: FleetHost, service: str, one: _Told) -> bool:
+    docker = _of(host)
+    if docker.project:
+        return one.labels.get(f"{_LABEL}.service") == service
+    return fnmatchcase(one.container.name, _pattern(docker, service))
+
+
+def _told(host: FleetHost, answer: Answer) -> list[_Told]:
+    """All that were asked for, the oldest first. Raises RunbookError where the engine does not answer, or has none.
+
+    **Source:** docker-inspect(1); `hosts/sh/docker_look.sh`.
+    """
+    if answer.code != 0:
+        raise _not_answering(host, answer)
+    shown, inside, known, rest = answer.out.decode(errors="replace").split("---\n", 3)
+    inspected = json.loads(shown or "[]")
+    if not inspected:
+        raise _none_found(host, rest)
+    for one in inspected:
+        for variable in one["Config"].get("Env") or ():
+            name, _, value = variable.partition("=")
+            keep_secrets_in(value, name)
+    pids, programs = _processes(inside, known)
+    logs = _logs(rest)
+    found = [_read(one, pids[one["Id"]], programs, logs.get(one["Id"], ())) for one in inspected]
+    return sorted(found, key=lambda one: one.container.made_at)
+
+
+def _not_answering(host: FleetHost, answer: Answer) -> RunbookError:
+    said = redact(answer.err.strip())[-300:]
+    socket = _of(host).socket
+    if answer.code == _NO_DOCKER:
+        advice = "install Docker's client there, or give the host another celery_service_manager"
+        return RunbookError("Docker cannot be asked: there is no docker on its PATH", advice)
+    if "permission denied" in said:
+        advice = "let the commands run as root (ansible_become: true), or have this user in the group of the socket"
+        return RunbookError(f"this user may not use Docker's socket{f' {socket}' if socket else ''}", advice)
+    where = f"celery_docker.socket is {socket}" if socket else "or name its socket: celery_docker.socket"
+    return RunbookError(f"Docker's engine does not answer: {said}", f"start it (systemctl start docker); {where}")
+
+
+def _none_found(host: FleetHost, others: str) -> RunbookError:
+    """**Source:** `docker_look.sh`: lines of "PROJECT NAME"; a container of no project has none."""
+    docker = _of(host)
+    lines = [line.partition(" ") for line in others.splitlines() if line.strip()]
+    if docker.project:
+        known = sorted({project for project, _, _ in lines if project})
+        what = f"there is no container of the Compose project {docker.project}"
+        there = f"projects there: {', '.join(known)}" if known else "no project has containers there"
+        advice = f"correct celery_docker.project, or create the containers: docker compose -p {docker.project} up -d"
+    else:
+        known = sorted(name for _, _, name in lines)
+        what = f"no container's name is like {docker.containers}"
+        there = f"containers there: {', '.join(known[:10])}" if known else "there are no containers at all"
+        advice = "correct celery_docker.containers"
+    return RunbookError(f"{what} ({there})", advice)
+
+
+def _processes(inside: str, known: str) -> tuple[dict[str, dict[int, int]], dict[int, str]]:
+    """The processes of each container, and what each process runs. **Source:** proc(5), `cgroup`, `NSpid`; stat(1)."""
+    inner, programs = dict[int, int](), dict[int, str]()
+    for line in known.splitlines():
+        if line.startswith("/proc/"):
+            inner[int(line.split("/")[2])] = int(line.split()[-1])
+        elif found := re.fullmatch(r"'?/proc/(\d+)/exe'? -> '?(.*?)( \(deleted\))?'?", line):
+            programs[int(found[1])] = found[2]
+    pids = defaultdict[str, dict[int, int]](dict)
+    for line in inside.splitlines():
+        if found := re.fullmatch(r"/proc/(\d+)/cgroup:([0-9a-f]{64})", line):
+            pids[found[2]][int(found[1])] = inner.get(int(found[1]), int(found[1]))
+    return pids, programs
+
+
+def _logs(shown: str) -> dict[str, tuple[str, ...]]:
+    found = dict[str, list[str]]()
+    lines: list[str] = []
+    for line in shown.splitlines():
+        if line.startswith(" "):
+            lines.append(redact(line[1:]))
+        else:
+            lines = found.setdefault(line, [])
+    return {id_: tuple(lines) for id_, lines in found.items()}
+
+
+def _read(one: Mapping[str, Any], pids: Mapping[int, int], programs: Mapping[int, str], log: Sequence[str]) -> _Told:
+    """**Source:** Docker Engine API 1.41, ContainerInspect. Podman 4.3 tells a signal's number, and has a Health."""
+    state, config = one["State"], one["Config"]
+    labels = config.get("Labels") or {}
+    health = state.get("Health") or {}
+    checks = health.get("Log") or [{}]
+    pid = int(state.get("Pid") or 0) or None
+    grace = config.get("StopTimeout")
+    container = Container(
+        one["Id"],
+        one["Name"].removeprefix("/"),
+        state["Status"],
+        _time(one["Created"]) or 0.0,
+        config.get("Hostname") or "",
+        pid,
+        programs.get(pid or 0, ""),
+        command=(one.get("Path") or "", *(one.get("Args") or ())),
+        started_at=_time(state.get("StartedAt") or ""),
+        restarts=int(one.get("RestartCount") or 0),
+        exit_code=int(state.get("ExitCode") or 0),
+        out_of_memory=bool(state.get("OOMKilled")),
+        health=health.get("Status") or "",
+        health_said=redact((checks[-1].get("Output") or "").strip())[-300:],
+        stop_signal=_signal(config.get("StopSignal")),
+        grace_s=_DEFAULT_GRACE_S if grace is None else float(grace),
+        number=labels.get(f"{_LABEL}.container-number", ""),
+    )
+    return _Told(container, labels, config.get("Env") or (), pids, log)
+
+
+def _signal(told: Any) -> str:
+    """**Source:** signal(7); a number is as good to Docker as a name, with or without SIG."""
+    names = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "15": "TERM"}
+    text = str(told or "TERM").upper().removeprefix("SIG")
+    return f"SIG{names.get(text, text)}"
+
+
+def _time(told: str) -> float | None:
+    """Epoch seconds. **Source:** RFC 3339 with nanoseconds; year 1 stands for never."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", told)
+    if not found or found[1].startswith("0001"):
+        return None
+    whole = datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp()
+    return whole + float(found[2] or 0)
+
+
+def _state(host: FleetHost, service: str, its: Sequence[_Told], all_: Iterable[_Told]) -> ServiceState:
+    """The service runs where one of its containers does; it was started when the first of those was."""
+    containers = tuple(one.container for one in its)
+    running = [one for one in its if one.container.pid is not None]
+    said = "; ".join(one.told for one in containers) or _no_container(host, service, all_)
+    if not running:
+        failed = any(one.loops or one.status == "dead" for one in containers)
+        return ServiceState(
+            None, None, said, gave_up=failed, exists=bool(its), containers=containers,
+            last_lines=tuple(its[-1].last_lines) if its else (),
+            read_at=min((one.made_at for one in containers), default=None),
+        )  # fmt: skip
+    first = min(running, key=lambda one: one.container.started_at or 0.0)
+    return ServiceState(
+        first.container.pid,
+        first.container.started_at,
+        said,
+        pids={pid: inner for one in running for pid, inner in one.pids.items()} or {first.container.pid or 0: 1},
+        environment=digests("\0".join(running[0].variables)) if running[0].variables else None,
+        containers=containers,
+        read_at=min(one.container.made_at for one in running),
+    )
+
+
+def _no_container(host: FleetHost, service: str, all_: Iterable[_Told]) -> str:
+    docker = _of(host)
+    known = sorted({name for one in all_ if (name := one.labels.get(f"{_LABEL}.service"))})
+    if docker.project:
+        others = ", ".join(known)
+        return f"the Compose project {docker.project} has no container of {service}, but of {others}"
+    return f"no container's name is like {_pattern(docker, service)}"

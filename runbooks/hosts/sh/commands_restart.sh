@@ -1,0 +1,33 @@
+#!/bin/sh
+# commands_restart.sh DIRECTORY STOP START SECONDS PROCESSES STATUS…
+# Stop, then start once what ran is gone, for which that many seconds are waited: the PROCESSES (PID:START …), and those
+# that the status commands name.
+directory=$1 stop=$2 start=$3 end=$(($(date +%s) + $4)) running=$5
+shift 5
+started() {
+    read -r stat 2>/dev/null <"/proc/$1/stat" || return
+    # shellcheck disable=SC2086 # its words
+    set -- "$1" ${stat##*) }
+    echo "$1:${21}"
+}
+for status; do
+    pid=$(cd "$directory" && eval "$status" 2>/dev/null | sed -n '/^[0-9][0-9]*$/{p;q;}')
+    [ -z "$pid" ] || running="$running $(started "$pid")"
+done
+set --
+{ cd "$directory" && eval "$stop"; } || exit
+for one in $running; do
+    while alive "$one"; do
+        if [ "$(date +%s)" -ge "$end" ]; then
+            case $(grep ShdPnd "/proc/${one%:*}/status") in
+            *[4-7c-f]???) what='TERM is pending, for it hangs or is halted' ;;
+            *) what='no TERM is pending: if it was sent, the process took it, and ends with its tasks' ;;
+            esac
+            echo "it was stopped and still runs (pid ${one%:*}), so no other is started beside it; $what;" \
+                'nothing starts it after its end, so run this again then' >&2
+            exit 1
+        fi
+        sleep 0.2
+    done
+done
+cd "$directory" && eval "$start"

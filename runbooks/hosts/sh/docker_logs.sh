@@ -1,0 +1,19 @@
+#!/bin/sh
+# docker_logs.sh SOCKET OPTION AT POSITIONS LINES FILTER…
+# The logs of these containers, each after a line "=ID", with times. OPTION is --tail, for the last AT lines of each; or
+# --since, for the first LINES after AT, or after the time that one of the POSITIONS, "ID=TIME" each, has for it.
+engine "$1"
+option=$2 default=$3 positions=$4 lines=$5
+shift 5
+for id in $(found "$@"); do
+    at=$default
+    for one in $positions; do
+        if [ "${one%%=*}" = "$id" ]; then at=${one#*=}; fi
+    done
+    echo "=$id"
+    if [ "$option" = --tail ]; then
+        docker logs --timestamps --tail "$at" "$id" 2>&1
+    else
+        docker logs --timestamps --since "$at" "$id" 2>&1 | head -n "$lines"
+    fi
+done

@@ -1,0 +1,12 @@
+#!/bin/sh
+# docker_probe.sh SOCKET FILTERS DIRECTORY COMMAND SECONDS KILL_AFTER_SECONDS USER
+# The command in that directory of a container of the services, ended after its time; USER "" is the container's own.
+engine "$1"
+id=''
+inside "$2"
+shift 2
+set -- "$id" "$@"
+user=$6
+[ -z "$user" ] || user="--user=$user"
+# shellcheck disable=SC2086 # an option, or none
+docker exec $user --workdir "$2" "$1" timeout -k "$5" "$4" /bin/sh -c "$3" 2>&1

@@ -1,0 +1,11 @@
+#!/bin/sh
+# judge: logrotate tells a mistake among much else, and exits with 0.
+# shellcheck disable=SC2317,SC2329 # write.sh calls it
+judge() {
+    if command -v logrotate >/dev/null; then
+        LC_ALL=C logrotate -d ./new 2>&1 | grep '^error:'
+    else
+        echo 'logrotate is not installed on this host'
+    fi
+    :
+}

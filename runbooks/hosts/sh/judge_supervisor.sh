@@ -1,0 +1,16 @@
+#!/bin/sh
+# judge PATH: supervisor's own code reads a configuration that has this file alone: a mistake in one keeps supervisord from
+# reading all the others, and from starting. Where no supervisorctl is on PATH nothing is said.
+# shellcheck disable=SC2034,SC2317,SC2329,SC2154,SC2016 # write.sh calls it; dir is the frame's; eval is given its arguments
+judge() {
+    ctl=$(command -v supervisorctl) || return 0
+    { read -r first && read -r second; } <"$ctl" || return 0
+    case $first in
+    '#!/bin/sh') python=${second#"'''exec' "} python=${python%' "$0" "$@"'} ;;
+    *) python=${first#'#!'} ;;
+    esac
+    { printf '[supervisord]\n' && cat ./new; } >"$dir/judged.conf" || return 1
+    read_it='import sys; from supervisor.options import ServerOptions; options = ServerOptions(); options.here = "/"'
+    read_it="$read_it; options.read_config(sys.argv[1])"
+    (cd / && eval "$python -c" '"$read_it" "$dir/judged.conf"') 2>&1 | sed -n 's/^ValueError: //p'
+}

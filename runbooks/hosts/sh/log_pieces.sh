@@ -1,0 +1,17 @@
+#!/bin/sh
+# log_pieces.sh PATH [INODE FROM SIZE]…
+# Pieces of a log and of the file before it, by whatever name they have now; FROM counts from 1.
+path=$1
+shift
+before=$(before "$path")
+this=$(state "$path" 2>/dev/null)
+that=$(state "$before" 2>/dev/null)
+while [ $# -gt 0 ]; do
+    case $1 in
+    "${this%% *}") file=$path ;;
+    "${that%% *}") file=$before ;;
+    *) exit 1 ;;
+    esac
+    tail -c "+$2" -- "$file" | head -c "$3"
+    shift 3
+done

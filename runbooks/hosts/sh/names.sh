@@ -1,0 +1,9 @@
+#!/bin/sh
+# names PID WORD: whether the command of a process has the word in it. By the shell's own means; read leaves the NULs out.
+# shellcheck disable=SC2317,SC2329 # scripts that come after this call it
+names() {
+    while IFS= read -r part || [ -n "$part" ]; do
+        case $part in *"$2"*) return 0 ;; esac
+    done
+    return 1
+} 2>/dev/null <"/proc/$1/cmdline"

@@ -1,0 +1,8 @@
+#!/bin/sh
+# remove.sh PATH DIGEST…
+# Remove a file that has one of these digests.
+enter "$1"
+shift
+unchanged "$@"
+# shellcheck disable=SC2154 # enter sets it
+rm -f "./$name" && sync .

@@ -1,0 +1,25 @@
+"""The way to a host's supervisord."""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from runbooks.core.fleet import FleetHost
+from runbooks.hosts.script import shell
+
+PATIENCE_S = 5
+"""How long supervisord may take to notice that a process has ended."""
+
+
+def ask_control(host: FleetHost, action: str, programs: Sequence[str], *, own: bool) -> str:
+    """Start, stop or restart programs; `own`: their conf files are this tool's, each with one program."""
+    seconds = int(host.settings.stop_timeout) + PATIENCE_S
+    return ask_supervisord(host, "control", programs=programs, action=action, own=own, seconds=seconds)
+
+
+def ask_supervisord(host: FleetHost, verb: str, **question: Any) -> str:
+    """Run a verb of `supervisor_probe.py` on the host."""
+    asked = json.dumps({"verb": verb, "conf": host.settings.supervisor.conf, **question})
+    source = files("runbooks.hosts").joinpath("supervisor_probe.py").read_text()
+    return shell("supervisor", host.settings.supervisor.ctl, source, asked)

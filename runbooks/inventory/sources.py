@@ -1,0 +1,140 @@
+"""What `-i` of Ansible's takes: which files a source consists of, and which of them Ansible alone can read.
+
+**Source:** `ansible/inventory/manager.py: parse_source`, `plugins/inventory/{host_list,script,auto,yaml,ini,toml}.py`,
+`config/manager.py: find_ini_config_file`, `config/base.yml: DEFAULT_HOST_LIST, INVENTORY_*` (ansible-core 2.19).
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runbooks.core.errors import UsageError
+from runbooks.inventory.yaml import Map
+
+if TYPE_CHECKING:
+    from configparser import ConfigParser
+
+YAML_EXTENSIONS = ("", ".yaml", ".yml", ".json")
+LEFT_OUT = "a file of a folder that is no inventory is left out by ignore_patterns under [inventory] in ansible.cfg"
+
+_IGNORED = re.compile(
+    r"^\.|^host_vars$|^group_vars$|^vars_plugins$|"
+    r"(\.pyc|\.pyo|\.swp|\.bak|~|\.rpm|\.md|\.txt|\.rst|\.orig|\.cfg|\.retry)$"
+)
+_IN_ENVIRONMENT = (
+    "ANSIBLE_INVENTORY_IGNORE", "ANSIBLE_INVENTORY_IGNORE_REGEX", "ANSIBLE_INVENTORY_ENABLED",
+    "ANSIBLE_YAML_FILENAME_EXT", "ANSIBLE_INVENTORY_PLUGIN_EXTS",
+)  # fmt: skip
+_IN_CONFIGURATION = (
+    ("defaults", "inventory_ignore_extensions"), ("defaults", "inventory_ignore_patterns"),
+    ("inventory", "ignore_extensions"), ("inventory", "ignore_patterns"), ("inventory", "enable_plugins"),
+    ("inventory_plugin_yaml", "yaml_valid_extensions"), ("defaults", "yaml_valid_extensions"),
+)  # fmt: skip
+
+
+def is_host_list(source: str) -> bool:
+    """Whether a source is no file but names hosts: `web1,web2`, `web1,`."""
+    return "," in source and not os.path.exists(source)
+
+
+def files_of(source: Path) -> Iterator[Path]:
+    """The files of a source: itself, or those in the folder and below it, in Ansible's order."""
+    if not source.is_dir():
+        yield source
+        return
+    for name in sorted(os.listdir(source)):
+        if not _IGNORED.search(name):
+            yield from files_of(source / name)
+
+
+def is_read_with(folder: Path, path: Path) -> bool:
+    """Whether what lies at a path is read as a part of the inventory where this folder is its source."""
+    folder, path = folder.absolute(), path.absolute()
+    return path.is_relative_to(folder) and not any(map(_IGNORED.search, path.relative_to(folder).parts))
+
+
+def folder_of(source: Path) -> Path:
+    """Where the `group_vars/` and `host_vars/` of a source are."""
+    return source if source.is_dir() else source.parent
+
+
+def playbooks_folder() -> Path | None:
+    """Where Ansible looks for `group_vars/` and `host_vars/` beside those of the sources: here, as beside a playbook.
+
+    Not so where anybody could have put them there, or where the folder is gone.
+    """
+    with suppress(OSError):
+        here = Path.cwd()
+        return None if here.stat().st_mode & stat.S_IWOTH else here
+    return None
+
+
+def why_ansible(path: Path) -> str | None:
+    """Why Ansible alone can read a file, as far as its name and its first bytes say; None: they do not."""
+    if path.suffix == ".toml":
+        return "a TOML file"
+    if not os.access(path, os.X_OK):
+        return None
+    with suppress(OSError), path.open("rb") as file:  # where it cannot be read, that is told by whoever reads it
+        if file.read(4).startswith((b"#!", b"\x7fELF")):
+            return "a script"
+    return None
+
+
+def is_plugin(groups: Map) -> bool:
+    """Whether a YAML file is the configuration of an inventory plugin, such as `constructed` or a cloud's."""
+    return bool(groups.get("plugin"))
+
+
+def default_sources() -> list[str]:
+    """The sources that Ansible would take where no `-i` is given: by ANSIBLE_INVENTORY or ansible.cfg; perhaps none."""
+    if said := os.environ.get("ANSIBLE_INVENTORY"):
+        return _paths(said, Path.cwd())
+    path, settings = _configuration()
+    return _paths(settings.get("defaults", "inventory", raw=True, fallback=""), path.parent)
+
+
+def reads_in_its_own_way() -> bool:
+    """Whether Ansible's settings say that it reads folders in another way than it does by itself."""
+    _, settings = _configuration()
+    return any(name in os.environ for name in _IN_ENVIRONMENT) or any(
+        settings.has_option(section, option) for section, option in _IN_CONFIGURATION
+    )
+
+
+def _paths(text: str, folder: Path) -> list[str]:
+    return [str(_path(part.strip(), folder)) for part in text.split(",") if part.strip()]
+
+
+def _path(text: str, folder: Path) -> Path:
+    text = text.replace("{{CWD}}", str(Path.cwd()))
+    return Path(os.path.normpath(folder / os.path.expanduser(os.path.expandvars(text))))
+
+
+def _configuration() -> tuple[Path, "ConfigParser"]:
+    """The `ansible.cfg` that Ansible takes, and its settings; no settings where there is none."""
+    from configparser import ConfigParser, Error
+
+    settings = ConfigParser(inline_comment_prefixes=(";",))
+    path = next((path for path in _candidates() if os.access(path, os.R_OK)), None)
+    if path is None:
+        return Path(), settings
+    try:
+        settings.read(path, encoding="utf-8")
+    except (Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", "Ansible cannot read it either; mend it") from None
+    return path, settings
+
+
+def _candidates() -> Iterator[Path]:
+    if named := os.environ.get("ANSIBLE_CONFIG"):
+        path = _path(named, Path.cwd())
+        yield path / "ansible.cfg" if path.is_dir() else path
+    if folder := playbooks_folder():
+        yield folder / "ansible.cfg"
+    yield Path.home() / ".ansible.cfg"
+    yield Path("/etc/ansible/ansible.cfg")

@@ -1,0 +1,229 @@
+"""A log file and the one before it, read in steps; the place is a position in one of them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from msgspec import Struct
+
+from runbooks.core.model import LogLine
+from runbooks.core.redaction import redact
+from runbooks.hosts.log import Wanted, decoded, said
+from runbooks.hosts.script import Answer, shell
+from runbooks.logs.times import CANDIDATES, SAMPLE_LINES, Times, hosts_zone
+
+STEP_BYTES = 256 * 2**10
+LINE_BYTES = 64 * 2**10
+"""Of a longer line only the beginning is kept."""
+
+HELD_LINES = 1000
+"""How many lines without a time wait for the line with a time that they belong to, when a file is read backwards."""
+
+PROBES = 16
+PROBE_BYTES = 8 * 2**10
+"""In how many places at once a time is looked for, and how much is read at each."""
+
+
+class _Part(Struct):
+    """One file of the log when it was looked at; `end` is how far it is still to be read back."""
+
+    inode: int
+    size: int
+    changed_at: float
+    end: int
+
+
+class _Piece(Struct):
+    """What is read at once: where it begins in the log and in its file, and its size."""
+
+    place: int
+    inode: int
+    begin: int
+    size: int
+
+
+class LogFile:
+    """A log file; a line without a time goes with the line before it.
+
+    The file before it (`worker.log.1`, `worker.log-20261121`), as long as it is not compressed, is its beginning.
+    """
+
+    def __init__(self, host: str, path: str) -> None:
+        self._host, self._path, self.name = host, path, PurePosixPath(path).name
+        self._times = Times()
+        self._parts: list[_Part] = []
+        """The oldest first; none that is empty."""
+        self._inode = self._end = 0
+        self._between: tuple[int, int] | None = None
+        """Where the time that is looked for begins; positions count through all parts."""
+        self.read_to: float | None = None
+        self._newer_at: float | None = None
+        self._head = self._rest = b""
+        self._waiting: list[str] = []
+
+    @property
+    def dated(self) -> bool:
+        return self._times.known or not self._parts
+
+    @property
+    def caught_up(self) -> bool:
+        *before, last = self._parts or [_Part(0, 0, 0.0, 0)]
+        within = self._inode == last.inode and self._end < last.size
+        return not within and not self._rest and self._inode not in [part.inode for part in before]
+
+    def ask_start(self) -> str:
+        return self._shell("log_start", STEP_BYTES, CANDIDATES, SAMPLE_LINES)
+
+    def start(self, answer: Answer) -> Sequence[LogLine]:
+        zone, *states, sample = decoded(answer.out).split("\n", 3)
+        for state in states:
+            inode, size, changed_at = state.split()
+            if not self._inode:
+                self._inode, self._end = int(inode), int(size)
+            if int(size):
+                self._parts.insert(0, _Part(int(inode), int(size), float(changed_at), int(size)))
+        self._times = Times(hosts_zone(zone))
+        if self._parts:
+            last, lines = self._parts[-1].changed_at, sample.split("\n")
+            self._times.learn(lines, last)
+            times = (self._times.read(line, last) for line in reversed(lines))
+            self.read_to = self._newer_at = next((at for at in times if at is not None), last)
+        return said(answer, self._host, self.name)
+
+    def ask_since(self, at: float) -> str:
+        if self._between is None:
+            past = sum(part.size for part in self._parts if part.changed_at < at)
+            self._between, self._newer_at = (past, sum(part.size for part in self._parts)), None
+        return self._ask(self._probes())
+
+    def since(self, answer: Answer, at: float) -> bool:
+        """Narrow down where that time begins, to a step; of what is read in it older lines are known by their times."""
+        asked = begin, end = self._between or (0, 0)
+        rest = answer.out
+        for piece in self._probes():
+            lines, rest = _lines(rest[: piece.size], piece.begin == 0), rest[piece.size :]
+            if not self._times.known:
+                self._times.learn((text for _, text in lines), self._parts[-1].changed_at)
+            dated = ((offset, text) for offset, text in lines if self._times.read(text, None) is not None)
+            offset, text = next(dated, (0, ""))
+            latest = self._times.read(text, None)
+            if latest is not None and latest >= at:
+                end = piece.place + offset
+                break
+            if latest is not None and latest == self._times.read(text, 0.0):  # not of an hour that was shown twice
+                begin = piece.place + offset
+        if (begin, end) != asked and end - begin > STEP_BYTES:
+            self._between = begin, end
+            return False
+        for piece in self._pieces([begin]):
+            self._inode, self._end = piece.inode, piece.begin
+        return True
+
+    def _probes(self) -> list[_Piece]:
+        begin, end = self._between or (0, 0)
+        step = (end - begin) // PROBES + 1
+        return self._pieces(range(begin, end, step)) if end - begin > STEP_BYTES else []
+
+    def _pieces(self, places: Iterable[int]) -> list[_Piece]:
+        pieces, begin = [], 0
+        for part in self._parts:
+            inside = [place - begin for place in places if 0 <= place - begin < part.size]
+            pieces += [_Piece(begin + at, part.inode, at, min(PROBE_BYTES, part.size - at)) for at in inside]
+            begin += part.size
+        return pieces
+
+    def ask_older(self) -> str:
+        if not self._parts:
+            return "exit 1"
+        part, size = self._parts[-1], min(self._parts[-1].end, STEP_BYTES)
+        return self._ask([_Piece(0, part.inode, part.end - size, size)])
+
+    def _ask(self, pieces: Iterable[_Piece]) -> str:
+        """Pieces of the files, by whatever name they have now."""
+        return self._shell("log_pieces", *(n for piece in pieces for n in (piece.inode, piece.begin + 1, piece.size)))
+
+    def _shell(self, name: str, *arguments: object) -> str:
+        return shell(name, self._path, *map(str, arguments), using=["log_files"])
+
+    def older(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
+        if not self._parts:
+            return None
+        part = self._parts[-1]
+        if len(answer.out) < min(part.end, STEP_BYTES):  # it was cut off, or removed
+            self._parts.clear()
+            return self._dated() or None
+        lines = (answer.out + self._head).split(b"\n")
+        if part.end == part.size and not lines[-1]:
+            lines.pop()
+        if not self._times.known:
+            self.read_to = part.changed_at
+        part.end = max(0, part.end - STEP_BYTES)
+        self._head = lines.pop(0)[:LINE_BYTES] if part.end else b""
+        if not part.end:
+            self._parts.pop()
+        found: list[LogLine] = []
+        for line in reversed(lines):
+            text, at = self._read(line, self.read_to)
+            self.read_to = at or self.read_to
+            if wanted(text):
+                self._waiting.append(text)
+            if at or len(self._waiting) >= HELD_LINES:
+                found += self._dated()
+        return found if self._parts else found + self._dated()
+
+    def _dated(self) -> list[LogLine]:
+        """The lines that waited for the line before them."""
+        lines, self._waiting = self._waiting, []
+        return [LogLine(self.read_to, self._host, self.name, text) for text in lines]
+
+    def ask_newer(self) -> str:
+        """Of a file that was renamed the rest comes first; one that was replaced or cut off is read from its start."""
+        return self._shell("log_newer", self._inode, self._end, STEP_BYTES)
+
+    def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
+        head, _, data = answer.out.partition(b"\n")
+        place = tuple(map(int, head.split()[:2]))
+        lines: list[bytes] = []
+        if self._rest and (not data or place != (self._inode, self._end)):
+            lines, self._rest = [self._rest], b""  # nobody ends this line any more, or not now
+        if data:
+            self._inode, self._end = place[0], place[1] + len(data)
+            *whole, rest = (self._rest + data).split(b"\n")
+            lines, self._rest = lines + whole, rest[:LINE_BYTES]
+            self._changed(float(head.split()[2]), whole)
+        elif not lines:
+            return None
+        return [line for line in map(self._next, lines) if wanted(line.text)]
+
+    def _changed(self, at: float, lines: Sequence[bytes]) -> None:
+        """What was read on was written by `at`; of a file without lines at the start it shows how they are dated."""
+        if self._times.known:
+            self._times.changed(at)
+        else:
+            self._times.learn(map(_text, lines[-SAMPLE_LINES:]), at)
+            self._newer_at = None
+        if self._newer_at is None:
+            times = (self._times.read(_text(line), at) for line in lines)
+            self._newer_at = next((time for time in times if time is not None), at)
+
+    def _next(self, raw: bytes) -> LogLine:
+        text, at = self._read(raw, self._newer_at)
+        self._newer_at = at or self._newer_at
+        return LogLine(self._newer_at, self._host, self.name, text)
+
+    def _read(self, raw: bytes, beside: float | None) -> tuple[str, float | None]:
+        text = _text(raw)
+        return redact(text), self._times.read(text, beside)
+
+
+def _text(raw: bytes) -> str:
+    return decoded(raw[:LINE_BYTES].lstrip(b"\0").rstrip(b"\r"))
+
+
+def _lines(piece: bytes, whole: bool) -> list[tuple[int, str]]:
+    """The lines that begin in a piece of a file, each with its offset; `whole`: the first one does."""
+    offset = 0 if whole else piece.find(b"\n") + 1
+    lines = []
+    for raw in piece[offset:].split(b"\n") if offset or whole else ():
+        lines.append((offset, _text(raw)))
+        offset += len(raw) + 1
+    return lines

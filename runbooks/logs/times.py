@@ -1,0 +1,207 @@
+"""When the lines of a log file were written: where in them their time stands, how it is written, and in which zone."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
+from itertools import pairwise
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+HEAD_CHARS = 120
+"""A time counts only where it begins within so many characters of a line, and after so many words."""
+
+SAMPLE_LINES = 40
+"""How many of a file's last lines that hold a time show where in a line its time stands."""
+
+_HEAD_WORDS = 6
+_DAY_S = 86400
+_CLOCK_SKEW_S = 2.0
+_QUARTER_S = 900
+_NEAR_S = 2 * _DAY_S
+_STEP_BACK_S = 3660
+"""How far a log's times may go back from one line to the next: an hour, when the clock is put back."""
+
+_MONTHS = {
+    name: number
+    for names in (
+        "jan feb mar apr may jun jul aug sep oct nov dec",
+        "янв фев мар апр май июн июл авг сен окт ноя дек",
+        "jan feb mär apr mai jun jul aug sep okt nov dez",
+    )
+    for number, name in enumerate(names.split(), 1)
+} | {"мая": 5}
+
+_MONTH = r"[^\W\d_]{3,10}\.?"
+_CLOCK = r":(\d\d)(?:[.,](\d{1,6})\d*)?"
+_OFFSET = r"(?: ?(Z|UTC|GMT|[+-]\d\d:?\d\d))?"
+_ISO = ("Ymdhi", rf"(\d{{4}}[-/.]\d\d[-/.]\d\d[ T]\d\d:\d\d){_CLOCK}{_OFFSET}")
+_KINDS = (
+    _ISO,
+    ("dmYhi", rf"(\d\d\.\d\d\.\d{{4}},? \d\d:\d\d){_CLOCK}{_OFFSET}"),
+    ("dbYhi", rf"(\d{{1,2}}[ ./-]+{_MONTH}[ ./-]\d{{4}}(?: г\.)?,?[ :]\d\d:\d\d){_CLOCK}{_OFFSET}"),
+    ("bdhi", rf"({_MONTH} +\d{{1,2}} \d\d:\d\d){_CLOCK}(?: (\d{{4}}))?"),
+    ("s", r"(?<![\d.])(1\d{9})()(?:(?:[.,]|(?=(?:\d{3}){1,3}(?!\d)))(\d{1,6})\d*)?(?![\d.])()"),
+)
+"""How a time is written: the order of its parts, and an expression for all to the minute, seconds, fraction, offset.
+
+**Source:** ISO 8601, also with slashes (nginx's errors); RFC 3164 and ctime(3), which has the year behind; nginx's and
+Apache's `$time_local`, Redis, RFC 5322; strftime(3) in a German and a Russian locale; Python's `%(created)f`, which is
+epoch seconds, as `$msec` is; milli-, micro- and nanoseconds since then.
+"""
+
+CANDIDATES = r"^.{0,120}([0-9]:[0-9][0-9]:[0-9][0-9]|1[0-9]{9})"
+"""For `LC_ALL=C grep -E`: the lines that may hold a time, and no less than those."""
+
+_PARTS = re.compile(r"\d+|[^\W\d_]{3,}")
+_DASHES = str.maketrans("/.", "--")
+_SEARCHED = [(order, re.compile(pattern)) for order, pattern in _KINDS]
+_PLAIN = (_ISO[0], re.compile(r"\[?" + _ISO[1]))
+
+Place = tuple[str, int, str]
+Layout = tuple[str, re.Pattern[str]]
+
+
+class Times:
+    """The times of one file's lines.
+
+    A line that begins with an ISO time, as Celery's does, has that. Any other kind, or one behind a few words, counts
+    where it stands at the same place of several lines, goes forward from one to the next, and has come as far as the
+    file's last change: a time that stands in a message is none of its line.
+
+    A time without an offset is in the file's own zone: an application may have another than its host (Django sets one).
+    It is the one in which the last line with a time was written when the file last changed; else the host's. Only of
+    the host's the name is known, and so when its clock is put forward and back; another counts as an offset.
+    """
+
+    def __init__(self, hosts_zone: tzinfo = UTC) -> None:
+        self.known = False
+        """Whether any line was seen whose time can be read."""
+        self._zone = hosts_zone
+        self._layouts: Sequence[Layout] = (_PLAIN,)
+        self._latest = 0.0
+        self._sample: list[str] = []
+
+    def learn(self, lines: Iterable[str], changed_at: float) -> None:
+        """Learn from lines of a file, best its last, and from when it last changed (epoch seconds)."""
+        self.changed(changed_at)
+        self._sample = [*self._sample, *(line for line in lines if _place(line))][-SAMPLE_LINES:]
+        places = Counter(place for line in self._sample if not _PLAIN[1].match(line) and (place := _place(line)))
+        for place, count in places.most_common(3):
+            layouts = (_PLAIN, _layout(place))
+            times = [at for line in self._sample if (at := self._read_as(layouts, line)) is not None]
+            forward = all(later > at - _STEP_BACK_S for at, later in pairwise(times))
+            if count > 1 and forward and abs(times[-1] - changed_at) < _NEAR_S:
+                self._layouts = layouts
+                break
+        for line in reversed(self._sample):
+            if (at := self._read_as(self._layouts, line)) is not None:
+                self.known = True
+                self._zone = _zone(at, _own(line, self._layouts), changed_at, self._zone)
+                return
+
+    def _read_as(self, layouts: Iterable[Layout], line: str) -> float | None:
+        return _read(line, layouts, UTC, self._latest, None)
+
+    def changed(self, at: float) -> None:
+        """A time without a year is within the year before the file's last change."""
+        self._latest = (at // _DAY_S + 2) * _DAY_S
+
+    def read(self, line: str, beside: float | None) -> float | None:
+        """Epoch seconds of a line's time; None where it has none.
+
+        Of an hour that a clock has shown twice it is the time nearest to that of the line `beside` it; the later
+        where that is None.
+        """
+        return _read(line, self._layouts, self._zone, self._latest, beside)
+
+
+def _read(line: str, layouts: Iterable[Layout], zone: tzinfo, latest: float, beside: float | None) -> float | None:
+    for order, pattern in layouts:
+        if found := pattern.match(line):
+            minute, second, fraction, own = found.groups()
+            if times := _minutes(order, minute, own, zone, latest):
+                at = times[-1] if len(times) == 1 or beside is None else min(times, key=lambda one: abs(one - beside))
+                return at + int(second or 0) + float(f"0.{fraction or 0}")
+    return None
+
+
+@lru_cache(4096)
+def _minutes(order: str, minute: str, own: str | None, zone: tzinfo, latest: float) -> Sequence[float]:
+    """The times (epoch seconds) that the text up to the minute may mean, in order: none on the 31st of February.
+
+    Lines stand close together, so most ask for a minute that was asked for before.
+    """
+    if order == "s":
+        return (float(minute),) if float(minute) <= latest else ()
+    try:
+        at = _naive(order, minute, own, latest).replace(tzinfo=_offset(own) or zone)
+    except ValueError:
+        return ()
+    return sorted({at.timestamp(), at.replace(fold=1).timestamp()})
+
+
+def _naive(order: str, minute: str, own: str | None, latest: float) -> datetime:
+    if order == _ISO[0]:
+        return datetime.fromisoformat(minute.translate(_DASHES))
+    parts = dict(zip(order, _PARTS.findall(minute), strict=True))
+    month = int(parts["m"]) if "m" in parts else _MONTHS.get(parts["b"][:3].lower(), 0)
+    rest = f"{month:02}-{int(parts['d']):02}T{parts['h']}:{parts['i']}"
+    year = parts.get("Y") or (own if own and own.isdecimal() else "")
+    if year:
+        return datetime.fromisoformat(f"{year}-{rest}")
+    last = datetime.fromtimestamp(latest).isoformat()
+    return datetime.fromisoformat(f"{int(last[:4]) - (rest > last[5:])}-{rest}")
+
+
+@lru_cache
+def _offset(own: str | None) -> tzinfo | None:
+    if not own or own.isdecimal():
+        return None
+    return UTC if own.isalpha() else datetime.strptime(own, "%z").tzinfo
+
+
+def _place(line: str) -> Place | None:
+    """Where a line has its time: of which kind, after how many words, and what stands directly before it."""
+    found = [(match.start(), order) for order, kind in _SEARCHED if (match := kind.search(line, 0, 2 * HEAD_CHARS))]
+    if not found:
+        return None
+    start, order = min(found)
+    words = line[:start].split()
+    before = words.pop() if start and not line[start - 1].isspace() else ""
+    return (order, len(words), before) if start < HEAD_CHARS and len(words) <= _HEAD_WORDS else None
+
+
+def _layout(place: Place) -> Layout:
+    order, words, before = place
+    return order, re.compile(rf"\s*(?:\S{{1,{HEAD_CHARS}}}\s+){{{words}}}{re.escape(before)}{dict(_KINDS)[order]}")
+
+
+def _own(line: str, layouts: Iterable[Layout]) -> tzinfo | None:
+    """The offset that is written in a line."""
+    matches = (found for _, pattern in layouts if (found := pattern.match(line)))
+    return next((_offset(found[4]) for found in matches), None)
+
+
+def _zone(at: float, own: tzinfo | None, changed_at: float, hosts: tzinfo) -> tzinfo:
+    """The zone of a file whose last time is `at` where that is read as UTC."""
+    if own is not None:
+        return own
+    offset_s = round((at - changed_at) / _QUARTER_S) * _QUARTER_S
+    if abs(at - offset_s - changed_at) < _CLOCK_SKEW_S and abs(offset_s) < _DAY_S:
+        if datetime.fromtimestamp(changed_at, hosts).utcoffset() == timedelta(seconds=offset_s):
+            return hosts
+        return timezone(timedelta(seconds=offset_s))
+    return hosts
+
+
+def hosts_zone(said: str) -> tzinfo:
+    """The zone of a host by its name, where it says one that is known here; else its offset now.
+
+    **Source:** localtime(5): a link to a file below `zoneinfo/`; Debian's `/etc/timezone`, where it is none.
+    """
+    offset, _, name = said.partition(" ")
+    try:
+        return ZoneInfo(name.rpartition("zoneinfo/")[2])
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return datetime.strptime(offset, "%z").tzinfo or UTC

@@ -1,0 +1,137 @@
+"""A fleet of which only the broker's address is known: `--broker`, without an inventory."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from tests.brokers import Kind, fetch_and_die, servers, worker
+from tests.sandbox.conftest import Done
+
+CHECKOUT = Path(__file__).parents[2]
+PASSWORD = "br0ker-s3cret"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker with a worker of `mail`, messages in `mails`, and one of `mail` that a killed worker had fetched."""
+    folder = tmp_path_factory.mktemp("broker")
+    with servers(folder) as start:
+        server = start("--requirepass", PASSWORD)
+        kind = Kind(server.url(3))
+        send(kind.url, "mail", 1)
+        fetch_and_die(kind, "mail", 1)
+        send(kind.url, "mails", 3)
+        send(kind.url, "mails", 1, priority=5)
+        with redis.Redis.from_url(kind.url) as client:
+            client.rpush("notes", "no message")
+            client.lpush("mails\x06\x164", client.lrange("mails", 0, 0)[0])
+        with worker(kind, folder):
+            yield kind.url
+
+
+def send(url: str, queue: str, count: int, **options: int) -> None:
+    with Celery("producer", broker=url, set_as_current=False) as app:
+        for n in range(count):
+            app.send_task("shop.send", (n,), queue=queue, **options)
+
+
+def inv(*words: str, cwd: Path, **environment: str) -> Done:
+    """In a folder without an inventory. Nothing that is told has the password in it."""
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "tasks.py", *words, "--state-dir", cwd / "state"],
+        cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert PASSWORD not in done.stdout + done.stderr
+    assert not [
+        path for path in (cwd / "state").rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()
+    ]
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describes(url: str, tmp_path: Path) -> None:
+    done = inv("diagnose", "--broker", url, cwd=tmp_path)
+    told = " ".join(done.out.split())
+    assert done.code == 1, done.err
+    assert "/3, no inventory: looked at 1 worker, 2 queues" in told
+    assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in told
+    assert "1 node answers and none lists it in active_queues; w@here: mail" in told
+    assert "1 message of mail was fetched, and no node that answers holds it" in told
+    assert "1 Celery message waits as priority 4 of mails, which no worker polls that has Celery's own" in told
+    assert "the list 'notes' (1 item) is not Celery's" in told
+    for part in ("hosts, their processes", "tasks, routes, schedule", "workers and queues should", "results"):
+        assert part in done.out.partition("Not looked at")[2]
+    assert "by the inventory" not in told
+
+
+def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path: Path) -> None:
+    by = ("--broker", "env:SHOPS_BROKER")
+    for words, shown in {
+        ("queues",): "mails",
+        ("messages", "mails"): "shop.send",
+        ("workers",): "w@here",
+        ("broker",): "uptime",
+    }.items():
+        done = inv(*words, *by, cwd=tmp_path, SHOPS_BROKER=url)
+        assert (done.code, shown in done.out) == (0, True), done.out + done.err
+    watched = inv("monitor", *by, cwd=tmp_path, SHOPS_BROKER=url)
+    assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), watched.out + watched.err
+    unset = inv("diagnose", *by, cwd=tmp_path)
+    assert (unset.code, "the environment variable SHOPS_BROKER is not set" in unset.err) == (5, True)
+
+
+def test_a_db_that_celery_does_not_use_is_not_called_well(url: str, tmp_path: Path) -> None:
+    done = inv("diagnose", "--broker", url.removesuffix("3") + "5", "--json", cwd=tmp_path)
+    document = json.loads(done.out)
+    assert done.code == 1
+    assert [(one["code"], one["evidence"][-1]) for one in document["findings"]] == [
+        ("worker.none_fits", "queues in this db: none")
+    ]
+    assert "db 3, which Celery uses, too: --broker with /3 at its end" in document["messages"][0]
+
+
+def test_where_queues_may_not_be_looked_for_none_is_said_to_be_missing(url: str, tmp_path: Path) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.acl_setuser(
+            "limited", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], channels=["*"],
+            categories=["+@all"], commands=["-scan"],
+        )  # fmt: skip
+    done = inv("diagnose", "--broker", url.replace("redis://", "redis://limited"), cwd=tmp_path)
+    assert (done.code, "'scan'" in done.err, done.out) == (5, True, ""), done.out + done.err
+
+
+def test_queues_under_a_key_prefix_are_found_and_others_named(url: str, tmp_path: Path) -> None:
+    for prefix in ("blue:", "red:"):
+        with Celery("producer", broker=url[:-1] + "6", set_as_current=False) as app:
+            app.conf.broker_transport_options = {"global_keyprefix": prefix}
+            app.send_task("shop.send", queue=f"{prefix[:-1]}-mail")
+    done = inv("diagnose", "--broker", url[:-1] + "6", cwd=tmp_path)
+    assert "1 message waits in blue-mail and no node consumes it" in done.out
+    assert "queues under the key prefix 'red:': celery_broker_options: {global_keyprefix: 'red:'}" in done.out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("redis://127.0.0.1:1/0", "the broker at 127.0.0.1:1 does not answer"),
+        (f"amqp://shop:{PASSWORD}@127.0.0.1/0", "is no Redis URL"),
+        (f"sentinel://:{PASSWORD}@127.0.0.1:1/0", "the master's name is needed"),
+        ("", "is no URL"),
+    ],
+)
+def test_what_is_no_broker_is_told(given: str, told: str, tmp_path: Path) -> None:
+    done = inv("diagnose", "--broker", given, cwd=tmp_path)
+    assert (done.code, told in " ".join((done.out + done.err).split())) == (4 if "answer" in told else 5, True), (
+        done.err
+    )
+
+
+def test_a_broker_and_an_inventory_exclude_each_other(tmp_path: Path) -> None:
+    done = inv("diagnose", "--broker", "redis://127.0.0.1:1/0", "--inventory", "x.yaml", cwd=tmp_path)
+    assert (done.code, "--broker stands in for an inventory" in done.err) == (5, True)

@@ -1,0 +1,159 @@
+"""Hostile text through every way in, on real processes: it forges no line, commands no terminal, stays valid JSON."""
+
+import json
+import shlex
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from runbooks.core.outside import on_one_line
+from tests.sandbox.conftest import Done, World, make_world
+from tests.unit.monitoring.test_notify import http_receiver
+
+FORGED = "ok     FORGED: everything is fine"
+LETTERS = "\x9b31m\u2028\u202eevil\u2066\u200b\ufeff[bold red]x[/] :key: `inv undo last`"
+"""What an inventory lets through: it refuses control characters of ASCII itself."""
+HOSTILE = f"\x1b[2J\x1b]0;x\x07\r{FORGED}\n{FORGED}\x85{FORGED}\u2028{FORGED}{LETTERS}"
+TASK = """
+
+@shared_task(bind=True, max_retries=0)
+def hostile(self: Task, text: str, how: str = "return") -> Any:
+    if how == "raise":
+        raise RuntimeError(text)
+    print(text)
+    return {text: [text]}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A sandbox in which all that can be named from outside is."""
+    world = make_world(tmp_path_factory.mktemp("hostile"))
+    tasks = world.path / "lab/patient/inventory/tasks.py"
+    tasks.write_text(tasks.read_text() + TASK)
+    up = world.inv("sandbox", "--healthy")
+    assert up.code == 0, up.err
+    with http_receiver() as (port, got):
+        plant(world, port)
+        yield world
+        for message in got:
+            for line in (message["title"], *message["message"].split("\n")):
+                assert_shown(line)
+    down = world.inv("sandbox", "--down")
+    assert down.code == 0, down.err
+
+
+def plant(world: World, port: int) -> None:
+    (world.path / "hostile.txt").write_text(HOSTILE)
+    tell = f"cat {shlex.quote(str(world.path / 'hostile.txt'))}"
+    log = world.root / "app/logs/\x9b31m\u2028\u202eevil\u200b.log"  # logrotate takes no bracket
+    log.write_text(f"[2026-11-21 12:00:00,123: INFO/x] {HOSTILE}\n")
+    name = json.dumps(LETTERS)
+    probe = f"          - name: {name}\n            command: {tell}; false\n"
+    parts = (
+        ("./workers_status.sh {worker}", f"./workers_status.sh {{worker}}; code=$?; {tell}; {tell} >&2; exit $code"),
+        ('"{{ inventory_dir }}/.sandbox/app/logs/beat.log"', json.dumps(str(log))),
+        ("            high_priority: {depth: 500}\n", f"            {name}: {{depth: 0, retries: 0}}\n"),
+        ("queues: [daemon]", f"queues: [daemon, {name}]"),
+        ('          GLPI_TIMEOUT_S: "30"\n', f'          GLPI_TIMEOUT_S: "30"\n          HOSTILE: {name}\n'),
+        ("        celery_probes:\n", f"        celery_probes:\n{probe}"),
+        ("        celery_canary:\n", f'        celery_notify: ["json://127.0.0.1:{port}/"]\n        celery_canary:\n'),
+    )  # fmt: skip
+    (world.path / world.inventory(*parts)).rename(world.path / "inventory.yaml")
+    with world.env_file.open("a") as file:
+        file.write(f"HOSTILE={shlex.quote(f'{LETTERS} otherwise')}\n")
+    with world.broker() as client:
+        for n in range(3):
+            client.lpush(LETTERS, message(f"{n}{HOSTILE}"))
+            client.lpush("parked", message(f"{n}{HOSTILE}"))
+        client.lpush("parked", HOSTILE)
+        client.hset("unacked", HOSTILE, json.dumps([json.loads(message(HOSTILE)), "", HOSTILE]))
+        client.zadd("unacked_index", {HOSTILE: 1.0})
+
+
+def message(text: str) -> str:
+    headers = {
+        "task": f"{text}\udcff", "id": f"{text}{uuid.uuid4()}", "retries": 9, "eta": "2020-01-01T00:00:00+00:00",
+        "argsrepr": text, "kwargsrepr": text, "origin": text, "timelimit": [None, None], "lang": "py",
+    }  # fmt: skip
+    properties = {
+        "delivery_tag": text, "delivery_info": {"exchange": "", "routing_key": text}, "body_encoding": "base64",
+    }  # fmt: skip
+    return json.dumps({
+        "body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8", "content-type": "application/json",
+        "headers": headers, "properties": properties,
+    })  # fmt: skip
+
+
+def assert_shown(line: str) -> None:
+    """It holds nothing that a terminal takes for more than text, and is no line that was made up."""
+    assert on_one_line(line) == line
+    assert not line.startswith("ok     FORGED"), line
+
+
+def both(world: World, *arguments: str) -> str:
+    """As text, and as JSON for a strict reader; returns the text."""
+    text = world.inv(*arguments)
+    document = world.inv(*arguments, "--json")
+    for line in f"{text.out}\n{text.err}\n{document.err}".split("\n"):
+        assert_shown(line)
+    msgspec.json.decode(document.out)
+    assert "runbooks/cli" not in text.err + document.err, "no traceback of the tool's own"
+    return text.out + text.err
+
+
+def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(world: World) -> None:
+    told = both(world, "diagnose")
+    assert r"\x1b[2J" in told
+    assert "[bold red]x[/] :key: `inv undo last`" in told
+    for verb in ("hosts", "verify", "render", "monitor", "runs"):
+        both(world, verb)
+    both(world, "monitor", "--history")
+    for view in (["queues"], ["queues", LETTERS], ["queues", "parked"], ["broker"]):
+        both(world, *view)
+    for queue in (LETTERS, "parked"):
+        assert r"\x1b[2J" in both(world, "messages", queue)
+        assert r"\x1b[2J" in both(world, "messages", queue, "--full")
+    both(world, "remediate", "--dry-run")
+    assert r"\x1b[2J" in both(world, "tail-logs", "--since", "2026-11-01")
+    both(world, "tail-logs", "--grep", "FORGED")
+    textfile = world.path / "metrics.prom"
+    both(world, "monitor", "--textfile", str(textfile))
+    for line in textfile.read_text().split("\n"):
+        assert_shown(line)
+    parked = ("--queue", "parked", "--task", "*")
+    assert r"\nok     FORGED" in both(world, "clean-queues", "--dry-run", *parked)
+    both(world, "clean-queues", "--yes", *parked)
+    run = world.inv("runs", "--json").json["runs"][0]["run"]
+    for verb in ("show", "archive.show", "archive.verify"):
+        both(world, verb, run)
+    both(world, "archive.list")
+    both(world, "undo", run, "--dry-run")
+    both(world, "undo", run, "--yes")
+    for how in ("return", "raise"):
+        arguments = ("--queue", "daemon", "--timeout", "30s", "--kwargs", json.dumps({"text": HOSTILE, "how": how}))
+        assert r"\x1b[2J" in both(world, "run-task", "inventory.tasks.hostile", *arguments)
+    both(world, "restart-workers", "--yes")
+    both(world, "show", "last")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("diagnose", "--inventory", HOSTILE), ("diagnose", "--limit", HOSTILE), ("diagnose", f"--{HOSTILE}"),
+        ("show", HOSTILE), ("undo", HOSTILE, "--yes"), ("archive.show", HOSTILE), (HOSTILE,),
+        ("run-task", HOSTILE), ("run-task", "x", "--kwargs", HOSTILE), ("run-task", "--status", HOSTILE),
+        ("tail-logs", "--grep", f"({HOSTILE}"), ("tail-logs", "--since", HOSTILE), ("render", "--only", HOSTILE),
+        ("monitor", "--history", "--queue", HOSTILE), ("monitor", "--listen", HOSTILE),
+        ("clean-queues", "--dry-run", "--queue", HOSTILE), ("clean-queues", "--dry-run", "--retries", HOSTILE),
+        ("runs", "--state-dir", f"/nowhere/{HOSTILE}"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:-1]) or "verb",
+)  # fmt: skip
+def test_a_hostile_argument_is_told_as_text(world: World, arguments: tuple[str, ...]) -> None:
+    done: Done = world.inv(*arguments)
+    for line in f"{done.out}\n{done.err}".split("\n"):
+        assert_shown(line)
+    assert "Traceback" not in done.err

@@ -1,0 +1,116 @@
+"""A fleet that is described without its hosts: by patterns of its nodes, and by how many consume each queue."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox.conftest import Done, World, make_world
+
+CLOUD = """\
+all:
+  hosts:
+    cloud: {{ansible_connection: local}}
+  vars:
+    runbooks_state_directory: "{{{{ inventory_dir }}}}/.sandbox/cloud"
+    celery_app: printer_inventory
+    celery_broker_url: "{{{{ lookup('file', inventory_dir ~ '/.sandbox/broker.url') }}}}"
+    celery_result_backend: "{{{{ lookup('file', inventory_dir ~ '/.sandbox/results.url') }}}}"
+    celery_expected_tasks: [integrations.tasks.check_all_devices_in_glpi]
+    celery_nodes: {nodes}
+    celery_queues: {queues}
+    celery_service_manager: none
+    celery_restart_hint: kubectl rollout restart deployment/worker
+    celery_queue_rules: [{{reason: not wanted, queue: low_priority, task: none.such}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A healthy sandbox, whose workers are called worker_high@sandbox and so on."""
+    world = make_world(tmp_path_factory.mktemp("cloud"))
+    up = world.inv("sandbox", "--healthy")
+    assert up.code == 0, up.err
+    yield world
+    down = world.inv("sandbox", "--down")
+    assert down.code == 0, down.err
+
+
+def inv(world: World, verb: str, *arguments: str, nodes: str = '["worker_*@%h"]', queues: str = "") -> Done:
+    queues = queues or "[high_priority, low_priority, daemon]"
+    Path(world.path, "cloud.yaml").write_text(CLOUD.format(nodes=nodes, queues=queues))
+    return world.inv(verb, *arguments, "--inventory", "cloud.yaml")
+
+
+def test_such_a_fleet_is_looked_at_verified_and_monitored_through_its_broker_alone(cloud: World) -> None:
+    looked = inv(cloud, "diagnose")
+    assert (looked.code, "Nothing is wrong." in looked.out) == (0, True), looked.out + looked.err
+    assert "cloud.yaml: looked at 3 workers, 3 queues" in looked.out
+    checked = inv(cloud, "verify")
+    assert checked.code == 0, checked.out + checked.err
+    for told in ("patterns of nodes are met: 1 of 1", "registered: 3 of 3", "queues are consumed: 3 of 3"):
+        assert told in checked.out, checked.out
+    watched = inv(cloud, "monitor")
+    assert watched.code == 0, watched.out + watched.err
+
+
+def test_its_queues_are_cleaned_and_a_task_is_looked_up(cloud: World) -> None:
+    cleaned = inv(cloud, "clean-queues", "--queue", "low_priority", "--task", "none.such", "--yes")
+    assert cleaned.code == 0, cleaned.out + cleaned.err
+    status = inv(cloud, "run-task", "--status", "00000000-0000-0000-0000-000000000000")
+    assert (status.code, "no trace of task" in status.err) == (5, True), status.err
+    sent = inv(cloud, "run-task", "integrations.tasks.check_all_devices_in_glpi")
+    assert sent.code == 5, sent.out + sent.err
+    assert "no host of the inventory has the application" in sent.err
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "verify", "monitor"])
+def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(cloud: World, verb: str) -> None:
+    done = inv(
+        cloud, verb, nodes='["worker_*@*", "celery@*"]', queues="{high_priority: {consumers: 2}, low_priority: }"
+    )
+    assert done.code == 1, done.out + done.err
+    told = " ".join(done.out.split())
+    if verb == "verify":
+        assert "patterns of nodes are met: 1 of 2; not celery@*" in told
+        assert "queues are consumed: 1 of 2; not high_priority" in told
+    else:
+        assert "1 worker consumes high_priority, and the inventory wants 2" in told, told
+        assert "no node that answers fits celery@*" in told
+
+
+HINT = "what restarts their workers: kubectl rollout restart deployment/worker"
+
+
+def test_a_remediation_cleans_the_queues_and_leaves_restarts_to_the_platform(cloud: World) -> None:
+    message = {"headers": {"id": "1", "task": "none.such"}, "properties": {"delivery_tag": "1"}, "body": "W10="}
+    with cloud.broker() as broker:
+        broker.lpush(
+            "low_priority\x06\x169", json.dumps(message | {"properties": {"delivery_tag": "1", "priority": 9}})
+        )
+    done = inv(cloud, "remediate", "--yes", queues="{high_priority: {consumers: 2}, low_priority: }")
+    told = " ".join(done.out.split())
+    assert done.code == 1, done.out + done.err
+    assert HINT in told
+    assert "restart worker" not in told
+    restarted = inv(cloud, "restart-workers", "--yes")
+    assert restarted.code == 0, restarted.out + restarted.err
+
+
+def test_a_node_that_fits_no_pattern_is_a_stranger(cloud: World) -> None:
+    done = inv(cloud, "diagnose", nodes='["worker_high@*", "worker_low@*"]')
+    assert "worker_daemon@sandbox is no worker of the inventory and consumes daemon" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(
+    ("queues", "told"),
+    [
+        ("{daemon: {consumer: 2}}", "celery_queues.daemon.consumer: unknown key; did you mean 'consumers'?"),
+        ("{daemon: 2}", "celery_queues.daemon: keys with values are wanted"),
+        ("daemon", "celery_queues: keys with values are wanted"),
+    ],
+)  # fmt: skip
+def test_what_is_misspelt_is_told_with_its_place(cloud: World, queues: str, told: str) -> None:
+    done = inv(cloud, "diagnose", queues=queues)
+    assert (done.code, told in done.err) == (5, True), done.err

@@ -1,0 +1,254 @@
+"""What `inv queues` says of queues, beside what redis-py and Celery's own `inspect` say of the same."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+from celery import Celery
+
+from runbooks.broker.nodes.control import ask_nodes
+from runbooks.broker.queues.scan import no_progress
+from runbooks.broker.server.connection import connect
+from runbooks.broker.server.keys import KeySpace
+from runbooks.broker.server.store import Store
+from runbooks.broker.views.queue_looks import SAMPLED, Asked, QueueLooks
+from runbooks.core.errors import UsageError
+from runbooks.core.model import NodeState
+from runbooks.core.views import QueuesView, QueueView
+from tests.brokers import Kind, until, worker
+from tests.unit.broker.conftest import Send, listed
+
+Look = Callable[..., QueuesView]
+
+
+def nobody() -> tuple[Mapping[str, NodeState], int | None]:
+    return {}, 0
+
+
+def no_history(_at: float, _depths: Mapping[str, int]) -> Mapping[str, tuple[float, int]]:
+    return {}
+
+
+@pytest.fixture
+def look(client: "redis.Redis") -> Look:
+    """One look at the queue `work` and whatever else there is."""
+
+    def one(
+        queue: str = "", named: tuple[str, ...] = ("work",), keys: KeySpace | None = None, **asked: Any
+    ) -> QueuesView:
+        looks = QueueLooks(named, nobody, no_history)
+        return looks.look(Store(client, keys or KeySpace()), Asked(queue, **asked), no_progress)
+
+    return one
+
+
+def only(view: QueuesView) -> QueueView:
+    [queue] = view.queues
+    return queue
+
+
+def many(client: "redis.Redis", send: Send, count: int) -> None:
+    """A queue of messages of three tasks in a known order: the rarest stand in the middle."""
+    for task in ("reports.build", "mail.send", "rare.middle"):
+        send(task, "templates", 1, retries=2)
+    rare, mail, report = listed(client, "templates")
+    client.delete("templates")
+    draw = random.Random(3)
+    items = [draw.choice((mail, report, report)) for _ in range(count)]
+    items[count // 2] = rare
+    for at in range(0, count, 1000):
+        client.lpush("work", *items[at : at + 1000])
+
+
+def test_depths_by_priority_are_those_that_redis_says(client: "redis.Redis", send: Send, look: Look) -> None:
+    for n in range(40):
+        send("report", "work", n, priority=n % 10)
+    queue = only(look())
+    keys = {0: "work", 3: "work\x06\x163", 6: "work\x06\x166", 9: "work\x06\x169"}
+    assert queue.depths == {step: client.llen(key) for step, key in keys.items()}
+    assert (queue.depth, queue.looked_at, queue.tasks[0].count) == (40, 40, 40)
+
+
+def test_a_sample_says_how_many_of_how_many_it_looked_at_and_an_exact_look_reads_all(
+    client: "redis.Redis", send: Send, look: Look
+) -> None:
+    many(client, send, 100_000)
+    sampled, exact = only(look()), only(look(exact=True))
+    assert (sampled.depth, sampled.looked_at) == (100_000, SAMPLED)
+    assert [of.task for of in sampled.tasks] == ["reports.build", "mail.send"], "what stands in the middle is not seen"
+    assert (exact.depth, exact.looked_at) == (100_000, 100_000)
+    counts = {of.task: of.count for of in exact.tasks}
+    raws = listed(client, "work")
+    assert counts == {task: sum(task.encode() in raw for raw in raws) for task in counts}
+    assert counts["rare.middle"] == 1
+    share = sampled.tasks[0].count / sampled.looked_at
+    assert share == pytest.approx(counts["reports.build"] / 100_000, abs=0.1)
+
+
+def test_the_sample_is_of_both_ends_and_counts_nothing_twice(client: "redis.Redis", send: Send, look: Look) -> None:
+    send("first.to.run", "work")
+    for n in range(SAMPLED - 2):
+        send("between", "work", n)
+    send("last.to.run", "work")
+    queue = only(look())
+    assert queue.looked_at == queue.depth == SAMPLED
+    assert {of.task: of.count for of in queue.tasks} == {"between": SAMPLED - 2, "first.to.run": 1, "last.to.run": 1}
+
+
+def test_a_queue_is_shown_in_detail(send: Send, look: Look) -> None:
+    for n in range(3):
+        send("report", "work", n % 2, retries=n)
+    send("report", "work", 7, countdown=-100, expires=-10)
+    send("report", "work", 7, countdown=3600)
+    send("mail", "work", compression="gzip")
+    view = look("work")
+    queue = only(view)
+    report, mail = queue.tasks
+    assert view.detailed
+    assert report.retries == {0: 3, 1: 1, 2: 1}
+    assert (report.without_eta, report.eta_passed, report.eta_ahead, report.expired) == (3, 1, 1, 1)
+    assert report.oldest_eta_at == pytest.approx(time.time() - 100, abs=10)
+    assert {one.value: one.count for one in report.args} == {"(0,)": 2, "(1,)": 1, "(7,)": 2}
+    assert mail.count == 1
+    assert {one.value: one.count for one in queue.forms} == {
+        "application/json, protocol 2": 5,
+        "application/json, application/x-gzip, protocol 2": 1,
+    }
+    [origin] = queue.origins
+    assert (origin.count, "@" in origin.value) == (6, True)
+
+
+def test_a_text_is_found_in_encoded_and_compressed_bodies(send: Send, look: Look) -> None:
+    send("mail", "work", {"to": "müller"}, argsrepr="hidden")
+    send("mail", "work", {"to": "müller"}, argsrepr="hidden", compression="gzip")
+    send("mail", "work", {"to": "meier"}, argsrepr="hidden")
+    assert [only(look(grep=text)).matched for text in ("müller", "meier", "hidden", "nothing")] == [2, 1, 3, 0]
+
+
+def test_what_comes_in_and_what_goes_out_are_told_apart(client: "redis.Redis", send: Send) -> None:
+    for n in range(50):
+        send("report", "work", n)
+    looks = QueueLooks(("work",), nobody, no_history)
+    store = Store(client, KeySpace())
+    looks.look(store, Asked(), no_progress)
+    for n in range(12):
+        send("report", "work", n)
+    client.rpop("work", 30)
+    queue = only(looks.look(store, Asked(), no_progress))
+    assert queue.in_per_s is not None
+    assert queue.out_per_s is not None
+    assert queue.rate_span_s is not None
+    assert queue.in_per_s * queue.rate_span_s == pytest.approx(12)
+    assert queue.out_per_s * queue.rate_span_s == pytest.approx(30)
+
+
+def test_of_a_queue_that_was_emptied_meanwhile_no_rate_is_made_up(client: "redis.Redis", send: Send) -> None:
+    send("report", "work")
+    looks = QueueLooks(("work",), nobody, no_history)
+    store = Store(client, KeySpace())
+    looks.look(store, Asked(), no_progress)
+    client.rpop("work")
+    send("report", "work")
+    queue = only(looks.look(store, Asked(), no_progress))
+    assert (queue.depth, queue.in_per_s, queue.out_per_s, queue.rate_span_s) == (1, None, None, None)
+
+
+def test_the_monitors_look_tells_when_a_queue_is_empty(client: "redis.Redis", send: Send) -> None:
+    for n in range(50):
+        send("report", "work", n)
+    node = NodeState("w@here", frozenset(), frozenset({"work"}))
+    looks = QueueLooks(("work",), lambda: ({"w@here": node}, 1), lambda at, _: {"work": (at - 100, 150)})
+    queue = only(looks.look(Store(client, KeySpace()), Asked(), no_progress))
+    assert queue.drain == "falling"
+    assert queue.change_per_s == pytest.approx(-1)
+    assert queue.change_span_s == pytest.approx(100)
+    assert queue.drain_s == pytest.approx(50)
+
+
+def test_what_holds_a_queue_back_is_named(client: "redis.Redis", send: Send) -> None:
+    send("slow.task", "work")
+    store = Store(client, KeySpace())
+    unconsumed = only(QueueLooks(("work",), nobody, no_history).look(store, Asked(), no_progress))
+    assert (unconsumed.drain, unconsumed.limits) == ("unconsumed", ("no node that answers consumes it",))
+    node = NodeState("w@here", frozenset(), frozenset({"work"}), rate_limits={"slow.task": "10/m"}, pool_size=4)
+    limited = only(QueueLooks(("work",), lambda: ({"w@here": node}, 1), no_history).look(store, Asked(), no_progress))
+    assert limited.limits == ("slow.task has a rate limit: 10/m on 1 node",)
+
+
+def test_queues_that_nobody_named_are_found_also_under_a_prefix(
+    client: "redis.Redis", send: Send, look: Look, url: str
+) -> None:
+    send("report", "misspelt", 1, priority=3)
+    client.lpush("numbers", "1", "2")
+    client.lpush("deeper\x06\x165", listed(client, "misspelt\x06\x163")[0])
+    found = {queue.name: queue for queue in look().queues}
+    assert set(found) == {"work", "misspelt", "deeper\\x06\\x165"}
+    assert found["misspelt"].depths == {0: 0, 3: 1, 6: 0, 9: 0}
+    assert not found["misspelt"].in_inventory
+    with Celery("prefixed", broker=url, set_as_current=False) as app:
+        app.conf.broker_transport_options = {"global_keyprefix": "{shop}:"}
+        app.send_task("report", queue="work")
+    keys = KeySpace("{shop}:")
+    prefixed = {queue.name: queue.depth for queue in look(keys=keys).queues}
+    assert prefixed["work"] == client.llen("{shop}:work") == 1
+
+
+def test_a_queue_that_is_not_there_is_refused_with_the_nearest_name(send: Send, look: Look) -> None:
+    send("report", "low_priority")
+    with pytest.raises(UsageError, match=r"there is no queue 'lwo_priority'; did you mean 'low_priority'\?"):
+        look("lwo_priority")
+    assert only(look("low_priority")).depth == 1
+
+
+def test_hostile_items_are_counted_and_a_key_of_another_type_is_told(
+    client: "redis.Redis", send: Send, look: Look
+) -> None:
+    send("report", "work")
+    client.lpush("work", b"[]", b"\xff\xfe", b'{"headers": {"task": ["x"]}}', b"x" * 200_000)
+    client.hset("work\x06\x163", "a", "b")
+    view = look()
+    queue = only(view)
+    assert (queue.depth, queue.malformed, queue.tasks[0].count) == (5, 4, 1)
+    assert view.unknown == ("work: work\\x06\\x163 is a hash, not a queue's list",)
+
+
+def test_consumers_are_those_that_celery_inspect_names(
+    url: str, client: "redis.Redis", send: Send, tmp_path: Path
+) -> None:
+    send("known", "mail")
+    client.delete("mail")
+    with worker(Kind(url), tmp_path):
+        looks = QueueLooks((), lambda: ask_nodes(url, {}), no_history)
+        with Celery("asking", broker=url, set_as_current=False) as app:
+            inspected = cast("dict[str, Any]", app.control.inspect(timeout=2).active_queues())
+        queue = only(looks.look(Store(client, KeySpace()), Asked(), no_progress))
+        assert queue.name == "mail"
+        assert queue.consumers == tuple(name for name, queues in inspected.items() if queues[0]["name"] == "mail")
+
+
+def test_a_user_who_may_not_scan_sees_the_rest(client: "redis.Redis", send: Send, url: str) -> None:
+    send("report", "work")
+    client.execute_command("ACL SETUSER viewer on >pw ~* &* +@all -scan")  # type: ignore[no-untyped-call]
+    viewer = connect(url.replace("redis://", "redis://viewer:pw@"))
+    try:
+        view = QueueLooks(("work",), nobody, no_history).look(Store(viewer, KeySpace()), Asked(), no_progress)
+        assert only(view).depth == 1
+        assert view.unknown == ("other lists of this db: the broker's user may not run SCAN",)
+    finally:
+        viewer.close()
+        client.execute_command("ACL DELUSER viewer")  # type: ignore[no-untyped-call]
+
+
+def test_a_look_leaves_nothing_behind(client: "redis.Redis", send: Send, look: Look) -> None:
+    for n in range(20):
+        send("report", "work", n, priority=n % 10)
+    before = {key: client.dump(key) for key in client.scan_iter()}
+    look()
+    look("work", exact=True, grep="report")
+    assert {key: client.dump(key) for key in client.scan_iter()} == before
+    until(lambda: json.loads(listed(client, "work")[0])["headers"]["task"] == "report")

@@ -1,0 +1,100 @@
+"""Beat is judged by when its entries were last sent, and by the lock that lets it send."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from runbooks.core.application import KeptEntry, KeptSchedule, Lock, ScheduleEntry
+from runbooks.core.model import Finding
+from runbooks.diagnosis.beat import faults
+from runbooks.diagnosis.census_beats import Beat
+from tests.unit.fleets import NOW, make_fleet, make_host, make_state
+
+FLEET = make_fleet(make_host(), thresholds={"beat_silence": "10m"})
+
+
+def entry(name: str, sent_s_ago: float, every_s: float = 60.0, *, enabled: bool = True) -> KeptEntry:
+    at = NOW - sent_s_ago
+    told = ScheduleEntry(name, "shop.tasks.bill", every_s=every_s)
+    return KeptEntry(entry=told, enabled=enabled, last_sent_at=at, counted_from_at=at)
+
+
+def found(
+    *entries: KeptEntry,
+    beats: tuple[Beat, ...] = (),
+    sent_at: float | None = None,
+    untold: str = "",
+    **kept: Any,
+) -> list[Finding]:
+    keeps = KeptSchedule(**({"kind": "tables", "entries": entries} | kept))
+    state = replace(make_state(FLEET.hosts[0]), kept=keeps, beat_sent_at=sent_at, beat_untold=untold)
+    return list(faults(FLEET, FLEET.hosts[0], state, beats))
+
+
+def codes(*entries: KeptEntry, **more: Any) -> list[str]:
+    return [one.code for one in found(*entries, **more)]
+
+
+@pytest.mark.parametrize("kind", ["file", "tables", "redbeat"])
+def test_beat_is_silent_where_an_entry_was_due_for_too_long_whenever_its_file_was_written(kind: str) -> None:
+    (silent,) = found(entry("each minute", 1300), entry("off", 0, enabled=False), kind=kind, sent_at=NOW)
+    assert silent.code == "beat.silent"
+    assert silent.summary == "beat has sent nothing for 21 min 40 s, and entries have been due for more than 10 min"
+    assert silent.evidence[-1] == "due since then: each minute"
+    assert codes(entry("each minute", 70), kind=kind) == []
+    assert codes(entry("each hour", 3000, 3600), kind=kind) == [], "nothing was due"
+
+
+def test_a_scheduler_without_a_file_and_without_entries_is_not_said_to_have_sent_nothing() -> None:
+    assert codes() == []
+    assert codes(error="OperationalError: no such table") == ["beat.untold"]
+    assert codes(kind="file", error="it is not there") == ["beat.silent"]
+
+
+def test_a_file_that_is_written_only_when_beat_ends_says_nothing_of_what_it_sends() -> None:
+    assert codes(entry("each minute", 9000), entry("ahead", -9000), kind="file", untold="schedule.db") == [
+        "beat.untold"
+    ]
+
+
+def test_a_last_run_in_the_future_is_told_with_how_to_count_from_now() -> None:
+    eight_hours = -8 * 3600.0
+    (ahead,) = found(entry("a", eight_hours), entry("off", eight_hours, enabled=False), entry("well", 5))
+    assert (ahead.code, ahead.summary) == (
+        "beat.last_run_ahead",
+        "the last run of 1 entry of the schedule lies in the future, up to 8 h from now: beat sends nothing of it "
+        "before that",
+    )
+    assert "update(last_run_at=None)" in ahead.evidence[-1]
+    assert codes(entry("a", -30)) == [], "clocks differ by a little"
+    assert "/var/lib/celery-beat/schedule" in found(entry("a", eight_hours), kind="file")[0].evidence[-1]
+    assert "reschedule()" in found(entry("a", eight_hours), kind="redbeat")[0].evidence[-1]
+
+
+def beat(started_s_ago: float | None, **more: Any) -> Beat:
+    return Beat("web1", 7, "pid 7", started_at=None if started_s_ago is None else NOW - started_s_ago, **more)
+
+
+@pytest.mark.parametrize(
+    ("beats", "lock", "told"),
+    [
+        ((beat(60),), Lock("redbeat::lock", 1000.0), True),
+        ((beat(60), beat(30)), Lock("redbeat::lock", 1000.0), True),
+        ((beat(60),), Lock("redbeat::lock", 1460.0), False),
+        ((beat(6000), beat(60)), Lock("redbeat::lock", 1000.0), False),
+        ((beat(None),), Lock("redbeat::lock", 1000.0), False),
+        ((), Lock("redbeat::lock", 1000.0), False),
+        ((beat(60),), None, False),
+        ((beat(60, max_interval_s=5.0),), Lock("redbeat::lock", 20.0), False),
+        ((beat(60),), Lock("redbeat::lock", 20.0, max_interval_s=5.0), False),
+        ((beat(60),), Lock("redbeat::lock", 1000.0, timeout_s=1400.0), True),
+        ((beat(60),), Lock("redbeat::lock", 1000.0, timeout_s=1300.0), False),
+        ((replace(beat(60), host="web2"),), Lock("redbeat::lock", 1000.0), False),
+        ((beat(60, max_interval_s=5.0),), Lock("redbeat::lock", 1000.0), False),
+    ],
+)
+def test_a_beat_waits_where_the_lock_was_last_renewed_before_any_was_started(
+    beats: tuple[Beat, ...], lock: Lock | None, told: bool
+) -> None:
+    assert codes(beats=beats, lock=lock, kind="redbeat") == ["beat.waits_for_lock"] * told

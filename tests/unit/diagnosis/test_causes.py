@@ -1,0 +1,124 @@
+"""What follows from another finding is told below it, and only where it does follow."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import Cause, DropIn, Finding, ImportProbe, NodeState, ServiceState, Severity
+from runbooks.diagnosis.causes import _PAIRS
+from runbooks.diagnosis.files import STEPS
+from runbooks.diagnosis.judge import judge
+from runbooks.diagnosis.wanted_files import Kind, Wanted
+from tests.unit.fleets import (
+    NOW,
+    TASKS,
+    make_broker,
+    make_fleet,
+    make_host,
+    make_queue,
+    make_snapshot,
+    make_state,
+    nothing_wanted,
+)
+
+HOST = make_host(service_manager="systemd", commands=None)
+FLEET = make_fleet(HOST, expected_tasks=TASKS)
+DOWN = ServiceState(None, None, "loaded, failed (failed), the last run ended with: exit-code")
+DROP_IN = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
+OTHER_PROGRAM = {DROP_IN: DropIn(NOW - 900, "x", ("ExecStart=", "ExecStart=/srv/old/celery worker"))}
+
+
+def wanted(fleet: Fleet) -> dict[Kind, Wanted]:
+    return dict.fromkeys(STEPS, nothing_wanted(fleet))
+
+
+def found(state: Mapping[str, Any], **broker: Any) -> dict[str, Finding]:
+    changed = replace(make_state(HOST), **state)
+    snapshot = make_snapshot(FLEET, broker=make_broker(FLEET, **broker), hosts={"web1": changed})
+    return {one.code: one for one in judge(FLEET, snapshot, wanted(FLEET))}
+
+
+def high(service: ServiceState) -> dict[str, Any]:
+    return {"services": {**make_state(HOST).services, "high": service}}
+
+
+def caused_by(findings: Mapping[str, Finding], code: str) -> list[str]:
+    return [cause.code for cause in findings[code].caused_by]
+
+
+def test_a_chain_is_told_in_its_order_and_keeps_what_each_finding_says_and_does() -> None:
+    drop_in = replace(DOWN, drop_ins=OTHER_PROGRAM)
+    findings = found(high(drop_in), nodes={}, queues={"high_q": make_queue(depth=16000)})
+    assert list(findings) == ["unit.drop_in", "worker.not_running", "queue.no_consumer", "queue.depth"]
+    assert findings["unit.drop_in"].evidence == OTHER_PROGRAM[DROP_IN].lines
+    assert findings["worker.not_running"].caused_by == (Cause("unit.drop_in", "high on web1"),)
+    assert findings["queue.no_consumer"].caused_by == (Cause("worker.not_running", "high on web1"),)
+    assert caused_by(findings, "queue.depth") == ["queue.no_consumer"]
+    assert findings["worker.not_running"].fix
+    assert findings["queue.no_consumer"].severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        replace(DOWN, drop_ins={DROP_IN: DropIn(NOW - 900, "x", ("Nice=5",))}),
+        ServiceState(None, None, "loaded, inactive (dead)", drop_ins=OTHER_PROGRAM),
+    ],
+    ids=["what differs cannot be it", "somebody stopped it"],
+)
+def test_a_worker_that_is_down_for_another_reason_stands_beside_a_drop_in(service: ServiceState) -> None:
+    assert caused_by(found(high(service), nodes={}), "worker.not_running") == []
+
+
+def test_a_silent_worker_that_started_before_the_drop_in_came_stands_beside_it() -> None:
+    running = replace(make_state(HOST).services["high"], drop_ins=OTHER_PROGRAM)
+    assert caused_by(found(high(running), nodes={}), "worker.not_answering") == ["unit.drop_in"]
+    newer = {DROP_IN: replace(OTHER_PROGRAM[DROP_IN], digest="absent")}
+    later = found(high(replace(running, drop_ins=newer)), nodes={})
+    assert "worker.outdated" in later
+    assert caused_by(later, "worker.not_answering") == []
+
+
+def test_a_queue_whose_other_worker_may_consume_it_has_no_known_cause() -> None:
+    other = make_host("web2", beat=False)
+    fleet = make_fleet(make_host(), other)
+    limited = replace(fleet, hosts=fleet.hosts[:1])
+    services = {**make_state(fleet.hosts[0]).services, "high": DOWN}
+    state = make_state(fleet.hosts[0], services=services)
+    broker = make_broker(fleet, nodes={})
+
+    def causes(of: Any) -> list[str]:
+        findings = judge(of, make_snapshot(of, broker=broker, hosts={"web1": state}), wanted(of))
+        return [cause.code for one in findings if one.code == "queue.no_consumer" for cause in one.caused_by]
+
+    assert causes(fleet) == ["worker.not_running", "worker.not_answering"]
+    assert causes(limited) == [], "that of web2 was not looked at"
+
+
+def test_tasks_that_a_worker_lacks_follow_from_an_import_only_where_the_application_lacks_them_now() -> None:
+    nodes = {"high@web1": NodeState("high@web1", frozenset(), frozenset({"high_q"}))}
+    bill, ship = TASKS
+
+    def causes(registered: frozenset[str]) -> list[str]:
+        failing = ImportProbe(registered, {"shop.tasks": "ImportError: no module"})
+        return caused_by(found({"imports_now": failing, "imports_wanted": failing}, nodes=nodes), "task.not_registered")
+
+    assert causes(frozenset()) == ["task.import_fails"]
+    assert causes(frozenset({bill})) == [], f"it knows {bill} now, and not only {ship} is missing there"
+
+
+def test_no_finding_can_explain_itself() -> None:
+    """Else some would be told below each other, and so nowhere."""
+    follows: dict[str, set[str]] = {}
+    for pair in _PAIRS:
+        for cause in pair.causes:
+            follows.setdefault(cause, set()).update(pair.effects)
+
+    def reach(code: str, seen: frozenset[str] = frozenset()) -> bool:
+        assert code not in seen, f"{code} explains itself"
+        return all(reach(one, seen | {code}) for one in follows.get(code, ()))
+
+    assert all(map(reach, follows))

@@ -1,0 +1,259 @@
+"""Faults that show in what runs, and in what runs it: processes, units, names and brokers."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from runbooks.core.application import Application, Place
+from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Options, Unit
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import Block, Client, Finding, NodeState, OtherRunner, ServiceState, Severity
+from runbooks.core.settings import Worker
+from runbooks.diagnosis.judge import can_be_fixed, judge
+from runbooks.diagnosis.wanted_files import Kind as FileKind
+from runbooks.diagnosis.wanted_files import Wanted
+from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state, nothing_wanted
+
+FLEET = make_fleet(make_host(beat=False))
+SYSTEMD = make_fleet(make_host(beat=False, service_manager="systemd", commands=None))
+OURS = NodeState("high@web1", frozenset(FLEET.app.expected_tasks), frozenset({"high_q"}), pids=frozenset({100}))
+
+
+def a_worker(
+    pid: int = 100, kind: Kind = Kind.MAIN, *, state: str = "S", options: Any = None, **more: Any
+) -> CeleryProcess:
+    told = {"inner_pid": pid, "parent": 1, "here": True} | more
+    return CeleryProcess(pid, 4000, NOW - 500, state, kind, options or Options("worker", "shop", "high@web1"), **told)
+
+
+def found(
+    *processes: CeleryProcess,
+    fleet: Fleet = FLEET,
+    nodes: tuple[NodeState, ...] = (OURS,),
+    units: tuple[Unit, ...] = (),
+    clients: tuple[Client, ...] | None = None,
+    **host: Any,
+) -> list[Finding]:
+    """What is found where `high` is pid 100, and its node answers."""
+    census = Census(processes, {unit.name: unit for unit in units})
+    broker = make_broker(fleet, nodes={node.name: node for node in nodes}, clients=clients)
+    state = make_state(fleet.hosts[0], census=census, **host)
+    kinds: tuple[FileKind, ...] = ("unit", "cron", "timer", "logrotate")
+    wanted: dict[FileKind, Wanted] = {kind: nothing_wanted(fleet) for kind in kinds}
+    return list(judge(fleet, make_snapshot(fleet, broker=broker, hosts={"web1": state}), wanted))
+
+
+def only(*processes: CeleryProcess, **told: Any) -> Finding:
+    """The one finding, but for queues that nobody consumes, as is so where `high` is silent."""
+    finding, *more = found(*processes, **told)
+    assert {one.code for one in more} <= {"queue.no_consumer"}
+    return finding
+
+
+def test_a_worker_with_its_pool_is_no_fault() -> None:
+    assert found(a_worker(), a_worker(101, Kind.CHILD, parent=100)) == []
+
+
+# --- processes
+
+
+def test_a_service_that_is_stopped_is_told_with_what_continues_it_and_is_not_restarted() -> None:
+    finding = only(a_worker(state="T"), nodes=())
+    assert (finding.code, finding.subject) == ("worker.stopped", "high on web1")
+    assert "it goes on with, on web1: sudo kill -CONT 100" in finding.evidence
+    assert finding.blocks == (Block("web1", "high"),)
+    assert not can_be_fixed([finding])
+
+
+def test_a_stopped_worker_of_an_earlier_start_is_told_once_with_what_ends_it() -> None:
+    other = OtherRunner("process 200", {200: "worker high@web1"})
+    finding = only(a_worker(), a_worker(200, state="T"), others=(other,))
+    assert (finding.code, finding.subject, finding.blocks) == ("worker.stopped", "process 200 on web1", ())
+    assert finding.evidence[-1] == (
+        "to end it instead: sudo kill -TERM 200; sudo kill -CONT 200 (TERM alone waits until it goes on)"
+    )
+
+
+def test_a_traced_process_is_not_to_be_continued_by_a_signal() -> None:
+    assert "kill" not in str(only(a_worker(200, state="t"), a_worker()).evidence)
+
+
+def test_a_stopped_process_of_a_pool_is_told_with_its_worker() -> None:
+    finding = only(a_worker(), a_worker(101, Kind.CHILD, parent=100, state="T"))
+    assert finding.summary.startswith("1 process is stopped (SIGSTOP) in the pool of pid 100 on web1")
+    assert "it goes on with, on web1: sudo kill -CONT 101" in finding.evidence
+
+
+def test_what_is_left_of_a_worker_is_told_with_what_its_end_costs() -> None:
+    finding = only(a_worker(), a_worker(300, Kind.CHILD, leftover=True))
+    assert (finding.code, finding.subject, finding.severity) == ("worker.left_processes", "web1", Severity.WARNING)
+    assert finding.evidence == (
+        "pid 300 on web1: of a pool; if it has a task, it ends after it, and TERM ends both at once",
+        "to end it: sudo kill -TERM 300",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "why"),
+    [
+        (("--autoscale=3,1",), {"concurrency": 3}, ""),
+        ((), {"concurrency": 3}, "it was started with -c 3"),
+        ((), {"concurrency": 1}, "it was started with -c 1, so its pool has grown since (pool_grow)"),
+        ((), {"autoscale": "3,1"}, "it was started with --autoscale 3,1"),
+        ((), {}, "its command line has no -c: then it is the setting worker_concurrency, or the number of CPUs"),
+    ],
+)
+def test_a_pool_that_is_larger_than_the_inventory_allows(options: tuple[str, ...], given: Any, why: str) -> None:
+    worker = Worker(name="high", queues=("high_q",), options=options)
+    fleet = make_fleet(make_host(beat=False, workers=(worker,)))
+    main = a_worker(options=Options("worker", "shop", "high@web1", **given))
+    told = found(main, *(a_worker(pid, Kind.CHILD, parent=100) for pid in (101, 102, 103)), fleet=fleet)
+    assert [one.code for one in told] == (["worker.too_many_processes"] if why else [])
+    if why:
+        assert told[0].summary == "high has 3 pool processes, and the inventory allows for 1"
+        assert told[0].evidence == ("pid 100 on web1; its pool: pid 101, 102, 103", why)
+
+
+# --- brokers and names
+
+ELSEWHERE = BrokerPlace("127.0.0.1", 1, 5)
+
+
+def test_a_service_at_another_db_is_told_with_both_sides_and_not_restarted_where_that_does_not_help() -> None:
+    given = Options("worker", "shop", "high@web1", broker=ELSEWHERE)
+    finding = only(a_worker(options=given, told_broker=ELSEWHERE), nodes=())
+    assert (finding.code, finding.severity) == ("worker.other_broker", Severity.ERROR)
+    assert finding.summary == "high works with 127.0.0.1:1/5, and the inventory's broker is 127.0.0.1:1/0"
+    assert "its command line names it: -b 127.0.0.1:1/5" in finding.evidence
+    assert finding.blocks == (Block("web1", "high"),)
+
+
+def test_where_the_application_names_the_inventorys_broker_by_now_a_restart_helps() -> None:
+    now = Application(broker=(Place("redis", "127.0.0.1", 1, "0"),))
+    finding = only(a_worker(told_broker=ELSEWHERE), nodes=(), application=now)
+    assert (finding.code, finding.remedy, finding.blocks) == ("worker.other_broker", "restart it", ())
+    assert can_be_fixed([finding])
+
+
+def test_a_db_that_only_the_brokers_own_list_knows_is_told_as_such() -> None:
+    connected = a_worker(connections=(Connection("10.0.0.1:5", "10.0.0.9:6379"),))
+    finding = only(connected, nodes=(), clients=(Client("10.0.0.1:5", 3, True, "10.0.0.9:6379"),))
+    assert "CLIENT LIST has its connection in db 3" in finding.evidence
+    assert finding.blocks, "whether a restart helps is not known"
+
+
+def test_a_beat_at_another_broker_is_no_second_beat() -> None:
+    beat = a_worker(200, Kind.BEAT, options=Options("beat", "shop"), told_broker=ELSEWHERE)
+    assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [("beat.other_broker", Severity.WARNING)]
+
+
+def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names_one() -> None:
+    main = a_worker(options=Options("worker", "shop", "high@%h"))
+    finding = only(main, nodes=(replace(OURS, name="high@vm"),))
+    assert (finding.code, finding.subject) == ("worker.named_otherwise", "high@web1")
+    assert finding.evidence == (
+        "inspect stats of high@vm: pid 100 on web1",
+        "a restart does not help: name the host vm in the inventory, or give the worker `node: high@vm` in the "
+        "inventory, or start it with -n high@web1",
+    )
+    assert finding.blocks == (Block("web1", "high"),)
+
+
+def test_twins_of_which_one_does_not_answer_are_told_by_their_processes() -> None:
+    other = OtherRunner("process 200", {200: "worker high@web1"})
+    finding = only(a_worker(), a_worker(200), others=(other,))
+    assert finding.summary == "2 workers are called high@web1, and each takes messages"
+    assert finding.evidence[1:4] == (
+        "seen: pid 100 on web1 (the inventory's high); it has been running for 8 min 20 s",
+        "seen: pid 200 on web1; it has been running for 8 min 20 s",
+        "to end pid 200, on web1: sudo kill -TERM 200",
+    )
+    assert finding.blocks == (Block("web1", "high"),)
+
+
+def test_workers_of_one_name_that_are_another_applications_are_no_twins_of_this_fleets() -> None:
+    others = (a_worker(pid, options=Options("worker", "bakery", "w1@here"), here=False) for pid in (300, 400))
+    assert found(a_worker(), *others) == []
+
+
+def test_one_machine_that_the_inventory_names_twice_has_each_worker_once() -> None:
+    fleet = make_fleet(make_host(beat=False), make_host(name="other", beat=False, workers=()))
+    broker = make_broker(fleet, nodes={OURS.name: OURS})
+    seen = Census((a_worker(),), {})
+    hosts = {host.name: make_state(host, census=seen, machine="id/boot/space") for host in fleet.hosts}
+    kinds: tuple[FileKind, ...] = ("unit", "cron", "timer", "logrotate")
+    wanted: dict[FileKind, Wanted] = {kind: nothing_wanted(fleet) for kind in kinds}
+    told = judge(fleet, make_snapshot(fleet, broker=broker, hosts=hosts), wanted)
+    assert not [one for one in told if one.code == "worker.twins"]
+
+
+# --- units
+
+FILE = "/etc/systemd/system/celery.service"
+FOREIGN = Unit("celery.service", FILE, "enabled", names_celery=True, active="active", directory="/srv/shop")
+
+
+def codes(*processes: CeleryProcess, unit: Unit) -> list[tuple[str, Severity]]:
+    return [(one.code, one.severity) for one in found(a_worker(), *processes, units=(unit,))]
+
+
+def test_a_unit_whose_stop_leaves_processes_is_told_with_file_and_line() -> None:
+    unit = replace(FOREIGN, kill_mode="process", lines=(f"{FILE}:7: KillMode=process",))
+    finding = only(a_worker(), units=(unit,))
+    assert (finding.code, finding.severity) == ("unit.kill_mode", Severity.WARNING)
+    assert finding.evidence[0] == f"{FILE}:7: KillMode=process"
+    assert finding.evidence[1].startswith("a worker needs KillMode=mixed; after a change: ")
+    left = a_worker(300, Kind.CHILD, leftover=True, unit="celery.service")
+    assert ("unit.kill_mode", Severity.ERROR) in codes(left, unit=unit)
+
+
+def test_a_drop_in_of_ours_is_named_and_what_is_left_of_earlier_starts_is_counted() -> None:
+    path = "/etc/systemd/system/celery-worker@high.service.d/x.conf"
+    own = Unit(
+        "celery-worker@high.service", kill_mode="process", names_celery=True, lines=(f"{path}:2: KillMode=process",)
+    )
+    told = found(a_worker(unit=own.name), fleet=SYSTEMD, units=(own,))
+    (finding,) = (one for one in told if one.code == "unit.kill_mode")
+    assert (finding.subject, finding.evidence[0]) == ("high on web1", f"{path}:2: KillMode=process")
+
+
+def test_units_that_are_somebody_elses_and_not_of_this_application_are_not_told() -> None:
+    unit = replace(
+        FOREIGN, kill_mode="process", type="forking", restarts=9, sub="auto-restart", directory="/srv/bakery"
+    )
+    assert codes(unit=unit) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"type": "forking", "sub": "auto-restart", "restarts": 4}, "unit.forking"),
+        (
+            {"type": "forking", "sub": "auto-restart", "restarts": 4, "multi": True, "pid_file": "/run/x"},
+            "unit.forking",
+        ),
+        ({"type": "forking", "sub": "auto-restart", "restarts": 4, "pid_file": "/run/x"}, "unit.restarting"),
+        ({"type": "simple", "sub": "auto-restart", "restarts": 4}, "unit.restarting"),
+        ({"active": "inactive"}, "unit.comes_back"),
+        ({"active": "inactive", "enabled": "disabled"}, ""),
+    ],
+)
+def test_what_a_unit_of_somebody_else_does_or_will_do(changes: dict[str, Any], told: str) -> None:
+    assert [code for code, _ in codes(unit=replace(FOREIGN, **changes))] == [told] * bool(told)
+
+
+def test_restarts_of_long_ago_are_no_loop() -> None:
+    old = a_worker(200, unit="celery.service", options=Options("worker", "shop", "other@web1"))
+    unit = replace(FOREIGN, restarts=40, sub="running")
+    assert codes(replace(old, started_at=NOW - 9000), unit=unit) == []
+    assert ("unit.restarting", Severity.WARNING) in codes(replace(old, started_at=NOW - 20), unit=unit)
+
+
+def test_what_does_the_work_of_a_service_is_told_once_with_its_processes() -> None:
+    other = OtherRunner("process 200", {200: "worker high@web1"})
+    down = {"high": ServiceState(None, None, "")}
+    told = found(a_worker(200), nodes=(), services=down, others=(other,))
+    (finding,) = (one for one in told if one.code in ("service.runs_elsewhere", "worker.other_unit"))
+    assert finding.summary.startswith("high does not run as a service, but something else does its work; ")
+    assert "pid 200: worker high@web1" in finding.evidence

@@ -1,0 +1,217 @@
+"""The way of what is scheduled and routed: a whole one gives no finding, a broken link names itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from runbooks.core.application import (
+    Application,
+    KeptEntry,
+    KeptSchedule,
+    Parameter,
+    RegisteredTask,
+    Route,
+    ScheduleEntry,
+)
+from runbooks.core.errors import Trouble
+from runbooks.core.fleet import Fleet
+from runbooks.core.model import BrokerState, Finding, ImportProbe, NodeState, NotAsked, ServiceState, Severity, Snapshot
+from runbooks.core.settings import Worker
+from runbooks.diagnosis.schedule import faults, paths
+from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
+
+WORKERS = (Worker(name="high", queues=("high_priority",)), Worker(name="low", queues=("low_priority",)))
+HOST = make_host(workers=WORKERS)
+CHECK, REPORT = "integrations.tasks.check_all_devices", "integrations.tasks.export_report"
+FLEET = make_fleet(HOST, queue_rules=(), expected_tasks=())
+DEVICE = Parameter("device", "positional_or_keyword", required=True)
+
+
+def task(name: str, queue: str = "low_priority", *parameters: Parameter, **changes: Any) -> RegisteredTask:
+    return RegisteredTask(name, Route(queue), parameters=parameters, **changes)
+
+
+def entry(name: str = "daily", task: str = CHECK, queue: str = "high_priority", **changes: Any) -> ScheduleEntry:
+    whole = ScheduleEntry(name, task, args=(), kwargs={}, route=Route(queue, priority=5), schedule="0 2 * * *")
+    return replace(whole, **changes)
+
+
+def node(name: str, queue: str, *tasks: str, **changes: Any) -> NodeState:
+    return replace(NodeState(f"{name}@web1", frozenset(tasks or (CHECK, REPORT)), frozenset({queue})), **changes)
+
+
+def nodes(*each: NodeState) -> BrokerState:
+    every = each or (node("high", "high_priority"), node("low", "low_priority"))
+    return make_broker(FLEET, nodes={one.name: one for one in every})
+
+
+def found(
+    *entries: ScheduleEntry, broker: BrokerState | None = None, fleet: Fleet = FLEET, probe: ImportProbe | None = None,
+    tasks: Sequence[RegisteredTask] = (task(CHECK), task(REPORT)), **said: Any,
+) -> Sequence[Finding]:  # fmt: skip
+    own = Application(tasks=tuple(tasks), schedule=entries, default_queue="low_priority", **said)
+    state = make_state(HOST, application=own, imports_now=probe)
+    snapshot = make_snapshot(fleet, broker=broker or nodes(), hosts={HOST.name: state})
+    return tuple(faults(fleet, snapshot))
+
+
+def only(findings: Sequence[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+def test_entries_that_lead_to_a_worker_give_no_finding_by_both_versions_of_the_incident() -> None:
+    v1 = entry(queue="low_priority", route=Route("low_priority", priority=1))
+    v2 = entry(route=Route("high_priority", priority=5))
+    assert found(v1) == found(v2) == ()
+    cleanup = entry("backend_cleanup", "celery.backend_cleanup")
+    assert found(cleanup, tasks=[task("celery.backend_cleanup")]) == ()
+
+
+def test_of_many_entries_a_misspelt_queue_and_a_misspelt_task_are_named_with_the_nearest() -> None:
+    many = [entry(f"entry {n}") for n in range(21)]
+    typos = [entry("one", queue="hgih_priority"), entry("two", task="integrations.tasks.chek_all_devices")]
+    queue, name = found(*many, *typos)
+    assert (queue.code, queue.subject, queue.severity) == ("schedule.no_consumer", "one", Severity.ERROR)
+    assert queue.summary.endswith("let a worker consume it; did you mean 'high_priority'?")
+    assert (name.code, name.subject) == ("schedule.unknown_task", "two")
+    assert name.summary.endswith(f"; did you mean '{CHECK}'?")
+    assert name.evidence[1] == "inspect registered: none of high@web1, low@web1 knows it"
+
+
+def test_a_name_that_is_not_close_is_not_offered() -> None:
+    assert "did you mean" not in only(found(entry(queue="stock"))).summary
+    assert "did you mean" not in only(found(entry(task="integrations.tasks.bill"))).summary
+
+
+def test_what_only_a_node_knows_is_no_unknown_task() -> None:
+    assert found(entry(task="old.task"), broker=nodes(node("high", "high_priority", "old.task"))) == ()
+
+
+def test_a_task_whose_module_fails_to_import_is_told_as_that_alone() -> None:
+    probe = ImportProbe(frozenset(), {"integrations.tasks": "ValueError: x"})
+    silent = make_broker(FLEET, nodes={})
+    assert found(entry(), broker=silent, probe=probe, tasks=[]) == ()
+
+
+def test_arguments_that_do_not_fit_are_told_with_what_the_task_takes() -> None:
+    one = [task(CHECK, "low_priority", DEVICE)]
+    finding = only(found(entry(kwargs={"devise": 1}), tasks=one))
+    assert finding.code == "schedule.bad_arguments"
+    assert "so beat cannot send it: missing a required argument: 'device'" in finding.summary
+    assert finding.evidence == (
+        "args [], kwargs {'devise': 1}", f"loaded on web1, {CHECK} takes device",
+    )  # fmt: skip
+    assert found(entry(args=(1,)), tasks=one) == ()
+    unchecked = [task(CHECK, "low_priority", DEVICE, checks_arguments=False)]
+    assert "so each run fails" in only(found(entry(), tasks=unchecked)).summary
+
+
+def test_what_the_router_refuses_is_told() -> None:
+    finding = only(found(entry(route=Route(error="QueueNotFound: 'x'"))))
+    assert (finding.code, finding.subject) == ("schedule.unsendable", "daily")
+
+
+def test_a_silent_node_may_consume_the_queue_so_that_nobody_does_is_a_warning_then() -> None:
+    assert only(found(entry(queue="x"), broker=replace(nodes(), unheard=True))).severity is Severity.WARNING
+
+
+def test_where_nodes_could_not_be_asked_the_consumer_is_not_known() -> None:
+    unasked = NotAsked(Trouble.UNREACHABLE, "it does not answer", "")
+    assert found(entry(queue="x"), broker=replace(make_broker(FLEET, nodes={}), unasked=unasked)) == ()
+
+
+def test_a_worker_that_takes_it_and_does_not_know_it_is_told_once() -> None:
+    old = nodes(node("high", "high_priority", REPORT), node("low", "low_priority"))
+    finding = only(found(entry(), broker=old))
+    assert finding.code == "schedule.not_registered"
+    assert finding.evidence == (f"inspect registered: high@web1 lacks {CHECK}",)
+    named = make_fleet(HOST, queue_rules=(), expected_tasks=(CHECK,))
+    assert found(entry(), broker=old, fleet=named) == (), "task.not_registered says it"
+
+
+@pytest.mark.parametrize(("priority", "codes"), [(5, ["schedule.unpolled_priority"]), (2, []), (None, [])])
+def test_a_list_that_the_worker_does_not_poll_is_told(priority: int | None, codes: list[str]) -> None:
+    old = nodes(node("high", "high_priority", options={"priority_steps": [0, 9]}), node("low", "low_priority"))
+    findings = found(entry(route=Route("high_priority", priority=priority)), broker=old)
+    assert [finding.code for finding in findings] == codes
+    assert all("into the list of priority 3 of high_priority" in finding.summary for finding in findings)
+
+
+def test_an_exchange_without_a_queue_is_not_known_and_no_fault() -> None:
+    own = Application(tasks=(task(CHECK),), schedule=(entry(route=Route(exchange="all", routing_key="x")),))
+    snapshot = make_snapshot(FLEET, broker=nodes(), hosts={"web1": make_state(HOST, application=own)})
+    (path,) = paths(FLEET, snapshot)
+    assert path.broken == ()
+    assert path.unknown == ("who gets it is not known: it goes to exchange all with the routing key 'x'",)
+
+
+def test_a_route_to_a_queue_that_nobody_consumes_names_its_tasks_and_the_nearest() -> None:
+    typo = [task(CHECK, "hgih_priority"), task(REPORT, "hgih_priority")]
+    finding = only(found(tasks=typo))
+    assert (finding.code, finding.subject, finding.severity) == (
+        "route.no_consumer", "hgih_priority", Severity.WARNING,
+    )  # fmt: skip
+    assert CHECK in finding.summary
+    assert finding.summary.endswith("; did you mean 'high_priority'?")
+    named = make_fleet(HOST, queue_rules=(), expected_tasks=(CHECK, REPORT))
+    assert only(found(tasks=typo, fleet=named)).severity is Severity.ERROR
+
+
+def test_what_is_left_to_a_default_queue_of_nobody_is_no_fault_unless_it_is_expected() -> None:
+    left = [task(CHECK, "celery")]
+    own = Application(tasks=tuple(left), default_queue="celery")
+    for names, codes in (((), []), ((CHECK,), ["route.no_consumer"])):
+        fleet = make_fleet(HOST, queue_rules=(), expected_tasks=names)
+        snapshot = make_snapshot(fleet, broker=nodes(), hosts={"web1": make_state(HOST, application=own)})
+        assert [finding.code for finding in faults(fleet, snapshot)] == codes
+
+
+def test_of_several_hosts_only_what_those_of_beat_say_counts() -> None:
+    other = make_host("web2", beat=False, workers=WORKERS)
+    fleet = make_fleet(HOST, other, queue_rules=(), expected_tasks=())
+    states = {
+        host.name: make_state(host, application=Application(tasks=(task(CHECK),), schedule=(entry(queue=queue),)))
+        for host, queue in ((HOST, "high_priority"), (other, "nowhere"))
+    }
+    assert list(faults(fleet, make_snapshot(fleet, broker=nodes(), hosts=states))) == []
+
+
+def beats(kept: KeptSchedule, started_at: float = NOW - 9000, **changes: Any) -> Snapshot:
+    """Beat's scheduler keeps this; beat has been running since."""
+    own = Application(tasks=(task(CHECK),), schedule=(HOURLY,))
+    services = {HOST.beat: ServiceState(1, started_at, "1")}
+    state = make_state(HOST, application=own, kept=kept, services=services, **changes)
+    return make_snapshot(FLEET, broker=nodes(), hosts={"web1": state})
+
+
+HOURLY = entry(schedule="1 h", every_s=3600.0)
+OTHER = KeptEntry(entry("other"), last_sent_at=NOW - 30)
+
+
+@pytest.mark.parametrize(
+    ("last_s", "started_s", "codes"),
+    [(7500, 9000, ["schedule.overdue"]), (7500, 3700, []), (3500, 9000, []), (3640, 9000, [])],
+    ids=["due long ago", "due before beat was started", "not due yet", "due when beat wrote down what it had sent"],
+)
+def test_an_entry_that_beat_did_not_send_when_it_was_due_is_told(last_s: int, started_s: int, codes: list[str]) -> None:
+    own = KeptEntry(HOURLY, True, NOW - last_s, NOW - last_s)
+    snapshot = beats(KeptSchedule("tables", "django", (own, OTHER)), NOW - started_s)
+    assert [finding.code for finding in faults(FLEET, snapshot)] == codes
+
+
+def test_beats_file_was_written_when_its_time_says() -> None:
+    own = KeptEntry(HOURLY, True, NOW - 7500, NOW - 7500)
+    alone = KeptSchedule("file", "celery.beat:PersistentScheduler", (own,))
+    assert only(tuple(faults(FLEET, beats(alone, beat_sent_at=NOW - 100)))).code == "schedule.overdue"
+    assert list(faults(FLEET, beats(alone, beat_sent_at=NOW - 7400))) == []
+
+
+def test_when_it_was_sent_is_not_known_where_the_scheduler_could_not_be_read_and_what_is_off_is_no_fault() -> None:
+    (path,) = paths(FLEET, beats(KeptSchedule(error="no such table")))
+    assert (path.untold, path.last_sent_at) == ("beat's schedule could not be read: no such table", None)
+    off = KeptEntry(entry(queue="nowhere"), enabled=False)
+    (path,) = paths(FLEET, beats(KeptSchedule("tables", "django", (off,))))
+    assert (path.enabled, path.broken) == (False, ())

@@ -1,0 +1,97 @@
+"""What two looks prove of a queue that does not move, and what they do not."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from runbooks.core.model import Finding, NodeState, RunningTask, SecondLook
+from runbooks.diagnosis import stuck
+from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_queue, make_snapshot, make_state
+
+FLEET = make_fleet()
+QUEUE = "high_q"
+NODE = NodeState("high@web1", frozenset(), frozenset({QUEUE}), frozenset(), pool="prefork", pool_size=1)
+
+
+def busy(age_s: float | None, id: str = "t1", **changes: Any) -> NodeState:
+    """The node with its one process busy for so long."""
+    started_at = None if age_s is None else NOW - age_s
+    running = RunningTask(id, "shop.tasks.bill", started_at, acknowledged=True)
+    return replace(NODE, running=(running,), holds=frozenset({id}), **changes)
+
+
+def found(first: NodeState, second: NodeState, *, ahead_s: float = 0.0, **seen: Any) -> dict[str, Finding]:
+    """The findings by their codes, of a queue with 40 messages and a host whose clock is ahead by so much."""
+    look = SecondLook(2.0, {second.name: second}, **seen)
+    broker = make_broker(FLEET, queues={QUEUE: make_queue(depth=40)}, nodes={first.name: first}, second=look)
+    host = make_host()
+    states = {host.name: make_state(host, clock_at=NOW + ahead_s)}
+    snapshot = make_snapshot(FLEET, broker=broker, hosts=states)
+    return {one.code: one for one in stuck.faults(FLEET, snapshot)}
+
+
+def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
+    finding = found(busy(700), busy(700))["worker.hangs"]
+    assert finding.summary == (
+        "40 messages wait in high_q, and every process that could take them has been running one task for more than "
+        "11 min 40 s"
+    )
+    assert any("1 of 1 are lost then" in line for line in finding.evidence)
+
+
+def test_five_minutes_are_no_fault_nor_is_a_task_that_has_ended_between_the_looks() -> None:
+    assert not found(busy(300), busy(300))
+    assert not found(busy(700), busy(700, id="t2"))
+    assert not found(busy(None), busy(None))
+
+
+def test_a_worker_whose_clock_is_ahead_is_judged_by_its_own_clock() -> None:
+    assert "worker.hangs" in found(busy(300), busy(300), ahead_s=600)
+    assert not found(busy(700), busy(700), ahead_s=-600)
+
+
+def test_a_worker_whose_subtasks_wait_behind_it_is_told_before_the_threshold() -> None:
+    sent = {QUEUE: {"t1": 3}}
+    assert "worker.waits_for_itself" in found(busy(60), busy(60), senders=sent)
+    assert not found(busy(10), busy(10), senders=sent)
+    assert not found(busy(60), busy(60), senders={QUEUE: {"another": 3}})
+    assert not found(busy(60, pool_size=2), busy(60, pool_size=2), senders=sent)
+
+
+def test_a_pool_that_has_grown_since_its_start_has_a_free_process() -> None:
+    grown = busy(700, pool_pids=frozenset({101, 102}))
+    assert not found(grown, grown)
+    assert "worker.hangs" in found(busy(700, pool_pids=frozenset({101})), busy(700, pool_pids=frozenset({101})))
+
+
+def test_an_idle_worker_is_told_only_where_the_same_message_waits_both_times() -> None:
+    assert not found(NODE, NODE)
+    finding = found(NODE, NODE, unmoved=frozenset({QUEUE}), waiting_clients=0)["queue.not_taken"]
+    assert any("restart-workers" in line for line in finding.evidence)
+    other = found(NODE, NODE, unmoved=frozenset({QUEUE}), waiting_clients=1)["queue.not_taken"]
+    assert "1 client waits in BRPOP, so on other lists" in other.evidence
+    assert not any("restart-workers" in line for line in other.evidence)
+    unknown = found(NODE, NODE, unmoved=frozenset({QUEUE}))["queue.not_taken"]
+    assert any("not known" in line for line in unknown.evidence)
+
+
+def test_what_is_held_back_for_a_rate_limit_is_told_as_that() -> None:
+    limited = replace(NODE, rate_limits={"shop.tasks.bill": "1/h"})
+    seen: dict[str, Any] = {"unmoved": frozenset({QUEUE}), "held_back": {(QUEUE, "shop.tasks.bill"): 4}}
+    finding = found(limited, limited, **seen)["worker.rate_limited"]
+    assert finding.evidence[0] == "4 messages of shop.tasks.bill from high_q; its rate limit is 1/h"
+    elsewhere = {**seen, "held_back": {("other_q", "shop.tasks.bill"): 4}}
+    assert "queue.not_taken" in found(limited, limited, **elsewhere)
+
+
+def test_a_healthy_fleet_needs_no_second_look() -> None:
+    def may_be(node: NodeState, depth: int) -> bool:
+        broker = make_broker(FLEET, queues={QUEUE: make_queue(depth=depth)}, nodes={node.name: node})
+        return stuck.may_be_stuck(broker, NOW)
+
+    assert not may_be(NODE, 0)
+    assert not may_be(busy(10), 10_000)
+    assert not may_be(busy(700), 0)
+    assert not may_be(busy(700, pool_size=4), 10_000)
+    assert may_be(busy(31), 1)
+    assert may_be(NODE, 1)

@@ -1,0 +1,152 @@
+"""Containers as Docker 20.10 tells of them: `docker_look.txt` is what `docker_look.sh` printed of five real ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbooks.core.errors import RunbookError
+from runbooks.core.fleet import FleetHost
+from runbooks.core.model import ServiceState
+from runbooks.core.settings import DockerSettings, Worker
+from runbooks.hosts.facts import Clock
+from runbooks.hosts.script import Answer
+from runbooks.hosts.services.docker import Docker
+from tests.unit.fleets import make_host
+
+LOOK = (Path(__file__).parent / "docker_look.txt").read_bytes()
+CLOCK = Clock(1_796_000_000.0, 1000.0, 100)
+
+
+def host(*services: str, **docker: Any) -> FleetHost:
+    workers = tuple(Worker(name=name, queues=("q",)) for name in services)
+    where = DockerSettings(**(docker or {"project": "proj"}))
+    env = {} if docker.get("containers") else {"TIMEOUT": "30"}
+    return make_host(service_manager="docker", commands=None, docker=where, workers=workers, beat=False, env=env)
+
+
+def states(*services: str, look: bytes = LOOK, **docker: Any) -> dict[str, ServiceState]:
+    found = Docker().parse(host(*services, **docker), "shop", {" ".join(services): Answer(0, look, "")}, CLOCK)
+    return dict(found)
+
+
+def changed(name: str, **changes: Any) -> bytes:
+    """The look, with other values in what is told of one container; a dot parts a key from what is in it."""
+    shown, rest = LOOK.decode().split("---\n", 1)
+    told = json.loads(shown)
+    (one,) = (one for one in told if one["Name"] == f"/proj_{name}_1")
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        into = one
+        for key in above:
+            into = into.setdefault(key, {})
+        into[last] = value
+    return f"{json.dumps(told, indent=1)}\n---\n{rest}".encode()
+
+
+def test_a_service_is_its_containers_and_all_processes_in_them() -> None:
+    low = states("low")["low"]
+    (container,) = low.containers
+    assert (container.name, container.status, container.number) == ("proj_low_1", "running", "1")
+    assert low.pid == container.pid
+    assert low.pids[low.pid or 0] == 1
+    assert len(low.pids) == 2
+    assert low.answer == "proj_low_1: running"
+    assert low.started_at == pytest.approx(1795987179.3, abs=0.1)
+    assert low.read_at == pytest.approx(1795987177.3, abs=0.1)
+    assert container.grace_s == 30.0
+    assert container.stop_signal == "SIGTERM"
+    assert low.environment
+    assert "BROKER_URL" in low.environment
+
+
+def test_a_shell_as_first_process_and_a_failing_health_check_show() -> None:
+    (container,) = states("shell")["shell"].containers
+    assert container.shell == "dash"
+    assert container.health == "unhealthy"
+    assert container.grace_s == 10.0
+    assert states("shell")["shell"].answer == "proj_shell_1: running (unhealthy)"
+
+
+def test_a_container_that_restarts_again_and_again_does_not_run_and_has_failed() -> None:
+    crash = states("crash")["crash"]
+    assert (crash.pid, crash.gave_up) == (None, True)
+    assert "restarting, exit code 3, restarted 5 times by its policy" in crash.answer
+    assert crash.last_lines[-1] == "cannot start"
+    assert crash.containers[0].loops
+
+
+def test_one_that_has_ended_is_told_with_its_exit_code() -> None:
+    done = states("done")["done"]
+    assert (done.pid, done.gave_up) == (None, False)
+    assert done.answer == "proj_done_1: exited, exit code 1"
+    out_of_memory = states("done", look=changed("done", State__OOMKilled=True, State__ExitCode=137))["done"]
+    assert out_of_memory.answer == "proj_done_1: exited, exit code 137, it ran out of memory"
+
+
+def test_a_service_without_a_container_does_not_exist_and_the_others_are_named() -> None:
+    lost = states("lwo")["lwo"]
+    assert not lost.exists
+    assert lost.answer == "the Compose project proj has no container of lwo, but of crash, done, low, shell"
+
+
+def test_containers_are_found_by_a_pattern_of_names() -> None:
+    found = states("low", "shell", containers="proj_{worker}_*")
+    assert [len(found[name].containers) for name in ("low", "shell")] == [1, 1]
+    assert "name=^/?proj_low_.*$" in Docker().ask(host("low", containers="proj_{worker}_*"), "shop", ["low"])["low"]
+
+
+@pytest.mark.parametrize(
+    ("command", "signals_all"),
+    [
+        (["/usr/bin/tini", "-g", "--", "celery"], "tini -g"), (["tini", "--", "celery", "-g"], ""),
+        (["tini", "-vg", "celery"], "tini -g"), (["dumb-init", "celery"], "dumb-init"),
+        (["dumb-init", "--single-child", "celery"], ""), (["celery", "worker"], ""),
+    ],
+)  # fmt: skip
+def test_an_init_that_signals_all_processes_is_known(command: list[str], signals_all: str) -> None:
+    look = changed("low", Path=command[0], Args=command[1:])
+    assert states("low", look=look)["low"].containers[0].signals_all == signals_all
+
+
+def test_podman_tells_a_signal_by_its_number_and_always_has_a_health() -> None:
+    look = changed("low", Config__StopSignal=15, Config__StopTimeout=10, State__Health={"Status": "", "Log": None})
+    (container,) = states("low", look=look)["low"].containers
+    assert (container.stop_signal, container.grace_s, container.health) == ("SIGTERM", 10.0, "")
+
+
+NOTHING = b"[]\n---\n---\n---\n"
+OTHERS = b"other web_1\n alone\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "docker", "problem", "advice"),
+    [
+        (Answer(127, b"", "there is no docker on its PATH"), {}, "no docker on its PATH", "install Docker's client"),
+        (
+            Answer(1, b"", "Got permission denied while trying to connect to the Docker daemon socket at unix:///x"),
+            {"project": "proj", "socket": "/x"}, "may not use Docker's socket /x", "ansible_become: true",
+        ),
+        (
+            Answer(1, b"", "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?"), {},
+            "engine does not answer", "systemctl start docker",
+        ),
+        (
+            Answer(0, NOTHING + OTHERS, ""), {}, "of the Compose project proj (projects there: other)",
+            "correct celery_docker.project",
+        ),
+        (
+            Answer(0, NOTHING + OTHERS, ""), {"containers": "x-{worker}"},
+            "no container's name is like x-{worker} (containers there: alone, web_1)",
+            "correct celery_docker.containers",
+        ),
+    ],
+)  # fmt: skip
+def test_an_engine_that_cannot_be_asked_is_told_with_the_next_step(
+    answer: Answer, docker: dict[str, Any], problem: str, advice: str
+) -> None:
+    with pytest.raises(RunbookError) as error:
+        Docker().parse(host("low", **docker), "shop", {"low": answer}, CLOCK)
+    assert problem in error.value.problem
+    assert advice in (error.value.advice or "")
