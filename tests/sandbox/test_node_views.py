@@ -82,7 +82,15 @@ class Shop:
             self.client.lpush(f"release:{name}", "now")
 
     def inspect(self, what: str, node: str = "one@here") -> Any:
-        return getattr(self.app.control.inspect([node], timeout=3), what)()[node]
+        """What the node says; a node that is still starting, or whose machine is busy, is asked again."""
+        answers: dict[str, Any] = {}
+
+        def answered() -> bool:
+            answers.update(getattr(self.app.control.inspect([node], timeout=3), what)() or {})
+            return node in answers
+
+        until(answered)
+        return answers[node]
 
     def ended(self, *ids: str) -> bool:
         return all(self.app.AsyncResult(one).ready() for one in ids)
