@@ -17,6 +17,7 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext
+from invoke.parser.parser import Parser
 from invoke.program import Program
 from invoke.util import helpline
 
@@ -43,6 +44,13 @@ _LISTED_BY = {
 """What shows the values that a positional argument can have, by the argument's name."""
 
 
+class _NotCopied(dict[str, ParserContext]):
+    """What each verb takes, by its name; a copy shares it. No verb has an alias."""
+
+    def __deepcopy__(self, memo: object) -> "_NotCopied":
+        return self
+
+
 class RunbooksProgram(Program):
     """What cannot be parsed is told as any other bad input: with what to do next, as JSON where asked, exit code 5."""
 
@@ -61,6 +69,12 @@ class RunbooksProgram(Program):
         for argument in arguments:
             argument.names = tuple(name for name in argument.names if name not in LETTERS)
         return arguments
+
+    def _make_parser(self) -> Parser:
+        """Keep the parser from copying the flags of every verb: it copies those of the verb that it finds once more."""
+        parser = super()._make_parser()
+        parser.contexts = _NotCopied(parser.contexts)  # type: ignore[assignment]
+        return parser
 
     def print_help(self) -> None:
         """Show the verbs by purpose; Invoke's own options, which no verb needs, are left out."""

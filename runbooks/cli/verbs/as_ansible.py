@@ -25,6 +25,10 @@ CHANGING = ("--check", "-C", "--diff", "-D")
 class AnsibleTask(Task):  # type: ignore[type-arg]
     """A task whose flags have Ansible's names beside their own."""
 
+    def __deepcopy__(self, memo: object) -> "AnsibleTask":
+        """Return the task itself: Invoke copies each verb twice as it loads them, and none is changed afterwards."""
+        return self
+
     def arg_opts(self, name: str, default: str, taken_names: set[str]) -> dict[str, Any]:
         options = super().arg_opts(name, default, taken_names)
         options["names"] = [*options["names"], *_ALSO.get(options["names"][0], ())]
