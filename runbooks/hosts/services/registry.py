@@ -1,24 +1,37 @@
 """The service managers by their names."""
 
-from collections.abc import Mapping
+from functools import cache
 
 from runbooks.core.fleet import FleetHost
 from runbooks.core.managers import ManagerName
-from runbooks.hosts.services.by_platform import ByPlatform
-from runbooks.hosts.services.commands import ByCommands
-from runbooks.hosts.services.docker import Docker
 from runbooks.hosts.services.manager import ServiceManager
-from runbooks.hosts.services.supervisor import Supervisor
-from runbooks.hosts.services.systemd import Systemd
-
-MANAGERS: Mapping[ManagerName, ServiceManager] = {
-    "systemd": Systemd(),
-    "supervisor": Supervisor(),
-    "docker": Docker(),
-    "commands": ByCommands(),
-    "none": ByPlatform(),
-}
 
 
 def manager_of(host: FleetHost) -> ServiceManager:
-    return MANAGERS[host.settings.service_manager]
+    return manager_named(host.settings.service_manager)
+
+
+@cache
+def manager_named(name: ManagerName) -> ServiceManager:
+    """Return the manager of that name; its file is imported now, for most fleets need one of them."""
+    match name:
+        case "systemd":
+            from runbooks.hosts.services.systemd import Systemd
+
+            return Systemd()
+        case "supervisor":
+            from runbooks.hosts.services.supervisor import Supervisor
+
+            return Supervisor()
+        case "docker":
+            from runbooks.hosts.services.docker import Docker
+
+            return Docker()
+        case "commands":
+            from runbooks.hosts.services.commands import ByCommands
+
+            return ByCommands()
+        case "none":
+            from runbooks.hosts.services.by_platform import ByPlatform
+
+            return ByPlatform()
