@@ -11,6 +11,7 @@ from runbooks.engine.journal import last_failed
 from runbooks.engine.main_loop import Proof, walk
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.run import Run
+from runbooks.engine.seen import Seen
 from runbooks.engine.unfinished_moves import warn_of_half_moves
 from runbooks.verify import expectations
 
@@ -62,6 +63,7 @@ def prove(run: Run, snapshot: Snapshot) -> None:
     findings = session.diagnose(snapshot, conclusive=False)
     checks = list(expectations(session.fleet, snapshot, findings))
     session.reporter.checks(checks)
+    run.journal.saw(Seen.of(snapshot, findings, checks))
     recap.at(BROKER).failed += sum(check.ok is False for check in checks)
     if (canary := session.fleet.app.canary) and recap.exit_code == ExitCode.OK:
         run.lock.held()

@@ -11,11 +11,11 @@ from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis.step import Step
 from runbooks.effects.dispatch import handler_of
-from runbooks.engine.context import Session
 from runbooks.engine.drain import await_nodes, changed_service, gave_up
 from runbooks.engine.perform import Result, perform, tell
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.run import Run
+from runbooks.engine.seen import Seen
 
 PAUSE_S = 0.25
 
@@ -164,7 +164,7 @@ def _proved(
     """
     results = perform(run, changes)
     done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-    lacking, gone, after = _second_look(run.session, steps, done, proof)
+    lacking, gone, after = _second_look(run, steps, done, proof)
     for host in gone:
         run.recap.at(host).unreachable = 1
     told = [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
@@ -192,13 +192,14 @@ def _same_target(one: Effect, other: Effect) -> bool:
 
 
 def _second_look(
-    session: Session, steps: Sequence[Step], done: Sequence[Change], proof: Needs
+    run: Run, steps: Sequence[Step], done: Sequence[Change], proof: Needs
 ) -> tuple[Sequence[Change], Mapping[str, str], Snapshot | None]:
     """What the steps of these changes still lack on their hosts, waiting as long as their state may take to come about.
 
     Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The first look is at all
     that the `proof` needs, which may be dear (probes, queues); if no other is needed it is returned.
     """
+    session = run.session
     hosts = {change.host for change in done}
     asked = [step for step in steps if any(change.step == step.name for change in done)]
     needs = reduce(or_, (step.needs for step in asked), Needs(0))
@@ -222,6 +223,8 @@ def _second_look(
         if settled or time.monotonic() >= deadline:
             session.reporter.waiting("")
             session.remember(snapshot)
+            if Needs.QUEUES in needs:
+                run.journal.saw(Seen.of(snapshot))
             return lacking, gone, whole
         session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
         time.sleep(PAUSE_S)

@@ -84,6 +84,7 @@ class Session:
         self.node_names: dict[str, tuple[str, ...]] = {}
         """What Celery calls each node, or the nodes of several containers, by the name here, as looks have told."""
         self._looked = False
+        self._judged: tuple[float, Sequence[Finding]] | None = None
         self._said: Mapping[str, Application | None] = {}
 
     @cached_property
@@ -171,12 +172,17 @@ class Session:
         With `services`, findings about other services alone are left out, and the output says how many.
         """
         findings: Sequence[Finding] = judge(self.fleet, snapshot, self.files, taking=self.options.take_over)
+        self._judged = snapshot.at, findings
         every = len(findings)
         findings = of_these(self.fleet, findings, services) if services is not None else findings
         self.reporter.findings(findings, conclusive=conclusive)
         if left_out := every - len(findings):
             self.reporter.message(f"{counted(left_out, 'finding')} about other workers left out")
         return findings
+
+    def found_in(self, snapshot: Snapshot) -> Sequence[Finding] | None:
+        """What `diagnose` found in this snapshot, None where it was not asked."""
+        return self._judged[1] if self._judged and self._judged[0] == snapshot.at else None
 
     def blocking(self, snapshot: Snapshot) -> list[Finding]:
         """Of the findings of a snapshot of everything those that keep something from being touched; tells nothing."""

@@ -6,12 +6,14 @@ anything it speaks of is done:
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
      "application", "machines": {HOST: ID/BOOT/PROCESSES}}
-    {"type": "effect", "n", "host", "step", "summary", "do", "undo", "contents", "detail"}     before the effect
-    {"type": "outcome", "n", "outcome": "changed" | "failed", "detail"}            after it; the last counts
+    {"type": "seen", "at", "depths": {QUEUE: COUNT}, "findings", "checks"}         a look (`seen.py`)
+    {"type": "effect", "n", "at", "host", "step", "summary", "do", "undo", "contents", "detail"}     before the effect
+    {"type": "outcome", "n", "at", "outcome": "changed" | "failed", "detail"}      after it; the last counts
     {"type": "undone", "n"}                                                        after it was taken back
     {"type": "end", "outcome", "exit_code", "ended_at"}
 
-`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is nothing.
+`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is nothing. A record
+that was written before looks were kept has no "seen", and no "at" of its changes.
 A crash can leave the last line torn; it is ignored when read and cut off before more is written. An effect without an
 outcome may or may not have happened: whoever undoes it looks first.
 """
@@ -39,6 +41,8 @@ from runbooks.core.redaction import redact
 from runbooks.core.reporter import Outcome
 from runbooks.engine.appended import Appended, sync_directory
 from runbooks.engine.contents import Contents, Kept
+from runbooks.engine.seen import Seen, to_json
+from runbooks.engine.seen import from_json as seen_from_json
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
@@ -48,20 +52,26 @@ UNDO = "undo"
 
 
 class Entry(Struct):
-    """A change of a run as its journal knows it; `outcome` None: the run ended while it was being made."""
+    """A change of a run as its journal knows it; `outcome` None: the run ended while it was being made.
+
+    `begun_at` and `ended_at` are when it was written down before and after; None where the record does not tell.
+    """
 
     n: int
     change: Change
     outcome: Outcome | None = None
     detail: str = ""
     undone: bool = False
+    begun_at: float | None = None
+    ended_at: float | None = None
 
 
 class RunRecord(Struct):
     """A past run as read from its journal; `outcome` None: it was killed, or is still going on.
 
     `damage` says where its journal cannot be read; what stands before that is here. `machines` are the hosts that it
-    changes, each with its `HostState.machine` of then; without those that did not tell.
+    changes, each with its `HostState.machine` of then; without those that did not tell. `seen` are its looks, oldest
+    first; `ended_at` is None where the end is not recorded.
     """
 
     directory: Path
@@ -76,6 +86,8 @@ class RunRecord(Struct):
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
     damage: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    ended_at: float | None = None
 
     @property
     def state(self) -> str:
@@ -188,9 +200,17 @@ class Journal:
         self.finished_all([(n, outcome, detail)])
 
     def finished_all(self, outcomes: Sequence[tuple[int, Outcome, str]]) -> None:
-        lines = [{"type": "outcome", "n": n, "outcome": o.value, "detail": detail} for n, o, detail in outcomes]
+        at = time.time()
+        lines = [
+            {"type": "outcome", "n": n, "at": at, "outcome": o.value, "detail": detail} for n, o, detail in outcomes
+        ]
         with self._writing:
             self._append(*lines)
+
+    def saw(self, seen: Seen) -> None:
+        """Write down what a look of the run showed."""
+        with self._writing:
+            self._append({"type": "seen", **to_json(seen)})
 
     def undone(self, n: int) -> None:
         self._append({"type": "undone", "n": n})
@@ -218,7 +238,15 @@ def _without_secrets(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 def _effect_line(n: int, change: Change, contents: str) -> Mapping[str, Any]:
     what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
     undo = shown_of(change.undo) if change.undo else None
-    return {"type": "effect", "n": n, **what, "do": shown_of(change.do), "undo": undo, "contents": contents}
+    return {
+        "type": "effect",
+        "n": n,
+        "at": time.time(),
+        **what,
+        "do": shown_of(change.do),
+        "undo": undo,
+        "contents": contents,
+    }
 
 
 def new_run_id(state_directory: Path) -> str:
@@ -292,12 +320,15 @@ def _legible(directory: Path) -> RunRecord:
     return record
 
 
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+
+
 class _Head(Struct):
     """The first line of a journal, as far as it is shown."""
 
     id: str
     verb: str
-    started_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+    started_at: _Time
     operator: str
     inventory: str
     broker: str
@@ -311,14 +342,22 @@ def _apply(record: RunRecord, line: Mapping[str, Any], contents: Kept) -> None:
         raise ValueError(f"there is no change {n}")
     match line["type"]:
         case "effect":
-            record.entries.append(Entry(line["n"], _change_of(line, contents)))
+            record.entries.append(Entry(line["n"], _change_of(line, contents), begun_at=_at(line, "at")))
         case "outcome":
             entry = record.entries[line["n"] - 1]
             entry.outcome, entry.detail = Outcome(line["outcome"]), msgspec.convert(line["detail"], str)
+            entry.ended_at = _at(line, "at")
+        case "seen":
+            record.seen.append(seen_from_json(line))
         case "undone":
             record.entries[line["n"] - 1].undone = True
         case "end":
             record.outcome = msgspec.convert(line["outcome"], str)
+            record.ended_at = _at(line, "ended_at")
+
+
+def _at(line: Mapping[str, Any], name: str) -> float | None:
+    return msgspec.convert(line.get(name), _Time | None)
 
 
 def _change_of(line: Mapping[str, Any], contents: Kept) -> Change:

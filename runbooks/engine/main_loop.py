@@ -24,6 +24,7 @@ from runbooks.engine.journal import Journal, read_run
 from runbooks.engine.recap import Recap, start_recap
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.run import Run, recorded
+from runbooks.engine.seen import Seen
 from runbooks.engine.undo import put_back
 
 AT_ONCE_S = 3.0
@@ -95,6 +96,7 @@ def walk(
     still_so = partial(_require_still_asked_for, session, steps, plan, snapshot) if waited_s > AT_ONCE_S else None
     with recorded(session, recap, machines, still_so) as run:
         try:
+            run.journal.saw(Seen.of(snapshot, session.found_in(snapshot)))
             session.remember(snapshot)
             needs = proof.needs if proof else Needs(0)
             worse, after = apply(run, steps, plan, rolling or Rolling(), needs)
