@@ -12,7 +12,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "remediate", "clean-queues", "restart-workers", "fix-imports", "install-units", "install-cron", "run-task",
         "retry", "rate-limit", "pool", "consumer", "revoke", "shutdown",
     ),
-    "Take back": ("runs", "show", "undo", "archive.list", "archive.show", "archive.verify", "archive.restore"),
+    "Take back": (
+        "runs", "show", "report", "undo", "archive.list", "archive.show", "archive.verify",
+        "archive.restore",
+    ),
     "Try": ("sandbox", "fleet"),
 }  # fmt: skip
 REST = "Work on this tool"

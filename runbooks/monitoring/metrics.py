@@ -3,8 +3,6 @@
 **Source:** the Prometheus text format, and its conventions for names and units, by prometheus_client.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from runbooks.core.fleet import Fleet
 from runbooks.core.model import Look
 from runbooks.core.outside import on_one_line
 from runbooks.core.redaction import redact
+from runbooks.core.replaced import replace_file
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 """Label values → the value."""
@@ -154,17 +153,5 @@ class Exposition(Collector):
 
 
 def write_textfile(path: Path, exposition: Exposition) -> None:
-    """Replace the file at once; everybody may read it, for node_exporter is another user. Raises OSError.
-
-    The new one is made under a name that nobody can know: in a folder of another user's, a link could lie there.
-    """
-    text = generate_latest(exposition.registry())
-    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            os.fchmod(handle, 0o644)
-        os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+    """Replace the file at once; everybody may read it, for node_exporter is another user. Raises OSError."""
+    replace_file(path, generate_latest(exposition.registry()), 0o644)

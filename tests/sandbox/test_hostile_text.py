@@ -129,6 +129,11 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
     run = world.inv("runs", "--json").json["runs"][0]["run"]
     for verb in ("show", "archive.show", "archive.verify"):
         both(world, verb, run)
+    both(world, "report", run, "--html", "run.html", "--markdown", "run.md", "--logs")
+    for name in ("run.html", "run.md"):
+        assert r"\nok     FORGED" in (text := (world.path / name).read_text().replace("\\\\", "\\"))
+        for line in text.split("\n"):
+            assert_shown(line)
     both(world, "archive.list")
     both(world, "undo", run, "--dry-run")
     both(world, "undo", run, "--yes")

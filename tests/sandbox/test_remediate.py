@@ -65,6 +65,13 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert archived == [raw for raw in put_in if task_of(raw) == CHECK], "verbatim, in order"
 
     assert world.inv("verify").code == 0
+    told = world.inv("report", healed.json["run"], "--html", "r.html", "--markdown", "r.md", "--logs")
+    assert (told.code, told.err) == (0, "")
+    for page in (world.path / "r.html", world.path / "r.md"):
+        assert page.stat().st_mode & 0o777 == 0o600
+        text = page.read_text().replace("\\", "")
+        for seen in ("could not convert string to float", "300 of 5,000", "4,700", "ready.", CHECK):
+            assert seen in text
     after = files(world)
     again = world.inv("remediate", "--yes", "--json")
     assert (again.code, again.json["plan"]) == (0, [])

@@ -273,6 +273,8 @@ def test_none_of_a_hundred_secrets_comes_out_whatever_way_it_came_in(planted: Pl
             ("undo", files, "--yes"),
         ):
             planted.both(*verb)
+        pages = [planted.world.path / "tmp" / name for name in ("run.html", "run.md")]
+        planted.both("report", record, "--html", str(pages[0]), "--markdown", str(pages[1]), "--logs")
         planted.both("undo", record, "--yes")
     assert (planted.cron_file.read_bytes(), planted.cron_file.stat().st_mode & 0o777) == (installed, 0o640)
     typed = {"password": planted.secret(), "token": planted.secret()}  # which nobody knows once this command has ended

@@ -17,7 +17,7 @@ from runbooks.cli.verbs.changes import (
 from runbooks.cli.verbs.checks import diagnose, explain, hosts, init, render, tail_logs, verify
 from runbooks.cli.verbs.controls import consumer, pool, rate_limit, revoke, shutdown
 from runbooks.cli.verbs.monitor import monitor
-from runbooks.cli.verbs.runs import runs, show, undo
+from runbooks.cli.verbs.runs import report, runs, show, undo
 from runbooks.cli.verbs.tasks import retry, run_task
 from runbooks.cli.verbs.views import broker, messages, queues, schedule, task, tasks, workers
 
@@ -39,6 +39,7 @@ namespace = Collection(
     rate_limit,
     remediate,
     render,
+    report,
     restart_workers,
     retry,
     revoke,

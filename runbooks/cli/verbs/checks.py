@@ -11,11 +11,11 @@ from runbooks.cli.verbs.common import (
     fleet_of,
     on_fleet,
     run_verb,
-    shipped_templates,
     templates_of,
     verb,
 )
 from runbooks.cli.verbs.inventories import DEFAULT
+from runbooks.core.shipped import shipped_templates
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

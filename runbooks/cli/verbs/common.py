@@ -25,6 +25,7 @@ from runbooks.cli.verbs.by_broker import HELP as BROKER
 from runbooks.cli.verbs.by_broker import NO_INVENTORY, fleet_by_broker, with_queues
 from runbooks.cli.verbs.inventories import flags_for, recorded, sources_of
 from runbooks.cli.verbs.selection import MANY, unsaid
+from runbooks.core.shipped import shipped_templates
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from runbooks.core.settings import AppSettings
     from runbooks.engine.context import Session
     from runbooks.inventory.templates import Templates
+    from runbooks.pages.render import Pages
 
 Said = dict[str, Any]
 """What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
@@ -360,10 +362,11 @@ def templates_of(fleet: "Fleet") -> "Templates":
     return Templates(*((own, shipped_templates()) if own else (shipped_templates(),)))
 
 
-def shipped_templates() -> Path:
-    """`templates/`: in the wheel inside the package, else beside it."""
-    package = Path(__file__).parents[2]
-    return next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
+def pages_of(flags: Flags) -> "Pages":
+    """What makes pages, with the commands on them as the operator types them."""
+    from runbooks.pages.render import Pages
+
+    return Pages(typed_program(), _where(flags))
 
 
 def on_fleet(

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, run_verb, shipped_templates, state_directory, verb
+from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, run_verb, state_directory, verb
+from runbooks.core.shipped import shipped_templates
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode

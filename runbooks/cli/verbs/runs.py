@@ -2,11 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, on_fleet, records_of, run_verb, usual_state_directory, verb
+from runbooks.cli.verbs.common import (
+    Flags,
+    on_fleet,
+    pages_of,
+    records_of,
+    run_verb,
+    session_of,
+    usual_state_directory,
+    verb,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
 
 _RUN = "the run's id, its beginning, or `last`"
@@ -26,6 +36,31 @@ def show(flags: Flags, run: str) -> None:
     from runbooks.history import show as page
 
     run_verb(flags, lambda reporter: page(reporter, _recorded_in(flags, reporter), run))
+
+
+@verb(
+    positional=("run",),
+    run=_RUN,
+    html="write one page that holds all it needs into this FILE",
+    markdown="write the same as Markdown into this FILE",
+    logs="also ask the hosts for what their logs say from the time of the run",
+)
+def report(flags: Flags, run: str, html: str = "", markdown: str = "", logs: bool = False) -> None:
+    """Write a page of a run to hand in: what was wrong, what was done, how to take it back."""
+
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.core.errors import RunbookError
+        from runbooks.report import Wanted
+        from runbooks.report import report as page
+
+        folder = _recorded_in(flags, reporter)
+        try:
+            session = session_of(flags, reporter)
+        except RunbookError:  # `_recorded_in` has told it
+            session = None
+        return page(reporter, folder, run, Wanted(html, markdown, logs), pages_of(flags), session)
+
+    run_verb(flags, body)
 
 
 def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":

@@ -1,0 +1,128 @@
+"""`inv report RUN`: one page of a run, to be read and handed in: what was wrong, what was done, how to take it back."""
+
+import heapq
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
+
+from msgspec import Struct
+
+from runbooks.core.command import Command
+from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError, UsageError
+from runbooks.core.model import Crossing, LogLine, Unreachable
+from runbooks.core.private import require_private
+from runbooks.core.reporter import Reporter
+from runbooks.core.wording import counted
+from runbooks.engine.context import Session
+from runbooks.engine.journal import RunRecord, find_run
+from runbooks.engine.observe import on_hosts
+from runbooks.logs.tail import Asked, HostLogs, when
+from runbooks.monitoring.history import history_path, read_history
+from runbooks.pages.files import require_place, write_page
+from runbooks.pages.render import Pages
+from runbooks.pages.run_facts import Around, facts
+
+MARGIN_S = 900.0
+"""How long before and after the run what others saw is told, too."""
+
+_LOG_LINES = 500
+_NOTABLE = re.compile(r"ERROR|CRITICAL|FATAL|WARNING|Traceback|Warm shutdown|Cold shutdown| ready\.")
+
+
+class Wanted(Struct, frozen=True):
+    """The files to write, "" for none, and whether hosts are to be asked for their logs."""
+
+    html: str = ""
+    markdown: str = ""
+    logs: bool = False
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """By flag, those that are wanted."""
+        return {flag: name for flag, name in {"--html": self.html, "--markdown": self.markdown}.items() if name}
+
+
+def report(
+    reporter: Reporter, state_directory: Path, run: str, wanted: Wanted, pages: Pages, session: Session | None
+) -> ExitCode:
+    """Write the page of a run. Without a `session`, for the inventory cannot be read, only from its record.
+
+    Raises UsageError where no file is named.
+    """
+    if not wanted.files:
+        raise UsageError("no file is named for the report", "give --html FILE, or --markdown FILE, or both")
+    for flag, name in wanted.files.items():
+        require_place(flag, Path(name))
+    record = find_run(state_directory, run)
+    known = facts(record, _around(record, session, state_directory, logs=wanted.logs))
+    if wanted.html:
+        write_page(Path(wanted.html), pages.html("run", run=record, facts=known))
+    if wanted.markdown:
+        write_page(Path(wanted.markdown), pages.markdown("run", run=record, facts=known))
+    for name in wanted.files.values():
+        reporter.message(f"Wrote {name}: run {record.id}, {record.verb}, {record.state}.")
+    for note in known.notes:
+        reporter.message(f"note: {note}")
+    return ExitCode.OK
+
+
+def _around(record: RunRecord, session: Session | None, state_directory: Path, *, logs: bool) -> Around:
+    """What the monitor and the logs saw from before the run until after it."""
+    if session is None:
+        return Around(notes=("the inventory cannot be read, so the monitor's history and the logs are left out",))
+    if session.fleet.app.app != record.application or session.broker.name != record.broker:
+        why = f"the run was on {record.application} at {record.broker}, this inventory is of another fleet"
+        return Around(notes=(f"{why}; the monitor's history and the logs are left out",))
+    since_at, until_at = record.started_at - MARGIN_S, (record.ended_at or record.started_at) + MARGIN_S
+    notes: list[str] = []
+    depths, crossings = _history(session, state_directory, (since_at, until_at), notes)
+    if not logs:
+        notes.append(f"the hosts' logs were not read: {Command('report', record.id, '--logs')} reads them")
+    lines = _logs(session, (since_at, until_at), notes) if logs else ()
+    return Around(depths, crossings, lines, tuple(notes))
+
+
+def _history(
+    session: Session, state_directory: Path, times: tuple[float, float], notes: list[str]
+) -> tuple[dict[str, list[tuple[float, int]]], list[tuple[Crossing, float | None]]]:
+    """What the monitor saw between two times."""
+    path = history_path(session.fleet, state_directory)
+    try:
+        require_private(path.parents[2], path.parents[1], path.parent, path)
+        depths, crossings = read_history(path, times[0]) if path.exists() else ({}, [])
+    except (sqlite3.Error, RunbookError) as error:
+        why = error.problem if isinstance(error, RunbookError) else error
+        notes.append(f"the monitor's history cannot be read: {why}")
+        return {}, []
+    if not depths:
+        notes.append("the monitor has no look from around the time of the run")
+    within = {queue: [one for one in points if one[0] <= times[1]] for queue, points in depths.items()}
+    return within, [(one, until_at) for one, until_at in crossings if one.since_at <= times[1]]
+
+
+def _logs(session: Session, times: tuple[float, float], notes: list[str]) -> list[LogLine]:
+    """The lines that tell of trouble, of a start or of an end, between two times; of many the first."""
+    asked = Asked(_NOTABLE.search, None, times[0])
+    logs = {host.name: HostLogs(host, session.transports[host.name], asked) for host in session.fleet.hosts}
+    begun = on_hosts(session.transports, session.fleet.hosts, lambda host, _: logs[host.name].start())
+    notes += [
+        f"the logs of {name} were not read: {answer.why}"
+        for name, answer in begun.items()
+        if isinstance(answer, Unreachable)
+    ]
+    there = [logs[name] for name, answer in begun.items() if not isinstance(answer, Unreachable)]
+    merged = heapq.merge(*(_onward(one, notes) for one in there), key=when)
+    within = takewhile(lambda line: when(line) <= times[1], merged)
+    lines = [line for _, line in zip(range(_LOG_LINES + 1), within, strict=False)]
+    if len(lines) > _LOG_LINES:
+        notes.append(f"of the logs only the first {counted(_LOG_LINES, 'line')} that tell of trouble are shown")
+    return lines[:_LOG_LINES]
+
+
+def _onward(logs: HostLogs, notes: list[str]) -> Iterator[LogLine]:
+    try:
+        yield from logs.onward()
+    except HostUnreachable as error:
+        notes.append(f"the logs of {logs.name} were not read to their end: {error.problem}")
