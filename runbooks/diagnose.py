@@ -1,26 +1,46 @@
 """`inv diagnose`: look at everything, change nothing, and name each fault with its evidence."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from msgspec import Struct
 
 from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode
 from runbooks.core.fleet import Found
-from runbooks.core.model import Severity
+from runbooks.core.model import Finding, Severity, Snapshot
 from runbooks.core.needs import Needs
 from runbooks.core.rules import duration
 from runbooks.diagnosis.judge import can_be_fixed
 from runbooks.engine.chosen import chosen
 from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
+from runbooks.monitoring.history import History
+from runbooks.monitoring.look import look_of
+from runbooks.pages.files import require_place, write_page
+from runbooks.pages.fleet_facts import fleet_facts
+from runbooks.pages.found import told
+from runbooks.pages.render import Pages
+from runbooks.reports.findings import number_of
 
 
-def diagnose(session: Session, patterns: str | None = None, *, budget: str) -> ExitCode:
+class PageFile(Struct, frozen=True):
+    """Where a page of the diagnosis goes, and what makes it."""
+
+    path: Path
+    pages: Pages
+
+
+def diagnose(session: Session, patterns: str | None = None, *, budget: str, file: PageFile | None = None) -> ExitCode:
     """Exit code 1 where an error or a warning was found, 4 where a host or the broker does not answer.
 
     With `patterns` the whole fleet is looked at, and what is wrong with other workers and beats alone is left out.
-    Messages are read for the duration of the `budget`, then a sample of what is left.
+    Messages are read for the duration of the `budget`, then a sample of what is left. With a `file` what is told is
+    written there as a page, too.
     """
+    if file:
+        require_place("--html", file.path)
     services = chosen(session.fleet, patterns) if patterns is not None else None
     needs = Needs.EVERYTHING | Needs.PROBES | Needs.SCHEDULE
     read_until = time.monotonic() + duration("--budget", budget)
@@ -30,9 +50,30 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str) -> E
         session.reporter.message(*_not_looked_at(session.fleet.found))
     elif can_be_fixed(findings):
         session.reporter.next_step("What would put it right", Command("remediate", "--dry-run"))
+    if file:
+        _write(session, snapshot, findings, file)
     unreachable = start_recap(session, snapshot).exit_code
     faults = any(finding.severity is not Severity.INFO for finding in findings)
     return unreachable or (ExitCode.FINDINGS if faults else ExitCode.OK)
+
+
+def _write(session: Session, snapshot: Snapshot, findings: Sequence[Finding], file: PageFile) -> None:
+    history = History(None)
+    try:
+        look = look_of(session.fleet, snapshot, history)
+    finally:
+        history.close()
+    page = file.pages.html(
+        "diagnosis",
+        facts=fleet_facts(session.fleet, snapshot, look, {}, ()),
+        about=session.about(snapshot, Needs.EVERYTHING),
+        found=told(findings),
+        told=number_of(findings),
+        faults=any(one.severity is not Severity.INFO for one in findings),
+        fixable=not session.fleet.found and can_be_fixed(findings),
+    )
+    write_page(file.path, page)
+    session.reporter.message(f"Wrote {file.path}.")
 
 
 _ONLY_BY_INVENTORY = {

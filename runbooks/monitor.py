@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from runbooks.core.rules import duration
 from runbooks.core.wording import counted, span, utc
 from runbooks.diagnosis.accepted import with_accepted
 from runbooks.diagnosis.judge import watch
+from runbooks.diagnosis.schedule import Path as ScheduledPath
+from runbooks.diagnosis.schedule import paths
 from runbooks.engine.context import Session
 from runbooks.monitoring.bounds import alone, deadline, until_terminated
 from runbooks.monitoring.history import History, history_path, read_history, set_aside
@@ -28,6 +30,13 @@ from runbooks.monitoring.look import look_of, slow_to_drain, unsure
 from runbooks.monitoring.metrics import Exposition, write_textfile
 from runbooks.monitoring.notify import deliver
 from runbooks.monitoring.scrapes import serve
+from runbooks.pages.fleet_facts import fleet_facts
+from runbooks.pages.render import Pages
+from runbooks.pages.site import Site
+
+_NEEDS = Needs.QUEUES | Needs.NODES
+_SHOWN_S = 86400.0
+"""How far back the page draws depths."""
 
 _READING = 0.5  # the share of the time that is for reading messages
 _WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; free or mend the file, or pass --state-dir"
@@ -46,19 +55,24 @@ def monitor(session: Session, *, textfile: str) -> ExitCode:
     return code
 
 
-def listen(session: Session, *, address: str, every: str) -> ExitCode:
-    """Look again and again, and give the figures to whoever scrapes them, until SIGTERM, which is no fault, or ^C."""
+def listen(session: Session, pages: Pages, *, address: str, every: str) -> ExitCode:
+    """Look again and again, and give the figures to whoever scrapes them, and a page of them to a browser.
+
+    It ends by SIGTERM, which is no fault, or ^C.
+    """
     every_s = duration("--every", every)
     found = re.fullmatch(r"(?:(?P<host>.+):)?(?P<port>\d{1,5})", address)
     if not found or int(found["port"]) > 65535:
         raise UsageError(f"--listen {address!r}: name a port, or an address and a port", "for example 127.0.0.1:9808")
     host = (found["host"] or "127.0.0.1").strip("[]")
-    watcher = Watcher(session, Exposition(session.fleet))
+    site = Site(pages, every_s, session.fleet.app.monitor.timeout)
+    watcher = Watcher(session, Exposition(session.fleet), site)
     try:
-        port = serve(watcher.exposition.registry(), host, int(found["port"]))
+        port = serve(watcher.exposition.registry(), host, int(found["port"]), site)
     except OSError as error:
         raise UsageError(f"--listen {address}: {error.strerror}", "name another port or address") from None
-    session.reporter.message(f"metrics at http://{host}:{port}/metrics, a look every {span(every_s)}")
+    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    session.reporter.message(f"metrics at {place}/metrics, a look every {span(every_s)}; a page of it at {place}/")
     with until_terminated():
         while True:
             try:
@@ -74,7 +88,10 @@ class Watcher(Struct):
 
     session: Session
     exposition: Exposition
+    site: Site | None = None
     memory: History | None = None
+    ways: Sequence[ScheduledPath] = ()
+    """What was known of the schedule at the last look."""
 
     def look(self) -> ExitCode:
         """One look: told, written down, exposed, and passed on. Raises LockHeld while another monitor looks."""
@@ -83,12 +100,25 @@ class Watcher(Struct):
             history, look = self._remember(path, snapshot)
             self.exposition.look = look
             self.session.reporter.look(look)
+            self._show(snapshot, look, history)
             if not look.reached and snapshot.broker and (why := snapshot.broker.unasked):
                 self.session.reporter.error(RunbookError(why.problem, why.advice))
             self._pass_on(history)
             if history is not self.memory:
                 history.close()
         return _exit_code(snapshot, look)
+
+    def _show(self, snapshot: Snapshot, look: Look, history: History) -> None:
+        """Make the page of this look, where there is one."""
+        if not self.site:
+            return
+        fleet = self.session.fleet
+        try:
+            depths = history.depths(look.at - _SHOWN_S)
+        except sqlite3.Error:  # it has been told that the history cannot be used
+            depths = {}
+        about = self.session.about(snapshot, _NEEDS)
+        self.site.show(fleet_facts(fleet, snapshot, look, depths, self.ways), about)
 
     @contextmanager
     def _alone(self) -> Iterator[Path | None]:
@@ -112,9 +142,10 @@ class Watcher(Struct):
     def _observe(self) -> Snapshot:
         """The queues, the nodes, and where this is asked the hosts of beat's."""
         fleet, timeout_s = self.session.fleet, self.session.fleet.app.monitor.timeout
+        self.ways = ()
         asked = fleet.app.thresholds.beat_silence is not None
         hosts = [host.name for host in fleet.hosts if host.settings.beat and asked]
-        needs = Needs.QUEUES | Needs.NODES | (Needs.BEAT if hosts else Needs.QUEUES)
+        needs = _NEEDS | (Needs.BEAT if hosts else Needs.QUEUES)
         try:
             with deadline(timeout_s):
                 begun = time.monotonic()
@@ -135,6 +166,7 @@ class Watcher(Struct):
         try:
             with deadline(left_s):
                 more = self.session.observe(needs, list(found.reachable()), without_broker=True).reachable()
+                self.ways = paths(self.session.fleet, replace(found, hosts=more))
         except RunbookError:  # also where the time is up
             return found
         kept = {name: replace(state, kept=more[name].kept) for name, state in found.reachable().items() if name in more}

@@ -146,12 +146,16 @@ class Session:
 
     def tell_about(self, snapshot: Snapshot, needs: Needs) -> None:
         """Tell what was looked at; the first look of a verb tells it by itself."""
+        self.reporter.about(self.about(snapshot, needs))
+
+    def about(self, snapshot: Snapshot, needs: Needs) -> About:
+        """What an output is about that shows this look."""
         about = About(self.fleet.app.app, self.options.inventory, self.broker.name)
         seen = looked_at(self.fleet, snapshot, needs)
         states = snapshot.reachable().values()
         before = [said.loaded_at for state in states if (said := state.application) and said.loaded_at < snapshot.at]
         loaded_at = min(before, default=None)
-        self.reporter.about(replace(about, **seen, other_run=snapshot.other_run, loaded_at=loaded_at))
+        return replace(about, **seen, other_run=snapshot.other_run, loaded_at=loaded_at)
 
     def remember(self, snapshot: Snapshot) -> None:
         """Keep what services were started with, as far as a look tells it."""

@@ -81,6 +81,10 @@ class History:
         """
         return _depth_before(self._db, queue, at, depth)
 
+    def depths(self, since_at: float) -> dict[str, list[tuple[float, int]]]:
+        """The depths of every queue since a time, as (time, depth)."""
+        return _depths(self._db, since_at)
+
     def remember(
         self,
         at: float,
@@ -160,14 +164,18 @@ def read_history(
     Raises sqlite3.Error.
     """
     with closing(_read_only(path)) as db:
-        depths: dict[str, list[tuple[float, int]]] = {}
-        for queue, at, depth in db.execute(
-            "SELECT queue, at, depth FROM depths WHERE at >= ? ORDER BY queue, at", (since_at,)
-        ):
-            depths.setdefault(queue, []).append((at, depth))
+        depths = _depths(db, since_at)
         sql = "SELECT code, subject, since_at, summary, until_at FROM crossings"
         rows = db.execute(f"{sql} WHERE until_at IS NULL OR until_at >= ? ORDER BY since_at", (since_at,))
         return depths, [(Crossing(*row[:4]), row[4]) for row in rows]
+
+
+def _depths(db: sqlite3.Connection, since_at: float) -> dict[str, list[tuple[float, int]]]:
+    sql = "SELECT queue, at, depth FROM depths WHERE at >= ? ORDER BY queue, at"
+    depths: dict[str, list[tuple[float, int]]] = {}
+    for queue, at, depth in db.execute(sql, (since_at,)):
+        depths.setdefault(queue, []).append((at, depth))
+    return depths
 
 
 def depths_before(path: Path, at: float, depths: Mapping[str, int]) -> dict[str, tuple[float, int]]:

@@ -1,12 +1,15 @@
-"""Answering Prometheus: a few clients at once, and none for ever, whoever can reach the port."""
+"""Answering Prometheus and browsers: a few clients at once, and none for ever, whoever can reach the port."""
 
+import ipaddress
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 CLIENTS = 16
@@ -16,22 +19,71 @@ SILENCE_S = 10.0
 """For how long a client may send or take nothing."""
 
 
+class Answer(Struct, frozen=True):
+    """What a client is given."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Site(Protocol):
+    """What stands beside the metrics."""
+
+    def answer(self, path: str) -> Answer | None:
+        """What stands at a path, None where nothing does."""
+        ...
+
+
 class _Handler(MetricsHandler):
     timeout = SILENCE_S
+    site: Site | None = None
 
     def do_GET(self) -> None:  # noqa: N802
-        if self.path.partition("?")[0] == "/metrics":
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
             return super().do_GET()
-        self.send_error(HTTPStatus.NOT_FOUND, explain="the metrics are at /metrics")
+        answer = self.site.answer(path) if self.site else None
+        if answer is None:
+            return self.send_error(HTTPStatus.NOT_FOUND, explain="the metrics are at /metrics")
+        if not self._is_meant():
+            return self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="this address is of this machine alone")
+        self.send_response(answer.status)
+        for name, value in {"Content-Type": answer.content_type, **answer.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _is_meant(self) -> bool:
+        """Whether the client means this machine by the name that it gives for it.
+
+        A name of somebody else's that leads to a loopback address would let a page of theirs read ours.
+        """
+        if not _is_loopback(self.connection.getsockname()[0]):
+            return True
+        name = self.headers.get("Host", "").rpartition(":")
+        host = (name[0] if name[2].isdigit() else "".join(name)).strip("[]")
+        return host in ("", "localhost") or _is_loopback(host)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 class _Server(ThreadingHTTPServer):
-    def __init__(self, address: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(self, address: str, port: int, registry: CollectorRegistry, site: Site | None) -> None:
+        handler = _Handler.factory(registry)
+        handler.site = site  # type: ignore[attr-defined]
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         self._clients: list[Any] = []
         self._changing = threading.Lock()
-        super().__init__((address, port), _Handler.factory(registry))
+        super().__init__((address, port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._changing:
@@ -51,8 +103,11 @@ class _Server(ThreadingHTTPServer):
         """A client that went away is its own affair."""
 
 
-def serve(registry: CollectorRegistry, address: str, port: int) -> int:
-    """Answer scrapes in a thread of its own; returns the port, which 0 leaves open. Raises OSError."""
-    server = _Server(address, port, registry)
+def serve(registry: CollectorRegistry, address: str, port: int, site: Site | None = None) -> int:
+    """Answer scrapes, and what else asks for the `site`, in a thread of its own; returns the port, which 0 leaves open.
+
+    Raises OSError.
+    """
+    server = _Server(address, port, registry, site)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_port

@@ -131,7 +131,8 @@ def test_what_anything_outside_is_called_or_says_is_shown_as_text_by_every_verb(
         both(world, verb, run)
     both(world, "report", run, "--html", "run.html", "--markdown", "run.md", "--logs")
     for name in ("run.html", "run.md"):
-        assert r"\nok     FORGED" in (text := (world.path / name).read_text().replace("\\\\", "\\"))
+        text = (world.path / name).read_text().replace("\\\\", "\\")
+        assert r"\nok     FORGED" in text
         for line in text.split("\n"):
             assert_shown(line)
     both(world, "archive.list")

@@ -10,6 +10,7 @@ from runbooks.cli.verbs.common import (
     asking,
     fleet_of,
     on_fleet,
+    pages_of,
     run_verb,
     templates_of,
     verb,
@@ -25,12 +26,22 @@ if TYPE_CHECKING:
 _BUDGET = "how long messages may be read (default: 10s); beyond it a sample of each queue is judged, and said to be one"
 
 
-@verb(by_broker=True, fresh=FRESH, worker=WORKER, budget=_BUDGET)
-def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s") -> None:
+@verb(
+    by_broker=True,
+    fresh=FRESH,
+    worker=WORKER,
+    budget=_BUDGET,
+    html="also write it into this FILE, as a page that holds all it needs",
+)
+def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s", html: str = "") -> None:
     """Name every fault of the fleet, with the evidence for it; changes nothing."""
+    from pathlib import Path
+
+    from runbooks.diagnose import PageFile
     from runbooks.diagnose import diagnose as page
 
-    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget))
+    file = PageFile(Path(html), pages_of(flags)) if html else None
+    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file))
 
 
 @verb(fresh=FRESH, worker=WORKER, budget=_BUDGET)

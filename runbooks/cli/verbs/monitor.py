@@ -2,18 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, run_verb, state_directory, verb
+from runbooks.cli.verbs.common import Flags, fleet_of, on_fleet, pages_of, run_verb, state_directory, verb
 from runbooks.core.shipped import shipped_templates
 
 if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.reporter import Reporter
+    from runbooks.engine.context import Session
 
 
 @verb(
     by_broker=True,
     textfile="also write the figures into this FILE, for node_exporter",
-    listen="look again and again, and answer Prometheus at this [ADDRESS:]PORT, until ^C",
+    listen="look again and again, and answer Prometheus and browsers at this [ADDRESS:]PORT, until ^C",
     every="with --listen: a look every so often (default: 1m)",
     history="draw the depths that earlier looks saw; asks nobody",
     queue="with --history: only this QUEUE",
@@ -64,7 +65,10 @@ def monitor(
     if listen:
         from runbooks.monitor import listen as listen_page
 
-        return on_fleet(flags, lambda session: listen_page(session, address=listen, every=every or "1m"), follow=True)
+        def listened(session: "Session") -> "ExitCode":
+            return listen_page(session, pages_of(flags), address=listen, every=every or "1m")
+
+        return on_fleet(flags, listened, follow=True)
     from runbooks.monitor import monitor as page
 
     on_fleet(flags, lambda session: page(session, textfile=textfile))
