@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import redis
 from celery import Celery
 
-from tests.brokers import Kind, fetch_and_die, servers, worker
+from tests.brokers import Kind, fetch_and_die, servers, until, worker
 from tests.sandbox.conftest import Done
 
 CHECKOUT = Path(__file__).parents[2]
@@ -56,8 +58,12 @@ def inv(*words: str, cwd: Path, **environment: str) -> Done:
 
 
 def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describes(url: str, tmp_path: Path) -> None:
-    done = inv("diagnose", "--broker", url, cwd=tmp_path)
+    done = inv("diagnose", "--broker", url, "--html", "page.html", cwd=tmp_path)
     told = " ".join(done.out.split())
+    page = (tmp_path / "page.html").read_text()
+    assert "4 messages wait in mails and no node consumes it; did you mean &#39;mail&#39;?" in page
+    assert "w@here" in page
+    assert PASSWORD not in page
     assert done.code == 1, done.err
     assert "/3, no inventory: looked at 1 worker, 2 queues" in told
     assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in told
@@ -84,6 +90,32 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
     assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), watched.out + watched.err
     unset = inv("diagnose", *by, cwd=tmp_path)
     assert (unset.code, "the environment variable SHOPS_BROKER is not set" in unset.err) == (5, True)
+
+
+def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> None:
+    command = [sys.executable, CHECKOUT / "tasks.py", "monitor", "--listen", "0", "--state-dir", tmp_path / "state"]
+    environment = os.environ | {"SHOPS_BROKER": url}
+    process = subprocess.Popen(
+        [*command, "--broker", "env:SHOPS_BROKER"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        found = next(filter(None, (re.search(r"a page of it at (\S+)", line) for line in process.stdout)))
+        assert any(" CROSSED queue.no_consumer mails " in line for line in process.stdout)
+        until(lambda: "mails" in read(found[1]))
+        page = read(found[1])
+        for told in ("w@here", "Beat is not asked", "No worker that answers consumes the queue", "queue.no_consumer"):
+            assert told in page
+        assert PASSWORD not in page
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url) as answer:
+        text: bytes = answer.read()
+    return text.decode()
 
 
 def test_a_db_that_celery_does_not_use_is_not_called_well(url: str, tmp_path: Path) -> None:

@@ -201,6 +201,16 @@ def test_prometheus_is_given_what_each_look_sees_until_the_monitor_is_ended(heal
         while looked_at(url) == first:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        page = read(url.replace("/metrics", "/"))
+        for told in (
+            "nothing is crossed",
+            "low_priority",
+            "worker_low@sandbox",
+            "leads to a worker",
+            '<svg class="spark"',
+        ):
+            assert told in page
+        assert read(url.replace("/metrics", "/healthz")).startswith("ok: ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0, "as a service manager ends it"
 
@@ -236,10 +246,15 @@ def listening(world: World, *arguments: str) -> Iterator[tuple["subprocess.Popen
         process.communicate()
 
 
+def read(url: str) -> str:
+    with urllib.request.urlopen(url) as answer:
+        text: bytes = answer.read()
+    return text.decode()
+
+
 def looked_at(url: str) -> float:
     """When the look that a scrape gets was made; 0 before the first."""
-    with urllib.request.urlopen(url) as answer:
-        found = re.search(r"^celery_monitor_last_look_timestamp_seconds\{.*\} (\S+)$", answer.read().decode(), re.M)
+    found = re.search(r"^celery_monitor_last_look_timestamp_seconds\{.*\} (\S+)$", read(url), re.M)
     return float(found[1]) if found else 0.0
 
 
