@@ -192,10 +192,11 @@ def test(c: Context, only: str = "", fast: bool = False) -> None:
 
 @task()
 def docs(c: Context) -> None:
-    """Write the pages of docs/ that are made from the code: findings.md."""
-    from lab.findings_page import page
+    """Write what of docs/ is made from the code: findings.md, output.schema.json."""
+    from lab import findings_page, schema_page
 
-    (CHECKOUT / "docs/findings.md").write_text(page())
+    (CHECKOUT / "docs/findings.md").write_text(findings_page.page())
+    (CHECKOUT / "docs/output.schema.json").write_text(schema_page.page())
 
 
 namespace = Collection.from_module(verbs)

@@ -18,7 +18,7 @@ from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
 from runbooks.monitoring.history import History
 from runbooks.monitoring.look import look_of
-from runbooks.pages.files import require_place, write_page
+from runbooks.pages.files import require_place, write_whole
 from runbooks.pages.fleet_facts import fleet_facts
 from runbooks.pages.found import told
 from runbooks.pages.render import Pages
@@ -72,7 +72,7 @@ def _write(session: Session, snapshot: Snapshot, findings: Sequence[Finding], fi
         faults=any(one.severity is not Severity.INFO for one in findings),
         fixable=not session.fleet.found and can_be_fixed(findings),
     )
-    write_page(file.path, page)
+    write_whole(file.path, page)
     session.reporter.message(f"Wrote {file.path}.")
 
 

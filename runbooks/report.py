@@ -20,7 +20,7 @@ from runbooks.engine.journal import RunRecord, find_run
 from runbooks.engine.observe import on_hosts
 from runbooks.logs.tail import Asked, HostLogs, when
 from runbooks.monitoring.history import history_path, read_history
-from runbooks.pages.files import require_place, write_page
+from runbooks.pages.files import require_place, write_whole
 from runbooks.pages.render import Pages
 from runbooks.pages.run_facts import Around, facts
 
@@ -58,9 +58,9 @@ def report(
     record = find_run(state_directory, run)
     known = facts(record, _around(record, session, state_directory, logs=wanted.logs))
     if wanted.html:
-        write_page(Path(wanted.html), pages.html("run", run=record, facts=known))
+        write_whole(Path(wanted.html), pages.html("run", run=record, facts=known))
     if wanted.markdown:
-        write_page(Path(wanted.markdown), pages.markdown("run", run=record, facts=known))
+        write_whole(Path(wanted.markdown), pages.markdown("run", run=record, facts=known))
     for name in wanted.files.values():
         reporter.message(f"Wrote {name}: run {record.id}, {record.verb}, {record.state}.")
     for note in known.notes:

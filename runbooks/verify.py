@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from runbooks.core.errors import ExitCode
@@ -18,14 +19,19 @@ from runbooks.diagnosis.silence import busy_solo
 from runbooks.engine.chosen import chosen, part
 from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
+from runbooks.pages.files import require_place, write_whole
+from runbooks.reports.junit import junit
 
 
-def verify(session: Session, patterns: str | None = None, *, budget: str) -> ExitCode:
+def verify(session: Session, patterns: str | None = None, *, budget: str, file: Path | None = None) -> ExitCode:
     """Exit code 1 where an expectation does not hold, 4 where a host or the broker does not answer.
 
     With `patterns` the whole fleet is looked at, and what is expected of the workers and beats that one of them fits is
-    tested. Messages are read for the duration of the `budget`, then a sample of what is left.
+    tested. Messages are read for the duration of the `budget`, then a sample of what is left. What was tested is also
+    written into the `file`, as JUnit has it.
     """
+    if file:
+        require_place("--junit", file)
     services = chosen(session.fleet, patterns) if patterns is not None else None
     needs = Needs.EVERYTHING | Needs.PROBES | Needs.SCHEDULE
     read_until = time.monotonic() + duration("--budget", budget)
@@ -34,6 +40,9 @@ def verify(session: Session, patterns: str | None = None, *, budget: str) -> Exi
     asked = (session.fleet, snapshot) if services is None else part(session.fleet, snapshot, services)
     checks = list(expectations(*asked, findings))
     session.reporter.checks(checks)
+    if file:
+        write_whole(file, junit(session.fleet.app.app, checks, snapshot.at))
+        session.reporter.message(f"Wrote {file}.")
     unreachable = start_recap(session, snapshot).exit_code
     return unreachable or (ExitCode.OK if all(check.ok for check in checks) else ExitCode.FINDINGS)
 

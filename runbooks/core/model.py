@@ -835,11 +835,21 @@ class Crossing(Struct, frozen=True):
     remedy: str | None = None
 
 
+class PastRun(Struct, frozen=True):
+    """A run that changed something, or tried to: who made it, and when it began."""
+
+    id: str
+    verb: str
+    by: str
+    started_at: float
+
+
 class Look(Struct, frozen=True):
     """What one run of the monitor saw; of a broker that could not be looked at it has no queues, `reached` is False.
 
     `missing_tasks` has each node that answers with the number of expected tasks that it lacks, `silent_nodes` those
-    that should answer and do not, `beat_silence_s` each host of beat's where this is asked and known.
+    that should answer and do not, `beat_silence_s` each host of beat's where this is asked and known. `runs` are those
+    of the last day that are recorded here.
     """
 
     at: float
@@ -853,6 +863,7 @@ class Look(Struct, frozen=True):
     beat_silence_s: Mapping[str, float] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
     recovered: tuple[Crossing, ...] = ()
+    runs: tuple[PastRun, ...] = ()
 
 
 def silent_nodes(all_nodes: Iterable[str], nodes: Mapping[str, NodeState]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Pages as files of the operator's."""
+"""Files that the operator asks for."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ def require_place(flag: str, path: Path) -> None:
         raise UsageError(f"{flag} {path}: {why}", "name a file in a folder that is there")
 
 
-def write_page(path: Path, page: bytes) -> None:
-    """Put the page in place of what stands there. Raises RunbookError."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Put the file in place of what stands there. Raises RunbookError."""
     try:
-        replace_file(path, page, _MODE)
+        replace_file(path, content, _MODE)
     except OSError as error:
         advice = "see its folder's rights, and the free space there"
         raise RunbookError(f"{path} cannot be written: {error.strerror}", advice) from None

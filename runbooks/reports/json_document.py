@@ -2,10 +2,13 @@
 
 Keys, each only when there is something to say: `about`, `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`,
 `checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`,
-`crossings`, `messages`, `warnings`, `error`, and those of the views (docs/views.md); always `exit_code`. `next` and
-`undo` are commands to type. A change of a plan that takes messages out lists every one of them, with its reason, under
-a key `messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the
-service or the file; empty: the host itself) and `line`.
+`crossings`, `codes`, `messages`, `warnings`, `error`, and those of the views (docs/views.md); always `exit_code`, and
+`schema`, `time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null: none is known). Where
+there are many documents, a line each, these five are in each, but not in lines of logs: there the first and the last
+line have them. docs/output.schema.json has all of it, made by `document.py`. `next` and `undo` are commands to type. A
+change of a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A
+line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the
+host itself) and `line`.
 `about` is what the first line of the text says: `application`, `inventory`, `broker`, `records`, and of `hosts`,
 `workers` and `queues` how many were `looked_at`, `of` so many; `other_run` holds the fleet's lock: its `id`, its
 `verb`, `by` whom, `since_at`, and the services that it `restarts`, null where that is not known; `loaded_at` is when
@@ -25,6 +28,7 @@ from typing import Any
 from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
+from runbooks import __version__
 from runbooks.core.command import Command, typed
 from runbooks.core.effects import Change, shown_of
 from runbooks.core.errors import RunbookError
@@ -33,6 +37,7 @@ from runbooks.core.outside import on_one_line, without_lone_surrogates
 from runbooks.core.redaction import redact
 from runbooks.core.reporter import About, Check, Outcome, Progress, Tally, TaskReport
 from runbooks.core.views import View
+from runbooks.reports.document import SCHEMA
 from runbooks.reports.lines import arrow, problem_of, told
 from runbooks.reports.monitor import look_document
 from runbooks.reports.pipe import Pipe
@@ -47,6 +52,7 @@ class JsonReporter:
         self._err = Pipe(sys.stderr)
         self._document: dict[str, Any] = {}
         self._logs = False
+        self._origin = About()
 
     def _add(self, key: str, value: Any) -> None:
         self._document.setdefault(key, []).append(value)
@@ -82,12 +88,20 @@ class JsonReporter:
                 return value if math.isfinite(value) else str(value)
         return self._shown(str(value))
 
+    def _with_origin(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The document, headed by where and when it was made."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        where = {"application": self._origin.application, "inventory": self._origin.inventory}
+        return {"schema": SCHEMA, "time": now, "version": __version__, **where, **document}
+
     def about(self, about: About) -> None:
+        self._origin = about
         self._document["about"] = to_builtins(about)
 
     def findings(self, findings: Sequence[Finding], *, conclusive: bool = True) -> None:  # noqa: ARG002
         self._document["findings"] = [
-            {**asdict(f), "severity": f.severity.value, "caused_by": to_builtins(f.caused_by)} for f in findings
+            {**asdict(f), **to_builtins(replace(f, fix=())), "fix": [_change(replace(c, messages=())) for c in f.fix]}
+            for f in findings
         ]
 
     def next_step(self, what: str, command: Command) -> None:  # noqa: ARG002
@@ -171,7 +185,7 @@ class JsonReporter:
         self._out.strict = False
         if self._logs:
             del self._document["logs"]
-        document = self._json({**self._document, "exit_code": int(exit_code)}, indent=2)
+        document = self._json(self._with_origin({**self._document, "exit_code": int(exit_code)}), indent=2)
         print("\n],\n" + document.removeprefix("{\n") if self._logs else document, file=self._out)
         return self._out.end(exit_code, self._typed)
 
@@ -184,23 +198,24 @@ class JsonLinesReporter(JsonReporter):
 
     def log(self, lines: Iterable[LogLine], *, brief: bool = False) -> None:  # noqa: ARG002
         if about := self._document.pop("about", None):
-            print(self._json({"about": about}), file=self._out)
+            print(self._json(self._with_origin({"about": about})), file=self._out)
         for line in lines:
             print(self._json(_log_line(line)), file=self._out)
         self._out.flush()
 
     def look(self, look: Look) -> None:
-        print(self._json({"about": self._document.pop("about", None), **look_document(look)}), file=self._out)
+        about = self._document.pop("about", None)
+        print(self._json(self._with_origin({"about": about, **look_document(look)})), file=self._out)
         self._out.flush()
 
     def view(self, view: View) -> None:
         about = self._document.pop("about", None)
-        print(self._json({"about": about, **to_builtins(view, str_keys=True)}), file=self._out)
+        print(self._json(self._with_origin({"about": about, **to_builtins(view, str_keys=True)})), file=self._out)
         self._out.flush()
 
     def close(self, exit_code: int) -> int:
         self._out.strict = False
-        print(self._json({**self._document, "exit_code": int(exit_code)}), file=self._out)
+        print(self._json(self._with_origin({**self._document, "exit_code": int(exit_code)})), file=self._out)
         return self._out.end(exit_code, self._typed)
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import redis
+from jsonschema import Draft202012Validator
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+SCHEMA = Draft202012Validator(json.loads((CHECKOUT / "docs/output.schema.json").read_text()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,10 @@ class Done:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        """The document that was printed, which is as the schema says."""
+        document = json.loads(self.out)
+        SCHEMA.validate(document)
+        return document
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
 
 
 def test_the_live_page_works_with_the_broker_alone(url: str, tmp_path: Path) -> None:
-    command = [sys.executable, CHECKOUT / "tasks.py", "monitor", "--listen", "0", "--state-dir", tmp_path / "state"]
+    command = [sys.executable, str(CHECKOUT / "tasks.py"), "monitor", "--listen", "0", "--state-dir", str(tmp_path)]
     environment = os.environ | {"SHOPS_BROKER": url}
     process = subprocess.Popen(
         [*command, "--broker", "env:SHOPS_BROKER"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True

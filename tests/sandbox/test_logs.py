@@ -85,7 +85,7 @@ def test_followed_logs_show_what_is_written_from_now_on_as_json_lines(healthy: W
     told = json.loads(there)
     assert (told["host"], told["line"].partition("] ")[2]) == ("sandbox", "there redis://********@h")
     assert told["time"][14:] == "00:00.500000+00:00"
-    assert json.loads(rest.splitlines()[-1]) == {"exit_code": 99}
+    assert json.loads(rest.splitlines()[-1])["exit_code"] == 99
     assert (tail.returncode, err) == (99, "")
 
 

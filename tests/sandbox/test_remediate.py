@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from tests.sandbox.conftest import World
 
@@ -64,7 +65,9 @@ def test_a_fleet_broken_as_in_the_incident_is_healed_and_taken_back_without_losi
     assert Counter(task_of(raw) for raw in archived) == {CHECK: 300}
     assert archived == [raw for raw in put_in if task_of(raw) == CHECK], "verbatim, in order"
 
-    assert world.inv("verify").code == 0
+    assert world.inv("verify", "--junit", "verify.xml").code == 0
+    (suite,) = ElementTree.parse(world.path / "verify.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == (str(len(healed.json["checks"])), "0")
     told = world.inv("report", healed.json["run"], "--html", "r.html", "--markdown", "r.md", "--logs")
     assert (told.code, told.err) == (0, "")
     for page in (world.path / "r.html", world.path / "r.md"):

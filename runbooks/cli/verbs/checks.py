@@ -44,12 +44,20 @@ def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budge
     on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file))
 
 
-@verb(fresh=FRESH, worker=WORKER, budget=_BUDGET)
-def verify(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s") -> None:
+@verb(
+    fresh=FRESH,
+    worker=WORKER,
+    budget=_BUDGET,
+    junit="also write what was tested into this FILE, as JUnit has it, for CI",
+)
+def verify(flags: Flags, fresh: bool = False, worker: str | None = None, budget: str = "10s", junit: str = "") -> None:
     """Test every expectation of the inventory: hosts, nodes, tasks, queues, files; changes nothing."""
+    from pathlib import Path
+
     from runbooks.verify import verify as page
 
-    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget))
+    file = Path(junit) if junit else None
+    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file))
 
 
 @verb(hosts=False, positional=("code",), optional=("code",), code="the CODE of a finding; without one all are listed")

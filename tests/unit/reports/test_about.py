@@ -107,5 +107,6 @@ def test_json_has_it_as_a_field_and_followed_lines_as_the_first_of_them(capsys: 
         "records": None, "other_run": None, "loaded_at": None, "hosts": None, "workers": None, "queues": None,
     }  # fmt: skip
     first, line, last = (json.loads(one) for one in ("{" + rest).splitlines())
-    assert first == {"about": about}
-    assert (line["line"], last) == ("ready", {"exit_code": 0})
+    assert first["about"] == about
+    assert (line["line"], last["exit_code"]) == ("ready", 0)
+    assert first["application"] == last["application"] == "shop"

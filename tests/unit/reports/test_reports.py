@@ -2,24 +2,31 @@
 
 import json
 import re
+from datetime import datetime
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, ValidationError
 from msgspec.structs import replace
 
+from lab.schema_page import page
+from runbooks import __version__
 from runbooks.core.command import Command
 from runbooks.core.effects import Change, ControlService
-from runbooks.core.errors import InventoryError, UsageError
-from runbooks.core.model import Cause, Finding, LogLine, Severity
+from runbooks.core.errors import InventoryError, RunbookError, UsageError
+from runbooks.core.model import Block, Cause, Finding, LogLine, PastRun, Severity
 from runbooks.core.outside import on_one_line
-from runbooks.core.reporter import Check, Outcome, Progress, Reporter, Tally, TaskReport
+from runbooks.core.reporter import About, Check, Outcome, Progress, Reporter, Tally, TaskReport
 from runbooks.reports.console import ConsoleReporter
 from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
 from runbooks.reports.pipe import Pipe
 from tests.unit.monitoring.conftest import make_crossing, make_look, make_queue_look
 
+SCHEMA_FILE = Path(__file__).parents[3] / "docs/output.schema.json"
+SCHEMA = Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
 CHANGE = Change("web1", "workers", "start [high]", ControlService("high", "start"), detail="+a\n-b")
 
 
@@ -212,7 +219,8 @@ def test_nothing_in_the_logs_is_an_empty_list(capsys: pytest.CaptureFixture[str]
     reporter = JsonReporter()
     reporter.log([])
     reporter.close(0)
-    assert json.loads(capsys.readouterr().out) == {"logs": [], "exit_code": 0}
+    document = json.loads(capsys.readouterr().out)
+    assert (document["logs"], document["exit_code"]) == ([], 0)
 
 
 def test_followed_logs_are_a_json_line_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +229,40 @@ def test_followed_logs_are_a_json_line_each(capsys: pytest.CaptureFixture[str]) 
     reporter.close(99)
     one, end = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert one == {"time": "1970-01-01T00:00:01.500000+00:00", "host": "web1", "log": "high", "line": "a"}
-    assert end == {"exit_code": 99}
+    assert end["exit_code"] == 99
+
+
+def test_every_document_says_when_and_by_what_it_was_made_and_is_as_the_schema_has_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The sandbox's documents are compared with the schema, too: here are the parts that these rarely have."""
+    finding = Finding("queue.depth", "q", "s", ("e",), "r", (CHANGE,), Severity.ERROR, (Block("web1"),))
+    reporter = JsonReporter()
+    reporter.about(About("shop", "/srv/inventory.yaml"))
+    reporter.findings([finding])
+    reporter.undo_plan([(CHANGE, Outcome.CANNOT, "why")], dry_run=True)
+    reporter.recorded(CHANGE, Outcome.CHANGED, "", undone=True)
+    reporter.task(TaskReport("1", "SUCCESS", result={"a": [1]}))
+    reporter.depths("q", [(1.0, 2)], 3.0)
+    reporter.look(make_look(crossings=(make_crossing(),), runs=(PastRun("1", "undo", "u@m", 1.0),)))
+    reporter.warning("w", "a")
+    reporter.error(RunbookError("p", "a"))
+    reporter.close(1)
+    document = json.loads(capsys.readouterr().out)
+    SCHEMA.validate(document)
+    assert (document["schema"], document["version"]) == (1, __version__)
+    assert (document["application"], document["inventory"]) == ("shop", "/srv/inventory.yaml")
+    assert datetime.fromisoformat(document["time"]).tzinfo
+    (told,) = document["findings"]
+    assert told["fix"][0]["summary"] == CHANGE.summary
+    with pytest.raises(ValidationError):
+        SCHEMA.validate(document | {"more": 1})
+    with pytest.raises(ValidationError):
+        SCHEMA.validate({key: value for key, value in document.items() if key != "time"})
+
+
+def test_the_schema_in_the_docs_is_that_of_the_records() -> None:
+    assert SCHEMA_FILE.read_text() == page()
 
 
 def test_on_a_terminal_progress_is_a_bar_that_is_gone_when_the_task_has_ended(
