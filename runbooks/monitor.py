@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from runbooks.core.command import Command
 from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import BrokerState, Look, NotAsked, Snapshot, Unreachable
+from runbooks.core.model import BrokerState, Look, NotAsked, PastRun, Snapshot, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.private import make_private, require_private
 from runbooks.core.reporter import Reporter
@@ -24,6 +24,7 @@ from runbooks.diagnosis.judge import watch
 from runbooks.diagnosis.schedule import Path as ScheduledPath
 from runbooks.diagnosis.schedule import paths
 from runbooks.engine.context import Session
+from runbooks.engine.journal import recent_runs
 from runbooks.monitoring.bounds import alone, deadline, until_terminated
 from runbooks.monitoring.history import History, history_path, read_history, set_aside
 from runbooks.monitoring.look import look_of, slow_to_drain, unsure
@@ -36,7 +37,9 @@ from runbooks.pages.site import Site
 
 _NEEDS = Needs.QUEUES | Needs.NODES
 _SHOWN_S = 86400.0
-"""How far back the page draws depths."""
+"""How far back the page draws depths, and runs are named."""
+
+_RUNS = 50
 
 _READING = 0.5  # the share of the time that is for reading messages
 _WITHOUT_HISTORY = "this look knows no rates, and tells again what was told; free or mend the file, or pass --state-dir"
@@ -98,9 +101,9 @@ class Watcher(Struct):
         with self._alone() as path:
             snapshot = self._observe()
             history, look = self._remember(path, snapshot)
+            self._show(snapshot, look, history)
             self.exposition.look = look
             self.session.reporter.look(look)
-            self._show(snapshot, look, history)
             if not look.reached and snapshot.broker and (why := snapshot.broker.unasked):
                 self.session.reporter.error(RunbookError(why.problem, why.advice))
             self._pass_on(history)
@@ -215,7 +218,14 @@ class Watcher(Struct):
             targets=len(fleet.app.notify),
             keep_s=fleet.app.monitor.keep,
         )
-        return replace(look, crossings=crossed, recovered=recovered)
+        return replace(look, crossings=crossed, recovered=recovered, runs=self._runs(look.at))
+
+    def _runs(self, at: float) -> tuple[PastRun, ...]:
+        """The runs of the last day that are recorded here, as far as they can be read."""
+        try:
+            return recent_runs(self.session.options.state_directory, self.session.fleet.app.app, at - _SHOWN_S, _RUNS)
+        except RunbookError:  # those who ask for runs are told
+            return ()
 
     def _pass_on(self, history: History) -> None:
         """Tell every target what it does not know yet; what it does not take is kept for the next look."""

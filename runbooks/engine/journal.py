@@ -35,6 +35,7 @@ from msgspec import Struct, field
 from runbooks.core.command import Command, plain
 from runbooks.core.effects import Change, Effect, LostContents, Reverse, from_json, reverse_from_json, shown_of
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
+from runbooks.core.model import PastRun
 from runbooks.core.operator import user_name
 from runbooks.core.private import make_private, not_ours, require_private
 from runbooks.core.redaction import redact
@@ -380,6 +381,22 @@ def _effects_of(line: Mapping[str, Any], contents: Kept) -> tuple[Effect, Revers
 def list_runs(state_directory: Path) -> list[RunRecord]:
     """All runs of a state directory, oldest first; a damaged one as far as it can be read."""
     return [_legible(path) for path in _run_directories(state_directory)]
+
+
+def recent_runs(state_directory: Path, application: str, since_at: float, most: int) -> tuple[PastRun, ...]:
+    """The newest runs of an application since a time, oldest first, as their first lines tell; others are passed over.
+
+    Raises RunbookError where somebody else could have put them there.
+    """
+    found: list[PastRun] = []
+    for directory in reversed(_run_directories(state_directory)):
+        if _ticks(directory.name) < since_at * _TICKS_PER_S or len(found) == most:
+            break
+        with suppress(OSError, RunbookError, msgspec.ValidationError, KeyError):
+            head = msgspec.convert(next(_lines(directory / JOURNAL), {}), _Head)
+            if head.application == application:
+                found.append(PastRun(head.id, head.verb, head.operator, head.started_at))
+    return tuple(reversed(found))
 
 
 def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, str]] | None:

@@ -1,6 +1,7 @@
 """A Grafana dashboard of the metrics: a panel for each thing that the list of metrics names, of the app chosen above.
 
-**Source:** Grafana's documentation of the dashboard JSON model (`schemaVersion` 39: Grafana 10.4 and later).
+**Source:** Grafana's documentation of the dashboard JSON model (`schemaVersion` 39: Grafana 10.4 and later), of the
+state timeline, and of annotations by Prometheus: with `useValueForTime` a sample's value is its time in milliseconds.
 """
 
 from itertools import groupby
@@ -9,12 +10,13 @@ from typing import Any
 from runbooks.monitoring.metrics import METRICS, Gauge
 
 _COLUMNS, _WIDTH, _HEIGHT = 24, 8, 7
+_HOLDS = {"mappings": [{"type": "value", "options": {"1": {"text": "holds", "color": "red"}}}]}
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
 def dashboard() -> dict[str, Any]:
     """The document that Grafana imports."""
-    panels = [list(gauges) for _, gauges in groupby(METRICS, lambda gauge: gauge.panel)]
+    panels = [list(gauges) for name, gauges in groupby(METRICS, lambda gauge: gauge.panel) if name]
     return {
         "title": "Celery queues",
         "uid": "celery-runbooks",
@@ -23,6 +25,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "1m",
         "time": {"from": "now-24h", "to": "now"},
         "templating": {"list": _variables()},
+        "annotations": {"list": [_runs()]},
         "panels": [_panel(number, gauges) for number, gauges in enumerate(panels)],
     }
 
@@ -35,17 +38,32 @@ def _variables() -> list[dict[str, Any]]:
     ]
 
 
+def _runs() -> dict[str, Any]:
+    """A mark on every panel where a run began."""
+    return {
+        "name": "Runs",
+        "datasource": _SOURCE,
+        "enable": True,
+        "iconColor": "blue",
+        "expr": '1000 * celery_run_started_timestamp_seconds{app="$app"}',
+        "useValueForTime": "on",
+        "titleFormat": "{{verb}}",
+        "textFormat": "run {{run}} by {{by}}",
+    }
+
+
 def _panel(number: int, gauges: list[Gauge]) -> dict[str, Any]:
     per_row = _COLUMNS // _WIDTH
     place = {"x": number % per_row * _WIDTH, "y": number // per_row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT}
+    state = gauges[0].is_state
     return {
         "id": number + 1,
-        "type": "timeseries",
+        "type": "state-timeline" if state else "timeseries",
         "title": gauges[0].panel,
         "description": " ".join(gauge.help for gauge in gauges),
         "datasource": _SOURCE,
         "gridPos": place,
-        "fieldConfig": {"defaults": {"unit": gauges[0].unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": _HOLDS if state else {"unit": gauges[0].unit}, "overrides": []},
         "targets": [_target(gauge, chr(ord("A") + n)) for n, gauge in enumerate(gauges)],
     }
 

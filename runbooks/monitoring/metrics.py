@@ -24,8 +24,8 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 class Gauge(Struct, frozen=True):
     """One metric, all of which are gauges with the label `app` and their own.
 
-    `panel` is the dashboard's panel that shows it, `unit` Grafana's name of the unit there, and `shown` what the panel
-    computes of it, `{}` being the metric.
+    `panel` is the dashboard's panel that shows it, "" for what it notes on all of them; `unit` is Grafana's name of the
+    unit there, and `shown` what the panel computes of it, `{}` being the metric. `is_state`: it is 1 while it holds.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Gauge(Struct, frozen=True):
     labels: tuple[str, ...] = ()
     unit: str = "short"
     shown: str = "{}"
+    is_state: bool = False
 
 
 def _of_queues(read: Callable[[Fleet, Look], Iterable[tuple[str, float | None]]]) -> Callable[[Fleet, Look], Samples]:
@@ -62,8 +63,8 @@ METRICS = (
         lambda _, look: _once(look.at), unit="s", shown="time() - {}",
     ),
     Gauge(
-        "celery_crossed", "1 for every finding that holds.", "Crossed",
-        lambda _, look: [((one.code, one.subject), 1) for one in look.crossings], ("code", "subject"),
+        "celery_crossed", "1 for every finding that holds.", "Findings",
+        lambda _, look: [((one.code, one.subject), 1) for one in look.crossings], ("code", "subject"), is_state=True,
     ),
     Gauge(
         "celery_queue_depth", "Messages that wait in a queue.", "Depth",
@@ -98,6 +99,10 @@ METRICS = (
         _of_queues(lambda fleet, _: _limits(fleet, "eta_overdue")), _QUEUE, "s",
     ),
     Gauge(
+        "celery_queue_change_per_second", "How fast a queue grew since an earlier look; below 0 it drains.", "Rate",
+        _of_queues(lambda _, look: ((q.name, q.per_s) for q in look.queues)), _QUEUE, shown="60 * {}",
+    ),
+    Gauge(
         "celery_queue_drain_seconds", "How long a queue takes to empty as fast as it does now; +Inf: it does not.",
         "Time to drain", _of_queues(lambda _, look: ((q.name, q.drain_s) for q in look.queues)), _QUEUE, "s",
     ),
@@ -126,6 +131,10 @@ METRICS = (
     Gauge(
         "celery_beat_silence_limit_seconds", "How long beat may be silent by the inventory.", "Beat silent for",
         lambda fleet, _: _once(fleet.app.thresholds.beat_silence), unit="s",
+    ),
+    Gauge(
+        "celery_run_started_timestamp_seconds", "When a run of the last day began.", "",
+        lambda _, look: [((run.id, run.verb, run.by), run.started_at) for run in look.runs], ("run", "verb", "by"),
     ),
 )  # fmt: skip
 

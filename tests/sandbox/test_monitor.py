@@ -274,6 +274,7 @@ def test_alerts_and_dashboard_are_printed_without_asking_anybody(tmp_path: Path,
         (("--listen", "here"), "--listen 'here': name a port"),
         (("--listen", "9808", "--every", "often"), "--every 'often' is no duration"),
         (("--listen", "9808", "--history"), "give one of them"),
+        (("--docs", "https://example.com"), "--docs would change nothing here"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(healthy: World, arguments: tuple[str, ...], text: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     queue="with --history: only this QUEUE",
     since="with --history: how far back, e.g. 2h or 7d (default: 24h)",
     alerts="print Prometheus' alert rules",
+    docs="with --alerts: the URL of docs/, with which each runbook_url begins then",
     dashboard="print a Grafana dashboard",
 )
 def monitor(
@@ -31,17 +32,23 @@ def monitor(
     queue: str = "",
     since: str = "",
     alerts: bool = False,
+    docs: str = "",
     dashboard: bool = False,
 ) -> None:
     """Look at every queue against the inventory's thresholds, a line each; made for cron; changes nothing."""
-    alone = {"--every": every and not listen, "--queue": queue and not history, "--since": since and not history}
+    alone = {
+        "--every": every and not listen,
+        "--queue": queue and not history,
+        "--since": since and not history,
+        "--docs": docs and not alerts,
+    }
     idle = [flag for flag, is_idle in alone.items() if is_idle]
 
     def printed(reporter: "Reporter") -> "ExitCode":
         from runbooks.core.errors import ExitCode, UsageError
 
         if idle:
-            advice = "--every goes with --listen, --queue and --since with --history"
+            advice = "--every goes with --listen, --queue and --since with --history, --docs with --alerts"
             raise UsageError(f"{' and '.join(idle)} would change nothing here", advice)
         if bool(listen) + history + alerts + dashboard > 1:
             raise UsageError("--listen, --history, --alerts and --dashboard each do something else", "give one of them")
@@ -57,7 +64,9 @@ def monitor(
 
             reporter.message(*json.dumps(document(), indent=2).split("\n"))
         else:
-            reporter.message(*(shipped_templates() / "prometheus/alerts.yml").read_text().rstrip().split("\n"))
+            from runbooks.monitoring.alerts import alert_rules
+
+            reporter.message(*alert_rules(shipped_templates(), docs))
         return ExitCode.OK
 
     if idle or history or alerts or dashboard:

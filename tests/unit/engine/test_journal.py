@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runbooks.core.command import plain
 from runbooks.core.effects import BROKER, Change, ControlService, RunTask, WriteFile
 from runbooks.core.errors import ExitCode, Interrupted, RunbookError, StalePlan, UsageError
-from runbooks.core.reporter import Outcome
+from runbooks.core.model import Finding, Severity
+from runbooks.core.redaction import keep_secret
+from runbooks.core.reporter import Check, Outcome
 from runbooks.engine.contents import CONTENTS
 from runbooks.engine.context import closing_journal
 from runbooks.engine.journal import (
@@ -29,7 +32,10 @@ from runbooks.engine.journal import (
     list_runs,
     new_run_id,
     read_run,
+    recent_runs,
 )
+from runbooks.engine.seen import Seen
+from tests.unit.fleets import make_fleet, make_snapshot
 
 ROOT = Path(__file__).parents[3]
 WRITE = Change(
@@ -74,6 +80,35 @@ def test_a_run_is_read_back_as_it_was_written(state: Path) -> None:
         (2, Outcome.FAILED, "", False),
         (3, None, "", False),
     ]
+    assert [(e.begun_at is not None, e.ended_at is not None) for e in record.entries] == [
+        (True, True),
+        (True, True),
+        (True, False),
+    ]
+    assert record.ended_at is not None
+
+
+def test_what_a_run_saw_is_read_back_without_secrets(state: Path) -> None:
+    keep_secret("correct horse battery")
+    finding = Finding("a.b", "web1", "correct horse battery", ("e",), "r", (WRITE,), Severity.WARNING)
+    seen = Seen.of(make_snapshot(make_fleet(), broker=None), [finding], [Check("what", None, "seen")])
+    with journal(state) as run:
+        run.saw(seen)
+    assert b"horse" not in (run.directory / JOURNAL).read_bytes()
+    (back,) = read_run(run.directory).seen
+    assert (back.at, back.depths, back.checks) == (seen.at, {"high_q": 0}, (Check("what", None, "seen"),))
+    assert back.findings == (replace(finding, summary="********", fix=()),)
+
+
+def test_the_runs_of_an_application_since_a_time_are_named_by_their_first_lines(state: Path) -> None:
+    for run_id, application in ((IDS[0], "shop"), (IDS[1], "mail"), (IDS[2], "shop")):
+        Journal.create(state, run_id, "undo", "i", "b", application).close()
+    midnight = 1_735_689_600.0  # of the first day
+    assert [run.id for run in recent_runs(state, "shop", midnight, 9)] == [IDS[0], IDS[2]]
+    assert [run.id for run in recent_runs(state, "shop", midnight, 1)] == [IDS[2]]
+    assert [run.id for run in recent_runs(state, "shop", midnight + 3600, 9)] == [IDS[2]]
+    (state / "runs" / IDS[2] / JOURNAL).write_text("torn\n")
+    assert [run.id for run in recent_runs(state, "shop", midnight, 9)] == [IDS[0]]
 
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o277])

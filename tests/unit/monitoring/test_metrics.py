@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runbooks.core.errors import UsageError
+from runbooks.core.model import PastRun
 from runbooks.core.settings import Limits, Thresholds
+from runbooks.diagnosis.codes import catalogue
+from runbooks.monitoring.alerts import alert_rules
 from runbooks.monitoring.dashboard import dashboard
 from runbooks.monitoring.metrics import METRICS, Exposition, write_textfile
 from tests.unit.fleets import make_fleet
@@ -26,6 +30,7 @@ def exposition() -> Exposition:
     exposition.look = make_look(
         make_queue_look(depth=700, per_s=0.5, max_retries=3, eta_overdue_s=4000.0),
         unacked=2, unacked_age_s=9.0, silent_nodes=("low@web1",), crossings=(make_crossing(),),
+        runs=(PastRun("20250615-150640-0000", "undo", "u@m", NOW - 60),),
     )  # fmt: skip
     return exposition
 
@@ -48,6 +53,9 @@ def test_the_textfile_has_what_was_seen_and_the_limits_of_the_inventory(
     assert found['celery_node_up{app="shop",node="high@web1"}'] == 1
     assert found['celery_node_up{app="shop",node="low@web1"}'] == 0
     assert found['celery_beat_last_send_timestamp_seconds{app="shop",host="web1"}'] == NOW - 30
+    assert found[f"celery_queue_change_per_second{queue}"] == 0.5
+    run = 'app="shop",by="u@m",run="20250615-150640-0000",verb="undo"'
+    assert found[f"celery_run_started_timestamp_seconds{{{run}}}"] == NOW - 60
     assert found['celery_crossed{app="shop",code="queue.depth",subject="high_q"}'] == 1
     assert {re.sub(r"\{.*", "", name) for name in found} == {gauge.name for gauge in METRICS}
     checked = promtool("check", "metrics", stdin=(tmp_path / "celery.prom").read_text())
@@ -79,8 +87,10 @@ def metrics_in(expression: str) -> set[str]:
 def test_every_expression_of_the_dashboard_and_of_the_alerts_uses_a_metric_that_exists() -> None:
     document = json.loads(json.dumps(dashboard()))
     shown = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+    shown += [one["expr"] for one in document["annotations"]["list"]]
     assert metrics_in(" ".join(shown)) == {gauge.name for gauge in METRICS}, "and every metric is shown"
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
+    assert [panel["title"] for panel in document["panels"] if panel["type"] == "state-timeline"] == ["Findings"]
     (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
     watched = set().union(*(metrics_in(rule["expr"]) for rule in group["rules"]))
     assert watched <= {gauge.name for gauge in METRICS}
@@ -92,6 +102,29 @@ def test_the_labels_that_alerts_speak_of_are_those_of_their_metrics() -> None:
     for rule in group["rules"]:
         spoken = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         assert any(spoken <= labels[name] for name in metrics_in(rule["expr"])), rule["alert"]
+
+
+def test_every_rule_leads_to_a_page_that_is_there() -> None:
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    urls = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in group["rules"]}
+    assert urls.pop("CeleryFinding") == "docs/findings.md#{{ reReplaceAll `[.]` `` $labels.code }}"
+    for url in urls.values():
+        page, _, anchor = url.partition("#")
+        headings = re.findall(r"^#+ (.*)$", (CHECKOUT / page).read_text(), re.M)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, url
+    assert {re.sub("[.]", "", code) for code in catalogue()} == {
+        re.sub(r"[^\w -]", "", code) for code in catalogue()
+    }, "so the finding's own rule leads to its heading"
+
+
+def test_a_rule_leads_to_where_the_docs_can_be_read(promtool: Promtool, tmp_path: Path) -> None:
+    rules = "\n".join(alert_rules(ALERTS.parents[1], "https://wiki.example.com/docs/"))
+    assert rules.count('runbook_url: "https://wiki.example.com/docs/') == rules.count("runbook_url: ")
+    (tmp_path / "rules.yml").write_text(rules)
+    checked = promtool("check", "rules", tmp_path / "rules.yml")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    with pytest.raises(UsageError, match="is no URL"):
+        alert_rules(ALERTS.parents[1], 'x" evil: "')
 
 
 def test_promtool_finds_nothing_wrong_with_the_alerts(promtool: Promtool) -> None:
