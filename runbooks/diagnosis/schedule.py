@@ -368,22 +368,26 @@ def _parameters(task: RegisteredTask) -> str:
 
 
 def _routed_nowhere(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Queues that nobody consumes and that routes lead to: those of the expected tasks.
+    """Queues that nobody consumes and that routes lead to: those of the expected tasks, or of all where none are named.
 
-    Where none are named, of all that are not left to the default queue; whether anybody sends them is not known then.
+    What no route names is left to the default queue. That counts where its messages wait there: whoever sends it may
+    always name another queue.
     """
     assert snapshot.broker is not None
     if snapshot.broker.unasked:
         return
-    consumed = _consumed(fleet, snapshot.broker.nodes)
+    consumed, names = _consumed(fleet, snapshot.broker.nodes), fleet.app.expected_tasks
+    waiting = {stray.queue: stray.tasks for stray in snapshot.broker.strays.values()}
     found: dict[str, dict[str, str]] = {}
     for host, state in sorted(snapshot.reachable().items(), reverse=True):
         said = state.application or Application()
         for task in said.own_tasks:
-            expected = task.name in fleet.app.expected_tasks
-            by_rule = not fleet.app.expected_tasks and task.route.queue != said.default_queue
-            if task.route.queue and task.route.queue not in consumed and (expected or by_rule):
-                found.setdefault(task.route.queue, {})[task.name] = host
+            queue = task.route.queue
+            by_rule = queue != said.default_queue
+            waits = task.name in names and task.name in waiting.get(queue, ())
+            meant = not names or task.name in names
+            if queue and queue not in consumed and meant and (by_rule or waits):
+                found.setdefault(queue, {})[task.name] = host
     for queue, by_task in sorted(found.items()):
         near = nearest(queue, consumed)
         yield Finding(

@@ -17,7 +17,17 @@ from runbooks.core.application import (
 )
 from runbooks.core.errors import Trouble
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import BrokerState, Finding, ImportProbe, NodeState, NotAsked, ServiceState, Severity, Snapshot
+from runbooks.core.model import (
+    BrokerState,
+    Finding,
+    ImportProbe,
+    NodeState,
+    NotAsked,
+    ServiceState,
+    Severity,
+    Snapshot,
+    Stray,
+)
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.schedule import faults, paths
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
@@ -160,13 +170,14 @@ def test_a_route_to_a_queue_that_nobody_consumes_names_its_tasks_and_the_nearest
     assert only(found(tasks=typo, fleet=named)).severity is Severity.ERROR
 
 
-def test_what_is_left_to_a_default_queue_of_nobody_is_no_fault_unless_it_is_expected() -> None:
-    left = [task(CHECK, "celery")]
-    own = Application(tasks=tuple(left), default_queue="celery")
-    for names, codes in (((), []), ((CHECK,), ["route.no_consumer"])):
-        fleet = make_fleet(HOST, queue_rules=(), expected_tasks=names)
-        snapshot = make_snapshot(fleet, broker=nodes(), hosts={"web1": make_state(HOST, application=own)})
-        assert [finding.code for finding in faults(fleet, snapshot)] == codes
+def test_what_is_left_to_a_default_queue_of_nobody_is_no_fault_unless_it_waits_there() -> None:
+    own = Application(tasks=(task(CHECK, "celery"),), default_queue="celery")
+    fleet = make_fleet(HOST, queue_rules=(), expected_tasks=(CHECK,))
+    hosts = {"web1": make_state(HOST, application=own)}
+    assert not list(faults(fleet, make_snapshot(fleet, broker=nodes(), hosts=hosts)))
+    waits = replace(nodes(), strays={"celery": Stray("celery", 0, 1, {CHECK: 1}, {})})
+    finding = only(list(faults(fleet, make_snapshot(fleet, broker=waits, hosts=hosts))))
+    assert (finding.code, finding.subject) == ("route.no_consumer", "celery")
 
 
 def test_of_several_hosts_only_what_those_of_beat_say_counts() -> None:
