@@ -16,6 +16,7 @@ from runbooks.core.containers import Container
 from runbooks.core.effects import Change
 from runbooks.core.errors import AWAY, BrokerError, HostTrouble, Trouble
 from runbooks.core.foreign import Foreign
+from runbooks.core.logged import ServiceLog
 
 CLOCK_MARGIN_S = 60.0
 SAMPLES = 5
@@ -512,6 +513,7 @@ class ServiceState(Struct, frozen=True):
     `exists`; a service of Docker's exists where it has containers. `start_ticks` is the start of its main process since
     boot where the list of the host's processes alone tells that it runs, else None. `containers` are a service's, in
     the order in which they were made; they read their environment at `read_at`, None: when the service was started.
+    `log` is what was read of the log of one that runs, None where none was found.
     """
 
     pid: int | None
@@ -536,6 +538,7 @@ class ServiceState(Struct, frozen=True):
     start_ticks: int | None = None
     containers: tuple[Container, ...] = ()
     read_at: float | None = None
+    log: ServiceLog | None = None
 
     @property
     def why_down(self) -> str:

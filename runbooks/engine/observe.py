@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ from runbooks.core.model import (
     ImportProbe,
     NotAsked,
     OtherRun,
+    ServiceState,
     Snapshot,
     Unreachable,
 )
@@ -57,6 +59,7 @@ from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.services.by_processes import states_of
 from runbooks.hosts.services.registry import manager_of
 from runbooks.hosts.transport import Transport, Transports
+from runbooks.hosts.worker_log import Line, ask_worker_logs, parse_worker_logs, understood
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
@@ -452,6 +455,10 @@ def look(
         questions["places"] = facts.ask_places(host)
     if census or (services and host.told_by_processes):
         questions["census"] = ask_census(host, manager.own_groups)
+    if census and files:
+        questions["logs"] = ask_worker_logs()
+        of_logs = manager.ask_said(host, services) if services else {}
+        questions |= {f"{_SERVICES}{name}": question for name, question in of_logs.items()}
     if host.settings.env_file not in files and (probes or (services and manager.free_text)):
         questions["secrets"] = facts.ask_files([host.settings.env_file])
     if beat:
@@ -493,6 +500,8 @@ def _understood(
     census = parse_census(answers["census"], clock, units) if "census" in answers else None
     if census and host.told_by_processes:
         found = states_of(host, app, services, census)
+    if "logs" in answers:
+        found = _with_logs(found, parse_worker_logs(answers["logs"]), manager.said(host, asked) if asked else {})
     ours = {pid for state in found.values() for pid in state.pids}
     full, lacking = facts.parse_places(answers["places"]) if services else ("", "")
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
@@ -522,6 +531,22 @@ def _understood(
         census=census,
         digest=facts.parse_loaded(answers["loaded"]) if "loaded" in answers else "",
     )
+
+
+def _with_logs(
+    services: Mapping[str, ServiceState], files: Mapping[int, Sequence[Line]], kept: Mapping[str, Sequence[Line]]
+) -> dict[str, ServiceState]:
+    """The services; those that run with what their processes write into `files`, and what of their logs is `kept`."""
+    found = dict(services)
+    for name, state in services.items():
+        if state.pid is None or state.started_at is None:
+            continue
+        logs = [files[pid] for pid in {state.pid, *state.pids} if pid in files]
+        if name in kept:
+            logs.append(kept[name])
+        if logs:
+            found[name] = replace(state, log=understood(chain.from_iterable(logs), state.started_at))
+    return found
 
 
 def probe_imports(

@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import pwd
+import re
 import sys
 import time
 import xmlrpc.client
@@ -22,6 +23,7 @@ UP = (STARTING, RUNNING, BACKOFF)
 ALREADY_STARTED, NOT_RUNNING = 60, 70
 UNAUTHORIZED = 401
 TAIL_BYTES, TAIL_LINES = 8192, 15
+LINE_CHARACTERS = 500
 PAUSE_S = 0.1
 NOT_COMPARED = ("inuse", "serverurl")
 
@@ -198,12 +200,17 @@ def environment(pid: int) -> str:
 
 def tail(path: str) -> List[str]:
     """The last lines of a log file."""
+    return end_of(path, TAIL_BYTES).splitlines()[-TAIL_LINES:]
+
+
+def end_of(path: str, size: int) -> str:
+    """So many of the last bytes of a file, as text; "" where it cannot be read."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+            file.seek(max(0, os.path.getsize(path) - size))
+            return file.read(size).decode(errors="replace")
     except OSError:
-        return []
+        return ""
 
 
 def logs_of(one: Dict[str, Any], known: Dict[str, Any]) -> List[str]:
@@ -224,12 +231,25 @@ def look(question: Dict[str, Any]) -> Dict[str, Any]:
         state["unread"] = disk is not None and differs(known.get(name), disk.get(name))
         state["process"] = process(one["pid"]) if one["pid"] else None
         failed = one["state"] not in (STOPPED, STARTING, RUNNING, STOPPING)
-        logs = logs_of(one, known.get(name, {})) if failed else []
-        state["last"] = [line for path in logs for line in tail(path)][-TAIL_LINES:]
+        logs = logs_of(one, known.get(name, {}))
+        state["last"] = [line for path in logs for line in tail(path)][-TAIL_LINES:] if failed else []
+        runs = one["state"] in (STARTING, RUNNING)
+        state["said"] = [line for path in logs for line in said(path, question)] if runs else []
         found[name] = state
     unread = [name for name in disk or () if name not in known]
     ours = marked(question["directory"], question["mark"])
-    return {"asked": question["asked"], "programs": found, "unread": unread, "ours": ours}
+    zone = time.strftime("%z")
+    return {"asked": question["asked"], "programs": found, "unread": unread, "ours": ours, "zone": zone}
+
+
+def said(path: str, question: Dict[str, Any]) -> List[str]:
+    """The notable lines at the end of a log, and where something failed, how other tasks ended."""
+    lines = end_of(path, question["bytes"]).splitlines()
+    found = [line for line in lines if re.search(question["notable"], line)]
+    if any(re.search(question["failure"], line) for line in found):
+        either = "%s|%s" % (question["notable"], question["outcome"])
+        found = [line for line in lines if re.search(either, line)]
+    return [line[:LINE_CHARACTERS] for line in found]
 
 
 def marked(directory: str, mark: str) -> List[str]:

@@ -4,9 +4,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
 
 from runbooks.core.containers import Container
 from runbooks.core.effects import ControlService
@@ -20,6 +24,7 @@ from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, shell
 from runbooks.hosts.services.docker_log import DockerLog
 from runbooks.hosts.services.manager import WithoutUnits
+from runbooks.hosts.worker_log import BYTES, FAILURE, NOTABLE, OUTCOME, Line
 
 _NO_DOCKER = 127
 _LABEL = "com.docker.compose"
@@ -36,7 +41,8 @@ class Docker(WithoutUnits):
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
         docker = _of(host)
         filters = _project_filters(docker) or [_name_filter(docker, service) for service in services]
-        return {" ".join(services): shell("docker_look", docker.socket or "", *filters, using=["docker"])}
+        logs = (str(BYTES), NOTABLE, FAILURE, OUTCOME)
+        return {" ".join(services): shell("docker_look", docker.socket or "", *logs, *filters, using=["docker"])}
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
@@ -45,6 +51,14 @@ class Docker(WithoutUnits):
         told = _told(host, answer)
         found = {service: [one for one in told if _is_of(host, service, one)] for service in services.split()}
         return {service: _state(host, service, its, told) for service, its in found.items()}
+
+    def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
+        ((services, answer),) = answers.items()
+        told, logs = _told(host, answer), _notable(answer)
+        return {
+            service: [line for one in told if _is_of(host, service, one) for line in logs.get(one.container.id, ())]
+            for service in services.split()
+        }
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         docker, (socket, filters) = _of(host), selector(host, effect.service)
@@ -136,7 +150,7 @@ def _told(host: FleetHost, answer: Answer) -> list[_Told]:
             name, _, value = variable.partition("=")
             keep_secrets_in(value, name)
     pids, programs = _processes(inside, known)
-    logs = _logs(rest)
+    logs = _logs(rest.partition("---\n")[0])
     found = [_read(one, pids[one["Id"]], programs, logs.get(one["Id"], ())) for one in inspected]
     return sorted(found, key=lambda one: one.container.made_at)
 
@@ -195,6 +209,34 @@ def _logs(shown: str) -> dict[str, tuple[str, ...]]:
         else:
             lines = found.setdefault(line, [])
     return {id_: tuple(lines) for id_, lines in found.items()}
+
+
+class _LogLine(Struct):
+    """**Source:** docker(1), the `json-file` log driver."""
+
+    log: str
+    time: str
+
+
+_LOG_FILE = re.compile(r"==> .*?([0-9a-f]{64}).* <==")
+_LINES = msgspec.json.Decoder(_LogLine)
+
+
+def _notable(answer: Answer) -> dict[str, list[Line]]:
+    """The notable lines of each container's log, by its id. A line that is cut off at the start of what is read is left
+    out.
+    """
+    found = defaultdict[str, list[Line]](list)
+    *_, logs = answer.out.decode(errors="replace").split("---\n", 4)
+    id_ = ""
+    for text in logs.splitlines():
+        if file := _LOG_FILE.fullmatch(text):
+            id_ = file[1]
+            continue
+        with suppress(msgspec.DecodeError):
+            line = _LINES.decode(text)
+            found[id_].append(Line(_time(line.time), line.log.rstrip()))
+    return found
 
 
 def _read(one: Mapping[str, Any], pids: Mapping[int, int], programs: Mapping[int, str], log: Sequence[str]) -> _Told:

@@ -1,5 +1,6 @@
 """The journal of a host's units, read in steps; the place is a cursor of journald's."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from runbooks.core.managers import SYSTEMD_UNITS
 from runbooks.core.model import LogLine
 from runbooks.core.redaction import redact
 from runbooks.hosts.log import Wanted, decoded, said
-from runbooks.hosts.script import Answer, quote
+from runbooks.hosts.script import Answer, quote, shell
+from runbooks.hosts.worker_log import FAILURE, NOTABLE, OUTCOME, Line
 
 STEP_ENTRIES = 1000
 FIRST_ENTRIES = 50
@@ -50,6 +52,23 @@ def _text(message: str | list[Any]) -> str:
 
 
 _DECODER = msgspec.json.Decoder(_Entry)
+
+
+SAID_ENTRIES = 1000
+"""Of so many a look reads what is notable."""
+
+
+def ask_said(units: Iterable[str]) -> str:
+    return shell("journal_said", str(SAID_ENTRIES), NOTABLE, FAILURE, OUTCOME, *units)
+
+
+def parse_said(answer: Answer) -> dict[str, list[Line]]:
+    """The notable lines of each service."""
+    found = defaultdict[str, list[Line]](list)
+    for entry in _entries(answer):
+        for line in entry.lines(""):
+            found[line.log].append(Line(line.at, line.text))
+    return dict(found)
 
 
 class Journal:

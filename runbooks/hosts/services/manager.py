@@ -10,6 +10,7 @@ from runbooks.core.model import ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, shell
+from runbooks.hosts.worker_log import Line
 
 
 class ServiceManager(Protocol):
@@ -43,6 +44,14 @@ class ServiceManager(Protocol):
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
         """What the same answers tell of the units that run these services, by their names."""
         ...
+
+    def ask_said(self, host: FleetHost, services: Sequence[str]) -> Mapping[str, str]:
+        """The questions about the logs that it keeps of these services, as far as `ask` does not answer them."""
+        return {}
+
+    def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
+        """What both answers tell of these logs: the notable lines of each service, by its name."""
+        return {}
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         """Start, stop or restart a service; it exits with 0 when that was done, though the service may fail yet."""

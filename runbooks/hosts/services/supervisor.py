@@ -19,6 +19,7 @@ from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.manager import ServiceManager
 from runbooks.hosts.supervisord import ask_control, ask_supervisord
+from runbooks.hosts.worker_log import BYTES, FAILURE, NOTABLE, OUTCOME, Line, dated, zone_of
 
 _LOOK = "programs"
 _STOPPING = 40
@@ -36,7 +37,11 @@ class _Process(Struct, frozen=True):
 
 
 class _Program(Struct, frozen=True):
-    """**Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`, and what `supervisor_probe.py` adds."""
+    """What supervisord tells of a program; `last` are the last lines of one that does not run, `said` the notable ones
+    of one that does.
+
+    **Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`, and what `supervisor_probe.py` adds.
+    """
 
     state: int
     statename: str
@@ -46,12 +51,14 @@ class _Program(Struct, frozen=True):
     unread: bool
     process: _Process | None = None
     last: list[str] = []
+    said: list[str] = []
 
 
 class _Look(Struct, frozen=True):
     """`asked` are the services that were asked for, and `logs` the log files of each program.
 
-    `unread` are programs that only the files on the disk have, `ours` files that have this tool's mark.
+    `unread` are programs that only the files on the disk have, `ours` files that have this tool's mark. `zone` is the
+    host's offset from UTC.
     """
 
     asked: list[str] = []
@@ -60,6 +67,7 @@ class _Look(Struct, frozen=True):
     ours: list[str] = []
     logs: dict[str, list[str]] = {}
     trouble: tuple[str, str] | None = None
+    zone: str = ""
 
 
 class Supervisor(ServiceManager):
@@ -71,7 +79,8 @@ class Supervisor(ServiceManager):
 
     def ask(self, host: FleetHost, app: str, services: Sequence[str]) -> Mapping[str, str]:
         where = {"directory": host.settings.unit_directory, "mark": mark_of(app)}
-        return {_LOOK: ask_supervisord(host, "look", asked=services, **where)}
+        logs = {"bytes": BYTES, "notable": NOTABLE, "failure": FAILURE, "outcome": OUTCOME}
+        return {_LOOK: ask_supervisord(host, "look", asked=services, **where, **logs)}
 
     def parse(
         self, host: FleetHost, app: str, answers: Mapping[str, Answer], clock: Clock
@@ -83,6 +92,11 @@ class Supervisor(ServiceManager):
 
     def units(self, answers: Mapping[str, Answer]) -> Mapping[str, Unit]:
         return {}
+
+    def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
+        look = _understood(host, answers[_LOOK])
+        programs = {service: look.programs.get(program_of(host, service)) for service in look.asked}
+        return {service: dated(one.said, zone_of(look.zone)) for service, one in programs.items() if one}
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         program, own = program_of(host, effect.service), _is_own(host, effect.service)

@@ -18,8 +18,9 @@ from runbooks.hosts.census import unit_of
 from runbooks.hosts.facts import Clock, digests
 from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, quote, shell
-from runbooks.hosts.services.journald import Journal
+from runbooks.hosts.services.journald import Journal, ask_said, parse_said
 from runbooks.hosts.services.manager import ServiceManager
+from runbooks.hosts.worker_log import Line
 
 _PROPERTIES = (
     "Id,Names,LoadState,ActiveState,SubState,Result,NRestarts,MainPID,UnitFileState,NeedDaemonReload,DropInPaths,"
@@ -55,6 +56,12 @@ class Systemd(ServiceManager):
             for one in told
             if not one["Id"].endswith(".timer")
         }
+
+    def ask_said(self, host: FleetHost, services: Sequence[str]) -> Mapping[str, str]:
+        return {"journal": ask_said(map(_unit_name, services))}
+
+    def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
+        return parse_said(answers["journal"])
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         """One that failed too often is not started before it is forgiven."""

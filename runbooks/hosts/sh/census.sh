@@ -11,9 +11,10 @@
 # A process costs a small host a millisecond, so each question is one for all of them. A worker's answer tells its broker,
 # so sockets, and the environment where no supervisord runs anything here, are read only of PIDS, or without these of what
 # names beat, which never answers. What a worker has forked has the same environment and talks to the same broker, and is
-# not asked for these.
+# not asked for these. Which are main processes is left in the script's folder, for worker_logs.sh.
 # shellcheck disable=SC3013,SC2086,SC2013,SC2012 # -ef: dash and busybox have it; words that are split have no spaces; what
 # ls tells of sockets is of one form
+# shellcheck disable=SC2154 # dir is of frame.sh
 directory=$1 properties=$2 wanted=$3
 shift 3
 LC_ALL=C
@@ -95,7 +96,7 @@ lines=''
     '^([0-9]+ \(|[0-9]*:(name=systemd)?:/|VmRSS:|NSpid:|Sig(Ign|Cgt):)|[0-9a-f]{64}([.]scope)?$' $states)
 [ -z "$lines" ] || printf '%s\n' "$lines"
 echo ---
-stats='' pids=' ' units='' known=' ' own_environs='' supervised='' between='' fds='' environs=''
+stats='' pids=' ' units='' known=' ' own_environs='' supervised='' between='' fds='' environs='' mains=''
 nets='/proc/net/tcp /proc/net/tcp6'
 IFS=$nl
 for line in $lines; do
@@ -114,12 +115,14 @@ for stat in $stats; do
     of ${stat##*) }
     case $pids in *" $parent "*) [ "$forked" -eq 0 ] || continue ;; esac
     climb "$parent"
+    mains="$mains ${stat%% *}"
     own_environs="$own_environs $one/environ"
     [ -n "$wanted" ] || names "${one#/proc/}" beat || continue
     fds="$fds $one/fd" environs="$environs $one/environ"
     [ ! -e "$one/ns/net" ] || [ "$one/ns/net" -ef /proc/self/ns/net ] || nets="$nets $one/net/tcp $one/net/tcp6"
 done
 IFS=$words
+echo "$mains" >"$dir/mains"
 echo ---
 [ -z "$own" ] || stat -c '%n %u %U %N' -- $own $exes 2>/dev/null
 echo ---

@@ -1,0 +1,33 @@
+#!/bin/sh
+# worker_logs.sh BYTES NOTABLE FAILURE OUTCOME
+# What the logs say that the Celery processes of the census write themselves: files that they have open for writing alone,
+# the last BYTES of each. First the host's offset from UTC; then, after "==> /proc/PID/fd/N <==", the lines that fit the
+# expression NOTABLE; and where one of these fits FAILURE, those that fit OUTCOME as well. The link of an open file leads
+# to it also where it has been renamed, or lies in a container.
+# shellcheck disable=SC2154 # dir is of frame.sh
+bytes=$1 notable=$2 failure=$3 outcome=$4
+date +%z
+read -r mains <"$dir/mains" || exit 0
+set --
+for pid in $mains; do set -- "$@" "/proc/$pid/fd"; done
+[ $# -gt 0 ] || exit 0
+# shellcheck disable=SC2012 # what ls tells of links is of one form; each file is read once
+files=$(ls -ln -- /proc/self/ns "$@" 2>/dev/null | sed -nE \
+    's|^(/proc/[0-9]+/fd):$|=\1|p; s|^l-wx.* ([0-9]+) -> (/.*)$|\1 \2|p' | while read -r number path; do
+    case $number in
+    =*) folder=${number#=} ;;
+    *)
+        case $path in /dev/* | /proc/*) continue ;; esac
+        case $seen in *"|$path|"*) continue ;; esac
+        seen="$seen|$path|"
+        echo "$folder/$number"
+        ;;
+    esac
+done)
+[ -n "$files" ] || exit 0
+# shellcheck disable=SC2086 # paths of /proc
+notable_lines() {
+    tail -v -c "$bytes" -- $files 2>/dev/null | LC_ALL=C grep -aE -e '^==> /proc/' -e "$1" | cut -b 1-500
+}
+notable_lines "$notable" >"$dir/notable"
+if LC_ALL=C grep -qaE -e "$failure" "$dir/notable"; then notable_lines "$notable|$outcome"; else cat "$dir/notable"; fi
