@@ -13,7 +13,14 @@ from runbooks.core.nodes import which_may_be
 from runbooks.core.outside import as_lines
 from runbooks.core.settings import Worker
 from runbooks.core.wording import counted, enumerated
-from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker, silence_means_nothing, who_answers_instead
+from runbooks.diagnosis.silence import (
+    busy_solo,
+    not_seen_by_the_broker,
+    restart_is_no_help,
+    seen_of_silent,
+    silence_means_nothing,
+    who_answers_instead,
+)
 from runbooks.diagnosis.since_start import changed_since_start, loads, touched_since_start
 from runbooks.diagnosis.starts import in_our_unit, starts_without
 from runbooks.diagnosis.told import told_of
@@ -331,15 +338,22 @@ class _Host:
         yield self._not_answering(worker, service, f"{worker.name} runs, but its node does not answer ping")
 
     def _not_answering(self, worker: Worker, service: ServiceState, what: str) -> Finding:
-        doubt = "" if self.since or self.proving else silence_means_nothing(self.broker, self.state, service)
+        why = "" if self.since or self.proving else self._why_left_running(worker.known_as, service)
         return Finding(
             "worker.not_answering",
             self.host.node(worker),
-            what + (f"; that proves nothing, so it is left running: {doubt}" if doubt else ""),
-            (f"pid {service.pid} is alive; {who_answers(self.snapshot)}",),
-            remedy=None if doubt else "restart it",
-            fix=() if doubt else self._restart(worker.known_as, "does not answer ping"),
+            what + why,
+            (*seen_of_silent(worker.known_as, self.state, service), who_answers(self.snapshot)),
+            remedy=None if why else "restart it",
+            fix=() if why else self._restart(worker.known_as, "does not answer ping"),
         )
+
+    def _why_left_running(self, name: str, service: ServiceState) -> str:
+        """Why a service that is silent is not restarted; "" where it is."""
+        if no_help := restart_is_no_help(self.host, name, self.state, service):
+            return f"; a restart would not help, so it is left running: {no_help}"
+        doubt = silence_means_nothing(self.broker, self.state, service)
+        return f"; that proves nothing, so it is left running: {doubt}" if doubt else ""
 
     def _answering(self, worker: Worker, service: ServiceState, node: NodeState) -> Iterator[Finding]:
         name = self.host.node(worker)

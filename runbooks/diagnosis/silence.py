@@ -1,11 +1,16 @@
 """What a worker's silence proves, and an answer in its name."""
 
 import math
+from collections.abc import Iterator
 
-from runbooks.core.fleet import Fleet
+from runbooks.core.census import Unit
+from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.logged import Event
+from runbooks.core.managers import SYSTEMD_UNITS
 from runbooks.core.model import BrokerState, HostState, NodeState, ServiceState, Snapshot
 from runbooks.core.settings import Worker
-from runbooks.core.wording import span
+from runbooks.core.wording import span, utc
+from runbooks.diagnosis.logged import quoted
 from runbooks.diagnosis.since_start import MARGIN_S
 
 SETTLED_S = 60.0
@@ -48,10 +53,70 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
             "of them that finishes what it runs before it ends, or listens on another channel (fanout_prefix, "
             "control_exchange, or kombu's version)"
         )
-    age_s = state.clock_at - (found.started_at or state.clock_at)
-    if broker.uptime_s is not None and broker.uptime_s < SETTLED_S and age_s > broker.uptime_s - MARGIN_S:
+    if (
+        broker.uptime_s is not None
+        and broker.uptime_s < SETTLED_S
+        and _age_s(state, found) > broker.uptime_s - MARGIN_S
+    ):
         return f"Redis was started {span(broker.uptime_s)} ago, and a worker of before may not be back yet"
     return ""
+
+
+def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: ServiceState) -> str:
+    """Why a service that runs is silent, and would be after a restart, too; "" where nothing is known that says so.
+
+    **Source:** kombu 5.2.4, "What's new": with `global_keyprefix` 5.2.0 to 5.2.3 hear no broadcast; celery 5.7.0
+    `worker/consumer/consumer.py`: it tries to connect again after 32 s at the latest.
+    """
+    said, log, now = state.application, found.log, state.clock_at
+    if log and (stopping := log.last(Event.STOPPING)):
+        return f"it was told to stop at {utc(stopping.last_at)}, and finishes what it runs before it ends"
+    lost = log.last(Event.NO_CONNECTION) if log else None
+    if lost and lost.last_at > now - _TRIES_AGAIN_S:
+        return "it does not reach its broker, and tries again by itself"
+    if unit := _loops(host, name, state, found):
+        return f"{unit.name} was started again {unit.restarts} times, the last time {span(_age_s(state, found))} ago"
+    if said and (said.transport_options or {}).get("global_keyprefix") and said.versions.get("kombu") in _DEAF_KOMBU:
+        version = said.versions["kombu"]
+        return f"kombu {version} hears no remote control where global_keyprefix is set; 5.2.4 and later do"
+    return ""
+
+
+_TRIES_AGAIN_S = 90.0
+_DEAF_KOMBU = ("5.2.0", "5.2.1", "5.2.2", "5.2.3")
+_LOOPS_FROM = 3
+_JUST_STARTED_S = 60.0
+
+
+def _loops(host: FleetHost, name: str, state: HostState, found: ServiceState) -> Unit | None:
+    """The unit of a service that systemd starts again and again, seen while it runs."""
+    units = state.census.units if state.census and host.manager.is_the_machines else {}
+    unit = units.get(SYSTEMD_UNITS.name(name))
+    loops = unit and unit.restarts >= _LOOPS_FROM and _age_s(state, found) < _JUST_STARTED_S
+    return unit if loops else None
+
+
+def seen_of_silent(name: str, state: HostState, found: ServiceState) -> Iterator[str]:
+    """What is known of a service that runs and is silent, for the evidence."""
+    process = next((one for one in state.census.processes if one.pid == found.pid), None) if state.census else None
+    if found.started_at is not None:
+        yield f"pid {found.pid} is alive since {utc(found.started_at)} ({span(_age_s(state, found))})"
+    if process and process.options.pool in _ONE_LOOP:
+        yield f"its pool is {process.options.pool}: a task that computes or blocks keeps it from answering"
+    for one in found.log.events if found.log else ():
+        if one.event in _TELL_OF_SILENCE:
+            yield quoted(name, one)
+    yield from (f"  {line}" for line in found.last_lines)
+
+
+_ONE_LOOP = ("gevent", "eventlet")
+_TELL_OF_SILENCE = (
+    Event.STOPPING, Event.NO_CONNECTION, Event.NO_ANSWER, Event.REFUSED, Event.UNRECOVERABLE, Event.KILLED,
+)  # fmt: skip
+
+
+def _age_s(state: HostState, found: ServiceState) -> float:
+    return state.clock_at - (found.started_at or state.clock_at)
 
 
 def who_answers_instead(found: ServiceState | None, node: NodeState | None) -> str:

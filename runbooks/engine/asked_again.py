@@ -3,6 +3,7 @@
 - The processes of workers whose commands do not name Celery (`python run.py`): nodes tell their pids.
 - Which broker a worker works with that does not answer. One that answers has told it by that.
 - What files start a worker with that is other than the inventory's.
+- How the log ends of a worker that runs and is silent, and of a service that does not run.
 """
 
 from collections import defaultdict
@@ -23,18 +24,22 @@ from runbooks.hosts.option_lines import ask_option_lines, parse_option_lines
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.services.registry import manager_of
 from runbooks.hosts.transport import Transport
+from runbooks.hosts.worker_log import parse_end
 
 TIMEOUT_S = 60.0
+_LOG = "log: "
 
 
 class Open(Struct, frozen=True):
     """What is to be asked of a host: `unnamed` are pids that its census lacks, each with the node that answers from
-    it; `silent` those of its census for which no node answers; `lines`: where files name queues, nodes and sizes.
+    it; `silent` those of its census for which no node answers; `lines`: where files name queues, nodes and sizes;
+    `logs` are services, each with its main process (None: it does not run), whose logs are read at the end.
     """
 
     unnamed: Mapping[int, str] = {}
     silent: tuple[int, ...] = ()
     lines: bool = False
+    logs: Mapping[str, int | None] = {}
 
 
 def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
@@ -48,7 +53,12 @@ def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
         if (state := states.get(host.name)) and state.census:
             its = rows[host.name]
             pids = unnamed(host, state, nodes)
-            found[host.name] = Open(pids, tuple(_silent(its)), bool(pids) or _differs(fleet, host, its, nodes))
+            found[host.name] = Open(
+                pids,
+                tuple(_silent(its)),
+                bool(pids) or _differs(fleet, host, its, nodes),
+                dict(_logs(host, state, its)),
+            )
     return {name: one for name, one in found.items() if one != Open()}
 
 
@@ -73,6 +83,17 @@ def _silent(rows: Iterable[Row]) -> Iterator[int]:
             yield row.process.pid
 
 
+def _logs(host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[tuple[str, int | None]]:
+    """The services that do not run and of which that is known, and the workers that run and are silent."""
+    silent = {row.service for row in rows if row.process and not row.answer and row.process.options.role != "beat"}
+    for name in host.services:
+        service = state.services.get(name)
+        if service is None or service.last_lines or service.untold or not service.exists:
+            continue
+        if service.pid is None or name in silent:
+            yield name, service.pid
+
+
 def _differs(fleet: Fleet, host: FleetHost, rows: Iterable[Row], nodes: Mapping[str, NodeState]) -> bool:
     """Whether a worker has another name than the inventory's, more processes, or lacks a queue."""
     answering = [(worker, nodes.get(host.node(worker))) for worker in host.settings.workers]
@@ -85,12 +106,17 @@ def ask_again(
 ) -> HostState:
     """The state of a host with what was open, in one round trip."""
     pids = sorted({*asked.unnamed, *asked.silent})
+    manager = manager_of(host)
     questions = {"options": ask_option_lines(host)} if asked.lines else {}
+    ends = {name: question for name, pid in asked.logs.items() if (question := manager.ask_end(name, pid))}
+    questions |= {f"{_LOG}{name}": question for name, question in ends.items()}
     if pids:
-        questions |= {"clock": facts.ask_clock(), "census": ask_census(host, manager_of(host).own_groups, pids)}
+        questions |= {"clock": facts.ask_clock(), "census": ask_census(host, manager.own_groups, pids)}
     answers = run_fragments(transport, questions, timeout_s=TIMEOUT_S)
     if asked.lines:
         state = replace(state, option_lines=parse_option_lines(host, answers["options"]))
+    services = {name: replace(state.services[name], last_lines=parse_end(answers[f"{_LOG}{name}"])) for name in ends}
+    state = replace(state, services={**state.services, **services})
     if not pids:
         return state
     seen = parse_census(answers["census"], facts.parse_clock(answers["clock"]), {}, asked.unnamed)

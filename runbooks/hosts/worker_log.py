@@ -19,6 +19,10 @@ from runbooks.hosts.script import Answer, shell
 BYTES = 128 * 2**10
 """So much of the end of a log is read."""
 
+LAST_LINES = 5
+LAST_BYTES = 8192
+_SHOWN = 300
+
 NOTABLE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Pool callback raised exception|"
     "Received unregistered task|Received invalid task message|Can't decode message body|Control command error|"
@@ -69,6 +73,17 @@ def ask_worker_logs() -> str:
     **Source:** proc(5), `/proc/PID/fd`: the permission of a link shows how the file is open; GNU and busybox ls, tail.
     """
     return shell("worker_logs", str(BYTES), NOTABLE, FAILURE, OUTCOME)
+
+
+def ask_end(pid: int) -> str:
+    """The last lines of what a process writes into files."""
+    return shell("log_end", str(pid), str(LAST_LINES), str(LAST_BYTES))
+
+
+def parse_end(answer: Answer) -> tuple[str, ...]:
+    """The lines without their secrets, each cut to a length that can be shown."""
+    lines = answer.out.decode(errors="replace").splitlines()[-2 * LAST_LINES :]
+    return tuple(redact(line)[:_SHOWN] for line in lines if line.strip())
 
 
 def parse_worker_logs(answer: Answer) -> dict[int, list[Line]]:

@@ -10,7 +10,7 @@ from runbooks.core.model import ServiceState
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, shell
-from runbooks.hosts.worker_log import Line
+from runbooks.hosts.worker_log import Line, ask_end
 
 
 class ServiceManager(Protocol):
@@ -52,6 +52,10 @@ class ServiceManager(Protocol):
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         """What both answers tell of these logs: the notable lines of each service, by its name."""
         return {}
+
+    def ask_end(self, service: str, pid: int | None) -> str:
+        """The last lines of a service's log, "" for none. Where nothing else is said: what its main process writes."""
+        return ask_end(pid) if pid is not None else ""
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         """Start, stop or restart a service; it exits with 0 when that was done, though the service may fail yet."""

@@ -20,7 +20,7 @@ from runbooks.hosts.log import Log
 from runbooks.hosts.script import Answer, quote, shell
 from runbooks.hosts.services.journald import Journal, ask_said, parse_said
 from runbooks.hosts.services.manager import ServiceManager
-from runbooks.hosts.worker_log import Line
+from runbooks.hosts.worker_log import LAST_LINES, Line
 
 _PROPERTIES = (
     "Id,Names,LoadState,ActiveState,SubState,Result,NRestarts,MainPID,UnitFileState,NeedDaemonReload,DropInPaths,"
@@ -62,6 +62,9 @@ class Systemd(ServiceManager):
 
     def said(self, host: FleetHost, answers: Mapping[str, Answer]) -> Mapping[str, Sequence[Line]]:
         return parse_said(answers["journal"])
+
+    def ask_end(self, service: str, pid: int | None) -> str:
+        return f"journalctl --no-pager --output=cat -n {LAST_LINES} -u {_unit(service)} 2>/dev/null"
 
     def control(self, host: FleetHost, effect: ControlService) -> str:
         """One that failed too often is not started before it is forgiven."""

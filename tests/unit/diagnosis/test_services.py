@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.application import Application
 from runbooks.core.census import CeleryProcess, Census, Kind, Manager, Options, Unit
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
+from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import (
     Block,
     DropIn,
@@ -267,6 +269,56 @@ def test_two_silent_solo_workers_with_one_connection_are_both_left_alone() -> No
 
 def faults_of(fleet: Fleet, snapshot: Snapshot) -> list[Finding]:
     return [*workers.faults(fleet, snapshot), *services.faults(fleet, snapshot)]
+
+
+def silent(service: ServiceState, **changes: Any) -> Finding:
+    """What is found of a service that runs, while no node answers."""
+    state = make_state(HOST, services={**make_state(HOST).services, "high": service}, **changes)
+    snapshot = make_snapshot(FLEET, broker=make_broker(FLEET, nodes={}), hosts={"web1": state})
+    found = {one.subject: one for one in services.at_work(FLEET, snapshot, {}) if one.code == "worker.not_answering"}
+    return found["high@web1"]
+
+
+@pytest.mark.parametrize(
+    ("event", "age_s", "why"),
+    [
+        (Event.STOPPING, 300, "it was told to stop at"),
+        (Event.NO_CONNECTION, 20, "it does not reach its broker"),
+        (Event.NO_CONNECTION, 300, ""),
+        (Event.NO_ANSWER, 20, ""),
+    ],
+)
+def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_helps(
+    event: Event, age_s: float, why: str
+) -> None:
+    line = Logged(event, "", 1, "what it said", NOW - age_s, NOW - age_s)
+    finding = silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,)), last_lines=("the last",)))
+    assert bool(finding.fix) is not bool(why)
+    assert why in finding.summary
+    assert any("what it said" in one for one in finding.evidence)
+    assert "  the last" in finding.evidence
+
+
+def test_a_worker_is_not_restarted_for_kombu_that_hears_nothing_under_a_prefix() -> None:
+    runs = ServiceState(101, NOW - 500, "")
+    options = {"global_keyprefix": "shop_"}
+    old = Application(transport_options=options, versions={"kombu": "5.2.3"})
+    assert "kombu 5.2.3 hears no remote control" in silent(runs, application=old).summary
+    for well in (replace(old, versions={"kombu": "5.2.4"}), replace(old, transport_options={})):
+        assert silent(runs, application=well).fix
+
+
+def test_a_crash_loop_that_is_seen_while_the_worker_runs_is_told_as_that() -> None:
+    host = make_host(service_manager="systemd", commands=None)
+    fleet, unit = make_fleet(host), "celery-worker@high.service"
+    for restarts, age_s, loops in ((7, 4, True), (7, 400, False), (1, 4, False)):
+        census = Census(units={unit: Unit(unit, restarts=restarts)})
+        its = {**make_state(host).services, "high": ServiceState(101, NOW - age_s, "")}
+        state = make_state(host, services=its, census=census)
+        snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": state})
+        [finding] = (one for one in services.at_work(fleet, snapshot, {}) if one.code == "worker.not_answering")
+        assert ("was started again 7 times" in finding.summary) is loops
+        assert bool(finding.fix) is not loops
 
 
 @pytest.mark.parametrize(

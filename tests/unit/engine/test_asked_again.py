@@ -43,7 +43,7 @@ def test_nothing_is_open_where_the_worker_answers_with_a_beat_and_another_applic
 
 
 def test_the_broker_of_workers_that_do_not_answer_is_open() -> None:
-    assert found(SEEN, BEAT, ELSEWHERE, answers_as="") == Open(silent=(100,))
+    assert found(SEEN, BEAT, ELSEWHERE, answers_as="") == Open(silent=(100,), logs={"high": 100})
     assert found(SEEN, process(130)) == Open(silent=(130,))
 
 
