@@ -15,14 +15,14 @@ from runbooks.broker.messages.parse import Message, origin_of, parse
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import both_ends
-from runbooks.broker.queues.other_lists import other_lists
+from runbooks.broker.queues.other_lists import OtherLists, other_lists
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.queues.unacked import Entry
 from runbooks.broker.server.connection import address, broker_errors, db_of, in_db
 from runbooks.broker.server.keys import readable
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, BrokerState, Client, NodeState, Rule, Stray
+from runbooks.core.model import SAMPLES, BrokerState, Client, Lasting, NodeState, Rule, Stray
 
 _HELD_LOOKED_AT = 1000
 _STRAYS_LOOKED_AT = 20
@@ -71,7 +71,8 @@ def observe_broker(
     with store.errors():
         info, listed, asked_at = _info(store.client), client_list(store.client), time.time()
         db = str(db_of(store.client))
-        others = _other_lists(store, queues) if queues else {}
+        lists = _other_lists(store, queues) if queues else OtherLists({}, complete=False)
+        others = lists.found
         celerys = sorted(key for key, (_, is_celery) in others.items() if is_celery)
         consumers = None if listed is None else [c for c in listed if consumes(c) and c["db"] == db]
         return BrokerState(
@@ -98,6 +99,11 @@ def observe_broker(
             uptime_s=float(info["uptime_in_seconds"]) if "uptime_in_seconds" in info else None,
             unheard=consumers is not None and answered is not None and len(consumers) > answered,
             clients=None if listed is None else tuple(map(_client, listed)),
+            connected=info.get("connected_clients"),
+            max_clients=info.get("maxclients"),
+            not_saved=_not_saved(info),
+            replies_left=_replies_left(store, lists.replies),
+            results_left=_results_left(store, info) if queues else None,
         )
 
 
@@ -155,11 +161,65 @@ def _held_s(store: Store) -> dict[str, float]:
     return held
 
 
-def _other_lists(store: Store, queues: Sequence[str]) -> dict[bytes, tuple[int, bool]]:
+def _other_lists(store: Store, queues: Sequence[str]) -> OtherLists:
     """Lists of this db that are neither the inventory's queues nor replies to remote control."""
     own = [key for queue in queues for key in store.keys.queue(queue)]
     known = {name.encode() for key in own for name in (key, *store.keys.aside(key))}
-    return other_lists(store, known).found
+    return other_lists(store, known)
+
+
+def _not_saved(info: Mapping[str, Any]) -> str:
+    """**Source:** Redis, `INFO persistence`."""
+    return next((what for key, what in _SAVES.items() if info.get(key, "ok") != "ok"), "")
+
+
+_SAVES = {
+    "rdb_last_bgsave_status": "the last background save (BGSAVE)",
+    "aof_last_write_status": "the last write to its append-only file",
+    "aof_last_bgrewrite_status": "the last rewrite of its append-only file",
+}
+
+
+def _replies_left(store: Store, keys: Sequence[bytes]) -> Lasting | None:
+    """Replies to remote control without a time to live, which whoever asked has left; None where there are none."""
+    looked_at = keys[:_REPLIES_LOOKED_AT]
+    with store.client.pipeline(transaction=False) as pipe:
+        for key in looked_at:
+            pipe.ttl(key)
+            pipe.memory_usage(key)
+        answers = pipe.execute(raise_on_error=False) if looked_at else []
+    told = zip(answers[0::2], answers[1::2], strict=True)
+    sizes = [size for ttl, size in told if ttl == _FOR_EVER and isinstance(size, int)]
+    return Lasting(len(sizes), sum(sizes)) if sizes else None
+
+
+def _results_left(store: Store, info: Mapping[str, Any]) -> Lasting | None:
+    """How many results of this db never expire, by a sample; None where few keys are without a time to live.
+
+    **Source:** Redis, `INFO keyspace`: keys, and those of them that expire; celery 5.7.0 `backends/base.py:
+    KeyValueStoreBackend.task_keyprefix`.
+    """
+    keyspace = info.get(f"db{db_of(store.client)}") or {}
+    lasting = int(keyspace.get("keys", 0)) - int(keyspace.get("expires", 0))
+    if lasting < _MANY_KEYS:
+        return None
+    with store.client.pipeline(transaction=False) as pipe:
+        for _ in range(_SAMPLED):
+            pipe.randomkey()
+        sampled = [key for key in pipe.execute(raise_on_error=False) if isinstance(key, bytes)]
+        results = [key for key in sampled if _RESULT in key]
+        for key in results:
+            pipe.ttl(key)
+        left = sum(ttl == _FOR_EVER for ttl in (pipe.execute(raise_on_error=False) if results else ()))
+    return Lasting(lasting * left // len(sampled)) if left * 2 > len(sampled) else None
+
+
+_REPLIES_LOOKED_AT = 1000
+_MANY_KEYS = 10_000
+_SAMPLED = 100
+_RESULT = b"celery-task-meta-"
+_FOR_EVER = -1
+"""**Source:** Redis, `TTL`."""
 
 
 def _stray(store: Store, key: bytes) -> Stray:

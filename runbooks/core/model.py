@@ -365,6 +365,17 @@ class Stray(Struct, frozen=True):
     origins: Mapping[str, int]
 
 
+class Lasting(Struct, frozen=True):
+    """What nobody reads and nothing removes: `count` keys that have no time to live.
+
+    Of replies to remote control all are counted, and `size_bytes` is theirs; of results the share of a sample tells how
+    many there may be, and their size is not known.
+    """
+
+    count: int
+    size_bytes: int | None = None
+
+
 class BrokerState(Struct, frozen=True):
     """The broker as it answered: the server, the queues, the nodes, and who is blocked waiting for messages.
 
@@ -388,6 +399,9 @@ class BrokerState(Struct, frozen=True):
     is what counts towards `maxmemory_bytes`, which is 0 where there is no limit. `clients` are the connections to the
     server, in all its dbs; None where CLIENT LIST is not allowed. `second` is the second look, None where nothing gave
     reason for one.
+    `connected` and `max_clients` are the connections and their limit; None where it does not say. `not_saved` is what
+    failed when it last wrote to its disk, "" for nothing. `replies_left` are replies to remote control and
+    `results_left` results that never expire, None where these were not looked for, or are few.
     """
 
     version: str
@@ -416,6 +430,11 @@ class BrokerState(Struct, frozen=True):
     clients: tuple[Client, ...] | None = None
     strays: Mapping[str, Stray] = field(default_factory=dict)
     second: SecondLook | None = None
+    connected: int | None = None
+    max_clients: int | None = None
+    not_saved: str = ""
+    replies_left: Lasting | None = None
+    results_left: Lasting | None = None
 
     @classmethod
     def not_seen(cls, why: NotAsked) -> "BrokerState":
@@ -508,7 +527,7 @@ class ServiceState(Struct, frozen=True):
     `pids` are its processes, each with the pid by which it knows itself; empty where that is not known.
     `environment` has the sha256 of each variable that its main process was started with, None where that is not known.
     `started_with` is what an earlier run saw, None where none did. `untold` is why nothing of this is known.
-    `last_lines` end the log of one that does not run, as far as its manager keeps one.
+    `last_lines` end the log of one that does not run, or is silent, as far as one is found.
     Of a unit that is somebody else's: the environment files that it `reads`, which may be patterns, and whether it
     `exists`; a service of Docker's exists where it has containers. `start_ticks` is the start of its main process since
     boot where the list of the host's processes alone tells that it runs, else None. `containers` are a service's, in

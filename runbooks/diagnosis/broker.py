@@ -21,6 +21,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield _evicts(broker)
     elif not (broker.unasked and broker.unasked.trouble is Trouble.FULL):
         yield from _memory(broker)
+    yield from _running_out(broker)
     if broker.clocks_differ:
         ahead_s = broker.clock_ahead_s
         yield Finding(
@@ -46,6 +47,55 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             severity=Severity.INFO if takers else Severity.WARNING,
         )
 
+
+def _running_out(broker: BrokerState) -> Iterator[Finding]:
+    """What is well today, and will not be: connections, saves that fail, and what nobody reads and nothing removes."""
+    if broker.connected and broker.max_clients and broker.connected > _NEARLY * broker.max_clients:
+        yield Finding(
+            "broker.many_clients",
+            "broker",
+            f"Redis has {broker.connected:,} of {broker.max_clients:,} clients that it takes; beyond them workers and "
+            "whoever sends tasks are refused",
+            (
+                f"INFO clients: connected_clients {broker.connected:,}, maxclients {broker.max_clients:,}",
+                "CLIENT LIST shows who they are; CONFIG SET maxclients raises the limit",
+            ),
+        )
+    if broker.not_saved and not (broker.unasked and broker.unasked.trouble is Trouble.CANNOT_SAVE):
+        yield Finding(
+            "broker.saves_fail",
+            "broker",
+            f"{broker.not_saved} of Redis has failed: what waits is lost if it ends now, and by its default it refuses "
+            "writes",
+            ("INFO persistence: status err; the log of Redis says why, such as a full disk or a folder's owner",),
+        )
+    if (replies := broker.replies_left) and (replies.size_bytes or 0) >= _LARGE_BYTES:
+        yield Finding(
+            "broker.replies_left",
+            "broker",
+            f"{counted(replies.count, 'list')} of replies to remote control hold {replies.size_bytes:,} bytes: "
+            "nobody reads them, and they never expire",
+            (
+                "keys that end in .reply.celery.pidbox, and whose TTL is -1",
+                "whoever asked (inspect, flower, a web request) ended before the answers came",
+                "each may be removed: redis-cli UNLINK KEY",
+            ),
+            severity=Severity.WARNING,
+        )
+    if results := broker.results_left:
+        yield Finding(
+            "results.never_expire",
+            "broker",
+            f"about {results.count:,} results in db {broker.db} never expire, so Redis fills up with them",
+            (
+                "of a sample of keys, more than half are celery-task-meta-… with a TTL of -1",
+                "result_expires in the application lets new ones expire; those that are there stay",
+            ),
+            severity=Severity.WARNING,
+        )
+
+
+_LARGE_BYTES = 2**20
 
 _NO_WRITES = {
     Trouble.FULL: "Redis is full and refuses writes, so nothing can be published",

@@ -98,6 +98,8 @@ def _parts(look: _Look, finding: Finding) -> Parts:
     """The workers and beats that a finding is about; none where that is not known of a part of its subject."""
     if finding.code.startswith("queue."):
         return _consumers(look.fleet, finding.subject)
+    if finding.subject == "broker":
+        return frozenset({("", "broker")})
     if finding.code in _OF_BEAT:
         return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.name == finding.subject)
     if finding.code == "schedule.overdue":
@@ -201,6 +203,7 @@ _MISBEHAVES = (
 """What another text of a unit may lead to."""
 
 _PAIRS = (
+    _Pair(("broker.replies_left", "results.never_expire"), ("broker.full", "broker.nearly_full"), any_of_them=True),
     _Pair(("host.no_directory", "environment.is_folder"),
           ("host.probe_failed", "worker.not_running", "beat.not_running")),
     _Pair(("environment.differs",), ("broker.not_the_workers", "broker.would_be_another", "worker.would_be_locked_out"),

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,8 @@ from runbooks.broker.server.connection import connect, db_of
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import Rule
+from runbooks.core.model import BrokerState, Rule
+from tests.brokers import until
 from tests.unit.broker.conftest import Send, listed
 
 KEYS = KeySpace()
@@ -229,3 +231,38 @@ def test_a_clock_that_goes_wrong_is_told_by_the_servers(client: "redis.Redis", m
     assert not right.clocks_differ
     assert ahead.clocks_differ
     assert ahead.clock_ahead_s == pytest.approx(7200, abs=30)
+
+
+def look(client: "redis.Redis") -> BrokerState:
+    return observe_broker(Store(client, KEYS), ["work"], (), time.time(), {})
+
+
+def test_replies_and_results_that_never_expire_are_counted(client: "redis.Redis") -> None:
+    client.rpush("a.reply.celery.pidbox", b"x" * 500_000)
+    client.rpush("b.reply.celery.pidbox", b"x")
+    client.expire("b.reply.celery.pidbox", 60)
+    seen = look(client)
+    assert seen.replies_left
+    assert seen.replies_left.count == 1
+    assert (seen.replies_left.size_bytes or 0) > 500_000
+    assert seen.results_left is None
+    client.mset({f"celery-task-meta-{n}": b"{}" for n in range(10_000)})
+    seen = look(client)
+    assert seen.results_left
+    assert 9_000 < seen.results_left.count <= 10_001
+    assert seen.connected
+    assert seen.max_clients
+    assert not seen.not_saved
+
+
+def test_a_save_that_failed_is_seen(tmp_path: Path) -> None:
+    server = RedisServer.start(tmp_path / "redis")
+    try:
+        with redis.Redis.from_url(server.url(0)) as client:
+            (Path(client.config_get("dir")["dir"]) / "dump.rdb").mkdir()
+            client.set("a", "b")
+            client.bgsave()
+            until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"])
+            assert look(client).not_saved == "the last background save (BGSAVE)"
+    finally:
+        server.stop()

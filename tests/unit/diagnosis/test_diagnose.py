@@ -22,6 +22,7 @@ from runbooks.core.model import (
     Hoard,
     HostState,
     ImportProbe,
+    Lasting,
     NodeState,
     NotAsked,
     OtherRunner,
@@ -169,6 +170,30 @@ def test_what_becomes_of_a_broker_without_memory_is_told_by_its_policy(
     if told:
         assert told[1] in found[0].summary
         assert (f"{used:,} of 1,000 bytes used" in found[0].evidence) is (used > 900)
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "told"),
+    [
+        ({"connected": 9_001, "max_clients": 10_000}, "broker.many_clients", "9,001 of 10,000 clients"),
+        ({"connected": 9_000, "max_clients": 10_000}, "", ""),
+        ({"not_saved": "the last background save (BGSAVE)"}, "broker.saves_fail", "(BGSAVE) of Redis has failed"),
+        ({"replies_left": Lasting(9, 2**22)}, "broker.replies_left", "9 lists of replies"),
+        ({"replies_left": Lasting(9, 2**10)}, "", ""),
+        ({"results_left": Lasting(90_000)}, "results.never_expire", "about 90,000 results in db 0"),
+    ],
+)
+def test_what_will_keep_the_broker_from_its_work_is_told_before(seen: dict[str, Any], code: str, told: str) -> None:
+    found = findings(broker=broker(**seen))
+    assert [one.code for one in found] == ([code] if code else [])
+    assert all(told in one.summary for one in found)
+
+
+def test_what_fills_a_broker_is_told_before_that_it_is_nearly_full() -> None:
+    full: dict[str, Any] = {"maxmemory_bytes": 1000, "used_memory_bytes": 901, "maxmemory_policy": "noeviction"}
+    found = findings(broker=broker(replies_left=Lasting(9, 2**22), **full))
+    assert [one.code for one in found] == ["broker.replies_left", "broker.nearly_full"]
+    assert [one.code for one in found[1].caused_by] == ["broker.replies_left"]
 
 
 def test_a_refusal_for_want_of_memory_is_told_once() -> None:
