@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, cast
 
 import redis
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from runbooks.broker.messages.parse import Message, origin_of, parse
 from runbooks.broker.messages.selection import Facts
@@ -22,7 +22,7 @@ from runbooks.broker.server.connection import address, broker_errors, db_of, in_
 from runbooks.broker.server.keys import readable
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, BrokerState, Client, Lasting, NodeState, Rule, Stray
+from runbooks.core.model import SAMPLES, Binding, BrokerState, Client, Lasting, NodeState, Rule, Stray
 
 _HELD_LOOKED_AT = 1000
 _STRAYS_LOOKED_AT = 20
@@ -104,6 +104,7 @@ def observe_broker(
             not_saved=_not_saved(info),
             replies_left=_replies_left(store, lists.replies),
             results_left=_results_left(store, info) if queues else None,
+            unbound=_unbound(store, nodes),
         )
 
 
@@ -166,6 +167,29 @@ def _other_lists(store: Store, queues: Sequence[str]) -> OtherLists:
     own = [key for queue in queues for key in store.keys.queue(queue)]
     known = {name.encode() for key in own for name in (key, *store.keys.aside(key))}
     return other_lists(store, known)
+
+
+def _unbound(store: Store, nodes: Mapping[str, NodeState]) -> tuple[Binding, ...]:
+    """The bindings of consumed queues that are not in the tables of their exchanges.
+
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind`: a member is routing key, pattern, queue.
+    """
+    wanted = sorted({one for node in nodes.values() for one in node.bindings}, key=astuple)
+    exchanges = list(dict.fromkeys(one.exchange for one in wanted))
+    with store.client.pipeline(transaction=False) as pipe:
+        for exchange in exchanges:
+            pipe.smembers(store.keys.binding(exchange))
+        answers = pipe.execute(raise_on_error=False) if exchanges else []
+    tables = {exchange: answer for exchange, answer in zip(exchanges, answers, strict=True) if isinstance(answer, set)}
+    bound = {
+        (exchange, parts[0], parts[-1])
+        for exchange, members in tables.items()
+        for member in members
+        if len(parts := member.decode(errors="replace").split(store.keys.sep)) > 1
+    }
+    return tuple(
+        one for one in wanted if one.exchange in tables and (one.exchange, one.routing_key, one.queue) not in bound
+    )
 
 
 def _not_saved(info: Mapping[str, Any]) -> str:

@@ -214,6 +214,15 @@ class RunningTask(Struct, frozen=True):
     acknowledged: bool
 
 
+class Binding(Struct, frozen=True):
+    """By which exchange, its type (`direct`, `topic`) and routing key messages come into a queue."""
+
+    exchange: str
+    kind: str
+    routing_key: str
+    queue: str
+
+
 class NodeState(Struct, frozen=True):
     """A worker node that answered remote control: its registered task names and the queues it consumes.
 
@@ -228,7 +237,7 @@ class NodeState(Struct, frozen=True):
     `pool_size` how many tasks it runs at once; "" and None where it does not say, or twins answer. `later` are the ids
     that wait for their ETA, as `reserved`. `names` are those of several nodes that are told as one, for they are the
     containers of one service. `settings` are those of
-    `core/node_settings.py`, None as with `holds`.
+    `core/node_settings.py`, None as with `holds`. `bindings` are those of the queues that it consumes.
     """
 
     name: str
@@ -248,6 +257,7 @@ class NodeState(Struct, frozen=True):
     later: frozenset[str] = frozenset()
     settings: Mapping[str, Any] | None = None
     names: tuple[str, ...] = ()
+    bindings: frozenset[Binding] = frozenset()
 
     @property
     def known_as(self) -> tuple[str, ...]:
@@ -401,7 +411,8 @@ class BrokerState(Struct, frozen=True):
     reason for one.
     `connected` and `max_clients` are the connections and their limit; None where it does not say. `not_saved` is what
     failed when it last wrote to its disk, "" for nothing. `replies_left` are replies to remote control and
-    `results_left` results that never expire, None where these were not looked for, or are few.
+    `results_left` results that never expire, None where these were not looked for, or are few. `unbound` are bindings
+    of queues that nodes consume and that Redis does not have.
     """
 
     version: str
@@ -435,6 +446,7 @@ class BrokerState(Struct, frozen=True):
     not_saved: str = ""
     replies_left: Lasting | None = None
     results_left: Lasting | None = None
+    unbound: tuple[Binding, ...] = ()
 
     @classmethod
     def not_seen(cls, why: NotAsked) -> "BrokerState":

@@ -38,6 +38,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     yield from _hoarded(snapshot.broker, snapshot.at)
     yield from _redelivered(fleet, snapshot)
     yield from _other_lists(fleet, snapshot)
+    yield from _unbound(snapshot.broker)
 
 
 def to_be_taken(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
@@ -342,6 +343,27 @@ def _redelivered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 ),
                 severity=Severity.WARNING,
             )
+
+
+def _unbound(broker: BrokerState) -> Iterator[Finding]:
+    """**Source:** celery 5.7.0 `app/amqp.py: AMQP._create_task_sender`: what is sent to a queue of a direct exchange by
+    the queue's name goes there without the exchange's table.
+    """
+    for one in broker.unbound:
+        nodes = ", ".join(sorted(node.name for node in broker.nodes.values() if one in node.bindings))
+        yield Finding(
+            "queue.unbound",
+            one.queue,
+            f"{one.queue} is not bound to exchange {one.exchange} any more: what is sent to that exchange with the "
+            f"routing key {one.routing_key!r} is dropped",
+            (
+                f"inspect active_queues: {nodes} consumes it from exchange {one.exchange} ({one.kind})",
+                f"SMEMBERS _kombu.binding.{one.exchange} does not have it",
+                *(["what is sent to the queue by its name arrives all the same"] if one.kind == "direct" else []),
+                f"a worker binds its queues when it starts: {Command('restart-workers')}",
+            ),
+            severity=Severity.WARNING if one.kind == "direct" else Severity.ERROR,
+        )
 
 
 def _other_lists(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:

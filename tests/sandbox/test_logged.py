@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 
 from tests.brokers import servers, until
@@ -51,7 +52,8 @@ all:
       celery_commands: {start: "false", stop: "false", status: "cat {worker}.pid 2>/dev/null || exit 3"}
       celery_workers: [{name: jobs, queues: [jobs]}, {name: far, queues: [far]}]
 """
-FROM_LOGS = {
+SOUGHT = {
+    "queue.unbound",
     "task.failing", "task.kills_its_process", "task.was_discarded", "worker.loses_results", "worker.processes_killed",
 }  # fmt: skip
 
@@ -89,10 +91,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
 
 def test_what_workers_have_logged_since_their_start_is_told(shop: tuple[World, Path, Celery]) -> None:
     world, folder, app = shop
-    assert not set(findings(world)) & FROM_LOGS
+    assert not set(findings(world)) & SOUGHT
     for task, queue, count in (("bill", "jobs", 6), ("add", "jobs", 2), ("nothing", "jobs", 1), ("add", "far", 1)):
         for _ in range(count):
             app.send_task(f"shop.{task}", queue=queue)
+    redis.Redis.from_url(app.conf.broker_url).delete("_kombu.binding.far")
     app.send_task("shop.kill", (str(folder / "count"),), queue="jobs")
     out, log = folder / "jobs.out", folder / "far.log"
     until(lambda: out.read_bytes().count(b"shop.kill") >= 5 and b"Pool callback" in log.read_bytes())
@@ -103,3 +106,4 @@ def test_what_workers_have_logged_since_their_start_is_told(shop: tuple[World, P
     assert told["task.was_discarded"]["subject"] == "jobs on here"
     assert told["worker.loses_results"]["subject"] == "far on here"
     assert "worker.processes_killed" not in told
+    assert told["queue.unbound"]["subject"] == "far"

@@ -14,7 +14,7 @@ from runbooks.broker.server.keys import PIDBOX, REPLY_EXCHANGE, REPLY_SUFFIX, Ke
 from runbooks.broker.server.preflight import require_writes
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerUnreachable
-from runbooks.core.model import HeldTask, NodeState, RunningTask
+from runbooks.core.model import Binding, HeldTask, NodeState, RunningTask
 from runbooks.core.node_settings import settings_of
 from runbooks.core.redaction import redact_value
 
@@ -33,9 +33,16 @@ class _Waiting(TypedDict):
     request: _Request
 
 
+class _Exchange(TypedDict):
+    name: NotRequired[str | None]
+    type: NotRequired[str | None]
+
+
 class _Queue(TypedDict):
     name: str
     alias: NotRequired[str | None]
+    exchange: NotRequired[_Exchange | None]
+    routing_key: NotRequired[str | None]
 
 
 # What is read of each answer. Anyone who may publish to the broker can answer anything.
@@ -162,7 +169,18 @@ def _node(name: str, twins: int, answers: Mapping[str, Mapping[str, list[Any]]])
         **_pool([told.get("pool") for told in answers["stats"][name]]),
         later=_ids(answers["scheduled"][name]) if "scheduled" in answers else frozenset(),
         settings=redact_value(settings),
+        bindings=frozenset(filter(None, map(_binding, consumed))),
     )
+
+
+def _binding(queue: _Queue) -> Binding | None:
+    """How messages come into a queue that a node consumes; None of a fanout, which has no table.
+
+    **Source:** kombu 5.7.0 `entity.py: Queue.as_dict`; `transport/virtual/exchange.py`.
+    """
+    exchange = queue.get("exchange") or _Exchange()
+    name, kind = exchange.get("name") or "", exchange.get("type") or "direct"
+    return Binding(name, kind, queue.get("routing_key") or "", queue["name"]) if name and kind != "fanout" else None
 
 
 def _pool(told: Sequence[Any]) -> dict[str, Any]:

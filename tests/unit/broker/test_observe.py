@@ -20,7 +20,7 @@ from runbooks.broker.server.connection import connect, db_of
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import BrokerState, Rule
+from runbooks.core.model import Binding, BrokerState, NodeState, Rule
 from tests.brokers import until
 from tests.unit.broker.conftest import Send, listed
 
@@ -266,3 +266,13 @@ def test_a_save_that_failed_is_seen(tmp_path: Path) -> None:
             assert look(client).not_saved == "the last background save (BGSAVE)"
     finally:
         server.stop()
+
+
+def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.Redis") -> None:
+    work, mail = (Binding(f"to-{name}", "topic", f"{name}.#", name) for name in ("work", "mail"))
+    nodes = {"a@b": NodeState("a@b", frozenset(), frozenset({"work", "mail"}), bindings=frozenset({work, mail}))}
+    for one in (work, mail):
+        client.sadd(KEYS.binding(one.exchange), KEYS.sep.join([one.routing_key, "a pattern", one.queue]))
+    assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == ()
+    client.delete(KEYS.binding("to-mail"))
+    assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == (mail,)

@@ -13,6 +13,7 @@ from runbooks.core.effects import Change, ControlService
 from runbooks.core.errors import HostTrouble, Trouble
 from runbooks.core.fleet import Fleet, mark_of
 from runbooks.core.model import (
+    Binding,
     Block,
     BrokerState,
     DropIn,
@@ -187,6 +188,15 @@ def test_what_will_keep_the_broker_from_its_work_is_told_before(seen: dict[str, 
     found = findings(broker=broker(**seen))
     assert [one.code for one in found] == ([code] if code else [])
     assert all(told in one.summary for one in found)
+
+
+@pytest.mark.parametrize(("kind", "severity"), [("topic", Severity.ERROR), ("direct", Severity.WARNING)])
+def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(kind: str, severity: Severity) -> None:
+    binding = Binding("orders", kind, "order.*", "high_q")
+    seen = broker(unbound=(binding,), nodes={"high@web1": node(bindings=frozenset({binding}))})
+    finding = one(findings(broker=seen), "queue.unbound")
+    assert (finding.subject, finding.severity) == ("high_q", severity)
+    assert f"high@web1 consumes it from exchange orders ({kind})" in finding.evidence[0]
 
 
 def test_what_fills_a_broker_is_told_before_that_it_is_nearly_full() -> None:
