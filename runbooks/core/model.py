@@ -859,7 +859,7 @@ class QueueLook(Struct, frozen=True):
 
 
 class Crossing(Struct, frozen=True):
-    """A finding of the monitor's, and when it first saw it."""
+    """A finding of the monitor's, and when it first saw it. `caused_by` is the finding's."""
 
     code: str
     subject: str
@@ -867,6 +867,7 @@ class Crossing(Struct, frozen=True):
     summary: str
     evidence: tuple[str, ...] = ()
     remedy: str | None = None
+    caused_by: tuple[Cause, ...] = ()
 
 
 class PastRun(Struct, frozen=True):

@@ -34,7 +34,6 @@ from runbooks.diagnosis.other_run import without_its_doing
 from runbooks.diagnosis.possible import possible
 from runbooks.diagnosis.wanted_files import Kind, Wanted
 
-_ORDER = list(Severity)
 _UNHEARD = ("worker.no_remote_control", "broker.not_the_workers", "broker.options_differ")
 """Why workers do not answer what they are asked, though they may be well: where it blocks, restarting mends nothing."""
 
@@ -130,7 +129,7 @@ def _only_unheard(fleet: Fleet, finding: Finding, hosts: Collection[str]) -> boo
 
 
 def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
-    """What of it shows without asking more hosts than those of beat: the monitor's faults, errors first. Pure."""
+    """What of it shows without asking more hosts than those of beat: the monitor's faults, causes and errors first."""
     asked = [host for host in fleet.hosts if host.name in snapshot.hosts]
     findings = [
         *broker.faults(fleet, snapshot),
@@ -146,7 +145,7 @@ def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
     ]
     findings = list(possible(fleet, without_its_doing(fleet, snapshot, _heard(fleet, snapshot, findings, ()))))
     faults = [one for one in with_accepted(fleet, findings, snapshot.at) if one.severity is not Severity.INFO]
-    return tuple(sorted(faults, key=lambda finding: _ORDER.index(finding.severity)))
+    return causes_first(fleet, snapshot, faults)
 
 
 def can_be_fixed(findings: Iterable[Finding]) -> bool:

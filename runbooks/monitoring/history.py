@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from runbooks.core.broker_url import safe_url
 from runbooks.core.command import plain
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Crossing, Finding
+from runbooks.core.model import Cause, Crossing, Finding
 from runbooks.core.outside import on_one_line, without_lone_surrogates
 from runbooks.core.redaction import redact
 from runbooks.core.wording import utc
@@ -228,7 +228,8 @@ def crossings(findings: Iterable[Finding], at: float) -> list[Crossing]:
         if before := found.get(key):
             found[key] = replace(before, evidence=(*before.evidence, _kept(one.summary), *evidence))
         else:
-            found[key] = Crossing(one.code, subject, at, _kept(one.summary), evidence, remedy)
+            causes = tuple(Cause(cause.code, without_lone_surrogates(cause.subject)) for cause in one.caused_by)
+            found[key] = Crossing(one.code, subject, at, _kept(one.summary), evidence, remedy, causes)
     return list(found.values())
 
 
@@ -242,5 +243,6 @@ def news_text(one: Crossing, at: float, *, crossed: bool) -> str:
     if not crossed:
         return f"RECOVERED {one.code} {subject}, crossed from {utc(one.since_at)} to {utc(at)}\nIt was: {one.summary}"
     evidence = [f"| {line}" for line in one.evidence]
+    evidence += [f"| it follows from {cause.code} {_kept(cause.subject)}" for cause in one.caused_by]
     remedy = [f"→ {one.remedy}"] if one.remedy else []
     return "\n".join((f"CROSSED {one.code} {subject} at {utc(at)}", one.summary, *evidence, *remedy))

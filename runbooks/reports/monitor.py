@@ -1,9 +1,10 @@
 r"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
 
 **Format:** every line is `TIME APP STATE …`, STATE being `LOOK`, `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest
-is `name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`. A value or
-subject with a space or a quote stands in double quotes, as logfmt has it, with `\"` and `\\` inside. The first line of
-a look is its LOOK: where it was, and how much of it was looked at.
+is `name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`, with
+`caused_by=CODE` before the text where another finding explains it. A value or subject with a space or a quote stands in
+double quotes, as logfmt has it, with `\"` and `\\` inside. The first line of a look is its LOOK: where it was, and how
+much of it was looked at.
 """
 
 import json
@@ -40,7 +41,7 @@ def look_lines(look: Look, about: About) -> Iterator[str]:
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
     for one in look.crossings:
-        yield f"{start} CROSSED {_finding(one)} {one.summary}"
+        yield f"{start} CROSSED {_finding(one)}{_cause(one)} {one.summary}"
     for one in look.recovered:
         yield f"{start} RECOVERED {_finding(one)} {span(look.at - one.since_at)}"
 
@@ -60,6 +61,10 @@ def _about(about: About) -> Iterator[str]:
 
 def _finding(one: Crossing) -> str:
     return f"{one.code} {_word(one.subject)} since={utc(one.since_at)}"
+
+
+def _cause(one: Crossing) -> str:
+    return "".join(f" caused_by={cause.code}" for cause in one.caused_by[:1])
 
 
 def _word(name: str) -> str:

@@ -60,6 +60,13 @@ def test_a_worker_that_the_inventory_lacks_is_told_where_it_takes_its_messages()
     assert of("high_q", tasks=TASKS[:1]) == [("worker.unknown", Severity.ERROR)]
 
 
+def test_what_a_silent_worker_leads_to_is_told_after_it_with_its_cause() -> None:
+    broker = make_broker(FLEET, queues={"high_q": make_queue(depth=9)}, nodes={})
+    found = watch(FLEET, Snapshot(NOW, broker, {}))
+    assert [one.code for one in found] == ["worker.not_answering", "queue.no_consumer"]
+    assert [(one.code, one.subject) for one in found[1].caused_by] == [("worker.not_answering", "high@web1")]
+
+
 def test_several_workers_of_one_name_are_told() -> None:
     broker = make_broker(FLEET)
     nodes = {name: replace(node, twins=2) for name, node in broker.nodes.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runbooks.core.model import Crossing, Finding
+from runbooks.core.model import Cause, Crossing, Finding
 from runbooks.monitoring.history import History, read_history, set_aside
 from tests.unit.monitoring.conftest import NOW
 
@@ -177,3 +177,13 @@ def test_a_name_that_no_encoding_has_is_remembered_and_recovers(history: History
     (again,), _ = remember(history, NOW + 60, gone)
     assert again.since_at == NOW
     assert [one.subject for one in remember(history, NOW + 120)[1]] == [r"half\udcff"]
+
+
+def test_what_follows_from_another_finding_is_told_with_it(history: History) -> None:
+    cause = Finding("worker.not_answering", "high@web1", "it does not answer")
+    effect = Finding("queue.no_consumer", "high_q", "nobody consumes it", caused_by=(Cause.of(cause),))
+    crossed, _ = history.remember(NOW, {}, [cause, effect], unsure=lambda *_: False, targets=1, keep_s=1e6)
+    assert [one.caused_by for one in crossed] == [(), (Cause.of(cause),)]
+    first, second = history.news(0)
+    assert "it follows from" not in first.text
+    assert "| it follows from worker.not_answering high@web1" in second.text

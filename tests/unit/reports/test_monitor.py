@@ -3,6 +3,9 @@
 import json
 import math
 
+from msgspec.structs import replace
+
+from runbooks.core.model import Cause
 from runbooks.core.reporter import About, Seen
 from runbooks.reports.monitor import look_document, look_lines, sparkline
 from tests.unit.monitoring.conftest import make_crossing, make_look, make_queue_look
@@ -31,6 +34,12 @@ def test_a_name_with_a_space_or_a_quote_stays_one_value() -> None:
     _, queue, _, _, crossed = look_lines(look, About())
     assert r' queue="q \"2\"" depth=0 ' in queue
     assert r' CROSSED queue.depth "q \"2\"" since=' in crossed
+
+
+def test_what_another_finding_explains_says_so_before_its_text() -> None:
+    effect = replace(make_crossing(), caused_by=(Cause("worker.not_answering", "high@web1"),))
+    *_, crossed = look_lines(make_look(crossings=(effect,)), About())
+    assert " since=2025-06-15T14:06:40Z caused_by=worker.not_answering 16,000 messages wait" in crossed
 
 
 def test_a_queue_that_was_not_read_to_its_end_says_how_far() -> None:
