@@ -86,7 +86,8 @@ class Rule(Struct, frozen=True):
     `core/rules.py` is the language in which it is written. `queue`, `task`, `content_type` and `compression` are
     shell-style patterns, separated by commas (`compression` is "" where it is not asked for); `eta_overdue_s` the least
     seconds by which the ETA has passed; `retries_over` holds where the retries are more; `duplicate` says which one of
-    those with the same task and arguments stays; each of `args` is canonical JSON, or a keyword with `=` before it.
+    those with the same task and arguments stays; `keep_newest` how many of what is meant stay in each list, the newest,
+    None: none; each of `args` is canonical JSON, or a keyword with `=` before it.
     `priority` is that of the one list whose messages are meant, None: of all lists.
     With `malformed` the items that are no messages are meant, with `unacked` also messages that a worker fetched which
     is gone. `requeue_to` is `QUEUE` or `QUEUE:PRIORITY`; empty: into the archive.
@@ -109,6 +110,7 @@ class Rule(Struct, frozen=True):
     content_type: str = "*"
     compression: str = ""
     priority: int | None = None
+    keep_newest: int | None = None
 
 
 class MessageSummary(Struct, frozen=True):

@@ -48,6 +48,12 @@ def _more_than(value: object) -> object:
     raise ValueError("write it as '>N', e.g. '>2'")
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("write it as a number, 1 or more")
+    return value
+
+
 def one_line_or_empty(value: str) -> str:
     """The value itself. Raises ValueError where it is more than a line."""
     if re.search(r"[\x00-\x1f\x7f]", value):
@@ -139,6 +145,7 @@ class QueueRule(BaseModel):
     expired: bool = False
     unregistered: bool = False
     duplicate: Annotated[Literal["newest", "oldest"], BeforeValidator(_keep)] | None = None
+    keep_newest: Annotated[int, BeforeValidator(_number), Field(ge=1)] | None = None
     id: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
     arg: Annotated[tuple[str, ...], BeforeValidator(_args)] = ()
     malformed: bool = False
@@ -156,6 +163,10 @@ class QueueRule(BaseModel):
             raise ValueError("it says nothing of which messages: name at least a queue")
         if self.duplicate and self.unacked:
             raise ValueError("which of several duplicates is the oldest is not known of unacked messages")
+        if self.keep_newest and self.unacked:
+            raise ValueError("which messages are the newest is not known of unacked messages")
+        if self.keep_newest and self.duplicate:
+            raise ValueError("`keep_newest` and `duplicate` both say which messages stay: give one of them")
         if self.malformed and (action or given - {"malformed", "queue"}):
             raise ValueError(
                 "malformed items are no messages: beside `malformed` only a queue and a reason mean anything"
@@ -167,7 +178,7 @@ class QueueRule(BaseModel):
         rule = Rule(
             self.reason or "", self.queue, self.task, self.eta_overdue, self.retries, self.expired, self.unregistered,
             self.duplicate, self.id, self.arg, self.malformed, self.unacked, self.with_workflows, self.requeue_to or "",
-            self.content_type, self.compression, self.priority,
+            self.content_type, self.compression, self.priority, self.keep_newest,
         )  # fmt: skip
         return rule if rule.reason else replace(rule, reason=text(rule))
 
@@ -231,6 +242,7 @@ def _words(rule: Rule) -> Iterator[str]:
         "expired": rule.expired,
         "unregistered": rule.unregistered,
         "duplicate": rule.duplicate and f"keep={rule.duplicate}",
+        "keep_newest": None if rule.keep_newest is None else str(rule.keep_newest),
         "id": rule.ids and ",".join(rule.ids),
         "arg": rule.args,
         "malformed": rule.malformed,
@@ -263,7 +275,10 @@ def says_how_written(rule: Rule) -> bool:
 
 
 def _says_nothing_of_the_task(rule: Rule) -> bool:
-    told = ("task", "eta_overdue_s", "retries_over", "expired", "unregistered", "duplicate", "ids", "args", "malformed")
+    told = (
+        "task", "eta_overdue_s", "retries_over", "expired", "unregistered", "duplicate", "keep_newest", "ids", "args",
+        "malformed",
+    )  # fmt: skip
     return all(getattr(rule, name) in ("*", None, False, ()) for name in told)
 
 

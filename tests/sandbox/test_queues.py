@@ -85,6 +85,15 @@ def test_of_duplicates_one_of_each_stays(broken: World) -> None:
     undo_last(broken, before)
 
 
+def test_the_newest_stay_and_the_plan_says_what_remains(broken: World) -> None:
+    polls = [id_of(raw) for raw in broken.queue() if task_of(raw) == POLL]  # the newest first
+    flags = ("clean-queues", "--queue", "low_priority", "--task", "inventory.*", "--keep-newest", "4690", "--dry-run")
+    plan = broken.inv(*flags).out
+    assert "take 10 of 5,000 messages out of low_priority" in plan
+    assert "4,990 of 5,000 remain\n" in plan
+    assert {message["id"] for message in selected(broken.inv(*flags, "--json").json)} == set(polls[4690:])
+
+
 def test_unregistered_messages_are_those_that_no_node_knows(broken: World) -> None:
     found = selected(broken.inv("clean-queues", "--unregistered", "--dry-run", "--json").json)
     assert Counter(message["task"] for message in found) == {CHECK: 300}

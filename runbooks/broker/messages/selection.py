@@ -1,6 +1,6 @@
 """Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is given."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from msgspec import Struct, field
@@ -33,16 +33,26 @@ def keys_read(keyspace: KeySpace, rules: Iterable[Rule], queue: str) -> KeySpace
     return keyspace.reading(rule.priority for rule in for_queue(rules, queue) if rule.priority is not None)
 
 
+class Ahead(Struct):
+    """What a look ahead at a whole queue has found, for the rules that ask for it.
+
+    `kept`: for each likeness of duplicates the checksum of the one that stays. `surplus`: what is older than the newest
+    that a rule keeps. What arrives after the look is in neither, so it stays.
+    """
+
+    kept: dict[bytes, bytes] = field(default_factory=dict)
+    surplus: set[bytes] = field(default_factory=set)
+
+
 class Facts(Struct, frozen=True):
     """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that nodes know.
 
-    `registered` is None where no node answers; `kept` has for each likeness of duplicates the checksum of the one that
-    stays (see `keepers`).
+    `registered` is None where no node answers; `ahead` is what was seen of the queue before, where a rule asks for it.
     """
 
     now: float
     registered: frozenset[str] | None = None
-    kept: Mapping[bytes, bytes] = field(default_factory=dict)
+    ahead: Ahead = field(default_factory=Ahead)
 
 
 class Verdict(Struct, frozen=True):
@@ -82,6 +92,7 @@ class Judge:
         self._ids = {rule: frozenset(rule.ids) for rule in rules if rule.ids}
         self._seen: set[bytes] = set()  # the one of each kind of duplicates that stays
         self._newly_seen: list[bytes] = []
+        self._newest: dict[Rule, set[bytes]] = {}  # of the list that is looked at ahead
         self._told: dict[str, tuple[list[str], int]] = {}
         self.by_task = _RulesByTask((), None)
         self._by_form: list[Rule] = []
@@ -100,6 +111,7 @@ class Judge:
         self.by_task = _RulesByTask(rules, self._facts.registered)
         self._by_form = [rule for rule in rules if says_only_how_written(rule)]
         self._newly_seen = []
+        self._newest = {rule: set() for rule in here if rule.keep_newest}
 
     def rewind(self) -> None:
         """Start the list again: what was judged of it so far did not happen."""
@@ -178,6 +190,8 @@ class Judge:
                 return ""
         if rule.duplicate and not self._is_duplicate(rule, task, raw):
             return ""
+        if rule.keep_newest and self._mark(rule, raw) not in self._facts.ahead.surplus:
+            return ""
         if rule.requeue_to:
             queue, priority, key = self._targets[rule]
             if redirected(raw, queue, priority) is None:
@@ -203,7 +217,7 @@ class Judge:
 
     def _is_duplicate(self, rule: Rule, task: str, raw: bytes) -> bool:
         alike = self._likeness(rule, task, raw)
-        kept = self._facts.kept.get(alike)
+        kept = self._facts.ahead.kept.get(alike)
         if kept is None:
             return False  # it arrived after the look ahead
         if kept != _checksum(raw) or alike in self._seen:
@@ -215,23 +229,34 @@ class Judge:
     def _likeness(self, rule: Rule, task: str, raw: bytes) -> bytes:
         return likeness(task, raw) + b"%d" % self._all.index(rule)
 
-    @property
-    def wants_keepers(self) -> bool:
-        """True where duplicates are asked for: `note_keepers` has to be shown everything first, newest to oldest."""
-        return any(rule.duplicate for rule in self._all)
+    def _mark(self, rule: Rule, raw: bytes) -> bytes:
+        return _checksum(raw) + b"%d" % self._all.index(rule)
 
-    def note_keepers(self, items: Sequence[bytes], reads: Sequence[Read], kept: dict[bytes, bytes]) -> None:
-        """Learn from a list's next items which message of each kind stays; `reads` is what they are."""
+    @property
+    def looks_ahead(self) -> bool:
+        """True where a rule says which messages stay: `look_ahead` needs all of them first, the newest first."""
+        return any(rule.duplicate or rule.keep_newest for rule in self._all)
+
+    def look_ahead(self, items: Sequence[bytes], reads: Sequence[Read], ahead: Ahead) -> None:
+        """Learn from a list's next items which messages stay; `reads` is what they are."""
         for raw, look in zip(items, reads, strict=True):
             if not isinstance(look, (Headers, Message)):
                 continue
             for rule in self.by_task[look.task]:
-                if rule.duplicate and means(rule, look, raw, self._facts.now):
-                    alike = self._likeness(rule, look.task, raw)
-                    if rule.duplicate == "oldest":
-                        kept[alike] = _checksum(raw)
-                    else:
-                        kept.setdefault(alike, _checksum(raw))
+                if (rule.duplicate or rule.keep_newest) and means(rule, look, raw, self._facts.now):
+                    self._look_ahead(rule, look.task, raw, ahead)
+
+    def _look_ahead(self, rule: Rule, task: str, raw: bytes, ahead: Ahead) -> None:
+        if rule.keep_newest:
+            newest, mark = self._newest[rule], self._mark(rule, raw)
+            if len(newest) < rule.keep_newest:
+                newest.add(mark)
+            elif mark not in newest:
+                ahead.surplus.add(mark)
+        elif rule.duplicate == "oldest":
+            ahead.kept[self._likeness(rule, task, raw)] = _checksum(raw)
+        else:
+            ahead.kept.setdefault(self._likeness(rule, task, raw), _checksum(raw))
 
 
 def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:

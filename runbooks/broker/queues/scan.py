@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from runbooks.broker.messages.fast_parse import Headers, outlines, read
 from runbooks.broker.messages.parse import Malformed, Message, Unreadable, parse
-from runbooks.broker.messages.selection import Facts, Judge, Verdict, keys_read
+from runbooks.broker.messages.selection import Ahead, Facts, Judge, Verdict, keys_read
 from runbooks.broker.server.connection import address
 from runbooks.broker.server.keys import Key, readable
 from runbooks.broker.server.pipeline import Stream
@@ -174,23 +174,23 @@ def judge_of(
     on_progress: Progress,
     read_until: float = math.inf,
 ) -> Judge:
-    """The judge of a queue; where duplicates are asked for, all of it is read first to know which are to stay.
+    """The judge of a queue; where a rule says which messages stay, all of it is read first to know these.
 
-    What is not read by `read_until` (monotonic s) counts as no duplicate.
+    What is not read by `read_until` (monotonic s) stays.
     """
     judge = Judge(rules, store.keys, queue, facts)
-    if not judge.wants_keepers:
+    if not judge.looks_ahead:
         return judge
-    kept: dict[bytes, bytes] = {}
+    ahead = Ahead()
     for key in reversed(store.keys.queue(queue)):
         judge.begin(key)
         for part in (key, *store.keys.aside(key)):
             for window in windows(store.client, part):
-                judge.note_keepers(window.items, read(window.items), kept)
+                judge.look_ahead(window.items, read(window.items), ahead)
                 on_progress(window.first + len(window.items), window.length)
                 if time.monotonic() >= read_until:
                     break
-    return Judge(rules, store.keys, queue, replace(facts, kept=kept))
+    return Judge(rules, store.keys, queue, replace(facts, ahead=ahead))
 
 
 class _Chosen(Struct):

@@ -27,6 +27,7 @@ IN_QUEUES: Mapping[str, str] = {
     "unacked": "also those that were fetched by a worker that is gone, and never acknowledged",
     "unregistered": "whose task no node that answers has registered",
     "duplicate": "all but one of those with the same task and arguments: keep=newest or keep=oldest",
+    "keep_newest": "all but the newest so many, a NUMBER, in each list of a priority",
     "with_workflows": "also those that a chord, a chain or a callback waits for",
     "reason": "what the archive and reports say of them (default: the rule itself)",
 }
@@ -36,6 +37,7 @@ IN_ONE_QUEUE: Mapping[str, str] = {
     "unacked": "those that a worker has fetched and not acknowledged, instead of those that wait",
     "unregistered": IN_QUEUES["unregistered"],
     "duplicate": IN_QUEUES["duplicate"],
+    "keep_newest": IN_QUEUES["keep_newest"],
 }
 _YES = {"expired", "malformed", "unacked", "unregistered", "with_workflows"}
 

@@ -23,6 +23,7 @@ FLAGS = st.fixed_dictionaries(
         "expired": st.just(True),
         "unregistered": st.just(True),
         "duplicate": st.sampled_from(["keep=newest", "keep=oldest"]),
+        "keep_newest": st.integers(1, 9).map(str),
         "id": st.lists(NAMES, min_size=1, max_size=3),
         "arg": st.lists(
             st.text(max_size=6) | st.sampled_from(["1", "1.0", "true", '{"b": 1, "a": [2]}', "k=v", "k=7"])
@@ -31,7 +32,7 @@ FLAGS = st.fixed_dictionaries(
         "requeue_to": st.sampled_from(["high", "high:0", "a:b:9"]),
         "reason": NAMES,
     },
-)
+).filter(lambda flags: not {"duplicate", "keep_newest"} <= flags.keys())
 
 
 @given(flags=FLAGS)
@@ -86,6 +87,10 @@ def test_no_flag_at_all_is_no_rule() -> None:
         ({"malformed": True, "task": ["a"]}, "malformed items are no messages"),
         ({"malformed": True, "requeue_to": "high"}, "malformed items are no messages"),
         ({"unacked": True, "duplicate": "keep=newest"}, "which of several duplicates is the oldest is not known"),
+        ({"unacked": True, "keep_newest": "9"}, "which messages are the newest is not known"),
+        ({"duplicate": "keep=newest", "keep_newest": "9"}, "both say which messages stay"),
+        ({"keep_newest": "0"}, "--keep-newest: "),
+        ({"keep_newest": True}, "--keep-newest: write it as a number, 1 or more"),
     ],
 )
 def test_what_means_nothing_is_refused_in_words_that_help(flags: dict[str, Any], problem: str) -> None:

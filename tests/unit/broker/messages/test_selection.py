@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runbooks.broker.messages.body import links, read_body
 from runbooks.broker.messages.fast_parse import read, redirected
 from runbooks.broker.messages.parse import Message, parse
-from runbooks.broker.messages.selection import Facts, Judge
+from runbooks.broker.messages.selection import Ahead, Facts, Judge
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
@@ -111,6 +111,31 @@ def test_copies_that_are_byte_for_byte_the_same_are_duplicates_too(
     client.lpush("work", *listed(client, "work") * 2)
     (selection,) = scan(Rule("r", duplicate="newest")).selected
     assert selection.count == 2
+
+
+def test_the_newest_of_each_list_stay_of_what_the_rule_means(send: Send, scan: Scan) -> None:
+    older = {send("poll"), send("poll", priority=9)}
+    for priority in (0, 9, 0, 9):
+        send("poll", priority=priority)
+        send("other", priority=priority)
+    rule = Rule("r", task="poll", keep_newest=2)
+    assert ids(scan(rule)) == older
+    assert ids(scan(Rule("r", task="poll", keep_newest=9))) == set()
+
+
+def test_what_arrives_after_the_look_ahead_stays(send: Send, client: "redis.Redis") -> None:
+    rule, ahead = Rule("r", keep_newest=1), Ahead()
+    oldest, _ = send("poll"), send("poll")
+    judge = Judge([rule], KEYS, "work", Facts(0.0))
+    judge.begin("work")
+    judge.look_ahead(seen := listed(client, "work"), read(seen), ahead)
+    send("poll")
+    judge = Judge([rule], KEYS, "work", Facts(0.0, ahead=ahead))
+    judge.begin("work")
+    now = listed(client, "work")
+    assert [parse(now[i]).id for i, _ in judge.pick(now)] == [oldest]  # type: ignore[union-attr]
+    client.rpop("work", 2)
+    assert not list(judge.pick(listed(client, "work"))), "all that was seen has been consumed"
 
 
 def test_what_a_chord_a_chain_or_a_callback_waits_for_is_left_alone_and_named(url: str, send: Send, scan: Scan) -> None:

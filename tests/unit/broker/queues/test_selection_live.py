@@ -33,12 +33,13 @@ RULES = st.builds(
     retries_over=st.sampled_from([None, 0, 2]),
     args=st.sampled_from([(), ("1",), ("2",)]),
     duplicate=st.sampled_from([None, "newest", "oldest"]),
+    keep_newest=st.sampled_from([None, None, 1, 5]),
     requeue_to=st.sampled_from(["", "target", "target:9", "work:9"]),
-)
+).filter(lambda rule: not (rule.duplicate and rule.keep_newest))
 
 
 def fits(rule: Rule, raw: bytes) -> bool:
-    """The rule, said once more and simply, without its duplicates."""
+    """The rule, said once more and simply, without what it says of which messages stay."""
     headers = json.loads(raw)["headers"]
     named = {"*": TASKS, "mail.*": TASKS[:2], "report,mail.send": ("report", "mail.send"), "none": ()}[rule.task]
     enough = rule.retries_over is None or headers["retries"] > rule.retries_over
@@ -120,10 +121,13 @@ def workers(url: str, work: tuple[str, ...], later: list[bytes], consumed: list[
 
 
 def expected(rule: Rule, first: list[tuple[bytes, str]], keys: KeySpace) -> list[str]:
-    """The ids of what a quiet queue loses: all that fits, but for one of each kind of duplicates."""
+    """The ids of what a quiet queue loses: all that fits, but for what the rule keeps."""
     targets = {"work:9": keys.queue("work")[-1]}
-    runs = [raw for key in keys.queue("work") for raw, at in first if at == key and key != targets.get(rule.requeue_to)]
-    fitting = [raw for raw in runs if fits(rule, raw)]
+    lists = [key for key in keys.queue("work") if key != targets.get(rule.requeue_to)]
+    by_list = [[raw for raw, at in first if at == key and fits(rule, raw)] for key in lists]
+    if rule.keep_newest:
+        return [id_of(raw) for fitting in by_list for raw in fitting[: -rule.keep_newest]]
+    fitting = list(itertools.chain.from_iterable(by_list))
     if not rule.duplicate:
         return [id_of(raw) for raw in fitting]
     ordered = fitting if rule.duplicate == "oldest" else fitting[::-1]
