@@ -189,6 +189,7 @@ class ScheduleEntry(Struct, frozen=True):
 class KeptEntry(Struct, frozen=True):
     """An entry as beat's scheduler keeps it; beat sends it unless it is not `enabled`.
 
+    `of_code`: beat took it from the application's code, and drops it at its next start where the code lacks it then.
     `last_sent_at` is None where it never was, or that is not known, `counted_from_at` the time after which it is due
     next, None where that is not known.
     """
@@ -197,6 +198,7 @@ class KeptEntry(Struct, frozen=True):
     enabled: bool = True
     last_sent_at: float | None = None
     counted_from_at: float | None = None
+    of_code: bool = False
 
 
 class Lock(Struct, frozen=True):

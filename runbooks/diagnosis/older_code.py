@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runbooks.core.application import Application, ScheduleEntry
-from runbooks.core.command import Command
+from runbooks.core.application import Application, KeptSchedule, ScheduleEntry
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Finding, HostState, NodeState, ServiceState, Severity, Snapshot
 from runbooks.core.settings import Worker
@@ -88,42 +87,54 @@ def _short(value: Any, other: Any) -> str:
 
 
 def beats(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Beats that send an older schedule than the application has, by the file in which they keep it.
+    """Beats that send an older schedule than the application has, by what their scheduler keeps of the code.
 
-    **Source:** celery 5.7.0 `beat.py: PersistentScheduler.setup_schedule`: it takes up `beat_schedule` when it starts.
+    django-celery-beat's tables do not say which of their rows are of the code, so they tell nothing.
     """
     for host, state, said in held(fleet, snapshot):
-        beat = state.services.get(host.beat)
-        if not (beat and _is_older(beat, said) and state.kept and state.kept.kind == "file" and not state.kept.error):
+        kept = state.kept
+        if not (is_older_beat(host, state) and kept and kept.kind in ("file", "redbeat") and not kept.error):
             continue
-        restart = Command("restart-workers", "beat", "--limit", host.name)
-        if lines := list(_entries(state, said)):
+        if lines := list(_entries(kept, said)):
+            why = "it was started before the application's files changed, and sends an older schedule"
             yield Finding(
                 "beat.older_schedule",
                 host.name,
                 f"beat on {host.name} sends an older schedule than the application has, for it was started before the "
-                f"application's files changed: restart it with {restart}",
+                "application's files changed",
                 (
                     *lines[:_MOST],
                     *([f"and {len(lines) - _MOST} more"] if len(lines) > _MOST else []),
-                    f"it was started at {_at(beat.started_at)}, the application's files last changed at "
-                    f"{_at(said.came_from.changed_at)}",
+                    f"it was started at {_at(state.services[host.beat].started_at)}, the application's files last "
+                    f"changed at {_at(said.came_from.changed_at)}",
                 ),
+                remedy="restart it",
+                fix=(control(host, host.beat, "restart", why, snapshot),),
             )
 
 
-def _entries(state: HostState, said: Application) -> Iterator[str]:
-    """How the entries differ."""
-    assert state.kept
-    old = {one.entry.name: one.entry for one in state.kept.entries if one.entry.name != _DEFAULT_ENTRY}
+def is_older_beat(host: FleetHost, state: HostState) -> bool:
+    """Whether a host's beat was started before its application changed: only then its schedule may be an older one.
+
+    **Source:** celery 5.7.0 `beat.py: PersistentScheduler.setup_schedule`; celery-redbeat 2.4.2 `schedulers.py:
+    RedBeatScheduler.setup_schedule`: they take up `beat_schedule` when they start.
+    """
+    beat, said = state.services.get(host.beat), state.application
+    return bool(beat and said and _is_older(beat, said))
+
+
+def _entries(kept: KeptSchedule, said: Application) -> Iterator[str]:
+    """How the entries that beat sends differ."""
+    old = {one.entry.name: one for one in kept.entries if one.entry.name != _DEFAULT_ENTRY}
     new = {entry.name: entry for entry in said.schedule if entry.name != _DEFAULT_ENTRY}
     for name in sorted({*old, *new}):
-        if name not in new:
-            yield f"it sends {name} ({old[name].task}), which the application has no more"
-        elif name not in old:
+        its = old.get(name)
+        if its is None:
             yield f"it does not send {name} ({new[name].task})"
-        elif _call(old[name]) != _call(new[name]):
-            yield f"of {name} it has {_shown(old[name])}, the application {_shown(new[name])}"
+        elif name not in new and its.of_code and its.enabled:
+            yield f"it sends {name} ({its.entry.task}), which the application has no more"
+        elif name in new and its.enabled and _call(its.entry) != _call(new[name]):
+            yield f"of {name} it has {_shown(its.entry)}, the application {_shown(new[name])}"
 
 
 def _call(entry: ScheduleEntry) -> tuple[Any, ...]:

@@ -153,6 +153,7 @@ def worker_step(
         yield from services.at_work(fleet, snapshot, since, proving=proving)
         yield from code.not_registered(fleet, snapshot)
         yield from older_code.workers(fleet, snapshot)
+        yield from older_code.beats(fleet, snapshot)
 
     def can_be_done(judge: Judge) -> Judge:
         return lambda snapshot: possible(fleet, judge(snapshot))

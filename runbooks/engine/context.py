@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from runbooks.core.application import Application
+from runbooks.core.application import Application, KeptSchedule
 from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, Interrupted, LockHeld, RunbookError, UsageError
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import SAMPLES, Finding, NodeState, OtherRun, Snapshot
+from runbooks.core.model import SAMPLES, Finding, HostState, NodeState, OtherRun, Snapshot
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import About, Reporter
 from runbooks.core.wording import counted, going_on
@@ -85,7 +85,7 @@ class Session:
         """What Celery calls each node, or the nodes of several containers, by the name here, as looks have told."""
         self._looked = False
         self._judged: tuple[float, Sequence[Finding]] | None = None
-        self._said: Mapping[str, Application | None] = {}
+        self._said: Mapping[str, tuple[Application | None, KeptSchedule | None]] = {}
 
     @cached_property
     def broker(self) -> "Broker":
@@ -102,7 +102,7 @@ class Session:
     ) -> Snapshot:
         """One look at what is needed, on all hosts of the fleet or on these; messages are read until `read_until`.
 
-        One that does not ask for it has what the application said in the last look that did.
+        One that does not ask for it has what the application said and beat's scheduler kept in the last look that did.
 
         Raises BrokerError where the broker cannot be looked at; `without_broker` that is part of what was seen.
         """
@@ -124,16 +124,20 @@ class Session:
             take_over=self.options.take_over,
         )  # fmt: skip
         if Needs.IMPORTS in needs:
-            self._said = {name: state.application for name, state in found.reachable().items()}
+            self._said = {name: (state.application, state.kept) for name, state in found.reachable().items()}
         else:
-            said = {name: replace(s, application=self._said.get(name)) for name, s in found.reachable().items()}
-            found = replace(found, hosts={**found.hosts, **said})
+            found = replace(found, hosts={**found.hosts, **dict(self._with_said(found))})
         if found.broker:
             self._keep_names(found.broker.nodes, of_services=Needs.SERVICES in needs)
         if not self._looked:
             self._looked = True
             self.tell_about(found, needs)
         return recall(records, fleet.app.app, found)
+
+    def _with_said(self, found: Snapshot) -> Iterator[tuple[str, HostState]]:
+        for name, state in found.reachable().items():
+            application, kept = self._said.get(name, (None, None))
+            yield name, replace(state, application=application, kept=kept)
 
     def begin_again(self) -> None:
         """What is looked at from now on is an output of its own: its first look tells what it is about."""

@@ -34,6 +34,7 @@ from runbooks.core.redaction import keep_secrets_in, redact
 from runbooks.core.settings import Probe
 from runbooks.diagnosis.census import in_other_installations
 from runbooks.diagnosis.environment import drift, reading_of
+from runbooks.diagnosis.older_code import is_older_beat
 from runbooks.diagnosis.stuck import may_be_stuck, suspects
 from runbooks.diagnosis.take_over import units_to_ask
 from runbooks.diagnosis.wanted_files import timer_of
@@ -184,8 +185,7 @@ def observe(
                 keep(records, host, fleet.app.app, found)
         if writes:
             forget_unused(records)
-    if Needs.SCHEDULE in needs:
-        hosts = _with_schedules(fleet, transports, hosts)
+        hosts = _with_schedules(fleet, transports, hosts, every=Needs.SCHEDULE in needs)
     other_run = None
     if not state.unseen:
         other_run, state = _or_not_seen(
@@ -363,11 +363,17 @@ def _load(
 
 
 def _with_schedules(
-    fleet: Fleet, transports: Transports, hosts: Mapping[str, HostState | Unreachable]
+    fleet: Fleet, transports: Transports, hosts: Mapping[str, HostState | Unreachable], *, every: bool
 ) -> dict[str, HostState | Unreachable]:
-    """The hosts, those of beat with what its scheduler keeps; where there is none the first with the application."""
+    """The hosts, `every` one of beat with what its scheduler keeps; where there is none the first with the application.
+
+    Otherwise only those are asked whose beat may send an older schedule than the application has.
+    """
     loaded = [host for host in fleet.hosts if _application_of(hosts[host.name])]
     asked = [host for host in loaded if host.settings.beat] or loaded[:1]
+    if not every:
+        states = {name: state for name, state in hosts.items() if isinstance(state, HostState)}
+        asked = [host for host in asked if is_older_beat(host, states[host.name])]
     return {**hosts, **on_hosts(transports, asked, partial(_kept, fleet, hosts))}
 
 

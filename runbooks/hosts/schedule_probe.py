@@ -96,15 +96,21 @@ def parsed(text: Optional[str], otherwise: Any) -> Any:
 
 
 def redbeat(app: Any) -> Iterator[Any]:
-    """**Source:** celery-redbeat 2.4.2 `schedulers.py: RedBeatSchedulerEntry.from_key`: never sent is due now."""
+    """**Source:** celery-redbeat 2.4.2 `schedulers.py`.
+
+    `RedBeatSchedulerEntry.from_key`: one that was never sent is due now. `RedBeatScheduler.setup_schedule`: it notes
+    which entries are of the code, and drops those at its start that the code lacks.
+    """
     from redbeat.schedulers import RedBeatSchedulerEntry, ensure_conf, get_redis
 
     conf = ensure_conf(app) or app.redbeat_conf
+    of_code = get_redis(app).smembers(conf.statics_key)
     for key in get_redis(app).zrange(conf.schedule_key, 0, -1):
         with contextlib.suppress(KeyError):  # gone since
             entry = RedBeatSchedulerEntry.from_key(key, app=app)
             last = at(entry.last_run_at)
-            yield entry.name, entry, {"enabled": entry.enabled, "last_sent_at": last, "counted_from_at": last}
+            times = {"last_sent_at": last, "counted_from_at": last}
+            yield entry.name, entry, dict(times, enabled=entry.enabled, of_code=entry.name in of_code)
 
 
 def lock(app: Any) -> Optional[Dict[str, Any]]:
@@ -140,7 +146,7 @@ def of_file(path: str) -> Iterator[Any]:
     for name, entry in found:
         last = at(entry.last_run_at)
         sent = last if entry.total_run_count else None
-        yield name, entry, {"last_sent_at": sent, "counted_from_at": last}
+        yield name, entry, {"last_sent_at": sent, "counted_from_at": last, "of_code": True}
 
 
 SUFFIXES = ("", ".db", ".dat", ".bak", ".dir", ".pag")

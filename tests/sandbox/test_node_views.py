@@ -1,19 +1,24 @@
 """`inv workers NODE`, `inv tasks` and the controls, on two real workers that a module shares."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import redis
 from celery import Celery
 
+from lab.redis_server import free_port, redis_server_binary
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
@@ -160,6 +165,90 @@ def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop)
     shop.app.control.revoke(later)
     shop.release(*"abc")
     until(lambda: shop.ended(*holding))
+
+
+Api = Callable[[str], Any]
+"""What Flower answers to a path of its API."""
+
+
+@contextmanager
+def flower(world: World) -> Iterator[Api]:
+    """A real Flower that has asked both workers."""
+    port, log = free_port(), world.path / "flower.log"
+    command = [sys.executable, "-m", "celery", "-A", "shop", "flower", "--address=127.0.0.1", f"--port={port}"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=world.path, stdout=file, stderr=file, env={**os.environ, "FLOWER_UNAUTHENTICATED_API": "true"}
+        )
+
+    def api(path: str) -> Any:
+        with urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=30) as answer:
+            return json.load(answer)
+
+    def has_both() -> bool:
+        try:
+            told = api("workers?refresh=true")
+        except URLError:  # it does not listen yet
+            return False
+        return all(told.get(name, {}).get("stats") for name in ("one@here", "two@here"))
+
+    try:
+        until(has_both, timeout_s=90)
+        yield api
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def redis_cli(shop: Shop, *words: str) -> str:
+    """What the command prints."""
+    command = shutil.which("redis-cli") or str(redis_server_binary().with_name("redis-cli"))
+    url = (shop.world.path / "broker.url").read_text()
+    return subprocess.run([command, "-u", url, *words], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower(shop: Shop) -> None:
+    with flower(shop.world) as api:
+        holding = [shop.send("hold", name) for name in NAMES]
+        until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
+        until(lambda: len(shop.inspect("active")) == 2)
+        queues = {queue["name"]: queue for queue in shop.world.inv("queues", "--json").json["queues"]}
+        nodes = {node["name"]: node for node in shop.world.inv("workers", "*@here", "--json").json["nodes"]}
+        tasks = {task["task"]: task for task in shop.world.inv("tasks", "--json").json["tasks"]}
+        broker = shop.world.inv("broker", "--json").json["broker"]
+
+        asked = [api(f"workers?refresh=true&workername={name}")[name] for name in nodes]
+        assert all("active" in one for one in asked)
+        theirs = api("workers")
+        lengths = {one["name"]: one["messages"] for one in api("queues/length")["active_queues"]}
+        assert {name: queues[name]["depth"] for name in lengths} == lengths
+        assert lengths == {name: int(redis_cli(shop, "LLEN", name)) for name in ("work", "rest")}
+        assert lengths["work"] > 0
+        for name, node in nodes.items():
+            its, inspected = theirs[name], shop.inspect("stats", name)
+            assert set(node["queues"]) == {one["name"] for one in its["active_queues"]}
+            assert node["size"] == its["stats"]["pool"]["max-concurrency"] == inspected["pool"]["max-concurrency"]
+            assert node["started"] == its["stats"]["total"] == inspected["total"]
+            assert node["prefetch"] == its["stats"]["prefetch_count"]
+            for kind in ("active", "reserved"):
+                ids = {one["id"] for one in its[kind]}
+                assert {one["id"] for one in node[kind]} == ids == {one["id"] for one in shop.inspect(kind, name)}
+        for task, line in tasks.items():
+            knowing = [name for name in nodes if any(one.split()[0] == task for one in theirs[name]["registered"])]
+            assert line["registered_by"] == knowing
+        info = dict(line.split(":", 1) for line in redis_cli(shop, "INFO").splitlines() if ":" in line)
+        assert broker["version"]["value"] == info["redis_version"]
+        assert broker["role"]["value"]["role"] == info["role"]
+        assert broker["evictions"]["value"] == int(info["evicted_keys"])
+
+        shop.release(*NAMES)
+        until(lambda: shop.ended(*holding))
+        until(lambda: len(api("tasks?taskname=shop.hold&state=SUCCESS")) == len(holding))
+        seen = api(f"task/info/{holding[0]}")
+        ours = shop.world.inv("task", holding[0], "--json").json
+        assert (ours["result"]["state"], ours["result"]["worker"]) == (seen["state"], seen["worker"])
+        assert ours["name"] == seen["name"]
+    shop.app.control.disable_events()
 
 
 def test_a_pattern_shows_each_node_that_it_fits_and_a_wrong_name_is_told(shop: Shop) -> None:

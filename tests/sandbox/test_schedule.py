@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,9 +169,7 @@ def test_a_file_of_beats_that_cannot_be_read_is_told_once_with_the_reason(health
     assert (done.out + done.err).count("/nowhere/beat is not there") == 1, done.out + done.err
 
 
-def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_how_to_restart_it(
-    healthy: World,
-) -> None:
+def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_restarted(healthy: World) -> None:
     settings = healthy.path / "lab/patient/printer_inventory/settings.py"
     before = settings.read_text()
     gone, new = '"collect-daemon-status": {', '"collect-status": {'
@@ -178,6 +177,8 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_h
     settings.write_text(before.replace(gone, new).replace('"priority": 5', '"priority": 4'))
     try:
         found = healthy.inv("diagnose", "--json").json["findings"]
+        repaired = healthy.inv("remediate", "--yes", "--json").json
+        taken_up = healthy.inv("schedule", "--json").json["schedule"]
     finally:
         settings.write_text(before)
     (fault,) = (one for one in found if one["code"] == "beat.older_schedule")
@@ -187,12 +188,20 @@ def test_a_beat_of_before_a_change_of_the_schedule_is_told_with_both_sides_and_h
     )
     assert "it does not send collect-status" in told
     assert "of glpi-check-all-devices-daily it has integrations.tasks.check_all_devices_in_glpi 0 2 * * *" in told
-    assert "restart-workers beat --limit sandbox" in fault["summary"]
+    assert fault["remedy"] == "restart it"
     assert not [one for one in found if one["code"].startswith("schedule.")]
+    assert (repaired["exit_code"], [change["do"]["service"] for change in repaired["plan"]]) == (0, ["beat"]), repaired
+    assert {"collect-status"} == {one["entry"] for one in taken_up} & {"collect-status", "collect-daemon-status"}
+    undone = healthy.inv("undo", "last", "--yes")
+    assert (undone.code, "restart beat (it ran before the run, and it runs)" in undone.out) == (0, True), undone.out
+    restarted = healthy.inv("restart-workers", "beat", "--yes")
+    assert restarted.code == 0, restarted.out
     after = {one["code"] for one in healthy.inv("diagnose", "--json").json["findings"]}
     assert not after & {"beat.older_schedule", "worker.older_code"}, "touched files alone are no fault"
 
 
+LATER = time.time() + 3600
+"""A file of this time was changed after anything was started."""
 BEAT = """\
       celery_beat: true
       celery_thresholds: {beat_silence: 5m}
@@ -232,6 +241,19 @@ def test_a_beat_of_redbeat_that_is_well_gives_no_finding_and_one_that_is_stopped
         with beat(shop) as process:
             until(lambda: b"beat: Acquired lock" in (shop.world.path / "beat.log").read_bytes())
             assert found() == {}
+            settings = shop.world.path / "site/shop/settings.py"
+            before = settings.read_text()
+            settings.write_text(before.replace('"in the code"', '"of now"'))
+            os.utime(settings, (LATER, LATER))
+            older = found()
+            assert list(older) == ["beat.older_schedule"]
+            assert older["beat.older_schedule"]["evidence"][:2] == [
+                "it sends in the code (orders.tasks.bill), which the application has no more",
+                "it does not send of now (orders.tasks.bill)",
+            ]
+            settings.write_text(before)
+            os.utime(settings, (LATER, LATER))
+            assert found() == {}, "files that were touched alone are no fault"
             watched = shop.world.inv("monitor")
             assert (watched.code, "CROSSED" in watched.out) == (0, False), watched.out
             os.kill(process.pid, signal.SIGSTOP)

@@ -35,9 +35,9 @@ def of_workers(said: Application, known: Sequence[Finding] = (), **node: Any) ->
     return list(older_code.workers(FLEET, snapshot, known))
 
 
-def of_beats(said: Application, *kept: ScheduleEntry) -> list[Finding]:
-    schedule = KeptSchedule("file", entries=tuple(KeptEntry(entry) for entry in kept))
-    state = make_state(HOST, application=said, kept=schedule)
+def of_beats(said: Application, *kept: ScheduleEntry, kind: Any = "file", **entry: bool) -> list[Finding]:
+    entries = tuple(KeptEntry(one, **{"of_code": True, **entry}) for one in kept)
+    state = make_state(HOST, application=said, kept=KeptSchedule(kind, entries=entries))
     return list(older_code.beats(FLEET, make_snapshot(FLEET, hosts={"web1": state})))
 
 
@@ -86,4 +86,15 @@ def test_a_beat_of_before_is_told_with_what_it_sends_otherwise() -> None:
         "{'queue': 'high_q', 'priority': 5}",
         f"it sends stock ({TASKS[1]}), which the application has no more",
     )
+    (change,) = finding.fix
+    assert (change.do, change.undo) == (ControlService("beat", "restart"), ControlService("beat", "restart"))
+    assert finding.remedy == "restart it"
     assert of_beats(replace(SAID, came_from=BEFORE, schedule=(later,)), BILL) == [], "it has just not taken it up"
+
+
+def test_what_a_scheduler_has_besides_the_code_is_no_older_schedule() -> None:
+    assert of_beats(SAID, BILL, kind="redbeat", of_code=False) == [], "somebody else has put it there"
+    assert of_beats(SAID, BILL, kind="redbeat", enabled=False) == [], "it is not sent"
+    assert of_beats(SAID, BILL, kind="tables") == []
+    (finding,) = of_beats(SAID, BILL, kind="redbeat")
+    assert finding.evidence[0] == f"it sends nightly ({TASKS[0]}), which the application has no more"
