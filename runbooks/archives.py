@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from msgspec.structs import replace
+
 from runbooks.broker.archive.reader import Archived, Fate, Ledger, read, verify
 from runbooks.broker.archive.search import archives_in, chosen, queue_of, row
 from runbooks.broker.queues.reconcile import Rewound
@@ -21,12 +23,13 @@ from runbooks.core.needs import Needs
 from runbooks.core.outside import as_lines
 from runbooks.core.reporter import Check, Outcome, Reporter
 from runbooks.core.rules import fits, text
-from runbooks.core.wording import ago, counted
+from runbooks.core.wording import ago, counted, enumerated
 from runbooks.engine.context import Session
 from runbooks.engine.journal import RunRecord, find_run, list_runs
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
 from runbooks.engine.run import recorded
+from runbooks.engine.sent_again import Earlier, new_id, sent_earlier
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
@@ -97,20 +100,20 @@ def show_archive(
 
     Where Redis has no record of a run's last step, each is looked for there.
     """
-    record = _find(state_directory, run)
+    record = find_archives(state_directory, run)
     broker = _broker(reporter, open_broker)
     if broker and broker.name != record.broker:
         reporter.message(f"note: Redis was not looked at, for they came from {record.broker}, not {broker.name}")
         broker = None
     found = []
-    for path, ledger in _archives(reporter, record, rule):
+    for path, ledger in archives_of(reporter, record, rule):
         differs, note = broker.difference(path) if broker else (Rewound(), "")
         if note:
             reporter.warning(
                 f"{path.name}: {note.replace('RUN', record.id)}", "look at the queue before you restore it"
             )
         here, missing = frozenset(differs.here), frozenset(differs.missing)
-        for message in _chosen(ledger, rule):
+        for message in out_of_queue(ledger, rule):
             stands = True if message.n in here else False if message.n in missing else None
             found.append({**row(message, ledger, queue_of(path)), "stands": stands})
     if every:
@@ -137,7 +140,7 @@ _STANDS = {None: "", True: ", but stands in Redis", False: ", but stands nowhere
 def verify_archive(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
     """Whether every message of a run's archives is as it was taken, and what a killed run has left open."""
     checks = []
-    for path in archives_in(_find(state_directory, run).directory):
+    for path in archives_in(find_archives(state_directory, run).directory):
         reporter.waiting(f"reading {path.parent.name}/{path.name}")
         problems = verify(path)
         checks.append(Check(path.name, not problems, "; ".join(problems) or _sound(path)))
@@ -163,11 +166,12 @@ def restore_archive(
     """
     if place not in get_args(Place):
         raise UsageError(f"--place {place!r} is none of original, next, last", "leave it out for their old places")
-    record = _find(session.options.state_directory, run)
+    record = find_archives(session.options.state_directory, run)
     session.require_consent_possible()
     if record.broker != session.broker.name:
         raise UsageError(f"they came from {record.broker}, not {session.broker.name}", "name the right inventory")
-    archives = list(_archives(session.reporter, record, rule))
+    archives = list(archives_of(session.reporter, record, rule))
+    earlier = sent_earlier(session)
     changes = []
     for path, ledger in archives:
         differs, note = session.broker.difference(path, always=even_restored)
@@ -179,8 +183,17 @@ def restore_archive(
             ledger.fates[n] = Fate.RESTORED
         for n in differs.missing if even_restored else ():
             ledger.fates[n] = Fate.TAKEN
+        sent = _sent_again(ledger, rule, earlier)
+        if sent:
+            runs = enumerated(sorted({earlier[new_id(task_id)].run for task_id in sent.values()}))
+            session.reporter.warning(
+                f"{counted(len(sent), 'message')} of {queue_of(path)} left out: sent again under new ids by run {runs}",
+                "undo that first",
+            )
+            for n in sent:
+                ledger.fates[n] = Fate.RESTORED
         if change := _restore(path, ledger, rule, cast(Place, place), malformed, even_restored):
-            changes.append(change)
+            changes.append(_without(change, tuple(sent.values())))
     if not changes:
         session.reporter.message("Nothing to put back: none of these messages is in the archive.")
         return ExitCode.OK
@@ -200,6 +213,18 @@ def restore_archive(
     return ExitCode.OK
 
 
+def _sent_again(ledger: Ledger, rule: Rule | None, earlier: Mapping[str, Earlier]) -> dict[int, str]:
+    """The ids of the messages that were sent again, by n: put back, too, they would run twice."""
+    taken = (message for message in out_of_queue(ledger, rule) if ledger.fates[message.n] is Fate.TAKEN)
+    ids = {message.n: row(message, ledger, "")["id"] for message in taken} if earlier else {}
+    return {n: one for n, one in ids.items() if one and (found := earlier.get(new_id(one))) and found.sent}
+
+
+def _without(change: Change, ids: tuple[str, ...]) -> Change:
+    assert isinstance(change.do, RestoreSelected)
+    return replace(change, do=replace(change.do, without=ids))
+
+
 def _consumers(session: Session, queues: set[str]) -> Iterator[str]:
     broker = session.observe(Needs.NODES).broker
     assert broker is not None
@@ -217,7 +242,7 @@ def _restore(
         )
     back: list[Mapping[str, Any]] = []
     reasons, withheld = Counter[str](), 0
-    for message in _chosen(ledger, rule):
+    for message in out_of_queue(ledger, rule):
         if ledger.fates[message.n] is Fate.TAKEN and message.malformed and not malformed:
             withheld += 1
         elif ledger.fates[message.n] is Fate.TAKEN:
@@ -242,7 +267,8 @@ def _restore(
     )
 
 
-def _archives(reporter: Reporter, record: RunRecord, rule: Rule | None) -> Iterator[tuple[Path, Ledger]]:
+def archives_of(reporter: Reporter, record: RunRecord, rule: Rule | None) -> Iterator[tuple[Path, Ledger]]:
+    """The archives of a run's queues that the rule means, read."""
     for path in archives_in(record.directory):
         if rule is None or fits(rule.queue, queue_of(path)):
             yield path, _read(reporter, path)
@@ -257,12 +283,13 @@ def _read(reporter: Reporter, path: Path) -> Ledger:
         reporter.waiting("")
 
 
-def _chosen(ledger: Ledger, rule: Rule | None) -> Iterator[Archived]:
+def out_of_queue(ledger: Ledger, rule: Rule | None) -> Iterator[Archived]:
+    """The messages that the rule means, without those that were archived and left in their queue."""
     found = chosen(ledger, text(rule) if rule else "", time.time())
     return (message for message in found if ledger.fates[message.n] is not Fate.QUEUED)
 
 
-def _find(state_directory: Path, run: str) -> RunRecord:
+def find_archives(state_directory: Path, run: str) -> RunRecord:
     """The run; `last` is the newest that has an archive. Raises UsageError where it has none."""
     if run == "last":
         with_archive = [record.id for record in list_runs(state_directory) if archives_in(record.directory)]

@@ -6,33 +6,28 @@ run's archive before the first is sent; where a run was killed, the next goes on
 
 import socket
 import time
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
 
-from runbooks.broker.archive.reader import Fate, read
-from runbooks.broker.archive.search import archive_name, archives_in, queue_of, row
+from runbooks.broker.archive.search import archive_name, queue_of
 from runbooks.broker.messages.build import task_message
 from runbooks.broker.results import Results, StoredResult
-from runbooks.core.effects import BROKER, Change, RecallMessages, SendAgain
+from runbooks.core.effects import BROKER, Change
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.model import NodeState
 from runbooks.core.needs import Needs
-from runbooks.core.outside import as_lines
 from runbooks.core.rules import fits
 from runbooks.core.wording import ago, counted
 from runbooks.engine.context import Session
-from runbooks.engine.journal import list_runs
 from runbooks.engine.one_by_one import one_by_one
 from runbooks.engine.recap import Recap
 from runbooks.engine.run import Run
+from runbooks.engine.sent_again import Old, new_id, reason_for, send_change, sent_earlier
 from runbooks.task_runs.results import named_redis
 
-_NEW_IDS = uuid.UUID("5b0c2b7e-2f7a-4a5e-9d59-6f0f3c0a8e11")
-_VERB = "retry"
 _EVER = float("inf")
 
 
@@ -45,25 +40,12 @@ class Asked(Struct, frozen=True):
     per_s: float
 
 
-class _Earlier(Struct, frozen=True):
-    """A new message that an earlier run has written down: in which archive, and whether it was sent."""
-
-    run: str
-    archive: Path
-    sent: bool
-
-
 class _Sorted(Struct):
     """The failures that are meant: to be sent, by queue; to be gone on with, by archive; left out, by reason."""
 
     new: dict[str, list[StoredResult]] = field(default_factory=lambda: defaultdict(list))
     begun: dict[Path, list[StoredResult]] = field(default_factory=lambda: defaultdict(list))
     left_out: Counter[str] = field(default_factory=Counter)
-
-
-def new_id(old: str) -> str:
-    """The id under which a task is sent again."""
-    return str(uuid.uuid5(_NEW_IDS, old))
 
 
 def retry(session: Session, asked: Asked) -> ExitCode:
@@ -90,7 +72,7 @@ def _sort(session: Session, asked: Asked, nodes: Mapping[str, NodeState], now: f
         there.add(result.id)
         if result.state == "FAILURE" and _is_meant(result, asked, now):
             meant.append(result)
-    earlier = _earlier(session)
+    earlier = sent_earlier(session)
     found = _Sorted()
     for result in sorted(meant, key=lambda one: (one.ended_at or 0.0, one.id)):
         before = earlier.get(new_id(result.id))
@@ -131,21 +113,6 @@ def _why_not(result: StoredResult, nodes: Mapping[str, NodeState]) -> str:
     return ""
 
 
-def _earlier(session: Session) -> dict[str, _Earlier]:
-    """What runs of this verb at this broker have written down, by new id."""
-    found = {}
-    for record in list_runs(session.options.state_directory):
-        if record.verb != _VERB or record.broker != session.broker.name:
-            continue
-        for path in archives_in(record.directory):
-            ledger = read(path)
-            for n in ledger.messages:
-                if (fate := ledger.fates[n]) is not Fate.QUEUED:
-                    task_id = row(ledger.messages[n], ledger, "")["id"]
-                    found[task_id] = _Earlier(record.id, path, fate is Fate.RESTORED and n not in ledger.unsure)
-    return found
-
-
 def _new(found: _Sorted, asked: Asked, now: float) -> Iterator[Change]:
     for queue, results in found.new.items():
         yield _change(archive_name(queue), queue, results, asked, now, "")
@@ -158,9 +125,6 @@ def _going_on(found: _Sorted, asked: Asked) -> Iterator[Change]:
 
 
 def _change(archive: str, queue: str, results: list[StoredResult], asked: Asked, now: float, was: str) -> Change:
-    token = uuid.uuid4().hex
-    ids = {new_id(one.id): one.id for one in results}
-    count = counted(len(results), "task")
     parents = sum(one.has_parent for one in results)
     lines = [
         *(f"{n:,} × {task}: {error}" for (task, error), n in Counter((r.task, r.error) for r in results).most_common()),
@@ -169,11 +133,8 @@ def _change(archive: str, queue: str, results: list[StoredResult], asked: Asked,
         *([f"{parents:,} of them were sent by another task, which does not learn of the new one"] if parents else []),
         *([was] if was else []),
     ]
-    rows = tuple({"id": one.id, "new_id": new_id(one.id), "task": one.task, "error": one.error} for one in results)
-    return Change(
-        BROKER, _VERB, f"send {count} again to {queue}", SendAgain(archive, ids, asked.per_s, token),
-        RecallMessages(archive, token), as_lines(lines), rows, len(results),
-    )  # fmt: skip
+    tasks = [Old(one.id, one.task or "", one.error) for one in results]
+    return send_change(archive, queue, tasks, asked.per_s, lines)
 
 
 def _when(results: list[StoredResult], now: float) -> str:
@@ -188,10 +149,8 @@ def _write_down(run: Run, found: _Sorted) -> None:
     """Put every new message into the run's archives before the first is sent."""
     origin = f"celery-runbooks@{socket.gethostname()}"
     for queue, results in found.new.items():
-        messages = {
-            f"sent again for {one.id}": task_message(
-                new_id(one.id), one.task or "", one.args, one.kwargs, queue, origin
-            )
+        messages = (
+            (reason_for(one.id), task_message(new_id(one.id), one.task or "", one.args, one.kwargs, queue, origin))
             for one in results
-        }
+        )
         run.session.broker.archive_new(run.journal.directory / archive_name(queue), queue, messages)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from runbooks.broker.archive.reader import ArchiveError, Fate, Ledger, read
 from runbooks.broker.archive.search import chosen, queue_of, row
 from runbooks.broker.archive.writer import Archive, Victim
-from runbooks.broker.messages.parse import unpack_up_to
+from runbooks.broker.messages.parse import envelope_of, priority_of, unpack_up_to
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.nodes.control import (
     ask_nodes,
@@ -359,6 +359,8 @@ class Broker:
             ledger = archive.ledger()
             out = (m for m in chosen(ledger, effect.rule, time.time()) if ledger.fates[m.n] is Fate.TAKEN)
             back = (m for m in out if m.n not in doubtful and (effect.malformed or not m.malformed))
+            if effect.without:
+                back = (m for m in back if row(m, ledger, "")["id"] not in effect.without)
             if effect.place == "original":
                 wanted = frozenset(message.n for message in back)
                 count = unacked.restore(self._store, archive, wanted)
@@ -370,12 +372,15 @@ class Broker:
                 count = requeue.put_at_end(self._store, archive, back, effect.place, told)
         return f"{counted(count, 'message')} put back"
 
-    def archive_new(self, path: Path, queue: str, messages: Mapping[str, bytes]) -> None:
-        """Write new messages (reason → message) into a new archive, as if they had been taken out of a queue."""
-        key = self._keys.list_of(queue, 0)
+    def archive_new(self, path: Path, queue: str, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Write new messages (each after its reason) into a new archive, as if they had been taken out of a queue."""
+        by_key: dict[str, list[Victim]] = {}
+        for reason, raw in messages:
+            victims = by_key.setdefault(self._keys.list_of(queue, priority_of(envelope_of(raw))), [])
+            victims.append(Victim(raw, len(victims), None, reason, False))
         with self._new_archive(path, queue) as archive:
-            victims = [Victim(raw, n, None, reason, False) for n, (reason, raw) in enumerate(messages.items())]
-            archive.done(batch := archive.taking(key, victims), batch.messages)
+            for key, victims in by_key.items():
+                archive.done(batch := archive.taking(key, victims), batch.messages)
 
     def send_again(self, effect: SendAgain, path: Path) -> str:
         """Send new messages of an archive that were not sent yet, so many a second; returns what was done."""

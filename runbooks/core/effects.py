@@ -188,7 +188,7 @@ class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
     """Put those messages of an archive file back that a rule means, "" all: to their places, or to run next or last.
 
     The archive remembers the `token`, by which they can be recalled. With `even_restored` also those that the archive
-    calls put back or moved, and that stand nowhere in Redis.
+    calls put back or moved, and that stand nowhere in Redis; never those of these ids (`without`).
     """
 
     archive: str
@@ -197,6 +197,7 @@ class RestoreSelected(_Effect, frozen=True, tag="restore_selected"):
     malformed: bool
     token: str
     even_restored: bool = False
+    without: tuple[str, ...] = ()
 
 
 class RecallMessages(_Effect, frozen=True, tag="recall_messages"):
@@ -215,15 +216,17 @@ class RunTask(_Effect, frozen=True, tag="run_task"):
 
 
 class SendAgain(_Effect, frozen=True, tag="send_again"):
-    """Send messages of an archive file, each made anew for a task that failed: `ids` has the new id → the old one.
+    """Send messages of an archive file, each made anew for an older task: `ids` has the new id → the old one.
 
-    No more than `per_s` a second. The archive remembers the `token`, by which they can be recalled.
+    No more than `per_s` a second. The archive remembers the `token`, by which they can be recalled. `queue` is where
+    the old messages were taken out of, "" where the tasks failed.
     """
 
     archive: str
     ids: dict[str, str]
     per_s: float
     token: str
+    queue: str = ""
 
 
 class SetRateLimit(_Effect, frozen=True, tag="set_rate_limit"):
@@ -337,6 +340,8 @@ def target_of(effect: Effect) -> Target:
             return Other(name)
         case TakeMessages(queue=name) | TakeUnacked(queue=name) | RunTask(queue=name):
             return Queue(name)
+        case SendAgain(queue=name):
+            return Queue(name) if name else None
         case SetRateLimit(node=node, task=task):
             return OfNode(node, f"rate limit of {task}")
         case ResizePool(node=node):
@@ -345,7 +350,7 @@ def target_of(effect: Effect) -> Target:
             return OfNode(node, f"consumer of {queue}")
         case ReloadUnits() | RestoreMessages() | RestoreSelected() | RecallMessages():
             return None
-        case RevokeTasks() | ShutDownNode() | SendAgain():
+        case RevokeTasks() | ShutDownNode():
             return None
         case _:
             assert_never(effect)

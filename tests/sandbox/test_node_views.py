@@ -237,7 +237,7 @@ def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower
             knowing = [name for name in nodes if any(one.split()[0] == task for one in theirs[name]["registered"])]
             assert line["registered_by"] == knowing
         info = dict(line.split(":", 1) for line in redis_cli(shop, "INFO").splitlines() if ":" in line)
-        assert broker["version"]["value"] == info["redis_version"]
+        assert broker["version"]["value"]["version"] == info["redis_version"]
         assert broker["role"]["value"]["role"] == info["role"]
         assert broker["evictions"]["value"] == int(info["evicted_keys"])
 
@@ -498,3 +498,37 @@ def test_what_was_sent_again_and_still_waits_is_recalled_by_undo(shop: Shop) -> 
     assert shop.client.llen("work") == waiting
     shop.release(*NAMES)
     until(lambda: shop.ended(*holding))
+
+
+def test_what_was_taken_out_is_sent_again_once_and_is_not_put_back_besides(shop: Shop) -> None:
+    holding = [shop.send("hold", name) for name in NAMES]
+    until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
+    waiting = {shop.send("add", n, n, priority=3): n + n for n in range(3)}
+    shop.send("add", 9, 9, group_id="a-group")
+    taken = shop.world.inv("clean-queues", "--queue", "work", "--task", "shop.add", "--yes", "--json")
+    assert taken.code == 0, taken.err
+    shop.release(*NAMES)
+    until(lambda: shop.ended(*holding))
+    line = ("retry", "--archive", taken.json["run"], "--task", "shop.add")
+    plan = shop.world.inv(*line, "--dry-run", "--json")
+    assert (plan.code, plan.json.get("run")) == (2, None), plan.err
+    assert "1 message left out: shop.add was one of a group or chord, which would not learn of another task" in plan.err
+    [change] = plan.json["plan"]
+    new = {row["id"]: row["new_id"] for row in change["messages"]}
+    assert set(new) == set(waiting)
+    sent = shop.world.inv(*line, "--per-second", "50", "--yes", "--json")
+    assert sent.code == 2, sent.err
+    until(lambda: shop.ended(*new.values()))
+    assert {old: shop.app.AsyncResult(one).result for old, one in new.items()} == waiting
+    again = shop.world.inv(*line, "--yes", "--json")
+    assert again.json["plan"] == []
+    assert f"3 messages left out: sent again by run {sent.json['run']} already" in again.err
+    back = shop.world.inv("archive.restore", taken.json["run"], "--id", ",".join(waiting), "--yes")
+    assert "Nothing to put back" in back.out
+    assert f"sent again under new ids by run {sent.json['run']}" in back.err
+    undone_first = shop.world.inv("undo", taken.json["run"], "--yes")
+    assert undone_first.code == 5
+    assert f"run {sent.json['run']} is newer, changed the same things and still stands" in undone_first.err
+    wrong = shop.world.inv("retry", "--archive", sent.json["run"], "--yes")
+    assert (wrong.code, "has sent tasks again itself" in wrong.err) == (5, True)
+    assert "name its run with --archive RUN" in shop.world.inv("retry", "--id", "x", "--yes").err

@@ -1,4 +1,4 @@
-"""Writes a message as Celery's producers do.
+"""Writes a message as Celery's producers do, or another one's again.
 
 **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/virtual/base.py: Channel`.
 """
@@ -8,6 +8,9 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from runbooks.broker.messages.fast_parse import Headers, read
+from runbooks.broker.messages.parse import Message
 
 
 def task_message(
@@ -29,3 +32,29 @@ def task_message(
     body = base64.b64encode(json.dumps([list(args), dict(kwargs), embed]).encode()).decode()
     message = {"body": body, "content-encoding": "utf-8", "content-type": "application/json"}
     return json.dumps({**message, "headers": headers, "properties": properties}).encode()
+
+
+def under_another_id(raw: bytes, task_id: str, queue: str) -> bytes | None:
+    """A message of protocol 2 as a task of its own in `queue`; all else of it stays. None where that is not sure.
+
+    Under protocol 1 the id stands in the body, and such a message is left as it is.
+    **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/redis.py:
+    Channel._do_restore_message`, for the marks of a message that was given back.
+    """
+    [before] = read([raw])
+    if not isinstance(before, (Headers, Message)):
+        return None
+    envelope = json.loads(raw)
+    headers, properties = envelope["headers"], envelope["properties"]
+    if "id" not in headers:
+        return None
+    if headers.get("root_id") == headers["id"]:
+        headers["root_id"] = task_id
+    headers["id"] = properties["correlation_id"] = task_id
+    properties["delivery_tag"] = str(uuid.uuid4())
+    properties["delivery_info"] |= {"exchange": "", "routing_key": queue}
+    for marked in (headers, properties["delivery_info"]):
+        marked.pop("redelivered", None)
+    made = json.dumps(envelope).encode()
+    [after] = read([made])
+    return made if isinstance(after, (Headers, Message)) and (after.id, after.task) == (task_id, before.task) else None

@@ -139,6 +139,15 @@ def headers_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
     return headers if isinstance(headers, dict) else {}
 
 
+def priority_of(envelope: Mapping[str, Any]) -> int:
+    """The priority by which kombu finds the list of a message.
+
+    **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel._get_message_priority`.
+    """
+    priority = envelope["properties"].get("priority")
+    return min(max(priority, 0), 9) if isinstance(priority, int) else 0
+
+
 def origin_of(raw: bytes) -> str | None:
     """Who sent a message, as its envelope has it: `gen4242@web1`. None where it does not say.
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from runbooks.broker.archive.reader import Archived, Batch, Fate
 from runbooks.broker.archive.writer import Archive, Victim
-from runbooks.broker.messages.parse import Message, fetched_item, parse
+from runbooks.broker.messages.parse import Message, fetched_item, parse, priority_of
 from runbooks.broker.messages.selection import Facts, Judge, Verdict, for_queue
 from runbooks.broker.queues.list_pass import call_guarded, ordinals
 from runbooks.broker.queues.take_restore import TakeReport, forget, settle
@@ -91,10 +91,9 @@ def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Route
         queue, message = queue_of[exchange or "", routing_key], parse(item)
         if not queue or not isinstance(message, Message):
             return None
-        priority = envelope["properties"].get("priority")
+        priority = priority_of(envelope)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    priority = min(max(priority, 0), 9) if isinstance(priority, int) else 0
     return Entry(raw, item, message, queue, keyspace.list_of(queue, priority), score or 0.0)
 
 

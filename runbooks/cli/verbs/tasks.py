@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from runbooks.cli.verbs.common import Flags, on_fleet, run_verb, session_of, verb
+from runbooks.cli.verbs.common import Flags, Said, on_fleet, run_verb, session_of, verb
+from runbooks.cli.verbs.selection import IN_ARCHIVES
 from runbooks.core.command import Command
 
 if TYPE_CHECKING:
@@ -76,20 +77,27 @@ def run_task(
     run_verb(flags, body)
 
 
+_OF_ARCHIVES = {flag: told for flag, told in IN_ARCHIVES.items() if flag != "malformed"}
+
+
 @verb(
     changes=True,
     hosts=False,
-    task="only tasks that this PATTERN fits, or several: e.g. 'integrations.*'",
+    selecting=_OF_ARCHIVES,
+    archive="instead of failures the messages that the RUN has taken out of queues, all or those that the flags mean",
     exception="only failures with an exception whose name this PATTERN fits: e.g. '*Timeout'",
     since="only those that failed no longer ago than this DURATION, e.g. 2h",
     per_second="send no more than so many a second (default: 20)",
 )
-def retry(flags: Flags, task: str = "*", exception: str = "*", since: str = "", per_second: int = 20) -> None:
-    """Send tasks again that failed, as the result backend has them: the same arguments, a new id."""
+def retry(
+    flags: Flags, said: Said, archive: str | None = None, exception: str = "*", since: str = "", per_second: int = 20
+) -> None:
+    """Send tasks again that failed, as the result backend has them, or whose messages an archive has; with new ids."""
     from runbooks.core.errors import UsageError
-    from runbooks.core.rules import seconds
+    from runbooks.core.rules import from_flags, seconds
     from runbooks.retry import Asked
     from runbooks.retry import retry as page
+    from runbooks.retry_archived import retry_archived
 
     def body(session: "Session") -> "ExitCode":
         try:
@@ -98,6 +106,15 @@ def retry(flags: Flags, task: str = "*", exception: str = "*", since: str = "", 
             raise UsageError(f"--since {since!r}: {error}", "for example --since 2h") from None
         if per_second < 1:
             raise UsageError(f"--per-second {per_second}: expected 1 or more", "leave it out for 20")
-        return page(session, Asked(task, exception, since_s, per_second))
+        rule = from_flags(said)
+        if archive is not None:
+            if exception != "*" or since:
+                raise UsageError("--exception and --since are about failures, so they mean nothing with --archive")
+            return retry_archived(session, archive, rule, per_second)
+        if given := [f"--{flag.replace('_', '-')}" for flag, value in said.items() if value and flag != "task"]:
+            raise UsageError(
+                f"{', '.join(given)}: so are only messages of an archive chosen", "name its run with --archive RUN"
+            )
+        return page(session, Asked(rule.task if rule else "*", exception, since_s, per_second))
 
     on_fleet(flags, body)

@@ -22,9 +22,9 @@ def broker(url: str, client: "redis.Redis") -> Broker:  # the db is emptied befo
 
 @pytest.fixture
 def path(broker: Broker, tmp_path: Path) -> Path:
-    made = {
-        f"sent again for {old}": task_message(new, "shop.add", [], {}, "work", "me@here") for new, old in IDS.items()
-    }
+    made = [
+        (f"sent again for {old}", task_message(new, "shop.add", [], {}, "work", "me@here")) for new, old in IDS.items()
+    ]
     (tmp_path / "20260101-000000-aaaa").mkdir()
     path = tmp_path / "20260101-000000-aaaa" / "work.messages.jsonl"
     broker.archive_new(path, "work", made)
