@@ -28,6 +28,7 @@ from runbooks.broker.nodes.control import (
     find_holders,
     find_revoked,
     observe_nodes,
+    running_versions,
 )
 from runbooks.broker.nodes.details import node_views
 from runbooks.broker.nodes.steer import OneNode, one_node, revoke, shut_down
@@ -477,6 +478,10 @@ class Broker:
     def node_views(self, nodes: Mapping[str, NodeState]) -> tuple[NodeView, ...]:
         """What these nodes, which are known to answer, say of themselves in detail."""
         return node_views(self._url, self._options, nodes)
+
+    def running_versions(self, nodes: Mapping[str, NodeState]) -> dict[str, dict[str, str]]:
+        """The versions of the libraries that these nodes run with, by Celery's name of each that says so."""
+        return running_versions(self._url, nodes, self._options)
 
     def one_node(self, name: str) -> AbstractContextManager[OneNode]:
         """The node of this name, to be told something. Raises RunbookError where several or none answer to it."""

@@ -238,8 +238,9 @@ class NodeState(Struct, frozen=True):
     answered, as they know themselves, and `pool_pids` those of their pools. `pool` is the pool's name (`prefork`), and
     `pool_size` how many tasks it runs at once; "" and None where it does not say, or twins answer. `later` are the ids
     that wait for their ETA, as `reserved`. `names` are those of several nodes that are told as one, for they are the
-    containers of one service. `settings` are those of
-    `core/node_settings.py`, None as with `holds`. `bindings` are those of the queues that it consumes.
+    containers of one service. `settings` are those of `core/node_settings.py`, None as with `holds`. `bindings` are
+    those of the queues that it consumes. `versions` are those of the libraries that it runs with, under the names that
+    `Application.versions` has; None where it was not asked or did not say.
     """
 
     name: str
@@ -260,6 +261,7 @@ class NodeState(Struct, frozen=True):
     settings: Mapping[str, Any] | None = None
     names: tuple[str, ...] = ()
     bindings: frozenset[Binding] = frozenset()
+    versions: Mapping[str, str] | None = None
 
     @property
     def known_as(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def _worker(
     host: FleetHost, worker: Worker, service: ServiceState, node: NodeState, said: Application, snapshot: Snapshot
 ) -> Iterator[Finding]:
     older = _is_older(service, said)
-    lines = list(_settings(node, said))
+    lines = [*_settings(node, said), *_versions(node, said)]
     lacking = sorted(task.name for task in said.own_tasks if task.name not in node.registered) if older else []
     if lacking:
         lines.append(f"inspect registered: {node.name} lacks {tasks(lacking)}, which the application has")
@@ -74,6 +74,13 @@ def _settings(node: NodeState, said: Application) -> Iterator[str]:
         theirs, ours = node.settings.get(name), said.settings.get(name)
         if theirs != ours:
             yield f"{name}: {node.name} has {_short(theirs, ours)}, the application {_short(ours, theirs)}"
+
+
+def _versions(node: NodeState, said: Application) -> Iterator[str]:
+    """The libraries of which the node runs another version than the application would be loaded with now."""
+    for name, theirs in sorted((node.versions or {}).items()):
+        if (ours := said.versions.get(name, theirs)) != theirs:
+            yield f"inspect report: {node.name} runs with {name} {theirs}, the application with {ours}"
 
 
 def _short(value: Any, other: Any) -> str:
@@ -144,6 +151,12 @@ def _call(entry: ScheduleEntry) -> tuple[Any, ...]:
 def _shown(entry: ScheduleEntry) -> str:
     options = f" with {entry.options}" if entry.options else ""
     return f"{entry.task} {entry.schedule}{options}"
+
+
+def is_older_worker(worker: Worker, state: HostState) -> bool:
+    """Whether a host's worker was started before its application changed."""
+    service, said = state.services.get(worker.known_as), state.application
+    return bool(service and said and _is_older(service, said))
 
 
 def _is_older(service: ServiceState, said: Application) -> bool:

@@ -34,7 +34,7 @@ from runbooks.core.redaction import keep_secrets_in, redact
 from runbooks.core.settings import Probe
 from runbooks.diagnosis.census import in_other_installations
 from runbooks.diagnosis.environment import drift, reading_of
-from runbooks.diagnosis.older_code import is_older_beat
+from runbooks.diagnosis.older_code import is_older_beat, is_older_worker
 from runbooks.diagnosis.stuck import may_be_stuck, suspects
 from runbooks.diagnosis.take_over import units_to_ask
 from runbooks.diagnosis.wanted_files import timer_of
@@ -185,6 +185,8 @@ def observe(
                 keep(records, host, fleet.app.app, found)
         if writes:
             forget_unused(records)
+        if Needs.NODES in needs:
+            state = _with_versions(fleet, broker, hosts, state)
         hosts = _with_schedules(fleet, transports, hosts, every=Needs.SCHEDULE in needs)
     other_run = None
     if not state.unseen:
@@ -360,6 +362,28 @@ def _load(
     answers = run_fragments(transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"])
     answer = answers["application"]
     return replace(state, application=parse_what_it_says(answer), imports_now=parse_not_loaded(host, answer))
+
+
+def _with_versions(
+    fleet: Fleet, broker: Callable[[], "Broker"], hosts: Mapping[str, HostState | Unreachable], state: BrokerState
+) -> BrokerState:
+    """The broker's state; nodes that were started before their application changed say what they run with."""
+    older = {
+        host.node(worker)
+        for host in fleet.hosts
+        if isinstance(found := hosts[host.name], HostState)
+        for worker in host.settings.workers
+        if is_older_worker(worker, found)
+    }
+    asked = {name: node for name, node in state.nodes.items() if name in older}
+    if not asked:
+        return state
+    try:
+        versions = broker().running_versions(asked)
+    except BrokerError:  # it answered a moment ago; what they run with is not known then
+        return state
+    told = {name: replace(node, versions=versions.get(node.name)) for name, node in asked.items()}
+    return replace(state, nodes={**state.nodes, **told})
 
 
 def _with_schedules(

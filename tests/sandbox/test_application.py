@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kombu
 import pytest
 
 from tests.brokers import servers, until
@@ -213,6 +214,10 @@ ELSEWHERE = """
 CELERY_RESULT_BACKEND = f"redis://:hunter2@{REDIS_HOST}:{REDIS_PORT}/9"
 CELERY_TASK_ROUTES["orders.tasks.bill*"] = {"queue": "bills", "priority": 6}
 """
+OLDER_KOMBU = """
+import kombu
+kombu.__version__ = "5.0"
+"""
 OF_ITS_OWN = """
 import sys
 if "worker" in sys.argv: CELERY_TASK_DEFAULT_QUEUE = "rest"
@@ -224,9 +229,8 @@ def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_a
     inventory.write_text(
         INVENTORY.replace("celery_app:", "celery_broker_options: {visibility_timeout: 7200}\n      celery_app:")
     )
-    settings.write_text(
-        settings.read_text() + BY_FUNCTION.replace("(by_name,)", "(by_name, CELERY_TASK_ROUTES)") + OPTIONS + QUEUES
-    )
+    before = BY_FUNCTION.replace("(by_name,)", "(by_name, CELERY_TASK_ROUTES)") + OPTIONS + QUEUES
+    settings.write_text(settings.read_text() + before + OLDER_KOMBU)
     with shop.worker():
         assert shop.findings() == {}, "options with Django's namespace are read, and functions are alike"
         settings.write_text(FILES["site/shop/settings.py"] + OPTIONS + QUEUES + ELSEWHERE)
@@ -239,6 +243,8 @@ def test_a_worker_with_settings_of_before_a_deployment_is_told_with_both_sides_a
         line.startswith("result_backend: bills@here has the default, the application") for line in fault["evidence"]
     )
     assert any(line.startswith("task_routes: bills@here has ['<function by_name>'") for line in fault["evidence"])
+    now = kombu.__version__
+    assert f"inspect report: bills@here runs with kombu 5.0, the application with {now}" in fault["evidence"]
     assert "hunter2" not in str(fault)
     assert "restart bills: it was started before the application's files changed" in str(planned.json["plan"])
 

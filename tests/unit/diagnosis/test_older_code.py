@@ -61,6 +61,15 @@ def test_a_worker_of_before_is_told_with_both_sides_and_restarted() -> None:
     assert change.do == ControlService("high", "restart")
 
 
+def test_a_worker_that_runs_with_other_versions_is_told_as_far_as_both_sides_say() -> None:
+    said = replace(SAID, versions={"celery": "5.7.0", "kombu": "5.7.0", "django": "5.2"})
+    assert of_workers(said, versions={"celery": "5.7.0", "kombu": "5.7.0", "billiard": "4.2"}) == []
+    assert of_workers(said, versions=None) == []
+    (finding,) = of_workers(said, versions={"celery": "5.6.3", "kombu": "5.7.0"})
+    assert finding.code == "worker.older_code"
+    assert finding.evidence[0] == "inspect report: high@web1 runs with celery 5.6.3, the application with 5.7.0"
+
+
 def test_what_is_restarted_anyway_and_what_beat_alone_reads_is_left_out() -> None:
     (finding,) = of_workers(replace(SAID, settings={"result_backend": "x"}))
     assert of_workers(replace(SAID, settings={"result_backend": "x"}), [finding]) == []
