@@ -53,7 +53,7 @@ def show(reporter: Reporter, state_directory: Path, run: str) -> ExitCode:
         reporter.message("It changed nothing.")
         return ExitCode.OK
     for entry in record.entries:
-        detail = entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
+        detail = entry.unproved or entry.detail or ("" if entry.outcome else "begun; undo looks first how far it came")
         if isinstance(entry.change.do, RunTask) and detail.startswith("sent"):
             detail += f"; how it stands: {Command('run-task', '--status', entry.change.do.task_id)}"
         undone = entry.undone and entry.outcome is not Outcome.FAILED  # what was never made is not undone

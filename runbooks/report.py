@@ -56,7 +56,10 @@ def report(
     for flag, name in wanted.files.items():
         require_place(flag, Path(name))
     record = find_run(state_directory, run)
-    known = facts(record, _around(record, session, state_directory, logs=wanted.logs))
+    around = _around(record, session, state_directory, logs=wanted.logs)
+    reporter.waiting(f"reading the archives of {record.id}")
+    known = facts(record, around)
+    reporter.waiting("")
     if wanted.html:
         write_whole(Path(wanted.html), pages.html("run", run=record, facts=known))
     if wanted.markdown:

@@ -168,6 +168,8 @@ def _proved(
     for host in gone:
         run.recap.at(host).unreachable = 1
     told = [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
+    if missed := [(change, why) for change, outcome, why in told if outcome is Outcome.FAILED and change in done]:
+        run.journal.unproved(missed)
     return told, after
 
 

@@ -9,6 +9,7 @@ anything it speaks of is done:
     {"type": "seen", "at", "depths": {QUEUE: COUNT}, "findings", "checks"}         a look (`seen.py`)
     {"type": "effect", "n", "at", "host", "step", "summary", "do", "undo", "contents", "detail"}     before the effect
     {"type": "outcome", "n", "at", "outcome": "changed" | "failed", "detail"}      after it; the last counts
+    {"type": "unproved", "n", "detail"}                                            made, and a look later not seen
     {"type": "undone", "n"}                                                        after it was taken back
     {"type": "end", "outcome", "exit_code", "ended_at"}
 
@@ -55,7 +56,8 @@ UNDO = "undo"
 class Entry(Struct):
     """A change of a run as its journal knows it; `outcome` None: the run ended while it was being made.
 
-    `begun_at` and `ended_at` are when it was written down before and after; None where the record does not tell.
+    `unproved` says what a look after it missed, "" where nothing. `begun_at` and `ended_at` are when it was written
+    down before and after; None where the record does not tell.
     """
 
     n: int
@@ -63,6 +65,7 @@ class Entry(Struct):
     outcome: Outcome | None = None
     detail: str = ""
     undone: bool = False
+    unproved: str = ""
     begun_at: float | None = None
     ended_at: float | None = None
 
@@ -127,6 +130,7 @@ class Journal:
         self._file = Appended(path)
         self._contents = Contents(directory)
         self._n = sum(1 for entry in _lines(path) if entry["type"] == "effect")
+        self._written: list[tuple[int, Change]] = []
 
     @classmethod
     def create(
@@ -195,6 +199,7 @@ class Journal:
             names = self._contents.keep(changes)
             self._append(*(_effect_line(n, change, name) for (n, change), name in zip(numbered, names, strict=True)))
             self._n += len(numbered)
+            self._written += numbered
         return numbered
 
     def finished(self, n: int, outcome: Outcome, detail: str = "") -> None:
@@ -212,6 +217,16 @@ class Journal:
         """Write down what a look of the run showed."""
         with self._writing:
             self._append({"type": "seen", **to_json(seen)})
+
+    def unproved(self, changes: Sequence[tuple[Change, str]]) -> None:
+        """Write down of changes that this run has made that a look after them missed them, each with what it saw.
+
+        Their outcome stays: whoever takes the run back has to know that they were made.
+        """
+        why = {id(change): detail for change, detail in changes}
+        missed = [(n, why[id(change)]) for n, change in self._written if id(change) in why]
+        with self._writing:
+            self._append(*({"type": "unproved", "n": n, "detail": detail} for n, detail in missed))
 
     def undone(self, n: int) -> None:
         self._append({"type": "undone", "n": n})
@@ -348,6 +363,8 @@ def _apply(record: RunRecord, line: Mapping[str, Any], contents: Kept) -> None:
             entry = record.entries[line["n"] - 1]
             entry.outcome, entry.detail = Outcome(line["outcome"]), msgspec.convert(line["detail"], str)
             entry.ended_at = _at(line, "at")
+        case "unproved":
+            record.entries[line["n"] - 1].unproved = msgspec.convert(line["detail"], str)
         case "seen":
             record.seen.append(seen_from_json(line))
         case "undone":

@@ -135,7 +135,7 @@ def word(entry: Entry) -> str:
     """What became of a change, as a page says it."""
     if entry.undone and entry.outcome is not Outcome.FAILED:
         return "taken back"
-    return _WORDS[entry.outcome or Outcome.UNKNOWN]
+    return "not seen after" if entry.unproved else _WORDS[entry.outcome or Outcome.UNKNOWN]
 
 
 _WORDS = {
@@ -146,7 +146,16 @@ _WORDS = {
     Outcome.FAILED: "failed",
     Outcome.UNKNOWN: "not known",
 }
-_WORST_FIRST = ("failed", "not known", "not possible", "left out", "taken back", "made", "right already")
+_WORST_FIRST = (
+    "failed",
+    "not seen after",
+    "not known",
+    "not possible",
+    "left out",
+    "taken back",
+    "made",
+    "right already",
+)
 
 
 def _outcomes(entries: Sequence[Entry]) -> dict[str, int]:
@@ -179,9 +188,16 @@ def _of_run(record: RunRecord) -> Iterator[Event]:
     for entry in record.entries:
         at = entry.ended_at or entry.begun_at
         if at is not None:
-            yield Event(at, "run", entry.change.host, entry.change.summary, word(entry))
+            yield Event(at, "run", entry.change.host, _change(entry), word(entry))
     if record.ended_at:
         yield Event(record.ended_at, "run", "", f"{record.verb} ended", record.outcome or "")
+
+
+def _change(entry: Entry) -> str:
+    """What was changed, and where it did not go well why."""
+    went_well = entry.outcome in (Outcome.CHANGED, Outcome.ALREADY) and not entry.unproved
+    why = "" if went_well else entry.unproved or entry.detail
+    return f"{entry.change.summary}: {' '.join(why.split())}" if why else entry.change.summary
 
 
 def _look(seen: Seen) -> str:

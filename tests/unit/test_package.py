@@ -28,6 +28,8 @@ def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> No
         f"assert program.__file__.startswith({str(installed)!r})\n"
         "assert (files('runbooks') / 'templates/systemd/celery-worker@.service.j2').is_file()\n"
         "assert (files('runbooks') / 'templates/logrotate/celery.j2').is_file()\n"
+        "from runbooks.pages.render import Pages\n"
+        "assert Pages().csp.startswith('default-src')\n"
         "assert files('runbooks.hosts').joinpath('sh', 'frame.sh').is_file()\n"
         "assert files('runbooks.broker.queues').joinpath('lua', 'pass.lua').is_file()\n"
         "program.main()\n"

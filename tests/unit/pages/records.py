@@ -61,8 +61,12 @@ def record(
     if told:
         journal.saw(Seen(at, {queue: len(messages) + 10 for queue, messages in queues.items()}, tuple(findings)))
     for host in hosts:
-        for n, _ in journal.intend_all(changes_of(host, texts)):
-            journal.finished(n, Outcome.FAILED if host == "web2" else Outcome.CHANGED)
+        intended = journal.intend_all(changes_of(host, texts))
+        for n, _ in intended:
+            failed = host == "web2" and n % 3 != 0
+            journal.finished(n, Outcome.FAILED if failed else Outcome.CHANGED, "exit code 1: no such unit" * failed)
+        if host == "web2":
+            journal.unproved([(intended[-1][1], "made, but a second look says: start it")])
     for queue, messages in queues.items():
         take(journal, queue, messages, texts[0] if texts else "too late")
     if told:

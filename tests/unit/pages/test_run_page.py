@@ -48,7 +48,8 @@ def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back
     ]
     assert known.matrix["web2"]["units"].word == "failed"
     assert list(known.matrix) == ["web1", "web2", "the broker"]
-    assert known.outcomes == {"failed": 3, "made": 5}
+    assert known.matrix["web2"]["workers"].word == "not seen after"
+    assert known.outcomes == {"failed": 2, "not seen after": 1, "made": 5}
     assert [(one.task, one.count, len(one.samples)) for one in known.taken] == [
         ("shop.tasks.bill", 9, 3),
         ("shop.tasks.ship", 1, 1),
@@ -61,7 +62,7 @@ def test_a_run_is_told_with_what_was_wrong_what_was_done_and_how_to_take_it_back
         for text in (
             "5,000 messages wait in low", "start its workers", "LLEN", "hosts answer", "not known",
             "16,000 messages wait", "Warm shutdown", f"inv undo {RUN} --state-dir /s", "shop.tasks.bill", "+TIMEOUT=30",
-            "the monitor was restarted",
+            "the monitor was restarted", "exit code 1: no such unit", "a second look says: start it",
         ):  # fmt: skip
             assert text in page.replace("\\", "").replace("&#39;", "'")
 
