@@ -20,7 +20,7 @@ from runbooks.monitoring.history import History
 from runbooks.monitoring.look import look_of
 from runbooks.pages.files import require_place, write_whole
 from runbooks.pages.fleet_facts import fleet_facts
-from runbooks.pages.found import told
+from runbooks.pages.found import finding_rows
 from runbooks.pages.render import Pages
 from runbooks.reports.findings import number_of
 
@@ -36,7 +36,7 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str, file
     """Exit code 1 where an error or a warning was found, 4 where a host or the broker does not answer.
 
     With `patterns` the whole fleet is looked at, and what is wrong with other workers and beats alone is left out.
-    Messages are read for the duration of the `budget`, then a sample of what is left. With a `file` what is told is
+    Messages are read for the duration of the `budget`, then a sample of what is left. With a `file` what was found is
     written there as a page, too.
     """
     if file:
@@ -67,8 +67,8 @@ def _write(session: Session, snapshot: Snapshot, findings: Sequence[Finding], fi
         "diagnosis",
         facts=fleet_facts(session.fleet, snapshot, look, {}, ()),
         about=session.about(snapshot, Needs.EVERYTHING),
-        found=told(findings),
-        told=number_of(findings),
+        found=finding_rows(findings),
+        summary=number_of(findings),
         faults=any(one.severity is not Severity.INFO for one in findings),
         fixable=not session.fleet.found and can_be_fixed(findings),
     )

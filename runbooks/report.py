@@ -9,7 +9,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from runbooks.core.command import Command
 from runbooks.core.errors import ExitCode, HostUnreachable, RunbookError, UsageError
 from runbooks.core.model import Crossing, LogLine, Unreachable
 from runbooks.core.private import require_private
@@ -25,7 +24,7 @@ from runbooks.pages.render import Pages
 from runbooks.pages.run_facts import Around, facts
 
 MARGIN_S = 900.0
-"""How long before and after the run what others saw is told, too."""
+"""How long before and after the run what others saw is shown, too."""
 
 _LOG_LINES = 500
 _NOTABLE = re.compile(r"ERROR|CRITICAL|FATAL|WARNING|Traceback|Warm shutdown|Cold shutdown| ready\.")
@@ -82,7 +81,7 @@ def _around(record: RunRecord, session: Session | None, state_directory: Path, *
     notes: list[str] = []
     depths, crossings = _history(session, state_directory, (since_at, until_at), notes)
     if not logs:
-        notes.append(f"the hosts' logs were not read: {Command('report', record.id, '--logs')} reads them")
+        notes.append("the hosts' logs were not read; --logs reads them")
     lines = _logs(session, (since_at, until_at), notes) if logs else ()
     return Around(depths, crossings, lines, tuple(notes))
 

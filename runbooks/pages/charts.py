@@ -28,7 +28,7 @@ class Chart(Struct, frozen=True):
     span: tuple[float, float] | None = None
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         """The chart in words."""
         return f"Depth of {self.queue}: at most {self.most:,}, at the end {self.now:,}"
 

@@ -6,7 +6,7 @@ from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.replaced import replace_file
 
 _MODE = 0o600
-"""For its owner alone: it tells of hosts, files and arguments."""
+"""For its owner alone: it names hosts, files and arguments."""
 
 
 def require_place(flag: str, path: Path) -> None:

@@ -51,13 +51,13 @@ class BeatRow(Struct, frozen=True):
 
 
 class PathRow(Struct, frozen=True):
-    """The way of an entry of the schedule; `told` is what is weak about it."""
+    """The way of an entry of the schedule; `weak` is what is weak about it."""
 
     name: str
     task: str
     queue: str
     word: str
-    told: tuple[str, ...]
+    weak: tuple[str, ...]
     last_sent_at: float | None
     next_due_at: float | None
 
@@ -139,14 +139,14 @@ def _workers(look: Look, nodes: Mapping[str, NodeState]) -> Iterator[WorkerRow]:
 
 def _path(way: Path) -> PathRow:
     word = "broken" if way.broken else "not known" if way.unknown else "leads to a worker"
-    told = (*way.broken, *way.unknown, *([way.untold] if way.untold else ()))
+    weak = (*way.broken, *way.unknown, *([way.untold] if way.untold else ()))
     entry = way.entry
     return PathRow(
         entry.name,
         entry.task,
         way.queue,
         word if way.enabled else "switched off",
-        told,
+        weak,
         way.last_sent_at,
         way.next_due_at,
     )

@@ -13,7 +13,7 @@ from runbooks.core.wording import counted
 from runbooks.engine.journal import Entry, RunRecord
 from runbooks.engine.seen import Seen
 from runbooks.pages.charts import Chart, Points, chart
-from runbooks.pages.found import Told, told
+from runbooks.pages.found import FindingRow, finding_rows
 from runbooks.pages.taken import Taken, taken
 
 _EVENTS = 2_000
@@ -36,7 +36,7 @@ class Around(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """A line of the timeline: `kind` is who tells it (run, monitor or log), `word` how it stands or ended."""
+    """A line of the timeline: `kind` is where it is from (run, monitor or log), `word` how it stands or ended."""
 
     at: float
     kind: str
@@ -75,8 +75,8 @@ class Facts(Struct):
 
     record: RunRecord
     until_at: float
-    found: list[Told] | None
-    left: list[Told] | None
+    found: list[FindingRow] | None
+    left: list[FindingRow] | None
     checks: tuple[Check, ...]
     depths: list[Depth]
     charts: list[Chart]
@@ -106,8 +106,8 @@ def facts(record: RunRecord, around: Around) -> Facts:
     return Facts(
         record,
         until_at,
-        told(before, after.findings if after else None) if first else None,
-        told(_new(before, after.findings or ())) if after else None,
+        finding_rows(before, after.findings if after else None) if first else None,
+        finding_rows(_new(before, after.findings or ())) if after else None,
         last.checks if last else (),
         list(_depths(record.seen)),
         list(_charts(record, around, until_at)),

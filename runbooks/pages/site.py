@@ -53,12 +53,12 @@ class Site:
     def _health(self) -> Answer:
         silent_s = time.monotonic() - self._looked_at
         late = silent_s > self._late_s
-        told = (
+        said = (
             f"{span(silent_s)} since the last look"
             if self._has_looked
             else f"no look has ended yet, for {span(silent_s)}"
         )
         status = HTTPStatus.SERVICE_UNAVAILABLE if late else HTTPStatus.OK
         return Answer(
-            status, "text/plain; charset=utf-8", f"{'late' if late else 'ok'}: {told}\n".encode(), self._headers
+            status, "text/plain; charset=utf-8", f"{'late' if late else 'ok'}: {said}\n".encode(), self._headers
         )

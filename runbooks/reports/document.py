@@ -16,7 +16,7 @@ SCHEMA = 1
 """Counted up where a key goes, or means something else; a key more changes nothing for who reads the others."""
 
 
-class Told(Struct, forbid_unknown_fields=True):
+class FindingRecord(Struct, forbid_unknown_fields=True):
     """A finding."""
 
     code: str
@@ -158,7 +158,7 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
     inventory: str | None
     exit_code: int
     about: About | UnsetType = UNSET
-    findings: list[Told] | UnsetType = UNSET
+    findings: list[FindingRecord] | UnsetType = UNSET
     next: str | UnsetType = UNSET
     plan: list[Planned] | UnsetType = UNSET
     undo_plan: list[TakenBack] | UnsetType = UNSET

@@ -20,7 +20,7 @@ from lab import packages
 from runbooks.core.model import Crossing, LogLine
 from runbooks.core.outside import on_one_line
 from runbooks.monitoring.scrapes import serve
-from runbooks.pages.found import told
+from runbooks.pages.found import finding_rows
 from runbooks.pages.render import Pages
 from runbooks.pages.run_facts import Around
 from runbooks.pages.run_facts import facts as run_facts
@@ -74,11 +74,11 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pages, look = Pages(), looks.facts(HOSTILE)
     site = Site(pages, every_s=600.0, patience_s=120.0)
     site.show(look, looks.ABOUT)
-    found = told([NOT_RUNNING, NO_CONSUMER, NOTED])
+    found = finding_rows([NOT_RUNNING, NO_CONSUMER, NOTED])
     written = {
         "run": pages.html("run", run=made, facts=run_facts(made, around)),
         "diagnosis": pages.html(
-            "diagnosis", facts=look, about=looks.ABOUT, found=found, told="3 findings", faults=True, fixable=True
+            "diagnosis", facts=look, about=looks.ABOUT, found=found, summary="3 findings", faults=True, fixable=True
         ),
     }
     for name, page in written.items():
