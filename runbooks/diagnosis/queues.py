@@ -32,6 +32,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
         yield from _sampled(state)
         yield from to_be_taken(fleet, snapshot, state)
         yield from _too_large(fleet, state)
+        yield from _expired(state)
         yield from _thresholds(fleet, snapshot, state)
     yield from _unacked(fleet, snapshot)
     yield from _orphaned(fleet, snapshot)
@@ -39,6 +40,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     yield from _redelivered(fleet, snapshot)
     yield from _other_lists(fleet, snapshot)
     yield from _unbound(snapshot.broker)
+    yield from _given_back_early(fleet, snapshot.broker)
 
 
 def to_be_taken(fleet: Fleet, snapshot: Snapshot, state: QueueState) -> Iterator[Finding]:
@@ -343,6 +345,54 @@ def _redelivered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 ),
                 severity=Severity.WARNING,
             )
+
+
+def _expired(state: QueueState) -> Iterator[Finding]:
+    """**Source:** celery 5.7.0 `worker/request.py: Request.maybe_expire`: such a task is revoked when it is taken."""
+    expired = {task: count.expired for task, count in state.by_task.items() if count.expired}
+    read, late = sum(count.count for count in state.by_task.values()), sum(expired.values())
+    if late >= _FEW_EXPIRED and 2 * late >= read:
+        yield Finding(
+            "queue.expired",
+            state.name,
+            f"{late:,} of {counted(read, 'message')} in {state.name} have expired: the worker that takes them discards "
+            "them without running them",
+            (
+                *(f"{count:,} × {task}" for task, count in sorted(expired.items())),
+                "they waited for longer than whoever sent them allowed (expires): add workers, or allow for more",
+                f"to see them: {Command('messages', '--queue', state.name)}",
+            ),
+            severity=Severity.WARNING,
+        )
+
+
+_FEW_EXPIRED = 10
+
+
+def _given_back_early(fleet: Fleet, broker: BrokerState) -> Iterator[Finding]:
+    """**Source:** kombu 5.7.0 `transport/redis.py: QoS.restore_visible`: the unacknowledged messages of a db are in one
+    index, and each worker gives back what is older than its own visibility timeout, whoever has fetched it.
+    """
+    ours_s, own = fleet.app.broker_options.visibility_timeout, {*fleet.all_nodes, *fleet.nodes_by_pattern(broker.nodes)}
+    for name, node in sorted(broker.nodes.items()):
+        its_s = (node.options or {}).get("visibility_timeout", _DEFAULT_VISIBILITY_S)
+        if name in own or node.options is None or node.queues & frozenset(fleet.consumed) or its_s >= ours_s:
+            continue
+        yield Finding(
+            "worker.gives_back_early",
+            name,
+            f"{name} is not a worker of the inventory and works in this db with a visibility timeout of {span(its_s)}: "
+            f"after that it gives back what the inventory's workers, which allow {span(ours_s)}, still run",
+            (
+                f"inspect conf: visibility_timeout {its_s:g} s",
+                f"inspect active_queues: {', '.join(sorted(node.queues))}",
+                "give each application a db of its own, or both the same visibility_timeout",
+            ),
+        )
+
+
+_DEFAULT_VISIBILITY_S = 3600.0
+"""**Source:** kombu 5.7.0 `transport/redis.py: Channel.visibility_timeout`."""
 
 
 def _unbound(broker: BrokerState) -> Iterator[Finding]:

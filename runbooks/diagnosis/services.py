@@ -25,6 +25,7 @@ from runbooks.diagnosis.since_start import changed_since_start, loads, touched_s
 from runbooks.diagnosis.starts import in_our_unit, starts_without
 from runbooks.diagnosis.told import told_of
 from runbooks.diagnosis.workers import run_elsewhere, who_answers
+from runbooks.hosts.celery_argv import place_of
 
 STEP = "workers"
 LEAKED = "leaked"
@@ -339,11 +340,13 @@ class _Host:
 
     def _not_answering(self, worker: Worker, service: ServiceState, what: str) -> Finding:
         why = "" if self.since or self.proving else self._why_left_running(worker.known_as, service)
+        place = place_of(self.fleet.app.broker_url.get_secret_value())
+        seen = seen_of_silent(worker.known_as, self.state, service, self.broker, place.port if place else None)
         return Finding(
             "worker.not_answering",
             self.host.node(worker),
             what + why,
-            (*seen_of_silent(worker.known_as, self.state, service), who_answers(self.snapshot)),
+            (*seen, who_answers(self.snapshot)),
             remedy=None if why else "restart it",
             fix=() if why else self._restart(worker.known_as, "does not answer ping"),
         )

@@ -1,13 +1,14 @@
 """What a worker's silence proves, and an answer in its name."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
-from runbooks.core.census import Unit
+from runbooks.core.census import Connection, Unit
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.logged import Event
 from runbooks.core.managers import SYSTEMD_UNITS
-from runbooks.core.model import BrokerState, HostState, NodeState, ServiceState, Snapshot
+from runbooks.core.model import BrokerState, Client, HostState, NodeState, ServiceState, Snapshot
 from runbooks.core.settings import Worker
 from runbooks.core.wording import span, utc
 from runbooks.diagnosis.logged import quoted
@@ -73,6 +74,8 @@ def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: Serv
         return f"it was told to stop at {utc(stopping.last_at)}, and finishes what it runs before it ends"
     lost = log.last(Event.NO_CONNECTION) if log else None
     if lost and lost.last_at > now - _TRIES_AGAIN_S:
+        if asked := _OTHER_KIND.search(lost.first):
+            return f"it asks {asked[1]}, which is what Celery asks where an application's settings are not applied"
         return "it does not reach its broker, and tries again by itself"
     if unit := _loops(host, name, state, found):
         return f"{unit.name} was started again {unit.restarts} times, the last time {span(_age_s(state, found))} ago"
@@ -83,6 +86,8 @@ def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: Serv
 
 
 _TRIES_AGAIN_S = 90.0
+_OTHER_KIND = re.compile(r"Cannot connect to (amqps?://\S+?):? ")
+"""**Source:** kombu 5.7.0 `connection.py: Connection`: without a URL it is amqp, as in Celery's `app/defaults.py`."""
 _DEAF_KOMBU = ("5.2.0", "5.2.1", "5.2.2", "5.2.3")
 _LOOPS_FROM = 3
 _JUST_STARTED_S = 60.0
@@ -96,17 +101,32 @@ def _loops(host: FleetHost, name: str, state: HostState, found: ServiceState) ->
     return unit if loops else None
 
 
-def seen_of_silent(name: str, state: HostState, found: ServiceState) -> Iterator[str]:
-    """What is known of a service that runs and is silent, for the evidence."""
+def seen_of_silent(
+    name: str, state: HostState, found: ServiceState, broker: BrokerState, port: int | None
+) -> Iterator[str]:
+    """What is known of a service that runs and is silent, for the evidence; the broker listens at this port."""
     process = next((one for one in state.census.processes if one.pid == found.pid), None) if state.census else None
     if found.started_at is not None:
         yield f"pid {found.pid} is alive since {utc(found.started_at)} ({span(_age_s(state, found))})"
     if process and process.options.pool in _ONE_LOOP:
         yield f"its pool is {process.options.pool}: a task that computes or blocks keeps it from answering"
+    if process and process.connections is not None and broker.clients is not None and port:
+        yield _connected(process.connections, broker.clients, port)
     for one in found.log.events if found.log else ():
         if one.event in _TELL_OF_SILENCE:
             yield quoted(name, one)
     yield from (f"  {line}" for line in found.last_lines)
+
+
+def _connected(connections: Iterable[Connection], clients: Iterable[Client], port: int) -> str:
+    """Whether its connections to the broker's port are among those of the broker."""
+    addresses = {client.address for client in clients}
+    there = [one.local for one in connections if one.peer.endswith(f":{port}")]
+    if not there:
+        return f"it has no connection to port {port}, where the broker is"
+    if addresses.isdisjoint(there):
+        return f"CLIENT LIST has none of its connections to port {port}: {', '.join(there)}"
+    return f"CLIENT LIST has its connection from {next(one for one in there if one in addresses)}"
 
 
 _ONE_LOOP = ("gevent", "eventlet")

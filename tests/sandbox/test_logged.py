@@ -18,7 +18,7 @@ APP = """
 import os, threading
 from celery import Celery
 
-app = Celery("shop", broker=URL, backend=os.environ.get("BACKEND"))
+app = Celery("shop", broker=os.environ.get("BROKER", URL), backend=os.environ.get("BACKEND"))
 app.conf.task_default_queue = "jobs"
 
 @app.task
@@ -50,7 +50,7 @@ all:
       celery_env_file: "{{ inventory_dir }}/shop.env"
       celery_service_manager: commands
       celery_commands: {start: "false", stop: "false", status: "cat {worker}.pid 2>/dev/null || exit 3"}
-      celery_workers: [{name: jobs, queues: [jobs]}, {name: far, queues: [far]}]
+      celery_workers: [{name: jobs, queues: [jobs]}, {name: far, queues: [far]}, {name: lost, queues: [lost]}]
 """
 SOUGHT = {
     "queue.unbound",
@@ -66,7 +66,9 @@ def findings(world: World) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path, Celery]]:
-    """Two workers with a process each: `jobs` writes into its output, `far` into a file, and cannot store results."""
+    """Workers with a process each: `jobs` writes into its output, `far` into a file, and cannot store results; `lost`
+    asks another kind of broker, which is not there.
+    """
     world = make_world(tmp_path_factory.mktemp("logged"))
     folder = world.path / "shop"
     folder.mkdir()
@@ -75,7 +77,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
         (folder / "shop.py").write_text(APP.replace("URL", repr(url)))
         (folder / "inventory.yaml").write_text(INVENTORY.replace("URL", url).replace("PYTHON", sys.executable))
         command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "1", "-l", "INFO", "--without-mingle"]
-        ways: dict[str, dict[str, str]] = {"jobs": {}, "far": {"BACKEND": "redis://127.0.0.1:1/0"}}
+        ways: dict[str, dict[str, str]] = {
+            "jobs": {},
+            "far": {"BACKEND": "redis://127.0.0.1:1/0"},
+            "lost": {"BROKER": "amqp://127.0.0.1:1"},
+        }
         for name, environment in ways.items():
             own = ["-n", f"{name}@here", "-Q", name, *(["-f", "far.log"] if name == "far" else [])]
             with (folder / f"{name}.out").open("wb") as out:
@@ -86,6 +92,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
             stack.callback(process.kill)  # its pool ends with it; one that is told to end waits for its task
             (folder / f"{name}.pid").write_text(f"{process.pid}\n")
         until(lambda: all(b" ready." in (folder / log).read_bytes() for log in ("jobs.out", "far.log")))
+        until(lambda: b"Cannot connect to amqp" in (folder / "lost.out").read_bytes())
         yield world, folder, Celery("shop", broker=url, set_as_current=False)
 
 
@@ -107,3 +114,11 @@ def test_what_workers_have_logged_since_their_start_is_told(shop: tuple[World, P
     assert told["worker.loses_results"]["subject"] == "far on here"
     assert "worker.processes_killed" not in told
     assert told["queue.unbound"]["subject"] == "far"
+
+
+def test_a_worker_that_asks_another_broker_is_told_as_that_and_left_running(shop: tuple[World, Path, Celery]) -> None:
+    silent = findings(shop[0])["worker.not_answering"]
+    assert "a restart would not help, so it is left running: it asks amqp://" in silent["summary"]
+    assert not silent["fix"]
+    assert any("Cannot connect to amqp" in line for line in silent["evidence"])
+    assert any(line.startswith("it has no connection to port") for line in silent["evidence"])

@@ -190,6 +190,26 @@ def test_what_will_keep_the_broker_from_its_work_is_told_before(seen: dict[str, 
     assert all(told in one.summary for one in found)
 
 
+@pytest.mark.parametrize(("expired", "of", "told"), [(40, 50, True), (9, 9, False), (10, 21, False)])
+def test_a_queue_of_which_half_has_expired_is_told(expired: int, of: int, told: bool) -> None:
+    queue = make_queue(depth=of, by_task={"shop.bill": TaskCount(of, 0, 0, None, None, expired)})
+    found = [one for one in findings(broker=broker(queues={"high_q": queue})) if one.code == "queue.expired"]
+    assert [one.summary.startswith(f"{expired} of {of} messages in high_q have expired") for one in found] == [
+        True
+    ] * told
+
+
+def test_another_applications_worker_that_gives_our_messages_back_is_told() -> None:
+    def found(**changes: Any) -> bool:
+        other = NodeState("bank@web9", frozenset(), frozenset({"bank"}), **changes)
+        nodes = {**broker().nodes, other.name: other}
+        return any(one.code == "worker.gives_back_early" for one in findings(broker=broker(nodes=nodes)))
+
+    assert found(options={"visibility_timeout": 60})
+    assert not found(options={})
+    assert not found()
+
+
 @pytest.mark.parametrize(("kind", "severity"), [("topic", Severity.ERROR), ("direct", Severity.WARNING)])
 def test_a_queue_that_is_not_bound_any_more_is_told_with_who_consumes_it(kind: str, severity: Severity) -> None:
     binding = Binding("orders", kind, "order.*", "high_q")

@@ -7,12 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.application import Application
-from runbooks.core.census import CeleryProcess, Census, Kind, Manager, Options, Unit
+from runbooks.core.census import CeleryProcess, Census, Connection, Kind, Manager, Options, Unit
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
 from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import (
     Block,
+    Client,
     DropIn,
     FileState,
     Finding,
@@ -271,10 +272,11 @@ def faults_of(fleet: Fleet, snapshot: Snapshot) -> list[Finding]:
     return [*workers.faults(fleet, snapshot), *services.faults(fleet, snapshot)]
 
 
-def silent(service: ServiceState, **changes: Any) -> Finding:
-    """What is found of a service that runs, while no node answers."""
+def silent(service: ServiceState, clients: Sequence[Client] = (), **changes: Any) -> Finding:
+    """What is found of a service that runs, while no node answers and the broker has these clients."""
     state = make_state(HOST, services={**make_state(HOST).services, "high": service}, **changes)
-    snapshot = make_snapshot(FLEET, broker=make_broker(FLEET, nodes={}), hosts={"web1": state})
+    seen = make_broker(FLEET, nodes={}, clients=tuple(clients))
+    snapshot = make_snapshot(FLEET, broker=seen, hosts={"web1": state})
     found = {one.subject: one for one in services.at_work(FLEET, snapshot, {}) if one.code == "worker.not_answering"}
     return found["high@web1"]
 
@@ -297,6 +299,32 @@ def test_a_silence_that_its_log_explains_is_told_and_restarted_only_where_that_h
     assert why in finding.summary
     assert any("what it said" in one for one in finding.evidence)
     assert "  the last" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("connections", "told"),
+    [
+        ((), "it has no connection to port 1, where the broker is"),
+        ((Connection("10.0.0.5:40", "10.0.0.1:1"),), "CLIENT LIST has none of its connections to port 1: 10.0.0.5:40"),
+        ((Connection("10.0.0.5:41", "10.0.0.1:1"),), "CLIENT LIST has its connection from 10.0.0.5:41"),
+    ],
+)
+def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
+    connections: tuple[Connection, ...], told: str
+) -> None:
+    options = Options("worker", "shop", node="high@web1", pool="gevent")
+    main = CeleryProcess(101, 1, NOW - 500, "S", Kind.MAIN, options, 1, connections=connections)
+    client = Client("10.0.0.5:41", 0, takes_messages=True, to="10.0.0.1:1")
+    finding = silent(ServiceState(101, NOW - 500, ""), [client], census=Census((main,)))
+    assert told in finding.evidence
+    assert any(line.startswith("its pool is gevent") for line in finding.evidence)
+
+
+def test_a_worker_that_asks_another_kind_of_broker_is_told_which() -> None:
+    text = "Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111] Connection refused."
+    line = Logged(Event.NO_CONNECTION, "", 9, text, NOW - 60, NOW - 5)
+    finding = silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,))))
+    assert "it asks amqp://guest:**@127.0.0.1:5672//, which is what Celery asks where" in finding.summary
 
 
 def test_a_worker_is_not_restarted_for_kombu_that_hears_nothing_under_a_prefix() -> None:
