@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from runbooks.core.application import KeptEntry, KeptSchedule
 from runbooks.core.fleet import Fleet, FleetHost
+from runbooks.core.logged import Event
 from runbooks.core.model import Finding, HostState, Severity
 from runbooks.core.wording import counted, span, them, utc
 from runbooks.diagnosis.census_beats import Beat, with_other_schedule
+from runbooks.diagnosis.logged import quoted
 
 _MARGIN_S = 60.0
 _SHOWN = 5
@@ -90,10 +92,19 @@ def _waits_for_lock(host: FleetHost, state: HostState, beats: Sequence[Beat]) ->
             (
                 f"{lock.key} was last renewed {span(ago_s)} ago, before any beat that runs was started",
                 *(beat.told for beat in beats),
+                *_says_that_it_waits(host, state),
                 f"to let it go on now: redis-cli DEL {lock.key}, in the db of redbeat_redis_url",
                 "redbeat_lock_timeout bounds this wait; a beat that is stopped with TERM gives its lock back",
             ),
         )
+
+
+def _says_that_it_waits(host: FleetHost, state: HostState) -> Iterator[str]:
+    """**Source:** celery-redbeat 2.4.2 `schedulers.py: acquire_distributed_beat_lock`, which says so at DEBUG."""
+    service = state.services.get(host.beat)
+    said = service.log.last(Event.WAITS_FOR_LOCK, Event.HAS_LOCK) if service and service.log else None
+    if said and said.event is Event.WAITS_FOR_LOCK:
+        yield quoted(host.beat, said)
 
 
 def _silent(

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.application import KeptEntry, KeptSchedule, Lock, ScheduleEntry
-from runbooks.core.model import Finding
+from runbooks.core.logged import Event, Logged, ServiceLog
+from runbooks.core.model import Finding, ServiceState
 from runbooks.diagnosis.beat import faults
 from runbooks.diagnosis.census_beats import Beat
 from tests.unit.fleets import NOW, make_fleet, make_host, make_state
@@ -98,3 +99,15 @@ def test_a_beat_waits_where_the_lock_was_last_renewed_before_any_was_started(
     beats: tuple[Beat, ...], lock: Lock | None, told: bool
 ) -> None:
     assert codes(beats=beats, lock=lock, kind="redbeat") == ["beat.waits_for_lock"] * told
+
+
+def test_what_a_beat_has_logged_of_the_lock_that_it_waits_for_is_quoted() -> None:
+    acquiring = Logged(Event.WAITS_FOR_LOCK, "", 1, "beat: Acquiring lock...", NOW - 60, NOW - 60)
+    acquired = Logged(Event.HAS_LOCK, "", 1, "beat: Acquired lock", NOW - 50, NOW - 50)
+    for events, quoted in (((acquiring,), True), ((acquiring, acquired), False)):
+        log = ServiceLog(NOW - 60, events)
+        (host,), lock = FLEET.hosts, Lock("redbeat::lock", 1000.0)
+        services = {host.beat: ServiceState(7, NOW - 60, "", log=log)}
+        state = make_state(host, services=services, kept=KeptSchedule("redbeat", lock=lock))
+        (waits,) = faults(FLEET, host, state, (beat(60),))
+        assert any("Acquiring lock" in line for line in waits.evidence) is quoted
