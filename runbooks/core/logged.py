@@ -20,7 +20,6 @@ class Event(Enum):
     CONNECTED = "the broker was reached"
     WAITS_FOR_LOCK = "beat waits for its lock"
     HAS_LOCK = "beat has its lock"
-    STOPPING = "the worker was told to stop"
     UNRECOVERABLE = "the worker ends for an error"
 
 

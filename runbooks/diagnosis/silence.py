@@ -70,8 +70,6 @@ def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: Serv
     `worker/consumer/consumer.py`: it tries to connect again after 32 s at the latest.
     """
     said, log, now = state.application, found.log, state.clock_at
-    if log and (stopping := log.last(Event.STOPPING)):
-        return f"it was told to stop at {utc(stopping.last_at)}, and finishes what it runs before it ends"
     lost = log.last(Event.NO_CONNECTION) if log else None
     if lost and lost.last_at > now - _TRIES_AGAIN_S:
         if asked := _OTHER_KIND.search(lost.first):
@@ -131,7 +129,7 @@ def _connected(connections: Iterable[Connection], clients: Iterable[Client], por
 
 _ONE_LOOP = ("gevent", "eventlet")
 _TELL_OF_SILENCE = (
-    Event.STOPPING, Event.NO_CONNECTION, Event.NO_ANSWER, Event.REFUSED, Event.UNRECOVERABLE, Event.KILLED,
+    Event.NO_CONNECTION, Event.NO_ANSWER, Event.REFUSED, Event.UNRECOVERABLE, Event.KILLED,
 )  # fmt: skip
 
 

@@ -26,13 +26,16 @@ _SHOWN = 300
 NOTABLE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Pool callback raised exception|"
     "Received unregistered task|Received invalid task message|Can't decode message body|Control command error|"
-    "Cannot connect to|Connection to broker lost|Connected to redis|WRONGPASS|NOAUTH|invalid (username-)?password|"
-    "Acquiring lock|Acquired lock|(Warm|Cold) shutdown|Unrecoverable error"
+    "Cannot connect to|Connection to broker lost|WRONGPASS|NOAUTH|invalid (username-)?password|"
+    "Acquiring lock|Unrecoverable error"
 )
-"""Extended regular expressions, as grep and Python read them."""
+"""Extended regular expressions, as grep and Python read them. A worker that is well writes none of it."""
 
-FAILURE = "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal"
-OUTCOME = r"Task [^ []+\[[^]]+\] (received|succeeded in)"
+FAILURE = (
+    "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|"
+    "Cannot connect to|Connection to broker lost|WRONGPASS|NOAUTH|invalid (username-)?password|Acquiring lock"
+)
+OUTCOME = r"Task [^ []+\[[^]]+\] (received|succeeded in)|Connected to redis|Acquired lock"
 
 _TASK = r"(?P<subject>[^\s\[]+)\[(?P<id>[^\]]+)\]"
 _EVENTS = (
@@ -48,7 +51,6 @@ _EVENTS = (
     (Event.CONNECTED, re.compile(r"Connected to redis.*")),
     (Event.WAITS_FOR_LOCK, re.compile(r"beat: Acquiring lock.*")),
     (Event.HAS_LOCK, re.compile(r"beat: Acquired lock.*")),
-    (Event.STOPPING, re.compile(r"worker: (?:Warm|Cold) shutdown.*")),
     (Event.UNRECOVERABLE, re.compile(r"Unrecoverable error.*")),
 )
 _RECEIVED = re.compile(rf"Task {_TASK} received")
@@ -100,8 +102,15 @@ def parse_worker_logs(answer: Answer) -> dict[int, list[Line]]:
 
 
 def dated(lines: Iterable[str], zone: timezone) -> list[Line]:
-    """The lines with the times that they begin with, by the clock of a host in this zone."""
-    return [Line(_time_in(text, zone), text) for text in lines]
+    """The lines of a file with their times, by the clock of a host in this zone.
+
+    A line without one is as old as the line before it.
+    """
+    found, at = list[Line](), None
+    for text in lines:
+        at = _time_in(text, zone) or at
+        found.append(Line(at, text))
+    return found
 
 
 def zone_of(told: str) -> timezone:

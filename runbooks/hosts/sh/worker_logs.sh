@@ -1,12 +1,11 @@
 #!/bin/sh
 # worker_logs.sh BYTES NOTABLE FAILURE OUTCOME
 # What the logs say that the Celery processes of the census write themselves: files that they have open for writing alone,
-# the last BYTES of each. First the host's offset from UTC; then, after "==> /proc/PID/fd/N <==", the lines that fit the
-# expression NOTABLE; and where one of these fits FAILURE, those that fit OUTCOME as well. The link of an open file leads
-# to it also where it has been renamed, or lies in a container.
+# the last BYTES of each. Nothing where no line fits the expression NOTABLE. Else the host's offset from UTC; then, after
+# "==> /proc/PID/fd/N <==", the lines that do; and where one of these fits FAILURE, those that fit OUTCOME as well. The link
+# of an open file leads to it also where it has been renamed, or lies in a container.
 # shellcheck disable=SC2154 # dir is of frame.sh
 bytes=$1 notable=$2 failure=$3 outcome=$4
-date +%z
 read -r mains <"$dir/mains" || exit 0
 set --
 for pid in $mains; do set -- "$@" "/proc/$pid/fd"; done
@@ -25,9 +24,14 @@ files=$(ls -ln -- /proc/self/ns "$@" 2>/dev/null | sed -nE \
     esac
 done)
 [ -n "$files" ] || exit 0
+LC_ALL=C
+export LC_ALL
 # shellcheck disable=SC2086 # paths of /proc
+tail -q -c "$bytes" -- $files 2>/dev/null | grep -qaE -e "$notable" || exit 0
+date +%z
+# shellcheck disable=SC2086
 notable_lines() {
-    tail -v -c "$bytes" -- $files 2>/dev/null | LC_ALL=C grep -aE -e '^==> /proc/' -e "$1" | cut -b 1-500
+    tail -v -c "$bytes" -- $files 2>/dev/null | grep -aE -e '^==> /proc/' -e "$1" | cut -b 1-500
 }
 notable_lines "$notable" >"$dir/notable"
-if LC_ALL=C grep -qaE -e "$failure" "$dir/notable"; then notable_lines "$notable|$outcome"; else cat "$dir/notable"; fi
+if grep -qaE -e "$failure" "$dir/notable"; then notable_lines "$notable|$outcome"; else cat "$dir/notable"; fi

@@ -284,7 +284,6 @@ def silent(service: ServiceState, clients: Sequence[Client] = (), **changes: Any
 @pytest.mark.parametrize(
     ("event", "age_s", "why"),
     [
-        (Event.STOPPING, 300, "it was told to stop at"),
         (Event.NO_CONNECTION, 20, "it does not reach its broker"),
         (Event.NO_CONNECTION, 300, ""),
         (Event.NO_ANSWER, 20, ""),

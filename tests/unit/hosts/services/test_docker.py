@@ -150,3 +150,15 @@ def test_an_engine_that_cannot_be_asked_is_told_with_the_next_step(
         Docker().parse(host("low", **docker), "shop", {"low": answer}, CLOCK)
     assert problem in error.value.problem
     assert advice in (error.value.advice or "")
+
+
+def test_what_is_notable_in_the_logs_of_its_containers_is_told_with_their_times() -> None:
+    (container,) = states("low")["low"].containers
+    text = "Task a.b[1] raised unexpected: E()"
+    line = json.dumps({"log": f"{text}\n", "stream": "stderr", "time": "2026-11-30T01:20:00.5Z"})
+    path = f"/var/lib/docker/containers/{container.id}/{container.id}-json.log"
+    look = LOOK + f"---\n==> {path} <==\ncut off\n{line}\n".encode()
+    said = Docker().said(host("low", "high"), {"low high": Answer(0, look, "")})
+    assert [(one.at, one.text) for one in said["low"]] == [(1796001600.5, text)]
+    assert not said["high"]
+    assert states("low", look=look) == states("low")

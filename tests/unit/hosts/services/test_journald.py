@@ -6,7 +6,7 @@
 import pytest
 
 from runbooks.hosts.script import Answer
-from runbooks.hosts.services.journald import Journal
+from runbooks.hosts.services.journald import Journal, parse_said
 from runbooks.logs.tail import logs_of
 from tests.unit.fleets import make_host
 from tests.unit.logs.test_files import texts
@@ -37,6 +37,13 @@ def test_an_entry_is_a_line_of_its_service_or_several() -> None:
         ("high", "a"), ("high", "b"), ("high", "hÿi"), ("high", "c"), ("high", "d"), ("beat", "Started"),
     ]  # fmt: skip
     assert found[0].at == pytest.approx(1795264055.700001)
+
+
+def test_what_is_notable_is_a_line_with_its_time_for_each_service() -> None:
+    about = '"_SYSTEMD_UNIT":"celery-worker@low.service"'
+    found = parse_said(answer(entry(1, '"a"'), entry(2, '"b"', about), entry(3, '"c"')))
+    assert {name: [line.text for line in lines] for name, lines in found.items()} == {"high": ["a", "c"], "low": ["b"]}
+    assert found["high"][0].at == pytest.approx(1795264055.700001)
 
 
 def test_the_journal_is_read_on_from_the_last_entry_in_either_direction() -> None:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from runbooks.core.settings import Worker
 from runbooks.hosts.facts import ask_clock, parse_clock
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.supervisor import Supervisor
+from runbooks.hosts.worker_log import Line
 from tests.unit.effects.made import make
 from tests.unit.fleets import make_host
 from tests.unit.hosts.test_facts import ask
@@ -61,6 +62,12 @@ def states(host: FleetHost, *more: str) -> dict[str, ServiceState]:
     asked = Supervisor().ask(host, "shop", [*host.services, *more])
     answers = {name: ask(question) for name, question in asked.items()}
     return dict(Supervisor().parse(host, "shop", answers, clock))
+
+
+def said(host: FleetHost) -> Sequence[Line]:
+    """The notable lines of `high`."""
+    answers = {name: ask(question) for name, question in Supervisor().ask(host, "shop", ["high"]).items()}
+    return Supervisor().said(host, answers)["high"]
 
 
 def refused(host: FleetHost) -> str:
@@ -118,6 +125,14 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     assert theirs
     tell(host, "others:low_01", "start")
     assert states(host)["others:low_01"].pid == theirs, "it ran already"
+
+    (written,) = Supervisor().log_files(ask(Supervisor().ask_log_files(host, ["high"])))[:1]
+    failed, well = "Task a.b[1] raised unexpected: E()", "Task a.b[2] succeeded in 0.1s: None"
+    Path(written).write_text(f"[2026-11-30 01:20:00,1] {well}\nand more\n")
+    assert said(host) == []
+    Path(written).write_text(f"[2026-11-30 01:20:00,1] {well}\nand more\n[2026-11-30 01:20:01,1] {failed}\n")
+    assert [line.text.partition("] ")[2] for line in said(host)] == [well, failed], "how others ended once one failed"
+    assert all(line.at for line in said(host))
 
     conf = Path(host.unit_path("high"))
     conf.write_text(OWN.format(name="high", seconds=700))
