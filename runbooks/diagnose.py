@@ -48,6 +48,7 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str, file
     findings = session.diagnose(snapshot, services=services)
     if session.fleet.found:
         session.reporter.message(*_not_looked_at(session.fleet.found))
+        session.reporter.next_step("The inventory of what runs, for all that changes something", Command("adopt"))
     elif can_be_fixed(findings):
         session.reporter.next_step("What would put it right", Command("remediate", "--dry-run"))
     if file:
@@ -76,19 +77,10 @@ def _write(session: Session, snapshot: Snapshot, findings: Sequence[Finding], fi
     session.reporter.message(f"Wrote {file.path}.")
 
 
-_ONLY_BY_INVENTORY = {
-    "hosts, their processes, services, files and logs": "the hosts, with celery_directory and celery_python",
-    "the application's tasks, routes, schedule and settings": "celery_app, on a host that has the application",
-    "which workers and queues should be there": "celery_workers or celery_nodes, and celery_queues",
-    "results": "celery_result_backend",
-}
-"""What the broker does not show, and what makes it known."""
-
-
 def _not_looked_at(found: Found) -> Iterator[str]:
-    """Say what a look at the broker alone leaves out, a line each."""
-    yield f"Not looked at; an inventory makes it known ({Command('init')} writes an example), and changes need one:"
-    for what, known_by in _ONLY_BY_INVENTORY.items():
+    """Say what a look without an inventory leaves out, a line each."""
+    yield "No inventory says what is to be, so what runs stands for it. Not looked at, and what makes it known:"
+    for what, known_by in found.unseen.items():
         yield f"  {what}: {known_by}"
     for db in found.other_dbs:
         yield f"  db {db}, which Celery uses, too: --broker with /{db} at its end"

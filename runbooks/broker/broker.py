@@ -135,10 +135,10 @@ class Broker:
         """Connect, where that is not done yet. Raises BrokerUnreachable or BrokerRefused."""
         self._client  # noqa: B018
 
-    def discover(self) -> Found:
-        """The queues of this db, of which nothing need be known. Raises BrokerError."""
+    def discover(self, known_prefix: str | None = None) -> Found:
+        """The queues of this db; None where their keys' prefix is not known either. Raises BrokerError."""
         with broker_errors(address(self._client)):
-            return discover(self._client)
+            return discover(self._client, known_prefix)
 
     def other_run(self) -> OtherRun | None:
         """The run that holds the fleet's lock, where it is not this one."""

@@ -127,7 +127,7 @@ class RunbooksProgram(Program):
         """Join several patterns (`restart-workers a b`) into one, as Invoke takes a single word; else False."""
         words = self.core.unparsed
         context = self.parser.contexts[words[0]] if words and words[0] in self.parser.contexts else None
-        if not (context and any(argument.name == "worker" for argument in context.positional_args)):
+        if not (context and any(argument.name in ("worker", "host") for argument in context.positional_args)):
             return False
         places = list(_arguments(words, context, self.parser.contexts))
         if len(places) < 2:

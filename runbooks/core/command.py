@@ -14,7 +14,7 @@ import shlex
 _MARK = f"cmd{os.urandom(16).hex()}"
 _MARKED = re.compile(f"{_MARK}`inv (.*?)`{_MARK}", re.DOTALL)
 _WITHOUT_FLEET = re.compile(r"(sandbox|fleet|explain|init|-\S+)(\s|$)")
-_BY_BROKER = re.compile(r"(diagnose|queues|messages|broker|workers|monitor)(\s|$)")
+_BY_BROKER = re.compile(r"(adopt|clean-queues|diagnose|verify|undo|queues|messages|broker|workers|monitor)(\s|$)")
 
 
 class Command:
@@ -41,7 +41,9 @@ def typed(text: str, program: str, where: str = "") -> str:
         return text
 
     def command(found: re.Match[str]) -> str:
-        takes_none = _WITHOUT_FLEET.match(found[1]) or (" --broker " in where and not _BY_BROKER.match(found[1]))
+        takes_none = _WITHOUT_FLEET.match(found[1]) or (
+            " --broker " in where and " --app " not in where and not _BY_BROKER.match(found[1])
+        )
         return f"`{program} {found[1]}{'' if takes_none else where}`"
 
     return plain(_MARKED.sub(command, text))

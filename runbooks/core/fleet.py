@@ -26,15 +26,17 @@ class FleetHost(Discreet, frozen=True):
     """A host of the application with its settings; `variables` are all its inventory variables.
 
     This tool's own and those that begin with `ansible_` were rendered when the fleet was built; another one is rendered
-    when it is asked for, and raises InventoryError where it cannot be.
+    when it is asked for, and raises InventoryError where it cannot be. `environment` is what the application gets here
+    beside its environment file, where no inventory describes the host and nothing of it runs there.
     """
 
-    HIDDEN = ("variables",)
+    HIDDEN = ("variables", "environment")
 
     name: str
     groups: tuple[str, ...]
     settings: HostSettings
     variables: Mapping[str, Any]
+    environment: Mapping[str, str] = {}
 
     def node(self, worker: Worker) -> str:
         """What the node of one of its workers is called here; Celery may know it by another name (`Worker.node`)."""
@@ -147,12 +149,16 @@ class FleetHost(Discreet, frozen=True):
 
 class Found(Struct, frozen=True):
     """What a broker's db shows of a fleet: its queues, their keys' prefix, the prefixes of others there, and other dbs
-    that Celery uses."""
+    that Celery uses.
+
+    `unseen` is what is not looked at without an inventory, each with what would make it known.
+    """
 
     queues: tuple[str, ...] = ()
     prefix: str = ""
     other_prefixes: tuple[str, ...] = ()
     other_dbs: tuple[int, ...] = ()
+    unseen: Mapping[str, str] = {}
 
 
 class Fleet(Struct, frozen=True):

@@ -523,7 +523,8 @@ _PLACE = ("directory", "python", "user", "env_file")
 class HostSettings(_Settings):
     """What is true of one host: where the application lives there, its services and its files.
 
-    `directory`, `python`, `user` and `env_file` are "" where there is no application, as `is_empty` says.
+    `directory`, `python` and `user` are "" where there is no application, as `is_empty` says. So is `env_file`, also
+    where none is known: the application is loaded with the variables of a process of it then.
     """
 
     directory: AbsolutePath = ""
@@ -571,7 +572,15 @@ class HostSettings(_Settings):
     @property
     def lacks(self) -> tuple[str, ...]:
         """What it has to say of where the application lives, and does not."""
-        return () if self.is_empty else tuple(name for name in _PLACE if name not in self._place)
+        needed = _PLACE if self._starts_own or self.env else _PLACE[:-1]
+        return () if self.is_empty else tuple(name for name in needed if name not in self._place)
+
+    @property
+    def _starts_own(self) -> bool:
+        """Whether units of this tool's own start something here: these read the environment file."""
+        own = any(worker.known_as == worker.name for worker in self.workers)
+        beat = self.beat and not (self.beat_unit or self.beat_service)
+        return ABILITIES[self.service_manager].starts_from_units and (own or beat)
 
     @property
     def _place(self) -> tuple[str, ...]:

@@ -57,8 +57,8 @@ def keep(state_directory: Path, host: FleetHost, app: str, state: HostState) -> 
     Where it cannot be written the next look loads it again.
     """
     said = state.application
-    if said is None or not said.came_from.digest:
-        return
+    if said is None or not said.came_from.digest or not host.settings.env_file:
+        return  # without an environment file it has that of a process, of which nothing tells that it is another one
     path = _path(state_directory, app, host.name)
     with suppress(OSError):
         make_private(path.parent)

@@ -16,8 +16,9 @@ from runbooks.core.application import Application, KeptSchedule, ScheduleEntry
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ImportProbe
 from runbooks.core.node_settings import NAMES, settings_of
-from runbooks.core.redaction import redact, redact_value
+from runbooks.core.redaction import keep_secrets_in, redact, redact_value
 from runbooks.core.settings import OPTIONS
+from runbooks.core.survey import Told
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.registry import manager_of
 
@@ -46,7 +47,7 @@ def ask_application(host: FleetHost, app: str, environment: Mapping[str, str], *
     """
     settings = host.settings
     where = {"directory": settings.directory, "python": settings.python}
-    question |= {"app": app, **where, "environment": dict(environment), "limit_s": LOAD_S}
+    question |= {"app": app, **where, "environment": {**host.environment, **environment}, "limit_s": LOAD_S}
     described, results, code, schedule, probe = (files("runbooks.hosts").joinpath(name).read_text() for name in SOURCES)
     sources = {"DESCRIBE": described, "RESULTS": results, "CODE": code, "SCHEDULE": schedule}
     modules = "\n".join(f"{name} = {json.dumps(source)}" for name, source in sources.items())
@@ -101,6 +102,26 @@ def parse_what_it_says(answer: Answer) -> Application | None:
     """What it says of itself, as of now; None where it cannot be loaded, or its answer cannot be understood."""
     found = _answered(answer)
     return _application(found) if found else None
+
+
+def ask_told(host: FleetHost, app: str, environment: Mapping[str, str]) -> str:
+    """Load the application, and ask for the URLs of its broker and results besides; the answer is private."""
+    return ask_application(host, app, environment, urls=True, **_ASKED)
+
+
+def parse_told(host: FleetHost, answer: Answer) -> Told:
+    """See Told. The passwords in its URLs are never shown from now on."""
+    raw = _answered(answer) or {}
+    urls = raw.get("urls") or {}
+    for name in ("broker", "backend"):
+        keep_secrets_in(urls.get(name, ""))
+    failed = parse_not_loaded(host, answer)
+    if failed:
+        return Told(error=failed.failed or failed.errors.get("", "it could not be loaded"))
+    return Told(
+        _application(raw), urls.get("broker", ""), urls.get("backend", ""), tuple(urls.get("variables", ())),
+        urls.get("master", ""),
+    )  # fmt: skip
 
 
 def ask_kept(host: FleetHost, app: str, environment: Mapping[str, str], scheduler: str) -> str:

@@ -6,6 +6,7 @@ global ones behind the command, too); `platforms.py: set_mp_process_title`, with
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -69,6 +70,62 @@ def options_of(words: Sequence[str]) -> Options | None:
     if text.startswith(_BEAT_TITLE):
         return _read(text.removeprefix(_BEAT_TITLE).split()) or Options("beat")
     return _read(_arguments(words))
+
+
+_EXTRA = re.compile(
+    r"--(?:prefetch-multiplier|time-limit|soft-time-limit|max-tasks-per-child|max-memory-per-child|optimization)$"
+)
+_EXTRA_FLAGS = ("-E", "--task-events", "--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+def extra_of(words: Sequence[str]) -> tuple[str, ...]:
+    """The options of a worker beside those of `Options` that say how it works, each as one word; none is a secret."""
+    rest = list(_arguments(words))
+    found = []
+    for at, word in enumerate(rest):
+        name, equals, _ = word.partition("=")
+        if word in _EXTRA_FLAGS or (equals and _EXTRA.match(name)):
+            found.append(word)
+        elif at + 1 < len(rest) and (word == "-O" or _EXTRA.match(word)):
+            found.append(f"--optimization={rest[at + 1]}" if word == "-O" else f"{word}={rest[at + 1]}")
+        elif re.fullmatch(r"-O(fair|fast|default)", word):
+            found.append(word)
+    return tuple(found)
+
+
+def log_of(words: Sequence[str]) -> str:
+    """The file that a worker or beat is told to log into, "" for none; `%n` and the like stay in it."""
+    rest = list(_arguments(words))
+    for word, after in zip(rest, [*rest[1:], ""], strict=False):
+        if word in ("-f", "--logfile"):
+            return after
+        if word.startswith("--logfile="):
+            return word.partition("=")[2]
+    return ""
+
+
+def command_in(text: str) -> Sequence[str]:
+    """The words of Celery's command in one that a file holds, which may be a shell's: `sh -c 'exec celery …'`.
+
+    Empty where there is none, or where what it is called with shows only when it runs (`$NAME`).
+    """
+    try:
+        words = shlex.split(text, comments=False)
+    except ValueError:
+        return ()
+    for at, word in enumerate(words):
+        if PurePosixPath(word).name == "celery" and (at == 0 or words[at - 1] != "-c"):
+            before = words[max(at - 2, 0) : at]
+            start = at - 2 if before[-1:] == ["-m"] else at - 1 if before and is_python(before[-1]) else at
+            command = [one.rstrip(";") for one in words[start:]]
+            return () if any("$" in one for one in command) else command
+    inner = [word for word in words if " " in word and "celery" in word]
+    return command_in(inner[0]) if inner else ()
+
+
+def is_python(word: str) -> bool:
+    """Whether a word of a command names a Python."""
+    return _PYTHON.fullmatch(PurePosixPath(word).name) is not None
 
 
 def main_options_of(words: Sequence[str]) -> Options | None:

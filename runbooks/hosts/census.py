@@ -455,10 +455,11 @@ def is_of(app: str, options: Options, *, here: bool) -> bool:
 
     `here` says that it works in the application's directory.
     """
-    return _module(options.app) == _module(app) if options.app else here
+    return module_of(options.app) == module_of(app) if options.app else here
 
 
-def _module(app: str) -> str:
+def module_of(app: str) -> str:
+    """The first part of an application's name, by which it is known: `proj` of `proj.celery:app`."""
     return re.split(r"[.:]", app)[0]
 
 

@@ -333,6 +333,19 @@ UNSET = "amqp://localhost"
 """**Source:** celery 5.7.0 `app/base.py: Celery._connection`; kombu 5.7.0 `connection.py`: where no URL is given."""
 
 
+def urls(app: Any) -> Dict[str, Any]:
+    """Where its broker and its results are, in clear; and which variables of its environment have the broker's URL."""
+    told = app.conf.broker_read_url or app.conf.broker_url or ""
+    broker = ";".join(told) if isinstance(told, (list, tuple)) else str(told)
+    options = app.conf.broker_transport_options or {}
+    return {
+        "broker": broker,
+        "backend": str(app.conf.result_backend or ""),
+        "variables": sorted(name for name, value in os.environ.items() if value == broker),
+        "master": str(options.get("master_name") or ""),
+    }
+
+
 def describe(app: Any, watch: Watch, options: List[str], names: List[str]) -> Dict[str, Any]:
     """All of it; `options` are the transport options that are told, `names` the ends of the settings' names."""
     conf = app.conf

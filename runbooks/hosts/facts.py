@@ -140,8 +140,8 @@ def parse_lacks_cron(answer: Answer) -> bool:
 def ask_unwritable(host: FleetHost) -> str:
     """Where files of ours would go and may not be written, and who may not: answered in pairs."""
     settings = host.settings
-    folders = (settings.unit_directory, settings.cron_directory, settings.logrotate_directory,
-               str(PurePosixPath(settings.env_file).parent))  # fmt: skip
+    folders = [settings.unit_directory, settings.cron_directory, settings.logrotate_directory]
+    folders += [str(PurePosixPath(settings.env_file).parent)] if settings.env_file else []
     return ask_folders(dict.fromkeys(folders))
 
 

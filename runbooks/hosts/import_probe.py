@@ -365,6 +365,8 @@ try:
     if "options" in question:
         with at_most(question["limit_s"]):
             found["application"] = said.describe(app, watch, question["options"], question["settings"])
+    if "urls" in question:
+        found["urls"] = said.urls(app)
     if "expected" in question:
         found["errors"] = import_errors(question["expected"])
         found["variables"] = variables

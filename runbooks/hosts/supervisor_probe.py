@@ -125,25 +125,43 @@ def sections(conf: str) -> Dict[str, Any]:
     return found
 
 
+def configured(conf: str) -> Dict[str, Any]:
+    """As `sections`; raises Trouble where the conf files cannot be read."""
+    try:
+        return sections(conf)
+    except (ValueError, OSError, SystemExit) as error:
+        raise Trouble("unread", str(error)) from None
+
+
 def told(section: str, path: str, one: Any) -> Dict[str, Any]:
     user = None if one.uid is None else pwd.getpwuid(one.uid).pw_name
     return {
         "section": section, "path": path, "user": user, "directory": one.directory, "umask": one.umask,
         "environment": one.environment, "stopwaitsecs": one.stopwaitsecs, "stopasgroup": bool(one.stopasgroup),
+        "command": one.command, "autostart": bool(one.autostart),
     }  # fmt: skip
 
 
 def others(question: Dict[str, Any]) -> Dict[str, Any]:
     """Every program that runs, with its section, its pid, and the conf files that have the sections."""
     rpc = connect(question["conf"])
-    try:
-        known = sections(question["conf"])
-    except (ValueError, OSError, SystemExit) as error:
-        raise Trouble("unread", str(error)) from None
+    known = configured(question["conf"])
     running = {full(one): one["pid"] for one in rpc.getAllProcessInfo() if one["pid"]}
     programs = {name: dict(known[name], pid=pid) for name, pid in running.items() if name in known}
     paths = {one["path"] for one in programs.values()}
     return {"programs": programs, "files": {path: file_of(path) for path in sorted(paths)}}
+
+
+def described(question: Dict[str, Any]) -> Dict[str, Any]:
+    """Every program whose command names Celery, whether it runs or not: what the conf files say, and its pid."""
+    rpc = connect(question["conf"])
+    known = configured(question["conf"])
+    found = {}
+    for one in rpc.getAllProcessInfo():
+        name = full(one)
+        if "celery" in known.get(name, {}).get("command", ""):
+            found[name] = dict(known[name], pid=one["pid"])
+    return {"programs": found}
 
 
 def file_of(path: str) -> Dict[str, Any]:
@@ -349,7 +367,7 @@ def unless(code: int, call: Any, *arguments: Any) -> None:
 
 
 def main(question: Dict[str, Any]) -> None:
-    asks = {"look": look, "logs": logs, "others": others}
+    asks = {"look": look, "logs": logs, "others": others, "described": described}
     tells = {"reread": reread, "control": control}
     try:
         if question["verb"] in asks:

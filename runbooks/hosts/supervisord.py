@@ -20,6 +20,11 @@ def ask_control(host: FleetHost, action: str, programs: Sequence[str], *, own: b
 
 def ask_supervisord(host: FleetHost, verb: str, **question: Any) -> str:
     """Run a verb of `supervisor_probe.py` on the host."""
-    asked = json.dumps({"verb": verb, "conf": host.settings.supervisor.conf, **question})
+    return ask_of(host.settings.supervisor.conf, host.settings.supervisor.ctl, verb, **question)
+
+
+def ask_of(conf: str, ctl: str, verb: str, **question: Any) -> str:
+    """The same of the supervisord with this configuration, in the Python of this `supervisorctl`."""
+    asked = json.dumps({"verb": verb, "conf": conf, **question})
     source = files("runbooks.hosts").joinpath("supervisor_probe.py").read_text()
-    return shell("supervisor", host.settings.supervisor.ctl, source, asked)
+    return shell("supervisor", ctl, source, asked)

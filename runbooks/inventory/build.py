@@ -51,8 +51,8 @@ _SECRETS = tuple(
 """The variables whose values are never shown."""
 
 
-def limited_fleet(inventory: Inventory, limit: str | None) -> Fleet:
-    """Build the fleet of the hosts that `--limit` selects.
+def limited_fleet(inventory: Inventory, limit: str | None, app: str | None = None) -> Fleet:
+    """Build the fleet of the hosts that `--limit` selects, and that have this application where it is named.
 
     Raises UsageError for a pattern that selects no host, which says so where it names a worker or a queue instead.
     """
@@ -60,9 +60,9 @@ def limited_fleet(inventory: Inventory, limit: str | None) -> Fleet:
         selected = select_hosts(inventory, limit)
     except UsageError:
         with suppress(InventoryError):
-            _require_no_worker(build_fleet(inventory, select_hosts(inventory, None)), limit or "")
+            _require_no_worker(build_fleet(inventory, select_hosts(inventory, None), app), limit or "")
         raise
-    return build_fleet(inventory, selected)
+    return build_fleet(inventory, selected, app)
 
 
 def _require_no_worker(fleet: Fleet, limit: str) -> None:
@@ -80,8 +80,10 @@ def _chosen_by(patterns: str) -> str:
     return f"diagnose, verify, restart-workers and tail-logs take workers: --worker {quote(patterns)}"
 
 
-def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
+def build_fleet(inventory: Inventory, selected: tuple[str, ...], named: str | None = None) -> Fleet:
     """Validate every host's variables and gather the application's fleet, restricted to the `selected` hosts.
+
+    Where several applications are in the inventory, `named` is the one that is meant.
 
     Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of the fleet.
     """
@@ -89,13 +91,17 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...]) -> Fleet:
     built: list[tuple[AppSettings, FleetHost]] = []
     renderer = Renderer(inventory)
     for host, values in members(inventory, renderer, problems):
+        if named is not None and values.get(APP) != named:
+            continue
         _keep_secrets(inventory.hosts[host.name], values)
         if settings := _validate(inventory, host, values, problems):
             own = _with_own_probes(inventory, host, settings[1], problems)
             lacking = (name for one in own.lacks if (name := f"{PREFIX}{one}") not in host.variables)
             problems.update({f"{host.place}: host '{host.name}' lacks the variable '{name}'": None for name in lacking})
             built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
-    if not built and not problems:
+    if named is not None and not built and not problems:
+        problems[f"{inventory.name}: no host has the application {named}"] = None
+    elif not built and not problems:
         problems[
             f"{inventory.name}: no host has {APP}, so there is nothing to look at{like_app(inventory.hosts.values())}"
         ] = None
@@ -209,6 +215,8 @@ def _with_own_probes(
 def _disagreement(inventory: str, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
     differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
     text = f"{inventory}: {name} and {other_name} differ in {differing}, but an inventory describes one application"
+    if app.app != other.app:
+        text = f"{inventory}: {name} has {app.app}, and {other_name} has {other.app}: choose one with -A {app.app}"
     return {text: None} if differing else {}
 
 

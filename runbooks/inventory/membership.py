@@ -7,6 +7,7 @@ theirs although it is known here.
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +68,17 @@ def _ignored(host: Host, values: Values, problems: dict[str, None]) -> Sequence[
         if not name.startswith(PREFIX):
             problems[f"{place}: '{name}' is no variable of this tool{did_you_mean(name, KNOWN)}"] = None
     return names
+
+
+def applications(inventory: Inventory) -> tuple[str, ...]:
+    """The applications that hosts of the inventory have, as far as their names can be had; once each."""
+    values = Renderer(inventory).hosts
+    found = []
+    for name in inventory.groups["all"]:
+        if APP in inventory.hosts[name].variables:
+            with suppress(InventoryError):
+                found.append(str(values[name][APP]))
+    return tuple(dict.fromkeys(found))
 
 
 @lru_cache

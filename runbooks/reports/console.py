@@ -67,10 +67,11 @@ _HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "br
 class ConsoleReporter:
     """Prints to standard output as things happen; errors go to standard error."""
 
-    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False) -> None:
+    def __init__(self, program: str = "inv", where: str = "", *, only_read: bool = False, aside: bool = False) -> None:
+        """`aside`: standard output is for a document alone, and all else goes to standard error."""
         self._program, self._where = program, where
         self._pipe = Pipe(sys.stdout, strict=only_read)
-        self._out = _console(self._pipe)
+        self._out = _console(Pipe(sys.stderr) if aside else self._pipe)
         self._err = _console(Pipe(sys.stderr))
         self._line: WaitingLine | None = None
         self._host_colors: dict[str, str] = {}
@@ -141,6 +142,11 @@ class ConsoleReporter:
             self._print(f"{indent}        accepted {finding.accepted}")
         if finding.remedy:
             self._print(f"{indent}        → {finding.remedy}", "green")
+
+    def document(self, name: str, text: str) -> None:  # noqa: ARG002
+        for line in text.splitlines():
+            print(redact(line), file=self._pipe)
+        self._pipe.flush()
 
     def next_step(self, what: str, command: Command) -> None:
         self._print(f"{what}: {command.bare(self._program, self._where)}")

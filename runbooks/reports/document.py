@@ -176,6 +176,8 @@ class Document(Struct, forbid_unknown_fields=True, kw_only=True):
     archives: list[dict[str, Any]] | UnsetType = UNSET
     archived: list[dict[str, Any]] | UnsetType = UNSET
     files: list[File] | UnsetType = UNSET
+    adopted: str | UnsetType = UNSET
+    difference: str | UnsetType = UNSET
     look: Looked | UnsetType = UNSET
     depths: list[Depths] | UnsetType = UNSET
     crossings: list[dict[str, str]] | UnsetType = UNSET

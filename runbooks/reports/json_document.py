@@ -1,14 +1,14 @@
 """One JSON document on standard output when the verb ends, for scripts; followed logs are a JSON line each.
 
 Keys, each only when there is something to say: `about`, `findings`, `next`, `plan`, `undo_plan`, `run`, `changes`,
-`checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `archives`, `archived`, `look`, `depths`,
-`crossings`, `codes`, `messages`, `warnings`, `error`, and those of the views (docs/views.md); always `exit_code`, and
-`schema`, `time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null: none is known). Where
-there are many documents, a line each, these five are in each, but not in lines of logs: there the first and the last
-line have them. docs/output.schema.json has all of it, made by `document.py`. `next` and `undo` are commands to type. A
-change of a plan that takes messages out lists every one of them, with its reason, under a key `messages` of its own. A
-line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service or the file; empty: the
-host itself) and `line`.
+`checks`, `logs`, `recap`, `undo`, `task`, `hosts`, `runs`, `files`, `adopted`, `difference`, `archives`, `archived`,
+`look`, `depths`, `crossings`, `codes`, `messages`, `warnings`, `error`, and those of the views (docs/views.md);
+always `exit_code`, and `schema`, `time` (ISO 8601, UTC), `version` of this tool, `application` and `inventory` (null:
+none is known). Where there are many documents, a line each, these five are in each, but not in lines of logs: there
+the first and the last line have them. docs/output.schema.json has all of it, made by `document.py`. `next` and `undo`
+are commands to type. A change of a plan that takes messages out lists every one of them, with its reason, under a key
+`messages` of its own. A line of logs is `time` (ISO 8601, UTC; null when nobody knows it), `host`, `log` (the service
+or the file; empty: the host itself) and `line`.
 `about` is what the first line of the text says: `application`, `inventory`, `broker`, `records`, and of `hosts`,
 `workers` and `queues` how many were `looked_at`, `of` so many; `other_run` holds the fleet's lock: its `id`, its
 `verb`, `by` whom, `since_at`, and the services that it `restarts`, null where that is not known; `loaded_at` is when
@@ -103,6 +103,9 @@ class JsonReporter:
             {**asdict(f), **to_builtins(replace(f, fix=())), "fix": [_change(replace(c, messages=())) for c in f.fix]}
             for f in findings
         ]
+
+    def document(self, name: str, text: str) -> None:
+        self._document[name] = text
 
     def next_step(self, what: str, command: Command) -> None:  # noqa: ARG002
         self._document["next"] = command.bare(self._program, self._where)

@@ -167,3 +167,19 @@ def test_what_is_no_broker_is_told(given: str, told: str, tmp_path: Path) -> Non
 def test_a_broker_and_an_inventory_exclude_each_other(tmp_path: Path) -> None:
     done = inv("diagnose", "--broker", "redis://127.0.0.1:1/0", "--inventory", "x.yaml", cwd=tmp_path)
     assert (done.code, "--broker stands in for an inventory" in done.err) == (5, True)
+
+
+def test_the_inventory_of_a_broker_alone_has_no_finding_where_all_is_well(url: str, tmp_path: Path) -> None:
+    """The last of this file: what is wrong there is taken away."""
+    with redis.Redis.from_url(url) as client:
+        keys = [key for key in client.scan_iter() if key.startswith((b"mails", b"unacked", b"_kombu.binding.mails"))]
+        client.delete("notes", *keys)
+    adopted = inv("adopt", "--broker", "env:CELERY_BROKER_URL", cwd=tmp_path, CELERY_BROKER_URL=url)
+    assert (adopted.code, "Nothing is wrong." in adopted.err) == (0, True), adopted.out + adopted.err
+    assert "celery_nodes: [w@here]  # " in adopted.out
+    assert "celery_queues: [mail]  # " in adopted.out
+    (tmp_path / "inventory.yaml").write_text(adopted.out)
+    looked = inv("diagnose", "--json", cwd=tmp_path, CELERY_BROKER_URL=url)
+    assert (looked.code, looked.json["findings"]) == (0, []), looked.out + looked.err
+    planned = inv("remediate", "--dry-run", cwd=tmp_path, CELERY_BROKER_URL=url)
+    assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out + planned.err

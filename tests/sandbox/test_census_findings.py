@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from celery import Celery
 
 from lab.redis_server import RedisServer
 from tests.brokers import until
@@ -167,6 +169,63 @@ def test_what_is_well_has_no_finding_and_no_plan(place: Place) -> None:
     assert place.findings() == []
     done = place.inv("remediate", "--dry-run")
     assert (done.code, "Nothing to change." in done.out) == (0, True), done.out
+
+
+@contextmanager
+def without_inventory(place: Place) -> Iterator[None]:
+    away = (place.path / "inventory.yaml").rename(place.path / "away.yaml")
+    try:
+        yield
+    finally:
+        away.rename(place.path / "inventory.yaml")
+
+
+def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_all_is_well(place: Place) -> None:
+    def told() -> tuple[list[dict[str, Any]], str]:
+        done = place.inv("diagnose", "-A", "tiny", "--json")
+        assert done.code in (0, 1), done.out + done.err
+        document = done.json
+        assert document["about"]["inventory"] == "no inventory"
+        assert document["about"]["hosts"] == {"looked_at": 1, "of": 1}
+        return [one for one in document["findings"] if one["severity"] != "info"], " ".join(document["messages"])
+
+    with without_inventory(place):
+        findings, unseen = told()
+        assert findings == []
+        assert f"the environment file of {HOST}: celery_env_file" in unseen
+        with place.beside("b2", "beat", "-s", "s2") as two:
+            first = told()[0][0]
+            assert first["code"] == "beat.several"
+            assert f"to end pid {two}, on {HOST}: sudo kill -TERM {two}" in first["evidence"]
+        with Celery("producer", broker=place.url, set_as_current=False) as app:
+            app.send_task("tiny.one", queue="aa")
+        first = told()[0][0]
+        with redis.Redis.from_url(place.url) as client:
+            client.delete("aa", "_kombu.binding.aa")
+        assert (first["code"], first["subject"]) == ("queue.no_consumer", "aa")
+        assert first["summary"] == "1 message waits in aa and no node consumes it"
+
+
+def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(place: Place) -> None:
+    done = place.inv("adopt", "-A", "tiny", "--json")
+    assert f"-{HOST}: celery_service_manager: commands" in done.json["difference"]
+    with without_inventory(place):
+        told = place.inv("adopt")
+    assert (told.code, "Nothing is wrong." in told.err) == (0, True), told.out + told.err
+    for line in (
+        f"celery_directory: {place.path}  # ",
+        "celery_service_manager: none",
+        "- {name: one, queues: [a], concurrency: 2}  # pid ",
+        f"celery_broker_url: {place.url}",
+        f"celery_beat_schedule: {place.path}/schedule",
+        "# celery_env_file: /etc/proj.env",
+    ):
+        assert line in told.out
+    (place.path / "adopted.yaml").write_text(told.out)
+    looked = place.inv("diagnose", "--json", "--inventory", "adopted.yaml")
+    assert (looked.code, looked.json["findings"]) == (0, [])
+    planned = place.inv("remediate", "--dry-run", "--inventory", "adopted.yaml")
+    assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
 
 
 def test_four_beats_on_one_host_are_counted_with_what_ends_each(place: Place) -> None:

@@ -294,3 +294,44 @@ def test_a_supervisord_that_does_not_run_is_told_with_what_starts_it(pair: Pair)
     pair.start("two")
     until(lambda: pair.pids().keys() == {"a", "b"})
     until(lambda: pair.inv("verify").code == 0)
+
+
+def test_a_supervisords_fleet_is_known_without_an_inventory_also_where_it_does_not_run(
+    pair: Pair, tmp_path: Path
+) -> None:
+    assert pair.inv("remediate", "--yes").code == 0
+    until(lambda: pair.pids().keys() == {"a", "b"})
+
+    def inv(*words: str) -> Done:
+        """In the application's folder, where no inventory is."""
+        command = [*pair.world.command(*words), "--state-dir", str(tmp_path)]
+        done = subprocess.run(command, cwd=pair.home("one"), env=pair.world.environment, capture_output=True, text=True)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    (pair.home("one") / "inventory.yaml").touch()  # as `> inventory.yaml` does before anything runs
+    adopted = inv("adopt")
+    assert adopted.code == 0, adopted.out + adopted.err
+    conf = pair.home("one") / "supervisord.conf"
+    for line in (
+        "celery_service_manager: supervisor",
+        f"conf: {conf}",
+        '- {name: a, node: a@one, service: celery-worker-a, queues: [q1], concurrency: 1, options: ["--pool=solo"]}',
+        "celery_nodes: [b@two]",
+    ):
+        assert line in adopted.out, adopted.out
+    (pair.home("one") / "inventory.yaml").write_text(adopted.out)
+    looked = inv("diagnose", "--json")
+    assert (looked.code, looked.json["findings"]) == (0, [])
+    planned = inv("remediate", "--dry-run")
+    assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
+    (pair.home("one") / "inventory.yaml").unlink()
+
+    ctl = [str(Path(sys.executable).with_name("supervisorctl")), "-c", str(conf)]
+    subprocess.run([*ctl, "stop", "celery-worker-a"], check=True)
+    first = inv("diagnose", "-A", "tiny", "--broker", pair.url, "--json", "--python", sys.executable).json["findings"][
+        0
+    ]
+    assert first["code"] == "worker.not_running"
+    assert first["evidence"][0].startswith("supervisord says: STOPPED")
+    assert pair.inv("remediate", "--yes").code == 0
+    until(lambda: pair.pids().keys() == {"a", "b"})

@@ -19,11 +19,11 @@ _EVENTS, _USUAL = "celeryev", "celery"
 _BROADCAST = "bcast."
 
 
-def discover(client: "redis.Redis") -> Found:
+def discover(client: "redis.Redis", known_prefix: str | None) -> Found:
     """Find the queues that producers and workers have bound, and lists that hold Celery messages.
 
-    Where all bindings have a prefix, it is the `global_keyprefix` of the first. Mailboxes, events and broadcasts, whose
-    queues have a name in each worker alone, are left out.
+    Where the application's `global_keyprefix` is not known (None) and all bindings have a prefix, it is that of the
+    first. Mailboxes, events and broadcasts, whose queues have a name in each worker alone, are left out.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind, get_table` (the members), `pidbox.py: Mailbox`,
     `common.py: Broadcast`; celery 5.7.0 `events/event.py: EVENT_EXCHANGE_NAME`.
@@ -32,7 +32,9 @@ def discover(client: "redis.Redis") -> Found:
     for key in _bindings(client):
         if found := _BINDING.fullmatch(key):
             tables.setdefault(found[1].decode(errors="replace"), []).append(key)
-    prefix = "" if "" in tables or not tables else min(tables)
+    prefix = known_prefix
+    if prefix is None:
+        prefix = "" if "" in tables or not tables else min(tables)
     keys = KeySpace(prefix=prefix)
     bound = {queue for key in tables.get(prefix, ()) for queue in _bound(client, keys, key)}
     store = Store(client, keys)

@@ -6,6 +6,7 @@ Everything heavy is imported when a verb runs, so that `inv --list` and `--help`
 from invoke.collection import Collection
 
 from runbooks.cli.verbs import archive
+from runbooks.cli.verbs.adoption import adopt
 from runbooks.cli.verbs.changes import (
     clean_queues,
     fix_imports,
@@ -22,6 +23,7 @@ from runbooks.cli.verbs.tasks import retry, run_task
 from runbooks.cli.verbs.views import broker, messages, queues, schedule, task, tasks, workers
 
 namespace = Collection(
+    adopt,
     broker,
     clean_queues,
     consumer,

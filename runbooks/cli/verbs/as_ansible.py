@@ -1,4 +1,4 @@
-"""Flags that mean the same as to Ansible: their other names.
+"""Flags that mean the same as to Ansible, or to Celery: their other names.
 
 **Source:** `ansible/cli/arguments/option_helpers.py` (ansible-core 2.19).
 """
@@ -17,6 +17,7 @@ _ALSO = {
     "dry-run": ("check", "C"),
     "diff": ("D",),
     "ask-become-pass": ("K",),
+    "app": ("A",),
 }
 CHANGING = ("--check", "-C", "--diff", "-D")
 """Those that mean something only to a verb that changes something."""

@@ -22,11 +22,18 @@ _APPLICATION = "broker"
 
 def fleet_by_broker(given: str) -> "Fleet":
     """The fleet of a broker that was not asked yet. Raises UsageError for what is no broker URL."""
+    from runbooks.core.fleet import Fleet, Found
+    from runbooks.core.settings import AppSettings
+
+    app = AppSettings.model_validate({"app": _APPLICATION, "broker_url": url_of(given), "nodes": ("*",)})
+    return Fleet(app, (), (), None, found=Found(unseen=_UNSEEN))
+
+
+def url_of(given: str) -> str:
+    """The broker's URL that `--broker` means. Raises UsageError for what is no broker URL."""
     from runbooks.core.broker_url import problem_of
     from runbooks.core.errors import UsageError
-    from runbooks.core.fleet import Fleet, Found
     from runbooks.core.redaction import keep_secrets_in
-    from runbooks.core.settings import AppSettings
 
     url = _url(given)
     keep_secrets_in(url)
@@ -37,8 +44,16 @@ def fleet_by_broker(given: str) -> "Fleet":
             "--broker: behind Sentinels the master's name is needed, too",
             "name the master's own URL, or write an inventory with celery_broker_options: {master_name: NAME}",
         )
-    app = AppSettings.model_validate({"app": _APPLICATION, "broker_url": url, "nodes": ("*",)})
-    return Fleet(app, (), (), None, found=Found())
+    return url
+
+
+_UNSEEN = {
+    "hosts, their processes, services, files and logs": "the hosts, with celery_directory and celery_python",
+    "the application's tasks, routes, schedule and settings": "celery_app, on a host that has the application",
+    "which workers and queues should be there": "celery_workers or celery_nodes, and celery_queues",
+    "results": "celery_result_backend",
+}
+"""What the broker does not show, and what makes it known."""
 
 
 def with_queues(fleet: "Fleet", broker_of: "Callable[[AppSettings], Broker]") -> "Fleet":
@@ -53,7 +68,8 @@ def with_queues(fleet: "Fleet", broker_of: "Callable[[AppSettings], Broker]") ->
         broker.reach()
     except BrokerError:
         return fleet
-    found = broker.discover()
+    known = fleet.app.broker_options.global_keyprefix if fleet.hosts else None
+    found = replace(broker.discover(known), unseen=fleet.found.unseen if fleet.found else {})
     options = fleet.app.broker_options.model_copy(update={"global_keyprefix": found.prefix})
     return replace(fleet, app=fleet.app.model_copy(update={"broker_options": options}), found=found)
 

@@ -32,7 +32,7 @@ def remediate(
     on_fleet(flags, lambda session: page(asking(session, **asked), Rolling(serial, max_fail)))
 
 
-@verb(changes=True, selecting=IN_QUEUES)
+@verb(changes=True, by_broker=True, by_application=True, selecting=IN_QUEUES)
 def clean_queues(flags: Flags, said: Said) -> None:
     """Take messages out of the queues into an archive, or move them: what the rules mean, or the flags."""
 

@@ -28,6 +28,9 @@ _BUDGET = "how long messages may be read (default: 10s); beyond it a sample of e
 
 @verb(
     by_broker=True,
+    by_application=True,
+    positional=("host",),
+    optional=("host",),
     fresh=FRESH,
     worker=WORKER,
     budget=_BUDGET,
@@ -45,6 +48,8 @@ def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budge
 
 
 @verb(
+    by_broker=True,
+    by_application=True,
     fresh=FRESH,
     worker=WORKER,
     budget=_BUDGET,

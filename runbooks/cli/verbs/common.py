@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from runbooks.cli.verbs.as_ansible import AnsibleTask
+from runbooks.cli.verbs.by_application import APP, APP_ALONE, HOST, PYTHON, fleet_by_application, inventory_with
 from runbooks.cli.verbs.by_broker import HELP as BROKER
 from runbooks.cli.verbs.by_broker import NO_INVENTORY, fleet_by_broker, with_queues
 from runbooks.cli.verbs.inventories import flags_for, recorded, sources_of
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 Said = dict[str, Any]
 """What the flags of a selection say, as `core/rules.py: from_flags` takes it."""
 
-_EVERYWHERE = ("inventory", "limit", "json", "state_dir")
+_EVERYWHERE = ("inventory", "limit", "app", "json", "state_dir")
 _ON_HOSTS = ("forks", "accept_new", "ask_become_pass")
 _CHANGING = ("dry_run", "diff", "yes")
 FRESH = "load the application on each host again, though nothing that it was loaded from has changed"
@@ -53,6 +54,9 @@ _HELP = {
     "json": "print one JSON document instead of text",
     "state_dir": "where runs are recorded (default: runbooks_state_directory, else the XDG state folder)",
     "broker": BROKER,
+    "app": APP,
+    "python": PYTHON,
+    "host": HOST,
     "forks": "how many hosts to work on at once (default: 16)",
     "accept_new": "let hosts in whose key is not known yet, and remember it; one that has changed is never let in",
     "ask_become_pass": "ask for sudo's password, once",
@@ -70,7 +74,10 @@ LEFT_OUT = "\0"
 
 
 class Flags(Struct, frozen=True):
-    """What the command line says to any verb; the defaults are those of the flags."""
+    """What the command line says to any verb; the defaults are those of the flags.
+
+    `by_broker` and `by_application`: the verb needs no inventory where one of these is named.
+    """
 
     verb: str
     inventory: tuple[str, ...] = ()
@@ -78,12 +85,17 @@ class Flags(Struct, frozen=True):
     json: bool = False
     state_dir: str | None = None
     broker: str | None = None
+    app: str | None = None
+    python: str | None = None
+    host: str | None = None
     forks: int = 16
     accept_new: bool = False
     ask_become_pass: bool = False
     dry_run: bool = False
     diff: bool = False
     yes: bool = False
+    by_broker: bool = False
+    by_application: bool = False
 
 
 def verb(
@@ -91,6 +103,7 @@ def verb(
     hosts: bool = True,
     changes: bool = False,
     by_broker: bool = False,
+    by_application: bool = False,
     positional: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
     selecting: Mapping[str, str] = MappingProxyType({}),
@@ -101,15 +114,17 @@ def verb(
 
     Every verb has the flags that say which fleet; one that works on hosts those that say how to reach them; one that
     changes something `--dry-run`, `--diff` and `--yes`; one with `selecting` is called with what these flags say as
-    `said`; one that can do `by_broker` takes a broker's URL for an inventory. A flag of the function's own stands in
-    for a shared one of its name; an `optional` positional argument may be left out. The function's first paragraph is
-    its help. A verb of a `collection` has that name and a dot in front of its own.
+    `said`; one that can do `by_broker` takes a broker's URL for an inventory, `by_application` an application. A flag
+    of the function's own stands in for a shared one of its name; an `optional` positional argument may be left out. The
+    function's first paragraph is its help. A verb of a `collection` has that name and a dot in front of its own.
     """
     every = (
         *_EVERYWHERE,
         *(_ON_HOSTS if hosts else ()),
         *(_CHANGING if changes else ()),
-        *(("broker",) if by_broker else ()),
+        *(("broker",) if by_broker or by_application else ()),
+        *(("python",) if by_application else ()),
+        *(("host",) if "host" in optional else ()),
     )
     shared = tuple(flag for flag in every if flag not in own)
 
@@ -120,9 +135,10 @@ def verb(
         def run(c: Context, **given: Any) -> None:
             if c.config.run.dry:
                 raise Exit("--dry is a flag of Invoke's own, and no dry run; did you mean '--dry-run'?", code=5)
-            flags = Flags(name, tuple(given.pop("inventory")), **{flag: given.pop(flag) for flag in shared[1:]})
-            said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
             given |= {flag: None for flag in optional if given[flag] == LEFT_OUT}
+            flags = Flags(name, tuple(given.pop("inventory")), **{flag: given.pop(flag) for flag in shared[1:]})
+            flags = replace(flags, by_broker=by_broker, by_application=by_application)
+            said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
             body(flags, **given, **said)
 
         parameters = [Parameter("c", Parameter.POSITIONAL_OR_KEYWORD)]
@@ -132,7 +148,8 @@ def verb(
         parameters += [Parameter(flag, Parameter.KEYWORD_ONLY, default=unsaid(flag)) for flag in selecting]
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        told = {flag: _HELP[flag] for flag in shared} | own | dict(selecting)
+        alone = {"app": APP_ALONE} if by_application else {}
+        told = {flag: _HELP[flag] for flag in shared} | alone | own | dict(selecting)
         many = ["inventory", *(flag for flag in selecting if flag in MANY)]
         # Invoke would give the letter that is `--yes` here to `--async` there.
         made: Callable[..., None] = task(
@@ -150,11 +167,17 @@ def verb(
 
 
 def run_verb(
-    flags: Flags, body: Callable[["Reporter"], "ExitCode"], *, follow: bool = False, only_read: bool = False
+    flags: Flags,
+    body: Callable[["Reporter"], "ExitCode"],
+    *,
+    follow: bool = False,
+    only_read: bool = False,
+    aside: bool = False,
 ) -> None:
     """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
 
-    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints.
+    `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints. `aside`:
+    standard output is for a document alone.
     """
     from runbooks.core.errors import ExitCode, Interrupted, RunbookError
     from runbooks.core.redaction import keep_secrets_in
@@ -163,8 +186,12 @@ def run_verb(
     from runbooks.reports.pipe import ReaderGone
 
     keep_secrets_in(dict(os.environ))
-    kind = (JsonLinesReporter if follow else JsonReporter) if flags.json else ConsoleReporter
-    reporter: Reporter = kind(typed_program(), _where(flags), only_read=only_read)
+    reporter: Reporter
+    if flags.json:
+        kind = JsonLinesReporter if follow else JsonReporter
+        reporter = kind(typed_program(), _where(flags), only_read=only_read)
+    else:
+        reporter = ConsoleReporter(typed_program(), _where(flags), only_read=only_read, aside=aside)
     with _signals_as_interrupt():
         try:
             code = body(reporter)
@@ -210,24 +237,31 @@ def fleet_of(flags: Flags, reporter: "Reporter | None" = None) -> "Fleet":
     from runbooks.inventory.build import limited_fleet
     from runbooks.inventory.read import load_inventory
 
-    if flags.broker is not None:
+    named = flags.host is not None or flags.app is not None
+    inventory = inventory_with(flags.app, flags.inventory) if named and flags.broker is None else None
+    if inventory is None and named and flags.by_application:
+        fleet = fleet_by_application(flags)
+    elif flags.broker is not None:
         _require_alone(flags)
         fleet = fleet_by_broker(flags.broker)
     else:
-        fleet = limited_fleet(load_inventory(*sources_of(flags.inventory)), flags.limit)
+        inventory = inventory or load_inventory(*sources_of(flags.inventory))
+        fleet = limited_fleet(inventory, flags.host or flags.limit, flags.app)
     if reporter:
-        reporter.about(About(fleet.app.app, _inventory_of(flags)))
+        reporter.about(About(fleet.app.app, _inventory_of(flags, fleet)))
     return fleet
 
 
-def _inventory_of(flags: Flags) -> str:
+def _inventory_of(flags: Flags, fleet: "Fleet") -> str:
     """The inventory as an output and a record name it."""
-    return NO_INVENTORY if flags.broker is not None else recorded(sources_of(flags.inventory))
+    return NO_INVENTORY if fleet.found is not None else recorded(sources_of(flags.inventory))
 
 
 def _require_alone(flags: Flags) -> None:
     from runbooks.core.errors import UsageError
 
+    if not flags.by_broker:
+        raise UsageError("--broker is the broker of an application here", "name that, too: -A PROJECT")
     if flags.inventory or flags.limit is not None:
         raise UsageError("--broker stands in for an inventory", "leave --inventory and --limit out, or --broker")
 
@@ -266,16 +300,20 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
+    return session_on(flags, replace(fleet_of(flags, reporter), selection=selection), reporter)
+
+
+def session_on(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> "Session":
+    """A verb's work on this fleet; of one that no inventory describes the queues are found before."""
     from runbooks.engine.context import Options, Session
     from runbooks.ssh.connect import transports_to
 
-    fleet = replace(fleet_of(flags, reporter), selection=selection)
     if fleet.found is not None:
         fleet = with_queues(fleet, lambda app: _broker_of(app, reporter))
     _warn_of_no_check(fleet, reporter)
     options = Options(
         flags.verb,
-        _inventory_of(flags),
+        _inventory_of(flags, fleet),
         state_directory(flags, fleet),
         flags.dry_run,
         flags.yes,
@@ -318,8 +356,9 @@ def _warn_of_no_check(fleet: "Fleet", reporter: "Reporter") -> None:
 
 def _where(flags: Flags) -> str:
     state = f" --state-dir {shlex.quote(flags.state_dir)}" if flags.state_dir else ""
-    broker = f" --broker {shlex.quote(flags.broker)}" if flags.broker else ""
-    return flags_for(flags.inventory) + broker + state
+    given = {"--broker": flags.broker, "--app": flags.app, "--python": flags.python}
+    instead = "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value)
+    return flags_for(flags.inventory) + instead + state
 
 
 def _ask(question: str) -> bool:

@@ -23,16 +23,27 @@ def sources_of(named: Sequence[str]) -> tuple[str, ...]:
     from runbooks.inventory.sources import default_sources
 
     here = Path.cwd()
-    nearest = next((path for folder in (here, *here.parents) if (path := folder / DEFAULT).exists()), None)
-    if nearest:
+    if nearest := _nearest():
         return (str(nearest),)
     if sources := default_sources():
         return tuple(sources)
     raise UsageError(
         f"there is no {DEFAULT} in {here} or above it, so it is not known which fleet is meant",
         f"name yours with --inventory, or write {here / DEFAULT}, with an example from {Command('init')}; "
-        f"of the broker alone {Command('diagnose', '--broker', 'redis://HOST:PORT/DB')} needs none",
+        f"{Command('diagnose', '-A', 'PROJECT')} in the application's folder, and of the broker alone "
+        f"{Command('diagnose', '--broker', 'redis://HOST:PORT/DB')}, need none",
     )
+
+
+def nearest_with_text() -> tuple[str, ...]:
+    """The nearest `inventory.yaml` upwards from here; none where it is empty, as `> inventory.yaml` makes it."""
+    nearest = _nearest()
+    return (str(nearest),) if nearest and nearest.stat().st_size else ()
+
+
+def _nearest() -> Path | None:
+    here = Path.cwd()
+    return next((path for folder in (here, *here.parents) if (path := folder / DEFAULT).exists()), None)
 
 
 def _require_names(named: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 @verb(
     by_broker=True,
+    by_application=True,
     textfile="also write the figures into this FILE, for node_exporter",
     listen="look again and again, and answer Prometheus and browsers at this [ADDRESS:]PORT, until ^C",
     every="with --listen: a look every so often (default: 1m)",

@@ -84,6 +84,8 @@ def _recorded_in(flags: Flags, reporter: "Reporter") -> "Path":
 
 @verb(
     changes=True,
+    by_broker=True,
+    by_application=True,
     positional=("run",),
     run=_RUN,
     malformed="also put malformed items back; each kills the worker that pops it",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 @verb(
+    by_application=True,
     positional=("name",),
     name="a task, a shortcut of the inventory's celery_shortcuts, with --entry an entry of the schedule, or with "
     "--status a task's id",

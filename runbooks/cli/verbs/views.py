@@ -17,6 +17,7 @@ _GREP = "only messages that hold this TEXT anywhere, in their bodies, too; case 
 
 @verb(
     by_broker=True,
+    by_application=True,
     hosts=False,
     positional=("queue",),
     optional=("queue",),
@@ -36,6 +37,7 @@ def queues(flags: Flags, queue: str | None = None, grep: str = "", exact: bool =
 
 @verb(
     by_broker=True,
+    by_application=True,
     hosts=False,
     positional=("queue",),
     selecting=IN_ONE_QUEUE,
@@ -65,7 +67,7 @@ def messages(
     _shown(flags, watch, body)
 
 
-@verb(by_broker=True, hosts=False, watch=_WATCH)
+@verb(by_broker=True, by_application=True, hosts=False, watch=_WATCH)
 def broker(flags: Flags, watch: str = "") -> None:
     """Show what the Redis server tells of itself, and what it means for Celery; changes nothing."""
     from runbooks.server import server as page
@@ -73,7 +75,7 @@ def broker(flags: Flags, watch: str = "") -> None:
     _shown(flags, watch, page)
 
 
-@verb(fresh=FRESH, watch=_WATCH)
+@verb(by_application=True, fresh=FRESH, watch=_WATCH)
 def tasks(flags: Flags, fresh: bool = False, watch: str = "") -> None:
     """Show every task: its queue, limits, retries, who registers it, what runs and what failed; changes nothing."""
     from runbooks.tasks import tasks as page
@@ -89,7 +91,7 @@ def task(flags: Flags, id: str, watch: str = "") -> None:
     _shown(flags, watch, lambda session: page(session, id))
 
 
-@verb(fresh=FRESH, watch=_WATCH)
+@verb(by_application=True, fresh=FRESH, watch=_WATCH)
 def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
     """Show every entry of the schedule: where it leads, and when it was sent and is due; changes nothing."""
     from runbooks.schedule import schedule as page
@@ -99,6 +101,7 @@ def schedule(flags: Flags, fresh: bool = False, watch: str = "") -> None:
 
 @verb(
     by_broker=True,
+    by_application=True,
     positional=("node",),
     optional=("node",),
     node="only the nodes that this PATTERN fits, or several ('high*,low@web1'), in detail; asks no host",

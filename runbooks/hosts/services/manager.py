@@ -77,7 +77,8 @@ class ServiceManager(Protocol):
         """Run a program in the application's own Python, up to a line that begins with `last`; `start` is the code that
         reads it. On the host itself, where nothing else is said."""
         settings = host.settings
-        own = (settings.python, settings.user, settings.group or "", self.environment(host))
+        environment = self.environment(host) if settings.env_file else environment_of_a_process(host)
+        own = (settings.python, settings.user, settings.group or "", environment)
         return shell("application", *own, program, start, last)
 
     def probe(self, host: FleetHost, command: str, times: tuple[str, str], user: str) -> str:
@@ -103,6 +104,14 @@ class ServiceManager(Protocol):
     def judge_together(self, units: Mapping[str, bytes]) -> str:
         """Judge several new unit files at once, by their names, before each is judged by itself; "" for not at all."""
         ...
+
+
+def environment_of_a_process(host: FleetHost) -> str:
+    """A command that prints the variables of a Celery process that works where the application lives, on one line.
+
+    Where no environment file is known they are all that can be known of what services get.
+    """
+    return shell("environment_of", host.settings.directory, host.settings.user, using=["names"])
 
 
 class WithoutUnits(ServiceManager):

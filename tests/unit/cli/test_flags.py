@@ -44,7 +44,8 @@ def test_no_inventory_is_taken_but_one_that_is_named_or_stands_here_or_above(ver
     assert refused.stderr == (
         f"there is no inventory.yaml in {below} or above it, so it is not known which fleet is meant\n"
         f"→ name yours with --inventory, or write {below}/inventory.yaml, with an example from `inv init`; "
-        "of the broker alone `inv diagnose --broker redis://HOST:PORT/DB` needs none\n"
+        "`inv diagnose -A PROJECT` in the application's folder, and of the broker alone "
+        "`inv diagnose --broker redis://HOST:PORT/DB`, need none\n"
     )
     (tmp_path / "fleets/inventory.yaml").write_text(INVENTORY)
     above = inv(below, "hosts")

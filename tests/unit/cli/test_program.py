@@ -40,7 +40,7 @@ def inv(*words: str) -> "subprocess.CompletedProcess[str]":
         ("diagnos", "there is no verb 'diagnos'; did you mean 'diagnose'?\n→ see: inv --list"),
         ("--help remediat", "there is no verb 'remediat'; did you mean 'remediate'?"),
         ("archive show", "there is no verb 'archive'; did you mean 'archive.show'?"),
-        ("diagnose web1", "diagnose takes no 'web1', and there is no verb 'web1'\n→ see: inv --help diagnose"),
+        ("verify web1", "verify takes no 'web1', and there is no verb 'web1'\n→ see: inv --help verify"),
         ("diagnose --limt web1", "diagnose has no flag '--limt'; did you mean '--limit'?\n→ see: inv --help diagnose"),
         ("--frobnicate", "inv has no flag '--frobnicate'\n→ see: inv --list"),
         ("undo --dryrun last", "undo has no flag '--dryrun'; did you mean '--dry-run'?"),

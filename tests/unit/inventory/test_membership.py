@@ -6,7 +6,8 @@ import pytest
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.fleet import Fleet
-from runbooks.inventory.build import build_fleet
+from runbooks.inventory.build import build_fleet, limited_fleet
+from runbooks.inventory.membership import applications
 from runbooks.inventory.read import load_inventory
 
 HOSTS = """\
@@ -98,3 +99,14 @@ def test_a_fleet_whose_application_is_misspelt_is_told_what_was_meant(tmp_path: 
 def test_what_is_wrong_with_the_list_is_told(value: str, told: str, tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, everywhere=f"runbooks_ignore: {value}\n")
     assert problem == f"group_vars/all.yml:1: runbooks_ignore: {told}"
+
+
+def test_of_two_applications_in_one_inventory_the_one_that_is_named_is_meant(tmp_path: Path) -> None:
+    both = f"{HOSTS}[mail]\npost\n[mail:vars]\n" + HOSTS.partition("[shop:vars]\n")[2].replace("shop", "mail")
+    (tmp_path / "hosts").write_text(both)
+    inventory = load_inventory(tmp_path / "hosts")
+    assert applications(inventory) == ("shop", "mail")
+    mail = limited_fleet(inventory, None, "mail")
+    assert (mail.app.app, [host.name for host in mail.hosts]) == ("mail", ["post"])
+    with pytest.raises(InventoryError, match="web1 has shop, and post has mail: choose one with -A shop"):
+        limited_fleet(inventory, None)

@@ -1,0 +1,60 @@
+"""`adopt`: from a fleet that runs to its inventory."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runbooks.cli.verbs.by_application import inventory_with, surveyed
+from runbooks.cli.verbs.by_broker import fleet_by_broker, url_of
+from runbooks.cli.verbs.common import Flags, run_verb, session_on, verb
+from runbooks.cli.verbs.inventories import nearest_with_text
+
+if TYPE_CHECKING:
+    from runbooks.core.errors import ExitCode
+    from runbooks.core.fleet import Fleet
+    from runbooks.core.reporter import Reporter
+    from runbooks.inventory.draft import Draft
+
+
+@verb(
+    by_broker=True,
+    by_application=True,
+    positional=("host",),
+    optional=("host",),
+    secrets_file="write the broker's URL, with its password, into this new FILE (0600), where the inventory looks",
+)
+def adopt(flags: Flags, secrets_file: str = "") -> None:
+    """Print the inventory of a fleet that runs, and diagnose it; where there is an inventory, how it differs."""
+
+    def body(reporter: "Reporter") -> "ExitCode":
+        from runbooks.adopt import adopt as page
+        from runbooks.core.reporter import About
+
+        known = _known(flags)
+        fleet, draft, variables = _seen(flags, known)
+        reporter.about(About(fleet.app.app, "what is there"))
+        secrets = Path(secrets_file).absolute() if secrets_file else None
+        return page(session_on(flags, fleet, reporter), draft, variables, secrets, known)
+
+    run_verb(flags, body, aside=True)
+
+
+def _seen(flags: Flags, known: "Fleet | None") -> "tuple[Fleet, Draft, tuple[str, ...]]":
+    """The fleet, what an inventory of it says, and the variables that have the broker's URL."""
+    from runbooks.engine.survey import draft_of, fleet_of_survey
+    from runbooks.inventory.draft import Draft, Value
+
+    if flags.broker is not None and flags.app is None and flags.host is None:
+        app = Value("app", "broker", "not known: put the argument of `celery -A` here")
+        return fleet_by_broker(flags.broker), Draft((app,)), ()
+    found = surveyed(flags, known)
+    fleet = fleet_of_survey(found, url_of(flags.broker) if flags.broker is not None else "")
+    return fleet, draft_of(found), found[0].told.variables
+
+
+def _known(flags: Flags) -> "Fleet | None":
+    """The fleet of the inventory that is named, or there, where it has the application; else None."""
+    from runbooks.inventory.build import limited_fleet
+
+    sources = flags.inventory or nearest_with_text()
+    inventory = inventory_with(flags.app, sources) if sources and flags.broker is None else None
+    return limited_fleet(inventory, flags.host or flags.limit, flags.app) if inventory else None

@@ -1,0 +1,132 @@
+"""A fleet that is known by its application alone: `-A PROJECT` where no inventory has it."""
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from runbooks.cli.verbs.by_broker import url_of
+from runbooks.cli.verbs.inventories import sources_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runbooks.cli.verbs.common import Flags
+    from runbooks.core.fleet import Fleet
+    from runbooks.engine.survey import Asked, Surveyed
+    from runbooks.hosts.transport import Transports
+    from runbooks.inventory.read import Inventory
+
+APP = "the application, as `celery -A` has it, where the inventory has several"
+APP_ALONE = f"{APP}; or where none has it: loaded here, in its folder, with the workers that run on this machine"
+PYTHON = "with -A: the Python that has it (default: the active virtual environment's, else that of its workers)"
+HOST = "look at these hosts over SSH ('web1,web2'), or of an --inventory, instead of this machine"
+LOCAL = {"ansible_connection": "local"}
+"""How this machine is reached."""
+
+
+def inventory_with(app: str | None, sources: tuple[str, ...]) -> "Inventory | None":
+    """The inventory that is named, or there, if it has this application, None: any; else None.
+
+    Raises InventoryError where one that is named cannot be read.
+    """
+    from runbooks.core.errors import InventoryError, UsageError
+    from runbooks.inventory.membership import applications
+    from runbooks.inventory.read import load_inventory
+
+    try:
+        inventory = load_inventory(*sources_of(sources))
+    except (UsageError, InventoryError):
+        if sources:
+            raise
+        return None
+    there = applications(inventory)
+    return inventory if app in there or (app is None and there) else None
+
+
+def fleet_by_application(flags: "Flags") -> "Fleet":
+    """The fleet of what is seen of an application; its broker, where it is given, was not asked yet.
+
+    Raises UsageError where too little is known, and HostUnreachable.
+    """
+    from runbooks.engine.survey import fleet_of_survey
+
+    return fleet_of_survey(surveyed(flags), url_of(flags.broker) if flags.broker is not None else "")
+
+
+def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
+    """What is seen on this machine, or on the hosts that are named, by the inventory's ways where one is named.
+
+    Of a fleet that is `known` its hosts are looked at, where it says that the application lives.
+    Raises UsageError and HostUnreachable.
+    """
+    from msgspec.structs import replace
+
+    from runbooks.engine.survey import survey
+
+    if known:
+        reached = {host.name: _reached(host.variables) for host in known.hosts}
+        places = {host.name: host.settings.directory for host in known.hosts if host.settings.directory}
+        asked = replace(_asked(known.app.app, flags.python, here=False), directories=places)
+        return survey(reached, _ways_to(reached, flags), asked)
+    if flags.inventory:
+        hosts = _of_inventory(flags)
+    elif flags.host is not None:
+        hosts = {name: {} for name in flags.host.split(",") if name}
+    else:
+        hosts = {socket.gethostname(): LOCAL}
+    asked = _asked(flags.app or "", flags.python, here=not flags.inventory and flags.host is None)
+    return survey(hosts, _ways_to(hosts, flags), asked)
+
+
+def _of_inventory(flags: "Flags") -> "dict[str, Mapping[str, str]]":
+    from runbooks.inventory.patterns import select_hosts
+    from runbooks.inventory.read import load_inventory
+    from runbooks.inventory.values import Renderer
+
+    inventory = load_inventory(*flags.inventory)
+    values = Renderer(inventory).hosts
+    return {name: _reached(values[name]) for name in select_hosts(inventory, flags.host or flags.limit)}
+
+
+def _reached(variables: "Mapping[str, Any]") -> "dict[str, Any]":
+    """How a host is reached."""
+    return {name: variables[name] for name in variables if name.startswith("ansible_")}
+
+
+def _ways_to(hosts: "Mapping[str, Mapping[str, str]]", flags: "Flags") -> "Transports":
+    from runbooks.core.fleet import FleetHost
+    from runbooks.core.settings import HostSettings
+    from runbooks.ssh.connect import transports_to
+
+    reached = (FleetHost(name, (), HostSettings(), variables) for name, variables in hosts.items())
+    return transports_to(reached, forks=flags.forks, accept_new=flags.accept_new)
+
+
+def _asked(app: str, python: str | None, *, here: bool) -> "Asked":
+    """What is to be looked at; `here`: on this machine, where the application's folder is this one."""
+    from runbooks.engine.survey import Asked, this_user
+
+    if not here:
+        return Asked(app, python or "")
+    folder = os.path.realpath(os.curdir)
+    engine = os.environ.get("DOCKER_HOST", "")
+    own = os.geteuid() != 0 or os.stat(folder).st_uid == 0  # root's environment is not for another user's code
+    return Asked(
+        app,
+        _python(python),
+        folder,
+        user=this_user(folder),
+        socket=engine.removeprefix("unix://") if engine.startswith("unix:///") else "",
+        environment=dict(os.environ) if own else {},
+    )
+
+
+def _python(given: str | None) -> str:
+    """The one that is named, else that of the active virtual environment, if it is not this tool's own; else ""."""
+    if given:
+        return os.path.abspath(given)
+    active = os.environ.get("VIRTUAL_ENV", "")
+    if not active or os.path.realpath(active) == os.path.realpath(sys.prefix):
+        return ""
+    return os.path.join(active, "bin", "python")

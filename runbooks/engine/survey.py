@@ -1,0 +1,338 @@
+"""Looks at hosts that no inventory describes: what runs the application's workers there, and what it says of itself."""
+
+import os
+import pwd
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runbooks.core.broker_url import problem_of
+from runbooks.core.census import CeleryProcess, Kind, Manager, started_by
+from runbooks.core.command import Command
+from runbooks.core.errors import RunbookError, UsageError
+from runbooks.core.fleet import Fleet, FleetHost, Found
+from runbooks.core.settings import HostSettings
+from runbooks.core.survey import HostSurvey, SeenService, Supervisord, Told
+from runbooks.hosts import facts
+from runbooks.hosts.application import PATIENCE_S, ask_told, parse_told
+from runbooks.hosts.census import ask_census, module_of, parse_census
+from runbooks.hosts.script import run_fragments
+from runbooks.hosts.survey import (
+    ask_containers,
+    ask_processes,
+    ask_programs,
+    ask_units,
+    parse_containers,
+    parse_processes,
+    parse_programs,
+    parse_units,
+)
+from runbooks.hosts.transport import Transport, Transports
+from runbooks.inventory.draft import Draft, HostDraft, Value, fleet_host, fleet_of, host_draft
+
+_TIMEOUT_S = 60.0
+_MANAGERS = {Manager.SYSTEMD: "systemd", Manager.SUPERVISORD: "supervisor", Manager.DOCKER: "docker"}
+
+
+class Asked(Struct, frozen=True):
+    """What the operator says: the application ("": the one that runs), its Python and folder where they are known.
+
+    `directories` are those of single hosts. `user` owns the folder. `socket` is that of Docker's engine, `environment`
+    what the application gets where nothing of it runs.
+    """
+
+    app: str = ""
+    python: str = ""
+    directory: str = ""
+    directories: Mapping[str, str] = {}
+    user: str = ""
+    socket: str = ""
+    environment: Mapping[str, str] = {}
+
+
+class Surveyed(Struct, frozen=True):
+    """A host: its part of an inventory, what the application says there, and what it was loaded with besides.
+
+    `unseen` is what was not seen, each with what would make it known.
+    """
+
+    app: str
+    draft: HostDraft
+    told: Told
+    environment: Mapping[str, str] = {}
+    unseen: Mapping[str, str] = {}
+
+
+def survey(hosts: Mapping[str, Mapping[str, str]], transports: Transports, asked: Asked) -> list[Surveyed]:
+    """Look at these hosts, each with how it is reached.
+
+    Raises HostUnreachable where one does not answer, and UsageError where it is not known which application is meant.
+    """
+    found = []
+    for name, reached in hosts.items():
+        own = replace(asked, directory=asked.directories.get(name, asked.directory))
+        found.append(_surveyed(name, reached, transports[name], own))
+        asked = replace(asked, app=found[0].app)
+    return found
+
+
+def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
+    """The fleet that was seen, with this broker, "": the one that the application says; its queues are not known yet.
+
+    Raises UsageError where the broker is not known, or is none that this tool can use.
+    """
+    told = next((one.told for one in found if one.told.said), found[0].told)
+    url = broker or told.broker
+    if not url:
+        why = told.error.splitlines()[-1] if told.error else "it names no broker"
+        raise UsageError(
+            f"{found[0].app} does not say which broker it has: {why}", "name it: --broker URL, or --broker env:NAME"
+        )
+    if problem := problem_of(url):
+        raise UsageError(f"the broker of {found[0].app}: {problem}", "name another one: --broker URL")
+    unseen = {what: how for one in found for what, how in one.unseen.items()}
+    backend = "" if told.backend.startswith("disabled") else told.backend
+    fleet = fleet_of(draft_of(found), url, backend, Found(unseen=unseen))
+    environments = {one.draft.name: one.environment for one in found}
+    hosts = tuple(replace(host, environment=environments[host.name]) for host in fleet.hosts)
+    return replace(fleet, app=fleet.app.model_copy(update={"nodes": ("*",)}), hosts=hosts)
+
+
+def draft_of(found: Sequence[Surveyed]) -> Draft:
+    """The inventory that the hosts come to, but for the broker's URL and nodes that run elsewhere."""
+    told = next((one.told for one in found if one.told.said), found[0].told)
+    values = [Value("app", found[0].app, "-A of the workers")]
+    own = dict((told.said.transport_options or {}) if told.said else {})
+    own |= {"master_name": told.master} if told.master else {}
+    if own:
+        values.append(Value("broker_options", own, "broker_transport_options of the application"))
+    return Draft(tuple(values), tuple(one.draft for one in found))
+
+
+def _surveyed(name: str, reached: Mapping[str, str], transport: Transport, asked: Asked) -> Surveyed:
+    seen = _seen(name, reached, transport, asked)
+    app = asked.app or _only_application(seen, asked.directory)
+    seen = _of_application(seen, app, asked.directory)
+    user = _user(seen, asked)
+    directory, python = _directory(seen, asked), _python(seen, asked, user.value)
+    host = fleet_host(host_draft(seen, directory, python, user, None))
+    environment = {} if seen.mains else asked.environment
+    told = _told(replace(host, environment=environment), app, transport)
+    draft = host_draft(seen, directory, python, user, told)
+    return Surveyed(app, draft, told, environment, dict(_unseen(seen, draft)))
+
+
+def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
+    if not draft.workers:
+        yield f"which workers are to run on {seen.name}, as none runs there", "celery_workers"
+    else:
+        yield f"workers of {seen.name} that do not run, unless a unit or program of theirs is to", "celery_workers"
+    if seen.census.hidden:
+        yield f"processes of other users on {seen.name}", "run as root, or as the user of the workers"
+    if seen.supervisord and seen.supervisord.untold:
+        yield f"programs of supervisord on {seen.name}: {seen.supervisord.untold}", "run as a user who may ask it"
+    for one in draft.lacking:
+        if one.name == "env_file":
+            yield f"the environment file of {seen.name}", "celery_env_file"
+    for folder in dict.fromkeys(_works_in(seen, process) for process in seen.elsewhere):
+        yield f"another installation of it on {seen.name}, in {folder}", "run this in that folder"
+    for process in seen.others:
+        yield f"pid {process.pid} on {seen.name}, which another manager runs than the rest", "stop one of the two"
+
+
+def _seen(name: str, reached: Mapping[str, str], transport: Transport, asked: Asked) -> HostSurvey:
+    """All Celery processes of the host and what starts such, whichever application's."""
+    here = FleetHost(name, (), HostSettings.model_validate({"directory": asked.directory or "/"}), reached)
+    answers = run_fragments(
+        transport, {"clock": facts.ask_clock(), "census": ask_census(here, ())}, timeout_s=_TIMEOUT_S
+    )
+    census = parse_census(answers["census"], facts.parse_clock(answers["clock"]), {})
+    mains = tuple(one for one in census.processes if _is_main(one))
+    units = [unit.name for unit in census.units.values() if unit.names_celery]
+    questions = {"processes": ask_processes([one.pid for one in mains])}
+    questions |= {"units": ask_units(units)} if units else {}
+    if any(one.engine is Manager.DOCKER for one in mains):
+        questions["containers"] = ask_containers(asked.socket)
+    answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
+    processes = parse_processes(answers["processes"])
+    services = parse_units(answers["units"]) if units else {}
+    seen = HostSurvey(
+        name, reached, processes.hostname, census, processes.asking, mains=mains, details=processes.details,
+        services=tuple(services.values()), socket=asked.socket,
+    )  # fmt: skip
+    if "containers" in answers:
+        seen = replace(seen, services=(*seen.services, *parse_containers(answers["containers"])))
+    return _with_programs(seen, processes.supervisords, transport)
+
+
+def _is_main(one: CeleryProcess) -> bool:
+    return not one.leftover and one.kind in (Kind.MAIN, Kind.BEAT)
+
+
+def _with_programs(seen: HostSurvey, running: Mapping[int, Supervisord], transport: Transport) -> HostSurvey:
+    """With the programs of the supervisord that runs one of the processes, or else of the first that has any."""
+    above = {ancestor.pid for one in seen.mains for ancestor in one.above}
+    asked = {pid: one for pid, one in running.items() if pid in above} or running
+    questions = {str(pid): ask_programs(one) for pid, one in asked.items()}
+    answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
+    for pid, supervisord in asked.items():
+        programs, untold = parse_programs(answers[str(pid)])
+        seen = replace(seen, supervisord=replace(supervisord, untold=untold))
+        if programs:
+            return replace(seen, services=(*seen.services, *programs))
+    return seen
+
+
+def _only_application(seen: HostSurvey, directory: str) -> str:
+    """The one that all workers and beats are started with, or those in the folder where any are.
+
+    Raises UsageError where that is not one.
+    """
+    services = (one.options for one in seen.services if one.options)
+    here = [one for one in seen.mains if directory and _works_in(seen, one) == directory]
+    told = [one.options.app for one in here or seen.mains if one.options.app]
+    apps = sorted(set(told or (one.app for one in services if one.app)))
+    if len(apps) == 1:
+        return apps[0]
+    if not apps:
+        raise UsageError(
+            f"no worker or beat on {seen.name} names its application in its command",
+            "name it as Celery's own command takes it: -A PROJECT",
+        )
+    raise UsageError(
+        f"on {seen.name} run workers of {', '.join(apps)}, and an inventory describes one application",
+        f"choose it: -A {apps[0]}",
+    )
+
+
+def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
+    """What is the application's: what names it, or works in its folder and names none; by its most used manager.
+
+    Of several installations it is that of the folder, else that with most processes.
+    """
+    ours = [one for one in seen.mains if _is_its(app, one.options.app, _works_in(seen, one), directory)]
+    works = Counter(_works_in(seen, one) for one in ours)
+    if works and directory not in works:
+        directory = works.most_common(1)[0][0]
+    elsewhere = tuple(one for one in ours if _works_in(seen, one) != directory)
+    ours = [one for one in ours if one not in elsewhere]
+    used = Counter(_manager(one, seen) for one in ours)
+    services = [one for one in seen.services if _runs_any(one, ours) or _starts(one, app, directory)]
+    manager = used.most_common(1)[0][0] if used else _manager_of(services)
+    mains = tuple(one for one in ours if _manager(one, seen) == manager)
+    kept = tuple(one for one in services if _manager_of([one]) == manager)
+    project = ""
+    if manager == "docker":
+        projects = Counter(one.project for one in kept if _runs_any(one, mains)) or Counter(one.project for one in kept)
+        project = projects.most_common(1)[0][0] if projects else ""
+        kept = tuple(one for one in kept if one.project == project)
+    others = tuple(one for one in ours if one not in mains)
+    seen = replace(seen, manager=manager, mains=mains, others=others, elsewhere=elsewhere)
+    return replace(seen, services=kept, project=project)
+
+
+def _starts(one: SeenService, app: str, directory: str) -> bool:
+    """Whether a service is one of the application's, by its command and the folder that it names, if it does."""
+    if not (one.options and _is_its(app, one.options.app, one.directory, directory)):
+        return False
+    return not (directory and one.directory) or one.directory == directory
+
+
+def _works_in(seen: HostSurvey, one: CeleryProcess) -> str:
+    return seen.details[one.pid].directory if one.pid in seen.details else ""
+
+
+def _is_its(app: str, named: str, works_in: str, directory: str) -> bool:
+    return module_of(named) == module_of(app) if named else bool(directory) and works_in == directory
+
+
+def _runs_any(service: SeenService, processes: Iterable[CeleryProcess]) -> bool:
+    return any(
+        service.name == one.unit or (service.container and service.container == one.container)
+        or {one.pid, one.parent} & {*service.pids}
+        for one in processes
+    )  # fmt: skip
+
+
+def _manager(one: CeleryProcess, seen: HostSurvey) -> str:
+    """A supervisord that cannot be asked does not count: what it runs is only looked at."""
+    manager = _MANAGERS.get(started_by(one, seen.census.units).manager or Manager.SESSION, "none")
+    askable = seen.supervisord is not None and not seen.supervisord.untold
+    return "none" if manager == "supervisor" and not askable else manager
+
+
+def _manager_of(services: Sequence[SeenService]) -> str:
+    if not services:
+        return "none"
+    if services[0].container:
+        return "docker"
+    return "systemd" if services[0].name.endswith(".service") else "supervisor"
+
+
+def _directory(seen: HostSurvey, asked: Asked) -> Value:
+    """Where the processes work; the operator's own folder where one of them does, or none runs."""
+    works = Counter(path for one in seen.mains if (path := _works_in(seen, one)))
+    if asked.directory and (asked.directory in works or not works):
+        return Value("directory", asked.directory, "the folder that this was asked for in")
+    if works:
+        path = works.most_common(1)[0][0]
+        pids = [one.pid for one in seen.mains if _works_in(seen, one) == path]
+        return Value("directory", path, f"where pid {', '.join(map(str, pids))} works")
+    service = next((one for one in seen.services if one.directory.startswith("/")), None)
+    if service:
+        return Value("directory", service.directory, service.source)
+    raise UsageError(
+        f"nothing of the application was seen on {seen.name}, so it is not known where it lives",
+        f"write an inventory: {Command('init')}",
+    )
+
+
+def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
+    """Of a process only where it is the user's who will run that Python: another one's could be any program."""
+    if asked.python:
+        return Value("python", asked.python, "--python, or the active virtual environment")
+    for one in seen.mains:
+        runs_it = one.container or (one.user == user and seen.asking in ("root", user))
+        if runs_it and one.pid in seen.details and (python := seen.details[one.pid].python):
+            return Value("python", python, f"what runs pid {one.pid}")
+    if service := next((one for one in seen.services if one.python), None):
+        return Value("python", service.python, service.source)
+    raise UsageError(
+        f"nothing of the application is seen to run on {seen.name} as {user}, so which Python has it is not known",
+        "name it with --python, or activate its virtual environment",
+    )
+
+
+def _user(seen: HostSurvey, asked: Asked) -> Value:
+    """Whose code it is: never root's for a folder of somebody else's."""
+    users = Counter(one.user for one in seen.mains if one.user and not one.container)
+    if users:
+        user = users.most_common(1)[0][0]
+        return Value("user", user, f"the owner of pid {next(one.pid for one in seen.mains if one.user == user)}")
+    service = next((one for one in seen.services if one.user and not one.user.isdigit()), None)
+    if service:
+        return Value("user", service.user, service.source)
+    return Value("user", asked.user or "root", "the owner of the folder" if asked.user else "nothing says another one")
+
+
+def _told(host: FleetHost, app: str, transport: Transport) -> Told:
+    """What the application says, loaded with its environment file, or with the variables of a process that runs."""
+    path = host.settings.env_file
+    file = None
+    if path:
+        answers = run_fragments(transport, {"file": facts.ask_files([path])}, timeout_s=_TIMEOUT_S, private=["file"])
+        file = facts.parse_files([path], answers["file"])[path]
+    question = ask_told(host, app, host.environment_in(file).likely)
+    answers = run_fragments(transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"])
+    return parse_told(host, answers["application"])
+
+
+def this_user(directory: str) -> str:
+    """Whose code is run here: ours, and for root that of whoever owns the folder."""
+    uid = os.geteuid() or os.stat(directory).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        raise RunbookError(f"{directory} belongs to user {uid}, who has no name here", "run as its user") from None
