@@ -38,6 +38,7 @@ from runbooks.reports.lines import arrow, lines_of, problem_of, told
 from runbooks.reports.monitor import look_lines, sparkline
 from runbooks.reports.nodes import nodes_lines
 from runbooks.reports.pipe import Pipe
+from runbooks.reports.plans import brief
 from runbooks.reports.task_bar import TaskBar, numbers, words
 from runbooks.reports.views import (
     explanation_lines,
@@ -59,6 +60,7 @@ _OUTCOME = {
     Outcome.ALREADY: "green", Outcome.CANNOT: "bold red", Outcome.UNKNOWN: "magenta",
 }  # fmt: skip
 _BELOW = 8  # a finding below the one that explains it is set in by so much
+_FRAME = 4  # lines of a finding beside its evidence
 _GAP = 2  # between the columns of a table
 _CHECK = {True: ("ok", ""), False: ("FAILED", "bold red"), None: ("UNSEEN", "yellow")}
 _HOST_COLORS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green")
@@ -123,18 +125,28 @@ class ConsoleReporter:
             self._print("Nothing is wrong." if conclusive else "No findings.", "green")
         if not findings:
             return
-        for group, depth in grouped(findings):
+        groups = list(grouped(findings))
+        for group, depth in groups:
             self._finding(group, " " * _BELOW * depth)
         self._print()
+        self._in_short(groups)
         if conclusive:
             self.next_step("What a finding means, and what to do about it", Command("explain", "CODE"))
+
+    def _in_short(self, groups: Sequence[tuple[Sequence[Finding], int]]) -> None:
+        """Findings that have scrolled away are listed where the terminal stops, a line each."""
+        lines = sum(_FRAME + len(list(evidence(group))) for group, _ in groups)
+        if not self._out.is_terminal or lines < self._out.height:
+            return
+        self._print("In short:", "bold")
+        for group, depth in groups:
+            self._print("  " * depth + _heading(group), _SEVERITY[group[0].severity])
+        self._print()
 
     def _finding(self, group: Sequence[Finding], indent: str) -> None:
         finding = group[0]
         self._print()
-        word = "ACCEPTED" if finding.accepted else finding.severity.value.upper()
-        heading = f"{word:8}{' ' * bool(finding.accepted)}{finding.code}  {subjects(group)}"
-        self._print(indent + heading, _SEVERITY[finding.severity])
+        self._print(indent + _heading(group), _SEVERITY[finding.severity])
         self._print(f"{indent}        {finding.summary}")
         for line in evidence(group):
             self._print(f"{indent}        | {line}", "dim")
@@ -155,15 +167,19 @@ class ConsoleReporter:
         if not changes:
             return self._print("Nothing to change.", "green")
         self._print(f"{'Would make' if dry_run else 'Plan:'} {counted(len(changes), 'change')}", "bold")
-        for number, change in enumerate(changes, 1):
+        details = brief([change.detail for change in changes])
+        for number, (change, lines) in enumerate(zip(changes, details, strict=True), 1):
             self._print(f"{number:3}. [{change.host}] {change.step}: {change.summary}", "bold")
-            self._detail(change.detail)
+            self._diff(lines)
         if dry_run:
             self._print("Dry run: nothing was written anywhere.")
 
     def _detail(self, detail: str) -> None:
+        self._diff(lines_of(detail))
+
+    def _diff(self, lines: Sequence[str]) -> None:
         colors = {"+": "green", "-": "red", "@": "cyan"}
-        self._lines((f"       {line}", colors.get(line[:1], "")) for line in lines_of(detail))
+        self._lines((f"       {line}", colors.get(line[:1], "")) for line in lines)
 
     def undo_plan(self, items: Sequence[tuple[Change, Outcome, str]], *, dry_run: bool) -> None:
         words = {
@@ -392,6 +408,12 @@ class ConsoleReporter:
         self._pipe.strict = False
         self.waiting("")
         return self._pipe.end(exit_code, self._typed)
+
+
+def _heading(group: Sequence[Finding]) -> str:
+    finding = group[0]
+    word = "ACCEPTED" if finding.accepted else finding.severity.value.upper()
+    return f"{word:8}{' ' * bool(finding.accepted)}{finding.code}  {subjects(group)}"
 
 
 def _console(pipe: Pipe) -> Console:

@@ -118,6 +118,20 @@ def test_what_follows_from_a_finding_is_set_in_below_it_and_counted_apart(capsys
     assert [one["caused_by"] for one in told[:2]] == [[], [{"code": "worker.not_running", "subject": "high on web1"}]]
 
 
+def test_findings_that_scroll_away_are_listed_where_the_terminal_stops(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pipe, "isatty", lambda self: True)
+    monkeypatch.setenv("LINES", "12")
+    down = Finding("worker.not_running", "high on web1", "is not running", ("seen",) * 6)
+    waits = replace(Finding("queue.no_consumer", "high_q", "waits"), caused_by=(Cause.of(down),))
+    ConsoleReporter().findings([down], conclusive=False)
+    assert "In short:" not in capsys.readouterr().out
+    ConsoleReporter().findings([down, waits], conclusive=False)
+    told = capsys.readouterr().out.partition("In short:")[2]
+    assert told.index("worker.not_running  high on web1") < told.index("queue.no_consumer  high_q")
+
+
 def test_nothing_is_called_right_before_all_of_it_was_tested(capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleReporter().findings([], conclusive=False)
     assert capsys.readouterr().out == "No findings.\n"
