@@ -174,7 +174,7 @@ def test(c: Context, only: str = "", fast: bool = False) -> None:
         "old Pythons": [str(programs / "vermin"), *OLD_PYTHONS],
         "types": [python, "-m", "mypy"],
         "layers": [str(programs / "lint-imports"), "--no-logo"],
-        "tests": [python, "-m", "pytest", "-q", "-rR", "--numprocesses=4", "--dist=loadfile", *chosen],
+        "tests": [python, "-m", "pytest", "-q", "-rR", "--reruns=1", "--numprocesses=4", "--dist=loadfile", *chosen],
     }
     import subprocess
 

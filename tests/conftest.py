@@ -13,8 +13,6 @@ from lab.redis_server import RedisServer, redis_server_binaries
 from runbooks.broker.server.connection import connect
 from runbooks.core.redaction import forget_secrets
 
-ON_MANY_PROCESSES = (Path(__file__).parent / "fleet", Path(__file__).parent / "sandbox")
-
 # What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
 ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_connection")
 
@@ -24,13 +22,6 @@ def pytest_configure() -> None:
     lacking = packages.lacking({"redis-server": "redis-server", "sshd": "openssh-server"})
     if lacking and os.environ.get("CI") and os.geteuid() == 0:
         packages.install(lacking)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give a test on many real processes a second try; the summary names each test that needed one."""
-    for item in items:
-        if any(item.path.is_relative_to(folder) for folder in ON_MANY_PROCESSES):
-            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
