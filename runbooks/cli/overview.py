@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Begin": ("adopt", "init"),
+    "Begin": ("adopt", "init", "completion"),
     "Look": (
         "diagnose", "verify", "explain", "workers", "queues", "messages", "broker", "tasks", "task", "schedule",
         "tail-logs", "monitor", "hosts", "render",

@@ -4,41 +4,97 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def test_the_wheel_alone_renders_units_and_lists_the_verbs(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's content, as an installer puts it among the packages, with its script in `bin`."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    installed = tmp_path / "installed"
-    zipfile.ZipFile(wheel).extractall(installed)
-    (described,) = installed.glob("*.dist-info")
+    (wheel,) = folder.glob("*.whl")
+    packages = folder / "packages"
+    zipfile.ZipFile(wheel).extractall(packages)
+    script = folder / "bin" / "celery-runbooks"
+    script.parent.mkdir()
+    script.write_text(
+        f"#!{sys.executable} -I\nimport sys; sys.path.insert(0, {str(packages)!r})\n"
+        f"from runbooks.cli import program\nassert program.__file__.startswith({str(packages)!r})\nprogram.main()\n"
+    )
+    script.chmod(0o755)
+    return folder
+
+
+def ran(installed: Path, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    path = f"{installed / 'bin'}:/usr/bin:/bin"
+    environment = {"PATH": path, "HOME": str(installed), "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, **options)
+
+
+def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: Path) -> None:
+    (described,) = (installed / "packages").glob("*.dist-info")
     assert (described / "entry_points.txt").read_text().startswith("[console_scripts]\ncelery-runbooks = ")
     assert (described / "licenses/LICENSE").is_file()
+    package = installed / "packages/runbooks"
+    for there in (
+        "py.typed",
+        "templates/systemd/celery-worker@.service.j2",
+        "templates/logrotate/celery.j2",
+        "templates/inventory.yaml",
+        "templates/report/run.html.j2",
+        "hosts/sh/frame.sh",
+        "broker/queues/lua/pass.lua",
+    ):
+        assert (package / there).is_file(), there
+    listed = ran(installed, "celery-runbooks", "--list")
+    assert (listed.returncode, "remediate" in listed.stdout) == (0, True), listed.stderr
+
+
+def test_an_installed_command_writes_an_inventory_that_its_verbs_read(installed: Path, tmp_path: Path) -> None:
+    assert ran(installed, "celery-runbooks", "init", cwd=tmp_path).returncode == 0
+    hosts = ran(installed, "celery-runbooks", "hosts", cwd=tmp_path)
+    assert hosts.returncode == 0, hosts.stderr
+
+
+def test_python_runs_the_package_and_names_itself_in_what_it_suggests(installed: Path, tmp_path: Path) -> None:
+    done = ran(installed, sys.executable, "-m", "runbooks", "remidiate", cwd=installed / "packages")
+    assert done.returncode == 5
+    assert "→ see: python -m runbooks --list" in done.stderr
+
+
+def test_a_shell_completes_verbs_and_flags(installed: Path) -> None:
+    script = ran(installed, "celery-runbooks", "completion", "bash").stdout
     program = (
-        f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['celery-runbooks', '--list']\n"
-        "from runbooks import broker\n"
-        "from runbooks.cli import program, verbs\n"
-        "from runbooks.broker.queues import take_restore\n"
-        "from importlib.resources import files\n"
-        f"assert program.__file__.startswith({str(installed)!r})\n"
-        "assert (files('runbooks') / 'templates/systemd/celery-worker@.service.j2').is_file()\n"
-        "assert (files('runbooks') / 'templates/logrotate/celery.j2').is_file()\n"
-        "from runbooks.pages.render import Pages\n"
-        "assert Pages().csp.startswith('default-src')\n"
-        "assert files('runbooks.hosts').joinpath('sh', 'frame.sh').is_file()\n"
-        "assert files('runbooks.broker.queues').joinpath('lua', 'pass.lua').is_file()\n"
-        "program.main()\n"
+        script
+        + """
+        completed() { COMP_WORDS=("$@"); "_complete_celery-runbooks" x "${@: -1}"; printf '%s\\n' "${COMPREPLY[@]}"; }
+        completed celery-runbooks rem
+        completed celery-runbooks remediate --take
+        complete -p celery-runbooks
+        """
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "remediate" in done.stdout
+    done = ran(installed, "bash", "-c", program)
+    assert done.stdout.splitlines() == [
+        "remediate",
+        "--take-over",
+        "complete -o default -F _complete_celery-runbooks celery-runbooks",
+    ], done.stderr
+
+
+@pytest.mark.parametrize("shell", ["fish", "zsh"])
+def test_other_shells_get_a_script_of_their_own(installed: Path, shell: str) -> None:
+    assert "--complete -- " in ran(installed, "celery-runbooks", "completion", shell).stdout
+
+
+def test_a_shell_without_completion_is_refused_with_those_that_have_one(installed: Path) -> None:
+    done = ran(installed, "celery-runbooks", "completion", "tcsh")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "name one of bash, fish, zsh" in done.stderr
 
 
 INVENTORY = """

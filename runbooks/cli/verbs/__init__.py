@@ -19,6 +19,7 @@ from runbooks.cli.verbs.checks import diagnose, explain, hosts, init, render, ta
 from runbooks.cli.verbs.controls import consumer, pool, rate_limit, revoke, shutdown
 from runbooks.cli.verbs.monitor import monitor
 from runbooks.cli.verbs.runs import report, runs, show, undo
+from runbooks.cli.verbs.shell import completion
 from runbooks.cli.verbs.tasks import retry, run_task
 from runbooks.cli.verbs.views import broker, messages, queues, schedule, task, tasks, workers
 
@@ -26,6 +27,7 @@ namespace = Collection(
     adopt,
     broker,
     clean_queues,
+    completion,
     consumer,
     diagnose,
     explain,

@@ -225,10 +225,14 @@ def _signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_BY_ITS_SCRIPT = {"celery-runbooks": "celery-runbooks", "__main__.py": "python -m runbooks"}
+
+
 def typed_program() -> str:
     """What the operator typed to get here, for the commands that are suggested: `./inv` says how it was called."""
-    installed = "celery-runbooks" if Path(sys.argv[0]).name == "celery-runbooks" else "inv"
-    return shlex.quote(os.environ.get("RUNBOOKS_TYPED") or installed)
+    if typed := os.environ.get("RUNBOOKS_TYPED"):
+        return shlex.quote(typed)
+    return _BY_ITS_SCRIPT.get(Path(sys.argv[0]).name, "inv")
 
 
 def fleet_of(flags: Flags, reporter: "Reporter | None" = None) -> "Fleet":

@@ -1,0 +1,22 @@
+"""The verb that serves the operator's own shell."""
+
+from runbooks.cli.verbs.common import Flags, run_verb, verb
+
+PROGRAM = "celery-runbooks"
+SHELLS = ("bash", "fish", "zsh")
+
+
+@verb(hosts=False, positional=("shell",), shell="the SHELL: bash, fish or zsh")  # noqa: S604 (a word to complete for)
+def completion(flags: Flags, shell: str) -> None:
+    """Print the script with which a shell completes verbs and flags; contacts nobody."""
+    from invoke.completion.complete import print_completion_script
+
+    from runbooks.core.errors import ExitCode, UsageError
+
+    def body(_: object) -> ExitCode:
+        if shell not in SHELLS:
+            raise UsageError(f"there is no completion for {shell!r}", f"name one of {', '.join(SHELLS)}")
+        print_completion_script(shell, [PROGRAM])
+        return ExitCode.OK
+
+    run_verb(flags, body)
