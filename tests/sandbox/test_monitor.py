@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from lab.redis_server import free_port
+from tests.brokers import until
 from tests.sandbox.conftest import Done, World
 from tests.sandbox.test_remediate import redis_keys
 from tests.unit.monitoring.test_notify import http_receiver
@@ -201,15 +202,8 @@ def test_prometheus_is_given_what_each_look_sees_until_the_monitor_is_ended(heal
         while looked_at(url) == first:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        page = read(url.replace("/metrics", "/"))
-        for told in (
-            "nothing is crossed",
-            "low_priority",
-            "worker_low@sandbox",
-            "leads to a worker",
-            '<svg class="spark"',
-        ):
-            assert told in page
+        shown = ("nothing is crossed", "low_priority", "worker_low@sandbox", "leads to a worker", '<svg class="spark"')
+        until(lambda: all(text in read(url.replace("/metrics", "/")) for text in shown), timeout_s=60)
         assert read(url.replace("/metrics", "/healthz")).startswith("ok: ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0, "as a service manager ends it"
