@@ -168,7 +168,7 @@ def _matrix(record: RunRecord) -> dict[str, dict[str, Cell]]:
     words: dict[str, dict[str, list[str]]] = {}
     for entry in record.entries:
         words.setdefault(entry.change.host, {}).setdefault(entry.change.step, []).append(word(entry))
-    hosts = sorted(words, key=lambda host: (host == BROKER, host))
+    hosts = sorted(words, key=lambda host: host == BROKER)
     return {
         host: {step: Cell(min(them, key=_WORST_FIRST.index), len(them)) for step, them in words[host].items()}
         for host in hosts
