@@ -46,7 +46,7 @@ def _runs() -> dict[str, Any]:
         "enable": True,
         "iconColor": "blue",
         "expr": '1000 * celery_run_started_timestamp_seconds{app="$app"}',
-        "useValueForTime": "on",
+        "useValueForTime": True,
         "titleFormat": "{{verb}}",
         "textFormat": "run {{run}} by {{by}}",
     }

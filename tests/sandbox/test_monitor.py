@@ -257,7 +257,7 @@ def test_alerts_and_dashboard_are_printed_without_asking_anybody(tmp_path: Path,
     assert alerts.code == 0
     assert yaml.safe_load(alerts.out)["groups"][0]["name"] == "celery"
     dashboard = healthy.inv("monitor", "--dashboard")
-    assert dashboard.json["title"] == "Celery queues"
+    assert json.loads(dashboard.out)["title"] == "Celery queues"
 
 
 @pytest.mark.parametrize(
