@@ -22,12 +22,20 @@ class SeenProcess(Struct, frozen=True):
     extra: tuple[str, ...] = ()
 
 
+class Supervisord(Struct, frozen=True):
+    """The supervisord of a host: its configuration, its `supervisorctl`, and why its programs are not known."""
+
+    conf: str = ""
+    ctl: str = ""
+    untold: str = ""
+
+
 class SeenService(Struct, frozen=True):
     """A unit, program or container that starts a worker or beat, whether it runs or not.
 
     `name` is what its manager calls it. `options` are those of its command, None where that does not tell (a script, a
     variable). `source` says where it was seen. `env_files` are those that it reads. `wanted`: it is to run. A
-    `container` is of a Compose `project`.
+    `container` is of a Compose `project`, a program of a `supervisord`.
     """
 
     name: str
@@ -42,23 +50,16 @@ class SeenService(Struct, frozen=True):
     pids: tuple[int, ...] = ()
     container: str = ""
     project: str = ""
-
-
-class Supervisord(Struct, frozen=True):
-    """The supervisord of a host: its configuration, its `supervisorctl`, and why its programs are not known."""
-
-    conf: str = ""
-    ctl: str = ""
-    untold: str = ""
+    supervisord: Supervisord | None = None
 
 
 class HostSurvey(Struct, frozen=True):
     """A host as it was seen; `hostname` is what its workers take for `%h`, `asking` who asks there.
 
     `variables` say how it is reached. `services` are those of the `manager` that runs the application's workers there:
-    systemd, supervisor, docker or none. `socket` is that of Docker's engine, `project` the Compose project. `mains` are
-    the processes that are the application's, `others` those of it that another manager runs, and `elsewhere` those of
-    another installation, in another folder.
+    systemd, supervisor, docker or none; `supervisord` is that manager, one of all `supervisords` by their pids.
+    `socket` is that of Docker's engine, `project` the Compose project. `mains` are the processes that are the
+    application's, `others` those that another manager runs, `elsewhere` those of an installation in another folder.
     """
 
     name: str
@@ -73,6 +74,7 @@ class HostSurvey(Struct, frozen=True):
     details: Mapping[int, SeenProcess] = field(default_factory=dict)
     services: tuple[SeenService, ...] = ()
     supervisord: Supervisord | None = None
+    supervisords: Mapping[int, Supervisord] = field(default_factory=dict)
     socket: str = ""
     project: str = ""
 

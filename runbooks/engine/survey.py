@@ -128,11 +128,14 @@ def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
     if not draft.workers:
         yield f"which workers are to run on {seen.name}, as none runs there", "celery_workers"
     else:
-        yield f"workers of {seen.name} that do not run, unless a unit or program of theirs is to", "celery_workers"
+        but = "unless a unit, program or container of theirs is to"
+        yield f"workers of {seen.name} that do not run, {but}", "celery_workers"
     if seen.census.hidden:
         yield f"processes of other users on {seen.name}", "run as root, or as the user of the workers"
-    if seen.supervisord and seen.supervisord.untold:
-        yield f"programs of supervisord on {seen.name}: {seen.supervisord.untold}", "run as a user who may ask it"
+    for supervisord in seen.supervisords.values():
+        if supervisord.untold:
+            why = f"the supervisord of {supervisord.conf} on {seen.name}: {supervisord.untold}"
+            yield f"programs of {why}", "run as a user who may ask it"
     for one in draft.lacking:
         if one.name == "env_file":
             yield f"the environment file of {seen.name}", "celery_env_file"
@@ -172,17 +175,15 @@ def _is_main(one: CeleryProcess) -> bool:
 
 
 def _with_programs(seen: HostSurvey, running: Mapping[int, Supervisord], transport: Transport) -> HostSurvey:
-    """With the programs of the supervisord that runs one of the processes, or else of the first that has any."""
-    above = {ancestor.pid for one in seen.mains for ancestor in one.above}
-    asked = {pid: one for pid, one in running.items() if pid in above} or running
-    questions = {str(pid): ask_programs(one) for pid, one in asked.items()}
+    """With the programs of every supervisord that may be asked."""
+    questions = {str(pid): ask_programs(one) for pid, one in running.items()}
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
-    for pid, supervisord in asked.items():
+    supervisords, services = dict[int, Supervisord](), list(seen.services)
+    for pid, one in running.items():
         programs, untold = parse_programs(answers[str(pid)])
-        seen = replace(seen, supervisord=replace(supervisord, untold=untold))
-        if programs:
-            return replace(seen, services=(*seen.services, *programs))
-    return seen
+        supervisords[pid] = replace(one, untold=untold)
+        services += [replace(program, supervisord=one) for program in programs]
+    return replace(seen, services=tuple(services), supervisords=supervisords)
 
 
 def _only_application(seen: HostSurvey, directory: str) -> str:
@@ -214,7 +215,8 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
     """
     ours = [one for one in seen.mains if _is_its(app, one.options.app, _works_in(seen, one), directory)]
     works = Counter(_works_in(seen, one) for one in ours)
-    if works and directory not in works:
+    is_here = directory in works or any(directory and one.directory == directory for one in seen.services)
+    if works and not is_here:
         directory = works.most_common(1)[0][0]
     elsewhere = tuple(one for one in ours if _works_in(seen, one) != directory)
     ours = [one for one in ours if one not in elsewhere]
@@ -228,9 +230,11 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
         projects = Counter(one.project for one in kept if _runs_any(one, mains)) or Counter(one.project for one in kept)
         project = projects.most_common(1)[0][0] if projects else ""
         kept = tuple(one for one in kept if one.project == project)
+    supervisord = next((one.supervisord for one in kept if one.supervisord), None)
+    kept = tuple(one for one in kept if one.supervisord == supervisord) if supervisord else kept
     others = tuple(one for one in ours if one not in mains)
     seen = replace(seen, manager=manager, mains=mains, others=others, elsewhere=elsewhere)
-    return replace(seen, services=kept, project=project)
+    return replace(seen, services=kept, project=project, supervisord=supervisord)
 
 
 def _starts(one: SeenService, app: str, directory: str) -> bool:
@@ -259,7 +263,8 @@ def _runs_any(service: SeenService, processes: Iterable[CeleryProcess]) -> bool:
 def _manager(one: CeleryProcess, seen: HostSurvey) -> str:
     """A supervisord that cannot be asked does not count: what it runs is only looked at."""
     manager = _MANAGERS.get(started_by(one, seen.census.units).manager or Manager.SESSION, "none")
-    askable = seen.supervisord is not None and not seen.supervisord.untold
+    above = [seen.supervisords[up.pid] for up in one.above if up.pid in seen.supervisords]
+    askable = bool(above) and not above[0].untold
     return "none" if manager == "supervisor" and not askable else manager
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from runbooks.core.census import Options
 from runbooks.core.redaction import redact
 from runbooks.core.survey import SeenProcess, SeenService, Supervisord
 from runbooks.hosts.celery_argv import command_in, extra_of, is_python, log_of, options_of
@@ -107,12 +108,13 @@ def parse_units(answer: Answer) -> dict[str, SeenService]:
 
 def _unit(told: Mapping[str, str]) -> SeenService:
     started = re.search(r"argv\[\]=(.*?) ; ignore_errors=", told.get("ExecStart", ""), re.DOTALL)
-    words = command_in(started[1]) if started else ()
+    text = started[1] if started else ""
+    words = command_in(text)
     env_files = re.findall(r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE)
     return SeenService(
         told["Id"],
         told.get("FragmentPath", "") or told["Id"],
-        options_of(words),
+        options_of(words) or _beat_in(text),
         extra_of(words),
         directory=told.get("WorkingDirectory", "").lstrip("!-"),
         python=_python_of(words),
@@ -120,6 +122,16 @@ def _unit(told: Mapping[str, str]) -> SeenService:
         env_files=tuple(path for path in env_files if not re.search(r"[*?\[]", path)),
         wanted=told.get("UnitFileState") != "disabled" or told.get("ActiveState") in ("active", "activating"),
     )
+
+
+def _beat_in(command: str) -> Options | None:
+    """What a command says of a beat that it starts by variables, as far as no variable says it; None: of none.
+
+    **Source:** celery 5.7.0, guide "Daemonization": `${CELERY_BIN} -A ${CELERY_APP} beat --pidfile=${…}`.
+    """
+    found = re.search(r"\$\S*\s+beat(\s.*)?$", command, re.DOTALL)
+    words = (found[1] or "").replace("'", " ").replace('"', " ").split() if found else ()
+    return options_of(["celery", "beat", *(word for word in words if "$" not in word)]) if found else None
 
 
 def _python_of(words: Sequence[str]) -> str:

@@ -164,3 +164,46 @@ def test_a_unit_that_is_not_there_is_named_and_nothing_is_done_about_it(named: F
     done = named.inv("remediate", "--yes", "--inventory", ".fleet/misspelt.yaml", "--limit", "web1")
     assert done.code == 2, done.out + done.err
     assert "celeri.service on web1 is left as it is" in words(done)
+
+
+def test_documented_units_are_known_without_an_inventory(named: FleetWorld) -> None:
+    """The last of this file: hosts that have no unit of ours any more, but Celery's own, with two nodes in one."""
+    for host, ours in (("web1", "celery-worker@worker_high"), ("broker", "celery-worker@worker_daemon")):
+        root(named, f"systemctl disable --now {ours}; rm {UNITS}/{ours}.service; systemctl daemon-reload", host)
+    for host in ("broker", "web1"):
+        root(named, f"systemctl disable celery.target; rm {UNITS}/celery.target; systemctl daemon-reload", host)
+    root(named, "rm -f /etc/cron.d/celery-printer_inventory", "broker")
+    defaults = DEFAULTS.replace('NODES="w1"', 'NODES="w1 w2"').replace("-Q low", "-Q:w1 low").replace(
+        "--concurrency=1", "-Q:w2 high_priority,daemon --concurrency=1"
+    )  # fmt: skip
+    assert named.ssh("web1", "sudo tee /etc/default/celery", stdin=defaults).code == 0
+    root(named, "systemctl restart celery.service")
+    common = f"-F {named.fleet}/ssh_config"
+    (named.fleet / "ways.yaml").write_text(
+        f'all: {{hosts: {{broker: , web1: }}, vars: {{ansible_become: true, ansible_ssh_common_args: "{common}"}}}}\n'
+    )
+    ways = ("--inventory", ".fleet/ways.yaml")
+
+    def healthy() -> bool:
+        return named.inv("diagnose", "-A", "printer_inventory", *ways).code == 0
+
+    wait_until(healthy, "both nodes to answer, and no finding without an inventory", 120)
+    (named.fleet / "broker.secret").unlink(missing_ok=True)
+    adopted = named.inv("adopt", *ways, "--secrets-file", ".fleet/broker.secret")
+    assert adopted.code == 0, adopted.out + adopted.err
+    for line in (
+        "{name: w1, unit: celery.service, queues: [low_priority], concurrency: 1}",
+        "{name: w2, unit: celery.service, queues: [high_priority, daemon], concurrency: 1}",
+        "celery_beat_unit: celerybeat.service  # ",
+        "celery_env_file: /etc/printer_inventory.env  # the last EnvironmentFile= of ",
+        "celery_directory: /srv/printer_inventory  # where pid ",
+        "celery_python: /srv/venv/bin/python  # ",
+        "celery_user: deploy  # ",
+    ):
+        assert line in adopted.out, adopted.out
+    (named.fleet / "adopted.yaml").write_text(adopted.out)
+    both = (*ways, "--inventory", ".fleet/adopted.yaml")
+    looked = named.inv("diagnose", *both, "--json")
+    assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (0, []), looked.out
+    planned = named.inv("remediate", "--dry-run", *both)
+    assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
