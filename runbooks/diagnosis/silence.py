@@ -70,8 +70,8 @@ def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: Serv
     `worker/consumer/consumer.py`: it tries to connect again after 32 s at the latest.
     """
     said, log, now = state.application, found.log, state.clock_at
-    lost = log.last(Event.NO_CONNECTION) if log else None
-    if lost and lost.last_at > now - _TRIES_AGAIN_S:
+    lost, back = (log.last(event) if log else None for event in (Event.NO_CONNECTION, Event.CONNECTED))
+    if lost and lost.last_at > now - _TRIES_AGAIN_S and not (back and back.last_at >= lost.last_at):
         if asked := _OTHER_KIND.search(lost.first):
             return f"it asks {asked[1]}, which is what Celery asks where an application's settings are not applied"
         return "it does not reach its broker, and tries again by itself"

@@ -326,6 +326,13 @@ def test_a_worker_that_asks_another_kind_of_broker_is_told_which() -> None:
     assert "it asks amqp://guest:**@127.0.0.1:5672//, which is what Celery asks where" in finding.summary
 
 
+def test_a_worker_that_has_reached_its_broker_again_is_not_said_not_to() -> None:
+    lost = Logged(Event.NO_CONNECTION, "", 1, "Cannot connect to redis", NOW - 20, NOW - 20)
+    back = Logged(Event.CONNECTED, "", 1, "Connected to redis", NOW - 20, NOW - 20)
+    for events in ((lost, back), (back, lost)):
+        assert silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, events))).fix
+
+
 def test_a_worker_is_not_restarted_for_kombu_that_hears_nothing_under_a_prefix() -> None:
     runs = ServiceState(101, NOW - 500, "")
     options = {"global_keyprefix": "shop_"}
