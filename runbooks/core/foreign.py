@@ -30,10 +30,11 @@ class ConfFile(Discreet, frozen=True):
 
 
 class Program(Struct, frozen=True):
-    """A program of supervisord's that runs: all processes of one `section` of a conf file (`path`).
+    """A program of supervisord's that runs, or would start with it the next time.
 
-    `pids` are their main processes, by their full names. A stop kills what is left after `stop_wait_s`; `as_group`: it
-    tells the pool's processes to end, too.
+    It is all processes of one `section` of a conf file (`path`). `names` are their full names, `pids` the main
+    processes of those that run. A stop kills what is left after `stop_wait_s`; `as_group`: it tells the pool's
+    processes to end, too.
     """
 
     section: str
@@ -41,6 +42,7 @@ class Program(Struct, frozen=True):
     pids: dict[str, int]
     stop_wait_s: float
     as_group: bool
+    names: tuple[str, ...]
 
 
 class Foreign(Struct, frozen=True):

@@ -530,6 +530,16 @@ class StartedWith(Struct, frozen=True):
     same: bool
 
 
+class ProgramStop(Struct, frozen=True):
+    """How a supervisord stops a program: after `wait_s` it kills what is left.
+
+    `as_group`: it tells the processes of the pool to end, too; None where that is not known.
+    """
+
+    wait_s: float
+    as_group: bool | None
+
+
 class ServiceState(Struct, frozen=True):
     """A worker or beat as its service manager tells: `pid` and `started_at` are None where it does not run.
 
@@ -549,6 +559,7 @@ class ServiceState(Struct, frozen=True):
     boot where the list of the host's processes alone tells that it runs, else None. `containers` are a service's, in
     the order in which they were made; they read their environment at `read_at`, None: when the service was started.
     `log` is what was read of the log of one that runs, None where none was found.
+    `program_stop` is how a program of supervisord's is stopped, None of anything else.
     """
 
     pid: int | None
@@ -574,6 +585,7 @@ class ServiceState(Struct, frozen=True):
     containers: tuple[Container, ...] = ()
     read_at: float | None = None
     log: ServiceLog | None = None
+    program_stop: ProgramStop | None = None
 
     @property
     def why_down(self) -> str:
@@ -705,6 +717,8 @@ class HostState(Struct, frozen=True):
     `kept` is what beat's scheduler keeps there, None where it was not asked. `option_lines` are where the files that
     start workers there name queues, nodes and sizes; asked for where a worker differs from the inventory.
     `clock_ahead_s` are the least and most seconds by which its clock may be ahead of this machine's (negative: behind).
+    `manager_away` is why its service manager cannot be asked, and what helps; None where it can. Of its services
+    nothing is known then (`untold`).
     `lacks_directory` is why the application's directory cannot be there, "" where it is, or that is not known;
     `full_folder` the temporary folder in which nothing can be written, "" where it can.
     """
@@ -737,6 +751,7 @@ class HostState(Struct, frozen=True):
     kept: KeptSchedule | None = None
     clock_ahead_s: tuple[float, float] | None = None
     option_lines: tuple[OptionLine, ...] = ()
+    manager_away: tuple[str, str] | None = None
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:

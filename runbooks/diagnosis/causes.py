@@ -193,7 +193,7 @@ def _is_repaired_by_it(look: _Look, cause: Finding, effect: Finding) -> bool:  #
 
 _IDLE = (
     "worker.not_running", "worker.stopped", "worker.other_broker", "worker.not_answering", "worker.not_consuming",
-    "worker.starting", "worker.other_process", "unit.masked", "unit.unknown", "unit.alias",
+    "worker.starting", "worker.other_process", "unit.masked", "unit.unknown", "unit.alias", "service.manager_away",
 )  # fmt: skip
 """What keeps a worker from consuming its queues."""
 _MISBEHAVES = (
@@ -224,7 +224,7 @@ _PAIRS = (
     _Pair(_IDLE, ("queue.few_consumers",), any_of_them=True),
     _Pair(("queue.no_consumer",), ("queue.depth", "queue.eta_overdue"), where=_same_subject),
     _Pair(("beat.not_running", "beat.other_process", "beat.stopped", "beat.waits_for_lock", "beat.last_run_ahead",
-           "unit.masked"), ("beat.silent", "schedule.overdue")),
+           "unit.masked", "service.manager_away"), ("beat.silent", "schedule.overdue")),
     _Pair(("beat.silent",), ("schedule.overdue",)),
 )  # fmt: skip
 """The first that holds counts, so those that go furthest back come first."""

@@ -162,11 +162,12 @@ def _answers(
                 if called in node.known_as and row.process.inner_pid in node.pids:
                     found[row.identity] = node
     mains = [row for row in mains if row.identity not in found]
+    matched = {node.name for node in found.values() if node.twins == 1}
     of_pid = defaultdict[int, list[Row]](list)
     for row in mains:
         assert row.process
         of_pid[row.process.inner_pid].append(row)
-    for node in nodes.values():
+    for node in (node for node in nodes.values() if node.name not in matched):
         for pid in node.pids:
             for row in _one_of(_called(node, of_pid[pid]), node):
                 found[row.identity] = node

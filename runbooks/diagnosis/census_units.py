@@ -37,9 +37,12 @@ def _services(host: FleetHost) -> dict[str, str]:
 
 
 def _is_the_applications(host: FleetHost, unit: Unit, its: Sequence[Row]) -> bool:
+    """Not one that neither runs nor starts with the host, and of which nothing is left: nobody uses it any more."""
     if not unit.names_celery:
         return False
-    return bool(its) or unit.name in _services(host) or unit.directory.rstrip("/") == host.settings.directory
+    in_use = unit.active != "inactive" or unit.enabled.startswith("enabled")
+    here = unit.directory.rstrip("/") == host.settings.directory
+    return bool(its) or unit.name in _services(host) or (here and in_use)
 
 
 def _of(host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]) -> Iterator[Finding]:

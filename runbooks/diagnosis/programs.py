@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from runbooks.core.effects import Change, WriteFile, sha256
-from runbooks.core.fleet import FleetHost
+from runbooks.core.fleet import Fleet, FleetHost, mark_of
 from runbooks.core.foreign import Foreign, Program
 from runbooks.core.model import HostState
-from runbooks.core.wording import span
+from runbooks.core.wording import enumerated, span
 from runbooks.diagnosis.census import Row
 from runbooks.diagnosis.wanted_files import diff
 from runbooks.hosts.foreign import variable_of
@@ -21,6 +21,17 @@ STEP = "workers"
 
 def _program(state: HostState, name: str) -> Program | None:
     return state.foreign.programs.get(name) if state.foreign else None
+
+
+def comes_back(fleet: Fleet, host: FleetHost, state: HostState, name: str) -> bool:
+    """Whether a program does not run, starts with supervisord, and is neither this tool's nor the inventory's."""
+    program = _program(state, name)
+    if not program or program.pids or not state.foreign:
+        return False
+    if mark_of(fleet.app.app).encode() in state.foreign.conf_files[program.path].content:
+        return False
+    named = {one if ":" in one else f"{one}:{one}" for one in host.services if host.is_others(one)}
+    return not named & set(program.names)
 
 
 def full_names(state: HostState, name: str) -> tuple[str, ...]:
@@ -77,19 +88,27 @@ def why_killed(host: FleetHost, state: HostState, name: str, rows: Sequence[Row]
     return ""
 
 
-def kept_from_starting(host: FleetHost, state: HostState, name: str) -> Iterator[Change]:
-    """Its conf file says that it does not start with supervisord."""
+def kept_from_starting(host: FleetHost, state: HostState, name: str, taken: Sequence[str]) -> Iterator[Change]:
+    """Its conf file says that it does not start with supervisord, nor do the others there that are `taken` over.
+
+    That is one change of one file, whichever of them asks for it.
+    """
     program = _program(state, name)
     if not program or not state.foreign:
         return
     file = state.foreign.conf_files[program.path]
-    after = _without_autostart(program, file.content.decode(errors="surrogateescape"))
+    found = {one: other for one in taken if (other := _program(state, one)) and other.path == program.path}
+    after = file.content.decode(errors="surrogateescape")
+    for other in found.values():
+        after = _without_autostart(other, after)
     content = after.encode(errors="surrogateescape")
     if content != file.content:
+        they_do = "it does" if len(found) == 1 else "they do"
         yield Change(
             host.name,
             STEP,
-            f"set autostart=false of {name} in {program.path}, so that it does not start with supervisord",
+            f"set autostart=false of {enumerated([*found])} in {program.path}, so that {they_do} not start with "
+            "supervisord",
             WriteFile(program.path, content, file.mode, sha256(file.content)),
             WriteFile(program.path, file.content, file.mode, sha256(content), changed_at=file.changed_at),
             detail=diff(program.path, file.content, content),

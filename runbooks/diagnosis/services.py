@@ -181,6 +181,9 @@ class _Host:
         self.busy, self.unseen = busy, unseen
 
     def findings(self) -> Iterator[Finding]:
+        if self.state.manager_away:
+            yield self._manager_away(*self.state.manager_away)
+            return
         elsewhere = {
             block.service: finding
             for finding in run_elsewhere(self.fleet, self.host, self.state, self.snapshot)
@@ -197,6 +200,18 @@ class _Host:
                 yield from self._restart_asked(name, service)
                 for worker in self.host.workers_of(name):
                     yield from self._node(worker, service)
+
+    def _manager_away(self, why: str, advice: str) -> Finding:
+        """What it would start has a change all the same: a proof must not pass it."""
+        unknown = "whether its service manager runs it is not known"
+        return Finding(
+            "service.manager_away",
+            self.host.name,
+            f"{why}; so what it runs is not known, and nothing is changed on this host",
+            (advice,) if advice else (),
+            fix=tuple(control(self.host, name, "start", unknown, self.snapshot) for name in self.host.services),
+            blocks=(Block(self.host.name),),
+        )
 
     def _start(self, name: str, service: ServiceState) -> Change:
         return control(self.host, name, "start", f"it is not running{service.why_down}", self.snapshot)

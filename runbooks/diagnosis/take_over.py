@@ -54,7 +54,8 @@ class Runner(Struct, frozen=True):
     """What somebody else has started on a host, and the inventory's services whose work it does.
 
     `name` is that of a unit, `program NAME`, or `process PID`. `rows` are its workers and beats, none where it is a
-    unit that does not run and starts with the host. `why_not` says why it is not taken over, "" where it is.
+    unit or program that does not run and starts with the host. `why_not` says why it is not taken over, "" where it is.
+    `left` is what a unit that runs has left of its earlier starts.
     """
 
     host: FleetHost
@@ -63,6 +64,7 @@ class Runner(Struct, frozen=True):
     rows: tuple[Row, ...]
     services: tuple[str, ...]
     why_not: str = ""
+    left: tuple[Row, ...] = ()
 
 
 def drop_in(host: FleetHost, service: str) -> str:
@@ -98,27 +100,30 @@ def units_to_ask(fleet: Fleet, host: FleetHost, state: HostState) -> list[str]:
 def runners(fleet: Fleet, snapshot: Snapshot, *, kill: bool = False) -> list[Runner]:
     """What others run on the hosts that answer and is the application's; without what takes messages elsewhere."""
     found = list[Runner]()
-    rows = [row for row in table(fleet, snapshot) if row.process and not row.process.leftover and not row.service]
+    all_rows = [row for row in table(fleet, snapshot) if row.process and not row.service]
+    rows = [row for row in all_rows if row.process and not row.process.leftover]
     states = snapshot.reachable()
     for host in fleet.hosts:
         if state := states.get(host.name):
             its = [row for row in rows if row.host == host.name and row.of_app and row.at_ours is not False]
-            found += _running(host, state, its, kill=kill)
+            left = [row for row in all_rows if row.host == host.name and row.process and row.process.leftover]
+            found += _running(host, state, its, left, kill=kill)
             found += _stopped(fleet, host, state, {one.name for one in found if one.host is host})
     return found
 
 
 def findings(fleet: Fleet, snapshot: Snapshot, wanted: Wanted, *, kill: bool) -> Iterator[Finding]:
     """What is to be taken over, with the changes that do so, and what is not, with why."""
-    states = snapshot.reachable()
-    for runner in runners(fleet, snapshot, kill=kill):
+    states, found = snapshot.reachable(), runners(fleet, snapshot, kill=kill)
+    for runner in found:
         state = states[runner.host.name]
         if runner.why_not:
             yield _kept(runner.host, runner.name, runner.why_not)
         else:
             what = f"{runner.name} does the work of {', '.join(runner.services)}"
             carried = _carried_over(state, runner, wanted)
-            yield _taken(runner.host, runner.name, what, (*carried, *_ended(state, runner, kill=kill)))
+            taken = [one.name for one in found if one.host is runner.host and not one.why_not]
+            yield _taken(runner.host, runner.name, what, (*carried, *_ended(state, runner, taken, kill=kill)))
     for host in fleet.hosts:
         if host.name in states:
             yield from _at_our_places(fleet, host, states[host.name], wanted)
@@ -168,7 +173,9 @@ def offer(fleet: Fleet, snapshot: Snapshot, host: str, name: str) -> Iterator[st
 # --- which of it fits
 
 
-def _running(host: FleetHost, state: HostState, rows: Sequence[Row], *, kill: bool) -> Iterator[Runner]:
+def _running(
+    host: FleetHost, state: HostState, rows: Sequence[Row], all_left: Sequence[Row], *, kill: bool
+) -> Iterator[Runner]:
     together = dict[str, list[Row]]()
     for row in rows:
         together.setdefault(_name(row, state), []).append(row)
@@ -177,13 +184,14 @@ def _running(host: FleetHost, state: HostState, rows: Sequence[Row], *, kill: bo
         services = tuple(dict.fromkeys(service for found in fitting for service in found))
         by = its[0].by
         assert by
+        left = tuple(one for one in all_left if by.manager is Manager.SYSTEMD and one.by == by)
         why_not = host.why_not("start") or _why_unmanaged(by, name, state) or _why_unfit(host, its, fitting)
-        why_not = why_not or _why_kept_running(its, by) or _why_stopped(its)
+        why_not = why_not or _why_kept_running(its, by) or _why_stopped((*its, *left))
         why_not = why_not or _secrets(host, state, name) or _specifiers(state, name)
         why_not = why_not or programs.why_lost(host, state, name)
         why_not = why_not or ("" if kill else programs.why_killed(host, state, name, its))
         why_not = why_not or ("" if kill else _would_be_killed(host, state, its))
-        yield Runner(host, by, name, tuple(its), services, why_not)
+        yield Runner(host, by, name, tuple(its), services, why_not, left)
 
 
 def _name(row: Row, state: HostState) -> str:
@@ -201,21 +209,28 @@ def _by_nobody(by: StartedBy) -> bool:
 
 
 def _stopped(fleet: Fleet, host: FleetHost, state: HostState, running: Collection[str]) -> Iterator[Runner]:
-    """Units that do not run, start with the host, and whose command says that they do the work of a service."""
+    """Units and programs that do not run, would start with the host, and whose command says that they do the work of a
+    service.
+    """
     for name, text in (state.foreign.units if state.foreign else {}).items():
-        unit = state.census.units.get(name) if state.census else None
-        if not unit or name in running or unit.active == "active" or not text.links:
-            continue
-        if any(
-            PurePosixPath(host.unit_path(service)).name == name for service in host.own_services if host.wanted_units
-        ):
+        program = state.foreign.programs.get(name) if state.foreign else None
+        comes_back = programs.comes_back(fleet, host, state, name) if program else _is_enabled(host, state, name)
+        if not comes_back or name in running:
             continue
         options = _command_of(text)
         here = _last(text, "WorkingDirectory") == host.settings.directory
         services = _services_of(host, options, None) if options and is_of(fleet.app.app, options, here=here) else ()
         if services:
-            by = StartedBy(Manager.SYSTEMD, name)
+            by = StartedBy(Manager.SUPERVISORD if program else Manager.SYSTEMD, name)
             yield Runner(host, by, name, (), services, host.why_not("start") or _why_unmanaged(by, name, state))
+
+
+def _is_enabled(host: FleetHost, state: HostState, name: str) -> bool:
+    """Whether a unit that does not run starts with the host, and is not at the place of one of this tool's."""
+    unit = state.census.units.get(name) if state.census else None
+    own = [PurePosixPath(host.unit_path(service)).name for service in host.own_services if host.wanted_units]
+    text = state.foreign.units[name] if state.foreign else None
+    return bool(unit and text and text.links and unit.active != "active" and name not in own)
 
 
 def _command_of(text: UnitText) -> Options | None:
@@ -356,7 +371,7 @@ def _would_be_killed(host: FleetHost, state: HostState, rows: Iterable[Row]) -> 
 # --- what it takes
 
 
-def _ended(state: HostState, runner: Runner, *, kill: bool) -> Iterator[Change]:
+def _ended(state: HostState, runner: Runner, taken: Sequence[str], *, kill: bool) -> Iterator[Change]:
     host, name = runner.host, runner.name
     text = state.foreign.units.get(name) if state.foreign else None
     if runner.by.manager is Manager.SYSTEMD and text and text.links:
@@ -365,10 +380,10 @@ def _ended(state: HostState, runner: Runner, *, kill: bool) -> Iterator[Change]:
             LinkUnit(name, text.links, linked=False), LinkUnit(name, text.links, linked=True),
             detail=as_lines(f"remove the link {path}" for path, _ in text.links),
         )  # fmt: skip
-    yield from programs.kept_from_starting(host, state, name)
+    yield from programs.kept_from_starting(host, state, name, taken)
     if not runner.rows:
         return
-    processes = [one for row in runner.rows if row.process for one in (row.process, *row.below)]
+    processes = [one for row in (*runner.rows, *runner.left) if row.process for one in (row.process, *row.below)]
     nodes = {
         row.answer.name: tuple(sorted(row.answer.queues))
         for row in runner.rows
@@ -405,6 +420,9 @@ def _detail(host: FleetHost, state: HostState, runner: Runner) -> Iterator[str]:
             yield f"it runs as {row.process.user}; the inventory's services run as {host.settings.user}"
         for task in row.answer.running if row.answer else ():
             yield f"{row.node} {told(task, state.clock_at)}"
+    for row in runner.left:
+        assert row.process
+        yield f"pid {row.process.pid} is left of an earlier start of it, and undo does not bring it back"
     if _by_nobody(runner.by):
         yield "undo cannot start it again, for no manager did: whoever started it has to"
     if _by_nobody(runner.by) and state.foreign:

@@ -109,7 +109,7 @@ def doubtful(fleet: Fleet, snapshot: Snapshot) -> list[str]:
         for host in fleet.hosts
         for worker in host.settings.workers
         if host.name in states and worker.known_as in (services := states[host.name].services)
-        if services[worker.known_as].pid is None
+        if services[worker.known_as].pid is None and not services[worker.known_as].untold
     }
     return sorted(
         {*(silent_nodes(fleet.all_nodes, snapshot.broker.nodes) - stopped), *_perhaps_silent(fleet, snapshot)}

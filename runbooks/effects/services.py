@@ -94,8 +94,14 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
         """See ReverseOnHost."""
         if not self.starts:
             return super().missing(state)
-        down = [name for name in self.services if state.services[name].pid is None]
-        return "; ".join(f"{name} does not run{state.services[name].why_down}" for name in down)
+        its = {name: state.services[name] for name in self.services}
+        return "; ".join(
+            f"whether {name} runs is not known: {found.untold}"
+            if found.untold
+            else f"{name} does not run{found.why_down}"
+            for name, found in its.items()
+            if found.pid is None
+        )
 
 
 class ReloadUnitsHandler(Reloading[ReloadUnits]):

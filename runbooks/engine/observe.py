@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from runbooks.core.application import Application, CameFrom
+from runbooks.core.census import Unit
 from runbooks.core.envfile.edit import all_values
 from runbooks.core.errors import BrokerError, HostTrouble, HostUnreachable, RunbookError
 from runbooks.core.fleet import Fleet, FleetHost
@@ -309,8 +310,7 @@ def _with_foreign(
     """The state of a host that answered, with what others have set up there to run workers."""
     state = states[host.name]
     assert isinstance(state, HostState)
-    programs = bool(state.census and any(one.below_supervisord for one in state.census.processes))
-    questions = ask_foreign(host, fleet.app.app, units_to_ask(fleet, host, state), programs=programs)
+    questions = ask_foreign(host, fleet.app.app, units_to_ask(fleet, host, state))
     answers = run_fragments(transport, questions, timeout_s=HOST_TIMEOUT_S, private=list(questions))
     return replace(state, foreign=parse_foreign(answers))
 
@@ -429,8 +429,12 @@ def _scheduler(host: FleetHost, state: HostState) -> str:
 
 
 def can_be_loaded(host: FleetHost, state: HostState) -> bool:
-    """Not where whoever starts a worker refuses its environment file: there is nothing to load it with."""
+    """Not where whoever starts a worker refuses its environment file: there is nothing to load it with. Nor where it
+    lives in containers, and there is none to load it in.
+    """
     env_file = state.files[host.settings.env_file]
+    if host.manager.in_containers and state.manager_away:
+        return False
     return not (reading_of(host, state).refused or env_file.is_folder or state.lacks_directory)
 
 
@@ -502,7 +506,7 @@ def look(
     answers = run_fragments(transport, questions, timeout_s=patience_s, private=private)
     answered_at = time.time()
     try:
-        found = _understood(fleet, host, transport, answers, files, services, probes)
+        found = _understood(fleet, host, transport, answers, files, services, timers, probes)
         return replace(found, clock_ahead_s=(found.clock_at - answered_at, found.clock_at - asked_at))
     except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
         raise RunbookError(f"what it answered cannot be understood ({type(error).__name__})") from None
@@ -515,6 +519,7 @@ def _understood(
     answers: Mapping[str, Answer],
     files: Sequence[str],
     services: Sequence[str],
+    timers: Sequence[str],
     probes: Sequence[Probe],
 ) -> HostState:
     clock = facts.parse_clock(answers["clock"])
@@ -525,13 +530,19 @@ def _understood(
     app = fleet.app.app
     asked = {name.removeprefix(_SERVICES): answer for name, answer in answers.items() if name.startswith(_SERVICES)}
     manager = manager_of(host)
-    found = manager.parse(host, app, asked, clock) if asked else {}
-    units = manager.units(asked) if asked else {}
+    found, units, away = dict[str, ServiceState](), dict[str, Unit](), None
+    if asked:
+        try:
+            found, units = dict(manager.parse(host, app, asked, clock)), dict(manager.units(asked))
+        except RunbookError as error:
+            away = error.problem, error.advice or ""
+            found = {name: ServiceState(None, None, "", untold=error.problem) for name in (*services, *timers)}
     census = parse_census(answers["census"], clock, units) if "census" in answers else None
     if census and host.told_by_processes:
         found = states_of(host, app, services, census)
     if "logs" in answers:
-        found = _with_logs(found, parse_worker_logs(answers["logs"]), manager.said(host, asked) if asked else {})
+        said = manager.said(host, asked) if asked and not away else {}
+        found = _with_logs(found, parse_worker_logs(answers["logs"]), said)
     ours = {pid for state in found.values() for pid in state.pids}
     full, lacking = facts.parse_places(answers["places"]) if services else ("", "")
     results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
@@ -560,6 +571,7 @@ def _understood(
         lacks_directory=lacking,
         census=census,
         digest=facts.parse_loaded(answers["loaded"]) if "loaded" in answers else "",
+        manager_away=away,
     )
 
 

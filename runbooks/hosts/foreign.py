@@ -13,10 +13,9 @@ _CRON, _PROGRAMS = "cron", "supervisord's programs"
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'\\])+""", re.DOTALL)
 
 
-def ask_foreign(host: FleetHost, app: str, units: Iterable[str], *, programs: bool) -> dict[str, str]:
-    """`programs`: a supervisord runs something there. **Source:** systemctl(1), `cat`, `show`; crontab(5)."""
-    questions = {unit: shell("unit_source", unit) for unit in units}
-    questions |= {_PROGRAMS: ask_programs(host)} if programs else {}
+def ask_foreign(host: FleetHost, app: str, units: Iterable[str]) -> dict[str, str]:
+    """**Source:** systemctl(1), `cat`, `show`; crontab(5)."""
+    questions = {unit: shell("unit_source", unit) for unit in units} | {_PROGRAMS: ask_programs(host)}
     return questions | {_CRON: shell("cron_lines", mark_of(app), "celery", host.settings.directory, using=["marked"])}
 
 
@@ -26,8 +25,7 @@ def parse_foreign(answers: Mapping[str, Answer]) -> Foreign:
     units = {name: _unit(answer.out.decode(errors="replace")) for name, answer in answers.items() if name not in apart}
     lines = (line.split("\t") for line in answers[_CRON].out.decode(errors="replace").splitlines())
     cron = (f"{path}, line {number}{f' ({when})' if when else ''}" for path, number, when in lines)
-    found = Foreign(units, tuple(cron))
-    return with_programs(found, answers[_PROGRAMS]) if _PROGRAMS in answers else found
+    return with_programs(Foreign(units, tuple(cron)), answers[_PROGRAMS])
 
 
 def _unit(told: str) -> UnitText:

@@ -1,6 +1,7 @@
 """The programs of a host's supervisord that are somebody else's, as far as taking them over needs it."""
 
 import base64
+import shlex
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -26,6 +27,7 @@ class _Told(Struct, frozen=True):
     environment: dict[str, str]
     stopwaitsecs: float
     stopasgroup: bool
+    command: str
 
 
 class _File(Struct, frozen=True):
@@ -74,19 +76,28 @@ def _by_section(told: Mapping[str, _Told]) -> dict[str, Program]:
     found: dict[str, Program] = {}
     for name, one in told.items():
         before = found.get(name_of(one.section))
-        pids = {**(before.pids if before else {}), name: one.pid}
-        found[name_of(one.section)] = Program(one.section, one.path, pids, one.stopwaitsecs, one.stopasgroup)
+        pids = {**(before.pids if before else {}), **({name: one.pid} if one.pid else {})}
+        names = (*(before.names if before else ()), name)
+        found[name_of(one.section)] = Program(one.section, one.path, pids, one.stopwaitsecs, one.stopasgroup, names)
     return found
 
 
 def _texts(told: Mapping[str, _Told]) -> Iterator[tuple[str, UnitText]]:
     """Each as a unit would say it. **Source:** systemd.unit(5), "Specifiers"; systemd.exec(5)."""
     for one in told.values():
-        settings = [("User", one.user), ("WorkingDirectory", one.directory)]
+        settings = [("User", one.user), ("WorkingDirectory", one.directory), ("ExecStart", _command(one.command))]
         settings += [("UMask", f"{one.umask:04o}")] if one.umask is not None else []
         settings += [("Environment", _word(name, value)) for name, value in one.environment.items()]
         given = tuple((key, value.replace("%", "%%")) for key, value in settings if value)
         yield name_of(one.section), UnitText((), (), given)
+
+
+def _command(told: str) -> str:
+    """**Source:** supervisor 4.3.0 `process.py: get_execv_args`."""
+    try:
+        return " ".join(f'"{word}"' for word in shlex.split(told))
+    except ValueError:
+        return ""
 
 
 def _word(name: str, value: str) -> str:

@@ -16,9 +16,10 @@ import sys
 import time
 import xmlrpc.client
 from types import SimpleNamespace
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 STOPPED, STARTING, RUNNING, BACKOFF, STOPPING = 0, 10, 20, 30, 40
+EXITED, FATAL = 100, 200
 UP = (STARTING, RUNNING, BACKOFF)
 ALREADY_STARTED, NOT_RUNNING = 60, 70
 UNAUTHORIZED = 401
@@ -79,8 +80,10 @@ def full(one: Dict[str, Any]) -> str:
     return "%s:%s" % (one["group"], one["name"])
 
 
-def on_disk(conf: str) -> Optional[Dict[str, Any]]:
-    """What the conf files come to now, as supervisord would tell it; None where this process cannot read them."""
+def on_disk(conf: str) -> Optional[Tuple[Dict[str, Any], Dict[str, bool]]]:
+    """What the conf files come to now, as supervisord would tell it, and of each program its `stopasgroup`, which it
+    does not tell; None where this process cannot read them.
+    """
     from supervisor.options import ServerOptions
     from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 
@@ -91,11 +94,15 @@ def on_disk(conf: str) -> Optional[Dict[str, Any]]:
     try:
         options = ServerOptions()
         options.here = os.path.dirname(os.path.abspath(conf))
-        read = SimpleNamespace(process_group_configs=options.read_config(conf).process_group_configs)
+        groups = options.read_config(conf).process_group_configs
+        read = SimpleNamespace(process_group_configs=groups)
         told = AsRead(SimpleNamespace(options=read, process_groups={})).getAllConfigInfo()
-        return {full(one): one for one in told}
     except (ValueError, OSError, SystemExit):
         return None
+    as_group = {
+        "%s:%s" % (group.name, one.name): bool(one.stopasgroup) for group in groups for one in group.process_configs
+    }
+    return {full(one): one for one in told}, as_group
 
 
 def differs(known: Optional[Dict[str, Any]], there: Optional[Dict[str, Any]]) -> bool:
@@ -143,11 +150,17 @@ def told(section: str, path: str, one: Any) -> Dict[str, Any]:
 
 
 def others(question: Dict[str, Any]) -> Dict[str, Any]:
-    """Every program that runs, with its section, its pid, and the conf files that have the sections."""
+    """Every program that runs, and those that name Celery and only start with supervisord the next time (pid 0).
+
+    Each with its section, its pid, and the conf files that have the sections.
+    """
     rpc = connect(question["conf"])
     known = configured(question["conf"])
-    running = {full(one): one["pid"] for one in rpc.getAllProcessInfo() if one["pid"]}
-    programs = {name: dict(known[name], pid=pid) for name, pid in running.items() if name in known}
+    programs = {}
+    for one in rpc.getAllProcessInfo():
+        section = known.get(full(one))
+        if section and (one["pid"] or comes_back(section, one["state"])):
+            programs[full(one)] = dict(section, pid=one["pid"])
     paths = {one["path"] for one in programs.values()}
     return {"programs": programs, "files": {path: file_of(path) for path in sorted(paths)}}
 
@@ -162,6 +175,10 @@ def described(question: Dict[str, Any]) -> Dict[str, Any]:
         if "celery" in known.get(name, {}).get("command", ""):
             found[name] = dict(known[name], pid=one["pid"])
     return {"programs": found}
+
+
+def comes_back(section: Dict[str, Any], state: int) -> bool:
+    return section["autostart"] and "celery" in section["command"] and state in (STOPPED, EXITED, FATAL)
 
 
 def file_of(path: str) -> Dict[str, Any]:
@@ -241,12 +258,14 @@ def look(question: Dict[str, Any]) -> Dict[str, Any]:
     """The state of each program by its full name, and which files have this tool's mark."""
     rpc = connect(question["conf"])
     known = {full(one): one for one in rpc.getAllConfigInfo()}
-    disk = on_disk(question["conf"])
+    disk, as_group = on_disk(question["conf"]) or (None, {})
     found = {}
     for one in rpc.getAllProcessInfo():
         name = full(one)
         state = {key: one[key] for key in ("state", "statename", "pid", "exitstatus", "description")}
         state["unread"] = disk is not None and differs(known.get(name), disk.get(name))
+        state["stop_wait_s"] = known.get(name, {}).get("stopwaitsecs")
+        state["as_group"] = None if state["unread"] else as_group.get(name)
         state["process"] = process(one["pid"]) if one["pid"] else None
         failed = one["state"] not in (STOPPED, STARTING, RUNNING, STOPPING)
         logs = logs_of(one, known.get(name, {}))

@@ -148,13 +148,13 @@ def script(world: FleetWorld, text: str) -> str:
     return done.out
 
 
-def install(world: FleetWorld, name: str, text: str, then: str = "enable --now") -> None:
-    put(world, f"{UNITS}/{name}", text)
-    root(world, f"systemctl daemon-reload; systemctl {then} {name}")
+def install(world: FleetWorld, name: str, text: str, then: str = "enable --now", host: str = "web1") -> None:
+    put(world, f"{UNITS}/{name}", text, host)
+    root(world, f"systemctl daemon-reload; systemctl {then} {name}", host)
 
 
-def put(world: FleetWorld, path: str, text: str) -> None:
-    root(world, f"mkdir -p {path.rpartition('/')[0]}; printf %s {shlex.quote(text)} >{path}")
+def put(world: FleetWorld, path: str, text: str, host: str = "web1") -> None:
+    root(world, f"mkdir -p {path.rpartition('/')[0]}; printf %s {shlex.quote(text)} >{path}", host)
 
 
 def state(world: FleetWorld) -> list[str]:

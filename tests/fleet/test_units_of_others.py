@@ -9,7 +9,7 @@ from tests.fleet.conftest import FleetWorld, two_hosts, wait_until
 from tests.fleet.test_as_they_are import UNITS, inv, root
 from tests.fleet.test_take_over import BY_HAND, CELERYBEAT, CELERYD, CONF, install, put
 
-LOW = "celery-worker@worker_low.service"
+LOW, DAEMON = "celery-worker@worker_low.service", "celery-worker@worker_daemon.service"
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def codes(world: FleetWorld) -> list[str]:
     return [one["code"] for one in found(world)]
 
 
-def remove(world: FleetWorld, *units: str) -> None:
+def remove(world: FleetWorld, *units: str, host: str = "web1") -> None:
     for unit in units:
-        root(world, f"systemctl disable --now {unit}; rm -rf {UNITS}/{unit} {UNITS}/{unit}.d")
-    root(world, "systemctl daemon-reload; systemctl reset-failed")
+        root(world, f"systemctl disable --now {unit}; rm -rf {UNITS}/{unit} {UNITS}/{unit}.d", host)
+    root(world, "systemctl daemon-reload; systemctl reset-failed", host)
 
 
-def main_pid(world: FleetWorld, unit: str) -> str:
-    return root(world, f"systemctl show -P MainPID {unit}").strip()
+def main_pid(world: FleetWorld, unit: str, host: str = "web1") -> str:
+    return root(world, f"systemctl show -P MainPID {unit}", host).strip()
 
 
 def test_a_drop_in_that_lets_a_stop_leave_processes_is_told_with_its_line(two: FleetWorld) -> None:
@@ -56,27 +56,46 @@ def test_a_drop_in_that_lets_a_stop_leave_processes_is_told_with_its_line(two: F
     wait_until(lambda: not codes(two), "what is well to be so")
 
 
-def test_a_unit_that_leaves_its_beat_at_a_restart_is_the_cause_and_its_beat_is_counted(two: FleetWorld) -> None:
-    text = BY_HAND.replace("-c 2", "-c 1 -B -s /tmp/by-hand").replace(
+def test_a_unit_that_leaves_its_beat_at_a_restart_is_the_cause_and_is_taken_over_with_what_it_has_left(
+    two: FleetWorld,
+) -> None:
+    """A worker with -B beside beat, whose unit has KillMode=process."""
+    text = BY_HAND.replace("high_priority,low_priority -c 2", "daemon -c 1 -B -s /tmp/by-hand").replace(
         "Restart=always", "Restart=always\nKillMode=process"
     )
-    install(two, "printers.service", text)
+    ours = f"{DAEMON} celery-beat"
+    root(two, f"systemctl disable --now {DAEMON}", "broker")
+    install(two, "printers.service", text, host="broker")
     try:
         wait_until(lambda: "beat.several" in codes(two), "its beat")
-        root(two, f"kill -9 {main_pid(two, 'printers.service')}")
+        root(two, f"kill -9 {main_pid(two, 'printers.service', 'broker')}", "broker")
         wait_until(lambda: "3 beats" in str(found(two)), "the beat of before, and the next")
         first, *more = found(two)
-        assert (first["code"], first["subject"]) == ("unit.kill_mode", "printers.service on web1")
+        assert (first["code"], first["subject"]) == ("unit.kill_mode", "printers.service on broker")
         assert "1 process is left of earlier starts" in first["summary"]
         assert any(line.startswith(f"{UNITS}/printers.service:") for line in first["evidence"])
         assert {"beat.several"} <= {one["code"] for one in more}
-        before = root(two, "systemctl show -P MainPID printers.service celery-worker@worker_low.service")
+        show = f"systemctl show -P MainPID printers.service {ours}; systemctl is-enabled printers.service {ours}; :"
+        before = root(two, show, "broker")
         inv(two, "remediate", "--yes")
-        assert root(two, "systemctl show -P MainPID printers.service celery-worker@worker_low.service") == before
+        assert root(two, show, "broker") == before
         assert "3 beats" in str(found(two)), "nothing that no plan names was ended"
+
+        taken = inv(two, "remediate", "--take-over", "--yes")
+        assert taken.code == 0, taken.out + taken.err
+        assert inv(two, "verify").code == 0
+        assert found(two) == []
+        is_active = "systemctl is-active printers.service celery-beat " + DAEMON
+        assert root(two, f"{is_active}; :", "broker").split() == ["inactive", "active", "active"]
+        undone = inv(two, "undo", "last", "--yes")
+        assert undone.code == 0, undone.out + undone.err
+        assert root(two, f"{is_active}; :", "broker").split() == ["active", "active", "inactive"]
+        assert root(two, show, "broker").split()[1:] == before.split()[1:], "but for the pid of theirs"
+        wait_until(lambda: "2 beats" in str(found(two)), "theirs and ours, and nothing of before")
     finally:
-        root(two, "systemctl kill --kill-whom=all -s KILL printers.service; :")
-        remove(two, "printers.service")
+        root(two, "systemctl kill --kill-whom=all -s KILL printers.service; :", "broker")
+        remove(two, "printers.service", host="broker")
+        root(two, f"systemctl enable --now {DAEMON}", "broker")
     wait_until(lambda: not codes(two), "what is well to be so")
 
 

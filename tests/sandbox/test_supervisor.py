@@ -1,6 +1,5 @@
 """Workers under real supervisords: the incident in the sandbox, and two hosts restarted one after the other."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -19,19 +18,14 @@ from tests.sandbox.conftest import Done, World, make_world
 from tests.sandbox.test_interrupted import end_at, runs
 from tests.sandbox.test_remediate import CHECK, conserved, files, task_of
 from tests.sandbox.test_sandbox import of
+from tests.transcripts import require_shown
 
 BESIDES = ("state", "supervisord")
 
 
 def shows(done: Done, command: str) -> None:
-    """It printed what the documentation shows of it, `...` standing for anything."""
-    page = (Path(__file__).parents[2] / "docs/supervisor.md").read_text()
-    block = page.partition(f"    $ {command}\n")[2].partition("\n\n")[0]
-    lines = [line.strip() for line in (done.out + done.err).splitlines()]
-    assert block, command
-    for line in filter(None, map(str.strip, block.splitlines())):
-        pattern = ".*".join(map(re.escape, line.split("...")))
-        assert any(re.fullmatch(pattern, one) for one in lines), f"{line}\n{done.out}"
+    """It printed what the documentation shows of it."""
+    require_shown("supervisor.md", command, done.out + done.err)
 
 
 def status(conf: Path) -> str:
@@ -223,8 +217,13 @@ environment=REGION="eu"
 [program:other]
 command=sleep 600
 startsecs=0
+[program:spare]
+command=PYTHON -m celery -A tiny worker -n a@one -Q q1 --pool=solo
+directory=HOME
+environment=BROKER="none"
+startsecs=0
 [group:shop]
-programs=old,other
+programs=old,other,spare
 """
 
 
@@ -236,6 +235,7 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     subprocess.run([*ctl, "stop", "celery-worker-a"], check=True)
     theirs.write_text(THEIRS.replace("PYTHON", sys.executable).replace("HOME", str(home)))
     subprocess.run([*ctl, "update", "shop"], check=True)
+    subprocess.run([*ctl, "stop", "shop:spare"], check=True)
     until(lambda: status(conf).count("RUNNING") == 2)
     until(lambda: any("a@one ready" in log.read_text() for log in (home / "app/logs").glob("old-stderr*")))
     before = status(conf), theirs.read_text()
@@ -249,10 +249,14 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     assert kept.code == 2, kept.out
     assert "environment= in its conf file sets REGION, and the environment file does not" in kept.out + kept.err
 
+    assert f"changed: [one] set autostart=false of program spare in {theirs}" in kept.out
+    assert pair.inv("undo", "last", "--yes").code == 0
+    assert theirs.read_text() == before[1]
+
     with (home / "tiny.env").open("a") as file:
         file.write("REGION=eu\n")
     planned = pair.inv("remediate", "--take-over", "--dry-run")
-    assert f"set autostart=false of program old in {theirs}" in planned.out
+    assert f"set autostart=false of program old and program spare in {theirs}" in planned.out
     assert theirs.read_text() == before[1]
     taken = pair.inv("remediate", "--take-over", "--yes")
     assert taken.code == 0, taken.out + taken.err
@@ -266,7 +270,8 @@ def test_a_program_of_somebody_elses_is_taken_over_and_taken_back(pair: Pair) ->
     pair.daemons["one"].wait(60)
     pair.start("one")
     until(lambda: "shop:other                       RUNNING" in status(conf))
-    assert "shop:old                         STOPPED   Not started" in status(conf), "it stays away"
+    for program in ("old  ", "spare"):
+        assert f"shop:{program}                       STOPPED   Not started" in status(conf), "it stays away"
 
     run = pair.world.path / "state/runs"
     of_taking = max(path for path in run.iterdir() if "shop.conf" in (path / "journal.jsonl").read_text())
@@ -285,12 +290,23 @@ def test_a_supervisord_that_does_not_run_is_told_with_what_starts_it(pair: Pair)
     assert pair.inv("remediate", "--yes").code == 0
     pair.daemons["two"].terminate()
     pair.daemons["two"].wait(60)
+    conf = pair.home("one") / "supervisord.conf"
+    ctl = [str(Path(sys.executable).with_name("supervisorctl")), "-c", str(conf)]
+    subprocess.run([*ctl, "stop", "celery-worker-a"], check=True)
     found = pair.inv("diagnose", "--json")
-    assert found.code == 4
-    (away,) = [one for one in found.json["findings"] if one["code"] == "host.unreachable"]
+    assert found.code == 1
+    by_code = {one["code"]: one for one in found.json["findings"] if one["subject"] != "q1"}
+    away = by_code["service.manager_away"]
     assert away["subject"] == "two"
-    assert "supervisord does not run: nothing answers at unix://" in str(away["evidence"])
+    assert away["summary"].startswith("supervisord does not run: nothing answers at unix://")
     assert f"supervisord -c {pair.home('two')}/supervisord.conf" in str(away["evidence"])
+    assert by_code.keys() == {"service.manager_away", "worker.not_running", "queue.no_consumer"}
+    assert by_code["queue.no_consumer"]["caused_by"] == [{"code": "service.manager_away", "subject": "two"}]
+
+    healed = pair.inv("remediate", "--yes")  # the other host
+    assert healed.code == 2, healed.out + healed.err
+    assert "two is left as it is: supervisord does not run" in healed.err
+    until(lambda: pair.pids().keys() == {"a"})
     pair.start("two")
     until(lambda: pair.pids().keys() == {"a", "b"})
     until(lambda: pair.inv("verify").code == 0)

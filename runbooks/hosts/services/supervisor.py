@@ -12,7 +12,7 @@ from runbooks.core.effects import ControlService
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost, mark_of
 from runbooks.core.managers import SUPERVISOR_PROGRAMS
-from runbooks.core.model import ServiceState
+from runbooks.core.model import ProgramStop, ServiceState
 from runbooks.core.redaction import redact
 from runbooks.hosts.facts import Clock, digests
 from runbooks.hosts.log import Log
@@ -38,7 +38,7 @@ class _Process(Struct, frozen=True):
 
 class _Program(Struct, frozen=True):
     """What supervisord tells of a program; `last` are the last lines of one that does not run, `said` the notable ones
-    of one that does.
+    of one that does. `stop_wait_s` and `as_group` are those of ProgramStop; None where they are not known.
 
     **Source:** supervisor 4.3.0 `rpcinterface.py: getProcessInfo`, and what `supervisor_probe.py` adds.
     """
@@ -50,6 +50,8 @@ class _Program(Struct, frozen=True):
     description: str
     unread: bool
     process: _Process | None = None
+    stop_wait_s: float | None = None
+    as_group: bool | None = None
     last: list[str] = []
     said: list[str] = []
 
@@ -201,6 +203,7 @@ def _state(host: FleetHost, service: str, look: _Look, clock: Clock) -> ServiceS
         pids=process.pids if process else {},
         environment=_environment(process) if process else None,
         last_lines=tuple(redact(line) for line in found.last),
+        program_stop=None if found.stop_wait_s is None else ProgramStop(found.stop_wait_s, found.as_group),
     )
 
 

@@ -13,9 +13,10 @@ from runbooks.core.model import FileState, Finding, HostState, NodeState, Runnin
 from runbooks.core.nodes import from_containers, together
 from runbooks.core.settings import DockerSettings
 from runbooks.diagnosis import containers
+from runbooks.diagnosis.census import table
 from runbooks.diagnosis.judge import judge
 from runbooks.effects.dispatch import handler_of
-from tests.unit.fleets import ENV_FILE, NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
+from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
 
 HIGH = Container("a" * 64, "shop_high_1", "running", NOW - 600, "aaaaaaaaaaaa", pid=100, grace_s=60.0)
 
@@ -143,6 +144,21 @@ def test_nodes_are_told_apart_by_their_containers_though_each_is_process_1_of_th
     assert from_containers([one], default, {"celery@aaaaaaaaaaaa": nodes["high@aaaaaaaaaaaa"]}) == (
         "celery@aaaaaaaaaaaa",
     )
+
+
+def test_a_container_of_another_engine_is_not_taken_for_the_node_of_one_that_is_known() -> None:
+    other = replace(HIGH, id="b" * 64, name="whatever", hostname="bbbbbbbbbbbb")
+    census = Census((process(HIGH, 100, 1, "high@%h"), process(other, 200, 1, "high@%h")))
+    state = replace(look(HIGH).reachable()["web1"], census=census)
+    fleet = make_fleet(docker_host())
+    node = NodeState(
+        "high@web1", frozenset(TASKS), frozenset({"high_q"}), pids=frozenset({1}), names=("high@aaaaaaaaaaaa",)
+    )
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={"high@web1": node}), hosts={"web1": state})
+    rows = [row for row in table(fleet, snapshot) if row.process]
+    assert [(row.process.pid, row.answer is node, row.twins) for row in rows if row.process] == [
+        (100, True, ()), (200, False, ()),
+    ]  # fmt: skip
 
 
 def test_several_nodes_of_a_service_know_and_consume_what_all_of_them_do() -> None:

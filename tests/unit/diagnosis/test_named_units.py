@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.effects import ControlService
-from runbooks.core.model import Block, Cause, Finding, HostState, NodeState, ServiceState
+from runbooks.core.model import Block, Cause, Finding, HostState, NodeState, ProgramStop, RunningTask, ServiceState
 from runbooks.core.settings import Worker
+from runbooks.diagnosis import program_stops
 from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.wanted_files import all_files
 from tests.unit.fleets import ENV_FILE, NOW, TASKS, make_broker, make_fleet, make_host, make_snapshot, make_state
@@ -143,6 +145,37 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
     unread = told(ServiceState(100, NOW - 500, "RUNNING", enabled=False, needs_reload=True))["unit.not_loaded"]
     assert "sudo supervisorctl update GROUP, which restarts all programs of that group" in unread.evidence[1]
     assert not unread.fix
+    patient = ServiceState(100, NOW - 500, "RUNNING", enabled=False, program_stop=ProgramStop(900, as_group=False))
+    assert told(patient) == {}
+    hasty = told(replace(patient, program_stop=ProgramStop(10, as_group=None)))["program.stop_loses_tasks"]
+    assert hasty.summary == (
+        "supervisord kills shop:high 10 s after it was told to stop (stopwaitsecs), and a stop may take 1 min "
+        "(celery_stop_timeout): tasks that run longer are lost"
+    )
+    assert not hasty.fix
     gone = told(ServiceState(None, None, "no such process", enabled=False, exists=False))["unit.unknown"]
     assert "supervisord on web1 has no program shop:high" in gone.summary
     assert gone.blocks == (Block("web1", "shop:high"),)
+
+
+def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_told_with_the_tasks_that_run_now() -> None:
+    program = Worker(name="high", queues=("high_q",), service="shop:high", node="w1@*")
+    host = make_host(service_manager="supervisor", commands=None, workers=(program,), beat=False)
+    fleet = replace(make_fleet(host), all_nodes=("high@web1",))
+    service = ServiceState(100, NOW - 500, "RUNNING", pids={100: 100, 101: 101}, program_stop=ProgramStop(900, True))
+    main = CeleryProcess(100, 4000, NOW - 500, "S", Kind.MAIN, Options("worker", "shop", "high@web1"), 1)
+    child = CeleryProcess(101, 4001, NOW - 500, "S", Kind.CHILD, main.options, 100)
+    task = RunningTask("id-1", "shop.tasks.ship", NOW - 1000, acknowledged=True)
+    node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}), pids=frozenset({100}), running=(task,))
+
+    def told(*processes: CeleryProcess, service: ServiceState = service) -> list[Finding]:
+        found = make_state(host, services={"shop:high": service}, census=Census(processes))
+        snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={"high@web1": node}), hosts={"web1": found})
+        return list(program_stops.faults(fleet, snapshot))
+
+    (at_once,) = told(main, child)
+    assert "tells the processes of its pool to end as well (stopasgroup=true)" in at_once.summary
+    assert "a stop now: runs shop.tasks.ship (id-1)" in at_once.evidence[0]
+    (longer,) = told(main)  # a pool without processes of its own
+    assert "a stop may take 16 min 40 s (a task there runs for so long)" in longer.summary
+    assert told(main, service=replace(service, program_stop=ProgramStop(1200, as_group=True))) == []

@@ -11,7 +11,9 @@ from runbooks.core.effects import ControlOther, LinkUnit, StartByHand, WriteFile
 from runbooks.core.fleet import FleetHost, mark_of
 from runbooks.core.foreign import ConfFile, Foreign, Program, UnitText
 from runbooks.core.model import Finding, NodeState, RunningTask, ServiceState
+from runbooks.core.settings import Worker
 from runbooks.diagnosis import files, take_over
+from runbooks.diagnosis.step import changes
 from runbooks.diagnosis.wanted_files import Kind
 from tests.unit.fleets import NOW, in_place, make_broker, make_fleet, make_host, make_snapshot, make_state
 
@@ -249,7 +251,9 @@ def test_a_file_that_somebody_else_wrote_is_replaced_only_where_that_is_asked_fo
 def a_program(*settings: tuple[str, str], **more: Any) -> tuple[Foreign, CeleryProcess]:
     """A program of supervisord's, whose shell has the pid 7, and its worker."""
     wait_s, as_group = more.pop("wait_s", 60.0), more.pop("as_group", False)
-    program = Program("program:old", "/etc/supervisor/conf.d/old.conf", {"shop:old": 7}, wait_s, as_group)
+    program = Program(
+        "program:old", "/etc/supervisor/conf.d/old.conf", {"shop:old": 7}, wait_s, as_group, ("shop:old",)
+    )
     texts = {"program old": UnitText((), (), settings)}
     conf = {program.path: ConfFile(b"[program:old]\nautostart=true\n", 0o640, NOW - 9)}
     above = (Ancestor(7, "sh"), Ancestor(5, "supervisord"))
@@ -279,6 +283,54 @@ def test_a_program_of_supervisords_makes_way_for_a_unit_which_gets_what_its_conf
     assert (kept_away.do.path, kept_away.do.mode) == ("/etc/supervisor/conf.d/old.conf", 0o640)
     assert stop.do == ControlOther("supervisord", "program old", "stop", ((900, 4000),), programs=("shop:old",))
     assert stop.undo == ControlOther("supervisord", "program old", "start", programs=("shop:old",))
+
+
+def test_a_program_that_does_not_run_is_kept_from_starting_with_supervisord_unless_it_is_the_inventory_s() -> None:
+    path = "/etc/supervisor/conf.d/old.conf"
+    texts = {
+        "program old": UnitText(
+            (), (), (("WorkingDirectory", "/srv/shop"), ("ExecStart", '"celery" "-A" "shop" "worker" "-Q" "high_q"'))
+        )
+    }
+
+    def told(conf: bytes = b"[program:old]\n", service: str | None = None, pid: int = 0) -> list[Finding]:
+        pids = {"old:old": pid} if pid else {}
+        program = Program("program:old", path, pids, 60, as_group=False, names=("old:old",))
+        foreign = Foreign(texts, (), {"program old": program}, {path: ConfFile(conf, 0o640, NOW - 9)})
+        worker = Worker(name="high", service=service, queues=("high_q",))
+        host = make_host(service_manager="supervisor", commands=None, workers=(worker,), beat=False)
+        services = {worker.known_as: ServiceState(None, None, "STOPPED")}
+        state = make_state(host, services=services, census=Census((), {}), foreign=foreign)
+        fleet = make_fleet(host)
+        return list(take_over.findings(fleet, make_snapshot(fleet, hosts={"web1": state}), {"web1": {}}, kill=False))
+
+    (found,) = told()
+    (change,) = found.fix
+    assert found.summary == "program old does the work of high"
+    assert change.summary.startswith(f"set autostart=false of program old in {path}")
+    assert told(service="old") == []
+    assert told(b"# Managed by celery-runbooks for shop;\n[program:old]\n") == []
+    assert told(pid=9) == [], "one that runs is known by its processes"
+
+
+def test_two_programs_of_one_conf_file_are_kept_from_starting_by_one_change() -> None:
+    foreign, process = a_program()
+    path = "/etc/supervisor/conf.d/old.conf"
+    command = ("ExecStart", '"celery" "-A" "shop" "worker" "-Q" "high_q"')
+    spare = Program("program:spare", path, {}, 60.0, as_group=False, names=("shop:spare",))
+    both = Foreign(
+        foreign.units | {"program spare": UnitText((), (), (command,))},
+        programs=foreign.programs | {"program spare": spare},
+        conf_files={path: ConfFile(b"[program:old]\nautostart=true\n[program:spare]\n", 0o640, NOW - 9)},
+    )
+    host = make_host(service_manager="supervisor", commands=None, beat=False, env={})
+    state = make_state(host, services={"high": ServiceState(None, None, "")}, census=Census((process,)), foreign=both)
+    fleet = make_fleet(host)
+    snapshot = make_snapshot(fleet, broker=make_broker(fleet, nodes={}), hosts={"web1": state})
+    kept_away, stop = changes(take_over.findings(fleet, snapshot, {"web1": {}}, kill=False), take_over.STEP)
+    assert isinstance(kept_away.do, WriteFile)
+    assert kept_away.do.content == b"[program:old]\nautostart=false\n[program:spare]\nautostart=false\n"
+    assert stop.summary == "stop program old, which does the work of high"
 
 
 @pytest.mark.parametrize(

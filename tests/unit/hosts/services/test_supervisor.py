@@ -14,7 +14,7 @@ from lab.supervisord import _CONF, start
 from runbooks.core.effects import ControlService, WriteFile
 from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
-from runbooks.core.model import ServiceState
+from runbooks.core.model import ProgramStop, ServiceState
 from runbooks.core.settings import Supervisor as Settings
 from runbooks.core.settings import Worker
 from runbooks.hosts.facts import ask_clock, parse_clock
@@ -36,6 +36,8 @@ THEIRS = """
 [program:broken]
 command=sh -c 'echo "no module named shop" >&2; exit 3'
 startretries=0
+stopasgroup=true
+stopwaitsecs=60
 [program:low]
 command=sleep 600
 startsecs=0
@@ -116,6 +118,9 @@ def test_programs_are_seen_started_stopped_and_restarted_on_the_conf_files_that_
     assert found["broken"].answer == "FATAL, Exited too quickly (process log may have details)"
     assert found["broken"].last_lines[-1] == "no module named shop"
     assert (found["others:low_01"].pid, found["others:low_01"].answer) == (None, "STOPPED, Not started")
+    assert [found[name].program_stop for name in ("broken", "others:low_01", "nosuch")] == [
+        ProgramStop(60, as_group=True), ProgramStop(10, as_group=False), None,
+    ]  # fmt: skip
     gone = states(host, "gone", "others:low_00")  # which the inventory had, and a run knew
     assert (gone["gone"].pid, gone["others:low_00"].answer) == (None, "STOPPED, Not started")
     assert [found[name].exists for name in ("others:low_01", "nosuch", "new")] == [True, False, True]
