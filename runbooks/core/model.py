@@ -719,6 +719,7 @@ class HostState(Struct, frozen=True):
     `clock_ahead_s` are the least and most seconds by which its clock may be ahead of this machine's (negative: behind).
     `manager_away` is why its service manager cannot be asked, and what helps; None where it can. Of its services
     nothing is known then (`untold`).
+    `not_loaded` is why the application was not loaded there though it was asked for, "" where it was, or was not asked.
     `lacks_directory` is why the application's directory cannot be there, "" where it is, or that is not known;
     `full_folder` the temporary folder in which nothing can be written, "" where it can.
     """
@@ -752,6 +753,7 @@ class HostState(Struct, frozen=True):
     clock_ahead_s: tuple[float, float] | None = None
     option_lines: tuple[OptionLine, ...] = ()
     manager_away: tuple[str, str] | None = None
+    not_loaded: str = ""
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:

@@ -25,6 +25,13 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterat
     assert snapshot.broker is not None
     for host in fleet.hosts:
         state = snapshot.reachable().get(host.name)
+        if state and state.not_loaded:
+            yield Finding(
+                "host.not_loaded",
+                host.name,
+                f"the application was not loaded on {host.name}, so what it registers is not known: {state.not_loaded}",
+                severity=Severity.INFO,
+            )
         if state and state.imports_now and state.imports_now.failed:
             yield _probe_failed(fleet, host, state, state.imports_now.failed, environment_of(host, known))
         elif state and state.imports_now:

@@ -46,6 +46,7 @@ from runbooks.engine.loaded import Kept, forget_unused, keep, recall, still_hold
 from runbooks.hosts import facts
 from runbooks.hosts.application import (
     PATIENCE_S,
+    NotTriedError,
     ask_imports,
     ask_kept,
     ask_what_it_says,
@@ -361,7 +362,10 @@ def _load(
     question = ask_what_it_says(host, fleet.app.app, reading_of(host, state).likely)
     answers = run_fragments(transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"])
     answer = answers["application"]
-    return replace(state, application=parse_what_it_says(answer), imports_now=parse_not_loaded(host, answer))
+    try:
+        return replace(state, application=parse_what_it_says(answer), imports_now=parse_not_loaded(host, answer))
+    except NotTriedError as error:
+        return replace(state, not_loaded=error.problem)
 
 
 def _with_versions(
@@ -433,7 +437,7 @@ def can_be_loaded(host: FleetHost, state: HostState) -> bool:
     lives in containers, and there is none to load it in.
     """
     env_file = state.files[host.settings.env_file]
-    if host.manager.in_containers and state.manager_away:
+    if state.not_loaded or (host.manager.in_containers and state.manager_away):
         return False
     return not (reading_of(host, state).refused or env_file.is_folder or state.lacks_directory)
 
@@ -611,7 +615,10 @@ def probe_imports(
         if not can_be_loaded(host, state):
             return state
         environment = reading_of(host, state)
-        now = state.imports_now or _imports(fleet, host, transport, environment.likely, encodings)
+        try:
+            now = state.imports_now or _imports(fleet, host, transport, environment.likely, encodings)
+        except NotTriedError as error:
+            return replace(state, not_loaded=error.problem)
         mended = {name: host.settings.env[name] for name in drift(host, state)}
         wanted = _imports(fleet, host, transport, environment.likely | mended, encodings) if mended else now
         tried = tried_insertion(fleet, host, transport, environment.likely, now, PATIENCE_S)

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runbooks.core.application import Application, KeptSchedule, ScheduleEntry
+from runbooks.core.errors import RunbookError
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import ImportProbe
 from runbooks.core.node_settings import NAMES, settings_of
@@ -32,6 +33,9 @@ LOAD_S = 45
 
 PATIENCE_S = 3 * LOAD_S
 """So long an answer may take: a load, the imports by hand, and the connection to the broker."""
+
+NOT_TRIED = 3
+"""What a service manager exits with where the application cannot be loaded, and that says nothing of it."""
 
 SOURCES = ("describe_application.py", "result_probe.py", "code_probe.py", "schedule_probe.py", "import_probe.py")
 """What is sent to the host, to run in the application's Python; the last uses the others."""
@@ -168,6 +172,10 @@ def ask_imports(
     return ask_application(host, app, environment, **wanted)
 
 
+class NotTriedError(RunbookError):
+    """The application was not loaded, so whether it can be is not known."""
+
+
 class Home(Struct, frozen=True):
     """The file that assigns the application, to which `name`, and its text; `why` there is none to edit, "" there is.
 
@@ -195,7 +203,12 @@ def parse_home(host: FleetHost, answer: Answer) -> Home:
 
 
 def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
-    """Why the application cannot be loaded: that is the error of every module; None where it was loaded."""
+    """Why the application cannot be loaded: that is the error of every module; None where it was loaded.
+
+    Raises NotTriedError.
+    """
+    if answer.code == NOT_TRIED:
+        raise NotTriedError(redact(answer.err.strip())[-300:])
     found = parse_application(host, answer)
     if "registered" in found:
         return None
@@ -204,7 +217,7 @@ def parse_not_loaded(host: FleetHost, answer: Answer) -> ImportProbe | None:
 
 
 def parse_imports(host: FleetHost, answer: Answer) -> ImportProbe:
-    """See ImportProbe."""
+    """See ImportProbe. Raises NotTriedError."""
     if failed := parse_not_loaded(host, answer):
         return failed
     found = parse_application(host, answer)

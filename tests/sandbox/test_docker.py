@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.docker import PROJECT, DockerError, Engine, require
+from lab.docker import PROJECT, SERVICES, DockerError, Engine, require
+from lab.sshd import SSHD, make_key, running_sshd
 from runbooks.core.errors import RunbookError
 from runbooks.core.settings import DockerSettings
 from runbooks.hosts.facts import Clock
@@ -20,6 +22,7 @@ from tests.brokers import until
 from tests.sandbox.conftest import World, make_world
 from tests.sandbox.test_interrupted import end_at, runs
 from tests.sandbox.test_remediate import CHECK, faults, task_of
+from tests.transcripts import require_shown
 from tests.unit.fleets import make_host
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an engine of its own needs root")
@@ -70,12 +73,14 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back
     planned = world.inv("remediate", "--dry-run").out
     assert "recreate worker_high: it runs since before" in planned
     assert "start worker_low: it is not running" in planned
+    require_shown("docker.md", "sudo ./inv remediate --dry-run", planned)
     before = {name: containers(world, name) for name in ("worker_high", "worker_low")}
     assert before["worker_low"] == []
 
     assert end_at(world, 11, signal.SIGKILL) == -9  # while workers are being recreated
     healed = world.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
+    require_shown("docker.md", "sudo ./inv remediate --yes", healed.out)
     again = world.inv("remediate", "--yes", "--json")
     assert (again.code, again.json["plan"]) == (0, [])
     for name in ("worker_high", "worker_low", "worker_daemon", "beat"):
@@ -86,6 +91,8 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back
     assert {"worker_high", "beat"} <= {line.split()[3] for line in logs.out.splitlines() if " sandbox " in line}
 
     _scaled_and_restarted(world)
+    _found_by_their_names(world)
+    _loaded_beside_those_that_are_down(world)
     for journal in reversed(runs(world)):
         undone = world.inv("undo", journal.parent.name, "--yes")
         assert undone.code == 0, undone.out + undone.err
@@ -109,18 +116,74 @@ def _scaled_and_restarted(world: World) -> None:
     assert sorted(node.partition("@")[2] for node in nodes) == [one[:12] for one in both]
 
 
+BY_NAME = (
+    ("project: printer_inventory", f"containers: {PROJECT}_{{worker}}_*"),
+    ('celery_env:\n          GLPI_TIMEOUT_S: "30"\n', "celery_env: {}\n"),  # only Compose could apply it
+)
+
+
+def _found_by_their_names(world: World) -> None:
+    """Containers that a pattern of names finds, and no label, are looked at, restarted and read as well."""
+    unknown = world.inv("diagnose", "-i", world.inventory((BY_NAME[0][0], "containers: none-{worker}"), BY_NAME[1]))
+    assert unknown.code == 1, unknown.out + unknown.err
+    assert f"no container's name is like none-{{worker}} (containers there: {PROJECT}_beat_1" in unknown.out
+    inventory = world.inventory(*BY_NAME)
+    before = {name: containers(world, name) for name in ("worker_high", "worker_low")}
+    looked = world.inv("diagnose", "--json", "-i", inventory)
+    found = {one["code"] for one in looked.json["findings"] if one["severity"] != "info"}
+    assert found <= {"cron.differs"}, "cron names the inventory"
+    restarted = world.inv("restart-workers", "worker_low", "--yes", "-i", inventory)
+    assert restarted.code == 0, restarted.out + restarted.err
+    assert {name: containers(world, name) for name in before} == before
+    assert "services run: 4 of 4" in world.inv("verify", "-i", inventory).out
+    logs = world.inv("tail-logs", "worker_low", "--grep", "ready", "-i", inventory).out
+    assert "worker_low" in logs
+
+
+def _loaded_beside_those_that_are_down(world: World) -> None:
+    """Without a container that runs the application is loaded in one that is made for it; or nothing is said of it."""
+    engine = engine_of(world)
+    all_ids = [one for name in SERVICES for one in containers(world, name)]
+    engine.docker("stop", *all_ids)
+    looked = world.inv("diagnose", "--fresh", "--json")
+    found = {one["code"] for one in looked.json["findings"]}
+    assert {"worker.not_running", "beat.not_running"} <= found
+    assert not {"host.probe_failed", "host.not_loaded", "task.import_fails"} & found
+    told = world.inv("tasks", "--json")
+    assert CHECK in told.out, "only the application knows it while no worker runs"
+
+    high = all_ids[0]
+    engine.docker("network", "create", "--subnet", "10.254.253.0/28", "second")
+    engine.docker("network", "connect", "second", high)
+    unknown = world.inv("remediate", "--dry-run", "--fresh")
+    assert unknown.code == 0, unknown.out + unknown.err
+    assert "start worker_high: it is not running" in unknown.out
+    looked = world.inv("diagnose", "--fresh", "--json")
+    (not_loaded,) = [one for one in looked.json["findings"] if one["code"] == "host.not_loaded"]
+    assert "could not be in all of its networks" in not_loaded["summary"]
+    engine.docker("network", "disconnect", "second", high)
+    engine.docker("network", "rm", "second")
+    assert "celery-runbooks-load" not in engine.docker("ps", "-a").stdout.decode()
+    engine.docker("start", *all_ids)
+    until(lambda: faults(world) == set(), timeout_s=90)
+
+
 @pytest.mark.parametrize(
     ("replacement", "code", "told"),
     [
         (
-            ("project: printer_inventory", "project: printers"), 4,
+            ("project: printer_inventory", "project: printers"), 1,
             ["there is no container of the Compose project printers", "correct celery_docker.project"],
         ),
-        (("docker/docker.sock", "docker/other.sock"), 4, ["Docker's engine does not answer", "systemctl start docker"]),
+        (("docker/docker.sock", "docker/other.sock"), 1, ["Docker's engine does not answer", "systemctl start docker"]),
         (("name: worker_low", "name: worker_lwo"), 1, ["has no container of worker_lwo, but of beat, worker_daemon"]),
         (
             ("{{ inventory_dir }}/.venv/bin/python", "/opt/app/bin/python"), 1,
             ["celery_python is /opt/app/bin/python", "of the image celery-runbooks-sandbox:1, cannot run that"],
+        ),
+        (
+            ("{{ inventory_dir }}/.venv/bin/python", f"{sys.base_prefix}/bin/python3"), 1,
+            ["cannot import Celery", "name the Python of the application's environment"],
         ),
         (("ansible_connection: local", "ansible_connection: docker"), 5, ["celery_service_manager: docker"]),
     ],
@@ -145,7 +208,23 @@ def test_a_user_who_may_not_use_the_socket_is_told_so(world: World) -> None:
     assert "ansible_become" in (error.value.advice or "")
 
 
-def second_host(world: World) -> str:
+@pytest.fixture
+def over_ssh(tmp_path: Path) -> Iterator[str]:
+    """The variables of a host that is reached over SSH: this machine, by an sshd of its own."""
+    if not SSHD and "CI" not in os.environ:
+        pytest.skip("there is no sshd on this machine (Debian: openssh-server)")
+    host_key, user_key = make_key(tmp_path / "host_ed25519"), make_key(tmp_path / "user")
+    with running_sshd(tmp_path / "sshd", [host_key], user_key) as port:
+        known_hosts = tmp_path / "known_hosts"
+        known_hosts.write_text(f"[127.0.0.1]:{port} {host_key.with_suffix('.pub').read_text()}")
+        yield (
+            f"          ansible_host: 127.0.0.1\n          ansible_port: {port}\n          ansible_user: root\n"
+            f"          ansible_ssh_private_key_file: {user_key}\n"
+            f"          ansible_ssh_common_args: -F none -o UserKnownHostsFile={known_hosts}\n"
+        )
+
+
+def second_host(world: World, way: str) -> str:
     """A project beside the sandbox's, on a host of its own; returns the inventory of both."""
     app = world.root / "second"
     (app / "etc").mkdir(parents=True)
@@ -160,7 +239,7 @@ def second_host(world: World) -> str:
     engine = engine_of(world)
     engine.compose(file, "up", "-d", project="second")
     settings = (
-        f"        second:\n          ansible_connection: local\n          celery_env_file: {env_file}\n"
+        f"        second:\n{way}          celery_env_file: {env_file}\n"
         + "".join(f"          celery_{kind}_directory: {app}/etc\n" for kind in ("unit", "cron", "logrotate"))
         + "          celery_beat: false\n          celery_docker: {project: second, socket: "
         f"{engine.socket}}}\n          celery_workers: [{{name: worker_second, queues: [low_priority]}}]\n"
@@ -171,10 +250,13 @@ def second_host(world: World) -> str:
     )
 
 
-def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: World) -> None:
-    assert world.inv("remediate", "--yes").code == 0
-    inventory = second_host(world)
+def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: World, over_ssh: str) -> None:
+    engine_of(world).docker("stop", *(one for name in SERVICES for one in containers(world, name)))
+    healed = world.inv("remediate", "--yes")
+    assert healed.code == 0, healed.out + healed.err
+    inventory = second_host(world, over_ssh)
     assert world.inv("remediate", "-i", inventory, "--yes").code == 0
+    _restarted_over_ssh(world, inventory)
     second, env_file = containers(world, "worker_second", "second"), world.env_file.read_bytes()
     compose = world.root / "docker-compose.yml"
     compose.write_text(compose.read_text().replace('"APP": "printer_inventory"', '"APP": "nosuch"'))
@@ -188,6 +270,17 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: Wo
     assert containers(world, "worker_second", "second") == second
     assert world.env_file.read_bytes() == env_file, "the values of before are back where the start failed"
     until(lambda: "container.restarting" in faults(world), timeout_s=90)  # between two starts it runs for a moment
+
+
+def _restarted_over_ssh(world: World, inventory: str) -> None:
+    looked = world.inv("diagnose", "--fresh", "--json", "-i", inventory)
+    found = {one["code"] for one in looked.json["findings"] if one["severity"] != "info"}
+    assert found <= {"worker.other_unit", "worker.too_many_processes"}, "two names of one machine, one of them local"
+    second = containers(world, "worker_second", "second")
+    restarted = world.inv("restart-workers", "worker_second", "--yes", "-i", inventory)
+    assert restarted.code == 0, restarted.out + restarted.err
+    assert containers(world, "worker_second", "second") == second
+    assert "worker_second@" in world.inv("tail-logs", "worker_second", "--grep", "ready", "-i", inventory).out
 
 
 def test_without_root_nothing_is_put_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def _none_found(host: FleetHost, others: str) -> RunbookError:
         there = f"projects there: {', '.join(known)}" if known else "no project has containers there"
         advice = f"correct celery_docker.project, or create the containers: docker compose -p {docker.project} up -d"
     else:
-        known = sorted(name for _, _, name in lines)
+        known = sorted(name.removeprefix("/") for _, _, name in lines)
         what = f"no container's name is like {docker.containers}"
         there = f"containers there: {', '.join(known[:10])}" if known else "there are no containers at all"
         advice = "correct celery_docker.containers"

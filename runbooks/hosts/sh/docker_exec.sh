@@ -1,18 +1,16 @@
 #!/bin/sh
-# docker_exec.sh: what runs something in a container of the services.
-# inside FILTERS: the first running container that one of these sets of filters means, one set in a line, parted by spaces;
-# leaves its id in $id. Without one it exits.
-# shellcheck disable=SC2034,SC2317,SC2329 # scripts that come after this call it
-inside() {
+# docker_exec.sh: what runs something where the containers of the services are.
+# ids_of FILTERS OTHER…: the ids of the containers that these sets of filters mean, one set in a line, parted by spaces,
+# each with the other filters.
+# shellcheck disable=SC2317,SC2329 # scripts that come after this call it
+ids_of() {
+    sets=$1
+    shift
     set -f
-    while [ -z "$id" ] && read -r filters; do
+    while read -r filters; do
         # shellcheck disable=SC2086 # no filter has a space
-        id=$(found $filters status=running | sed 1q)
+        found $filters "$@"
     done <<EOF
-$1
+$sets
 EOF
-    [ -n "$id" ] || {
-        echo 'no container of its services is running, so there is none to load the application in' >&2
-        exit 1
-    }
 }

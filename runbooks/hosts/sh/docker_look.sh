@@ -28,7 +28,9 @@ if [ -n "$ids" ]; then
         LC_ALL=C stat -c '%N' -- $(printf '%s/exe ' $pids) 2>/dev/null
     fi
     echo ---
-    down=$(found "$@" status=exited status=restarting status=dead)
+    # shellcheck disable=SC2086
+    down=$(docker inspect --type container \
+        --format '{{if or (not .State.Running) .State.Restarting}}{{.Id}}{{end}}' $ids 2>/dev/null)
     for id in $down; do
         echo "$id"
         docker logs --tail 15 "$id" 2>&1 | sed 's/^/ /'
@@ -43,6 +45,9 @@ if [ -n "$ids" ]; then
     fi
 else
     printf '[]\n---\n---\n---\n'
-    docker ps -a --format '{{.Label "com.docker.compose.project"}} {{.Names}}'
+    all=$(docker ps -aq)
+    # shellcheck disable=SC2086
+    [ -z "$all" ] || docker inspect --type container \
+        --format '{{index .Config.Labels "com.docker.compose.project"}} {{.Name}}' $all 2>/dev/null
 fi
 :

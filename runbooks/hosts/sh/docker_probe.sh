@@ -2,8 +2,11 @@
 # docker_probe.sh SOCKET FILTERS DIRECTORY COMMAND SECONDS KILL_AFTER_SECONDS USER
 # The command in that directory of a container of the services, ended after its time; USER "" is the container's own.
 engine "$1"
-id=''
-inside "$2"
+id=$(ids_of "$2" status=running | sed 1q)
+[ -n "$id" ] || {
+    echo 'no container of its services is running, so there is none to run it in' >&2
+    exit 1
+}
 shift 2
 set -- "$id" "$@"
 user=$6

@@ -15,6 +15,8 @@ from runbooks.hosts.script import Answer
 from runbooks.hosts.services.docker import Docker
 from tests.unit.fleets import make_host
 
+PODMAN = (Path(__file__).parent / "podman_look.txt").read_bytes()
+"""The same of two containers of Podman 4.3, which is called `docker` there; shortened."""
 LOOK = (Path(__file__).parent / "docker_look.txt").read_bytes()
 CLOCK = Clock(1_796_000_000.0, 1000.0, 100)
 
@@ -162,3 +164,18 @@ def test_what_is_notable_in_the_logs_of_its_containers_is_told_with_their_times(
     assert [(one.at, one.text) for one in said["low"]] == [(1796001600.5, text)]
     assert not said["high"]
     assert states("low", look=look) == states("low")
+
+
+def test_podmans_containers_are_read_as_well() -> None:
+    high = states("high", look=PODMAN, containers="pod_{worker}_*")["high"]
+    assert high.answer == "pod_high_1: running; pod_high_2: stopped"  # Podman says so before it has tidied up
+    up, down = high.containers
+    assert (high.pid, up.program, up.stop_signal, up.grace_s, up.health) == (
+        up.pid,
+        "/usr/bin/sleep",
+        "SIGTERM",
+        10,
+        "",
+    )
+    assert high.pids == {up.pid: 1}
+    assert (down.pid, down.command) == (None, ("sh", "-c", "echo hi; exit 3"))
