@@ -12,7 +12,7 @@ __all__ = ("two",)
 
 UNITS = "/etc/systemd/system"
 DEFAULTS = """
-CELERYD_NODES="w1"
+CELERYD_NODES="w1 w2"
 CELERY_BIN="/srv/venv/bin/python -m celery"
 CELERY_APP="printer_inventory"
 CELERYD_OPTS="-Q low_priority --concurrency=1"
@@ -86,7 +86,9 @@ def named(two: FleetWorld) -> FleetWorld:
     for old, new in (
         (
             "name: worker_low\n",
-            'name: worker_low\n                unit: celery.service\n                node: "w1@%h"\n',
+            'name: worker_low\n                unit: celery.service\n                node: "w1@%h"\n'
+            "                queues: [low_priority]\n              - name: worker_more\n"
+            '                unit: celery.service\n                node: "w2@%h"\n',
         ),
         ("celery_beat: true\n", "celery_beat: true\n            celery_beat_unit: celerybeat.service\n"),
     ):
@@ -113,7 +115,7 @@ def test_units_that_the_inventory_names_are_well_as_they_are(named: FleetWorld) 
     assert (looked.code, "Nothing is wrong." in looked.out) == (0, True), looked.out + looked.err
     checked = inv(named, "verify")
     assert checked.code == 0, checked.out
-    assert re.search(r"nodes answer ping: 3 of 3", checked.out), checked.out
+    assert re.search(r"nodes answer ping: 4 of 4", checked.out), checked.out
     done = inv(named, "remediate", "--yes")
     assert done.code == 0, done.out + done.err
     assert "changed: [web1]" not in done.out
@@ -127,7 +129,7 @@ def test_one_that_is_stopped_is_found_started_proved_and_stopped_again_by_undo(n
     assert "worker.not_running celery.service on web1" in looked, looked
     done = inv(named, "remediate", "--yes")
     assert done.code == 0, done.out + done.err
-    assert "changed: [web1] start celery.service" in done.out
+    assert "changed: [web1] start celery.service, which runs worker_low and worker_more" in done.out
     assert root(named, "systemctl is-active celery.service") == "active\n"
     undone = inv(named, "undo", "last", "--yes")
     assert undone.code == 0, undone.out + undone.err
@@ -143,7 +145,7 @@ def test_a_changed_environment_reaches_those_that_read_it(named: FleetWorld) -> 
     done = inv(named, "remediate", "--yes")
     assert done.code == 0, done.out + done.err
     assert "changed: [web1] restart celery.service" in done.out
-    pid = root(named, "systemctl show -P MainPID celery.service").strip()
+    pid = root(named, "cat /run/celery/w2.pid").strip()
     assert "GLPI_TIMEOUT_S=30\n" in root(named, f"tr '\\0' '\\n' </proc/{pid}/environ")
     assert seen(named).splitlines()[:5] == before.splitlines()[:5]
 

@@ -1,12 +1,17 @@
 """A fleet that is described without its hosts: by patterns of its nodes, and by how many consume each queue."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab.redis_server import RedisServer
+from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
+from tests.transcripts import DOCS, require_shown
 
 CLOUD = """\
 all:
@@ -78,6 +83,39 @@ def test_too_few_consumers_and_a_pattern_that_no_node_fits_are_found(cloud: Worl
     else:
         assert "1 worker consumes high_priority, and the inventory wants 2" in told, told
         assert "no node that answers fits celery@*" in told
+
+
+def test_the_page_on_kubernetes_shows_what_is_printed_of_a_pod(
+    cloud: World, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    url = redis_server.url(8)
+    (tmp_path / "shop.py").write_text(
+        'from celery import Celery\napp = Celery("shop")\n'
+        'for name in ("bill", "ship"):\n    @app.task(name=f"shop.tasks.{name}")\n    def work(): ...\n'
+    )
+    example = (DOCS / "kubernetes.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    example = example.replace("{{ lookup('env', 'BROKER_URL') }}", url).replace(
+        "/var/lib/celery-runbooks", str(tmp_path)
+    )
+    (cloud.path / "pods.yaml").write_text(example)
+    command = [sys.executable, "-m", "celery", "-A", "shop", "-b", url, "worker", "-n", "celery@worker-6d4b9c-x2x7p"]
+    pod = subprocess.Popen(
+        [*command, "-Q", "high,low", "-P", "solo"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    printed = ""
+
+    def is_seen() -> bool:
+        nonlocal printed
+        printed = cloud.inv("diagnose", "--inventory", "pods.yaml").out
+        return "looked at 1 worker" in printed
+
+    try:
+        until(is_seen, timeout_s=90)
+        printed = printed.replace("pods.yaml", "inventory.yaml").replace(url.removeprefix("redis://"), "redis:6379/0")
+        require_shown("kubernetes.md", "inv diagnose", printed)
+    finally:
+        pod.terminate()
+        pod.wait()
 
 
 HINT = "what restarts their workers: kubectl rollout restart deployment/worker"
