@@ -385,8 +385,15 @@ PID_FILES: Edits = {
         ),
     ),
     "runbooks/hosts/services/registry.py": (
-        ("from runbooks.hosts.services.systemd", "from runbooks.hosts.services.pidfile import PidFiles\n"),
-        ('"commands": ByCommands()', '"pidfile": PidFiles(), '),
+        (
+            '        case "commands":',
+            """\
+        case "pidfile":
+            from runbooks.hosts.services.pidfile import PidFiles
+
+            return PidFiles()
+""",
+        ),
     ),
     "docs/inventory.md": (("`commands`, with", "`pidfile`, or "),),
     "tests/unit/hosts/services/test_pidfile.py": (
