@@ -91,8 +91,6 @@ def test_the_incident_is_healed_though_it_is_killed_in_the_middle_and_taken_back
     assert {"worker_high", "beat"} <= {line.split()[3] for line in logs.out.splitlines() if " sandbox " in line}
 
     _scaled_and_restarted(world)
-    _found_by_their_names(world)
-    _loaded_beside_those_that_are_down(world)
     for journal in reversed(runs(world)):
         undone = world.inv("undo", journal.parent.name, "--yes")
         assert undone.code == 0, undone.out + undone.err
@@ -254,6 +252,8 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: Wo
     engine_of(world).docker("stop", *(one for name in SERVICES for one in containers(world, name)))
     healed = world.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
+    _found_by_their_names(world)
+    _loaded_beside_those_that_are_down(world)
     inventory = second_host(world, over_ssh)
     assert world.inv("remediate", "-i", inventory, "--yes").code == 0
     _restarted_over_ssh(world, inventory)
