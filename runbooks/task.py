@@ -13,7 +13,7 @@ from runbooks.core.rules import text
 from runbooks.core.views import TaskArchived, TaskHolder, TaskPlace, TaskResult, TaskView
 from runbooks.engine.context import Session
 from runbooks.engine.journal import list_runs
-from runbooks.task_runs.results import look_once, named_redis, past_watched_by
+from runbooks.task_runs.results import look_once, named_redis, no_redis, past_watched_by
 from runbooks.task_runs.send import learn_secrets, sent_in
 
 _DONE = "ready"
@@ -83,7 +83,7 @@ def _result(session: Session, task_id: str, unknown: list[str]) -> tuple[TaskRes
     try:
         host, environment = learn_secrets(session)
         if session.fleet.app.result_backend is None:
-            unknown.append("what became of it: the inventory names no celery_result_backend")
+            unknown.append(f"what became of it: {no_redis(session.fleet)}")
             return None, ""
         if named_redis(session.fleet):
             return _stored(session, task_id, unknown)

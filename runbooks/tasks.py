@@ -8,12 +8,13 @@ from msgspec import Struct, field
 from runbooks.broker.results import Results, StoredResult
 from runbooks.core.application import RegisteredTask, Route
 from runbooks.core.errors import ExitCode, RunbookError
+from runbooks.core.fleet import Fleet
 from runbooks.core.model import NodeState, Snapshot, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.views import Counted, TaskLine, TasksView
 from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
-from runbooks.task_runs.results import named_redis
+from runbooks.task_runs.results import named_redis, no_redis
 
 _NEEDS = Needs.FILES | Needs.SERVICES | Needs.IMPORTS | Needs.NODES
 _RESULTS_S = 2.0
@@ -32,7 +33,7 @@ class _Outcomes(Struct):
 def tasks(session: Session) -> ExitCode:
     """Exit code 4 where a host or the broker does not answer; what it shows is no judgement."""
     snapshot = session.observe(_NEEDS, without_broker=True)
-    unknown = list(_unseen(snapshot))
+    unknown = list(_unseen(session.fleet, snapshot))
     look, outcomes = Results(), defaultdict[str, _Outcomes](_Outcomes)
     unnamed = _read_results(session, snapshot, look, outcomes, unknown)
     loaded = {task.name: task for state in snapshot.reachable().values() if state.application
@@ -46,7 +47,7 @@ def tasks(session: Session) -> ExitCode:
     return start_recap(session, snapshot).exit_code
 
 
-def _unseen(snapshot: Snapshot) -> Iterator[str]:
+def _unseen(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
     """Why routes, limits or nodes are not all known."""
     for name, state in snapshot.hosts.items():
         if isinstance(state, Unreachable):
@@ -54,7 +55,9 @@ def _unseen(snapshot: Snapshot) -> Iterator[str]:
         elif state.application is None:
             yield f"what the application says on {name}: it could not be loaded, or the host runs no service of it"
     if not snapshot.hosts:
-        yield "routes, limits and retries: no host of the inventory has the application"
+        no_host = "no host of the inventory has the application"
+        reason = "they are not known without an inventory" if fleet.found else no_host
+        yield f"routes, limits and retries: {reason}"
     if snapshot.broker and (why := snapshot.broker.unasked):
         yield f"who registers the tasks: {why.problem}"
 
@@ -64,7 +67,7 @@ def _read_results(
 ) -> int:
     """Count what the results say by task; returns how many do not say whose they are."""
     if not named_redis(session.fleet):
-        unknown.append("failures: the inventory names no Redis as celery_result_backend")
+        unknown.append(f"failures: {no_redis(session.fleet)}")
         return 0
     unnamed = 0
     try:

@@ -1,6 +1,7 @@
 """What an operator reads: findings with their evidence, the plan, each change as it is made, and the recap."""
 
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
@@ -341,13 +342,14 @@ class ConsoleReporter:
         self._print(f"  {first}{last:>{max(len(last) + 1, self._out.width - 4 - len(first))}}", "dim")
 
     def view(self, view: View) -> None:
-        """The views of --watch stand in one place on a terminal, and one below the other elsewhere."""
+        """The views of --watch stand in one place on a terminal, one below the other elsewhere, each with its time."""
         if self._viewed:
             if self._out.is_terminal:
                 self._out.clear()
             else:
                 self._print()
             self._begun = False
+            self._print(f"looked at {utc(time.time())}")
         self._viewed = True
         match view:
             case QueuesView(detailed=True):

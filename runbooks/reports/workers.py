@@ -10,7 +10,7 @@ from runbooks.core.wording import counted, span
 def heading(host: str | None, total: HostTotal | None) -> str:
     """The host's name with what its processes come to; None is the nodes of no host that was seen."""
     if host is None:
-        return "on no host of the inventory"
+        return "on no host that was looked at"
     if total is None:
         return host
     processes = counted(total.processes, "process", "processes")

@@ -87,6 +87,13 @@ def named_redis(fleet: Fleet) -> bool:
     return named is not None and _is_redis(named.get_secret_value())
 
 
+def no_redis(fleet: Fleet) -> str:
+    """Why results are not read where none is named."""
+    if fleet.found:
+        return "the result backend is not known without an inventory"
+    return "the inventory names no Redis as celery_result_backend"
+
+
 def _require_loaded(results: AppResults, host: str) -> None:
     if results.error:
         raise RunbookError(

@@ -83,9 +83,17 @@ def test_the_url_comes_from_a_variable_and_each_view_takes_it(url: str, tmp_path
         ("messages", "mails"): "shop.send",
         ("workers",): "w@here",
         ("broker",): "uptime",
+        ("tasks",): "tiny.known",
     }.items():
         done = inv(*words, *by, cwd=tmp_path, SHOPS_BROKER=url)
         assert (done.code, shown in done.out) == (0, True), done.out + done.err
+    assert (
+        "routes, limits and retries: they are not known without an inventory"
+        in inv("tasks", *by, cwd=tmp_path, SHOPS_BROKER=url).out
+    )
+    nowhere = inv("task", "no-such-id", *by, cwd=tmp_path, SHOPS_BROKER=url)
+    assert (nowhere.code, "no queue and no node has it" in nowhere.out) == (1, True), nowhere.out + nowhere.err
+    assert "what became of it: the result backend is not known without an inventory" in nowhere.out
     watched = inv("monitor", *by, cwd=tmp_path, SHOPS_BROKER=url)
     assert (watched.code, "CROSSED queue.no_consumer mails" in watched.out) == (1, True), watched.out + watched.err
     unset = inv("diagnose", *by, cwd=tmp_path)

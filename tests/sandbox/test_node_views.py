@@ -209,6 +209,14 @@ def redis_cli(shop: Shop, *words: str) -> str:
 
 def test_the_figures_agree_side_by_side_with_redis_cli_celery_inspect_and_flower(shop: Shop) -> None:
     with flower(shop.world) as api:
+
+        def hears() -> bool:
+            """Whether it gets the events of tasks: it has nodes send them, and some time later they do."""
+            done = shop.send("add", 0, 0)
+            until(lambda: shop.ended(done))
+            return bool(api("tasks?taskname=shop.add"))
+
+        until(hears, timeout_s=90)
         holding = [shop.send("hold", name) for name in NAMES]
         until(lambda: shop.client.hlen("unacked") == shop.inspect("stats")["prefetch_count"])
         until(lambda: len(shop.inspect("active")) == 2)

@@ -111,7 +111,7 @@ def test_watching_shows_look_after_look_and_ends_with_ctrl_c_or_its_reader(broke
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert piped.stdout is not None
-    assert piped.stdout.readline()
+    until(lambda: "looked at 20" in piped.stdout.readline())  # type: ignore[union-attr]
     piped.stdout.close()
     started = time.monotonic()
     assert piped.wait(timeout=20) == 0, "the reader has seen enough"

@@ -92,7 +92,8 @@ class QueueLooks:
         marks = {key: one for key, one in {**marks, **new}.items() if key in parts}
         tallies = {queue.name: _tally(store, queue, asked, now, on_progress) for queue in queues}
         if not self._marks:
-            time.sleep(max(0.0, min(one.at for one in marks.values()) + _SPAN_S - time.monotonic()) if marks else 0)
+            last = max((one.at for one in marks.values()), default=0.0)
+            time.sleep(max(0.0, last + _SPAN_S - time.monotonic()) if marks else 0)
         seen, self._marks = flows(store.client, marks), mark(store.client, parts)
         depths = {queue.name: sum(self._marks[part.key].length for part in queue.parts) for queue in queues}
         before = self._before(now, depths)

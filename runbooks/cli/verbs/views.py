@@ -75,7 +75,7 @@ def broker(flags: Flags, watch: str = "") -> None:
     _shown(flags, watch, page)
 
 
-@verb(by_application=True, fresh=FRESH, watch=_WATCH)
+@verb(by_broker=True, by_application=True, fresh=FRESH, watch=_WATCH)
 def tasks(flags: Flags, fresh: bool = False, watch: str = "") -> None:
     """Show every task: its queue, limits, retries, who registers it, what runs and what failed; changes nothing."""
     from runbooks.tasks import tasks as page
@@ -83,7 +83,7 @@ def tasks(flags: Flags, fresh: bool = False, watch: str = "") -> None:
     _shown(flags, watch, lambda session: page(asking(session, fresh=fresh)))
 
 
-@verb(positional=("id",), id="the task's ID", watch=_WATCH)
+@verb(by_broker=True, positional=("id",), id="the task's ID", watch=_WATCH)
 def task(flags: Flags, id: str, watch: str = "") -> None:
     """Show where one task is now, and what became of it; changes nothing."""
     from runbooks.task import task as page

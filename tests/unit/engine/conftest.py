@@ -107,6 +107,9 @@ class FakeBroker:
     def look_again(self, queues: Iterable[str]) -> SecondLook:
         return SecondLook(0.0, {})
 
+    def running_versions(self, nodes: Iterable[str]) -> dict[str, dict[str, str]]:
+        return {}
+
     def observe(
         self,
         fleet: Fleet,
