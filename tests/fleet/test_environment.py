@@ -24,7 +24,7 @@ def random_files() -> list[bytes]:
 
 def by_units(world: FleetWorld, contents: list[bytes]) -> list[dict[str, str] | None]:
     """The variables of a transient unit with each of these files as its `EnvironmentFile=`; None where none started."""
-    start = "systemd-run --quiet --pipe --wait -p EnvironmentFile=$dir/file /usr/bin/env -0"
+    start = "systemd-run --quiet --pipe --wait --collect -p EnvironmentFile=$dir/file /usr/bin/env -0"
     script = "dir=$(mktemp -d); cd $dir\n" + "".join(
         f"echo {base64.b64encode(content).decode()} | base64 -d >file\n"
         f"{start} >out 2>/dev/null </dev/null && base64 -w 0 out; echo\n"
