@@ -1,5 +1,6 @@
 """A remediation that is ended in the middle, by ^C or by kill -9, at every step: readable, repeatable, undoable."""
 
+import json
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ from tests.sandbox.test_remediate import CHECK, conserved, files, task_of
 
 
 def end_at(world: World, lines: int, how: signal.Signals) -> int:
-    """Start a remediation and end it once its journal has this many lines; returns its exit code."""
+    """Start a remediation and end it once its journal has this many lines, its looks aside; returns its exit code."""
     known = set(runs(world))
     process = subprocess.Popen(
         world.command("remediate", "--yes"), cwd=world.path, env=world.environment,
@@ -22,7 +23,7 @@ def end_at(world: World, lines: int, how: signal.Signals) -> int:
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        written = [journal.read_bytes().count(b"\n") for journal in runs(world) if journal not in known]
+        written = [_lines(journal) for journal in runs(world) if journal not in known]
         if written and written[0] >= lines:
             process.send_signal(how)
             break
@@ -30,6 +31,11 @@ def end_at(world: World, lines: int, how: signal.Signals) -> int:
     output, _ = process.communicate(timeout=60)
     assert b"Traceback" not in output, output.decode()
     return process.returncode
+
+
+def _lines(journal: Path) -> int:
+    *whole, _ = journal.read_bytes().split(b"\n")
+    return sum(json.loads(line)["type"] != "seen" for line in whole)
 
 
 def runs(world: World) -> list[Path]:
