@@ -162,14 +162,17 @@ def shellcheck() -> list[str]:
     help={
         "only": "only tests whose names match this pytest EXPRESSION; the checks are left out",
         "fast": "leave out the slow tests, and say which these are",
+        "thorough": "also run the tests that try more of what others try, for a quarter of an hour",
     },
     auto_shortflags=False,
 )
-def test(c: Context, only: str = "", fast: bool = False) -> None:
-    """Lint, types, layers and all tests, four files of them at a time: most of them wait for real servers."""
+def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False) -> None:
+    """Lint, types, layers and the tests, four files of them at a time: most of them wait for real servers."""
     python = sys.executable
     programs = Path(python).parent
     chosen = [*(["-k", only] if only else []), *([f"--ignore={path}" for path in SLOW] if fast else [])]
+    if not (thorough or only):
+        chosen += ["-m", "not thorough"]
     checks = {
         "lint": [python, "-m", "ruff", "check"],
         "format": [python, "-m", "ruff", "format", "--check", "--quiet"],
@@ -190,6 +193,8 @@ def test(c: Context, only: str = "", fast: bool = False) -> None:
             print("left out: shellcheck is not installed (Debian's package: shellcheck)", flush=True)
         elif subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode:
             raise Exit(f"{name} failed", code=2)
+    if not (thorough or only):
+        print(f"\nleft out: what only {typed_program()} test --thorough runs", flush=True)
     if fast:
         print("\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test", flush=True)
 

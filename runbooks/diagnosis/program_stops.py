@@ -32,10 +32,9 @@ def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snaps
         )
         advice = "stopasgroup=false, and killasgroup=true"
     else:
-        longest_s = max((host.settings.stop_timeout, *_ages(running, state.clock_at)))
+        longest_s, why = max(_known(host, running, state.clock_at), default=(0.0, ""))
         if stop.wait_s >= longest_s:
             return
-        why = "celery_stop_timeout" if longest_s == host.settings.stop_timeout else "a task there runs for so long"
         summary = (
             f"supervisord kills {service} {span(stop.wait_s)} after it was told to stop (stopwaitsecs), and a stop may "
             f"take {span(longest_s)} ({why}): tasks that run longer are lost"
@@ -55,8 +54,13 @@ def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snaps
     )
 
 
-def _ages(tasks: tuple[RunningTask, ...], now: float) -> Iterator[float]:
-    yield from (now - task.started_at for task in tasks if task.started_at is not None)
+def _known(host: FleetHost, running: tuple[RunningTask, ...], now: float) -> Iterator[tuple[float, str]]:
+    """How long a stop may take, in seconds, and how that is known: a default of ours says nothing of the tasks."""
+    if "stop_timeout" in host.settings.model_fields_set:
+        yield host.settings.stop_timeout, "celery_stop_timeout"
+    for task in running:
+        if task.started_at is not None:
+            yield now - task.started_at, "a task there runs for so long"
 
 
 def _limits(state: HostState, wait_s: float) -> Iterator[str]:

@@ -118,6 +118,12 @@ class Place:
         self.script("stop_workers.sh")
         until(lambda: not any(self.mains().values()))
         self.script("start_workers.sh")
+        with Celery("tiny", broker=self.url, set_as_current=False) as app:
+            until(lambda: len(app.control.ping(timeout=2)) == 2)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "BROKER": self.url, "SIZE": "1"}
 
     def findings(self, *arguments: str) -> dict[str, Any]:
         done = self.inv("diagnose", "--json", *arguments)
@@ -232,7 +238,7 @@ def test_what_is_all_down_is_started_and_undo_stops_it(place: Place) -> None:
 def test_one_that_is_named_is_restarted_with_all_the_others_after_its_task_has_ended(place: Place) -> None:
     before, gate = place.pids(), place.path / "gate"
     app = [sys.executable, "-m", "celery", "-A", "tiny", "call", "tiny.wait", f'--args=["{gate}"]', "--queue=b"]
-    subprocess.run(app, cwd=place.path, env=os.environ | {"BROKER": place.url}, check=True, capture_output=True)
+    subprocess.run(app, cwd=place.path, env=place.environment, check=True, capture_output=True)
     begun = Path(f"{gate}.begun")
     until(lambda: begun.exists() and time.time() - begun.stat().st_mtime > 3)  # longer than a stop may take below
     text = (place.path / "inventory.yaml").read_text()
@@ -253,8 +259,7 @@ def test_a_start_that_is_stopped_by_a_block_of_one_leaves_all(place: Place) -> N
     """A second worker of the same name: to stop one of them would be to stop all."""
     before = place.pids()
     command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-n", f"two@{HOST}", "-Q", "b", "-P", "solo"]
-    environment = os.environ | {"BROKER": place.url}
-    twin = subprocess.Popen(command, cwd=place.path, env=environment, stderr=subprocess.DEVNULL)
+    twin = subprocess.Popen(command, cwd=place.path, env=place.environment, stderr=subprocess.DEVNULL)
     try:
         until(lambda: f"worker.twins two@{HOST}" in place.findings())
         done = place.inv("restart-workers", "one", "--yes")

@@ -128,7 +128,12 @@ def test_a_restart_for_one_of_them_says_that_it_restarts_all() -> None:
 def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_file() -> None:
     program = Worker(name="high", queues=("high_q",), service="shop:high", node="w1@*")
     host = make_host(
-        service_manager="supervisor", commands=None, workers=(program,), beat=True, beat_service="shop:beat"
+        service_manager="supervisor",
+        commands=None,
+        workers=(program,),
+        beat=True,
+        beat_service="shop:beat",
+        stop_timeout=60,
     )
     fleet = replace(make_fleet(host), all_nodes=("high@web1",))
     assert all_files(fleet, SHIPPED)["unit"] == {"web1": {}}
