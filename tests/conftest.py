@@ -14,6 +14,7 @@ from runbooks.broker.server.connection import connect
 from runbooks.core.redaction import forget_secrets
 
 # What is guaranteed is tested on every server that there is: the oldest that is supported, and the newest.
+AT_EVERY_BOUNDARY = ("_fenced", "_killed", "_live")
 ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_connection")
 
 
@@ -29,7 +30,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ON_EVERY_SERVER
     ):
         binaries = redis_server_binaries()
-        metafunc.parametrize("redis_server", binaries, indirect=True, scope="session", ids=map(_version, binaries))
+        marks = [pytest.mark.thorough] if metafunc.module.__name__.endswith(AT_EVERY_BOUNDARY) else []
+        servers = [*(pytest.param(binary, marks=marks) for binary in binaries[:-1]), *binaries[-1:]]
+        metafunc.parametrize("redis_server", servers, indirect=True, scope="session", ids=map(_version, binaries))
 
 
 def _version(binary: Path) -> str:

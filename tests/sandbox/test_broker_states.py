@@ -195,6 +195,11 @@ STATES = [
 ]
 
 
+def waited_for(state: State) -> Any:
+    """A state that a look waits for takes a minute."""
+    return pytest.param(state, marks=pytest.mark.thorough) if state.make in (hung, loading) else state
+
+
 @contextmanager
 def broker_in(state: State, place: Place, start: Start) -> Iterator[World]:
     with Held() as held:
@@ -220,7 +225,7 @@ def test_a_state_of_the_broker_is_one_finding_and_the_hosts_are_looked_at(
     assert "hunter2" not in done.out + done.err
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.make.__name__)
+@pytest.mark.parametrize("state", [*map(waited_for, STATES)], ids=lambda state: state.make.__name__)
 def test_a_state_of_the_broker_hides_no_fault_of_a_host_and_keeps_all_as_it_is(
     state: State, place: Place, start: Start
 ) -> None:

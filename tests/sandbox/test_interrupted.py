@@ -54,6 +54,7 @@ def healed_and_taken_back(world: World, put_in: list[bytes], before: dict[str, t
     assert sum(task_of(raw) == CHECK for raw in conserved(world, put_in)) == 300
 
 
+@pytest.mark.thorough
 def test_interrupted_again_and_again_the_record_stays_readable_and_everything_can_be_undone(world: World) -> None:
     assert world.inv("sandbox").code == 0
     put_in, before = world.queue(), files(world, besides=("state",))

@@ -337,6 +337,7 @@ def templates_at(address: Address) -> list[bytes]:
         return made
 
 
+@pytest.mark.thorough
 def test_a_random_fleet_loses_and_doubles_nothing(place: Place) -> None:
     templates = templates_at(place.address)
     assert place.world.inv("remediate", "--yes").code == 0

@@ -146,7 +146,7 @@ def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     place.ctl("stop")
 
 
-@pytest.fixture(params=["file", "sqlite", "django-db"])
+@pytest.fixture(params=[pytest.param("file", marks=pytest.mark.thorough), "sqlite", "django-db"])
 def backend(request: pytest.FixtureRequest, place: Place) -> str:
     urls = {"file": f"file://{place.path}/results", "sqlite": f"db+sqlite:///{place.path}/results.sqlite"}
     return urls.get(request.param, "django-db")

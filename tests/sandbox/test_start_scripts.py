@@ -319,7 +319,7 @@ MULTI = {
 }
 
 
-@pytest.mark.parametrize("how", MULTI)
+@pytest.mark.parametrize("how", ["all", pytest.param("each", marks=pytest.mark.thorough)])
 def test_the_nodes_of_celery_multi_are_started_known_and_restarted(place: Place, how: str) -> None:
     files = f"--pidfile={place.path}/%n.pid --logfile={place.path}/%n%I.log"
     commands = MULTI[how].replace("CELERY", f"{sys.executable} -m celery").replace("FILES", files)

@@ -99,7 +99,7 @@ def shows(world: World, change: Change) -> bool:
     return True
 
 
-@pytest.mark.parametrize("run", [remediate, undo_last])
+@pytest.mark.parametrize("run", [remediate, pytest.param(undo_last, marks=pytest.mark.thorough)])
 def test_a_run_stopped_at_any_boundary_changes_no_host_after_another_run(
     run: Callable[[World], ExitCode],
     client: "redis.Redis",
