@@ -127,7 +127,10 @@ def _of_nodes(
     if asked:
         yield _count("queues are consumed", consumed, asked, perhaps, accepted["queues"])
     blocked = broker.blocked_clients
-    seen = "CLIENT LIST is not allowed" if blocked is None else f"{blocked} clients of db {broker.db} wait in BRPOP"
+    seen = "CLIENT LIST is not allowed"
+    if blocked is not None:
+        db = f"of db {broker.db}"
+        seen = f"{counted(blocked, f'client {db} waits', f'clients {db} wait')} in BRPOP"
     if nodes or others:
         yield Check("the broker sees waiting or working consumers", bool(blocked or answering or others or busy), seen)
 
