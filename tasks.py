@@ -53,6 +53,7 @@ SLOW = (
     "tests/unit/cli/test_program.py",
     "tests/unit/core/envfile",
     "tests/unit/effects/test_files.py",
+    "tests/unit/effects/test_take_over.py",
     "tests/unit/engine/test_apply.py",
     "tests/unit/engine/test_blocked.py",
     "tests/unit/engine/test_insertion.py",
@@ -73,7 +74,9 @@ SLOW = (
     "tests/unit/pages/test_browser.py",
     "tests/unit/ssh",
     "tests/unit/task_runs/test_application.py",
+    "tests/unit/pages",
     "tests/unit/test_contributing.py",
+    "tests/unit/test_package.py",
     "tests/unit/test_frozen.py",
 )
 
