@@ -71,7 +71,6 @@ SLOW = (
     "tests/unit/hosts/test_facts.py",
     "tests/unit/logs",
     "tests/unit/monitoring/test_scrapes.py",
-    "tests/unit/pages/test_browser.py",
     "tests/unit/ssh",
     "tests/unit/task_runs/test_application.py",
     "tests/unit/pages",
