@@ -168,7 +168,7 @@ def shellcheck() -> list[str]:
     help={
         "only": "only tests whose names match this pytest EXPRESSION; the checks are left out",
         "fast": "leave out the slow tests, and say which these are",
-        "thorough": "also run the tests that try more of what others try, for a quarter of an hour",
+        "thorough": "also run the tests that try more of what others try",
     },
     auto_shortflags=False,
 )
