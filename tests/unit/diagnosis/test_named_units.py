@@ -163,6 +163,18 @@ def test_programs_of_supervisords_are_watched_as_they_are_and_none_gets_a_conf_f
     assert gone.blocks == (Block("web1", "shop:high"),)
 
 
+def test_a_stop_timeout_that_the_inventory_does_not_give_says_nothing_of_a_programs_patience() -> None:
+    program = Worker(name="high", queues=("high_q",), service="shop:high", node="w1@*")
+    host = make_host(service_manager="supervisor", commands=None, workers=(program,), beat=False)
+    fleet = replace(make_fleet(host), all_nodes=("high@web1",))
+    service = ServiceState(100, NOW - 500, "RUNNING", pids={100: 100}, program_stop=ProgramStop(10, as_group=False))
+    state = make_state(host, services={"shop:high": service})
+    broker = make_broker(fleet, nodes={"high@web1": NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}))})
+    snapshot = make_snapshot(fleet, broker=broker, hosts={"web1": state})
+    codes = {one.code for one in judge(fleet, snapshot, all_files(fleet, SHIPPED))}
+    assert "program.stop_loses_tasks" not in codes
+
+
 def test_a_stop_that_ends_the_pool_s_tasks_at_once_is_told_with_the_tasks_that_run_now() -> None:
     program = Worker(name="high", queues=("high_q",), service="shop:high", node="w1@*")
     host = make_host(service_manager="supervisor", commands=None, workers=(program,), beat=False)
