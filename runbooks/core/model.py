@@ -880,7 +880,10 @@ class QueueLook(Struct, frozen=True):
 
 
 class Crossing(Struct, frozen=True):
-    """A finding of the monitor's, and when it first saw it. `caused_by` is the finding's."""
+    """A finding of the monitor's, and when it first saw it. `caused_by` is the finding's.
+
+    `seen` is False where the last look could not see whether it still holds: the rest is what an earlier look saw.
+    """
 
     code: str
     subject: str
@@ -889,6 +892,7 @@ class Crossing(Struct, frozen=True):
     evidence: tuple[str, ...] = ()
     remedy: str | None = None
     caused_by: tuple[Cause, ...] = ()
+    seen: bool = True
 
 
 class PastRun(Struct, frozen=True):

@@ -119,7 +119,7 @@ class History:
                 self._db.execute(f"DELETE FROM {table} WHERE {column} < ?", (at - keep_s,))  # noqa: S608
         since = {key: one.since_at for key, one in known.items()}
         still = tuple(replace(one, since_at=since.get(key, at)) for key, one in crossed.items())
-        unseen = tuple(one for key, one in known.items() if key not in crossed and one not in gone)
+        unseen = tuple(replace(one, seen=False) for key, one in known.items() if key not in crossed and one not in gone)
         return still + unseen, tuple(gone)
 
     def _open(self) -> list[Crossing]:

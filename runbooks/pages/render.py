@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from runbooks import __version__
 from runbooks.core.command import Command, typed
@@ -32,6 +32,7 @@ class Pages:
         """A whole page, its style sheet in it; it asks for nothing else. `csp` of this object is its policy."""
         style = self._style()
         environment = self._environment(self._shown, autoescape=True)
+        environment.filters["with_code"] = self._with_code
         text = environment.get_template(f"{name}.html.j2").render(style=style, csp=policy(style), **facts)
         return text.encode()
 
@@ -69,6 +70,12 @@ class Pages:
 
     def _shown(self, value: Any) -> str:
         return on_one_line(redact(typed(str(value), self._program, self._where)))
+
+    def _with_code(self, text: str) -> Markup:
+        """A text of the catalogue, in which backticks stand around what is typed."""
+        parts = self._shown(text).split("`")
+        shown = [Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)]
+        return Markup("").join(shown)
 
     def _fenced(self, lines: list[str], language: str = "") -> Markup:
         """Lines as a block of code, whose fence is longer than any that stands in it."""

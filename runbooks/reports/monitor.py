@@ -2,7 +2,8 @@ r"""The monitor's looks as text: lines that grep well, a line of bars, and JSON.
 
 **Format:** every line is `TIME APP STATE …`, STATE being `LOOK`, `ok`, `CROSSED`, `RECOVERED` or `UNREACHED`; the rest
 is `name=value` with the unit in the name, but for a finding's line, which is `CODE SUBJECT since=TIME TEXT`, with
-`caused_by=CODE` before the text where another finding explains it. A value or subject with a space or a quote stands in
+`caused_by=CODE` before the text where another finding explains it, and `seen=earlier` where this look could not see
+whether it still holds. A value or subject with a space or a quote stands in
 double quotes, as logfmt has it, with `\"` and `\\` inside. The first line of a look is its LOOK: where it was, and how
 much of it was looked at.
 """
@@ -41,7 +42,8 @@ def look_lines(look: Look, about: About) -> Iterator[str]:
     for host, silent_s in look.beat_silence_s.items():
         yield f"{start} {_state(host in crossed)} beat={host} silent_s={silent_s:.0f}"
     for one in look.crossings:
-        yield f"{start} CROSSED {_finding(one)}{_cause(one)} {one.summary}"
+        seen = "" if one.seen else " seen=earlier"
+        yield f"{start} CROSSED {_finding(one)}{_cause(one)}{seen} {one.summary}"
     for one in look.recovered:
         yield f"{start} RECOVERED {_finding(one)} {span(look.at - one.since_at)}"
 

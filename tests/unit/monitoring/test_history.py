@@ -52,7 +52,7 @@ def test_a_crossing_is_known_since_its_first_look_and_recovers_once(history: His
 def test_what_could_not_be_looked_at_has_not_recovered(history: History) -> None:
     remember(history, NOW, DEEP, SILENT)
     crossed, recovered = remember(history, NOW + 60, unsure=("queue.depth",))
-    assert [one.code for one in crossed] == ["queue.depth"]
+    assert [(one.code, one.seen) for one in crossed] == [("queue.depth", False)]
     assert [one.code for one in recovered] == ["beat.silent"]
 
 

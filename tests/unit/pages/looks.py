@@ -29,6 +29,7 @@ def facts(texts: Sequence[str] = ()) -> FleetFacts:
         unacked=2, unacked_age_s=90.0, silent_nodes=("low@web1",), missing_tasks={"high@web1": 2},
         crossings=(
             Crossing("queue.depth", "high_q", NOW - 3600, "700 messages wait", ("700 × shop.tasks.bill",), "look"),
+            Crossing("task.not_registered", "low@web1", NOW - 60, "it lacks 3 tasks", seen=False),
             *(Crossing("queue.no_consumer", one, NOW - 60, one, (one, one), one) for one in texts),
         ),
         recovered=(Crossing("worker.not_answering", "high@web1", NOW - 60, "it did not answer"),),

@@ -206,6 +206,11 @@ def test_on_paper_nothing_is_folded_or_cut_off(browser: Chrome, urls: dict[str, 
         ".filter(one => !one.checkVisibility({contentVisibilityAuto: true})).length"
     )
     assert folded == 0
+    kept_whole = browser.execute_script(
+        "return [...document.querySelectorAll('main *')].filter(one => getComputedStyle(one).breakInside === 'avoid' "
+        "&& one.getBoundingClientRect().height > 380).map(one => one.outerHTML.slice(0, 80))"
+    )
+    assert kept_whole == [], "more than a third of a sheet may stay empty before it"
     show(browser, 720)
     paper = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
     assert base64.b64decode(paper["data"]).startswith(b"%PDF-")

@@ -57,7 +57,7 @@ def test_the_page_has_what_the_look_has(shown: Site, port: int) -> None:
         "700 messages wait", "since 2025-06-15T14:06:40Z", "low_q", "in 2 h 46 min", "not at this rate", "low@web1",
         "does not answer", "2 expected tasks", "shop.tasks.bill", "beat on web1", "leads to a worker", "switched off",
         "no worker has shop.tasks.bill", "No route to host", "More messages wait than the inventory allows",
-        "worker.not_answering high@web1", "1 of 2 hosts",
+        "worker.not_answering high@web1", "1 of 2 hosts", "it lacks 3 tasks", "An earlier look saw this.",
     ):  # fmt: skip
         assert text in page, text
     assert page.count('<svg class="spark"') == 2

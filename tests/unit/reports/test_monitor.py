@@ -42,6 +42,11 @@ def test_what_another_finding_explains_says_so_before_its_text() -> None:
     assert " since=2025-06-15T14:06:40Z caused_by=worker.not_answering 16,000 messages wait" in crossed
 
 
+def test_what_an_earlier_look_saw_says_so_before_its_text() -> None:
+    *_, crossed = look_lines(make_look(crossings=(replace(make_crossing(), seen=False),)), About())
+    assert " since=2025-06-15T14:06:40Z seen=earlier 16,000 messages wait" in crossed
+
+
 def test_a_queue_that_was_not_read_to_its_end_says_how_far() -> None:
     _, line, *_ = look_lines(make_look(make_queue_look(depth=1000, unseen=400)), About())
     assert "looked_at=600_of_1000" in line
