@@ -205,6 +205,37 @@ def test(c: Context, only: str = "", fast: bool = False, thorough: bool = False)
         print("\nleft out as slow: " + ", ".join(SLOW) + f"\nall tests: {typed_program()} test", flush=True)
 
 
+@task(
+    help={
+        "only": "only rows whose names match this PATTERN (queue.*, healthy/*, *+*), also where they are done",
+        "ground": "only rows on this GROUND: sandbox, supervisor, docker, fleet, ...",
+        "pairs": "how many random pairs of faults (40)",
+    },
+    auto_shortflags=False,
+)
+def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> None:
+    """Inject every fault, and pairs, on healthy fleets; write what is found into docs/. Goes on where it ended."""
+    from lab import findings_page
+    from lab.faults.grounds import GROUNDS
+    from lab.matrix import run
+
+    if ground and ground not in GROUNDS:
+        raise Exit(f"--ground {ground!r} is not known; these are: {', '.join(GROUNDS)}", code=5)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # takes the grounds down
+    bad = 0
+    try:
+        for row in run(only, ground, pairs):
+            bad += not row.well
+            print(f"{'ok  ' if row.well else 'BAD '} {row.name}: {row.trouble or ', '.join(row.found)}", flush=True)
+    except KeyboardInterrupt:
+        raise Exit("interrupted; the next call goes on from here", code=99) from None
+    finally:
+        (CHECKOUT / "docs/findings.md").write_text(findings_page.page())
+    if bad:
+        raise Exit(f"{bad} rows are not as they should be", code=1)
+
+
 @task()
 def docs(c: Context) -> None:
     """Write what of docs/ is made from the code: findings.md, output.schema.json."""
@@ -218,6 +249,7 @@ namespace = Collection.from_module(verbs)
 namespace.add_task(sandbox)
 namespace.add_task(fleet)
 namespace.add_task(test)
+namespace.add_task(matrix)
 namespace.add_task(docs)
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Makes docs/findings.md from the catalogue of findings: `./inv docs` writes it, and a test compares it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from lab.faults.rows import Row, load
 from runbooks.core.views import Explanation
 from runbooks.diagnosis.codes import catalogue
 
@@ -20,10 +21,47 @@ def page() -> str:
     parts = [_HEAD]
     for subject, entries in groupby(catalogue().values(), key=lambda one: one.code.partition(".")[0]):
         parts += [f"## {subject}\n", *(section for one in entries for section in _section(one))]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_tried(list(load().values()))])
 
 
 def _section(one: Explanation) -> Iterator[str]:
     yield f"### {one.code}\n"
     yield f"**{one.title}** {one.meaning}\n"
     yield f"- *How it is known:* {one.known_by}\n- *What to do:* {one.to_do}\n- *What it is not:* {one.not_meant}\n"
+
+
+def _tried(rows: Sequence[Row]) -> Iterator[str]:
+    """What `./inv matrix` tried, a table of each kind."""
+    if not rows:
+        return
+    well = sum(row.well for row in rows)
+    yield _TRIED.format(well=well, all=len(rows))
+    for title, kind in _KINDS.items():
+        lines = [_line(row) for row in rows if _kind(row) == kind]
+        if lines:
+            yield f"### {title}\n"
+            yield "| injected | by | first | beside it | below it | looking took | commit, date |"
+            yield "|---|---|---|---|---|---|---|"
+            yield "\n".join(lines) + "\n"
+
+
+_TRIED = """\
+## What was tried
+
+`./inv matrix` makes each of these states on a healthy fleet of real processes or hosts, looks, undoes it, and sees that
+nothing is found any more. The cause has to stand first: it does in {well} of {all} rows. A ✗ marks the others.
+"""
+_KINDS = {"Healthy: nothing may be found": 0, "One fault": 1, "Two faults at once": 2}
+
+
+def _kind(row: Row) -> int:
+    return len(row.expected)
+
+
+def _line(row: Row) -> str:
+    first, *beside = row.found or ["nothing"]
+    mark = "" if row.well else "✗ "
+    found = row.trouble or first
+    cells = (row.name, row.how, mark + found, ", ".join(beside), ", ".join(row.folded), f"{row.seconds} s",
+             f"{row.commit}, {row.date}")  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

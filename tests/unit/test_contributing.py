@@ -232,6 +232,21 @@ UNLUCKY: Edits = {
         ),
     ),
     "CHANGELOG.md": (("- `inv diagnose`", "- `inv diagnose` names a queue of thirteen messages.\n"),),
+    "lab/faults/queue.py": (
+        (
+            "",
+            """
+
+            @fault("queue.unlucky", "thirteen messages of no task")
+            @contextmanager
+            def unlucky(ground: Sandbox) -> Iterator[None]:
+                with ground.broker() as client:
+                    client.lpush("low_priority", *(b"{}" for _ in range(13)))
+                    yield
+                    client.delete("low_priority")
+            """,
+        ),
+    ),
 }
 
 

@@ -1,0 +1,163 @@
+"""The grounds that faults are injected on: healthy fleets, each put up once for many faults."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+
+from lab.fleet.world import FleetWorld, broker_of, two_hosts
+from lab.world import World, make_world
+
+
+class GroundError(Exception):
+    """A ground cannot be put up, or a verb printed no findings; the message ends with what was printed."""
+
+
+class Ground(Protocol):
+    """What every ground offers to faults and to the matrix."""
+
+    @property
+    def world(self) -> World:
+        """The copy of the checkout."""
+
+    @property
+    def inventory(self) -> Path:
+        """Its inventory, which a fault may change and has to put back."""
+
+    def broker(self) -> "redis.Redis":
+        """A client of the workers' db."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The sandbox of a copy: one host, this machine."""
+
+    world: World
+
+    @property
+    def inventory(self) -> Path:
+        return self.world.path / "inventory.yaml"
+
+    def broker(self) -> "redis.Redis":
+        return self.world.broker()
+
+    def script(self, name: str, *arguments: str) -> None:
+        """Run one of the application's own scripts, as `start_workers.sh worker_low`."""
+        home = {"PRINTER_INVENTORY_HOME": str(self.world.root / "app")}
+        home["PRINTER_INVENTORY_PYTHON"] = str(self.world.path / ".venv/bin/python")
+        run([f"./{name}", *arguments], self.world.path / "lab/patient", self.world.environment | home)
+
+    def pid(self, service: str) -> int:
+        """The main process of a service, by its pid file."""
+        return int((self.world.root / f"app/run/{service}.pid").read_text().split()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Two real hosts, the broker's and the workers', with systemd and sshd."""
+
+    world: FleetWorld
+
+    @property
+    def inventory(self) -> Path:
+        return self.world.fleet / "inventory.yaml"
+
+    def broker(self) -> "redis.Redis":
+        return broker_of(self.world)
+
+    def as_root(self, host: str, command: str, stdin: str = "") -> str:
+        """Run a command as root on a host; returns what it printed. Raises GroundError."""
+        done = self.world.ssh(f"root@{host}", command, stdin)
+        if done.code != 0:
+            raise GroundError(f"{host}: {command}\n{done.out}{done.err}")
+        return done.out
+
+
+@contextmanager
+def sandbox(folder: Path, *flags: str) -> Iterator[Sandbox]:
+    world = make_world(folder)
+    try:
+        up = world.inv("sandbox", "--healthy", *flags)
+        if up.code != 0:
+            raise GroundError(up.out + up.err)
+        yield Sandbox(world)
+    finally:
+        world.inv("sandbox", "--down")
+
+
+@contextmanager
+def hosts(folder: Path) -> Iterator[Hosts]:
+    with two_hosts(folder) as world:
+        yield Hosts(world)
+
+
+GROUNDS: Mapping[str, Callable[[Path], AbstractContextManager[Ground]]] = {
+    "sandbox": sandbox,
+    "supervisor": lambda folder: sandbox(folder, "--manager", "supervisor"),
+    "docker": lambda folder: sandbox(folder, "--manager", "docker"),
+    "fleet": hosts,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a verb found on a ground: its findings as they are printed, one after the other."""
+
+    findings: list[dict[str, Any]]
+    seconds: float
+
+    @property
+    def codes(self) -> list[str]:
+        return [one["code"] for one in self.findings]
+
+
+def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
+    """Run a verb on a ground. Raises GroundError where it prints no findings."""
+    began_at = time.monotonic()
+    done = ground.world.inv(*command, "--json", "--inventory", str(ground.inventory))
+    seconds = time.monotonic() - began_at
+    try:
+        findings = done.json["findings"]
+    except (ValueError, KeyError):
+        raise GroundError(f"inv {' '.join(command)} printed no findings:\n{done.out}{done.err}") from None
+    return Look(findings, seconds)
+
+
+@contextmanager
+def text_of(file: Path, *replacements: tuple[str, str]) -> Iterator[None]:
+    """Change the text of a file while the block lasts. Raises GroundError where what is to be replaced is missing."""
+    before = file.read_text()
+    text = before
+    for old, new in replacements:
+        if old not in text:
+            raise GroundError(f"{file} has no {old!r}")
+        text = text.replace(old, new)
+    file.write_text(text)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    """Wait for a condition. Raises GroundError."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise GroundError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.02)
+
+
+def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """Run a program; returns what it printed. Raises GroundError."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise GroundError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout

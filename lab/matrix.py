@@ -1,0 +1,175 @@
+"""The matrix: every fault injected on a healthy fleet, and what was found first; random pairs; and calm fleets.
+
+The rows are in docs/matrix.json, from which the table of docs/findings.md is made.
+"""
+
+import fnmatch
+import random
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+
+from lab.faults.every import CALM, FAULTS
+from lab.faults.fault import Fault, Means
+from lab.faults.grounds import GROUNDS, Ground, Look, look
+from lab.faults.rows import Row, load, save
+from lab.world import CHECKOUT
+
+PAIRS, SEED = 40, 19
+_WELL_AGAIN_S = 30.0
+_WHAT_COUNTS = ("runbooks", "templates", "lab")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is made together on one ground, and the codes that have to be found then; none on a calm fleet."""
+
+    name: str
+    how: str
+    ground: str
+    codes: tuple[str, ...]
+    command: tuple[str, ...]
+    means: tuple[Means, ...]
+
+
+def trials(pairs: int = PAIRS) -> list[Trial]:
+    """All of them: calm fleets, faults, and random pairs, which are the same each time."""
+    calm = [Trial(f"healthy/{one.name}", one.how, one.ground, (), ("diagnose",), (one.make,)) for one in CALM]
+    single = [_trial(one) for one in FAULTS]
+    possible = [(one, other) for one, other in combinations(FAULTS, 2) if _go_together(one, other)]
+    chosen = random.Random(SEED).sample(possible, min(pairs, len(possible)))
+    return [*calm, *single, *(_trial(*pair) for pair in chosen)]
+
+
+def _go_together(one: Fault, other: Fault) -> bool:
+    alike = one.ground == other.ground and one.command == other.command and one.code != other.code
+    return alike and not (one.alone or other.alone or one.touches & other.touches)
+
+
+def _trial(*faults: Fault) -> Trial:
+    name, how = (" + ".join(parts) for parts in ([one.code for one in faults], [one.how for one in faults]))
+    first = faults[0]
+    return Trial(name, how, first.ground, tuple(one.code for one in faults), first.command,
+                 tuple(one.inject for one in faults))  # fmt: skip
+
+
+# --- trying
+
+
+class Grounds:
+    """Puts each ground up when it is first needed, and once more where a fault could not be undone on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._up: dict[str, tuple[Ground, ExitStack]] = {}
+        self._count = 0
+
+    def of(self, kind: str) -> Ground:
+        if kind not in self._up:
+            self._count += 1
+            stack = ExitStack()
+            ground = stack.enter_context(_made(kind, self._folder / f"{kind}{self._count}"))
+            self._up[kind] = ground, stack
+        return self._up[kind][0]
+
+    def give_up(self, kind: str) -> None:
+        """Take a ground down; the next who asks gets a new one."""
+        if kind in self._up:
+            self._up.pop(kind)[1].close()
+
+    def down(self) -> None:
+        for kind in list(self._up):
+            self.give_up(kind)
+
+
+def _made(kind: str, folder: Path) -> AbstractContextManager[Ground]:
+    folder.mkdir()
+    return GROUNDS[kind](folder)
+
+
+def attempt(trial: Trial, grounds: Grounds, commit: str) -> Row:
+    """Make what a trial is about, look, undo it, and see that all is well again. Trouble is in the row."""
+    row = Row(trial.name, trial.how, trial.ground, list(trial.codes), commit, datetime.now(UTC).date().isoformat())
+    try:
+        ground = grounds.of(trial.ground)
+        with ExitStack() as stack:
+            for means in trial.means:
+                stack.enter_context(means(ground))
+            seen = look(ground, trial.command)
+        row = _seen(row, seen)
+        if left := _left(ground):
+            row = _with(row, trouble=f"after it was undone: {', '.join(left)}")
+            grounds.give_up(trial.ground)
+    except Exception as error:  # whatever keeps one fault from being made is told in its row, and the next is tried
+        row = _with(row, trouble=_short(error))
+        grounds.give_up(trial.ground)
+    return row
+
+
+def _seen(row: Row, seen: Look) -> Row:
+    top = [one["code"] for one in seen.findings if not one["caused_by"]]
+    below = [one["code"] for one in seen.findings if one["caused_by"]]
+    return _with(row, found=top, folded=below, seconds=round(seen.seconds, 1))
+
+
+def _with(row: Row, **values: object) -> Row:
+    return Row(**(asdict(row) | values))
+
+
+def _left(ground: Ground) -> list[str]:
+    """What is still found when there was time enough for the ground to be well again."""
+    deadline = time.monotonic() + _WELL_AGAIN_S
+    while (codes := look(ground).codes) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return codes
+
+
+def _short(error: BaseException) -> str:
+    said = "".join(traceback.format_exception_only(error))
+    return " ".join(said.split())[:300]
+
+
+# --- what was tried
+
+
+def commit_of_code() -> str:
+    """The last commit that changed what a row depends on, with a `+` where something is not committed."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments, "--", *_WHAT_COUNTS], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        ).stdout.strip()  # fmt: skip
+
+    return git("log", "-1", "--format=%h") + "+" * bool(git("status", "--porcelain"))
+
+
+def run(only: str, ground: str, pairs: int) -> Iterator[Row]:
+    """Try whatever has not been tried at this commit, or what `only` names; yield each row when it is written down."""
+    every, rows, commit = trials(pairs), load(), commit_of_code()
+    order = [trial.name for trial in every]
+    chosen = [
+        trial
+        for trial in every
+        if fnmatch.fnmatch(trial.name, only or "*")
+        and ground in ("", trial.ground)
+        and (only or trial.name not in rows or rows[trial.name].commit != commit)
+    ]
+    with tempfile.TemporaryDirectory(prefix="matrix-") as folder:
+        grounds = Grounds(Path(folder))
+        try:
+            for kind in GROUNDS:
+                for trial in chosen:
+                    if trial.ground == kind:
+                        rows[trial.name] = attempt(trial, grounds, commit)
+                        save(rows, order)
+                        yield rows[trial.name]
+                grounds.give_up(kind)
+        finally:
+            grounds.down()
