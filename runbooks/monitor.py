@@ -29,7 +29,7 @@ from runbooks.monitoring.bounds import alone, deadline, until_terminated
 from runbooks.monitoring.history import History, history_path, read_history, set_aside
 from runbooks.monitoring.look import look_of, slow_to_drain, unsure
 from runbooks.monitoring.metrics import Exposition, write_textfile
-from runbooks.monitoring.notify import deliver
+from runbooks.monitoring.notify import deliver, what_lacks
 from runbooks.monitoring.scrapes import serve
 from runbooks.pages.fleet_facts import fleet_facts
 from runbooks.pages.render import Pages
@@ -230,6 +230,10 @@ class Watcher(Struct):
     def _pass_on(self, history: History) -> None:
         """Tell every target what it does not know yet; what it does not take is kept for the next look."""
         app = self.session.fleet.app
+        problem, advice = what_lacks()
+        if app.notify and problem:
+            self.session.reporter.warning(problem, advice)
+            return
         try:
             for number, url in enumerate(app.notify):
                 if not (news := history.news(number)):

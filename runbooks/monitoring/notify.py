@@ -1,13 +1,28 @@
 """Tells one target of `celery_notify` what is new, through Apprise."""
 
 import logging
+import shlex
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from pydantic import SecretStr
 
 from runbooks.core.outside import on_one_line
 from runbooks.core.redaction import redact
 from runbooks.monitoring.history import News
+
+
+def what_lacks() -> tuple[str, str]:
+    """Say why no target can be told, and what helps; ("", "") where Apprise, the extra `notify`, is installed."""
+    if find_spec("apprise"):
+        return "", ""
+    python = shlex.quote(sys.executable)
+    return (
+        "nobody in celery_notify was told: Apprise is not installed",
+        f"install it: {python} -m pip install apprise (with uv: uv pip install --python {python} apprise); "
+        "the next look tells",
+    )
 
 
 def deliver(url: SecretStr, app: str, news: Sequence[News]) -> str:

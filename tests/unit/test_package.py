@@ -1,8 +1,10 @@
 """The built wheel has everything the verbs need."""
 
+import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,15 @@ def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: P
     (described,) = (installed / "packages").glob("*.dist-info")
     assert (described / "entry_points.txt").read_text().startswith("[console_scripts]\ncelery-runbooks = ")
     assert (described / "licenses/LICENSE").is_file()
+    metadata = message_from_bytes((described / "METADATA").read_bytes())
+    assert metadata["Keywords"]
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+    assert "notify" in metadata.get_all("Provides-Extra", [])
+    assert not metadata.get_all("Project-URL")
+    readme = metadata.get_payload()
+    assert isinstance(readme, str)
+    assert "docs/fleet.md" in readme
+    assert re.findall(r"\]\((?!https?:)", readme) == [], "links that lead nowhere outside the repository"
     package = installed / "packages/runbooks"
     for there in (
         "py.typed",
