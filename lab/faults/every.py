@@ -1,6 +1,6 @@
 """All faults and calm states, and the codes that no fault makes."""
 
-from lab.faults import broker, healthy, queue  # noqa: F401 (they register what they have)
+from lab.faults import broker, cron, healthy, host, queue  # noqa: F401 (they register what they have)
 from lab.faults.fault import CALM, FAULTS
 
 __all__ = ["CALM", "FAULTS", "NOT_MADE"]
@@ -48,11 +48,6 @@ NOT_MADE: dict[str, str] = {
     "container.restarting": _NOBODY_YET,
     "container.stop_loses_tasks": _NOBODY_YET,
     "container.unhealthy": _NOBODY_YET,
-    "cron.differs": _NOBODY_YET,
-    "cron.missing": _NOBODY_YET,
-    "cron.not_ours": _NOBODY_YET,
-    "cron.not_running": _NOBODY_YET,
-    "cron.stale": _NOBODY_YET,
     "environment.differs": _NOBODY_YET,
     "environment.is_folder": _NOBODY_YET,
     "environment.not_in_effect": _NOBODY_YET,
@@ -60,20 +55,7 @@ NOT_MADE: dict[str, str] = {
     "environment.password": _NOBODY_YET,
     "environment.unknown": _NOBODY_YET,
     "environment.unreadable": _NOBODY_YET,
-    "host.cannot_write": _NOBODY_YET,
-    "host.folder_in_place": _NOBODY_YET,
-    "host.key_changed": _NOBODY_YET,
-    "host.key_unknown": _NOBODY_YET,
-    "host.lacks_tools": _NOBODY_YET,
-    "host.login_refused": _NOBODY_YET,
-    "host.no_directory": _NOBODY_YET,
-    "host.no_room": _NOBODY_YET,
     "host.not_loaded": _NOBODY_YET,
-    "host.other_shell": _NOBODY_YET,
-    "host.probe_failed": _NOBODY_YET,
-    "host.slow_shell": _NOBODY_YET,
-    "host.sudo_refused": _NOBODY_YET,
-    "host.unreachable": _NOBODY_YET,
     "inventory.accepts_nothing": _NOBODY_YET,
     "inventory.no_workers": _NOBODY_YET,
     "inventory.same_machine": _NOBODY_YET,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import redis
 
+from lab.fleet.host import on_host
 from lab.fleet.world import FleetWorld, broker_of, two_hosts
 from lab.world import World, make_world
 
@@ -71,11 +72,13 @@ class Hosts:
         return broker_of(self.world)
 
     def as_root(self, host: str, command: str, stdin: str = "") -> str:
-        """Run a command as root on a host; returns what it printed. Raises GroundError."""
-        done = self.world.ssh(f"root@{host}", command, stdin)
-        if done.code != 0:
-            raise GroundError(f"{host}: {command}\n{done.out}{done.err}")
-        return done.out
+        """Run a shell command as root on a host, also where no ssh leads there; returns what it printed.
+
+        It ends with the first part that fails. Raises FleetError.
+        """
+        record = self.world.record
+        its = next(one for one in record.hosts if one.name == host)
+        return on_host(record, its, "sh", "-euc", command, stdin=stdin)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ Restart=always
 [Install]
 WantedBy=multi-user.target
 """
-_CRON = """\
+CRON = """\
 # Managed by celery-runbooks for printer_inventory; changes made here are replaced by the next `inv install-cron`.
 SHELL=/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -66,7 +66,7 @@ def spoil(hosts: Sequence[Host], host: Host, root: Path) -> None:
         (units / OLD_UNIT).write_text(_UNIT)
         (units / "multi-user.target.wants" / OLD_UNIT).symlink_to(f"../{OLD_UNIT}")
     if host == cron:
-        (root / "etc/cron.d" / STALE_CRON).write_text(_CRON)
+        (root / "etc/cron.d" / STALE_CRON).write_text(CRON)
 
 
 def leak(record: Record) -> None:

@@ -1,0 +1,81 @@
+"""What faults on real hosts have in common: root's commands there, and files that are put back with their times."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab.faults.grounds import Hosts, until
+
+ENV_FILE = "/etc/printer_inventory.env"
+APPLICATION = "/srv/printer_inventory"
+UNITS = "/etc/systemd/system"
+HIGH, LOW, DAEMON = (f"celery-worker@worker_{name}.service" for name in ("high", "low", "daemon"))
+LOW_UNIT = f"{UNITS}/{LOW}"
+
+
+@contextmanager
+def changed(ground: Hosts, host: str, change: str, back: str) -> Iterator[None]:
+    """A host that a command of root's changes; another puts it back."""
+    ground.as_root(host, change)
+    try:
+        yield
+    finally:
+        ground.as_root(host, back)
+
+
+@contextmanager
+def kept(ground: Hosts, host: str, path: str, change: str) -> Iterator[None]:
+    """A file or folder that a command of root's changes, moves or removes; it comes back with its times."""
+    aside = f"/root/{path.replace('/', '_')}"
+    with changed(ground, host, f"cp -a {path} {aside}; {change}", f"rm -rf {path}; mv {aside} {path}"):
+        yield
+
+
+@contextmanager
+def away(ground: Hosts, host: str, path: str) -> Iterator[None]:
+    """A file or folder that is not there."""
+    aside = f"/root/{path.replace('/', '_')}"
+    with changed(ground, host, f"mv {path} {aside}", f"mv {aside} {path}"):
+        yield
+
+
+def write(path: str, text: str) -> str:
+    """The command that writes a file."""
+    return f"printf %s {shlex.quote(text)} >{path}"
+
+
+@contextmanager
+def drop_in(ground: Hosts, unit: str, lines: str, *, restart: bool = False) -> Iterator[None]:
+    """A drop-in of a unit on web1 with these lines of [Service]; `restart` starts the unit on it."""
+    folder = f"{UNITS}/{unit}.d"
+    again = f"systemctl reset-failed {unit}; systemctl restart --no-block {unit}" if restart else ":"
+    file = write(f"{folder}/x.conf", f"[Service]\n{lines}\n")
+    change = f"mkdir {folder}; {file}; systemctl daemon-reload; {again}"
+    with changed(ground, "web1", change, f"rm -r {folder}; systemctl daemon-reload; {again}"):
+        yield
+
+
+@contextmanager
+def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1") -> Iterator[None]:
+    """A unit of somebody else's, and what systemctl does with it: `enable`, `start` or both."""
+    path = f"{UNITS}/{unit}"
+    back = f"systemctl disable --now {unit}; rm {path}; systemctl daemon-reload; systemctl reset-failed"
+    with changed(ground, host, f"{write(path, text)}; systemctl daemon-reload; systemctl {then} {unit}", back):
+        yield
+
+
+def until_prints(ground: Hosts, host: str, command: str, wanted: str) -> None:
+    """Wait until a command of root's prints this. Raises GroundError."""
+    until(lambda: ground.as_root(host, command).strip() == wanted, f"{host}: {command}: {wanted}")
+
+
+def nodes(ground: Hosts) -> set[str]:
+    """The names of the nodes that listen."""
+    with ground.broker() as client:
+        bound = client.smembers("_kombu.binding.celery.pidbox")
+    return {entry.decode().rpartition("\x16")[2].removesuffix(".celery.pidbox") for entry in bound}
+
+
+def until_listens(ground: Hosts, node: str) -> None:
+    """Wait until a node listens. Raises GroundError."""
+    until(lambda: node in nodes(ground), f"{node} to listen")
