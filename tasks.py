@@ -238,11 +238,13 @@ def matrix(c: Context, only: str = "", ground: str = "", pairs: int = 40) -> Non
 
 @task()
 def docs(c: Context) -> None:
-    """Write what of docs/ is made from the code: findings.md, output.schema.json."""
-    from lab import findings_page, schema_page
+    """Write what of docs/ is made from the code: findings, reference, the schema of the JSON, the manual page."""
+    from lab import findings_page, man_page, reference_page, schema_page
 
     (CHECKOUT / "docs/findings.md").write_text(findings_page.page())
+    (CHECKOUT / "docs/reference.md").write_text(reference_page.page())
     (CHECKOUT / "docs/output.schema.json").write_text(schema_page.page())
+    (CHECKOUT / "docs/celery-runbooks.1").write_text(man_page.page())
 
 
 namespace = Collection.from_module(verbs)

@@ -1,6 +1,6 @@
 """Every error an operator can be shown: what is wrong, what to do next, and the exit code that says so to a script."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum
 
 
@@ -16,6 +16,20 @@ class ExitCode(IntEnum):
     STALE = 7
     LOCKED = 8
     INTERRUPTED = 99
+
+
+EXIT_CODES: Mapping[ExitCode, str] = {
+    ExitCode.OK: "ok",
+    ExitCode.FINDINGS: "findings or failed checks",
+    ExitCode.FAILED: "a step failed, something had to be left as it is, or the output could not be written",
+    ExitCode.UNREACHABLE: "unreachable",
+    ExitCode.USAGE: "usage or bad input",
+    ExitCode.FAILED_AND_UNREACHABLE: "failed and unreachable",
+    ExitCode.STALE: "something changed since it was looked at",
+    ExitCode.LOCKED: "another run holds the lock",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+"""What each says, for whoever looks it up."""
 
 
 class RunbookError(Exception):

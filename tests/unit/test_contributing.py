@@ -320,6 +320,7 @@ DEPTHS: Edits = {
 def test_a_verb_works_once_the_files_that_are_named_have_it(copy: Path, url: str, client: "redis.Redis") -> None:
     assert set(DEPTHS) == added("Add a verb", NAME="depths", NOUN="checks")
     apply(copy, DEPTHS)
+    assert run(copy, "tasks.py", "docs").returncode == 0
     client.lpush("high", b"{}", b"{}")
     done = inv(copy, url, "depths", "--json")
     assert (done.returncode, json.loads(done.stdout)["depths"]) == (0, [{"queue": "high", "depth": 2}])

@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 from invoke.collection import Collection
 
+from lab import man_page, reference_page
 from runbooks.cli import verbs
-from runbooks.core.errors import ExitCode
+from runbooks.core.errors import EXIT_CODES, ExitCode
 from runbooks.core.schedule import parsed
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.inventory.build import build_fleet
@@ -78,7 +80,15 @@ def test_every_filter_and_lookup_stands_in_the_inventory_page(name: str) -> None
 
 @pytest.mark.parametrize("code", list(ExitCode))
 def test_every_exit_code_stands_in_the_readme(code: ExitCode) -> None:
-    assert f" {int(code)} " in (CHECKOUT / "README.md").read_text().partition("Exit codes:")[2]
+    told = " ".join((CHECKOUT / "README.md").read_text().partition("Exit codes:")[2].split())
+    assert f"{int(code)} {EXIT_CODES[code]}" in told
+
+
+@pytest.mark.parametrize("made", [reference_page, man_page], ids=["reference.md", "celery-runbooks.1"])
+def test_the_pages_made_from_the_code_are_as_inv_docs_makes_them(
+    made: ModuleType, request: pytest.FixtureRequest
+) -> None:
+    assert (CHECKOUT / "docs" / request.node.callspec.id).read_text() == made.page()
 
 
 def test_every_test_that_a_promise_names_exists() -> None:

@@ -51,6 +51,8 @@ def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: P
     assert isinstance(readme, str)
     assert "docs/fleet.md" in readme
     assert re.findall(r"\]\((?!https?:)", readme) == [], "links that lead nowhere outside the repository"
+    (data,) = (installed / "packages").glob("*.data/data")
+    assert ".SH EXIT STATUS" in (data / "share/man/man1/celery-runbooks.1").read_text()
     package = installed / "packages/runbooks"
     for there in (
         "py.typed",

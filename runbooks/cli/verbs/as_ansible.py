@@ -5,6 +5,7 @@
 
 from typing import Any
 
+from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
 LETTERS = "cCDefiJkKlTuv"
@@ -29,6 +30,13 @@ class AnsibleTask(Task):  # type: ignore[type-arg]
     def __deepcopy__(self, memo: object) -> "AnsibleTask":
         """Return the task itself: Invoke copies each verb twice as it loads them, and none is changed afterwards."""
         return self
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Keep the help, which Invoke takes out of the task as it makes the arguments: they may be asked for again."""
+        kept = dict(self.help)
+        arguments = super().get_arguments(ignore_unknown_help)
+        self.help = kept
+        return arguments
 
     def arg_opts(self, name: str, default: str, taken_names: set[str]) -> dict[str, Any]:
         options = super().arg_opts(name, default, taken_names)
