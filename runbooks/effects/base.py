@@ -1,4 +1,6 @@
-"""What the handler of an effect has to know of it; nothing has a default that would be wrong for a new one."""
+"""What the handler of an effect has to know of it; nothing has a default that would be wrong for a
+new one.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -95,8 +97,8 @@ class OnHost(Handler[E]):
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """The shell fragment that makes it; `read` is the file that it `reads`.
 
-        It can be killed at any instant and run again. Exit code `STALE` says that the host is not as it was seen.
-        Raises StalePlan where the file says so.
+        It can be killed at any instant and run again. Exit code `STALE` says that the host is not
+        as it was seen. Raises StalePlan where the file says so.
         """
 
 
@@ -114,7 +116,9 @@ class ReverseOnHost(OnHost[R]):
 
     @abstractmethod
     def judge(self, state: HostState) -> tuple[Outcome, str]:
-        """What taking back by it means now, and why: CHANGED it can be made, ALREADY it need not be, CANNOT."""
+        """What taking back by it means now, and why: CHANGED it can be made, ALREADY it need not
+        be, CANNOT.
+        """
 
     def missing(self, state: HostState) -> str:
         """Why it does not show, after it was made; "" where it does."""
@@ -162,15 +166,21 @@ class ReverseInBroker(InBroker[R]):
     @property
     @abstractmethod
     def again(self) -> bool:
-        """Whether it is judged again after it was made: what it brings back may have to be brought back anew."""
+        """Whether it is judged again after it was made: what it brings back may have to be brought
+        back anew.
+        """
 
     @abstractmethod
     def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
-        """What taking back by it means now, and why, as `ReverseOnHost.judge`; `directory` is the run's."""
+        """What taking back by it means now, and why, as `ReverseOnHost.judge`; `directory` is the
+        run's.
+        """
 
     @abstractmethod
     def resolved(self, directory: Path, *, malformed: bool) -> Reverse:
-        """The effect as it is to be made: with the path of its archive, and as the operator asked for it."""
+        """The effect as it is to be made: with the path of its archive, and as the operator asked
+        for it.
+        """
 
 
 Way = ReverseOnHost[Any] | ReverseInBroker[Any]

@@ -140,28 +140,40 @@ def in_broker(effect: Effect) -> InBroker[Any]:
     return handler
 
 
-def fragments(host: FleetHost, effects: Mapping[str, Effect], read: Mapping[str, FileState]) -> dict[str, str]:
-    """The fragment of each effect; of neighbours after which systemd has to read its units again, the last does it.
+def fragments(
+    host: FleetHost, effects: Mapping[str, Effect], read: Mapping[str, FileState]
+) -> dict[str, str]:
+    """The fragment of each effect; of neighbours after which systemd has to read its units again,
+    the last does it.
 
-    `read` are the files that some of them have to know. Before the first unit is put in place, all of them are judged
-    together. Raises TypeError where one is no effect on a host, StalePlan where a file is not as it was seen.
+    `read` are the files that some of them have to know. Before the first unit is put in place, all
+    of them are judged together. Raises TypeError where one is no effect on a host, StalePlan where
+    a file is not as it was seen.
     """
     handlers = {name: on_host(effect) for name, effect in effects.items()}
     followers = [*handlers.values(), None][1:]
     units = {
-        name: effect for name, effect in effects.items() if isinstance(effect, WriteFile) and effect.check == "unit"
+        name: effect
+        for name, effect in effects.items()
+        if isinstance(effect, WriteFile) and effect.check == "unit"
     }
     together = {next(iter(units)): judge_together(host, units.values())} if len(units) > 1 else {}
     return {
-        name: handler.without_reload(host)
-        if isinstance(handler, Reloading) and isinstance(follower, Reloading)
-        else together.get(name, "") + handler.fragment(host, read.get(name))
+        name: (
+            handler.without_reload(host)
+            if isinstance(handler, Reloading) and isinstance(follower, Reloading)
+            else together.get(name, "") + handler.fragment(host, read.get(name))
+        )
         for (name, handler), follower in zip(handlers.items(), followers, strict=True)
     }
 
 
 def require_able(broker: "Broker", changes: Iterable[Change]) -> None:
-    """Raise BrokerRefused where changes in the broker would fail half-way, as far as that is known before."""
-    handlers = [handler for change in changes if isinstance(handler := handler_of(change.do), InBroker)]
+    """Raise BrokerRefused where changes in the broker would fail half-way, as far as that is known
+    before.
+    """
+    handlers = [
+        handler for change in changes if isinstance(handler := handler_of(change.do), InBroker)
+    ]
     queues = dict.fromkeys(queue for handler in handlers for queue in handler.rewrites)
     broker.require_able(queues, unacked=any(handler.rewrites_unacked for handler in handlers))

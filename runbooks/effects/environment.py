@@ -41,27 +41,43 @@ class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
         found = read(state.files[effect.path].content or b"", effect.reader).values
         if all(found.get(name) == value for name, value in effect.values.items()):
             return Outcome.ALREADY, "it is as it was"
-        ours = all(found.get(name) in (effect.replaces[name], value) for name, value in effect.values.items())
-        return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+        ours = all(
+            found.get(name) in (effect.replaces[name], value)
+            for name, value in effect.values.items()
+        )
+        return (
+            (Outcome.CHANGED, "")
+            if ours
+            else (Outcome.CANNOT, "it has been changed since by somebody else")
+        )
 
 
 def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
     """The write that sets the variables in the file as it is now; its mode stays.
 
-    Raises StalePlan when a variable is neither what was seen nor what is wanted, or cannot be set as the file is now.
+    Raises StalePlan when a variable is neither what was seen nor what is wanted, or cannot be set
+    as the file is now.
     """
     if actual.is_folder:
-        raise StalePlan(f"{effect.path} cannot be read: it is a folder now", "run the command again")
+        raise StalePlan(
+            f"{effect.path} cannot be read: it is a folder now", "run the command again"
+        )
     content = actual.content or b""
     found = read(content, effect.reader).values
     for name, value in effect.values.items():
         if found.get(name) not in (effect.replaces.get(name), value):
-            raise StalePlan(f"{effect.path}: {name} has changed since it was looked at", "run the command again")
+            raise StalePlan(
+                f"{effect.path}: {name} has changed since it was looked at", "run the command again"
+            )
     try:
         new = edit(content, effect.reader, effect.values, effect.as_written)
     except ValueError as error:
         raise StalePlan(f"{effect.path}: {error}", "run the command again") from None
     gone = effect.was_absent and not new
     return WriteFile(
-        effect.path, None if gone else new, actual.mode or 0o640, sha256(actual.content), changed_at=effect.changed_at
+        effect.path,
+        None if gone else new,
+        actual.mode or 0o640,
+        sha256(actual.content),
+        changed_at=effect.changed_at,
     )

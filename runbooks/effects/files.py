@@ -27,7 +27,11 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
     @property
     def service(self) -> str:
         """That of a unit which is removed: only once it is stopped."""
-        return service_of_unit(PurePosixPath(self.effect.path).name) if self.effect.content is None else ""
+        return (
+            service_of_unit(PurePosixPath(self.effect.path).name)
+            if self.effect.content is None
+            else ""
+        )
 
     @property
     def summary(self) -> str:
@@ -57,7 +61,11 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
         only_mode = ours and now.content is not None and now.mode != self.effect.mode
         if now.content == self.effect.content and not only_mode:
             return Outcome.ALREADY, "it is as it was"
-        return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+        return (
+            (Outcome.CHANGED, "")
+            if ours
+            else (Outcome.CANNOT, "it has been changed since by somebody else")
+        )
 
 
 class LostContentsHandler(ReverseOnHost[LostContents]):
@@ -83,9 +91,11 @@ class LostContentsHandler(ReverseOnHost[LostContents]):
 
 
 def write(effect: WriteFile, judge: str = "", users: Iterable[str] = ()) -> str:
-    """Put the file in place, whole or not at all; where `judge` names a file in `sh/`, that must find nothing wrong.
+    """Put the file in place, whole or not at all; where `judge` names a file in `sh/`, that must
+    find nothing wrong.
 
-    A folder of drop-ins comes with the first of them, and goes with the last. Each of the `users` has to exist then.
+    A folder of drop-ins comes with the first of them, and goes with the last. Each of the `users`
+    has to exist then.
     """
     digests = (effect.replaces, sha256(effect.content))
     folder = quote(str(PurePosixPath(effect.path).parent))
@@ -94,16 +104,23 @@ def write(effect: WriteFile, judge: str = "", users: Iterable[str] = ()) -> str:
         removed = shell("remove", effect.path, *digests, using=["enter"])
         if not of_drop_ins:
             return removed
-        return f"[ -d {folder} ] || exit 0\n(\n{removed}\n) && rmdir --ignore-fail-on-non-empty -- {folder}"
+        return (
+            f"[ -d {folder} ] || exit 0\n(\n{removed}\n) && rmdir --ignore-fail-on-non-empty --"
+            f" {folder}"
+        )
     changed_at = "" if effect.changed_at is None else repr(effect.changed_at)
     told = (base64.b64encode(effect.content).decode(), f"{effect.mode:o}", changed_at, judge)
     made = f"mkdir -p -- {folder} || exit 1\n" if of_drop_ins else ""
-    return made + shell("write", effect.path, *digests, *told, *users, using=["enter", *([judge] if judge else [])])
+    return made + shell(
+        "write", effect.path, *digests, *told, *users, using=["enter", *([judge] if judge else [])]
+    )
 
 
 def judge_together(host: FleetHost, units: Iterable[WriteFile]) -> str:
     """Judges several new units at once, before each is judged by itself."""
-    return manager_of(host).judge_together({PurePosixPath(unit.path).name: unit.content or b"" for unit in units})
+    return manager_of(host).judge_together(
+        {PurePosixPath(unit.path).name: unit.content or b"" for unit in units}
+    )
 
 
 def _cron_users(content: str) -> Iterator[str]:

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from runbooks.core.effects import RecallMessages, RestoreMessages, RestoreSelected, SendAgain, TakeMessages, TakeUnacked
+from runbooks.core.effects import (
+    RecallMessages,
+    RestoreMessages,
+    RestoreSelected,
+    SendAgain,
+    TakeMessages,
+    TakeUnacked,
+)
 from runbooks.core.fleet import Fleet
 from runbooks.core.reporter import Outcome
 from runbooks.core.rules import destination, parse
@@ -62,11 +69,16 @@ class _OfArchive(InBroker[A]):
 
 def _judged(found: "Restorable", directory: Path) -> tuple[Outcome, str]:
     """What putting back, or recalling, means for an archive of this run."""
-    outcome = Outcome.CANNOT if found.damage else Outcome.CHANGED if found.count else Outcome.ALREADY
+    outcome = (
+        Outcome.CANNOT if found.damage else Outcome.CHANGED if found.count else Outcome.ALREADY
+    )
     why = found.damage or counted(found.count, "message")
     if found.held_back:
         stay = counted(found.held_back, "malformed stays", "malformed stay")
-        why += f"; {stay} in the archive, for each would kill the worker that pops it (--malformed puts them back)"
+        why += (
+            f"; {stay} in the archive, for each would kill the worker that pops it (--malformed"
+            " puts them back)"
+        )
     if found.gone:
         why += f"; {counted(found.gone, 'is', 'are')} out of reach, in no queue any more"
     if found.note:
@@ -87,7 +99,9 @@ class RestoreMessagesHandler(_OfArchive[RestoreMessages], ReverseInBroker[Restor
 
     def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
         """See ReverseInBroker."""
-        return _judged(broker.restorable(directory / self.effect.archive, malformed=malformed), directory)
+        return _judged(
+            broker.restorable(directory / self.effect.archive, malformed=malformed), directory
+        )
 
     def resolved(self, directory: Path, *, malformed: bool) -> RestoreMessages:
         """See ReverseInBroker."""
@@ -127,7 +141,9 @@ class RecallMessagesHandler(_OfArchive[RecallMessages], ReverseInBroker[RecallMe
 
     def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
         """See ReverseInBroker."""
-        return _judged(broker.recallable(directory / self.effect.archive, self.effect.token), directory)
+        return _judged(
+            broker.recallable(directory / self.effect.archive, self.effect.token), directory
+        )
 
     def resolved(self, directory: Path, *, malformed: bool) -> RecallMessages:
         """See ReverseInBroker."""

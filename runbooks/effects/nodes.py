@@ -1,10 +1,19 @@
-"""What nodes are told by remote control. Each has worked when the node itself says so after it was told."""
+"""What nodes are told by remote control. Each has worked when the node itself says so after it was
+told.
+"""
 
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from runbooks.core.effects import ResizePool, Reverse, RevokeTasks, SetRateLimit, ShutDownNode, SwitchConsumer
+from runbooks.core.effects import (
+    ResizePool,
+    Reverse,
+    RevokeTasks,
+    SetRateLimit,
+    ShutDownNode,
+    SwitchConsumer,
+)
 from runbooks.core.errors import NodesSilent, RunbookError, StalePlan
 from runbooks.core.fleet import Fleet
 from runbooks.core.reporter import Outcome
@@ -50,7 +59,9 @@ class _OfNode(ReverseInBroker[N]):
             if self.is_so(node):
                 return "it was so already"
             if not self.is_ours(node):
-                raise StalePlan(f"{self.what}: it has changed since it was looked at", "run the command again")
+                raise StalePlan(
+                    f"{self.what}: it has changed since it was looked at", "run the command again"
+                )
             self.tell(node)
             node.shows(self.what, lambda: self.is_so(node))
         return f"{node.name} says so"
@@ -66,7 +77,11 @@ class _OfNode(ReverseInBroker[N]):
             return Outcome.CANNOT, f"{error.problem}; {_STARTED_ANEW}"
         except RunbookError as error:
             return Outcome.CANNOT, error.problem
-        return (Outcome.CHANGED, "") if ours else (Outcome.CANNOT, "it has been changed since by somebody else")
+        return (
+            (Outcome.CHANGED, "")
+            if ours
+            else (Outcome.CANNOT, "it has been changed since by somebody else")
+        )
 
     def resolved(self, directory: Path, *, malformed: bool) -> Reverse:
         """See ReverseInBroker."""
@@ -79,12 +94,17 @@ class SetRateLimitHandler(_OfNode[SetRateLimit]):
     @property
     def what(self) -> str:
         """See _OfNode."""
-        return f"{self.effect.task} with {self.effect.limit or 'no rate limit'} on {self.effect.node}"
+        return (
+            f"{self.effect.task} with {self.effect.limit or 'no rate limit'} on {self.effect.node}"
+        )
 
     @property
     def summary(self) -> str:
         """See ReverseInBroker."""
-        return f"let {self.effect.node} run {self.effect.task} with {self.effect.limit or 'no rate limit'}"
+        return (
+            f"let {self.effect.node} run {self.effect.task} with"
+            f" {self.effect.limit or 'no rate limit'}"
+        )
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -100,7 +120,9 @@ class SetRateLimitHandler(_OfNode[SetRateLimit]):
 
 
 class ResizePoolHandler(_OfNode[ResizePool]):
-    """The processes of a prefork pool; of those that are to go only idle ones do, so some may be left."""
+    """The processes of a prefork pool; of those that are to go only idle ones do, so some may be
+    left.
+    """
 
     @property
     def what(self) -> str:
@@ -138,7 +160,10 @@ class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
     @property
     def summary(self) -> str:
         """See ReverseInBroker."""
-        return f"let {self.effect.node} {'consume' if self.effect.consumes else 'not consume'} {self.effect.queue}"
+        return (
+            f"let {self.effect.node} {'consume' if self.effect.consumes else 'not consume'}"
+            f" {self.effect.queue}"
+        )
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -150,7 +175,9 @@ class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
 
     def tell(self, node: "OneNode") -> None:
         """See _OfNode."""
-        node.tell("add_consumer" if self.effect.consumes else "cancel_consumer", queue=self.effect.queue)
+        node.tell(
+            "add_consumer" if self.effect.consumes else "cancel_consumer", queue=self.effect.queue
+        )
 
 
 G = TypeVar("G", bound=RevokeTasks | ShutDownNode)

@@ -1,4 +1,6 @@
-"""Services: started, stopped, restarted, enabled; their manager's units, and processes that they left behind."""
+"""Services: started, stopped, restarted, enabled; their manager's units, and processes that they
+left behind.
+"""
 
 from typing import TypeVar
 
@@ -63,7 +65,11 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        after = "; all of them run then" if self.effect.together and self.effect.action == "restart" else ""
+        after = (
+            "; all of them run then"
+            if self.effect.together and self.effect.action == "restart"
+            else ""
+        )
         return f"{self.effect.action} {enumerated(self.services)}{after}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
@@ -81,13 +87,18 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
             if found.untold:
                 return Outcome.CANNOT, f"{its}whether it runs is not known: {found.untold}"
             if found.other_process:
-                return Outcome.CANNOT, f"{its}its status command names {found.other_process}, which is not it"
+                return (
+                    Outcome.CANNOT,
+                    f"{its}its status command names {found.other_process}, which is not it",
+                )
         down = [name for name in self.services if state.services[name].pid is None]
         if len(down) == len(self.services) and self.effect.action == "stop":
             return Outcome.ALREADY, "it does not run" if len(down) == 1 else "they do not run"
         if down and self.restarts:
             ran = "it ran before the run, and does not now"
-            return Outcome.CHANGED, f"not running now: {enumerated(down)}" if self.effect.together else ran
+            return Outcome.CHANGED, (
+                f"not running now: {enumerated(down)}" if self.effect.together else ran
+            )
         return Outcome.CHANGED, ""
 
     def missing(self, state: HostState) -> str:
@@ -96,9 +107,11 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
             return super().missing(state)
         its = {name: state.services[name] for name in self.services}
         return "; ".join(
-            f"whether {name} runs is not known: {found.untold}"
-            if found.untold
-            else f"{name} does not run{found.why_down}"
+            (
+                f"whether {name} runs is not known: {found.untold}"
+                if found.untold
+                else f"{name} does not run{found.why_down}"
+            )
             for name, found in its.items()
             if found.pid is None
         )

@@ -1,4 +1,6 @@
-"""What somebody else has started: stopped so that tasks finish, kept from coming back, and started again."""
+"""What somebody else has started: stopped so that tasks finish, kept from coming back, and started
+again.
+"""
 
 from runbooks.core.census import Unit
 from runbooks.core.effects import ControlOther, LinkUnit, StartByHand
@@ -19,7 +21,9 @@ def _unit(state: HostState, name: str) -> Unit | None:
 
 
 def _below_supervisord(state: HostState) -> set[str]:
-    """The programs whose Celery processes supervisord runs; "" for one that has written over its environment."""
+    """The programs whose Celery processes supervisord runs; "" for one that has written over its
+    environment.
+    """
     assert state.census
     return {one.program for one in state.census.processes if one.below_supervisord}
 
@@ -91,7 +95,9 @@ class ControlOtherHandler(ReverseOnHost[ControlOther]):
         unit = _unit(state, self.effect.name)
         if unit is None:
             return _UNIT_IS_GONE
-        return (Outcome.ALREADY, "it is active") if unit.active == "active" else (Outcome.CHANGED, "")
+        return (
+            (Outcome.ALREADY, "it is active") if unit.active == "active" else (Outcome.CHANGED, "")
+        )
 
     def missing(self, state: HostState) -> str:
         """See ReverseOnHost."""
@@ -155,4 +161,7 @@ class StartByHandHandler(ReverseOnHost[StartByHand]):
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
-        return Outcome.CANNOT, f"no manager started it, so whoever did has to start it again: {self.effect.told}"
+        return (
+            Outcome.CANNOT,
+            f"no manager started it, so whoever did has to start it again: {self.effect.told}",
+        )

@@ -1,4 +1,6 @@
-"""Files that only grow, line by line, each on the disk before anything goes on: a crash can tear the last one alone."""
+"""Files that only grow, line by line, each on the disk before anything goes on: a crash can tear
+the last one alone.
+"""
 
 import errno
 import os
@@ -9,7 +11,9 @@ from runbooks.core.errors import RunbookError
 
 
 class Appended:
-    """An open file of lines in a run's folder, for this user alone. What was torn off at its end is cut off first."""
+    """An open file of lines in a run's folder, for this user alone. What was torn off at its end is
+    cut off first.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -19,7 +23,9 @@ class Appended:
         os.ftruncate(self._fd, len(whole[0]) + len(whole[1]))
 
     def append(self, lines: bytes) -> None:
-        """Returns once all of these lines are on the disk. Raises RunbookError, and leaves none of them, otherwise."""
+        """Returns once all of these lines are on the disk. Raises RunbookError, and leaves none of
+        them, otherwise.
+        """
         size = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, lines) != len(lines):
@@ -29,7 +35,8 @@ class Appended:
             os.ftruncate(self._fd, size)
             raise RunbookError(
                 f"{self._path} cannot be written: {error.strerror}",
-                f"mend that first; {Command('show', self._path.parent.name)} tells what was done before",
+                f"mend that first; {Command('show', self._path.parent.name)} tells what was done"
+                " before",
             ) from None
 
     def close(self) -> None:

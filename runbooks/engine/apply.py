@@ -1,4 +1,6 @@
-"""Carry out a plan, and look again after each stage: a step has worked when its own plan is empty then."""
+"""Carry out a plan, and look again after each stage: a step has worked when its own plan is empty
+then.
+"""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +34,12 @@ def apply(
     rolling: Rolling,
     proof: Needs,
 ) -> tuple[frozenset[str], Snapshot | None]:
-    """Carry the plan out stage by stage; a host on which something fails takes no part in what comes later.
+    """Carry the plan out stage by stage; a host on which something fails takes no part in what
+    comes later.
 
-    Returns the hosts that a rolling step failed on after it had interrupted them, or did not come to any more, and
-    those where one failed that puts back: they are better off as they were. And a look at what a `proof` needs of the
-    whole fleet, if one was taken after all changes.
+    Returns the hosts that a rolling step failed on after it had interrupted them, or did not come
+    to any more, and those where one failed that puts back: they are better off as they were. And a
+    look at what a `proof` needs of the whole fleet, if one was taken after all changes.
     """
     worse: frozenset[str] = frozenset()
     after: Snapshot | None = None
@@ -58,14 +61,20 @@ def apply(
 
 
 def _stages(steps: Sequence[Step]) -> list[list[Step]]:
-    """Neighbouring steps that may share one exec and one second look on each host; none that interrupts is among them.
+    """Neighbouring steps that may share one exec and one second look on each host; none that
+    interrupts is among them.
 
     On each host their changes are made in order, and none after one that failed.
     """
     stages: list[list[Step]] = []
     for step in steps:
         shares = not step.rolling and Needs.QUEUES not in step.needs
-        if shares and stages and not stages[-1][0].rolling and Needs.QUEUES not in stages[-1][0].needs:
+        if (
+            shares
+            and stages
+            and not stages[-1][0].rolling
+            and Needs.QUEUES not in stages[-1][0].needs
+        ):
             stages[-1].append(step)
         else:
             stages.append([step])
@@ -74,14 +83,20 @@ def _stages(steps: Sequence[Step]) -> list[list[Step]]:
 
 def _count_right(run: Run, step: Step, changes: Sequence[Change]) -> None:
     """Count the step as right where it has nothing to change and nothing has gone wrong."""
-    hosts = {BROKER} if Needs.QUEUES in step.needs else {host.name for host in run.session.fleet.hosts}
+    hosts = (
+        {BROKER} if Needs.QUEUES in step.needs else {host.name for host in run.session.fleet.hosts}
+    )
     for host in hosts - {change.host for change in changes if change.step == step.name}:
         run.recap.at(host).ok += not run.recap.at(host).bad
 
 
 def _without_failed(run: Run, changes: Sequence[Change]) -> list[Change]:
     out = {name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable}
-    _skip(run, [change for change in changes if change.host in out], "an earlier step failed on this host")
+    _skip(
+        run,
+        [change for change in changes if change.host in out],
+        "an earlier step failed on this host",
+    )
     return [change for change in changes if change.host not in out]
 
 
@@ -98,25 +113,33 @@ def _roll(
     rolling: Rolling,
     proof: Needs,
 ) -> tuple[frozenset[str], Snapshot | None]:
-    """Change the hosts in batches, each proved before the next; when more have failed than may, interrupt no other.
+    """Change the hosts in batches, each proved before the next; when more have failed than may,
+    interrupt no other.
 
-    Where nothing was interrupted yet, services that do not run are started all the same: they cannot become worse.
-    The look after the last batch is a look at the whole fleet where a proof of that follows: one look, then, not two.
+    Where nothing was interrupted yet, services that do not run are started all the same: they
+    cannot become worse. The look after the last batch is a look at the whole fleet where a proof of
+    that follows: one look, then, not two.
     """
     hosts = list(dict.fromkeys(change.host for change in changes))
     worse: set[str] = set()
     spared: set[str] = set()
     after: Snapshot | None = None
     for batch in rolling.batches(hosts):
-        failed = [name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable]
+        failed = [
+            name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable
+        ]
         if len(failed) > rolling.max_fail and not set(hosts).isdisjoint(failed):
             mine = {host for host in batch if worse or _interrupts(changes, host)}
-            why = f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
+            why = (
+                f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
+            )
             _skip(run, [change for change in changes if change.host in mine], why)
             spared |= mine
             batch = [host for host in batch if host not in mine]
         if len(hosts) > 1 and batch:
-            run.session.reporter.message(f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}")
+            run.session.reporter.message(
+                f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}"
+            )
         todo = [change for change in changes if change.host in batch]
         look = proof if list(batch[-1:]) == hosts[-1:] else Needs(0)
         results, after = _proved(run, [step], todo, look)
@@ -126,7 +149,9 @@ def _roll(
 
 
 def _interrupts(changes: Sequence[Change], host: str) -> bool:
-    """Whether the step interrupts something on a host; a service that did not run is no worse for a failed start."""
+    """Whether the step interrupts something on a host; a service that did not run is no worse for a
+    failed start.
+    """
     return any(change.host == host and handler_of(change.do).stops for change in changes)
 
 
@@ -135,10 +160,14 @@ def _run_stage(
     stage: Sequence[Step],
     changes: Sequence[Change],
 ) -> frozenset[str]:
-    """Make the changes of all steps of a stage, then tell of each step by itself; the hosts to be put back."""
+    """Make the changes of all steps of a stage, then tell of each step by itself; the hosts to be
+    put back.
+    """
     alone = len(stage) == 1
     if alone and changes:
-        run.session.reporter.step(stage[0].name)  # before, for it may take its time and tell of its progress
+        run.session.reporter.step(
+            stage[0].name
+        )  # before, for it may take its time and tell of its progress
     results = _proved(run, stage, changes, Needs(0))[0] if changes else []
     for step in stage:
         mine = [result for result in results if result[0].step == step.name]
@@ -148,7 +177,9 @@ def _run_stage(
         tell(run, mine)
     put_back = {step.name for step in stage if step.puts_back}
     return frozenset(
-        change.host for change, outcome, _ in results if outcome is Outcome.FAILED and change.step in put_back
+        change.host
+        for change, outcome, _ in results
+        if outcome is Outcome.FAILED and change.step in put_back
     )
 
 
@@ -167,16 +198,31 @@ def _proved(
     lacking, gone, after = _second_look(run, steps, done, proof)
     for host in gone:
         run.recap.at(host).unreachable = 1
-    told = [(change, *_after_look(change, outcome, detail, lacking, gone)) for change, outcome, detail in results]
-    if missed := [(change, why) for change, outcome, why in told if outcome is Outcome.FAILED and change in done]:
+    told = [
+        (change, *_after_look(change, outcome, detail, lacking, gone))
+        for change, outcome, detail in results
+    ]
+    if missed := [
+        (change, why)
+        for change, outcome, why in told
+        if outcome is Outcome.FAILED and change in done
+    ]:
         run.journal.unproved(missed)
     return told, after
 
 
 def _after_look(
-    change: Change, outcome: Outcome, detail: str, lacking: Sequence[Change], gone: Mapping[str, str]
+    change: Change,
+    outcome: Outcome,
+    detail: str,
+    lacking: Sequence[Change],
+    gone: Mapping[str, str],
 ) -> tuple[Outcome, str]:
-    still = [other for other in lacking if other.host == change.host and _same_target(other.do, change.do)]
+    still = [
+        other
+        for other in lacking
+        if other.host == change.host and _same_target(other.do, change.do)
+    ]
     if outcome is not Outcome.CHANGED or not (still or change.host in gone):
         return outcome, detail
     summaries = "; ".join(other.summary for other in still)
@@ -196,10 +242,12 @@ def _same_target(one: Effect, other: Effect) -> bool:
 def _second_look(
     run: Run, steps: Sequence[Step], done: Sequence[Change], proof: Needs
 ) -> tuple[Sequence[Change], Mapping[str, str], Snapshot | None]:
-    """What the steps of these changes still lack on their hosts, waiting as long as their state may take to come about.
+    """What the steps of these changes still lack on their hosts, waiting as long as their state may
+    take to come about.
 
-    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The first look is at all
-    that the `proof` needs, which may be dear (probes, queues); if no other is needed it is returned.
+    Also those of the hosts that do not answer now, and why: what cannot be seen is not proven. The
+    first look is at all that the `proof` needs, which may be dear (probes, queues); if no other is
+    needed it is returned.
     """
     session = run.session
     hosts = {change.host for change in done}
@@ -208,7 +256,9 @@ def _second_look(
     deadline = time.monotonic() + max((step.patience_s for step in asked), default=0.0)
     looked = False
     while done:
-        if Needs.NODES in needs:  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
+        if (
+            Needs.NODES in needs
+        ):  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
             await_nodes(session, done, deadline, answering=looked)
         whole = None if looked or not proof else session.observe(needs | proof)
         snapshot = whole or session.observe(needs, hosts)
@@ -221,13 +271,17 @@ def _second_look(
         ]
         states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
         gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
-        settled = not gone and all(gave_up(changed_service(change), states.get(change.host)) for change in lacking)
+        settled = not gone and all(
+            gave_up(changed_service(change), states.get(change.host)) for change in lacking
+        )
         if settled or time.monotonic() >= deadline:
             session.reporter.waiting("")
             session.remember(snapshot)
             if Needs.QUEUES in needs:
                 run.journal.saw(Seen.of(snapshot))
             return lacking, gone, whole
-        session.reporter.waiting(f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}")
+        session.reporter.waiting(
+            f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}"
+        )
         time.sleep(PAUSE_S)
     return (), {}, None

@@ -31,9 +31,10 @@ _LOG = "log: "
 
 
 class Open(Struct, frozen=True):
-    """What is to be asked of a host: `unnamed` are pids that its census lacks, each with the node that answers from
-    it; `silent` those of its census for which no node answers; `lines`: where files name queues, nodes and sizes;
-    `logs` are services, each with its main process (None: it does not run), whose logs are read at the end.
+    """What is to be asked of a host: `unnamed` are pids that its census lacks, each with the node
+    that answers from it; `silent` those of its census for which no node answers; `lines`: where
+    files name queues, nodes and sizes; `logs` are services, each with its main process (None: it
+    does not run), whose logs are read at the end.
     """
 
     unnamed: Mapping[int, str] = {}
@@ -62,8 +63,12 @@ def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
     return {name: one for name, one in found.items() if one != Open()}
 
 
-def unnamed(host: FleetHost, state: HostState | Unreachable, nodes: Mapping[str, NodeState]) -> dict[int, str]:
-    """The pids from which nodes of the host answer and which no process of its census has, each with its node."""
+def unnamed(
+    host: FleetHost, state: HostState | Unreachable, nodes: Mapping[str, NodeState]
+) -> dict[int, str]:
+    """The pids from which nodes of the host answer and which no process of its census has, each
+    with its node.
+    """
     if isinstance(state, Unreachable) or state.census is None:
         return {}
     known = {one.inner_pid for one in state.census.processes}
@@ -76,16 +81,26 @@ def unnamed(host: FleetHost, state: HostState | Unreachable, nodes: Mapping[str,
 
 
 def _silent(rows: Iterable[Row]) -> Iterator[int]:
-    """The pids whose broker is not known and decides something. That of beats was asked for in the first question."""
+    """The pids whose broker is not known and decides something. That of beats was asked for in the
+    first question.
+    """
     for row in rows:
         decides = row.of_app or row.twins
         if row.process and not row.answer and decides and row.process.options.role != "beat":
             yield row.process.pid
 
 
-def _logs(host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[tuple[str, int | None]]:
-    """The services that do not run and of which that is known, and the workers that run and are silent."""
-    silent = {row.service for row in rows if row.process and not row.answer and row.process.options.role != "beat"}
+def _logs(
+    host: FleetHost, state: HostState, rows: Iterable[Row]
+) -> Iterator[tuple[str, int | None]]:
+    """The services that do not run and of which that is known, and the workers that run and are
+    silent.
+    """
+    silent = {
+        row.service
+        for row in rows
+        if row.process and not row.answer and row.process.options.role != "beat"
+    }
     for name in host.services:
         service = state.services.get(name)
         if service is None or service.last_lines or service.untold or not service.exists:
@@ -94,28 +109,47 @@ def _logs(host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[tu
             yield name, service.pid
 
 
-def _differs(fleet: Fleet, host: FleetHost, rows: Iterable[Row], nodes: Mapping[str, NodeState]) -> bool:
+def _differs(
+    fleet: Fleet, host: FleetHost, rows: Iterable[Row], nodes: Mapping[str, NodeState]
+) -> bool:
     """Whether a worker has another name than the inventory's, more processes, or lacks a queue."""
     answering = [(worker, nodes.get(host.node(worker))) for worker in host.settings.workers]
     lacking = any(node and not node.queues >= set(worker.queues) for worker, node in answering)
-    return lacking or any(is_named_otherwise(fleet, host, row) or has_too_many(host, row) for row in rows)
+    return lacking or any(
+        is_named_otherwise(fleet, host, row) or has_too_many(host, row) for row in rows
+    )
 
 
 def ask_again(
-    fleet: Fleet, host: FleetHost, transport: Transport, state: HostState, asked: Open, nodes: Mapping[str, NodeState]
+    fleet: Fleet,
+    host: FleetHost,
+    transport: Transport,
+    state: HostState,
+    asked: Open,
+    nodes: Mapping[str, NodeState],
 ) -> HostState:
     """The state of a host with what was open, in one round trip."""
     pids = sorted({*asked.unnamed, *asked.silent})
     manager = manager_of(host)
     questions = {"options": ask_option_lines(host)} if asked.lines else {}
-    ends = {name: question for name, pid in asked.logs.items() if (question := manager.ask_end(name, pid))}
+    ends = {
+        name: question
+        for name, pid in asked.logs.items()
+        if (question := manager.ask_end(name, pid))
+    }
     questions |= {f"{_LOG}{name}": question for name, question in ends.items()}
     if pids:
-        questions |= {"clock": facts.ask_clock(), "census": ask_census(host, manager.own_groups, pids)}
+        questions |= {
+            "clock": facts.ask_clock(),
+            "census": ask_census(host, manager.own_groups, pids),
+        }
     answers = run_fragments(transport, questions, timeout_s=TIMEOUT_S)
     if asked.lines:
         state = replace(state, option_lines=parse_option_lines(host, answers["options"]))
-    services = {name: replace(state.services[name], last_lines=parse_end(answers[f"{_LOG}{name}"])) for name in ends}
+    services = {
+        name: replace(state.services[name], last_lines=parse_end(answers[f"{_LOG}{name}"]))
+        for name in ends
+    }
     state = replace(state, services={**state.services, **services})
     if not pids:
         return state
@@ -129,9 +163,11 @@ def _with_brokers(state: HostState, seen: Iterable[CeleryProcess]) -> HostState:
     assert state.census
     again = {(one.pid, one.start_ticks): one for one in seen}
     processes = [
-        replace(one, connections=now.connections, told_broker=now.told_broker)
-        if (now := again.get((one.pid, one.start_ticks)))
-        else one
+        (
+            replace(one, connections=now.connections, told_broker=now.told_broker)
+            if (now := again.get((one.pid, one.start_ticks)))
+            else one
+        )
         for one in state.census.processes
     ]
     return replace(state, census=replace(state.census, processes=tuple(processes)))
@@ -147,8 +183,8 @@ def _with_unnamed(
 ) -> HostState:
     """The state with the processes of unnamed workers, as far as they show there.
 
-    A pid may be one of a container or another machine, so a worker counts only where the processes of its pool are its
-    own, or it has none.
+    A pid may be one of a container or another machine, so a worker counts only where the processes
+    of its pool are its own, or it has none.
     """
     assert state.census
     its = {node.name: node for node in nodes.values()}
@@ -161,7 +197,11 @@ def _with_unnamed(
         units={**seen.units, **state.census.units},
     )
     ours = {pid for service in state.all_services.values() for pid in service.pids}
-    return replace(state, census=census, others=others(fleet.app.app, census, manager_of(host).own_groups, ours))
+    return replace(
+        state,
+        census=census,
+        others=others(fleet.app.app, census, manager_of(host).own_groups, ours),
+    )
 
 
 def _is_its(one: CeleryProcess, node: NodeState | None, processes: Sequence[CeleryProcess]) -> bool:

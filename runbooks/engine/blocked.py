@@ -18,10 +18,17 @@ from runbooks.engine.recap import Recap
 
 
 class Unblocked:
-    """A step without the changes that blocks cover; in every look, so that nothing waits for what is not made."""
+    """A step without the changes that blocks cover; in every look, so that nothing waits for what
+    is not made.
+    """
 
     def __init__(self, step: Step, blocks: Collection[Block]) -> None:
-        self.name, self.needs, self.rolling, self.patience_s = step.name, step.needs, step.rolling, step.patience_s
+        self.name, self.needs, self.rolling, self.patience_s = (
+            step.name,
+            step.needs,
+            step.rolling,
+            step.patience_s,
+        )
         self.puts_back = step.puts_back
         self._step, self._blocks = step, blocks
 
@@ -53,24 +60,30 @@ def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[St
 
 
 def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
-    """Raise RunbookError where nothing is left that may be touched: the fleet is blocked, or each of its hosts."""
+    """Raise RunbookError where nothing is left that may be touched: the fleet is blocked, or each
+    of its hosts.
+    """
     blocks = {block: finding for finding in blocking for block in finding.blocks}
     free = [host.name for host in session.fleet.hosts if Block(host.name) not in blocks]
     if Block() in blocks or (blocks and not free):
         reason = blocks.get(Block()) or blocking[0]
         raise RunbookError(
-            f"no step of this tool can mend this, and nothing was changed: {on_one_line(reason.summary)}",
+            "no step of this tool can mend this, and nothing was changed:"
+            f" {on_one_line(reason.summary)}",
             f"mend it first, then run again; {Command('diagnose')} shows the evidence, and "
             f"{Command('clean-queues')} and {Command('install-units')} work on their own",
         )
 
 
 def require_distinct(session: Session, snapshot: Snapshot) -> None:
-    """Raise InventoryError where two hosts are one machine; before anything is done, for it is about both of them."""
+    """Raise InventoryError where two hosts are one machine; before anything is done, for it is
+    about both of them.
+    """
     if found := [finding.summary for finding in same_machine(session.fleet, snapshot)]:
         where = session.options.inventory
         raise InventoryError(
-            (f"{where}: {summary}" for summary in found), "leave one of these names in it; nothing was changed"
+            (f"{where}: {summary}" for summary in found),
+            "leave one of these names in it; nothing was changed",
         )
 
 
@@ -81,8 +94,13 @@ def left_out(fleet: Fleet, blocking: Sequence[Finding]) -> Iterator[tuple[str, F
         for block in finding.blocks:
             its = together.get(block.host, ()) if block.service else ()
             if len(its) > 1 and block.service in its:
-                names = enumerated([block.service, *(name for name in its if name != block.service)])
-                yield f"{names} on {block.host} are left as they are, for one command stops them all", finding
+                names = enumerated(
+                    [block.service, *(name for name in its if name != block.service)]
+                )
+                yield (
+                    f"{names} on {block.host} are left as they are, for one command stops them all",
+                    finding,
+                )
             else:
                 name = f"{block.service} on {block.host}" if block.service else block.host
                 yield f"{name} is left as it is", finding

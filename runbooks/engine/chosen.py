@@ -1,5 +1,5 @@
-"""Single workers that the command line names: what of a fleet and its findings is theirs, and steps that change
-nothing else.
+"""Single workers that the command line names: what of a fleet and its findings is theirs, and steps
+that change nothing else.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,23 +21,38 @@ Services = frozenset[tuple[str, str]]
 
 
 def chosen(fleet: Fleet, patterns: str | None) -> Services:
-    """The workers and beats that one of these patterns fits, which commas separate; all of them for None.
+    """The workers and beats that one of these patterns fits, which commas separate; all of them for
+    None.
 
-    A pattern is the shell's, for a name in the inventory, `NAME@HOST`, or the unit or service. Raises UsageError where
-    one fits nothing.
+    A pattern is the shell's, for a name in the inventory, `NAME@HOST`, or the unit or service.
+    Raises UsageError where one fits nothing.
     """
-    names = {(host.name, service): tuple(_names(host, service)) for host in fleet.hosts for service in host.services}
+    names = {
+        (host.name, service): tuple(_names(host, service))
+        for host in fleet.hosts
+        for service in host.services
+    }
     if patterns is None:
         return frozenset(names)
     found = set[tuple[str, str]]()
     for pattern in (one.strip() for one in patterns.split(",")):
-        fitting = {service for service, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
+        fitting = {
+            service
+            for service, own in names.items()
+            if any(fnmatchcase(name, pattern) for name in own)
+        }
         if not fitting:
             known = list(dict.fromkeys(name for own in names.values() for name in own))
-            called = (name for host in fleet.hosts for service in host.services for name in _called(host, service))
+            called = (
+                name
+                for host in fleet.hosts
+                for service in host.services
+                for name in _called(host, service)
+            )
             there = ", ".join(dict.fromkeys(called)) or "none"
             raise UsageError(
-                f"no worker or beat of these hosts is called {pattern!r}{did_you_mean(pattern, known)}",
+                "no worker or beat of these hosts is called"
+                f" {pattern!r}{did_you_mean(pattern, known)}",
                 f"there are: {there}",
             )
         found |= fitting
@@ -46,7 +61,11 @@ def chosen(fleet: Fleet, patterns: str | None) -> Services:
 
 def _together_with(fleet: Fleet, services: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Those that are started and stopped only together with one of these."""
-    hosts = [host for host in fleet.hosts if any((host.name, service) in services for service in host.together)]
+    hosts = [
+        host
+        for host in fleet.hosts
+        if any((host.name, service) in services for service in host.together)
+    ]
     return {(host.name, service) for host in hosts for service in host.together}
 
 
@@ -64,10 +83,11 @@ def _called(host: FleetHost, service: str) -> list[str]:
 def chosen_nodes(
     nodes: Mapping[str, NodeState], listening: Collection[str], patterns: str
 ) -> tuple[dict[str, NodeState], list[str]]:
-    """Of the nodes that answer, by their names here, those that one of these patterns fits; commas separate patterns.
+    """Of the nodes that answer, by their names here, those that one of these patterns fits; commas
+    separate patterns.
 
-    Also those that are bound to remote control (`listening`), fit, and do not answer. Raises UsageError where a pattern
-    fits nothing.
+    Also those that are bound to remote control (`listening`), fit, and do not answer. Raises
+    UsageError where a pattern fits nothing.
     """
     answering = {node.name for node in nodes.values()}
     silent = sorted(name for name in listening if name not in answering)
@@ -77,7 +97,11 @@ def chosen_nodes(
             there = f"there are: {', '.join(known)}" if known else "none answers"
             raise UsageError(f"no node is called {pattern!r}{did_you_mean(pattern, known)}", there)
     wanted = ",".join(one.strip() for one in patterns.split(","))
-    meant = {label: node for label, node in nodes.items() if fits(wanted, label) or fits(wanted, node.name)}
+    meant = {
+        label: node
+        for label, node in nodes.items()
+        if fits(wanted, label) or fits(wanted, node.name)
+    }
     return meant, [name for name in silent if fits(wanted, name)]
 
 
@@ -88,16 +112,24 @@ def only(steps: Iterable[Step], services: Services) -> Sequence[Step]:
 
 def about(findings: Iterable[Finding], services: Services) -> list[Finding]:
     """The findings that keep one of these services from being touched, with no more than that."""
-    return [finding for finding in findings if any(_covers(block, services) for block in finding.blocks)]
+    return [
+        finding for finding in findings if any(_covers(block, services) for block in finding.blocks)
+    ]
 
 
 def of_these(fleet: Fleet, findings: Iterable[Finding], services: Services) -> list[Finding]:
-    """The findings without those about other services, hosts or queues alone; what may matter to these stays."""
-    others = frozenset(_subjects(fleet, services, chosen=False)) - frozenset(_subjects(fleet, services, chosen=True))
+    """The findings without those about other services, hosts or queues alone; what may matter to
+    these stays.
+    """
+    others = frozenset(_subjects(fleet, services, chosen=False)) - frozenset(
+        _subjects(fleet, services, chosen=True)
+    )
     away = {host.name for host in fleet.hosts} - {host for host, _ in services}
 
     def is_of_others(finding: Finding) -> bool:
-        if any((change.host, change.service) in services for change in finding.fix) or about([finding], services):
+        if any((change.host, change.service) in services for change in finding.fix) or about(
+            [finding], services
+        ):
             return False
         return finding.subject in others | away or finding.subject.rpartition(" on ")[2] in away
 
@@ -105,7 +137,9 @@ def of_these(fleet: Fleet, findings: Iterable[Finding], services: Services) -> l
 
 
 def _subjects(fleet: Fleet, services: Services, *, chosen: bool) -> Iterator[str]:
-    """What findings call the services that are, or are not, among these: by name, by node, and by their queues."""
+    """What findings call the services that are, or are not, among these: by name, by node, and by
+    their queues.
+    """
     for host in fleet.hosts:
         for service in host.services:
             if ((host.name, service) in services) is chosen:
@@ -119,10 +153,16 @@ def part(fleet: Fleet, snapshot: Snapshot, services: Services) -> tuple[Fleet, S
 
     Without beat among them only those entries of the schedule remain that go to their queues.
     """
-    hosts = tuple(_with_only(host, services) for host in fleet.hosts if any(name == host.name for name, _ in services))
+    hosts = tuple(
+        _with_only(host, services)
+        for host in fleet.hosts
+        if any(name == host.name for name, _ in services)
+    )
     states = {host.name: snapshot.hosts[host.name] for host in hosts if host.name in snapshot.hosts}
     if not any(host.settings.beat for host in hosts):
-        queues = {queue for host in hosts for worker in host.settings.workers for queue in worker.queues}
+        queues = {
+            queue for host in hosts for worker in host.settings.workers for queue in worker.queues
+        }
         states = {name: _sending_to(queues, state) for name, state in states.items()}
     app = fleet.app.model_copy(update={"nodes": (), "queues": {}})
     return replace(fleet, app=app, hosts=hosts), replace(snapshot, hosts=states)
@@ -140,14 +180,17 @@ def _sending_to(queues: Collection[str], state: HostState | Unreachable) -> Host
     return replace(
         state,
         application=said and replace(said, schedule=tuple(filter(goes_there, said.schedule))),
-        kept=kept and replace(kept, entries=tuple(one for one in kept.entries if goes_there(one.entry))),
+        kept=kept
+        and replace(kept, entries=tuple(one for one in kept.entries if goes_there(one.entry))),
     )
 
 
 def _with_only(host: FleetHost, services: Services) -> FleetHost:
     workers = tuple(one for one in host.settings.workers if (host.name, one.known_as) in services)
     beat = host.settings.beat and (host.name, host.beat) in services
-    return replace(host, settings=host.settings.model_copy(update={"workers": workers, "beat": beat}))
+    return replace(
+        host, settings=host.settings.model_copy(update={"workers": workers, "beat": beat})
+    )
 
 
 def _covers(block: Block, services: Services) -> bool:
@@ -155,10 +198,17 @@ def _covers(block: Block, services: Services) -> bool:
 
 
 class _Only:
-    """A step that changes these services alone; in every look, so that nothing waits for what is not made."""
+    """A step that changes these services alone; in every look, so that nothing waits for what is
+    not made.
+    """
 
     def __init__(self, step: Step, services: Collection[tuple[str, str]]) -> None:
-        self.name, self.needs, self.rolling, self.patience_s = step.name, step.needs, step.rolling, step.patience_s
+        self.name, self.needs, self.rolling, self.patience_s = (
+            step.name,
+            step.needs,
+            step.rolling,
+            step.patience_s,
+        )
         self.puts_back = step.puts_back
         self._step, self._services = step, services
 
@@ -175,4 +225,6 @@ class _Only:
         return self._own(self._step.lacking(snapshot))
 
     def _own(self, changes: Sequence[Change]) -> tuple[Change, ...]:
-        return tuple(c for c in changes if any((c.host, service) in self._services for service in c.services))
+        return tuple(
+            c for c in changes if any((c.host, service) in self._services for service in c.services)
+        )

@@ -1,11 +1,13 @@
-"""What a run puts into files and what stood there before: beside its journal, for secrets may stand in files.
+"""What a run puts into files and what stood there before: beside its journal, for secrets may stand
+in files.
 
-`contents.jsonl` (0600) in a run's folder is JSON lines, one for each change that hides a part of its effects:
+`contents.jsonl` (0600) in a run's folder is JSON lines, one for each change that hides a part of
+its effects:
 
     {"salt", "do", "undo"}      the hidden fields (`HIDDEN`) of both effects, bytes in base64; null: there is no undo
 
-The journal names a line by its sha256. Because of the salt nothing can be guessed from that, not even a short password;
-and a line that is torn or damaged has another one.
+The journal names a line by its sha256. Because of the salt nothing can be guessed from that, not
+even a short password; and a line that is torn or damaged has another one.
 """
 
 import hashlib
@@ -52,7 +54,9 @@ class Kept:
         self._lines: dict[str, bytes] = {}
 
     def named(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The hidden fields of a change's effect, and of the one that undoes it. Raises RunbookError: they are lost."""
+        """The hidden fields of a change's effect, and of the one that undoes it. Raises
+        RunbookError: they are lost.
+        """
         if name not in self._lines:
             self._lines = {_name(line): line for line in self._read()}
         if name not in self._lines:
@@ -71,7 +75,11 @@ class Kept:
 
 def _line(change: Change) -> bytes:
     hidden = {"do": hidden_in(change.do), "undo": hidden_in(change.undo) if change.undo else None}
-    return json.dumps({"salt": secrets.token_hex(16), **hidden}).encode() if any(hidden.values()) else b""
+    return (
+        json.dumps({"salt": secrets.token_hex(16), **hidden}).encode()
+        if any(hidden.values())
+        else b""
+    )
 
 
 def _name(line: bytes) -> str:

@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 class Options(Struct, frozen=True):
     """What the command line says; `inventory` is what stands behind `--inventory` in any folder.
 
-    `confirm` asks the operator, and is None without a terminal. `every_message` asks for each message that a rule
-    means, not for a few samples. With `kill_running` workers are restarted although tasks run there that may be killed,
-    with `fresh` the first look loads the application wherever it runs; that of a dry run does so by itself. With
-    `take_over` what others have started to do the work of the inventory's services makes way for these.
+    `confirm` asks the operator, and is None without a terminal. `every_message` asks for each
+    message that a rule means, not for a few samples. With `kill_running` workers are restarted
+    although tasks run there that may be killed, with `fresh` the first look loads the application
+    wherever it runs; that of a dry run does so by itself. With `take_over` what others have started
+    to do the work of the inventory's services makes way for these.
     """
 
     verb: str
@@ -67,7 +68,9 @@ class Options(Struct, frozen=True):
 
 
 class Session:
-    """One verb's work on a fleet: looking, naming, asking, writing down. Changing is `engine.apply`'s."""
+    """One verb's work on a fleet: looking, naming, asking, writing down. Changing is
+    `engine.apply`'s.
+    """
 
     def __init__(
         self,
@@ -82,14 +85,18 @@ class Session:
         self.reporter, self.options = reporter, options
         self.files = all_files(fleet, templates)
         self.node_names: dict[str, tuple[str, ...]] = {}
-        """What Celery calls each node, or the nodes of several containers, by the name here, as looks have told."""
+        """What Celery calls each node, or the nodes of several containers, by the name here, as
+        looks have told.
+        """
         self._looked = False
         self._judged: tuple[float, Sequence[Finding]] | None = None
         self._said: Mapping[str, tuple[Application | None, KeptSchedule | None]] = {}
 
     @cached_property
     def broker(self) -> "Broker":
-        """Made at its first use, beside the first look at the hosts: its libraries take longer to load than these."""
+        """Made at its first use, beside the first look at the hosts: its libraries take longer to
+        load than these.
+        """
         return self._open_broker()
 
     def observe(
@@ -100,17 +107,23 @@ class Session:
         read_until: float = math.inf,
         without_broker: bool = False,
     ) -> Snapshot:
-        """One look at what is needed, on all hosts of the fleet or on these; messages are read until `read_until`.
+        """One look at what is needed, on all hosts of the fleet or on these; messages are read
+        until `read_until`.
 
-        One that does not ask for it has what the application said and beat's scheduler kept in the last look that did.
+        One that does not ask for it has what the application said and beat's scheduler kept in the
+        last look that did.
 
-        Raises BrokerError where the broker cannot be looked at; `without_broker` that is part of what was seen.
+        Raises BrokerError where the broker cannot be looked at; `without_broker` that is part of
+        what was seen.
         """
         fleet = self.fleet
         if hosts is not None:
             fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
         paths = {
-            host.name: (host.settings.env_file, *(path for wanted in self.files.values() for path in wanted[host.name]))
+            host.name: (
+                host.settings.env_file,
+                *(path for wanted in self.files.values() for path in wanted[host.name]),
+            )
             for host in self.fleet.hosts
         }
         samples = None if self.options.every_message else SAMPLES
@@ -124,7 +137,9 @@ class Session:
             take_over=self.options.take_over,
         )  # fmt: skip
         if Needs.IMPORTS in needs:
-            self._said = {name: (state.application, state.kept) for name, state in found.reachable().items()}
+            self._said = {
+                name: (state.application, state.kept) for name, state in found.reachable().items()
+            }
         else:
             found = replace(found, hosts={**found.hosts, **dict(self._with_said(found))})
         if found.broker:
@@ -140,13 +155,21 @@ class Session:
             yield name, replace(state, application=application, kept=kept)
 
     def begin_again(self) -> None:
-        """What is looked at from now on is an output of its own: its first look tells what it is about."""
+        """What is looked at from now on is an output of its own: its first look tells what it is
+        about.
+        """
         self._looked = False
 
     def _keep_names(self, nodes: Mapping[str, NodeState], *, of_services: bool) -> None:
-        """Of several containers only a look at their services tells all nodes: another one takes none of them away."""
-        several = {name for name, names in self.node_names.items() if len(names) > 1 and not of_services}
-        self.node_names |= {name: node.known_as for name, node in nodes.items() if name not in several}
+        """Of several containers only a look at their services tells all nodes: another one takes
+        none of them away.
+        """
+        several = {
+            name for name, names in self.node_names.items() if len(names) > 1 and not of_services
+        }
+        self.node_names |= {
+            name: node.known_as for name, node in nodes.items() if name not in several
+        }
 
     def tell_about(self, snapshot: Snapshot, needs: Needs) -> None:
         """Tell what was looked at; the first look of a verb tells it by itself."""
@@ -157,7 +180,11 @@ class Session:
         about = About(self.fleet.app.app, self.options.inventory, self.broker.name)
         seen = looked_at(self.fleet, snapshot, needs)
         states = snapshot.reachable().values()
-        before = [said.loaded_at for state in states if (said := state.application) and said.loaded_at < snapshot.at]
+        before = [
+            said.loaded_at
+            for state in states
+            if (said := state.application) and said.loaded_at < snapshot.at
+        ]
         loaded_at = min(before, default=None)
         return replace(about, **seen, other_run=snapshot.other_run, loaded_at=loaded_at)
 
@@ -166,8 +193,14 @@ class Session:
         remember(self.options.state_directory, self.fleet.app.app, self.fleet.hosts, snapshot)
 
     def with_imports(self, snapshot: Snapshot, names: Collection[str]) -> Snapshot:
-        """The snapshot, with the application loaded also on those of these hosts where that was not tried yet."""
-        untried = {name for name in names if (state := snapshot.reachable().get(name)) and state.imports_now is None}
+        """The snapshot, with the application loaded also on those of these hosts where that was not
+        tried yet.
+        """
+        untried = {
+            name
+            for name in names
+            if (state := snapshot.reachable().get(name)) and state.imports_now is None
+        }
         assert snapshot.broker is not None
         tried = probe_imports(self.fleet, self.transports, snapshot.hosts, untried, snapshot.broker)
         return replace(snapshot, hosts={**snapshot.hosts, **tried})
@@ -175,11 +208,15 @@ class Session:
     def diagnose(
         self, snapshot: Snapshot, *, conclusive: bool = True, services: Services | None = None
     ) -> Sequence[Finding]:
-        """The findings of a snapshot of everything; tells them, as the last word where that is `conclusive`.
+        """The findings of a snapshot of everything; tells them, as the last word where that is
+        `conclusive`.
 
-        With `services`, findings about other services alone are left out, and the output says how many.
+        With `services`, findings about other services alone are left out, and the output says how
+        many.
         """
-        findings: Sequence[Finding] = judge(self.fleet, snapshot, self.files, taking=self.options.take_over)
+        findings: Sequence[Finding] = judge(
+            self.fleet, snapshot, self.files, taking=self.options.take_over
+        )
         self._judged = snapshot.at, findings
         every = len(findings)
         findings = of_these(self.fleet, findings, services) if services is not None else findings
@@ -193,12 +230,15 @@ class Session:
         return self._judged[1] if self._judged and self._judged[0] == snapshot.at else None
 
     def blocking(self, snapshot: Snapshot) -> list[Finding]:
-        """Of the findings of a snapshot of everything those that keep something from being touched; tells nothing."""
+        """Of the findings of a snapshot of everything those that keep something from being touched;
+        tells nothing.
+        """
         return [finding for finding in judge(self.fleet, snapshot, self.files) if finding.blocks]
 
     def left_blocking(self, snapshot: Snapshot, blocking: Sequence[Finding]) -> Sequence[Finding]:
-        """Of these what still keeps something from being touched once all is taken over that is to be, and why the rest
-        of it is not."""
+        """Of these what still keeps something from being touched once all is taken over that is to
+        be, and why the rest of it is not.
+        """
         if not self.options.take_over:
             return blocking
         kill = self.options.kill_running
@@ -221,7 +261,9 @@ class Session:
     def nothing_leaked(self) -> Step:
         return leaked_step(self.fleet, kill=self.options.kill_running)
 
-    def workers(self, since: Mapping[str, float] | None = None, before: Sequence[Step] = ()) -> Step:
+    def workers(
+        self, since: Mapping[str, float] | None = None, before: Sequence[Step] = ()
+    ) -> Step:
         """Restarted also for what the steps `before` them change."""
         return worker_step(self.fleet, since or {}, before, self._taking)
 
@@ -235,13 +277,14 @@ class Session:
         """Fail before any work where the question at its end could not be asked. Raises UsageError."""
         if not (self.options.dry_run or self.options.yes or self.options.confirm):
             raise UsageError(
-                "nobody can be asked (this is not a terminal, or --json is given), and --yes is not given; "
-                "nothing was changed",
+                "nobody can be asked (this is not a terminal, or --json is given), and --yes is not"
+                " given; nothing was changed",
                 "look first with --dry-run, then pass --yes",
             )
 
     def require_alone(self, run: OtherRun | None) -> None:
-        """Raise LockHeld where another run is changing the fleet: what is seen meanwhile is no ground for a plan.
+        """Raise LockHeld where another run is changing the fleet: what is seen meanwhile is no
+        ground for a plan.
 
         A dry run only tells it.
         """
@@ -250,10 +293,12 @@ class Session:
         if not self.options.dry_run:
             raise LockHeld(
                 f"{going_on(run)}; nothing was changed",
-                "wait for it to end, then run the same command again; where it died, its lock expires within a minute",
+                "wait for it to end, then run the same command again; where it died, its lock"
+                " expires within a minute",
             )
         self.reporter.warning(
-            f"{going_on(run)}; what is planned here may be its doing, or done by then", "look again when it has ended"
+            f"{going_on(run)}; what is planned here may be its doing, or done by then",
+            "look again when it has ended",
         )
 
     def ask(self, question: str) -> None:
@@ -272,7 +317,9 @@ class Session:
 
 @contextmanager
 def closing_journal(journal: Journal) -> Iterator[None]:
-    """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to do next."""
+    """Write down how a run ended when it did not end by itself. ^C becomes Interrupted with what to
+    do next.
+    """
     try:
         yield
     except KeyboardInterrupt:

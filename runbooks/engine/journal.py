@@ -1,8 +1,9 @@
-"""The record of a run: every change is written down, with the effect that takes it back, before it is made.
+"""The record of a run: every change is written down, with the effect that takes it back, before it
+is made.
 
-A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600), the message archives, and
-the contents of files (see `contents.py`). The journal is append-only JSON lines, each flushed to the disk before
-anything it speaks of is done:
+A run is a folder of the state directory, `runs/RUN/`, mode 0700, with `journal.jsonl` (0600), the
+message archives, and the contents of files (see `contents.py`). The journal is append-only JSON
+lines, each flushed to the disk before anything it speaks of is done:
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
      "application", "machines": {HOST: ID/BOOT/PROCESSES}}
@@ -13,10 +14,10 @@ anything it speaks of is done:
     {"type": "undone", "n"}                                                        after it was taken back
     {"type": "end", "outcome", "exit_code", "ended_at"}
 
-`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is nothing. A record
-that was written before looks were kept has no "seen", and no "at" of its changes.
-A crash can leave the last line torn; it is ignored when read and cut off before more is written. An effect without an
-outcome may or may not have happened: whoever undoes it looks first.
+`contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is
+nothing. A record that was written before looks were kept has no "seen", and no "at" of its changes.
+A crash can leave the last line torn; it is ignored when read and cut off before more is written. An
+effect without an outcome may or may not have happened: whoever undoes it looks first.
 """
 
 import calendar
@@ -34,7 +35,15 @@ import msgspec
 from msgspec import Struct, field
 
 from runbooks.core.command import Command, plain
-from runbooks.core.effects import Change, Effect, LostContents, Reverse, from_json, reverse_from_json, shown_of
+from runbooks.core.effects import (
+    Change,
+    Effect,
+    LostContents,
+    Reverse,
+    from_json,
+    reverse_from_json,
+    shown_of,
+)
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.model import PastRun
 from runbooks.core.operator import user_name
@@ -48,16 +57,19 @@ from runbooks.engine.seen import from_json as seen_from_json
 
 FORMAT = 1
 JOURNAL = "journal.jsonl"
-MEND = "restore the file from a backup; until then this run cannot be shown or undone, the others can"
+MEND = (
+    "restore the file from a backup; until then this run cannot be shown or undone, the others can"
+)
 UNDO = "undo"
 """The verb of the runs that take others back; these cannot be taken back themselves."""
 
 
 class Entry(Struct):
-    """A change of a run as its journal knows it; `outcome` None: the run ended while it was being made.
+    """A change of a run as its journal knows it; `outcome` None: the run ended while it was being
+    made.
 
-    `unproved` says what a look after it missed, "" where nothing. `begun_at` and `ended_at` are when it was written
-    down before and after; None where the record does not tell.
+    `unproved` says what a look after it missed, "" where nothing. `begun_at` and `ended_at` are
+    when it was written down before and after; None where the record does not tell.
     """
 
     n: int
@@ -73,9 +85,9 @@ class Entry(Struct):
 class RunRecord(Struct):
     """A past run as read from its journal; `outcome` None: it was killed, or is still going on.
 
-    `damage` says where its journal cannot be read; what stands before that is here. `machines` are the hosts that it
-    changes, each with its `HostState.machine` of then; without those that did not tell. `seen` are its looks, oldest
-    first; `ended_at` is None where the end is not recorded.
+    `damage` says where its journal cannot be read; what stands before that is here. `machines` are
+    the hosts that it changes, each with its `HostState.machine` of then; without those that did not
+    tell. `seen` are its looks, oldest first; `ended_at` is None where the end is not recorded.
     """
 
     directory: Path
@@ -104,8 +116,14 @@ class RunRecord(Struct):
 
     @property
     def undoable(self) -> list[Entry]:
-        """What of it there is a way back from; a task that was sent is not, nor what was never tried."""
-        return [entry for entry in self.entries if entry.change.undo and entry.outcome is not Outcome.SKIPPED]
+        """What of it there is a way back from; a task that was sent is not, nor what was never
+        tried.
+        """
+        return [
+            entry
+            for entry in self.entries
+            if entry.change.undo and entry.outcome is not Outcome.SKIPPED
+        ]
 
     @property
     def stands(self) -> bool:
@@ -114,9 +132,14 @@ class RunRecord(Struct):
 
 
 def _leaves_something(entry: Entry) -> bool:
-    from runbooks.effects.dispatch import handler_of  # what the handlers need is dear, and no list of runs asks for it
+    from runbooks.effects.dispatch import (
+        handler_of,
+    )  # what the handlers need is dear, and no list of runs asks for it
 
-    return entry.outcome is None or entry.outcome is not handler_of(entry.change.do).leaves_nothing_after
+    return (
+        entry.outcome is None
+        or entry.outcome is not handler_of(entry.change.do).leaves_nothing_after
+    )
 
 
 class Journal:
@@ -171,7 +194,8 @@ class Journal:
             why = error.strerror if isinstance(error, OSError) else error.problem
             raise RunbookError(
                 f"the run cannot be written down in {directory}: {why}",
-                "nothing was changed; make room or make it writable there, or name another folder with --state-dir",
+                "nothing was changed; make room or make it writable there, or name another folder"
+                " with --state-dir",
             ) from None
         return journal
 
@@ -183,7 +207,8 @@ class Journal:
         except OSError as error:
             raise RunbookError(
                 f"{directory / JOURNAL} cannot be written: {error.strerror}",
-                "nothing was changed; what is taken back has to be marked there, so make it writable first",
+                "nothing was changed; what is taken back has to be marked there, so make it"
+                " writable first",
             ) from None
 
     def intend(self, change: Change) -> int:
@@ -191,13 +216,20 @@ class Journal:
         return self.intend_all([change])[0][0]
 
     def intend_all(self, changes: Sequence[Change]) -> list[tuple[int, Change]]:
-        """Write changes down before any of them is made, what they hide first; each with its number."""
+        """Write changes down before any of them is made, what they hide first; each with its
+        number.
+        """
         if not changes:
             return []
         with self._writing:
             numbered = list(enumerate(changes, self._n + 1))
             names = self._contents.keep(changes)
-            self._append(*(_effect_line(n, change, name) for (n, change), name in zip(numbered, names, strict=True)))
+            self._append(
+                *(
+                    _effect_line(n, change, name)
+                    for (n, change), name in zip(numbered, names, strict=True)
+                )
+            )
             self._n += len(numbered)
             self._written += numbered
         return numbered
@@ -208,7 +240,8 @@ class Journal:
     def finished_all(self, outcomes: Sequence[tuple[int, Outcome, str]]) -> None:
         at = time.time()
         lines = [
-            {"type": "outcome", "n": n, "at": at, "outcome": o.value, "detail": detail} for n, o, detail in outcomes
+            {"type": "outcome", "n": n, "at": at, "outcome": o.value, "detail": detail}
+            for n, o, detail in outcomes
         ]
         with self._writing:
             self._append(*lines)
@@ -219,7 +252,8 @@ class Journal:
             self._append({"type": "seen", **to_json(seen)})
 
     def unproved(self, changes: Sequence[tuple[Change, str]]) -> None:
-        """Write down of changes that this run has made that a look after them missed them, each with what it saw.
+        """Write down of changes that this run has made that a look after them missed them, each
+        with what it saw.
 
         Their outcome stays: whoever takes the run back has to know that they were made.
         """
@@ -232,7 +266,9 @@ class Journal:
         self._append({"type": "undone", "n": n})
 
     def end(self, outcome: str, exit_code: int) -> None:
-        self._append({"type": "end", "outcome": outcome, "exit_code": exit_code, "ended_at": time.time()})
+        self._append(
+            {"type": "end", "outcome": outcome, "exit_code": exit_code, "ended_at": time.time()}
+        )
 
     def end_with(self, code: ExitCode) -> None:
         """End a run that came to its end, with the word for how its hosts fared."""
@@ -243,16 +279,28 @@ class Journal:
         self._contents.close()
 
     def _append(self, *entries: Mapping[str, Any]) -> None:
-        self._file.append("".join(plain(json.dumps(_without_secrets(entry))) + "\n" for entry in entries).encode())
+        self._file.append(
+            "".join(plain(json.dumps(_without_secrets(entry))) + "\n" for entry in entries).encode()
+        )
 
 
 def _without_secrets(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is told of a change without secrets; what is done and undone stays exact, for undo goes by it."""
-    return {name: redact(plain(value)) if name in ("summary", "detail") else value for name, value in entry.items()}
+    """What is told of a change without secrets; what is done and undone stays exact, for undo goes
+    by it.
+    """
+    return {
+        name: redact(plain(value)) if name in ("summary", "detail") else value
+        for name, value in entry.items()
+    }
 
 
 def _effect_line(n: int, change: Change, contents: str) -> Mapping[str, Any]:
-    what = {"host": change.host, "step": change.step, "summary": change.summary, "detail": change.detail}
+    what = {
+        "host": change.host,
+        "step": change.step,
+        "summary": change.summary,
+        "detail": change.detail,
+    }
     undo = shown_of(change.undo) if change.undo else None
     return {
         "type": "effect",
@@ -268,8 +316,8 @@ def _effect_line(n: int, change: Change, contents: str) -> Mapping[str, Any]:
 def new_run_id(state_directory: Path) -> str:
     """An id that is greater than that of every run there is, and short enough to type.
 
-    It is the time (UTC, its last part the fraction of the second). Where the clock was set back it counts on from the
-    newest run, so that the last is always the one that was made last.
+    It is the time (UTC, its last part the fraction of the second). Where the clock was set back it
+    counts on from the newest run, so that the last is always the one that was made last.
     """
     newest = max((_ticks(path.name) for path in (state_directory / "runs").glob("*")), default=0)
     ticks = max(int(time.time() * _TICKS_PER_S), newest + 1)
@@ -354,14 +402,22 @@ class _Head(Struct):
 
 def _apply(record: RunRecord, line: Mapping[str, Any], contents: Kept) -> None:
     n = line.get("n", 1)
-    if not 0 < msgspec.convert(n, int) <= len(record.entries) + (line["type"] == "effect") and "n" in line:
+    if (
+        not 0 < msgspec.convert(n, int) <= len(record.entries) + (line["type"] == "effect")
+        and "n" in line
+    ):
         raise ValueError(f"there is no change {n}")
     match line["type"]:
         case "effect":
-            record.entries.append(Entry(line["n"], _change_of(line, contents), begun_at=_at(line, "at")))
+            record.entries.append(
+                Entry(line["n"], _change_of(line, contents), begun_at=_at(line, "at"))
+            )
         case "outcome":
             entry = record.entries[line["n"] - 1]
-            entry.outcome, entry.detail = Outcome(line["outcome"]), msgspec.convert(line["detail"], str)
+            entry.outcome, entry.detail = (
+                Outcome(line["outcome"]),
+                msgspec.convert(line["detail"], str),
+            )
             entry.ended_at = _at(line, "at")
         case "unproved":
             record.entries[line["n"] - 1].unproved = msgspec.convert(line["detail"], str)
@@ -392,7 +448,9 @@ def _effects_of(line: Mapping[str, Any], contents: Kept) -> tuple[Effect, Revers
     except RunbookError as error:
         lost = LostContents(do["path"], error.problem)
         return lost, lost if undo else None
-    return from_json({**do, **hidden[0]}), reverse_from_json({**undo, **hidden[1]}) if undo else None
+    return from_json({**do, **hidden[0]}), (
+        reverse_from_json({**undo, **hidden[1]}) if undo else None
+    )
 
 
 def list_runs(state_directory: Path) -> list[RunRecord]:
@@ -400,8 +458,11 @@ def list_runs(state_directory: Path) -> list[RunRecord]:
     return [_legible(path) for path in _run_directories(state_directory)]
 
 
-def recent_runs(state_directory: Path, application: str, since_at: float, most: int) -> tuple[PastRun, ...]:
-    """The newest runs of an application since a time, oldest first, as their first lines tell; others are passed over.
+def recent_runs(
+    state_directory: Path, application: str, since_at: float, most: int
+) -> tuple[PastRun, ...]:
+    """The newest runs of an application since a time, oldest first, as their first lines tell;
+    others are passed over.
 
     Raises RunbookError where somebody else could have put them there.
     """
@@ -417,8 +478,9 @@ def recent_runs(state_directory: Path, application: str, since_at: float, most: 
 
 
 def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, str]] | None:
-    """The services, each after its host, of the changes that a run wrote down last and together: it is making them, or
-    waits for what comes of them. None where it is not recorded here, or its journal cannot be read.
+    """The services, each after its host, of the changes that a run wrote down last and together: it
+    is making them, or waits for what comes of them. None where it is not recorded here, or its
+    journal cannot be read.
     """
     if not _ticks(run_id):
         return None
@@ -450,7 +512,10 @@ def last_failed(state_directory: Path, verb: str, inventory: str) -> bool:
     for directory in reversed(_run_directories(state_directory)):
         with suppress(OSError, RunbookError):
             if wanted.items() <= next(_lines(directory / JOURNAL), {}).items():
-                return not _ended_well(directory) and _legible(directory).state not in ("ok", "undone")
+                return not _ended_well(directory) and _legible(directory).state not in (
+                    "ok",
+                    "undone",
+                )
     return False
 
 
@@ -463,7 +528,8 @@ def _ended_well(directory: Path) -> bool:
 
 
 def _run_directories(state_directory: Path) -> list[Path]:
-    """The runs that got as far as their first line, oldest first; those that did not have changed nothing.
+    """The runs that got as far as their first line, oldest first; those that did not have changed
+    nothing.
 
     Raises RunbookError where somebody else could have put them there.
     """
@@ -481,8 +547,8 @@ def _has_begun(path: Path) -> bool:
 
 
 def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunRecord:
-    """The run whose id is, or begins with, `name`; `last` is the newest, with `to_undo` the newest that an
-    undo means something to.
+    """The run whose id is, or begins with, `name`; `last` is the newest, with `to_undo` the newest
+    that an undo means something to.
 
     Raises UsageError, with `to_undo` also for a run that is an undo.
     """
@@ -491,11 +557,18 @@ def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunR
         name = next((run.id for run in runs if run.undoable), runs[0].id if runs else name)
     folder = state_directory / "runs"
     ids: Sequence[str] = [path.name for path in _run_directories(state_directory)]
-    found = ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
+    found = (
+        ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
+    )
     if len(found) != 1:
         problem = "there is no run" if not found else "there are several runs"
-        raise UsageError(f"{problem} {name!r} in {folder}", f"see {Command('runs')} for the runs there are")
+        raise UsageError(
+            f"{problem} {name!r} in {folder}", f"see {Command('runs')} for the runs there are"
+        )
     record = read_run(folder / found[0])
     if to_undo and record.verb == UNDO:
-        raise UsageError(f"run {record.id} is an undo itself", "to have its changes again, run the first command again")
+        raise UsageError(
+            f"run {record.id} is an undo itself",
+            "to have its changes again, run the first command again",
+        )
     return record

@@ -1,10 +1,11 @@
 """What applications said when they were loaded, so that a later look need not load them again.
 
-`applications/APPLICATION/HOST.json` in the state directory (0600) has the record of the last load, and what it came
-from. It holds as long as all of that is as it was: the modules and other files that the load read, by size and time;
-the environment file, units and drop-ins by what they say; this tool's question, and where the inventory says the
-application is. The files are looked at in the look that is made anyway. Every look of a host renews its record; one
-that no look has renewed for 30 days, as of a host that left the inventory, is removed.
+`applications/APPLICATION/HOST.json` in the state directory (0600) has the record of the last load,
+and what it came from. It holds as long as all of that is as it was: the modules and other files
+that the load read, by size and time; the environment file, units and drop-ins by what they say;
+this tool's question, and where the inventory says the application is. The files are looked at in
+the look that is made anyway. Every look of a host renews its record; one that no look has renewed
+for 30 days, as of a host that left the inventory, is removed.
 """
 
 import os
@@ -52,7 +53,8 @@ def still_holds(kept: Kept, host: FleetHost, app: str, state: HostState) -> bool
 
 
 def keep(state_directory: Path, host: FleetHost, app: str, state: HostState) -> None:
-    """Write down what the application of this look said; a load that something changed meanwhile is not kept.
+    """Write down what the application of this look said; a load that something changed meanwhile is
+    not kept.
 
     Where it cannot be written the next look loads it again.
     """
@@ -82,9 +84,15 @@ def _asked(host: FleetHost, app: str, state: HostState) -> str:
     settings = host.settings
     files_ = {path: sha256(file.content) for service in host.services for path in loads(host, service, None)
               if (file := state.files.get(path))}  # fmt: skip
-    drop_ins = {path: one.digest for found in state.services.values() for path, one in found.drop_ins.items()}
+    drop_ins = {
+        path: one.digest
+        for found in state.services.values()
+        for path, one in found.drop_ins.items()
+    }
     own = (app, settings.directory, settings.python, settings.user, settings.group)
-    return sha256(msgspec.json.encode((_question(), own, sorted(files_.items()), sorted(drop_ins.items()))))
+    return sha256(
+        msgspec.json.encode((_question(), own, sorted(files_.items()), sorted(drop_ins.items())))
+    )
 
 
 @cache

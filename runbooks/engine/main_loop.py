@@ -1,4 +1,6 @@
-"""The one way through: observe → diagnose → plan → ask → apply, each step with its second look → recap."""
+"""The one way through: observe → diagnose → plan → ask → apply, each step with its second look →
+recap.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +19,13 @@ from runbooks.diagnosis.running import would_kill
 from runbooks.diagnosis.step import Step
 from runbooks.effects.dispatch import require_able
 from runbooks.engine.apply import apply, make_plan
-from runbooks.engine.blocked import count_blocked, leave_out, left_out, require_distinct, require_unblocked
+from runbooks.engine.blocked import (
+    count_blocked,
+    leave_out,
+    left_out,
+    require_distinct,
+    require_unblocked,
+)
 from runbooks.engine.context import Session
 from runbooks.engine.drain import stopped_by
 from runbooks.engine.journal import Journal, read_run
@@ -32,7 +40,8 @@ AT_ONCE_S = 3.0
 
 
 class Proof(Struct, frozen=True):
-    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a look at `needs`.
+    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a
+    look at `needs`.
 
     `does` is what it does besides looking.
     """
@@ -52,12 +61,14 @@ def walk(
     rolling: Rolling | None = None,
     blocking: Sequence[Finding] = (),
 ) -> ExitCode:
-    """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with the plan.
+    """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with
+    the plan.
 
-    The proof is made after changes, and with `prove_anyway` also when none is needed. Hosts whose services a rolling
-    step interrupted and did not bring back, or did not come to any more, get back the files they had.
-    What `blocking` findings cover is left as it is, and the rest is put right.
-    Raises what stops a run: no consent, a lock that is held, a broker that goes away, an interrupt.
+    The proof is made after changes, and with `prove_anyway` also when none is needed. Hosts whose
+    services a rolling step interrupted and did not bring back, or did not come to any more, get
+    back the files they had. What `blocking` findings cover is left as it is, and the rest is put
+    right. Raises what stops a run: no consent, a lock that is held, a broker that goes away, an
+    interrupt.
     """
     session.require_alone(snapshot.other_run)
     require_distinct(session, snapshot)
@@ -75,7 +86,9 @@ def walk(
         session.reporter.message(f"The proof at the end: {proof.does}")
     for name, host in snapshot.hosts.items():
         if isinstance(host, Unreachable):
-            session.reporter.warning(f"{name} is left out: {host.why}", "run the same command again when it answers")
+            session.reporter.warning(
+                f"{name} is left out: {host.why}", "run the same command again when it answers"
+            )
     for left, finding in left_out(session.fleet, blocking):
         session.reporter.warning(
             f"{left}: {on_one_line(finding.summary)}", "mend that, then run the same command again"
@@ -87,13 +100,23 @@ def walk(
         apply_nothing(steps, session, recap)
         return recap.exit_code
     asked_at = time.monotonic()
-    session.ask(f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?" if plan else "Prove it?")
+    session.ask(
+        f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?"
+        if plan
+        else "Prove it?"
+    )
     changed = {change.host for change in plan}
     machines = {
-        name: state.machine for name, state in snapshot.reachable().items() if name in changed and state.machine
+        name: state.machine
+        for name, state in snapshot.reachable().items()
+        if name in changed and state.machine
     }
     waited_s = time.monotonic() - asked_at
-    still_so = partial(_require_still_asked_for, session, steps, plan, snapshot) if waited_s > AT_ONCE_S else None
+    still_so = (
+        partial(_require_still_asked_for, session, steps, plan, snapshot)
+        if waited_s > AT_ONCE_S
+        else None
+    )
     with recorded(session, recap, machines, still_so) as run:
         try:
             run.journal.saw(Seen.of(snapshot, session.found_in(snapshot)))
@@ -106,7 +129,9 @@ def walk(
                 session.reporter.step("proof")
                 proof.make(run, after or session.observe(needs))
             elif proof:
-                session.reporter.message("", "No proof: it is made where every host answered and every step succeeded.")
+                session.reporter.message(
+                    "", "No proof: it is made where every host answered and every step succeeded."
+                )
             _point_to_logs(session, recap)
             run.lock.held()
         except RunbookError:
@@ -118,8 +143,12 @@ def walk(
     return recap.exit_code
 
 
-def _require_still_asked_for(session: Session, steps: Sequence[Step], plan: Sequence[Change], then: Snapshot) -> None:
-    """Look again, now that no other run can change anything. Raises StalePlan where a change is asked for no more."""
+def _require_still_asked_for(
+    session: Session, steps: Sequence[Step], plan: Sequence[Change], then: Snapshot
+) -> None:
+    """Look again, now that no other run can change anything. Raises StalePlan where a change is
+    asked for no more.
+    """
     hosts = {change.host for change in plan} - {BROKER}
     names = {change.step for change in plan if change.host in hosts}
     if not hosts:
@@ -127,10 +156,14 @@ def _require_still_asked_for(session: Session, steps: Sequence[Step], plan: Sequ
     now = session.observe(reduce(or_, (step.needs for step in steps if step.name in names)), hosts)
     now = session.with_imports(now, [name for name in hosts if then.reachable()[name].imports_now])
     asked_for = [(change.host, change.do) for change in make_plan(steps, now)]
-    if gone := [change for change in plan if change.host in hosts and (change.host, change.do) not in asked_for]:
+    if gone := [
+        change
+        for change in plan
+        if change.host in hosts and (change.host, change.do) not in asked_for
+    ]:
         raise StalePlan(
-            f"since it was looked at something changed: on {gone[0].host} there is no need any more to "
-            f"{on_one_line(gone[0].summary)}; nothing was changed",
+            f"since it was looked at something changed: on {gone[0].host} there is no need any more"
+            f" to {on_one_line(gone[0].summary)}; nothing was changed",
             "run the same command again",
         )
 

@@ -1,4 +1,6 @@
-"""Look at the whole fleet at once: the broker and every host, each in one round trip where it can be."""
+"""Look at the whole fleet at once: the broker and every host, each in one round trip where it can
+be.
+"""
 
 import math
 import time
@@ -84,7 +86,8 @@ def on_hosts(
     work: Callable[[FleetHost, Transport], T],
     waiting: Callable[[str], object] | None = None,
 ) -> dict[str, T | Unreachable]:
-    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes Unreachable.
+    """Do something on hosts, `forks` of them at once; one that cannot be worked with becomes
+    Unreachable.
 
     `waiting` is told which hosts take long, and "" when they have answered.
     """
@@ -93,15 +96,22 @@ def on_hosts(
         try:
             return host.name, work(host, transports[host.name])
         except RunbookError as error:
-            trouble = error.trouble if isinstance(error, HostUnreachable) else HostTrouble.UNREACHABLE
-            return host.name, Unreachable("; ".join(filter(None, (error.problem, error.advice))), trouble)
+            trouble = (
+                error.trouble if isinstance(error, HostUnreachable) else HostTrouble.UNREACHABLE
+            )
+            return host.name, Unreachable(
+                "; ".join(filter(None, (error.problem, error.advice))), trouble
+            )
 
     with ThreadPoolExecutor(transports.forks) as pool:
         asked = {pool.submit(guarded, host): host.name for host in hosts}
         with _aborted_on_error(transports, asked):
             if waiting and (late := wait(asked, timeout=SOON_S).not_done):
                 names = [name for one, name in asked.items() if one in late]
-                waiting(f"waiting for {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)} to answer")
+                waiting(
+                    f"waiting for {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)} to"
+                    " answer"
+                )
                 wait(asked)
                 waiting("")
             return dict(one.result() for one in asked)
@@ -116,7 +126,9 @@ def _aborted_on_error(transports: Transports, asked: Collection[Future[Any]]) ->
         for one in asked:
             one.cancel()
         while not all(one.done() for one in asked):
-            for transport in tuple(transports.values()):  # again and again: a thread may just begin to connect
+            for transport in tuple(
+                transports.values()
+            ):  # again and again: a thread may just begin to connect
                 transport.abort()
             wait(asked, timeout=ABORT_EVERY_S)
         raise
@@ -140,12 +152,13 @@ def observe(
 ) -> Snapshot:
     """One look at everything in `needs`; the broker is asked, and made first, while the hosts are.
 
-    `samples` is `Broker.observe`'s; messages are read until `read_until` (monotonic s). `records` is the state
-    directory, which may have what another run is doing, and what the application said on each host when it was loaded:
-    it is loaded where that does not hold any more, or `fresh`, and what it says is kept where this look `writes`. Where
-    others' work is to be taken over, the units of theirs are read.
-    Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does not answer is part of the snapshot, and
-    with `without_broker` so is a broker that cannot be looked at.
+    `samples` is `Broker.observe`'s; messages are read until `read_until` (monotonic s). `records`
+    is the state directory, which may have what another run is doing, and what the application said
+    on each host when it was loaded: it is loaded where that does not hold any more, or `fresh`, and
+    what it says is kept where this look `writes`. Where others' work is to be taken over, the units
+    of theirs are read. Raises BrokerUnreachable, BrokerRefused or RunbookError; a host that does
+    not answer is part of the snapshot, and with `without_broker` so is a broker that cannot be
+    looked at.
     """
     now = time.time()
     said = {} if fresh or Needs.IMPORTS not in needs else _said_before(fleet, records)
@@ -159,7 +172,9 @@ def observe(
 
         def ask_broker() -> tuple[OtherRun | None, BrokerState]:
             other_run = _other_run(broker(), records)
-            return other_run, broker().observe(fleet, now, **what, samples=samples, read_until=read_until)
+            return other_run, broker().observe(
+                fleet, now, **what, samples=samples, read_until=read_until
+            )
 
         asked = beside.submit(_or_not_seen, ask_broker, without_broker=without_broker)
         hosts: dict[str, HostState | Unreachable] = {}
@@ -173,13 +188,19 @@ def observe(
     of_containers = _in_containers(fleet, hosts, state)
     nodes = under_their_names(fleet.workers, state.nodes, _pids(fleet, hosts), of_containers)
     state = replace(state, nodes=nodes)
-    hosts = {host.name: recognised(host, hosts[host.name], state) for host in fleet.hosts if host.name in hosts}
+    hosts = {
+        host.name: recognised(host, hosts[host.name], state)
+        for host in fleet.hosts
+        if host.name in hosts
+    }
     state = _with_second_look(fleet, broker, state, now)
     if Needs.SERVICES in needs and Needs.NODES in needs:
         hosts = _asked_again(fleet, transports, Snapshot(now, state, hosts))
         hosts = _without_other_installations(fleet, Snapshot(now, state, hosts))
     if take_over and Needs.SERVICES in needs:
-        hosts = hosts | on_hosts(transports, _answering(fleet, hosts), partial(_with_foreign, fleet, hosts))
+        hosts = hosts | on_hosts(
+            transports, _answering(fleet, hosts), partial(_with_foreign, fleet, hosts)
+        )
     if Needs.IMPORTS in needs:
         hosts = _with_applications(fleet, transports, hosts, state, said, waiting)
         for host in fleet.hosts if writes else ():
@@ -204,8 +225,12 @@ def observe(
     return Snapshot(now, state, hosts, other_run)
 
 
-def _with_second_look(fleet: Fleet, broker: Callable[[], "Broker"], state: BrokerState, now: float) -> BrokerState:
-    """The broker's state, with a second look where the first left a suspicion. A healthy fleet is looked at once."""
+def _with_second_look(
+    fleet: Fleet, broker: Callable[[], "Broker"], state: BrokerState, now: float
+) -> BrokerState:
+    """The broker's state, with a second look where the first left a suspicion. A healthy fleet is
+    looked at once.
+    """
     if not may_be_stuck(state, now):
         return state
     second = broker().look_again(suspects(state, now))
@@ -213,7 +238,9 @@ def _with_second_look(fleet: Fleet, broker: Callable[[], "Broker"], state: Broke
     return replace(state, second=replace(second, nodes=nodes))
 
 
-def _asked_again(fleet: Fleet, transports: Transports, seen: Snapshot) -> dict[str, HostState | Unreachable]:
+def _asked_again(
+    fleet: Fleet, transports: Transports, seen: Snapshot
+) -> dict[str, HostState | Unreachable]:
     """The hosts, with what their nodes' answers left open. Those of a healthy fleet are asked once."""
     asked = still_open(fleet, seen)
 
@@ -223,22 +250,38 @@ def _asked_again(fleet: Fleet, transports: Transports, seen: Snapshot) -> dict[s
         assert seen.broker
         return ask_again(fleet, host, transport, state, asked[host.name], seen.broker.nodes)
 
-    return {**seen.hosts, **on_hosts(transports, [host for host in fleet.hosts if host.name in asked], look)}
+    return {
+        **seen.hosts,
+        **on_hosts(transports, [host for host in fleet.hosts if host.name in asked], look),
+    }
 
 
-def _without_other_installations(fleet: Fleet, seen: Snapshot) -> dict[str, HostState | Unreachable]:
-    """The hosts; what containers run for another broker does not do the work of the inventory's services."""
+def _without_other_installations(
+    fleet: Fleet, seen: Snapshot
+) -> dict[str, HostState | Unreachable]:
+    """The hosts; what containers run for another broker does not do the work of the inventory's
+    services.
+    """
     hosts = dict(seen.hosts)
-    if not any(one.container for state in seen.reachable().values() if state.census for one in state.census.processes):
+    if not any(
+        one.container
+        for state in seen.reachable().values()
+        if state.census
+        for one in state.census.processes
+    ):
         return hosts
     for name, pids in in_other_installations(fleet, seen).items():
         state = seen.reachable()[name]
-        hosts[name] = replace(state, others=tuple(one for one in state.others if not pids.issuperset(one.runs)))
+        hosts[name] = replace(
+            state, others=tuple(one for one in state.others if not pids.issuperset(one.runs))
+        )
     return hosts
 
 
 def _pids(fleet: Fleet, hosts: Mapping[str, HostState | Unreachable]) -> dict[str, Collection[int]]:
-    """The processes of each worker's service, as they know themselves, where its host told of services."""
+    """The processes of each worker's service, as they know themselves, where its host told of
+    services.
+    """
     return {
         host.node(worker): state.services[worker.known_as].pids.values()
         for host in fleet.hosts
@@ -284,9 +327,11 @@ def _other_run(broker: "Broker", records: Path, before: OtherRun | None = None) 
     return replace(run, restarts=restarts)
 
 
-def recognised(host: FleetHost, state: HostState | Unreachable, broker: BrokerState) -> HostState | Unreachable:
-    """Takes a process for the worker that it does not look like where it answers as that: its launcher's title says
-    nothing, but remote control tells its pid.
+def recognised(
+    host: FleetHost, state: HostState | Unreachable, broker: BrokerState
+) -> HostState | Unreachable:
+    """Takes a process for the worker that it does not look like where it answers as that: its
+    launcher's title says nothing, but remote control tells its pid.
     """
     if isinstance(state, Unreachable):
         return state
@@ -306,7 +351,10 @@ def _answering(fleet: Fleet, hosts: Mapping[str, HostState | Unreachable]) -> li
 
 
 def _with_foreign(
-    fleet: Fleet, states: Mapping[str, HostState | Unreachable], host: FleetHost, transport: Transport
+    fleet: Fleet,
+    states: Mapping[str, HostState | Unreachable],
+    host: FleetHost,
+    transport: Transport,
 ) -> HostState:
     """The state of a host that answered, with what others have set up there to run workers."""
     state = states[host.name]
@@ -317,7 +365,11 @@ def _with_foreign(
 
 
 def _said_before(fleet: Fleet, records: Path) -> dict[str, Kept]:
-    return {host.name: kept for host in fleet.hosts if (kept := recall(records, fleet.app.app, host.name))}
+    return {
+        host.name: kept
+        for host in fleet.hosts
+        if (kept := recall(records, fleet.app.app, host.name))
+    }
 
 
 def _with_applications(
@@ -328,18 +380,26 @@ def _with_applications(
     said: Mapping[str, Kept],
     waiting: Callable[[str], object] | None,
 ) -> dict[str, HostState | Unreachable]:
-    """The hosts, each with what its application says, by what was `said` before where that still holds.
+    """The hosts, each with what its application says, by what was `said` before where that still
+    holds.
 
-    Where there is reason to doubt what its workers know, or it cannot be loaded, its imports are tried besides.
+    Where there is reason to doubt what its workers know, or it cannot be loaded, its imports are
+    tried besides.
     """
     found = dict(hosts)
     for host in fleet.hosts:
         state, kept = found[host.name], said.get(host.name)
         if isinstance(state, HostState) and kept and still_holds(kept, host, fleet.app.app, state):
             found[host.name] = replace(state, application=kept.said)
-    answering = [host for host in fleet.hosts if host.services and isinstance(found[host.name], HostState)]
+    answering = [
+        host for host in fleet.hosts if host.services and isinstance(found[host.name], HostState)
+    ]
     suspects = {host.name for host in answering if _suspect(fleet, host, broker)}
-    to_load = [host for host in answering if host.name not in suspects and not _application_of(found[host.name])]
+    to_load = [
+        host
+        for host in answering
+        if host.name not in suspects and not _application_of(found[host.name])
+    ]
     found |= on_hosts(transports, to_load, partial(_load, fleet, found), waiting)
     for host in to_load:
         if isinstance(state := found[host.name], HostState) and state.application is None:
@@ -352,26 +412,42 @@ def _application_of(state: HostState | Unreachable) -> Application | None:
 
 
 def _load(
-    fleet: Fleet, states: Mapping[str, HostState | Unreachable], host: FleetHost, transport: Transport
+    fleet: Fleet,
+    states: Mapping[str, HostState | Unreachable],
+    host: FleetHost,
+    transport: Transport,
 ) -> HostState:
-    """The state of a host that answered, with what its application says, loaded now, or why it cannot be loaded."""
+    """The state of a host that answered, with what its application says, loaded now, or why it
+    cannot be loaded.
+    """
     state = states[host.name]
     assert isinstance(state, HostState)
     if not can_be_loaded(host, state):
         return state
     question = ask_what_it_says(host, fleet.app.app, reading_of(host, state).likely)
-    answers = run_fragments(transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"])
+    answers = run_fragments(
+        transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"]
+    )
     answer = answers["application"]
     try:
-        return replace(state, application=parse_what_it_says(answer), imports_now=parse_not_loaded(host, answer))
+        return replace(
+            state,
+            application=parse_what_it_says(answer),
+            imports_now=parse_not_loaded(host, answer),
+        )
     except NotTriedError as error:
         return replace(state, not_loaded=error.problem)
 
 
 def _with_versions(
-    fleet: Fleet, broker: Callable[[], "Broker"], hosts: Mapping[str, HostState | Unreachable], state: BrokerState
+    fleet: Fleet,
+    broker: Callable[[], "Broker"],
+    hosts: Mapping[str, HostState | Unreachable],
+    state: BrokerState,
 ) -> BrokerState:
-    """The broker's state; nodes that were started before their application changed say what they run with."""
+    """The broker's state; nodes that were started before their application changed say what they
+    run with.
+    """
     older = {
         host.node(worker)
         for host in fleet.hosts
@@ -391,9 +467,14 @@ def _with_versions(
 
 
 def _with_schedules(
-    fleet: Fleet, transports: Transports, hosts: Mapping[str, HostState | Unreachable], *, every: bool
+    fleet: Fleet,
+    transports: Transports,
+    hosts: Mapping[str, HostState | Unreachable],
+    *,
+    every: bool,
 ) -> dict[str, HostState | Unreachable]:
-    """The hosts, `every` one of beat with what its scheduler keeps; where there is none the first with the application.
+    """The hosts, `every` one of beat with what its scheduler keeps; where there is none the first
+    with the application.
 
     Otherwise only those are asked whose beat may send an older schedule than the application has.
     """
@@ -406,14 +487,21 @@ def _with_schedules(
 
 
 def _kept(
-    fleet: Fleet, states: Mapping[str, HostState | Unreachable], host: FleetHost, transport: Transport
+    fleet: Fleet,
+    states: Mapping[str, HostState | Unreachable],
+    host: FleetHost,
+    transport: Transport,
 ) -> HostState:
-    """Nothing is asked where neither the code has a schedule nor a scheduler is named that keeps one elsewhere."""
+    """Nothing is asked where neither the code has a schedule nor a scheduler is named that keeps
+    one elsewhere.
+    """
     state = states[host.name]
     assert isinstance(state, HostState)
     assert state.application
     scheduler = _scheduler(host, state)
-    if not (state.application.schedule or scheduler or state.application.scheduler != _USUAL_SCHEDULER):
+    if not (
+        state.application.schedule or scheduler or state.application.scheduler != _USUAL_SCHEDULER
+    ):
         return state
     question = ask_kept(host, fleet.app.app, reading_of(host, state).likely, scheduler)
     answers = run_fragments(transport, {"kept": question}, timeout_s=PATIENCE_S, private=["kept"])
@@ -425,7 +513,9 @@ _USUAL_SCHEDULER = "celery.beat:PersistentScheduler"
 
 
 def _scheduler(host: FleetHost, state: HostState) -> str:
-    """That of the command line of beat's service, or else of any beat there, or else of the inventory; "": of none."""
+    """That of the command line of beat's service, or else of any beat there, or else of the
+    inventory; "": of none.
+    """
     beats = [one for one in state.census.processes if one.is_beat] if state.census else []
     service = state.services.get(host.beat)
     own = [one for one in beats if service and one.pid in service.pids]
@@ -433,8 +523,8 @@ def _scheduler(host: FleetHost, state: HostState) -> str:
 
 
 def can_be_loaded(host: FleetHost, state: HostState) -> bool:
-    """Not where whoever starts a worker refuses its environment file: there is nothing to load it with. Nor where it
-    lives in containers, and there is none to load it in.
+    """Not where whoever starts a worker refuses its environment file: there is nothing to load it
+    with. Nor where it lives in containers, and there is none to load it in.
     """
     env_file = state.files[host.settings.env_file]
     if state.not_loaded or (host.manager.in_containers and state.manager_away):
@@ -443,7 +533,12 @@ def can_be_loaded(host: FleetHost, state: HostState) -> bool:
 
 
 def _look(
-    fleet: Fleet, host: FleetHost, transport: Transport, paths: Iterable[str], needs: Needs, said: Kept | None
+    fleet: Fleet,
+    host: FleetHost,
+    transport: Transport,
+    paths: Iterable[str],
+    needs: Needs,
+    said: Kept | None,
 ) -> HostState:
     files = list(paths) if Needs.FILES in needs else []
     services = host.services if Needs.SERVICES in needs else ()
@@ -471,10 +566,11 @@ def look(
     loaded: CameFrom | None = None,
     census: bool = False,
 ) -> HostState:
-    """The host's clock, the state of these files and services, what is left of ours, and the outcome of these probes.
+    """The host's clock, the state of these files and services, what is left of ours, and the
+    outcome of these probes.
 
-    All in one round trip, with what beat says, whether what an application was `loaded` from is as it was, and a census
-    of its Celery processes.
+    All in one round trip, with what beat says, whether what an application was `loaded` from is as
+    it was, and a census of its Celery processes.
     """
     questions = {"clock": facts.ask_clock()}
     if files:
@@ -511,9 +607,16 @@ def look(
     answered_at = time.time()
     try:
         found = _understood(fleet, host, transport, answers, files, services, timers, probes)
-        return replace(found, clock_ahead_s=(found.clock_at - answered_at, found.clock_at - asked_at))
-    except (ValueError, LookupError) as error:  # of a parser: this host's fault, and the others are looked at
-        raise RunbookError(f"what it answered cannot be understood ({type(error).__name__})") from None
+        return replace(
+            found, clock_ahead_s=(found.clock_at - answered_at, found.clock_at - asked_at)
+        )
+    except (
+        ValueError,
+        LookupError,
+    ) as error:  # of a parser: this host's fault, and the others are looked at
+        raise RunbookError(
+            f"what it answered cannot be understood ({type(error).__name__})"
+        ) from None
 
 
 def _understood(
@@ -527,12 +630,22 @@ def _understood(
     probes: Sequence[Probe],
 ) -> HostState:
     clock = facts.parse_clock(answers["clock"])
-    beat_sent_at, beat_untold = facts.parse_beat(answers["beat"]) if "beat" in answers else (None, "")
+    beat_sent_at, beat_untold = (
+        facts.parse_beat(answers["beat"]) if "beat" in answers else (None, "")
+    )
     read = facts.parse_files(files, answers["files"]) if files else {}
-    kept = facts.parse_files([host.settings.env_file], answers["secrets"]) if "secrets" in answers else read
+    kept = (
+        facts.parse_files([host.settings.env_file], answers["secrets"])
+        if "secrets" in answers
+        else read
+    )
     keep_secrets_of(kept.get(host.settings.env_file))
     app = fleet.app.app
-    asked = {name.removeprefix(_SERVICES): answer for name, answer in answers.items() if name.startswith(_SERVICES)}
+    asked = {
+        name.removeprefix(_SERVICES): answer
+        for name, answer in answers.items()
+        if name.startswith(_SERVICES)
+    }
     manager = manager_of(host)
     found, units, away = dict[str, ServiceState](), dict[str, Unit](), None
     if asked:
@@ -540,7 +653,10 @@ def _understood(
             found, units = dict(manager.parse(host, app, asked, clock)), dict(manager.units(asked))
         except RunbookError as error:
             away = error.problem, error.advice or ""
-            found = {name: ServiceState(None, None, "", untold=error.problem) for name in (*services, *timers)}
+            found = {
+                name: ServiceState(None, None, "", untold=error.problem)
+                for name in (*services, *timers)
+            }
     census = parse_census(answers["census"], clock, units) if "census" in answers else None
     if census and host.told_by_processes:
         found = states_of(host, app, services, census)
@@ -549,7 +665,9 @@ def _understood(
         found = _with_logs(found, parse_worker_logs(answers["logs"]), said)
     ours = {pid for state in found.values() for pid in state.pids}
     full, lacking = facts.parse_places(answers["places"]) if services else ("", "")
-    results = {probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)}
+    results = {
+        probe.name: parse_probe(probe, answers[f"probe{n}"]) for n, probe in enumerate(probes)
+    }
     return HostState(
         clock.now,
         read,
@@ -560,7 +678,9 @@ def _understood(
             for name, state in found.items()
             if name not in host.services and not (timer_of(name) or is_unit(name))
         },
-        probes={name: replace(result, output=redact(result.output)) for name, result in results.items()},
+        probes={
+            name: replace(result, output=redact(result.output)) for name, result in results.items()
+        },
         beat_sent_at=beat_sent_at,
         beat_untold=beat_untold,
         others=others(app, census, manager.own_groups, ours) if census else (),
@@ -580,9 +700,13 @@ def _understood(
 
 
 def _with_logs(
-    services: Mapping[str, ServiceState], files: Mapping[int, Sequence[Line]], kept: Mapping[str, Sequence[Line]]
+    services: Mapping[str, ServiceState],
+    files: Mapping[int, Sequence[Line]],
+    kept: Mapping[str, Sequence[Line]],
 ) -> dict[str, ServiceState]:
-    """The services; those that run with what their processes write into `files`, and what of their logs is `kept`."""
+    """The services; those that run with what their processes write into `files`, and what of their
+    logs is `kept`.
+    """
     found = dict(services)
     for name, state in services.items():
         if state.pid is None or state.started_at is None:
@@ -591,7 +715,9 @@ def _with_logs(
         if name in kept:
             logs.append(kept[name])
         if logs:
-            found[name] = replace(state, log=understood(chain.from_iterable(logs), state.started_at))
+            found[name] = replace(
+                state, log=understood(chain.from_iterable(logs), state.started_at)
+            )
     return found
 
 
@@ -602,7 +728,8 @@ def probe_imports(
     names: Collection[str],
     broker: BrokerState,
 ) -> dict[str, HostState | Unreachable]:
-    """Import the application on the hosts of these names, all of which answered: it costs a process on each.
+    """Import the application on the hosts of these names, all of which answered: it costs a process
+    on each.
 
     Not where `can_be_loaded` says no.
     """
@@ -616,19 +743,33 @@ def probe_imports(
             return state
         environment = reading_of(host, state)
         try:
-            now = state.imports_now or _imports(fleet, host, transport, environment.likely, encodings)
+            now = state.imports_now or _imports(
+                fleet, host, transport, environment.likely, encodings
+            )
         except NotTriedError as error:
             return replace(state, not_loaded=error.problem)
         mended = {name: host.settings.env[name] for name in drift(host, state)}
-        wanted = _imports(fleet, host, transport, environment.likely | mended, encodings) if mended else now
+        wanted = (
+            _imports(fleet, host, transport, environment.likely | mended, encodings)
+            if mended
+            else now
+        )
         tried = tried_insertion(fleet, host, transport, environment.likely, now, PATIENCE_S)
-        return replace(state, imports_now=now, imports_wanted=wanted, application=now.application, insertion=tried)
+        return replace(
+            state,
+            imports_now=now,
+            imports_wanted=wanted,
+            application=now.application,
+            insertion=tried,
+        )
 
     return on_hosts(transports, asked, probe)
 
 
 def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
-    """Whether a node of the host does not answer, or lacks an expected task or a queue, or may not read what waits."""
+    """Whether a node of the host does not answer, or lacks an expected task or a queue, or may not
+    read what waits.
+    """
     for worker in host.settings.workers:
         node = broker.nodes.get(host.node(worker))
         if node is None or not node.registered >= frozenset(fleet.app.expected_tasks):
@@ -648,7 +789,9 @@ def _imports(
     encodings: Collection[str],
 ) -> ImportProbe:
     question = ask_imports(host, fleet.app.app, fleet.app.expected_tasks, environment, encodings)
-    answers = run_fragments(transport, {"imports": question}, timeout_s=PATIENCE_S, private=["imports"])
+    answers = run_fragments(
+        transport, {"imports": question}, timeout_s=PATIENCE_S, private=["imports"]
+    )
     return parse_imports(host, answers["imports"])
 
 

@@ -1,4 +1,6 @@
-"""Changes in the broker that a verb plans itself: shown, asked for and made one by one; a failure ends the run."""
+"""Changes in the broker that a verb plans itself: shown, asked for and made one by one; a failure
+ends the run.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -18,9 +20,11 @@ def one_by_one(
     question: str,
     before: Callable[[Run], None] = lambda _: None,
 ) -> ExitCode:
-    """Make changes after asking; `before` is done first, within the run. A dry run ends with the plan.
+    """Make changes after asking; `before` is done first, within the run. A dry run ends with the
+    plan.
 
-    Raises what stops a run: no consent, a lock that is held, and the RunbookError of the change that failed.
+    Raises what stops a run: no consent, a lock that is held, and the RunbookError of the change
+    that failed.
     """
     session.reporter.plan(changes, dry_run=session.options.dry_run)
     if session.options.dry_run or not changes:

@@ -1,4 +1,6 @@
-"""Make changes, each written down before and after: on hosts all of one host in one exec, in the broker one by one."""
+"""Make changes, each written down before and after: on hosts all of one host in one exec, in the
+broker one by one.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,7 +29,8 @@ Result = tuple[Change, Outcome, str]
 def perform(run: Run, changes: Sequence[Change]) -> list[Result]:
     """Make changes: on hosts all of one host in one exec, in the broker one after the other.
 
-    Raises LockHeld where the lock is lost, when what was done before, and what was not, is told and written down.
+    Raises LockHeld where the lock is lost, when what was done before, and what was not, is told and
+    written down.
     """
     results: list[Result] = []
     try:
@@ -55,8 +58,12 @@ def tell(run: Run, results: Sequence[Result]) -> None:
 
 def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]) -> None:
     session, journal = run.session, run.journal
-    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in changes)]
-    intended = journal.intend_all([change for host in hosts for change in changes if change.host == host.name])
+    hosts = [
+        host for host in session.fleet.hosts if any(change.host == host.name for change in changes)
+    ]
+    intended = journal.intend_all(
+        [change for host in hosts for change in changes if change.host == host.name]
+    )
     try:
         run.lock.held()
     except LockHeld as error:
@@ -69,10 +76,15 @@ def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]
             run.recap.at(change.host).blocked += 1
             results.append((change, Outcome.SKIPPED, why))
         todo = [(n, change) for n, change in intended if not _why_left(change, left)]
-        mine = {host.name: [(n, change) for n, change in todo if change.host == host.name] for host in hosts}
+        mine = {
+            host.name: [(n, change) for n, change in todo if change.host == host.name]
+            for host in hosts
+        }
         hosts = [host for host in hosts if mine[host.name]]
         session.reporter.waiting(_awaited(hosts, todo))
-        answers = on_hosts(session.transports, hosts, lambda host, way: _on_host(run, host, way, mine[host.name]))
+        answers = on_hosts(
+            session.transports, hosts, lambda host, way: _on_host(run, host, way, mine[host.name])
+        )
         session.reporter.waiting("")
         for name, answer in answers.items():
             if isinstance(answer, Unreachable):
@@ -85,19 +97,34 @@ def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]
 
 
 def _why_left(change: Change, left: Mapping[Service, str]) -> str:
-    """Why a change is not made: one of its services is `left` alone, and all change together; "" where none is."""
+    """Why a change is not made: one of its services is `left` alone, and all change together; ""
+    where none is.
+    """
     its = [service for service in changed(change) if service in left]
-    return "; ".join(left[one] if len(changed(change)) == 1 else f"{one[1]}: {left[one]}" for one in its)
+    return "; ".join(
+        left[one] if len(changed(change)) == 1 else f"{one[1]}: {left[one]}" for one in its
+    )
 
 
 def _awaited(hosts: Sequence[FleetHost], todo: Sequence[tuple[int, Change]]) -> str:
     """What these changes have to wait for, "" where nothing is ended."""
-    ended = [f"{name} on {change.host}" for _, change in todo if on_host(change.do).waits for name in change.services]
+    ended = [
+        f"{name} on {change.host}"
+        for _, change in todo
+        if on_host(change.do).waits
+        for name in change.services
+    ]
     limit = span(max((host.settings.stop_timeout for host in hosts), default=0.0))
-    return f"waiting up to {limit} for {', '.join(ended[:3])}{', …' * (len(ended) > 3)} to end" if ended else ""
+    return (
+        f"waiting up to {limit} for {', '.join(ended[:3])}{', …' * (len(ended) > 3)} to end"
+        if ended
+        else ""
+    )
 
 
-def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]) -> list[Result]:
+def _on_host(
+    run: Run, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
+) -> list[Result]:
     try:
         effects = {str(n): change.do for n, change in intended}
         up_s, read = _read_first(transport, effects)
@@ -105,19 +132,31 @@ def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Sequence
         budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * services
         fragment_of = fragments(host, effects, read)
         answers = run_fragments(
-            transport, fragment_of, timeout_s=budget_s, stop_at_failure=True, begins_by_s=up_s + run.lock.held()
+            transport,
+            fragment_of,
+            timeout_s=budget_s,
+            stop_at_failure=True,
+            begins_by_s=up_s + run.lock.held(),
         )
     except HostUnreachable:
         raise
     except LockHeld as error:  # another run may be at work here by now
         return _not_made(run.journal, intended, error.problem)
-    except RunbookError as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
+    except (
+        RunbookError
+    ) as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
         answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
     else:
-        answers = {n: _told(host, transport, answer) if answer.code else answer for n, answer in answers.items()}
+        answers = {
+            n: _told(host, transport, answer) if answer.code else answer
+            for n, answer in answers.items()
+        }
     results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
     run.journal.finished_all(
-        [(n, outcome, detail) for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)]
+        [
+            (n, outcome, detail)
+            for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)
+        ]
     )
     return results
 
@@ -127,22 +166,30 @@ def _not_made(journal: Journal, intended: Sequence[tuple[int, Change]], why: str
     return [(change, Outcome.SKIPPED, why) for _, change in intended]
 
 
-def _read_first(transport: Transport, effects: Mapping[str, Effect]) -> tuple[float, dict[str, FileState]]:
-    """For how many seconds the host is up, and the files that effects have to know, by the effect's name."""
+def _read_first(
+    transport: Transport, effects: Mapping[str, Effect]
+) -> tuple[float, dict[str, FileState]]:
+    """For how many seconds the host is up, and the files that effects have to know, by the effect's
+    name.
+    """
     files = {n: [path] for n, effect in effects.items() if (path := on_host(effect).reads)}
-    questions = {"uptime": facts.ask_uptime()} | {n: facts.ask_files(paths) for n, paths in files.items()}
+    questions = {"uptime": facts.ask_uptime()} | {
+        n: facts.ask_files(paths) for n, paths in files.items()
+    }
     answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=list(files))
     read = {n: facts.parse_files(paths, answers[n])[paths[0]] for n, paths in files.items()}
     return facts.parse_uptime(answers["uptime"]), read
 
 
 def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
-    """What may be shown of a command that failed: a start script may tell all that is in the environment file."""
+    """What may be shown of a command that failed: a start script may tell all that is in the
+    environment file.
+    """
     path = host.settings.env_file
     try:
-        found = run_fragments(transport, {"file": facts.ask_files([path])}, timeout_s=MARGIN_S, private=["file"])[
-            "file"
-        ]
+        found = run_fragments(
+            transport, {"file": facts.ask_files([path])}, timeout_s=MARGIN_S, private=["file"]
+        )["file"]
         keep_secrets_of(facts.parse_files([path], found)[path])
     except RunbookError:
         return Answer(answer.code, b"", f"what it said is not shown, for {path} cannot be read now")

@@ -30,7 +30,9 @@ def start_recap(session: Session, snapshot: Snapshot) -> Recap:
     """A recap with a line for every host, and what does not answer marked: hosts, and the broker."""
     recap = Recap()
     for host in session.fleet.hosts:
-        recap.at(host.name).unreachable = int(isinstance(snapshot.hosts.get(host.name), Unreachable))
+        recap.at(host.name).unreachable = int(
+            isinstance(snapshot.hosts.get(host.name), Unreachable)
+        )
     if snapshot.broker and snapshot.broker.is_away:
         recap.at(BROKER).unreachable = 1
     return recap

@@ -1,4 +1,6 @@
-"""A run that changes something: what belongs together from its first line in the journal to its recap."""
+"""A run that changes something: what belongs together from its first line in the journal to its
+recap.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Run(Struct, frozen=True):
-    """The session that it belongs to, its journal, the fleet's lock that it holds, and how it goes so far."""
+    """The session that it belongs to, its journal, the fleet's lock that it holds, and how it goes
+    so far.
+    """
 
     session: Session
     journal: Journal
@@ -31,10 +35,11 @@ def recorded(
     machines: Mapping[str, str] = MappingProxyType({}),
     still_so: Callable[[], None] | None = None,
 ) -> Iterator[Run]:
-    """A new run: the fleet's lock is held and the journal open; both end with the block, however it ends.
+    """A new run: the fleet's lock is held and the journal open; both end with the block, however it
+    ends.
 
-    `machines` are the hosts that it is to change, each with its `HostState.machine`. `still_so` is called once the lock
-    is held, and raises where nothing is to be changed after all.
+    `machines` are the hosts that it is to change, each with its `HostState.machine`. `still_so` is
+    called once the lock is held, and raises where nothing is to be changed after all.
     """
     run_id = new_run_id(session.options.state_directory)
     with session.broker.lock(run_id, session.options.verb) as lock:

@@ -1,4 +1,6 @@
-"""What a run saw, as its record keeps it: the depths of the queues, and what was judged of the fleet."""
+"""What a run saw, as its record keeps it: the depths of the queues, and what was judged of the
+fleet.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +18,8 @@ from runbooks.core.reporter import Check
 class Seen(Struct, frozen=True):
     """One look of a run: how many messages each queue held, and what was found.
 
-    `findings` is None where the look was not judged, and `depths` is empty where no queue was looked at.
+    `findings` is None where the look was not judged, and `depths` is empty where no queue was
+    looked at.
     """
 
     at: float
@@ -25,11 +28,18 @@ class Seen(Struct, frozen=True):
     checks: tuple[Check, ...] = ()
 
     @classmethod
-    def of(cls, snapshot: Snapshot, findings: Sequence[Finding] | None = None, checks: Sequence[Check] = ()) -> "Seen":
+    def of(
+        cls,
+        snapshot: Snapshot,
+        findings: Sequence[Finding] | None = None,
+        checks: Sequence[Check] = (),
+    ) -> "Seen":
         """What is kept of a look; the changes that fix a finding stand in the record by themselves."""
         queues = snapshot.broker.queues if snapshot.broker and not snapshot.broker.unseen else {}
         depths = {name: state.depth for name, state in queues.items()}
-        kept = None if findings is None else tuple(replace(one, fix=(), blocks=()) for one in findings)
+        kept = (
+            None if findings is None else tuple(replace(one, fix=(), blocks=()) for one in findings)
+        )
         return cls(snapshot.at, depths, kept, tuple(checks))
 
 

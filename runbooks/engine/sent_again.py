@@ -1,4 +1,6 @@
-"""Tasks that are sent again under new ids, which follow from the old ones: so what was sent shows in the archives."""
+"""Tasks that are sent again under new ids, which follow from the old ones: so what was sent shows
+in the archives.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -21,7 +23,9 @@ _NEW_IDS = uuid.UUID("5b0c2b7e-2f7a-4a5e-9d59-6f0f3c0a8e11")
 
 
 class Old(Struct, frozen=True):
-    """A task that is to be sent again, by its old id; `why` is its exception, or why it was taken out of its queue."""
+    """A task that is to be sent again, by its old id; `why` is its exception, or why it was taken
+    out of its queue.
+    """
 
     id: str
     task: str
@@ -29,7 +33,9 @@ class Old(Struct, frozen=True):
 
 
 class Earlier(Struct, frozen=True):
-    """A new message that an earlier run has written down: in which archive, and whether it was sent."""
+    """A new message that an earlier run has written down: in which archive, and whether it was
+    sent.
+    """
 
     run: str
     archive: Path
@@ -57,17 +63,23 @@ def sent_earlier(session: Session) -> dict[str, Earlier]:
             for n in ledger.messages:
                 if (fate := ledger.fates[n]) is not Fate.QUEUED:
                     task_id = row(ledger.messages[n], ledger, "")["id"]
-                    found[task_id] = Earlier(record.id, path, fate is Fate.RESTORED and n not in ledger.unsure)
+                    found[task_id] = Earlier(
+                        record.id, path, fate is Fate.RESTORED and n not in ledger.unsure
+                    )
     return found
 
 
 def send_change(archive: str, queue: str, tasks: Sequence[Old], per_s: float, lines: Sequence[str],
                 *, of_archive: bool = False) -> Change:  # fmt: skip
-    """The change that sends the new messages of an archive to its queue; `of_archive`: the old ones are in one, too."""
+    """The change that sends the new messages of an archive to its queue; `of_archive`: the old ones
+    are in one, too.
+    """
     token = uuid.uuid4().hex
     ids = {new_id(one.id): one.id for one in tasks}
     why = "reason" if of_archive else "error"
-    rows = tuple({"id": one.id, "new_id": new_id(one.id), "task": one.task, why: one.why} for one in tasks)
+    rows = tuple(
+        {"id": one.id, "new_id": new_id(one.id), "task": one.task, why: one.why} for one in tasks
+    )
     return Change(
         BROKER, RETRY, f"send {counted(len(tasks), 'task')} again to {queue}",
         SendAgain(archive, ids, per_s, token, queue if of_archive else ""),

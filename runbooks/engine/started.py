@@ -1,7 +1,9 @@
-"""What services were started with, as runs saw it: so a file that has changed since is told from one that was touched.
+"""What services were started with, as runs saw it: so a file that has changed since is told from
+one that was touched.
 
-`started/APPLICATION/HOST.json` in the state directory (0600) has the process of each service, and digests of the files
-that it loads. A run writes it before it changes anything, and after it has started something. Looks only read it.
+`started/APPLICATION/HOST.json` in the state directory (0600) has the process of each service, and
+digests of the files that it loads. A run writes it before it changes anything, and after it has
+started something. Looks only read it.
 """
 
 import math
@@ -39,26 +41,36 @@ class _Seen(Struct, frozen=True):
 
 
 def recall(state_directory: Path, app: str, snapshot: Snapshot) -> Snapshot:
-    """The snapshot, with what earlier runs saw of its services; nothing where somebody else may have written that."""
+    """The snapshot, with what earlier runs saw of its services; nothing where somebody else may
+    have written that.
+    """
     states = {
-        name: replace(state, services=_recalled(state.services, _read(_path(state_directory, app, name))))
+        name: replace(
+            state, services=_recalled(state.services, _read(_path(state_directory, app, name)))
+        )
         for name, state in snapshot.reachable().items()
         if state.services
     }
     return replace(snapshot, hosts={**snapshot.hosts, **states})
 
 
-def _recalled(services: Mapping[str, ServiceState], seen: Mapping[str, _Seen]) -> dict[str, ServiceState]:
+def _recalled(
+    services: Mapping[str, ServiceState], seen: Mapping[str, _Seen]
+) -> dict[str, ServiceState]:
     return {
         name: replace(found, started_with=seen[name].recalled(found)) if name in seen else found
         for name, found in services.items()
     }
 
 
-def remember(state_directory: Path, app: str, hosts: tuple[FleetHost, ...], snapshot: Snapshot) -> None:
-    """Write down what the services of a look at files and services were started with, where that is not known yet.
+def remember(
+    state_directory: Path, app: str, hosts: tuple[FleetHost, ...], snapshot: Snapshot
+) -> None:
+    """Write down what the services of a look at files and services were started with, where that is
+    not known yet.
 
-    Where it cannot be written it is forgotten: a later look knows less then, and restarts nothing for it.
+    Where it cannot be written it is forgotten: a later look knows less then, and restarts nothing
+    for it.
     """
     for host in hosts:
         state = snapshot.reachable().get(host.name)
@@ -70,7 +82,9 @@ def remember(state_directory: Path, app: str, hosts: tuple[FleetHost, ...], snap
                 make_private(path.parent)
                 beside = path.with_suffix(".new")
                 beside.unlink(missing_ok=True)
-                with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                with open(
+                    os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+                ) as file:
                     file.write(msgspec.json.encode({**_read(path), **new}))
                 beside.rename(path)
 
@@ -82,9 +96,17 @@ def _seen(host: FleetHost, state: HostState) -> Iterator[tuple[str, _Seen]]:
             continue
         if found.started_with and found.started_with.same:
             continue
-        files = {path: file for path in loads(host, service, found) if (file := state.files.get(path)) and file.content}
+        files = {
+            path: file
+            for path in loads(host, service, found)
+            if (file := state.files.get(path)) and file.content
+        }
         unsure = {path for path, file in files.items() if file.changed_at > found.started_at}
-        unsure |= {path for path, drop_in in found.drop_ins.items() if drop_in.changed_at > found.started_at}
+        unsure |= {
+            path
+            for path, drop_in in found.drop_ins.items()
+            if drop_in.changed_at > found.started_at
+        }
         if found.needs_reload:
             unsure |= files.keys() | found.drop_ins.keys()
         if has_environment_of(host, found, state):

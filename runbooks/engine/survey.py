@@ -1,4 +1,6 @@
-"""Looks at hosts that no inventory describes: what runs the application's workers there, and what it says of itself."""
+"""Looks at hosts that no inventory describes: what runs the application's workers there, and what
+it says of itself.
+"""
 
 import os
 import pwd
@@ -33,14 +35,19 @@ from runbooks.hosts.transport import Transport, Transports
 from runbooks.inventory.draft import Draft, HostDraft, Value, fleet_host, fleet_of, host_draft
 
 _TIMEOUT_S = 60.0
-_MANAGERS = {Manager.SYSTEMD: "systemd", Manager.SUPERVISORD: "supervisor", Manager.DOCKER: "docker"}
+_MANAGERS = {
+    Manager.SYSTEMD: "systemd",
+    Manager.SUPERVISORD: "supervisor",
+    Manager.DOCKER: "docker",
+}
 
 
 class Asked(Struct, frozen=True):
-    """What the operator says: the application ("": the one that runs), its Python and folder where they are known.
+    """What the operator says: the application ("": the one that runs), its Python and folder where
+    they are known.
 
-    `directories` are those of single hosts. `user` owns the folder. `socket` is that of Docker's engine, `environment`
-    what the application gets where nothing of it runs.
+    `directories` are those of single hosts. `user` owns the folder. `socket` is that of Docker's
+    engine, `environment` what the application gets where nothing of it runs.
     """
 
     app: str = ""
@@ -53,7 +60,8 @@ class Asked(Struct, frozen=True):
 
 
 class Surveyed(Struct, frozen=True):
-    """A host: its part of an inventory, what the application says there, and what it was loaded with besides.
+    """A host: its part of an inventory, what the application says there, and what it was loaded
+    with besides.
 
     `unseen` is what was not seen, each with what would make it known.
     """
@@ -65,10 +73,13 @@ class Surveyed(Struct, frozen=True):
     unseen: Mapping[str, str] = {}
 
 
-def survey(hosts: Mapping[str, Mapping[str, str]], transports: Transports, asked: Asked) -> list[Surveyed]:
+def survey(
+    hosts: Mapping[str, Mapping[str, str]], transports: Transports, asked: Asked
+) -> list[Surveyed]:
     """Look at these hosts, each with how it is reached.
 
-    Raises HostUnreachable where one does not answer, and UsageError where it is not known which application is meant.
+    Raises HostUnreachable where one does not answer, and UsageError where it is not known which
+    application is meant.
     """
     found = []
     for name, reached in hosts.items():
@@ -79,7 +90,8 @@ def survey(hosts: Mapping[str, Mapping[str, str]], transports: Transports, asked
 
 
 def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
-    """The fleet that was seen, with this broker, "": the one that the application says; its queues are not known yet.
+    """The fleet that was seen, with this broker, "": the one that the application says; its queues
+    are not known yet.
 
     Raises UsageError where the broker is not known, or is none that this tool can use.
     """
@@ -88,10 +100,13 @@ def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
     if not url:
         why = told.error.splitlines()[-1] if told.error else "it names no broker"
         raise UsageError(
-            f"{found[0].app} does not say which broker it has: {why}", "name it: --broker URL, or --broker env:NAME"
+            f"{found[0].app} does not say which broker it has: {why}",
+            "name it: --broker URL, or --broker env:NAME",
         )
     if problem := problem_of(url):
-        raise UsageError(f"the broker of {found[0].app}: {problem}", "name another one: --broker URL")
+        raise UsageError(
+            f"the broker of {found[0].app}: {problem}", "name another one: --broker URL"
+        )
     unseen = {what: how for one in found for what, how in one.unseen.items()}
     backend = "" if told.backend.startswith("disabled") else told.backend
     fleet = fleet_of(draft_of(found), url, backend, Found(unseen=unseen))
@@ -111,7 +126,9 @@ def draft_of(found: Sequence[Surveyed]) -> Draft:
     return Draft(tuple(values), tuple(one.draft for one in found))
 
 
-def _surveyed(name: str, reached: Mapping[str, str], transport: Transport, asked: Asked) -> Surveyed:
+def _surveyed(
+    name: str, reached: Mapping[str, str], transport: Transport, asked: Asked
+) -> Surveyed:
     seen = _seen(name, reached, transport, asked)
     app = asked.app or _only_application(seen, asked.directory)
     seen = _of_application(seen, app, asked.directory)
@@ -131,7 +148,10 @@ def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
         but = "unless a unit, program or container of theirs is to"
         yield f"workers of {seen.name} that do not run, {but}", "celery_workers"
     if seen.census.hidden:
-        yield f"processes of other users on {seen.name}", "run as root, or as the user of the workers"
+        yield (
+            f"processes of other users on {seen.name}",
+            "run as root, or as the user of the workers",
+        )
     for supervisord in seen.supervisords.values():
         if supervisord.untold:
             why = f"the supervisord of {supervisord.conf} on {seen.name}: {supervisord.untold}"
@@ -142,14 +162,21 @@ def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
     for folder in dict.fromkeys(_works_in(seen, process) for process in seen.elsewhere):
         yield f"another installation of it on {seen.name}, in {folder}", "run this in that folder"
     for process in seen.others:
-        yield f"pid {process.pid} on {seen.name}, which another manager runs than the rest", "stop one of the two"
+        yield (
+            f"pid {process.pid} on {seen.name}, which another manager runs than the rest",
+            "stop one of the two",
+        )
 
 
 def _seen(name: str, reached: Mapping[str, str], transport: Transport, asked: Asked) -> HostSurvey:
     """All Celery processes of the host and what starts such, whichever application's."""
-    here = FleetHost(name, (), HostSettings.model_validate({"directory": asked.directory or "/"}), reached)
+    here = FleetHost(
+        name, (), HostSettings.model_validate({"directory": asked.directory or "/"}), reached
+    )
     answers = run_fragments(
-        transport, {"clock": facts.ask_clock(), "census": ask_census(here, ())}, timeout_s=_TIMEOUT_S
+        transport,
+        {"clock": facts.ask_clock(), "census": ask_census(here, ())},
+        timeout_s=_TIMEOUT_S,
     )
     census = parse_census(answers["census"], facts.parse_clock(answers["clock"]), {})
     mains = tuple(one for one in census.processes if _is_main(one))
@@ -174,7 +201,9 @@ def _is_main(one: CeleryProcess) -> bool:
     return not one.leftover and one.kind in (Kind.MAIN, Kind.BEAT)
 
 
-def _with_programs(seen: HostSurvey, running: Mapping[int, Supervisord], transport: Transport) -> HostSurvey:
+def _with_programs(
+    seen: HostSurvey, running: Mapping[int, Supervisord], transport: Transport
+) -> HostSurvey:
     """With the programs of every supervisord that may be asked."""
     questions = {str(pid): ask_programs(one) for pid, one in running.items()}
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
@@ -203,31 +232,41 @@ def _only_application(seen: HostSurvey, directory: str) -> str:
             "name it as Celery's own command takes it: -A PROJECT",
         )
     raise UsageError(
-        f"on {seen.name} run workers of {', '.join(apps)}, and an inventory describes one application",
+        f"on {seen.name} run workers of {', '.join(apps)}, and an inventory describes one"
+        " application",
         f"choose it: -A {apps[0]}",
     )
 
 
 def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
-    """What is the application's: what names it, or works in its folder and names none; by its most used manager.
+    """What is the application's: what names it, or works in its folder and names none; by its most
+    used manager.
 
     Of several installations it is that of the folder, else that with most processes.
     """
-    ours = [one for one in seen.mains if _is_its(app, one.options.app, _works_in(seen, one), directory)]
+    ours = [
+        one for one in seen.mains if _is_its(app, one.options.app, _works_in(seen, one), directory)
+    ]
     works = Counter(_works_in(seen, one) for one in ours)
-    is_here = directory in works or any(directory and one.directory == directory for one in seen.services)
+    is_here = directory in works or any(
+        directory and one.directory == directory for one in seen.services
+    )
     if works and not is_here:
         directory = works.most_common(1)[0][0]
     elsewhere = tuple(one for one in ours if _works_in(seen, one) != directory)
     ours = [one for one in ours if one not in elsewhere]
     used = Counter(_manager(one, seen) for one in ours)
-    services = [one for one in seen.services if _runs_any(one, ours) or _starts(one, app, directory)]
+    services = [
+        one for one in seen.services if _runs_any(one, ours) or _starts(one, app, directory)
+    ]
     manager = used.most_common(1)[0][0] if used else _manager_of(services)
     mains = tuple(one for one in ours if _manager(one, seen) == manager)
     kept = tuple(one for one in services if _manager_of([one]) == manager)
     project = ""
     if manager == "docker":
-        projects = Counter(one.project for one in kept if _runs_any(one, mains)) or Counter(one.project for one in kept)
+        projects = Counter(one.project for one in kept if _runs_any(one, mains)) or Counter(
+            one.project for one in kept
+        )
         project = projects.most_common(1)[0][0] if projects else ""
         kept = tuple(one for one in kept if one.project == project)
     supervisord = next((one.supervisord for one in kept if one.supervisord), None)
@@ -238,7 +277,9 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
 
 
 def _starts(one: SeenService, app: str, directory: str) -> bool:
-    """Whether a service is one of the application's, by its command and the folder that it names, if it does."""
+    """Whether a service is one of the application's, by its command and the folder that it names,
+    if it does.
+    """
     if not (one.options and _is_its(app, one.options.app, one.directory, directory)):
         return False
     return not (directory and one.directory) or one.directory == directory
@@ -249,7 +290,9 @@ def _works_in(seen: HostSurvey, one: CeleryProcess) -> str:
 
 
 def _is_its(app: str, named: str, works_in: str, directory: str) -> bool:
-    return module_of(named) == module_of(app) if named else bool(directory) and works_in == directory
+    return (
+        module_of(named) == module_of(app) if named else bool(directory) and works_in == directory
+    )
 
 
 def _runs_any(service: SeenService, processes: Iterable[CeleryProcess]) -> bool:
@@ -295,7 +338,9 @@ def _directory(seen: HostSurvey, asked: Asked) -> Value:
 
 
 def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
-    """Of a process only where it is the user's who will run that Python: another one's could be any program."""
+    """Of a process only where it is the user's who will run that Python: another one's could be any
+    program.
+    """
     if asked.python:
         return Value("python", asked.python, "--python, or the active virtual environment")
     for one in seen.mains:
@@ -305,7 +350,8 @@ def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
     if service := next((one for one in seen.services if one.python), None):
         return Value("python", service.python, service.source)
     raise UsageError(
-        f"nothing of the application is seen to run on {seen.name} as {user}, so which Python has it is not known",
+        f"nothing of the application is seen to run on {seen.name} as {user}, so which Python has"
+        " it is not known",
         "name it with --python, or activate its virtual environment",
     )
 
@@ -315,22 +361,36 @@ def _user(seen: HostSurvey, asked: Asked) -> Value:
     users = Counter(one.user for one in seen.mains if one.user and not one.container)
     if users:
         user = users.most_common(1)[0][0]
-        return Value("user", user, f"the owner of pid {next(one.pid for one in seen.mains if one.user == user)}")
+        return Value(
+            "user",
+            user,
+            f"the owner of pid {next(one.pid for one in seen.mains if one.user == user)}",
+        )
     service = next((one for one in seen.services if one.user and not one.user.isdigit()), None)
     if service:
         return Value("user", service.user, service.source)
-    return Value("user", asked.user or "root", "the owner of the folder" if asked.user else "nothing says another one")
+    return Value(
+        "user",
+        asked.user or "root",
+        "the owner of the folder" if asked.user else "nothing says another one",
+    )
 
 
 def _told(host: FleetHost, app: str, transport: Transport) -> Told:
-    """What the application says, loaded with its environment file, or with the variables of a process that runs."""
+    """What the application says, loaded with its environment file, or with the variables of a
+    process that runs.
+    """
     path = host.settings.env_file
     file = None
     if path:
-        answers = run_fragments(transport, {"file": facts.ask_files([path])}, timeout_s=_TIMEOUT_S, private=["file"])
+        answers = run_fragments(
+            transport, {"file": facts.ask_files([path])}, timeout_s=_TIMEOUT_S, private=["file"]
+        )
         file = facts.parse_files([path], answers["file"])[path]
     question = ask_told(host, app, host.environment_in(file).likely)
-    answers = run_fragments(transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"])
+    answers = run_fragments(
+        transport, {"application": question}, timeout_s=PATIENCE_S, private=["application"]
+    )
     return parse_told(host, answers["application"])
 
 
@@ -340,4 +400,6 @@ def this_user(directory: str) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        raise RunbookError(f"{directory} belongs to user {uid}, who has no name here", "run as its user") from None
+        raise RunbookError(
+            f"{directory} belongs to user {uid}, who has no name here", "run as its user"
+        ) from None

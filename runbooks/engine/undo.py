@@ -1,4 +1,6 @@
-"""Take a run back: look what each of its effects left, say what can be undone, then do it, newest first."""
+"""Take a run back: look what each of its effects left, say what can be undone, then do it, newest
+first.
+"""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -40,10 +42,11 @@ from runbooks.hosts.transport import Transport
 
 
 class Undo(Struct, frozen=True):
-    """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do, CANNOT and why.
+    """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do,
+    CANNOT and why.
 
-    SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch, or it is `blocked`: somebody
-    else does the service's work, or answers in its name.
+    SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch, or it is
+    `blocked`: somebody else does the service's work, or answers in its name.
     """
 
     entry: Entry
@@ -55,12 +58,13 @@ class Undo(Struct, frozen=True):
 
 
 def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[Undo]:
-    """Judge every effect of a run that has not been undone, in the order in which they are to be taken back.
+    """Judge every effect of a run that has not been undone, in the order in which they are to be
+    taken back.
 
     Archived items that would kill a worker are put back only with `malformed`.
 
-    Newest first; but a worker that has to be restarted is so after the files, because it loads what they put back, and
-    messages come last, so that they meet the workers of before.
+    Newest first; but a worker that has to be restarted is so after the files, because it loads what
+    they put back, and messages come last, so that they meet the workers of before.
     """
     pending = [
         entry
@@ -74,9 +78,16 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     targets = [(host, target) for host, effect in undoing for target in targets_of(effect)]
     states = _states(session, session.fleet.hosts, targets)
     undos = [
-        _judge_in_broker(session, record, entry, way, malformed)
-        if isinstance(way, ReverseInBroker)
-        else _judge(entry, way, states.get(entry.change.host), record.machines.get(entry.change.host, ""))
+        (
+            _judge_in_broker(session, record, entry, way, malformed)
+            if isinstance(way, ReverseInBroker)
+            else _judge(
+                entry,
+                way,
+                states.get(entry.change.host),
+                record.machines.get(entry.change.host, ""),
+            )
+        )
         for entry, way in ways
     ]
     changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
@@ -88,8 +99,12 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
 
 
 def _takes_back(entry: Entry) -> bool:
-    """Whether a change was itself made to take one back, so that there is nothing to say of its way back."""
-    return entry.change.undo is None and isinstance(handler_of(entry.change.do), ReverseOnHost | ReverseInBroker)
+    """Whether a change was itself made to take one back, so that there is nothing to say of its way
+    back.
+    """
+    return entry.change.undo is None and isinstance(
+        handler_of(entry.change.do), ReverseOnHost | ReverseInBroker
+    )
 
 
 def _is_judged_again(way: Way | None) -> bool:
@@ -101,7 +116,8 @@ def _way_back(entry: Entry) -> Way | None:
 
 
 def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
-    """The newest later run that changed what this one did and still stands: it has to be undone first.
+    """The newest later run that changed what this one did and still stands: it has to be undone
+    first.
 
     Also where it knew the machine by another name.
     """
@@ -109,9 +125,16 @@ def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunReco
     def targets(run: RunRecord) -> set[tuple[str, Target]]:
         standing = (entry.change for entry in run.undoable if not entry.undone)
         changed = [(change.host, target) for change in standing if (target := target_of(change.do))]
-        return {*changed, *((run.machines[host], target) for host, target in changed if host in run.machines)}
+        return {
+            *changed,
+            *((run.machines[host], target) for host, target in changed if host in run.machines),
+        }
 
-    later = [run for run in others if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)]
+    later = [
+        run
+        for run in others
+        if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)
+    ]
     return later[-1] if later else None
 
 
@@ -120,8 +143,15 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
     if undo.outcome is not Outcome.CHANGED or not restarts or undo.why or files_change:
         return undo
     if undo.entry.outcome is None:
-        return replace(undo, why="the run ended while it was being made: it may have been told to take no messages")
-    why = "it ran before the run, and it runs" if len(changed(undo.change)) == 1 else "all of them run"
+        return replace(
+            undo,
+            why="the run ended while it was being made: it may have been told to take no messages",
+        )
+    why = (
+        "it ran before the run, and it runs"
+        if len(changed(undo.change)) == 1
+        else "all of them run"
+    )
     return Undo(undo.entry, undo.change, Outcome.ALREADY, why)
 
 
@@ -134,13 +164,23 @@ def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
     if not any(map(_controls, undos)):
         return list(undos)
     snapshot = session.observe(Needs.SERVICES | Needs.NODES)
-    judged = (*workers.faults(session.fleet, snapshot), *services.at_work(session.fleet, snapshot, {}))
+    judged = (
+        *workers.faults(session.fleet, snapshot),
+        *services.at_work(session.fleet, snapshot, {}),
+    )
     found = [finding for finding in judged if finding.code in _BLOCKING]
-    why = {(block.host, block.service): finding.summary for finding in found for block in finding.blocks}
+    why = {
+        (block.host, block.service): finding.summary
+        for finding in found
+        for block in finding.blocks
+    }
     return [
-        replace(undo, outcome=Outcome.SKIPPED, why=why[blocked[0]], blocked=True)
-        if _controls(undo) and (blocked := [service for service in changed(undo.change) if service in why])
-        else undo
+        (
+            replace(undo, outcome=Outcome.SKIPPED, why=why[blocked[0]], blocked=True)
+            if _controls(undo)
+            and (blocked := [service for service in changed(undo.change) if service in why])
+            else undo
+        )
         for undo in undos
     ]
 
@@ -152,8 +192,8 @@ def _controls(undo: Undo) -> bool:
 def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo:
     """Say of messages that are to go back who will run them at once.
 
-    That is whoever consumes their queue now and is left alone; of those that this undo starts with what it puts back,
-    that alone says which queues they consume then.
+    That is whoever consumes their queue now and is left alone; of those that this undo starts with
+    what it puts back, that alone says which queues they consume then.
     """
     queue = target_of(undo.entry.change.do)
     if undo.outcome is not Outcome.CHANGED or not isinstance(queue, Queue):
@@ -186,17 +226,26 @@ def _states(
     session: Session, hosts: Sequence[FleetHost], targets: Sequence[tuple[str, Target]]
 ) -> dict[str, HostState | Unreachable]:
     """Looks at these targets, each with its host; where a process is not known, its node is asked."""
-    states = on_hosts(session.transports, hosts, lambda host, way: _look(session.fleet, host, way, targets))
+    states = on_hosts(
+        session.transports, hosts, lambda host, way: _look(session.fleet, host, way, targets)
+    )
     unknown = [
         state
         for state in states.values()
-        if isinstance(state, HostState) and any(found.other_process for found in state.services.values())
+        if isinstance(state, HostState)
+        and any(found.other_process for found in state.services.values())
     ]
     broker = session.observe(Needs.NODES).broker if unknown else None
-    return {host.name: recognised(host, states[host.name], broker) for host in hosts} if broker else states
+    return (
+        {host.name: recognised(host, states[host.name], broker) for host in hosts}
+        if broker
+        else states
+    )
 
 
-def _look(fleet: Fleet, host: FleetHost, transport: Transport, targets: Sequence[tuple[str, Target]]) -> HostState:
+def _look(
+    fleet: Fleet, host: FleetHost, transport: Transport, targets: Sequence[tuple[str, Target]]
+) -> HostState:
     """The files and services of a host among these targets, each with its host."""
     mine = [target for name, target in targets if name == host.name]
     paths = sorted({target.path for target in mine if isinstance(target, File)})
@@ -209,13 +258,23 @@ def _judge_in_broker(
     session: Session, record: RunRecord, entry: Entry, way: ReverseInBroker[Any], malformed: bool
 ) -> Undo:
     if record.broker != session.broker.name:
-        return Undo(entry, entry.change, Outcome.CANNOT, f"it was done at {record.broker}, not {session.broker.name}")
+        return Undo(
+            entry,
+            entry.change,
+            Outcome.CANNOT,
+            f"it was done at {record.broker}, not {session.broker.name}",
+        )
     outcome, why = way.judge(session.broker, record.directory, malformed=malformed)
     do = way.resolved(record.directory, malformed=malformed)
     return Undo(entry, Change(BROKER, entry.change.step, way.summary, do), outcome, why)
 
 
-def _judge(entry: Entry, way: ReverseOnHost[Any] | None, state: HostState | Unreachable | None, machine: str) -> Undo:
+def _judge(
+    entry: Entry,
+    way: ReverseOnHost[Any] | None,
+    state: HostState | Unreachable | None,
+    machine: str,
+) -> Undo:
     """`machine` is the `HostState.machine` that was changed, "" where it did not tell."""
     change = entry.change
     if way is None:
@@ -226,14 +285,17 @@ def _judge(entry: Entry, way: ReverseOnHost[Any] | None, state: HostState | Unre
         return Undo(entry, reverse, Outcome.SKIPPED, why, away=state is not None)
     if not _is_still(machine, state):
         why = (
-            f"{change.host} is another machine now, for it has another machine-id: set up anew, or the name of another"
+            f"{change.host} is another machine now, for it has another machine-id: set up anew, or"
+            " the name of another"
         )
         return Undo(entry, reverse, Outcome.CANNOT, why)
     reverse = replace(reverse, do=way.as_it_is(state))
     outcome, why = way.judge(state)
     lost = isinstance(change.undo, LostContents)
     if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED and not lost:
-        return Undo(entry, reverse, Outcome.ALREADY, "it was not made, and somebody else has changed it")
+        return Undo(
+            entry, reverse, Outcome.ALREADY, "it was not made, and somebody else has changed it"
+        )
     return Undo(entry, reverse, outcome, why)
 
 
@@ -278,12 +340,16 @@ def count_left(undos: Sequence[Undo], recap: Recap) -> None:
 
 
 def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
-    """Mark what needs no undoing any more as undone, so that the run does not stand in the way of older ones.
+    """Mark what needs no undoing any more as undone, so that the run does not stand in the way of
+    older ones.
 
-    Judged again, under the fleet's lock: where the run still goes on, an effect may be made after it was looked for.
+    Judged again, under the fleet's lock: where the run still goes on, an effect may be made after
+    it was looked for.
     """
     with session.broker.lock(record.id, session.options.verb) as lock:
-        undos = plan_undo(session, find_run(session.options.state_directory, record.id), malformed=malformed)
+        undos = plan_undo(
+            session, find_run(session.options.state_directory, record.id), malformed=malformed
+        )
         lock.held()
         journal = Journal.reopen(record.directory)
         try:
@@ -296,13 +362,16 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
 def put_back(run: Run, hosts: Collection[str]) -> None:
     """Take back, within a run, what it changed on hosts that it leaves worse than it found them.
 
-    A service none of whose files it changed has nothing to be put back to: one that it started stays up.
+    A service none of whose files it changed has nothing to be put back to: one that it started
+    stays up.
     """
     session, journal = run.session, run.journal
     record = find_run(session.options.state_directory, journal.run_id)
     by_name = {host.name: host for host in session.fleet.hosts if host.name in hosts}
     done = [entry for entry in record.entries if entry.change.host in by_name]
-    entries = [entry for entry in done if not _only_controlled(entry, by_name[entry.change.host], done)]
+    entries = [
+        entry for entry in done if not _only_controlled(entry, by_name[entry.change.host], done)
+    ]
     undos = plan_undo(session, replace(record, entries=entries), malformed=False)
     if any(undo.outcome is Outcome.CHANGED for undo in undos):
         session.reporter.step("put back")
@@ -312,10 +381,13 @@ def put_back(run: Run, hosts: Collection[str]) -> None:
 
 
 def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) -> bool:
-    """Whether a change starts, stops or restarts a service none of whose files changed; not where it took over the work
-    of somebody else's, which is to be at work again."""
+    """Whether a change starts, stops or restarts a service none of whose files changed; not where
+    it took over the work of somebody else's, which is to be at work again.
+    """
     taken_over = any(
-        isinstance(target_of(other.change.do), Other) for other in entries if other.change.host == host.name
+        isinstance(target_of(other.change.do), Other)
+        for other in entries
+        if other.change.host == host.name
     )
     if taken_over or not handler_of(entry.change.do).controls:
         return False
@@ -332,10 +404,15 @@ def _take_back(run: Run, original: Journal, undos: Sequence[Undo]) -> None:
     for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
         entries = {id(undo.change): undo.entry for undo in batch}
         results = perform(run, [u.change for u in batch])
-        lacking = _second_look(session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED])
+        lacking = _second_look(
+            session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
+        )
         for change, outcome, detail in results:
             if outcome is Outcome.CHANGED and id(change) in lacking:
-                outcome, detail = Outcome.FAILED, f"taken back, but a second look says: {lacking[id(change)]}"
+                outcome, detail = (
+                    Outcome.FAILED,
+                    f"taken back, but a second look says: {lacking[id(change)]}",
+                )
             if outcome is Outcome.CHANGED:
                 original.undone(entries[id(change)].n)
             tally = recap.at(change.host)
@@ -352,9 +429,13 @@ def _take_back(run: Run, original: Journal, undos: Sequence[Undo]) -> None:
 
 
 def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
-    """Of these reverse changes those that do not show on their hosts (by id), and why; services are waited for."""
+    """Of these reverse changes those that do not show on their hosts (by id), and why; services are
+    waited for.
+    """
     pending = [change for change in changes if change.host != BROKER]
-    hosts = [host for host in session.fleet.hosts if any(change.host == host.name for change in pending)]
+    hosts = [
+        host for host in session.fleet.hosts if any(change.host == host.name for change in pending)
+    ]
     deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
     while pending:
         targets = [(change.host, target) for change in pending for target in targets_of(change.do)]
@@ -366,7 +447,9 @@ def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
             return {id(change): why[id(change)] for change in pending}
         if pending:
             time.sleep(PAUSE_S)
-    await_nodes(session, changes, deadline)  # those that ran before answered, as a rule; it is no condition
+    await_nodes(
+        session, changes, deadline
+    )  # those that ran before answered, as a rule; it is no condition
     return {}
 
 
@@ -379,5 +462,7 @@ def _missing(change: Change, state: HostState | Unreachable) -> str:
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
     """Neighbours that may travel together: of one rank, and all in the broker or all on hosts."""
-    for _, batch in groupby(undos, key=lambda undo: (handler_of(undo.change.do).rank, undo.change.host == BROKER)):
+    for _, batch in groupby(
+        undos, key=lambda undo: (handler_of(undo.change.do).rank, undo.change.host == BROKER)
+    ):
         yield list(batch)

@@ -1,4 +1,6 @@
-"""Finds moves that ended half-way: what they took out of one queue and did not put into the other waits in archives."""
+"""Finds moves that ended half-way: what they took out of one queue and did not put into the other
+waits in archives.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,8 +38,10 @@ def _warn(session: Session, record: RunRecord) -> None:
                 most = "up to " if ledger.unsettled else ""
                 session.reporter.warning(
                     f"run {record.id} {_ENDED[record.outcome]}: {most}{counted(count, 'message')}"
-                    f" that it took out of {queue_of(path)} to move on: in its archive, and in no queue",
-                    f"put {them(count)} back with {Command('undo', record.id)}, then run this again",
+                    f" that it took out of {queue_of(path)} to move on: in its archive, and in no"
+                    " queue",
+                    f"put {them(count)} back with {Command('undo', record.id)}, then run this"
+                    " again",
                 )
 
 
@@ -48,7 +52,9 @@ def _archives(record: RunRecord) -> Iterator[Path]:
 
 
 def _unmoved(ledger: Ledger) -> int:
-    """Messages that were to be moved and, as far as the archive knows, were not; batches of unknown fate count."""
+    """Messages that were to be moved and, as far as the archive knows, were not; batches of unknown
+    fate count.
+    """
     unsure = ledger.unsure
     moves = (n for n in ledger.messages if ledger.lots[n].to)
     return sum(ledger.fates[n] is Fate.TAKEN or n in unsure for n in moves)

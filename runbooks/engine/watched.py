@@ -9,7 +9,9 @@ from runbooks.engine.context import Session
 
 
 def watched(session: Session, watch: str, show: Callable[[], ExitCode]) -> ExitCode:
-    """Show a view; with `watch`, which says how often, again and again. Raises UsageError where it is no duration."""
+    """Show a view; with `watch`, which says how often, again and again. Raises UsageError where it
+    is no duration.
+    """
     every_s = _every_s(watch)
     while True:
         code = show()
@@ -28,5 +30,7 @@ def _every_s(watch: str) -> float:
     except ValueError:
         every_s = 0.0
     if every_s < 1:
-        raise UsageError(f"--watch {watch!r}: expected how often to look, 1s or more", "for example --watch 2s")
+        raise UsageError(
+            f"--watch {watch!r}: expected how often to look, 1s or more", "for example --watch 2s"
+        )
     return every_s

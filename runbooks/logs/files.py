@@ -16,7 +16,9 @@ LINE_BYTES = 64 * 2**10
 """Of a longer line only the beginning is kept."""
 
 HELD_LINES = 1000
-"""How many lines without a time wait for the line with a time that they belong to, when a file is read backwards."""
+"""How many lines without a time wait for the line with a time that they belong to, when a file is
+read backwards.
+"""
 
 PROBES = 16
 PROBE_BYTES = 8 * 2**10
@@ -44,7 +46,8 @@ class _Piece(Struct):
 class LogFile:
     """A log file; a line without a time goes with the line before it.
 
-    The file before it (`worker.log.1`, `worker.log-20261121`), as long as it is not compressed, is its beginning.
+    The file before it (`worker.log.1`, `worker.log-20261121`), as long as it is not compressed, is
+    its beginning.
     """
 
     def __init__(self, host: str, path: str) -> None:
@@ -96,20 +99,26 @@ class LogFile:
         return self._ask(self._probes())
 
     def since(self, answer: Answer, at: float) -> bool:
-        """Narrow down where that time begins, to a step; of what is read in it older lines are known by their times."""
+        """Narrow down where that time begins, to a step; of what is read in it older lines are
+        known by their times.
+        """
         asked = begin, end = self._between or (0, 0)
         rest = answer.out
         for piece in self._probes():
             lines, rest = _lines(rest[: piece.size], piece.begin == 0), rest[piece.size :]
             if not self._times.known:
                 self._times.learn((text for _, text in lines), self._parts[-1].changed_at)
-            dated = ((offset, text) for offset, text in lines if self._times.read(text, None) is not None)
+            dated = (
+                (offset, text) for offset, text in lines if self._times.read(text, None) is not None
+            )
             offset, text = next(dated, (0, ""))
             latest = self._times.read(text, None)
             if latest is not None and latest >= at:
                 end = piece.place + offset
                 break
-            if latest is not None and latest == self._times.read(text, 0.0):  # not of an hour that was shown twice
+            if latest is not None and latest == self._times.read(
+                text, 0.0
+            ):  # not of an hour that was shown twice
                 begin = piece.place + offset
         if (begin, end) != asked and end - begin > STEP_BYTES:
             self._between = begin, end
@@ -127,7 +136,10 @@ class LogFile:
         pieces, begin = [], 0
         for part in self._parts:
             inside = [place - begin for place in places if 0 <= place - begin < part.size]
-            pieces += [_Piece(begin + at, part.inode, at, min(PROBE_BYTES, part.size - at)) for at in inside]
+            pieces += [
+                _Piece(begin + at, part.inode, at, min(PROBE_BYTES, part.size - at))
+                for at in inside
+            ]
             begin += part.size
         return pieces
 
@@ -139,7 +151,10 @@ class LogFile:
 
     def _ask(self, pieces: Iterable[_Piece]) -> str:
         """Pieces of the files, by whatever name they have now."""
-        return self._shell("log_pieces", *(n for piece in pieces for n in (piece.inode, piece.begin + 1, piece.size)))
+        return self._shell(
+            "log_pieces",
+            *(n for piece in pieces for n in (piece.inode, piece.begin + 1, piece.size)),
+        )
 
     def _shell(self, name: str, *arguments: object) -> str:
         return shell(name, self._path, *map(str, arguments), using=["log_files"])
@@ -176,7 +191,9 @@ class LogFile:
         return [LogLine(self.read_to, self._host, self.name, text) for text in lines]
 
     def ask_newer(self) -> str:
-        """Of a file that was renamed the rest comes first; one that was replaced or cut off is read from its start."""
+        """Of a file that was renamed the rest comes first; one that was replaced or cut off is read
+        from its start.
+        """
         return self._shell("log_newer", self._inode, self._end, STEP_BYTES)
 
     def newer(self, answer: Answer, wanted: Wanted) -> Sequence[LogLine] | None:
@@ -195,7 +212,9 @@ class LogFile:
         return [line for line in map(self._next, lines) if wanted(line.text)]
 
     def _changed(self, at: float, lines: Sequence[bytes]) -> None:
-        """What was read on was written by `at`; of a file without lines at the start it shows how they are dated."""
+        """What was read on was written by `at`; of a file without lines at the start it shows how
+        they are dated.
+        """
         if self._times.known:
             self._times.changed(at)
         else:

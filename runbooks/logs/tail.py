@@ -26,12 +26,18 @@ STEP_TIMEOUT_S = 60.0
 POLL_S = 1.0
 POLL_TIMEOUT_S = 10.0
 GATHER_S = 1.2
-"""How long followed lines are gathered to be put in order: longer than it takes until a host is asked again."""
+"""How long followed lines are gathered to be put in order: longer than it takes until a host is
+asked again.
+"""
 
 GATHER_LINES = 1000
-UNDATED = "no time can be read in its lines; all of them count as written when the file last changed"
+UNDATED = (
+    "no time can be read in its lines; all of them count as written when the file last changed"
+)
 RETRY_S = (1.0, 30.0)
-"""How long to wait until a host that went away is tried again: at first, doubled each time, at most."""
+"""How long to wait until a host that went away is tried again: at first, doubled each time, at
+most.
+"""
 
 
 def when(line: LogLine) -> float:
@@ -39,7 +45,9 @@ def when(line: LogLine) -> float:
 
 
 class Asked(Struct, frozen=True):
-    """Which lines, how many of each log (None: all), since when (epoch seconds), of which services (None: all)."""
+    """Which lines, how many of each log (None: all), since when (epoch seconds), of which services
+    (None: all).
+    """
 
     wanted: Wanted
     lines: int | None
@@ -50,11 +58,14 @@ class Asked(Struct, frozen=True):
 def logs_of(host: FleetHost, services: Services | None = None) -> tuple[Log, ...]:
     """Those that the service manager keeps of its services, then the log files.
 
-    Of some `services` alone a file is one that has the name of such a worker, or of beat, in its own.
+    Of some `services` alone a file is one that has the name of such a worker, or of beat, in its
+    own.
     """
     own = [one for one in host.services if services is None or (host.name, one) in services]
     kept = manager_of(host).logs(host, own) if own else ()
-    names = [name for one in own for name in [worker.name for worker in host.workers_of(one)] or ["beat"]]
+    names = [
+        name for one in own for name in [worker.name for worker in host.workers_of(one)] or ["beat"]
+    ]
     paths = [path for path in host.settings.logs if services is None or _names_one(path, names)]
     return (*kept, *(LogFile(host.name, path) for path in paths))
 
@@ -69,8 +80,13 @@ def _ask_log_files(host: FleetHost, services: Services | None) -> str:
 
 
 def _names_one(path: str, names: Sequence[str]) -> bool:
-    """Whether one of these is a word of the file's name: `worker_high.log` is not of a worker `high`."""
-    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", PurePosixPath(path).name) for name in names)
+    """Whether one of these is a word of the file's name: `worker_high.log` is not of a worker
+    `high`.
+    """
+    return any(
+        re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", PurePosixPath(path).name)
+        for name in names
+    )
 
 
 class HostLogs:
@@ -83,7 +99,8 @@ class HostLogs:
         self.started = False
 
     def start(self) -> list[LogLine]:
-        """Go to the logs' ends, or where the time asked for begins; returns what cannot be read, and why.
+        """Go to the logs' ends, or where the time asked for begins; returns what cannot be read,
+        and why.
 
         The environment file is read, too, for its secrets may stand in a log.
         """
@@ -94,14 +111,19 @@ class HostLogs:
         asked = run_fragments(self.transport, questions, timeout_s=STEP_TIMEOUT_S, private=["env"])
         keep_secrets_of(parse_files([env_file], asked["env"])[env_file])
         paths = manager_of(host).log_files(asked["kept"]) if kept else ()
-        self._logs = (*logs_of(host, self._asked.services), *(LogFile(host.name, path) for path in paths))
+        self._logs = (
+            *logs_of(host, self._asked.services),
+            *(LogFile(host.name, path) for path in paths),
+        )
         answers = self._each(self._logs, self.transport, lambda log: log.ask_start())
         told = [line for log, answer in answers for line in log.start(answer)]
         since = self._asked.since
         if since is not None:
             if self._asked.lines is None:
                 self._go_to(since)
-            told += [LogLine(None, self.name, log.name, UNDATED) for log in self._logs if not log.dated]
+            told += [
+                LogLine(None, self.name, log.name, UNDATED) for log in self._logs if not log.dated
+            ]
         self.started = True
         return told
 
@@ -112,7 +134,9 @@ class HostLogs:
             logs = [log for log, answer in answers if not log.since(answer, since)]
 
     def newest(self) -> list[LogLine]:
-        """The last lines of each log in the order of time. A search goes back until it has found enough."""
+        """The last lines of each log in the order of time. A search goes back until it has found
+        enough.
+        """
         return sorted((line for log in self._logs for line in self._last(log)), key=when)
 
     def _last(self, log: Log) -> list[LogLine]:
@@ -126,13 +150,17 @@ class HostLogs:
         return found[:count][::-1]
 
     def onward(self) -> Iterator[LogLine]:
-        """All lines since the time asked for, in the order of time; raises HostUnreachable after the last."""
+        """All lines since the time asked for, in the order of time; raises HostUnreachable after
+        the last.
+        """
         lost: list[HostUnreachable] = []
         since = self._asked.since or 0.0
 
         def steps(shell: Runner, log: Log) -> Iterator[LogLine]:
             try:
-                while (lines := log.newer(_ask(shell, log.ask_newer()), self._asked.wanted)) is not None:
+                while (
+                    lines := log.newer(_ask(shell, log.ask_newer()), self._asked.wanted)
+                ) is not None:
                     yield from (line for line in lines if when(line) >= since)
                     if log.caught_up:
                         return
@@ -153,7 +181,10 @@ class HostLogs:
 
     @staticmethod
     def _each(
-        logs: Sequence[Log], runner: Runner, question: Callable[[Log], str], timeout_s: float = STEP_TIMEOUT_S
+        logs: Sequence[Log],
+        runner: Runner,
+        question: Callable[[Log], str],
+        timeout_s: float = STEP_TIMEOUT_S,
     ) -> list[tuple[Log, Answer]]:
         questions = {str(n): question(log) for n, log in enumerate(logs)}
         answers = run_fragments(runner, questions, timeout_s=timeout_s)
@@ -165,10 +196,11 @@ def _ask(runner: Runner, question: str) -> Answer:
 
 
 def follow(hosts: Iterable[HostLogs]) -> Iterator[list[LogLine]]:
-    """What is added to the logs, in the order of time as far as it can be known in time, until the iterator is closed.
+    """What is added to the logs, in the order of time as far as it can be known in time, until the
+    iterator is closed.
 
-    A host that goes away is said to, and tried again; it goes on from where it was. What arrives is bounded: while
-    nobody takes it, no host is asked for more.
+    A host that goes away is said to, and tried again; it goes on from where it was. What arrives is
+    bounded: while nobody takes it, no host is asked for more.
     """
     hosts = tuple(hosts)
     arriving: Queue[LogLine | Exception] = Queue(GATHER_LINES)
@@ -202,7 +234,9 @@ def _gather(arriving: "Queue[LogLine | Exception]") -> Iterator[LogLine]:
 class _Pump:
     """Asks one host again and again for what was added to its logs."""
 
-    def __init__(self, logs: HostLogs, arriving: "Queue[LogLine | Exception]", ended: threading.Event) -> None:
+    def __init__(
+        self, logs: HostLogs, arriving: "Queue[LogLine | Exception]", ended: threading.Event
+    ) -> None:
         self._logs, self._arriving, self._ended = logs, arriving, ended
         self._away = not logs.started
 

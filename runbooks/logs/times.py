@@ -1,4 +1,6 @@
-"""When the lines of a log file were written: where in them their time stands, how it is written, and in which zone."""
+"""When the lines of a log file were written: where in them their time stands, how it is written,
+and in which zone.
+"""
 
 import re
 from collections import Counter
@@ -9,7 +11,8 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 HEAD_CHARS = 120
-"""A time counts only where it begins within so many characters of a line, and after so many words."""
+"""A time counts only where it begins within so many characters of a line, and after so many words.
+"""
 
 SAMPLE_LINES = 40
 """How many of a file's last lines that hold a time show where in a line its time stands."""
@@ -20,7 +23,8 @@ _CLOCK_SKEW_S = 2.0
 _QUARTER_S = 900
 _NEAR_S = 2 * _DAY_S
 _STEP_BACK_S = 3660
-"""How far a log's times may go back from one line to the next: an hour, when the clock is put back."""
+"""How far a log's times may go back from one line to the next: an hour, when the clock is put back.
+"""
 
 _MONTHS = {
     name: number
@@ -43,11 +47,13 @@ _KINDS = (
     ("bdhi", rf"({_MONTH} +\d{{1,2}} \d\d:\d\d){_CLOCK}(?: (\d{{4}}))?"),
     ("s", r"(?<![\d.])(1\d{9})()(?:(?:[.,]|(?=(?:\d{3}){1,3}(?!\d)))(\d{1,6})\d*)?(?![\d.])()"),
 )
-"""How a time is written: the order of its parts, and an expression for all to the minute, seconds, fraction, offset.
+"""How a time is written: the order of its parts, and an expression for all to the minute, seconds,
+fraction, offset.
 
-**Source:** ISO 8601, also with slashes (nginx's errors); RFC 3164 and ctime(3), which has the year behind; nginx's and
-Apache's `$time_local`, Redis, RFC 5322; strftime(3) in a German and a Russian locale; Python's `%(created)f`, which is
-epoch seconds, as `$msec` is; milli-, micro- and nanoseconds since then.
+**Source:** ISO 8601, also with slashes (nginx's errors); RFC 3164 and ctime(3), which has the year
+behind; nginx's and Apache's `$time_local`, Redis, RFC 5322; strftime(3) in a German and a Russian
+locale; Python's `%(created)f`, which is epoch seconds, as `$msec` is; milli-, micro- and
+nanoseconds since then.
 """
 
 CANDIDATES = r"^.{0,120}([0-9]:[0-9][0-9]:[0-9][0-9]|1[0-9]{9})"
@@ -65,13 +71,15 @@ Layout = tuple[str, re.Pattern[str]]
 class Times:
     """The times of one file's lines.
 
-    A line that begins with an ISO time, as Celery's does, has that. Any other kind, or one behind a few words, counts
-    where it stands at the same place of several lines, goes forward from one to the next, and has come as far as the
-    file's last change: a time that stands in a message is none of its line.
+    A line that begins with an ISO time, as Celery's does, has that. Any other kind, or one behind a
+    few words, counts where it stands at the same place of several lines, goes forward from one to
+    the next, and has come as far as the file's last change: a time that stands in a message is none
+    of its line.
 
-    A time without an offset is in the file's own zone: an application may have another than its host (Django sets one).
-    It is the one in which the last line with a time was written when the file last changed; else the host's. Only of
-    the host's the name is known, and so when its clock is put forward and back; another counts as an offset.
+    A time without an offset is in the file's own zone: an application may have another than its
+    host (Django sets one). It is the one in which the last line with a time was written when the
+    file last changed; else the host's. Only of the host's the name is known, and so when its clock
+    is put forward and back; another counts as an offset.
     """
 
     def __init__(self, hosts_zone: tzinfo = UTC) -> None:
@@ -86,10 +94,14 @@ class Times:
         """Learn from lines of a file, best its last, and from when it last changed (epoch seconds)."""
         self.changed(changed_at)
         self._sample = [*self._sample, *(line for line in lines if _place(line))][-SAMPLE_LINES:]
-        places = Counter(place for line in self._sample if not _PLAIN[1].match(line) and (place := _place(line)))
+        places = Counter(
+            place for line in self._sample if not _PLAIN[1].match(line) and (place := _place(line))
+        )
         for place, count in places.most_common(3):
             layouts = (_PLAIN, _layout(place))
-            times = [at for line in self._sample if (at := self._read_as(layouts, line)) is not None]
+            times = [
+                at for line in self._sample if (at := self._read_as(layouts, line)) is not None
+            ]
             forward = all(later > at - _STEP_BACK_S for at, later in pairwise(times))
             if count > 1 and forward and abs(times[-1] - changed_at) < _NEAR_S:
                 self._layouts = layouts
@@ -110,25 +122,34 @@ class Times:
     def read(self, line: str, beside: float | None) -> float | None:
         """Epoch seconds of a line's time; None where it has none.
 
-        Of an hour that a clock has shown twice it is the time nearest to that of the line `beside` it; the later
-        where that is None.
+        Of an hour that a clock has shown twice it is the time nearest to that of the line `beside`
+        it; the later where that is None.
         """
         return _read(line, self._layouts, self._zone, self._latest, beside)
 
 
-def _read(line: str, layouts: Iterable[Layout], zone: tzinfo, latest: float, beside: float | None) -> float | None:
+def _read(
+    line: str, layouts: Iterable[Layout], zone: tzinfo, latest: float, beside: float | None
+) -> float | None:
     for order, pattern in layouts:
         if found := pattern.match(line):
             minute, second, fraction, own = found.groups()
             if times := _minutes(order, minute, own, zone, latest):
-                at = times[-1] if len(times) == 1 or beside is None else min(times, key=lambda one: abs(one - beside))
+                at = (
+                    times[-1]
+                    if len(times) == 1 or beside is None
+                    else min(times, key=lambda one: abs(one - beside))
+                )
                 return at + int(second or 0) + float(f"0.{fraction or 0}")
     return None
 
 
 @lru_cache(4096)
-def _minutes(order: str, minute: str, own: str | None, zone: tzinfo, latest: float) -> Sequence[float]:
-    """The times (epoch seconds) that the text up to the minute may mean, in order: none on the 31st of February.
+def _minutes(
+    order: str, minute: str, own: str | None, zone: tzinfo, latest: float
+) -> Sequence[float]:
+    """The times (epoch seconds) that the text up to the minute may mean, in order: none on the 31st
+    of February.
 
     Lines stand close together, so most ask for a minute that was asked for before.
     """
@@ -162,8 +183,14 @@ def _offset(own: str | None) -> tzinfo | None:
 
 
 def _place(line: str) -> Place | None:
-    """Where a line has its time: of which kind, after how many words, and what stands directly before it."""
-    found = [(match.start(), order) for order, kind in _SEARCHED if (match := kind.search(line, 0, 2 * HEAD_CHARS))]
+    """Where a line has its time: of which kind, after how many words, and what stands directly
+    before it.
+    """
+    found = [
+        (match.start(), order)
+        for order, kind in _SEARCHED
+        if (match := kind.search(line, 0, 2 * HEAD_CHARS))
+    ]
     if not found:
         return None
     start, order = min(found)
@@ -174,7 +201,9 @@ def _place(line: str) -> Place | None:
 
 def _layout(place: Place) -> Layout:
     order, words, before = place
-    return order, re.compile(rf"\s*(?:\S{{1,{HEAD_CHARS}}}\s+){{{words}}}{re.escape(before)}{dict(_KINDS)[order]}")
+    return order, re.compile(
+        rf"\s*(?:\S{{1,{HEAD_CHARS}}}\s+){{{words}}}{re.escape(before)}{dict(_KINDS)[order]}"
+    )
 
 
 def _own(line: str, layouts: Iterable[Layout]) -> tzinfo | None:
@@ -198,7 +227,8 @@ def _zone(at: float, own: tzinfo | None, changed_at: float, hosts: tzinfo) -> tz
 def hosts_zone(said: str) -> tzinfo:
     """The zone of a host by its name, where it says one that is known here; else its offset now.
 
-    **Source:** localtime(5): a link to a file below `zoneinfo/`; Debian's `/etc/timezone`, where it is none.
+    **Source:** localtime(5): a link to a file below `zoneinfo/`; Debian's `/etc/timezone`, where it
+    is none.
     """
     offset, _, name = said.partition(" ")
     try:

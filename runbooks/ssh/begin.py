@@ -1,7 +1,9 @@
-"""Begins the shell of a host: through sudo where asked for, and trusted only when it says that it is ours.
+"""Begins the shell of a host: through sudo where asked for, and trusted only when it says that it
+is ours.
 
-A start file of the user's may start another shell in place of the command, and a ForceCommand anything at all: what
-they would make of a script nobody knows. So nothing is sent before /bin/sh has said a word that only it can say.
+A start file of the user's may start another shell in place of the command, and a ForceCommand
+anything at all: what they would make of a script nobody knows. So nothing is sent before /bin/sh
+has said a word that only it can say.
 """
 
 import re
@@ -18,12 +20,15 @@ from runbooks.hosts.transport import Become
 _CHUNK_BYTES = 65536
 _SAID = 300
 _PATIENCE_S = 10.0
-"""How long start files may take before it is asked which shell is there; sudo may take all the time there is."""
+"""How long start files may take before it is asked which shell is there; sudo may take all the time
+there is.
+"""
 
 _SLOW_S = 4.0
 
-# The command holds "ready-$1", and never the word itself: sudo's refusals quote it.
-# `id` costs a small host a millisecond: it is asked only of a user that the shell was to become, and never for root's.
+# The command holds "ready-$1", and never the word itself: sudo's refusals quote it. `id` costs a
+# small host a millisecond: it is asked only of a user that the shell was to become, and never for
+# root's.
 _OURS = """echo "ready-$1 ${2:+$(id -u)} ${2:+${3:-$(id -u "$2")}}" >&2; exec /bin/sh -s"""
 
 
@@ -31,19 +36,34 @@ class WrongPassword(HostUnreachable):
     """sudo does not accept the password; trying it again could lock the account."""
 
     def __init__(self) -> None:
-        super().__init__("sudo does not accept the become password (tried once)", trouble=HostTrouble.SUDO_REFUSED)
+        super().__init__(
+            "sudo does not accept the become password (tried once)",
+            trouble=HostTrouble.SUDO_REFUSED,
+        )
 
 
-def begin_shell(channel: paramiko.Channel, user: str, become: Become | None, deadline: float) -> str:
-    """Begin a POSIX shell that reads its scripts from the channel, as the user that they are to run as.
+def begin_shell(
+    channel: paramiko.Channel, user: str, become: Become | None, deadline: float
+) -> str:
+    """Begin a POSIX shell that reads its scripts from the channel, as the user that they are to run
+    as.
 
-    `user` is who logged in, `deadline` of the monotonic clock. sudo's question is answered once: a wrong password that
-    is repeated may lock the account. Returns how long it took and what was said meanwhile, "" where it took
-    no time or was silent. Raises HostUnreachable, WrongPassword, and what paramiko raises.
+    `user` is who logged in, `deadline` of the monotonic clock. sudo's question is answered once: a
+    wrong password that is repeated may lock the account. Returns how long it took and what was said
+    meanwhile, "" where it took no time or was silent. Raises HostUnreachable, WrongPassword, and
+    what paramiko raises.
     """
     token, asks = secrets.token_hex(8), f"asks-{secrets.token_hex(8)}"
     wanted_user = become.user if become else ""
-    shell = ["/bin/sh", "-c", _OURS, "sh", token, wanted_user, *(["0"] if wanted_user == "root" else [])]
+    shell = [
+        "/bin/sh",
+        "-c",
+        _OURS,
+        "sh",
+        token,
+        wanted_user,
+        *(["0"] if wanted_user == "root" else []),
+    ]
     command = [*_sudo(become, asks), "--", *shell] if become else shell
     channel.exec_command(f"exec {shlex.join(command)}")
     began = time.monotonic()
@@ -65,8 +85,10 @@ def begin_shell(channel: paramiko.Channel, user: str, become: Become | None, dea
     runs_as, wanted = found[1], found[2]
     if wanted and runs_as and runs_as != wanted:
         raise HostUnreachable(
-            f"its shell runs with uid {runs_as}, and not as {become.user if become else user} (uid {wanted})",
-            f"does a ForceCommand of its sshd, or a wrapper in place of sudo, change the command? `ssh {user}@…`",
+            f"its shell runs with uid {runs_as}, and not as {become.user if become else user} (uid"
+            f" {wanted})",
+            "does a ForceCommand of its sshd, or a wrapper in place of sudo, change the command?"
+            f" `ssh {user}@…`",
             HostTrouble.OTHER_SHELL,
         )
     took_s = time.monotonic() - began
@@ -90,13 +112,19 @@ class _Said:
 
 
 def _sudo(become: Become, asks: str) -> list[str]:
-    """**Source:** ansible-core 2.19 `plugins/become/sudo.py`: -H -S -n, but not -n where it has a password."""
-    flags = [flag for flag in become.flags if flag not in ("-n", "-S", "--non-interactive", "--stdin")]
+    """**Source:** ansible-core 2.19 `plugins/become/sudo.py`: -H -S -n, but not -n where it has a
+    password.
+    """
+    flags = [
+        flag for flag in become.flags if flag not in ("-n", "-S", "--non-interactive", "--stdin")
+    ]
     ask = ["-n"] if become.password is None else ["-S", "-p", asks]
     return [become.exe, *flags, "-u", become.user, *ask]
 
 
-def _refusal(channel: paramiko.Channel, user: str, become: Become | None, said: str) -> HostUnreachable:
+def _refusal(
+    channel: paramiko.Channel, user: str, become: Become | None, said: str
+) -> HostUnreachable:
     """Why there is no shell: the host, or sudo, did not run it, or it is cut off.
 
     **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
@@ -113,13 +141,19 @@ def _refusal(channel: paramiko.Channel, user: str, become: Become | None, said: 
     elif "tty" in said or "terminal" in said:
         advice = f"its sudoers has to say: Defaults:{user} !requiretty"
     else:
-        allow = f"{user} ALL=({become.user}) {'NOPASSWD: ' if become.password is None else ''}/bin/sh"
+        allow = (
+            f"{user} ALL=({become.user}) {'NOPASSWD: ' if become.password is None else ''}/bin/sh"
+        )
         advice = f"its sudoers has to say: {allow}"
-    return HostUnreachable(f"sudo refuses: {told or 'it said nothing'}", advice, HostTrouble.SUDO_REFUSED)
+    return HostUnreachable(
+        f"sudo refuses: {told or 'it said nothing'}", advice, HostTrouble.SUDO_REFUSED
+    )
 
 
 def _no_shell(channel: paramiko.Channel, user: str, said: str, waited_s: float) -> HostUnreachable:
-    """What reads there in place of /bin/sh, if it tells: every shell knows the question, which changes nothing."""
+    """What reads there in place of /bin/sh, if it tells: every shell knows the question, which
+    changes nothing.
+    """
     channel.sendall(b"echo $0 >&2\n")
     answer = _Said(channel, time.monotonic() + 2)
     with suppress(TimeoutError):
@@ -128,11 +162,14 @@ def _no_shell(channel: paramiko.Channel, user: str, said: str, waited_s: float) 
     told = " ".join((said + answer.text).split())[-_SAID:]
     if not answer.text:
         return HostUnreachable(
-            f"its shell did not begin within {waited_s:.0f} s, and was sent no script: {told or 'nothing was said'}",
-            f"does a start file of {user} read its input, or does sudo wait for somebody? try `ssh` there as {user}",
+            f"its shell did not begin within {waited_s:.0f} s, and was sent no script:"
+            f" {told or 'nothing was said'}",
+            f"does a start file of {user} read its input, or does sudo wait for somebody? try `ssh`"
+            f" there as {user}",
         )
     return HostUnreachable(
         f"something else than /bin/sh answers there, and was sent no script: {told}",
-        f"does a start file of {user} start a shell (exec zsh)? It must not where there is no terminal",
+        f"does a start file of {user} start a shell (exec zsh)? It must not where there is no"
+        " terminal",
         HostTrouble.OTHER_SHELL,
     )

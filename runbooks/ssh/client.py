@@ -1,4 +1,5 @@
-"""The way to a host over SSH: one connection per host and run, one shell for its scripts, sudo where asked for.
+"""The way to a host over SSH: one connection per host and run, one shell for its scripts, sudo
+where asked for.
 
 Scripts go to the shell's standard input, where no argument list shows them.
 """
@@ -23,12 +24,16 @@ from runbooks.ssh.login import Secrets
 from runbooks.ssh.server import Jumps, connect, why_no_way
 
 WINDOW_BYTES = 64 * 2**20
-"""How much a script may print before it is read; beyond it the script would wait for us while we wait for it."""
+"""How much a script may print before it is read; beyond it the script would wait for us while we
+wait for it.
+"""
 
 SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its errors go to standard error beside ours
+logging.getLogger("paramiko").addHandler(
+    logging.NullHandler()
+)  # else its errors go to standard error beside ours
 
 
 class SshTransport:
@@ -36,7 +41,9 @@ class SshTransport:
 
     slow = ""
 
-    def __init__(self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets) -> None:
+    def __init__(
+        self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets
+    ) -> None:
         self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
         self._connection: Connection | None = None
         self._hang_up: Callable[[], object] = bool
@@ -48,7 +55,9 @@ class SshTransport:
     def run(self, script: str, *, timeout_s: float) -> Completed:
         try:
             return self._shell_kept().run(script, timeout_s=timeout_s)
-        except BaseException:  # what is left of this script must not be taken for the next one's answer
+        except (
+            BaseException
+        ):  # what is left of this script must not be taken for the next one's answer
             self._end_shell()
             raise
 
@@ -61,7 +70,9 @@ class SshTransport:
             self._end_shell()
 
     def _shell_kept(self) -> Shell:
-        """All scripts of a run go to one shell: a session and a sudo of its own would cost each more than it does."""
+        """All scripts of a run go to one shell: a session and a sudo of its own would cost each
+        more than it does.
+        """
         if self._kept is None:
             self._kept = self._keeping.enter_context(self._new_shell())
         return self._kept
@@ -71,7 +82,9 @@ class SshTransport:
         self._keeping.close()
 
     def _ended(self, channel: paramiko.Channel) -> str:
-        """Why a shell is no more. **Source:** RFC 4254, 6.10: of what was cut off there is no exit status."""
+        """Why a shell is no more. **Source:** RFC 4254, 6.10: of what was cut off there is no exit
+        status.
+        """
         channel.status_event.wait(SESSION_TIMEOUT_S)
         if channel.exit_status == -1:
             return "the connection was lost"
@@ -107,14 +120,18 @@ class SshTransport:
             self._connection.close()
 
     def forward(self, host: str, port: int) -> int:
-        """A port of this machine that leads, through the host, to an address it can reach, also after `abort`."""
+        """A port of this machine that leads, through the host, to an address it can reach, also
+        after `abort`.
+        """
         way = self._way_to
         way(host, port, ("127.0.0.1", 0)).close()
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with (
-                    suppress(paramiko.SSHException, OSError, EOFError, HostUnreachable),  # the client is disconnected
+                    suppress(
+                        paramiko.SSHException, OSError, EOFError, HostUnreachable
+                    ),  # the client is disconnected
                     way(host, port, self.client_address) as channel,
                 ):
                     _pump(self.request, channel)
@@ -149,7 +166,9 @@ class SshTransport:
         """A shell that reads its script from the channel, as the user the script is to run as."""
         transport = self._connected().transport
         try:
-            channel = transport.open_session(window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic()))
+            channel = transport.open_session(
+                window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic())
+            )
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
         try:
@@ -161,7 +180,9 @@ class SshTransport:
             self._refused = error
             raise
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise HostUnreachable(f"the connection was lost: {error or type(error).__name__}") from None
+            raise HostUnreachable(
+                f"the connection was lost: {error or type(error).__name__}"
+            ) from None
         finally:
             with suppress(paramiko.SSHException, OSError, EOFError):  # nobody is left to be told
                 channel.close()
@@ -169,7 +190,10 @@ class SshTransport:
 
 def _pump(one: socket.socket, other: paramiko.Channel) -> None:
     """Carry bytes both ways until one side ends."""
-    other_end: dict[socket.socket | paramiko.Channel, socket.socket | paramiko.Channel] = {one: other, other: one}
+    other_end: dict[socket.socket | paramiko.Channel, socket.socket | paramiko.Channel] = {
+        one: other,
+        other: one,
+    }
     while True:
         for reader in select.select(list(other_end), [], [])[0]:
             if not (data := reader.recv(_CHUNK_BYTES)):

@@ -1,6 +1,8 @@
-"""What OpenSSH would do to reach a host: its own answer, for the command line that Ansible would give it.
+"""What OpenSSH would do to reach a host: its own answer, for the command line that Ansible would
+give it.
 
-**Source:** ssh(1), `-G`; ssh_config(5); ansible-core's connection plugin `ssh` for the options and their order.
+**Source:** ssh(1), `-G`; ssh_config(5); ansible-core's connection plugin `ssh` for the options and
+their order.
 """
 
 import os
@@ -19,15 +21,18 @@ from runbooks.core.errors import UsageError
 from runbooks.core.operator import home_directory, user_name
 
 SSH_TIMEOUT_S = 10.0
-_ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # more processes would be no faster
+_ASKED_AT_ONCE = threading.BoundedSemaphore(
+    os.cpu_count() or 1
+)  # more processes would be no faster
 
 
 class Target(Struct, frozen=True):
     """One SSH server: where it is, how its key is checked, and how we log in.
 
-    `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command` is a shell command
-    whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking, `remembered_in` the file that a new host
-    key is written to, `agent` the socket of the agent to ask.
+    `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command`
+    is a shell command whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking,
+    `remembered_in` the file that a new host key is written to, `agent` the socket of the agent to
+    ask.
     """
 
     host: str
@@ -65,7 +70,9 @@ def last(variables: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The `ssh` arguments of a host's connection variables; the first mention of an option wins, as in Ansible."""
+    """The `ssh` arguments of a host's connection variables; the first mention of an option wins, as
+    in Ansible.
+    """
     arguments = shlex.split(str(variables.get("ansible_ssh_args", "")))
     for option, names in _OPTIONS.items():
         value = last(variables, names)
@@ -90,16 +97,22 @@ def resolve(arguments: Sequence[str]) -> Target:
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
     except FileNotFoundError:
-        raise UsageError("there is no `ssh` command on this machine", "install the OpenSSH client") from None
+        raise UsageError(
+            "there is no `ssh` command on this machine", "install the OpenSSH client"
+        ) from None
     except subprocess.TimeoutExpired:
-        raise UsageError(f"`ssh -G` did not end within {SSH_TIMEOUT_S:.0f} s; see Match exec in ssh_config") from None
+        raise UsageError(
+            f"`ssh -G` did not end within {SSH_TIMEOUT_S:.0f} s; see Match exec in ssh_config"
+        ) from None
     if done.returncode:
         raise UsageError(f"ssh does not take these options: {done.stderr.strip()[-300:]}")
     options: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
         options.setdefault(name, []).append(value)
-    config = tuple(arguments[n] for at, word in enumerate(arguments) if word == "-F" for n in (at, at + 1))
+    config = tuple(
+        arguments[n] for at, word in enumerate(arguments) if word == "-F" for n in (at, at + 1)
+    )
     option = {name: values[0] for name, values in options.items()}
     identities, certificates = (
         [_filled_in(name, option, arguments[-1]) for name in options.get(kind, [])]
@@ -109,9 +122,14 @@ def resolve(arguments: Sequence[str]) -> Target:
 
 
 def _target(
-    option: Mapping[str, str], identities: Sequence[Path], certificates: Sequence[Path], config: tuple[str, ...]
+    option: Mapping[str, str],
+    identities: Sequence[Path],
+    certificates: Sequence[Path],
+    config: tuple[str, ...],
 ) -> Target:
-    users, machines = (_files(option.get(f"{whose}knownhostsfile", "none")) for whose in ("user", "global"))
+    users, machines = (
+        _files(option.get(f"{whose}knownhostsfile", "none")) for whose in ("user", "global")
+    )
     timeout = option.get("connecttimeout", "none")
     jump, command = option.get("proxyjump", "none"), option.get("proxycommand", "none")
     return Target(
@@ -124,7 +142,9 @@ def _target(
         strict=option.get("stricthostkeychecking", "ask"),
         hash_names=option.get("hashknownhosts") == "yes",
         identities=tuple(filter(_stands, identities)),
-        certificates=tuple(certificates or (path.with_name(f"{path.name}-cert.pub") for path in identities)),
+        certificates=tuple(
+            certificates or (path.with_name(f"{path.name}-cert.pub") for path in identities)
+        ),
         agent=_agent(option.get("identityagent", "SSH_AUTH_SOCK")),
         identities_only=option.get("identitiesonly") == "yes",
         connect_timeout_s=SSH_TIMEOUT_S if timeout in ("none", "0") else float(timeout),
@@ -144,7 +164,8 @@ def _stands(identity: Path) -> bool:
 
 
 def _filled_in(name: str, option: Mapping[str, str], asked_for: str) -> Path:
-    """The name of a key's file with what ssh fills in at its use, so that `ssh -G` shows it as it was written.
+    """The name of a key's file with what ssh fills in at its use, so that `ssh -G` shows it as it
+    was written.
 
     **Source:** ssh_config(5), "TOKENS" and "ENVIRONMENT VARIABLES".
     """
@@ -159,17 +180,25 @@ def _filled_in(name: str, option: Mapping[str, str], asked_for: str) -> Path:
 
 
 def _agent(named: str) -> Path | None:
-    """**Source:** ssh_config(5), IdentityAgent: a socket, the name of a variable after a `$`, or a word."""
+    """**Source:** ssh_config(5), IdentityAgent: a socket, the name of a variable after a `$`, or a
+    word.
+    """
     if variable := re.fullmatch(r"\$(\w+)|(SSH_AUTH_SOCK)", named):
         named = os.environ.get(variable[1] or variable[2], "")
     return Path(named) if named not in ("", "none") else None
 
 
 def _hop(text: str) -> tuple[str, ...]:
-    """The `ssh` arguments of `[USER@]HOST[:PORT]` or an `ssh://` URI; of ours it inherits `-F` alone.
+    """The `ssh` arguments of `[USER@]HOST[:PORT]` or an `ssh://` URI; of ours it inherits `-F`
+    alone.
 
     **Source:** ssh_config(5), ProxyJump.
     """
     found = re.fullmatch(r"(?:ssh://)?(?:(.+)@)?(\[[^]]+\]|[^:\[\]]+)(?::(\d+))?/?", text)
     user, host, port = found.groups() if found else (None, text, None)
-    return (*(("-l", user) if user else ()), *(("-p", port) if port else ()), "--", host.strip("[]"))
+    return (
+        *(("-l", user) if user else ()),
+        *(("-p", port) if port else ()),
+        "--",
+        host.strip("[]"),
+    )

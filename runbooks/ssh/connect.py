@@ -34,8 +34,8 @@ def transports_to(
 ) -> Transports:
     """The transport of each host, not connected yet; the servers on the way are shared.
 
-    `accept_new` lets unknown host keys in and remembers them. `become_password` is for hosts whose inventory has
-    none. Raises UsageError for variables that are not supported.
+    `accept_new` lets unknown host keys in and remembers them. `become_password` is for hosts whose
+    inventory has none. Raises UsageError for variables that are not supported.
     """
     if forks < 1:
         raise UsageError(f"--forks {forks}: at least one host has to be worked on at a time")
@@ -55,9 +55,13 @@ def transports_to(
         password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
-            target = resolve(arguments)  # before what follows is loaded: the processes and it are large
+            target = resolve(
+                arguments
+            )  # before what follows is loaded: the processes and it are large
             with loading:
-                from runbooks.ssh.client import SshTransport  # slow to load, and only some verbs ask a host
+                from runbooks.ssh.client import (
+                    SshTransport,
+                )  # slow to load, and only some verbs ask a host
                 from runbooks.ssh.login import Secrets
 
                 return SshTransport(target, become, jumps(), Secrets(password, passphrase))
@@ -67,21 +71,31 @@ def transports_to(
     return Transports({host.name: way_to(host) for host in hosts}, forks)
 
 
-_MACHINE = "name the machine that it runs on as the host, with `celery_service_manager: docker` (docs/docker.md)"
+_MACHINE = (
+    "name the machine that it runs on as the host, with `celery_service_manager: docker`"
+    " (docs/docker.md)"
+)
 _IN_CONTAINERS = {
     "docker": _MACHINE,
     "docker_api": _MACHINE,
-    "podman": "and `celery_service_manager: docker` manages the containers of Docker alone, not those of podman",
+    "podman": (
+        "and `celery_service_manager: docker` manages the containers of Docker alone, not those of"
+        " podman"
+    ),
 }
 
 
 def _connection(host: FleetHost) -> str:
     connection = str(host.variables.get("ansible_connection", "ssh"))
     if advice := _IN_CONTAINERS.get(connection.rpartition(".")[2]):
-        raise UsageError(f"host '{host.name}': ansible_connection '{connection}': a container is no host here", advice)
+        raise UsageError(
+            f"host '{host.name}': ansible_connection '{connection}': a container is no host here",
+            advice,
+        )
     if connection not in ("local", "ssh", "paramiko", "smart"):
         raise UsageError(
-            f"host '{host.name}': ansible_connection '{connection}' is not supported", "'ssh' and 'local' are"
+            f"host '{host.name}': ansible_connection '{connection}' is not supported",
+            "'ssh' and 'local' are",
         )
     return "local" if connection == "local" else "ssh"
 
@@ -90,7 +104,8 @@ def _local(host: FleetHost, become: Become | None) -> LocalTransport:
     """Only as whoever runs this. Raises UsageError."""
     if become and become.user not in _our_names():
         raise UsageError(
-            f"host '{host.name}': ansible_become to {become.user} is not supported for a local connection",
+            f"host '{host.name}': ansible_become to {become.user} is not supported for a local"
+            " connection",
             f"run this as {become.user}, or reach the host over ssh",
         )
     return LocalTransport()
@@ -103,8 +118,13 @@ def _our_names() -> list[str]:
 def _become(host: FleetHost, password: str | None) -> Become | None:
     if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
         return None
-    if (method := host.variables.get("ansible_become_method", "sudo")) not in ("sudo", "ansible.builtin.sudo"):
-        raise UsageError(f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is")
+    if (method := host.variables.get("ansible_become_method", "sudo")) not in (
+        "sudo",
+        "ansible.builtin.sudo",
+    ):
+        raise UsageError(
+            f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is"
+        )
     flags = last(host.variables, _BECOME_FLAGS)
     try:
         words = ("-H",) if flags is None else tuple(shlex.split(flags))

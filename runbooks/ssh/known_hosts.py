@@ -1,6 +1,8 @@
-"""Host keys judged as OpenSSH judges them; paramiko's own reader knows no wildcard, no revoked key and no authority.
+"""Host keys judged as OpenSSH judges them; paramiko's own reader knows no wildcard, no revoked key
+and no authority.
 
-**Source:** sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"; PROTOCOL.certkeys; OpenSSH 9.2's hostfile.c and sshconnect.c.
+**Source:** sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"; PROTOCOL.certkeys; OpenSSH 9.2's hostfile.c and
+sshconnect.c.
 """
 
 import base64
@@ -38,7 +40,9 @@ class Verdict(Enum):
 
 
 class Line(Struct, frozen=True):
-    """One key of a file: for which names, of which type; `marker` is empty, `@revoked` or `@cert-authority`."""
+    """One key of a file: for which names, of which type; `marker` is empty, `@revoked` or
+    `@cert-authority`.
+    """
 
     marker: str
     names: str
@@ -56,7 +60,9 @@ class Line(Struct, frozen=True):
 
 
 class HostKey(Struct, frozen=True):
-    """The key a server proved to hold: its type, its plain public blob, and its certificate if it showed one."""
+    """The key a server proved to hold: its type, its plain public blob, and its certificate if it
+    showed one.
+    """
 
     key_type: str
     blob: bytes
@@ -69,7 +75,9 @@ class HostKey(Struct, frozen=True):
         key_type = blob[4 : 4 + length].decode("ascii")
         if not key_type.endswith(CERTIFICATE):
             return cls(key_type, blob)
-        identity = load_ssh_public_identity(f"{key_type} {base64.b64encode(blob).decode()}".encode())
+        identity = load_ssh_public_identity(
+            f"{key_type} {base64.b64encode(blob).decode()}".encode()
+        )
         assert isinstance(identity, SSHCertificate)
         plain_type, plain = _plain(identity.public_key())
         return cls(plain_type, plain, identity)
@@ -87,12 +95,18 @@ class KnownHosts:
         self.name, self.host = known_name(name, port), name.lower()
         lines = [line for path in paths for line in read_lines(path)]
         self._lines = [line for line in lines if line.matches(self.name)]
-        self._without_port = [] if port == DEFAULT_PORT else [line for line in lines if line.matches(self.host)]
+        self._without_port = (
+            [] if port == DEFAULT_PORT else [line for line in lines if line.matches(self.host)]
+        )
 
     def algorithms(self, offered: Iterable[str]) -> tuple[str, ...]:
-        """These host key algorithms, those first for which a key is known, so that the server shows the known one."""
+        """These host key algorithms, those first for which a key is known, so that the server shows
+        the known one.
+        """
         known = {line.key_type for line in self._lines or self._without_port if not line.marker}
-        authority = any(line.marker == "@cert-authority" for line in self._lines or self._without_port)
+        authority = any(
+            line.marker == "@cert-authority" for line in self._lines or self._without_port
+        )
 
         def rank(algorithm: str) -> bool:
             if algorithm.endswith(CERTIFICATE):
@@ -117,8 +131,16 @@ class KnownHosts:
                 return Verdict.REVOKED, line.where
         why = ""
         if key.certificate:
-            trusted = [line for line in lines if line.marker == "@cert-authority" and line.blob == authority]
-            why = _flaw(key.certificate, self.host) if trusted else "its certificate is of no authority that is known"
+            trusted = [
+                line
+                for line in lines
+                if line.marker == "@cert-authority" and line.blob == authority
+            ]
+            why = (
+                _flaw(key.certificate, self.host)
+                if trusted
+                else "its certificate is of no authority that is known"
+            )
             if not why:
                 return Verdict.KNOWN, trusted[0].where
         plain = [line for line in lines if not line.marker]
@@ -175,7 +197,9 @@ def _glob(pattern: str, name: str) -> bool:
     """`*` and `?` alone mean something; brackets belong to names with a port."""
     if "*" not in pattern and "?" not in pattern:
         return pattern == name  # most are such, and a file is looked through for every host
-    expression = "".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern)
+    expression = "".join(
+        {"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern
+    )
     return re.fullmatch(expression, name) is not None
 
 

@@ -1,9 +1,12 @@
-"""Logs in to an SSH server as OpenSSH would: the same keys and certificates, the agent's first, then the password.
+"""Logs in to an SSH server as OpenSSH would: the same keys and certificates, the agent's first,
+then the password.
 
-Paramiko's own way knows no IdentitiesOnly, and spends a server's few attempts on whatever an agent holds first.
+Paramiko's own way knows no IdentitiesOnly, and spends a server's few attempts on whatever an agent
+holds first.
 
-**Source:** OpenSSH 9.2 `sshconnect2.c: pubkey_prepare`; ssh_config(5), IdentitiesOnly; paramiko 5.0 `client.py:
-SSHClient.connect`, which calls `auth_strategy.authenticate` once the server's key has been accepted.
+**Source:** OpenSSH 9.2 `sshconnect2.c: pubkey_prepare`; ssh_config(5), IdentitiesOnly; paramiko 5.0
+`client.py: SSHClient.connect`, which calls `auth_strategy.authenticate` once the server's key has
+been accepted.
 """
 
 import base64
@@ -25,7 +28,9 @@ from runbooks.ssh.known_hosts import CERTIFICATE, HostKey
 
 
 class Secrets(Discreet, frozen=True):
-    """What the inventory gives to log in with: the account's password, and the passphrase of its private key files."""
+    """What the inventory gives to log in with: the account's password, and the passphrase of its
+    private key files.
+    """
 
     HIDDEN = ("password", "passphrase")
 
@@ -34,7 +39,9 @@ class Secrets(Discreet, frozen=True):
 
 
 class Login(Struct, frozen=True):
-    """What is offered to one server; `authenticate` raises AuthenticationException with what was tried."""
+    """What is offered to one server; `authenticate` raises AuthenticationException with what was
+    tried.
+    """
 
     target: Target
     secrets: Secrets
@@ -50,12 +57,16 @@ class Login(Struct, frozen=True):
             tried.append("the password")
             if _accepted(transport, partial(transport.auth_password, self.target.user, password)):
                 return
-        raise paramiko.AuthenticationException(f"it takes none of: {', '.join(tried)}" if tried else "no key was found")
+        raise paramiko.AuthenticationException(
+            f"it takes none of: {', '.join(tried)}" if tried else "no key was found"
+        )
 
     def _keys(self, tried: list[str]) -> Generator[paramiko.PKey, None, None]:
         with closing(_Agent(self.target.agent)) as agent:
             held = {key.blob: key for key in agent.get_keys()}
-            named = {path: _public(path) for path in (*self.target.identities, *self.target.certificates)}
+            named = {
+                path: _public(path) for path in (*self.target.identities, *self.target.certificates)
+            }
             for path, public in named.items():
                 if public in held:
                     tried.append(f"{path} from the agent")
@@ -79,7 +90,11 @@ class Login(Struct, frozen=True):
         if certificate.blob in held:
             keys = [paramiko.AgentKey(held[certificate.blob].agent, certificate.blob)]
         else:
-            own = (key for key in self.target.identities if _public(key) == certificate.blob and key.is_file())
+            own = (
+                key
+                for key in self.target.identities
+                if _public(key) == certificate.blob and key.is_file()
+            )
             keys = (key for file in own for key in self._loaded(file, []))
         for key in keys:
             key.public_blob = PublicBlob.from_file(path)
@@ -87,11 +102,15 @@ class Login(Struct, frozen=True):
             yield key
 
     def _loaded(self, path: Path, tried: list[str]) -> Iterator[paramiko.PKey]:
-        """The key of a file; without the certificate that stands beside it, which is offered by itself."""
+        """The key of a file; without the certificate that stands beside it, which is offered by
+        itself.
+        """
         try:
             loaded = _read(path, self.secrets.passphrase)
         except TypeError:
-            tried.append(f"{path}, which is encrypted (ssh-add it, or set ansible_private_key_passphrase)")
+            tried.append(
+                f"{path}, which is encrypted (ssh-add it, or set ansible_private_key_passphrase)"
+            )
         except (ValueError, OSError, paramiko.SSHException, UnknownKeyType) as error:
             tried.append(f"{path}, which cannot be read ({error})")
         else:
@@ -101,7 +120,9 @@ class Login(Struct, frozen=True):
 
 
 def _read(path: Path, passphrase: str | None) -> paramiko.PKey:
-    """The key of a file, by the passphrase where it is encrypted. Raises TypeError where it would need one."""
+    """The key of a file, by the passphrase where it is encrypted. Raises TypeError where it would
+    need one.
+    """
     try:
         return paramiko.PKey.from_path(path)
     except TypeError:
@@ -131,14 +152,18 @@ class _Agent(AgentSSH):
 
 
 def _as_held(key: paramiko.AgentKey) -> paramiko.AgentKey:
-    """A certificate is offered, and signed for, as what it is; paramiko would show an RSA one's plain key."""
+    """A certificate is offered, and signed for, as what it is; paramiko would show an RSA one's
+    plain key.
+    """
     if key.name.endswith(CERTIFICATE):
         key.inner_key = None  # type: ignore[attr-defined]
     return key
 
 
 def _public(path: Path) -> bytes:
-    """The public half of a private key, which a file beside it, or in its place, holds; b"" where there is none."""
+    """The public half of a private key, which a file beside it, or in its place, holds; b"" where
+    there is none.
+    """
     for public in (path.with_name(path.name + ".pub"), path):
         with suppress(OSError, UnicodeDecodeError, IndexError, binascii.Error):
             return base64.b64decode(public.read_text().split()[1], validate=True)

@@ -1,4 +1,6 @@
-"""Connections to SSH servers, also through others: Fabric connects and jumps, host keys are judged by `known_hosts`."""
+"""Connections to SSH servers, also through others: Fabric connects and jumps, host keys are judged
+by `known_hosts`.
+"""
 
 import os
 import socket
@@ -22,24 +24,30 @@ from runbooks.ssh.login import Login, Secrets
 
 KEEPALIVE_S = 15
 DEAD_AFTER_S = 30
-"""A host whose network does not confirm what it was sent for so long is gone, however long a script may take."""
+"""A host whose network does not confirm what it was sent for so long is gone, however long a script
+may take.
+"""
 
 JUMP_RETRY_S = 30.0
 
 _PROHIBITED = 1  # RFC 4254, 5.1
 
 _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
-"""Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has said all."""
+"""Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has
+said all.
+"""
 
 Begun = Callable[[Callable[[], object]], object]
-"""Told how another thread ends the connecting that begins now: nothing else wakes who waits for a silent host."""
+"""Told how another thread ends the connecting that begins now: nothing else wakes who waits for a
+silent host.
+"""
 
 
 class _Connection(Connection):  # type: ignore[misc]
     """One of Fabric's that only reads that configuration.
 
-    Of all its attributes this alone is not one of its class: set in the constructor, it is written into the
-    configuration and this is made anew, while other hosts' connections read it.
+    Of all its attributes this alone is not one of its class: set in the constructor, it is written
+    into the configuration and this is made anew, while other hosts' connections read it.
     """
 
     inline_ssh_env = True
@@ -58,9 +66,11 @@ class _Server(Struct):
 
 
 class Jumps:
-    """The connections to servers on the way, each made once a run; and whether unknown host keys are accepted.
+    """The connections to servers on the way, each made once a run; and whether unknown host keys
+    are accepted.
 
-    One that does not answer costs its timeout once, however many hosts are behind it, and holds up no other.
+    One that does not answer costs its timeout once, however many hosts are behind it, and holds up
+    no other.
     """
 
     def __init__(self, *, accept_new: bool) -> None:
@@ -80,14 +90,18 @@ class Jumps:
                 raise server.failed[1]
             if server.connection is None or not server.connection.is_connected:
                 try:
-                    server.connection = connect(self._resolve(way[-1]), self, Secrets(), begun, gateway)
+                    server.connection = connect(
+                        self._resolve(way[-1]), self, Secrets(), begun, gateway
+                    )
                 except HostUnreachable as error:
                     server.failed = time.monotonic(), error
                     raise
             return server.connection
 
     def _whole(self, hops: Way) -> Way:
-        """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2 `ssh.c`: ProxyJump."""
+        """These servers, and before them those that lead to the first. **Source:** OpenSSH 9.2
+        `ssh.c`: ProxyJump.
+        """
         while jumps := self._resolve(hops[0]).jumps:
             if set(jumps) & set(hops):
                 names = ", ".join(arguments[-1] for arguments in (*jumps, *hops))
@@ -99,7 +113,9 @@ class Jumps:
 def connect(
     target: Target, jumps: Jumps, secrets: Secrets, begun: Begun, gateway: Connection | None = None
 ) -> Connection:
-    """An open connection to a server whose key was checked. Raises HostUnreachable with what to do about it."""
+    """An open connection to a server whose key was checked. Raises HostUnreachable with what to do
+    about it.
+    """
     keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
 
     class KeysKnownFirst(paramiko.Transport):
@@ -122,7 +138,9 @@ def connect(
                 "channel_timeout": target.connect_timeout_s, "sock": dialled,
             },
         )  # fmt: skip
-        connection.client.set_missing_host_key_policy(_Checked(target, keys, accept_new=jumps.accept_new))
+        connection.client.set_missing_host_key_policy(
+            _Checked(target, keys, accept_new=jumps.accept_new)
+        )
         if dialled is None:
             begun(connection.client.close)
         with _closed_on_error(connection):
@@ -137,7 +155,8 @@ def connect(
         assert gateway is not None
         via = f"{gateway.user}@{gateway.host}:{gateway.port}"
         raise HostUnreachable(
-            f"{via}, which leads to it, opens no way to {target.host}:{target.port}: {error.text}", why_no_way(error)
+            f"{via}, which leads to it, opens no way to {target.host}:{target.port}: {error.text}",
+            why_no_way(error),
         ) from None
     except (paramiko.SSHException, OSError, EOFError, Exit) as error:
         raise HostUnreachable(f"{where}: {str(error) or type(error).__name__}") from None
@@ -152,9 +171,13 @@ def why_no_way(error: paramiko.ChannelException) -> str:
 
 
 def _dialled(target: Target, begun: Begun) -> socket.socket:
-    """A connection to the first of the server's addresses that takes one. Raises OSError with what each has said."""
+    """A connection to the first of the server's addresses that takes one. Raises OSError with what
+    each has said.
+    """
     failed: list[str] = []
-    for family, kind, _, _, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
+    for family, kind, _, _, address in socket.getaddrinfo(
+        target.host, target.port, type=socket.SOCK_STREAM
+    ):
         dialled = socket.socket(family, kind)
         dialled.settimeout(max(1, target.connect_timeout_s))
         begun(partial(_hang_up, dialled))
@@ -194,7 +217,12 @@ class _Checked(paramiko.MissingHostKeyPolicy):
     def __init__(self, target: Target, keys: KnownHosts, *, accept_new: bool) -> None:
         self.target, self.keys, self.accept_new = target, keys, accept_new
 
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+    def missing_host_key(
+        self,
+        client: paramiko.SSHClient,  # noqa: ARG002
+        hostname: str,  # noqa: ARG002
+        key: paramiko.PKey,
+    ) -> None:
         certificate = getattr(key, "public_blob", None)
         shown = HostKey.from_blob(certificate.key_blob if certificate else key.asbytes())
         verdict, why = self.keys.judge(shown)
@@ -203,12 +231,15 @@ class _Checked(paramiko.MissingHostKeyPolicy):
             case Verdict.KNOWN:
                 return
             case Verdict.REVOKED:
-                problem = f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it"
+                problem = (
+                    f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it"
+                )
                 raise HostUnreachable(problem, trouble=HostTrouble.KEY_CHANGED)
             case Verdict.CHANGED:
                 raise HostUnreachable(
-                    f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another; somebody may stand "
-                    f"in between. If it was reinstalled: ssh-keygen -R '{name}' -f {why.rpartition(':')[0]}",
+                    f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another;"
+                    f" somebody may stand in between. If it was reinstalled: ssh-keygen -R '{name}'"
+                    f" -f {why.rpartition(':')[0]}",
                     trouble=HostTrouble.KEY_CHANGED,
                 )
         accepted = self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")

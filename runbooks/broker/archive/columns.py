@@ -8,7 +8,9 @@ T = TypeVar("T")
 
 
 class Column(Generic[T]):
-    """A value by n, of which few differ: kept as a number of so many bytes each (`code` as in `array`)."""
+    """A value by n, of which few differ: kept as a number of so many bytes each (`code` as in
+    `array`).
+    """
 
     def __init__(self, code: str, default: T) -> None:
         self.codes = array(code, [0])

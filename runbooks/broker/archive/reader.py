@@ -1,4 +1,5 @@
-"""Reads what an archive says: its messages, and what became of each. `archive.py` describes the format.
+"""Reads what an archive says: its messages, and what became of each. `archive.py` describes the
+format.
 
 Of a message 25 bytes stay in memory; the rest is read from the file again when it is needed.
 """
@@ -39,13 +40,20 @@ class Fate(Enum):
 
 
 RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recalling": "recalled"}
-_FATES = {"taken": Fate.TAKEN, "restored": Fate.RESTORED, "moved": Fate.MOVED, "recalled": Fate.TAKEN}
+_FATES = {
+    "taken": Fate.TAKEN,
+    "restored": Fate.RESTORED,
+    "moved": Fate.MOVED,
+    "recalled": Fate.TAKEN,
+}
 
 
 class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
-    """One archived message; `position` counts from the right end (0 runs next), `older` is None for the oldest.
+    """One archived message; `position` counts from the right end (0 runs next), `older` is None for
+    the oldest.
 
-    `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a list.
+    `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a
+    list.
     """
 
     n: int
@@ -68,7 +76,9 @@ class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaul
 
     @property
     def item(self) -> bytes:
-        """The message as it stands in a list; of one that was unacked, the part of the entry that is the message."""
+        """The message as it stands in a list; of one that was unacked, the part of the entry that
+        is the message.
+        """
         return self.raw if self.fetched_at is None else fetched_item(self.raw)
 
 
@@ -83,7 +93,9 @@ class Lot(NamedTuple):
 
 
 class Batch(Struct, frozen=True):
-    """Messages moved by one script: `kind` says how (see `archive.py`); `messages` are their n, in its order."""
+    """Messages moved by one script: `kind` says how (see `archive.py`); `messages` are their n, in
+    its order.
+    """
 
     number: int
     kind: str
@@ -131,10 +143,12 @@ class _Stored(Mapping[int, Archived]):
 
 
 class Ledger(Struct):
-    """All that an archive says: the messages, what became of each, and the batches of unknown fate, by number.
+    """All that an archive says: the messages, what became of each, and the batches of unknown fate,
+    by number.
 
-    By n: `fates`; `put_by`, the token of the change that put a message back, or moved it; `lots`; `positions`; `sizes`,
-    in bytes. These are columns, because as objects each message would need a kilobyte.
+    By n: `fates`; `put_by`, the token of the change that put a message back, or moved it; `lots`;
+    `positions`; `sizes`, in bytes. These are columns, because as objects each message would need a
+    kilobyte.
 
     `last_done` is the last batch that moved something, 0 where none has.
     """
@@ -174,13 +188,17 @@ class Ledger(Struct):
         """
         fates, lots, positions = self.fates.codes, self.lots.codes, self.positions
         taken = self.fates.distinct().get(Fate.TAKEN)
-        its = {code for lot, code in self.lots.distinct().items() if lot.key == key and not lot.unacked}
+        its = {
+            code for lot, code in self.lots.distinct().items() if lot.key == key and not lot.unacked
+        }
 
         def out(numbers: Iterable[int]) -> Iterator[int]:
             return (n for n in numbers if fates[n] == taken and lots[n] in its)
 
         end = len(fates)
-        anew = [n for before, n in pairwise(out(range(1, end))) if positions[n] <= positions[before]]
+        anew = [
+            n for before, n in pairwise(out(range(1, end))) if positions[n] <= positions[before]
+        ]
         stretches = [out(range(*bounds)) for bounds in pairwise([1, *anew, end])]
         return heapq.merge(*stretches, key=lambda n: (positions[n], -n))
 
@@ -213,9 +231,13 @@ def read(path: Path) -> Ledger:
                     ledger.problems.append(f"{path}:{number}: {error!r}")
                 ledger.whole_bytes += len(line)
     except OSError as error:
-        raise ArchiveError(f"cannot read {path}: {error.strerror}", "name the archive of the run") from error
+        raise ArchiveError(
+            f"cannot read {path}: {error.strerror}", "name the archive of the run"
+        ) from error
     if not ledger.run_id:
-        raise ArchiveError(f"{path} is no archive of format {FORMAT}", "its first line must be the header")
+        raise ArchiveError(
+            f"{path} is no archive of format {FORMAT}", "its first line must be the header"
+        )
     return ledger
 
 
@@ -271,7 +293,9 @@ def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
         ledger.run_id, ledger.created_at = line["run"], line["created_at"]
     elif kind in RESULTS:
         messages = range(line["first"], line["last"] + 1) if kind == "taking" else line["messages"]
-        ledger.unsettled[line["batch"]] = Batch(line["batch"], kind, tuple(messages), line.get("by", ""))
+        ledger.unsettled[line["batch"]] = Batch(
+            line["batch"], kind, tuple(messages), line.get("by", "")
+        )
         ledger.last_batch = max(ledger.last_batch, line["batch"])
     elif kind in _FATES:
         batch = ledger.unsettled.pop(line["batch"], None)
@@ -279,7 +303,9 @@ def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
             ledger.last_done = max(ledger.last_done, line["batch"])
         for n in line["messages"]:
             if n not in ledger.messages:
-                raise ValueError(f"batch {line['batch']} moved message {n}, which is not in the archive")
+                raise ValueError(
+                    f"batch {line['batch']} moved message {n}, which is not in the archive"
+                )
             ledger.fates[n] = _FATES[kind]
             ledger.put_by[n] = batch.by if batch else ""
     else:

@@ -36,7 +36,11 @@ def queue_of(archive: Path) -> str:
 def chosen(ledger: Ledger, rule: str, now: float) -> Iterator[Archived]:
     """The messages of an archive that a rule means; "" means all."""
     wanted = parse_rule(rule) if rule else None
-    return (message for message in ledger.messages.values() if wanted is None or _means(wanted, message, now))
+    return (
+        message
+        for message in ledger.messages.values()
+        if wanted is None or _means(wanted, message, now)
+    )
 
 
 def _means(rule: Rule, message: Archived, now: float) -> bool:

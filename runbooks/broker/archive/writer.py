@@ -1,6 +1,8 @@
-"""The archive of a run: the exact bytes of every message before it is taken out, and what became of it.
+"""The archive of a run: the exact bytes of every message before it is taken out, and what became of
+it.
 
-One JSON object per line, appended and fsynced before the effect it announces; a line's `type` is one of
+One JSON object per line, appended and fsynced before the effect it announces; a line's `type` is
+one of
 
     header     format (1), run, created_at (epoch seconds)
     message    n (1, 2, … in this file), key, position (distance from the list's right end when read: 0 runs next),
@@ -20,8 +22,9 @@ One JSON object per line, appended and fsynced before the effect it announces; a
     recalled   batch, messages: those n of it that really were; they are as `taken` again
 
 A batch without its result is a batch of unknown fate: the run was killed or the broker fell silent.
-Redis knows it (see `keys.py`: batches) and `take_restore.settle` writes it down. A crash can tear only the last line:
-readers leave it out, and the next to append cuts it off. Keep the file as long as its messages matter.
+Redis knows it (see `keys.py`: batches) and `take_restore.settle` writes it down. A crash can tear
+only the last line: readers leave it out, and the next to append cuts it off. Keep the file as long
+as its messages matter.
 
 **Source:** this module; nothing else writes the format.
 """
@@ -50,7 +53,8 @@ from runbooks.broker.archive.reader import (
 from runbooks.core.errors import LockHeld
 
 END_BYTES = 24
-"""So much of an item's end tells it from most others: Celery ends a message with its delivery tag."""
+"""So much of an item's end tells it from most others: Celery ends a message with its delivery tag.
+"""
 
 
 class Victim(Struct, frozen=True):
@@ -69,7 +73,15 @@ class Victim(Struct, frozen=True):
         """What the archive says of it."""
         older = None if self.older is None else sha256(self.older)
         older_end = (self.older or b"")[-END_BYTES:]
-        what = (self.reason, self.malformed, sha256(self.raw), self.raw, self.to, self.requeue_to, self.fetched_at)
+        what = (
+            self.reason,
+            self.malformed,
+            sha256(self.raw),
+            self.raw,
+            self.to,
+            self.requeue_to,
+            self.fetched_at,
+        )
         return Archived(n, key, self.position, older, older_end, *what)
 
 
@@ -78,12 +90,17 @@ def _os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room or make it writable there, then run again; nothing was removed without being archived"
+        advice = (
+            "make room or make it writable there, then run again; nothing was removed without being"
+            " archived"
+        )
         raise ArchiveError(f"cannot write {path}: {error.strerror}", advice) from error
 
 
 def _claim(path: Path, descriptor: int) -> None:
-    """Keep other processes of this machine from going on with an archive until the descriptor is closed."""
+    """Keep other processes of this machine from going on with an archive until the descriptor is
+    closed.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -94,7 +111,8 @@ def _claim(path: Path, descriptor: int) -> None:
 
 
 class Archive:
-    """An archive open for appending; an append returns after its lines are on the disk, or leaves that to `sync`.
+    """An archive open for appending; an append returns after its lines are on the disk, or leaves
+    that to `sync`.
 
     `by` is the token of the change that goes on with it.
     """
@@ -111,7 +129,9 @@ class Archive:
 
     @classmethod
     def create(cls, path: Path, run_id: str, created_at: float) -> "Archive":
-        """Start the archive of a run; raises ArchiveError where the file exists or cannot be written."""
+        """Start the archive of a run; raises ArchiveError where the file exists or cannot be
+        written.
+        """
         with _os_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             os.fchmod(descriptor, 0o600)  # whatever the umask
@@ -130,7 +150,8 @@ class Archive:
     def open(cls, path: Path, by: str = "") -> "Archive":
         """Open an archive to go on with it, alone; a line torn by a crash is cut off first.
 
-        Raises LockHeld while another run has it open: that may be frozen, and would cut off what this one writes.
+        Raises LockHeld while another run has it open: that may be frozen, and would cut off what
+        this one writes.
         """
         with _os_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -176,7 +197,9 @@ class Archive:
         return self._begin("restoring", messages, sync=sync)
 
     def moving(self, messages: Iterable[int]) -> Batch:
-        """Write down that these messages are about to be put into the lists they are to be moved to."""
+        """Write down that these messages are about to be put into the lists they are to be moved
+        to.
+        """
         return self._begin("moving", messages, sync=True)
 
     def recalling(self, messages: Iterable[int], *, sync: bool = True) -> Batch:

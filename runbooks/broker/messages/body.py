@@ -1,10 +1,12 @@
-"""Reads what stands in a message's body, without ever unpickling: its arguments, and what waits for it.
+"""Reads what stands in a message's body, without ever unpickling: its arguments, and what waits for
+it.
 
-Under protocol 2 the body is `[args, kwargs, {callbacks, errbacks, chain, chord}]`, under protocol 1 an object with
-`args`, `kwargs`, `callbacks` and `chord`. JSON, msgpack and YAML are read, plain or compressed with gzip, bzip2 or
-lzma; bodies of other kinds are not.
+Under protocol 2 the body is `[args, kwargs, {callbacks, errbacks, chain, chord}]`, under protocol 1
+an object with `args`, `kwargs`, `callbacks` and `chord`. JSON, msgpack and YAML are read, plain or
+compressed with gzip, bzip2 or lzma; bodies of other kinds are not.
 
-**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v1, as_task_v2`; kombu 5.7.0 `serialization.py`, `compression.py`.
+**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v1, as_task_v2`; kombu 5.7.0 `serialization.py`,
+`compression.py`.
 """
 
 import base64
@@ -24,7 +26,9 @@ _LINKS = ("chord", "chain", "callbacks")
 
 
 class Body(Struct, frozen=True, dict=True):
-    """A message's arguments, which of chord, chain and callbacks go on after it, and its group ("": none)."""
+    """A message's arguments, which of chord, chain and callbacks go on after it, and its group ("":
+    none).
+    """
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
@@ -85,10 +89,14 @@ def body_bytes(raw: bytes) -> bytes | None:
 
 
 def body_value(raw: bytes) -> Any:
-    """The whole body of a message, as JSON types and the like; None where it cannot be read: see `unread`."""
+    """The whole body of a message, as JSON types and the like; None where it cannot be read: see
+    `unread`.
+    """
     try:
         envelope = json.loads(raw)
-        return _DECODE[envelope.get("content-type")](_plain(envelope, envelope.get("headers") or {}))
+        return _DECODE[envelope.get("content-type")](
+            _plain(envelope, envelope.get("headers") or {})
+        )
     except Exception:
         return None
 
@@ -127,7 +135,9 @@ _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, _Embed]).decode
 
 
 def links(raw: bytes) -> tuple[tuple[str, ...], str] | None:
-    """Which of chord, chain and callbacks go on after a message, and its group; None where its body cannot be read."""
+    """Which of chord, chain and callbacks go on after a message, and its group; None where its body
+    cannot be read.
+    """
     try:
         envelope = _envelope(raw)
         _three(envelope.body)
@@ -166,6 +176,11 @@ def likeness(task: str, raw: bytes) -> bytes:
     else:
         envelope = json.loads(raw)
         headers = envelope.get("headers") or {}
-        parts = [task, envelope.get("content-type"), headers.get("compression"), envelope.get("body")]
+        parts = [
+            task,
+            envelope.get("content-type"),
+            headers.get("compression"),
+            envelope.get("body"),
+        ]
         what = canonical(parts).encode(errors="surrogatepass")
     return blake2b(what, digest_size=16).digest()

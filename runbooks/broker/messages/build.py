@@ -1,6 +1,7 @@
 """Writes a message as Celery's producers do, or another one's again.
 
-**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/virtual/base.py: Channel`.
+**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/virtual/base.py:
+Channel`.
 """
 
 import base64
@@ -16,7 +17,9 @@ from runbooks.broker.messages.parse import Message
 def task_message(
     task_id: str, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], queue: str, origin: str
 ) -> bytes:
-    """A message of protocol 2 in JSON; the arguments are as kombu's JSON has them. Without ETA, expiry or callbacks."""
+    """A message of protocol 2 in JSON; the arguments are as kombu's JSON has them. Without ETA,
+    expiry or callbacks.
+    """
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     headers: dict[str, Any] = {
         "lang": "py", "task": task, "id": task_id, "shadow": None, "eta": None, "expires": None, "group": None,
@@ -35,7 +38,8 @@ def task_message(
 
 
 def under_another_id(raw: bytes, task_id: str, queue: str) -> bytes | None:
-    """A message of protocol 2 as a task of its own in `queue`; all else of it stays. None where that is not sure.
+    """A message of protocol 2 as a task of its own in `queue`; all else of it stays. None where
+    that is not sure.
 
     Under protocol 1 the id stands in the body, and such a message is left as it is.
     **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `transport/redis.py:
@@ -57,4 +61,9 @@ def under_another_id(raw: bytes, task_id: str, queue: str) -> bytes | None:
         marked.pop("redelivered", None)
     made = json.dumps(envelope).encode()
     [after] = read([made])
-    return made if isinstance(after, (Headers, Message)) and (after.id, after.task) == (task_id, before.task) else None
+    return (
+        made
+        if isinstance(after, (Headers, Message))
+        and (after.id, after.task) == (task_id, before.task)
+        else None
+    )

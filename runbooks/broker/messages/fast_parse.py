@@ -1,9 +1,11 @@
-"""Reads a message cheaply where its shape is proven to be what Celery writes, and says so where it is not.
+"""Reads a message cheaply where its shape is proven to be what Celery writes, and says so where it
+is not.
 
-`parse.parse` is the judge: it knows what a worker dies of, and takes 30 µs. `glance` takes 2 µs and answers only for
-an envelope of protocol 2 in plain JSON whose every member that a worker trips over has the type that Celery gives it;
-for everything else it returns None, and `parse` is asked. The whole text is read as JSON, what is not looked at too, so
-nothing malformed passes. `tests/unit/broker/messages/test_fast_parse.py` holds the two against each other.
+`parse.parse` is the judge: it knows what a worker dies of, and takes 30 µs. `glance` takes 2 µs and
+answers only for an envelope of protocol 2 in plain JSON whose every member that a worker trips over
+has the type that Celery gives it; for everything else it returns None, and `parse` is asked. The
+whole text is read as JSON, what is not looked at too, so nothing malformed passes.
+`tests/unit/broker/messages/test_fast_parse.py` holds the two against each other.
 
 **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`; kombu 5.7.0 `utils/json.py: object_hook`.
 """
@@ -27,8 +29,9 @@ _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % _DIGITS_MOST)
 
 _Moment = Annotated[str, msgspec.Meta(min_length=1)] | None
 
-# What Celery itself writes and nothing else: no deeper nesting, no object that kombu would turn into something else, no
-# text that is not one. Fields stand in Celery's order, for that is where the reader looks first.
+# What Celery itself writes and nothing else: no deeper nesting, no object that kombu would turn
+# into something else, no text that is not one. Fields stand in Celery's order, for that is where
+# the reader looks first.
 
 
 class _Delivery(Struct, gc=False, forbid_unknown_fields=True):
@@ -172,7 +175,9 @@ def read(items: Iterable[bytes]) -> list[Read]:
 
 
 def outlines(items: Iterable[bytes]) -> list[Outline | None]:
-    """What each item says of itself, sound or not: `read` says nothing else of it; None where only `read` can tell."""
+    """What each item says of itself, sound or not: `read` says nothing else of it; None where only
+    `read` can tell.
+    """
     found: list[Outline | None] = []
     for raw in items:
         try:
@@ -183,11 +188,13 @@ def outlines(items: Iterable[bytes]) -> list[Outline | None]:
 
 
 def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
-    """A message as it would be had it been sent to `queue`, with `priority` where given; None where that is not sure.
+    """A message as it would be had it been sent to `queue`, with `priority` where given; None where
+    that is not sure.
 
-    Where a message goes when it is given back or retried is written in it, so a move has to change that; all else, the
-    body and the delivery tag too, stays. **Source:** kombu 5.7.0 `transport/redis.py: Channel._do_restore_message`;
-    celery 5.7.0 `app/task.py: Context.as_execution_options`.
+    Where a message goes when it is given back or retried is written in it, so a move has to change
+    that; all else, the body and the delivery tag too, stays. **Source:** kombu 5.7.0
+    `transport/redis.py: Channel._do_restore_message`; celery 5.7.0 `app/task.py:
+    Context.as_execution_options`.
     """
     [before] = read([raw])
     if not isinstance(before, (Headers, Message)):
@@ -202,8 +209,14 @@ def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
 
 
 def _unusual(raw: bytes) -> bool:
-    """True where what was not looked at may be read differently, or not at all, by the JSON reader that workers use."""
-    if not raw.isascii() or (len(raw) > _NESTED_BYTES and raw.count(b"[") + raw.count(b"{") > _NESTED_MOST):
+    """True where what was not looked at may be read differently, or not at all, by the JSON reader
+    that workers use.
+    """
+    if not raw.isascii() or (
+        len(raw) > _NESTED_BYTES and raw.count(b"[") + raw.count(b"{") > _NESTED_MOST
+    ):
         return True
     # kombu turns such objects into values of other types while it reads.
-    return b"__type__" in raw or (b"\\" in raw and (b"\\u005" in raw or b"\\ud" in raw or b"\\uD" in raw))
+    return b"__type__" in raw or (
+        b"\\" in raw and (b"\\u005" in raw or b"\\ud" in raw or b"\\uD" in raw)
+    )

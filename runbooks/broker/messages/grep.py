@@ -1,4 +1,6 @@
-"""Looks for a text anywhere in a message: in its envelope, and in its body out of base64 and compression."""
+"""Looks for a text anywhere in a message: in its envelope, and in its body out of base64 and
+compression.
+"""
 
 import json
 
@@ -6,7 +8,9 @@ from runbooks.broker.messages.body import body_bytes
 
 
 class Grep:
-    """Whether an item holds a text, as it is or as JSON escapes it; case matters. An empty text stands everywhere."""
+    """Whether an item holds a text, as it is or as JSON escapes it; case matters. An empty text
+    stands everywhere.
+    """
 
     def __init__(self, text: str) -> None:
         plain = text.encode(errors="surrogatepass")

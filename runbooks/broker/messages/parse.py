@@ -1,12 +1,13 @@
 """Reads one item of a queue's list as a worker would, without ever unpickling.
 
-An envelope is a JSON object `{body, content-type, content-encoding, headers, properties}`. Under protocol 2 the task
-stands in the headers and the body is base64 of `[args, kwargs, embed]`; under protocol 1 the headers are empty and the
-body is base64 of an object with task, id, args, eta and expires.
+An envelope is a JSON object `{body, content-type, content-encoding, headers, properties}`. Under
+protocol 2 the task stands in the headers and the body is base64 of `[args, kwargs, embed]`; under
+protocol 1 the headers are empty and the body is base64 of an object with task, id, args, eta and
+expires.
 
-**Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_read, QoS.append`, `transport/virtual/base.py: Message`,
-`message.py`; celery 5.7.0 `worker/consumer/consumer.py: create_task_handler`, `worker/strategy.py`,
-`worker/request.py`.
+**Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_read, QoS.append`,
+`transport/virtual/base.py: Message`, `message.py`; celery 5.7.0 `worker/consumer/consumer.py:
+create_task_handler`, `worker/strategy.py`, `worker/request.py`.
 """
 
 import base64
@@ -26,7 +27,8 @@ from runbooks.core.redaction import redact
 
 _ARGS_SHOWN = 120
 
-# Built once: `isinstance(x, str | bytes)` makes a new union at every call, and this runs for every message.
+# Built once: `isinstance(x, str | bytes)` makes a new union at every call, and this runs for every
+# message.
 _TEXT = (str, bytes)
 _SCALAR = (str, bytes, int, float)
 _UNHASHABLE = (list, dict)
@@ -34,7 +36,9 @@ _CONTAINER = (str, list, dict)
 _SIZED = (str, bytes, list, dict)
 
 UNPACKED_BYTES = 16 * 1024 * 1024
-"""No more of a compressed body is unpacked: a few megabytes may hold gigabytes. `unpack_up_to` sets it."""
+"""No more of a compressed body is unpacked: a few megabytes may hold gigabytes. `unpack_up_to` sets
+it.
+"""
 
 
 def unpack_up_to(most_bytes: int) -> None:
@@ -68,7 +72,13 @@ _GZIP, _BZIP2, _LZMA = (
     ("application/x-bz2", "bzip2", "bzip"),
     ("application/x-lzma", "lzma", "xz"),
 )
-COMPRESSIONS = (_GZIP, _BZIP2, _LZMA, ("application/x-brotli", "brotli"), ("application/zstd", "zstd", "zstandard"))
+COMPRESSIONS = (
+    _GZIP,
+    _BZIP2,
+    _LZMA,
+    ("application/x-brotli", "brotli"),
+    ("application/zstd", "zstd", "zstandard"),
+)
 """The names of each compression that kombu knows. **Source:** kombu 5.7.0 `compression.py`."""
 
 # As far as the standard library reads them.
@@ -80,7 +90,9 @@ DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
 
 
 class Message(Struct, frozen=True):
-    """A waiting task: what a selection and a report need of it; times are epoch seconds, None where it has none."""
+    """A waiting task: what a selection and a report need of it; times are epoch seconds, None where
+    it has none.
+    """
 
     id: str
     task: str
@@ -93,11 +105,14 @@ class Message(Struct, frozen=True):
 
     def summary(self) -> MessageSummary:
         """The message as a report shows it."""
-        return MessageSummary(self.id, self.task, self.retries, self.eta_at, self.expires_at, self.args)
+        return MessageSummary(
+            self.id, self.task, self.retries, self.eta_at, self.expires_at, self.args
+        )
 
 
 class Malformed(Struct, frozen=True):
-    """An item whose receipt raises inside a worker, even one that knows the task: it dies, or loses its connection.
+    """An item whose receipt raises inside a worker, even one that knows the task: it dies, or loses
+    its connection.
 
     `why` is one of a few fixed phrases, so that items can be counted by it.
     """
@@ -107,7 +122,9 @@ class Malformed(Struct, frozen=True):
 
 
 class Unreadable(Struct, frozen=True):
-    """A proper envelope whose task cannot be known without unpickling, or not at all; workers survive it."""
+    """A proper envelope whose task cannot be known without unpickling, or not at all; workers
+    survive it.
+    """
 
     raw: bytes
     why: str
@@ -174,8 +191,13 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
         else:
             found = _protocol_1(envelope, headers, body)
             if isinstance(found, str):
-                return Unreadable(raw, found, replace(form, protocol=0) if found == _NO_TASK else form)
-            fields, args = found, args_text(repr(found.get("args", [])), repr(found.get("kwargs", {})))
+                return Unreadable(
+                    raw, found, replace(form, protocol=0) if found == _NO_TASK else form
+                )
+            fields, args = (
+                found,
+                args_text(repr(found.get("args", [])), repr(found.get("kwargs", {}))),
+            )
     except TooLargeError as error:
         return Unreadable(raw, f"it {error}", form, too_large=True)
     except _FatalError as fatal:
@@ -198,7 +220,9 @@ _NO_TASK = "it names no task"
 
 
 def _form(envelope: dict[str, Any], headers: dict[str, Any]) -> Form:
-    """**Source:** kombu 5.7.0 `transport/virtual/base.py: Message.__init__`, `message.py: Message.__init__`."""
+    """**Source:** kombu 5.7.0 `transport/virtual/base.py: Message.__init__`, `message.py:
+    Message.__init__`.
+    """
     return Form(
         str(envelope.get("content-type") or "application/data"),
         str(envelope.get("content-encoding") or "utf-8"),
@@ -218,7 +242,9 @@ def _load(text: str) -> Any:
 
 
 def _receive(envelope: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """What kombu does when it pops an item; returns the decoded body, the properties and the headers."""
+    """What kombu does when it pops an item; returns the decoded body, the properties and the
+    headers.
+    """
     if not isinstance(envelope, dict):
         raise _FatalError("not a JSON object")
     properties, headers = envelope.get("properties"), envelope.get("headers") or {}
@@ -255,7 +281,11 @@ def _check_delivery(properties: dict[str, Any]) -> None:
     if isinstance(tag, bool) or not isinstance(tag, _SCALAR) or not _encodable(tag):
         raise _FatalError("no delivery_tag")
     delivery = properties.get("delivery_info")
-    if not isinstance(delivery, dict) or "exchange" not in delivery or "routing_key" not in delivery:
+    if (
+        not isinstance(delivery, dict)
+        or "exchange" not in delivery
+        or "routing_key" not in delivery
+    ):
         raise _FatalError("no delivery_info with exchange and routing_key")
 
 
@@ -268,7 +298,9 @@ def _encodable(value: Any) -> bool:
 
 
 def _check_protocol_2(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> None:
-    """What Celery needs of the headers and the body before it hands a task that it knows to its pool."""
+    """What Celery needs of the headers and the body before it hands a task that it knows to its
+    pool.
+    """
     try:
         body = _decompressed(body, headers)
         if _unhashable(headers["task"]) or _unhashable(envelope.get("content-type")):
@@ -299,7 +331,9 @@ class _DiscardedError(Exception):
 
 
 def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
-    """The body without its compression; one that cannot be undone makes Celery discard the message unseen."""
+    """The body without its compression; one that cannot be undone makes Celery discard the message
+    unseen.
+    """
     try:
         return DECOMPRESS[headers["compression"]](body) if headers.get("compression") else body
     except TooLargeError:
@@ -313,7 +347,10 @@ def _payload(envelope: dict[str, Any], body: Any) -> Any:
     from kombu.serialization import loads as decode
     from kombu.utils.json import loads
 
-    kind, encoding = envelope.get("content-type") or "application/data", envelope.get("content-encoding")
+    kind, encoding = (
+        envelope.get("content-type") or "application/data",
+        envelope.get("content-encoding"),
+    )
     if kind not in ("application/json", "application/data", "application/text"):
         raise _DiscardedError
     if encoding and not isinstance(encoding, _TEXT):
@@ -328,7 +365,9 @@ def _payload(envelope: dict[str, Any], body: Any) -> Any:
         raise _DiscardedError from error
 
 
-def _protocol_1(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> dict[str, Any] | str:
+def _protocol_1(
+    envelope: dict[str, Any], headers: dict[str, Any], body: Any
+) -> dict[str, Any] | str:
     """The body's object, or why it cannot be read."""
     if _unhashable(envelope.get("content-type")):
         raise _FatalError("a task or content-type that is a list or an object")
@@ -354,7 +393,9 @@ def _empty(value: Any) -> bool:
 
 
 def args_text(args: Any, kwargs: Any) -> str:
-    """The arguments as a report shows them, from the texts that a message has of them; what is cut has no secrets."""
+    """The arguments as a report shows them, from the texts that a message has of them; what is cut
+    has no secrets.
+    """
     parts = [part for part in (args, kwargs) if isinstance(part, str) and part not in ("", "{}")]
     text = " ".join(parts)
     return text if len(text) <= _ARGS_SHOWN else redact(text)[: _ARGS_SHOWN - 1] + "…"
@@ -365,7 +406,9 @@ def _whole(value: Any) -> int:
 
 
 def epoch(value: Any) -> float | None:
-    """Epoch seconds of an ISO 8601 text; without a zone it is UTC, as in `celery.utils.time.maybe_make_aware`."""
+    """Epoch seconds of an ISO 8601 text; without a zone it is UTC, as in
+    `celery.utils.time.maybe_make_aware`.
+    """
     if value is None:
         return None
     try:

@@ -1,4 +1,6 @@
-"""Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is given."""
+"""Decides which messages of a queue a rule means, and why: pure, but for the two looks ahead it is
+given.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -17,10 +19,14 @@ _IDS_LISTED = 100
 _UNREAD = "cannot be read ({why}), and stay"
 _UNKNOWN = "with a body {why}: left alone, for a chord may wait (--with-workflows takes these too)"
 _NO_ARGS = "with a body {why}: left alone, for the arguments are not known"
-_STRANDED = "left alone, for a chord, a chain or a callback waits (--with-workflows takes these too)"
+_STRANDED = (
+    "left alone, for a chord, a chain or a callback waits (--with-workflows takes these too)"
+)
 _STRANDING = "taken although a chord, a chain or a callback waits, which will not come to its end"
 _GROUPED = "taken, and of groups whose results will not become ready; the groups"
-_NO_MOVE = "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
+_NO_MOVE = (
+    "cannot be sent to another queue, for their envelope is not as Celery writes it, and stay"
+)
 
 
 def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
@@ -29,15 +35,19 @@ def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
 
 
 def keys_read(keyspace: KeySpace, rules: Iterable[Rule], queue: str) -> KeySpace:
-    """The key names, where the lists that the rules of a queue name by their priority are read, too."""
-    return keyspace.reading(rule.priority for rule in for_queue(rules, queue) if rule.priority is not None)
+    """The key names, where the lists that the rules of a queue name by their priority are read,
+    too.
+    """
+    return keyspace.reading(
+        rule.priority for rule in for_queue(rules, queue) if rule.priority is not None
+    )
 
 
 class Ahead(Struct):
     """What a look ahead at a whole queue has found, for the rules that ask for it.
 
-    `kept`: for each likeness of duplicates the checksum of the one that stays. `surplus`: what is older than the newest
-    that a rule keeps. What arrives after the look is in neither, so it stays.
+    `kept`: for each likeness of duplicates the checksum of the one that stays. `surplus`: what is
+    older than the newest that a rule keeps. What arrives after the look is in neither, so it stays.
     """
 
     kept: dict[bytes, bytes] = field(default_factory=dict)
@@ -45,9 +55,11 @@ class Ahead(Struct):
 
 
 class Facts(Struct, frozen=True):
-    """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that nodes know.
+    """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that
+    nodes know.
 
-    `registered` is None where no node answers; `ahead` is what was seen of the queue before, where a rule asks for it.
+    `registered` is None where no node answers; `ahead` is what was seen of the queue before, where
+    a rule asks for it.
     """
 
     now: float
@@ -56,7 +68,9 @@ class Facts(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """Why an item is taken out, and into which list (`to`) it is moved then; "": into the archive alone."""
+    """Why an item is taken out, and into which list (`to`) it is moved then; "": into the archive
+    alone.
+    """
 
     reason: str
     malformed: bool = False
@@ -72,16 +86,22 @@ class _RulesByTask(dict[str, tuple[Rule, ...]]):
         self._rules, self._registered = rules, registered
 
     def __missing__(self, task: str) -> tuple[Rule, ...]:
-        fitting = tuple(rule for rule in self._rules if fits(rule.task, task) and self._may(rule, task))
+        fitting = tuple(
+            rule for rule in self._rules if fits(rule.task, task) and self._may(rule, task)
+        )
         self[task] = fitting
         return fitting
 
     def _may(self, rule: Rule, task: str) -> bool:
-        return not rule.unregistered or (self._registered is not None and task not in self._registered)
+        return not rule.unregistered or (
+            self._registered is not None and task not in self._registered
+        )
 
 
 class Judge:
-    """Judges raw items of one queue's lists; `notices` tells what it left alone, or took with a warning."""
+    """Judges raw items of one queue's lists; `notices` tells what it left alone, or took with a
+    warning.
+    """
 
     def __init__(self, rules: Iterable[Rule], keyspace: KeySpace, queue: str, facts: Facts) -> None:
         rules = for_queue(rules, queue)
@@ -105,8 +125,12 @@ class Judge:
         """
         step = self._keyspace.lists(self._queue)[key]
         here = [rule for rule in self._all if rule.priority in (None, step)]
-        self._targets = {rule: _target(self._keyspace, rule, step) for rule in here if rule.requeue_to}
-        rules = [rule for rule in here if fetched or self._targets.get(rule, ("", None, ""))[2] != key]
+        self._targets = {
+            rule: _target(self._keyspace, rule, step) for rule in here if rule.requeue_to
+        }
+        rules = [
+            rule for rule in here if fetched or self._targets.get(rule, ("", None, ""))[2] != key
+        ]
         self._any_here = bool(here)
         self.by_task = _RulesByTask(rules, self._facts.registered)
         self._by_form = [rule for rule in rules if says_only_how_written(rule)]
@@ -122,8 +146,12 @@ class Judge:
     def notices(self) -> tuple[Notice, ...]:
         return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in self._told.items())
 
-    def choose(self, items: Sequence[bytes], reads: Sequence[Read]) -> Iterator[tuple[int, Verdict]]:
-        """The positions of those of a list's next items that are to be taken out, and why; `reads` is what they are."""
+    def choose(
+        self, items: Sequence[bytes], reads: Sequence[Read]
+    ) -> Iterator[tuple[int, Verdict]]:
+        """The positions of those of a list's next items that are to be taken out, and why; `reads`
+        is what they are.
+        """
         by_task = self.by_task
         for i, look in enumerate(reads):
             if isinstance(look, Headers) and not by_task[look.task]:
@@ -138,14 +166,17 @@ class Judge:
                 yield i, Verdict(f"malformed: {look.why}", malformed=True)
 
     def pick(self, items: Sequence[bytes]) -> Iterator[tuple[int, Verdict]]:
-        """The same of items that nobody has read yet: only those are read whole that a rule may mean."""
+        """The same of items that nobody has read yet: only those are read whole that a rule may
+        mean.
+        """
         if self.malformed:
             return self.choose(items, read(items))
         meant, by_task = self._meant, self.by_task
         doubtful = [
             i
             for i, found in enumerate(outlines(items))
-            if found is None or ((rules := by_task[found.task]) and any(meant(rule, found) for rule in rules))
+            if found is None
+            or ((rules := by_task[found.task]) and any(meant(rule, found) for rule in rules))
         ]
         few = [items[i] for i in doubtful]
         return ((doubtful[i], verdict) for i, verdict in self.choose(few, read(few)))
@@ -170,7 +201,9 @@ class Judge:
         return None
 
     def _of_unread(self, look: Unreadable) -> Verdict | None:
-        """The verdict on a message whose task is not known: only a rule that does not ask for it can mean it."""
+        """The verdict on a message whose task is not known: only a rule that does not ask for it
+        can mean it.
+        """
         rule = next((rule for rule in self._by_form if is_written(rule, look)), None)
         if rule and rule.with_workflows and not rule.requeue_to:
             return Verdict(rule.reason)
@@ -181,7 +214,9 @@ class Judge:
         return None
 
     def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
-        """The verdict of a rule that holds but for what is in the body; else why the message stays; "": not meant."""
+        """The verdict of a rule that holds but for what is in the body; else why the message stays;
+        "": not meant.
+        """
         if rule.args:
             body = read_body(raw)
             if body is None:
@@ -234,7 +269,9 @@ class Judge:
 
     @property
     def looks_ahead(self) -> bool:
-        """True where a rule says which messages stay: `look_ahead` needs all of them first, the newest first."""
+        """True where a rule says which messages stay: `look_ahead` needs all of them first, the
+        newest first.
+        """
         return any(rule.duplicate or rule.keep_newest for rule in self._all)
 
     def look_ahead(self, items: Sequence[bytes], reads: Sequence[Read], ahead: Ahead) -> None:
@@ -270,7 +307,9 @@ def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
 
 
 def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None, str]:
-    """Queue, priority and key of where a rule moves what stands in the list of priority `step` of its queue."""
+    """Queue, priority and key of where a rule moves what stands in the list of priority `step` of
+    its queue.
+    """
     queue, priority = destination(rule.requeue_to)
     return queue, priority, keyspace.list_of(queue, step if priority is None else priority)
 
@@ -290,18 +329,23 @@ _NAMES = {
     )
     for name in names
 }
-"""The names of what a header names by one of them. **Source:** kombu 5.7.0 `serialization.py`, `compression.py`."""
+"""The names of what a header names by one of them. **Source:** kombu 5.7.0 `serialization.py`,
+`compression.py`.
+"""
 
 
 def is_written(rule: Rule, look: Read) -> bool:
-    """True where the conditions hold that are about how a message is written; for a malformed item none does."""
+    """True where the conditions hold that are about how a message is written; for a malformed item
+    none does.
+    """
     if not says_how_written(rule):
         return True
     if isinstance(look, Malformed):
         return False
     form = Form() if isinstance(look, Headers) else look.form
     return _named(rule.content_type, form.content_type) and (
-        not rule.compression or (form.compression != "" and _named(rule.compression, form.compression))
+        not rule.compression
+        or (form.compression != "" and _named(rule.compression, form.compression))
     )
 
 
@@ -313,6 +357,8 @@ def holds(rule: Rule, look: Outline | Headers | Message, now: float) -> bool:
     """True where the conditions hold that are about times and retries."""
     if rule.retries_over is not None and (look.retries or 0) <= rule.retries_over:
         return False
-    if rule.eta_overdue_s is not None and ((eta_at := look.eta_at) is None or now - eta_at < rule.eta_overdue_s):
+    if rule.eta_overdue_s is not None and (
+        (eta_at := look.eta_at) is None or now - eta_at < rule.eta_overdue_s
+    ):
         return False
     return not (rule.expired and ((expires_at := look.expires_at) is None or expires_at > now))

@@ -1,4 +1,6 @@
-"""Finds the queues of a db of which only the address is known: by their bindings, and by the messages they hold."""
+"""Finds the queues of a db of which only the address is known: by their bindings, and by the
+messages they hold.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -22,11 +24,13 @@ _BROADCAST = "bcast."
 def discover(client: "redis.Redis", known_prefix: str | None) -> Found:
     """Find the queues that producers and workers have bound, and lists that hold Celery messages.
 
-    Where the application's `global_keyprefix` is not known (None) and all bindings have a prefix, it is that of the
-    first. Mailboxes, events and broadcasts, whose queues have a name in each worker alone, are left out.
+    Where the application's `global_keyprefix` is not known (None) and all bindings have a prefix,
+    it is that of the first. Mailboxes, events and broadcasts, whose queues have a name in each
+    worker alone, are left out.
 
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind, get_table` (the members), `pidbox.py: Mailbox`,
-    `common.py: Broadcast`; celery 5.7.0 `events/event.py: EVENT_EXCHANGE_NAME`.
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._queue_bind, get_table` (the members),
+    `pidbox.py: Mailbox`, `common.py: Broadcast`; celery 5.7.0 `events/event.py:
+    EVENT_EXCHANGE_NAME`.
     """
     tables: dict[str, list[bytes]] = {}
     for key in _bindings(client):
@@ -38,14 +42,19 @@ def discover(client: "redis.Redis", known_prefix: str | None) -> Found:
     keys = KeySpace(prefix=prefix)
     bound = {queue for key in tables.get(prefix, ()) for queue in _bound(client, keys, key)}
     store = Store(client, keys)
-    holding = {_queue_of(keys, key) for key, (_, is_celery) in other_lists(store, ()).found.items() if is_celery}
+    holding = {
+        _queue_of(keys, key)
+        for key, (_, is_celery) in other_lists(store, ()).found.items()
+        if is_celery
+    }
     own = (queue for queue in holding if queue is not None)
     others = tuple(sorted(tables.keys() - {prefix}))
     return Found(tuple(sorted({*bound, *own})), prefix, others, tuple(_other_dbs(client, keys)))
 
 
 def _other_dbs(client: "redis.Redis", keys: KeySpace) -> Iterator[int]:
-    """The server's other dbs in which a worker, or a producer with Celery's usual queue, has bound something.
+    """The server's other dbs in which a worker, or a producer with Celery's usual queue, has bound
+    something.
 
     **Source:** Redis `INFO keyspace`: one `dbN:keys=…` line per db that is not empty.
     """
@@ -59,7 +68,9 @@ def _other_dbs(client: "redis.Redis", keys: KeySpace) -> Iterator[int]:
 
 
 def _bindings(client: "redis.Redis") -> Iterator[bytes]:
-    return cast("Iterator[bytes]", client.scan_iter("*_kombu.binding.*", count=_KEYS_AT_ONCE, _type="set"))
+    return cast(
+        "Iterator[bytes]", client.scan_iter("*_kombu.binding.*", count=_KEYS_AT_ONCE, _type="set")
+    )
 
 
 def _bound(client: "redis.Redis", keys: KeySpace, table: bytes) -> Iterable[str]:

@@ -17,14 +17,18 @@ _OVERLAP = 100
 
 
 class Ends(Struct, frozen=True):
-    """Items of a list that was `length` long: all of them, or as many from each end; the next to run first."""
+    """Items of a list that was `length` long: all of them, or as many from each end; the next to
+    run first.
+    """
 
     items: list[bytes]
     length: int
 
 
 def both_ends(client: "redis.Redis", key: Key, most: int) -> Ends:
-    """Up to `most` items of a list, and no more bytes than a few windows have: half of them from each end."""
+    """Up to `most` items of a list, and no more bytes than a few windows have: half of them from
+    each end.
+    """
     sized = cast("list[bytes]", client.lrange(key, -_SIZED_BY, -1))
     if not sized:
         return Ends([], client.llen(key))
@@ -43,8 +47,8 @@ def both_ends(client: "redis.Redis", key: Key, most: int) -> Ends:
 def next_first(client: "redis.Redis", key: Key) -> Iterator[list[bytes]]:
     """A list's items from the next to run to the newest, in windows.
 
-    What workers take meanwhile moves the rest, so each window begins with a part of the one before. Where they take
-    more than that part between two windows, some items are passed over.
+    What workers take meanwhile moves the rest, so each window begins with a part of the one before.
+    Where they take more than that part between two windows, some items are passed over.
     """
     read, size = 0, _FIRST_ITEMS
     last: bytes | None = None
@@ -52,7 +56,9 @@ def next_first(client: "redis.Redis", key: Key) -> Iterator[list[bytes]]:
         overlap = min(read, _OVERLAP)
         start = read - overlap
         items = cast("list[bytes]", client.lrange(key, -start - overlap - size, -start - 1))[::-1]
-        known = next((i for i in reversed(range(min(overlap, len(items)))) if items[i] == last), None)
+        known = next(
+            (i for i in reversed(range(min(overlap, len(items)))) if items[i] == last), None
+        )
         fresh = items if known is None else items[known + 1 :]
         if not fresh:
             return

@@ -1,4 +1,6 @@
-"""Finds one task's message, read-only: waiting in a queue, or held by a worker that has not acknowledged it."""
+"""Finds one task's message, read-only: waiting in a queue, or held by a worker that has not
+acknowledged it.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,9 +16,12 @@ _CHUNK_ITEMS = 1000
 def find_message(store: Store, queues: Iterable[str], task_id: str) -> MessagePlace | None:
     """Where the message is; None where there is none, or where it moved while it was looked for.
 
-    Of several (an attempt that is not acknowledged yet, and its retry) the one with the most retries.
+    Of several (an attempt that is not acknowledged yet, and its retry) the one with the most
+    retries.
     """
-    return max(find_messages(store, queues, task_id), key=lambda place: place.message.retries, default=None)
+    return max(
+        find_messages(store, queues, task_id), key=lambda place: place.message.retries, default=None
+    )
 
 
 def find_messages(store: Store, queues: Iterable[str], task_id: str) -> list[MessagePlace]:
@@ -46,7 +51,9 @@ def _waiting(store: Store, queue: str, task_id: str) -> Iterator[MessagePlace]:
     ahead = 0
     for key in store.keys.queue(queue):
         seen = 0
-        while chunk := cast("list[bytes]", store.client.lrange(key, -seen - _CHUNK_ITEMS, -seen - 1)):
+        while chunk := cast(
+            "list[bytes]", store.client.lrange(key, -seen - _CHUNK_ITEMS, -seen - 1)
+        ):
             for n, raw in enumerate(reversed(chunk)):
                 if task_id.encode() in raw and (message := _message(raw, task_id)):
                     yield MessagePlace(message.summary(), queue, ahead + seen + n)

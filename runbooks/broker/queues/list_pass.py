@@ -1,17 +1,20 @@
-"""Walks once over a queue's list while producers and consumers are at work, taking items out and putting items in.
+"""Walks once over a queue's list while producers and consumers are at work, taking items out and
+putting items in.
 
-The list is renamed to a work list that nobody else touches; from its right end (what runs next first) the items are
-read ahead, decided upon, and step by step moved back into the queue, so that the queue holds, from right to left: what
-has been dealt with, in its order, and what producers have pushed meanwhile. Each step is one script (`lua/pass.lua`),
-bounded in time: what has arrived steps aside onto the work list's left end, items go home, are dropped or inserted, and
-the journal's token changes. A script that does not find the token of the step before it does nothing, so none runs
-twice, and whoever changes the token has taken over from a run that is dead. The first step renames the queue and at
-once puts back what was decided upon before, so workers find it filled all the time.
+The list is renamed to a work list that nobody else touches; from its right end (what runs next
+first) the items are read ahead, decided upon, and step by step moved back into the queue, so that
+the queue holds, from right to left: what has been dealt with, in its order, and what producers have
+pushed meanwhile. Each step is one script (`lua/pass.lua`), bounded in time: what has arrived steps
+aside onto the work list's left end, items go home, are dropped or inserted, and the journal's token
+changes. A script that does not find the token of the step before it does nothing, so none runs
+twice, and whoever changes the token has taken over from a run that is dead. The first step renames
+the queue and at once puts back what was decided upon before, so workers find it filled all the
+time.
 
-Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to its place,
-undecided. The journal is a hash: token, border (bytes of the last item dealt with: what is to the left of it in the
-queue has arrived since), ttl (milliseconds the queue had to live, -1 for ever), clean (how many items at the right end
-of the late list have been dealt with).
+Redis alone knows how to end a killed pass: `bring_home` moves what is left of the work list back to
+its place, undecided. The journal is a hash: token, border (bytes of the last item dealt with: what
+is to the left of it in the queue has arrived since), ttl (milliseconds the queue had to live, -1
+for ever), clean (how many items at the right end of the late list have been dealt with).
 """
 
 import uuid
@@ -35,7 +38,9 @@ CHUNK_ITEMS = 2000
 _CHUNK_BYTES = 2 * 1024 * 1024
 FIRST_ITEMS = 100
 _FIRST_BYTES = 256 * 1024
-_AHEAD = 2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
+_AHEAD = (
+    2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
+)
 _WAITING = 4  # chunks that wait for the disk
 _HOME_ITEMS = 1000
 _WAIT = ("WAIT", 1, 3000)  # for one replica, so many milliseconds
@@ -45,7 +50,9 @@ T = TypeVar("T")
 
 
 class Chunk(Struct, frozen=True):
-    """Consecutive items, oldest first; `first` is how many older ones there were, `last` says that no newer follow."""
+    """Consecutive items, oldest first; `first` is how many older ones there were, `last` says that
+    no newer follow.
+    """
 
     first: int
     items: Sequence[bytes]
@@ -53,7 +60,9 @@ class Chunk(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others behind so many."""
+    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others
+    behind so many.
+    """
 
     count: int
     drops: Sequence[int] = ()
@@ -62,9 +71,10 @@ class Step(Struct, frozen=True):
 
 
 class Pass(Struct, frozen=True):
-    """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that last, in a thread of
-    its own; `done` is told what of a step's drops or inserts really happened (0-based), in order. The first decision is
-    about a few of the oldest items; `again` is told that one of its steps did not happen, and to start anew.
+    """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that
+    last, in a thread of its own; `done` is told what of a step's drops or inserts really happened
+    (0-based), in order. The first decision is about a few of the oldest items; `again` is told that
+    one of its steps did not happen, and to start anew.
     """
 
     decide: Callable[[Chunk], Iterable[Step]]
@@ -78,7 +88,10 @@ def walk(store: Store, key: str, batches: str, work: Pass) -> None:
     """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
     name = uuid.uuid4().hex
     try:
-        with Stream(store.client) as stream, ThreadPoolExecutor(1, "celery-runbooks archive") as beside:
+        with (
+            Stream(store.client) as stream,
+            ThreadPoolExecutor(1, "celery-runbooks archive") as beside,
+        ):
             _Walk(store, stream, key, batches, work, beside, name).run()
     except BaseException as error:
         try:
@@ -90,7 +103,8 @@ def walk(store: Store, key: str, batches: str, work: Pass) -> None:
 
 
 def bring_home(store: Store, key: str, name: str = "") -> int:
-    """End a pass, a dead run's, or only the one of this name: move back what is left of the work list.
+    """End a pass, a dead run's, or only the one of this name: move back what is left of the work
+    list.
 
     Returns how many items. Where a pass of another name has begun, it is left alone.
     """
@@ -113,10 +127,14 @@ def bring_home(store: Store, key: str, name: str = "") -> int:
 
 
 def detached(store: Store) -> dict[str, int]:
-    """The queue keys that a run has detached and not brought home, with the length of their work lists."""
+    """The queue keys that a run has detached and not brought home, with the length of their work
+    lists.
+    """
     members = cast("set[bytes]", store.client.smembers(store.keys.detached))
     keys = sorted(key.decode(errors="surrogateescape") for key in members)
-    return {key: sum(int(store.client.llen(part)) for part in store.keys.aside(key)) for key in keys}
+    return {
+        key: sum(int(store.client.llen(part)) for part in store.keys.aside(key)) for key in keys
+    }
 
 
 def unlocked() -> LockHeld:
@@ -154,7 +172,9 @@ def require_replicated(client: "redis.Redis") -> None:
 def _require_confirmed(replicas: int) -> None:
     if not replicas:
         problem = f"no replica has confirmed a step within {_WAIT[2] // 1000} s"
-        raise RunbookError(problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again")
+        raise RunbookError(
+            problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again"
+        )
 
 
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
@@ -193,7 +213,13 @@ class _Walk:
         beside: ThreadPoolExecutor,
         name: str,
     ) -> None:
-        self._store, self._stream, self._key, self._work, self._beside = store, stream, key, work, beside
+        self._store, self._stream, self._key, self._work, self._beside = (
+            store,
+            stream,
+            key,
+            work,
+            beside,
+        )
         self._keys = _keys(store.keys, key, batches)
         self._script, self._close = _source("pass.lua"), _source("close.lua")
         self._keep = stream.pack("RPOPLPUSH", store.keys.held(key), key)
@@ -202,10 +228,14 @@ class _Walk:
         self._name = name
         self._steps = 0
         self._quiet = self._has_replica = False
-        self._asked: deque[int | _Sent] = deque()  # what the outstanding replies answer: a read's size, or a step
+        self._asked: deque[int | _Sent] = (
+            deque()
+        )  # what the outstanding replies answer: a read's size, or a step
         self._chunks: deque[Chunk] = deque()  # read, and not yet decided upon
         self._deciding: Iterator[Step] = iter(())
-        self._waiting: deque[tuple[Step, Future[None] | None]] = deque()  # decided, and not yet sent
+        self._waiting: deque[tuple[Step, Future[None] | None]] = (
+            deque()
+        )  # decided, and not yet sent
         self._reads = 0  # reads outstanding
         self._ahead = 0  # items read or asked for whose step has not been sent
         self._unasked = 0
@@ -227,7 +257,8 @@ class _Walk:
     def _open(self) -> None:
         self._quiet = self._allowed("CLIENT", "REPLY", "ON")
         self._has_replica = has_replica(self._store.client)
-        # A killed run is found by the set; where another's token stands, or its work list, nothing is touched.
+        # A killed run is found by the set; where another's token stands, or its work list, nothing
+        # is touched.
         head = ("open", "", self._token, "", 0, 0, 0, self._store.keys.holder)
         what, _, _ = self._call("EVAL", self._script, len(self._keys), *self._keys, *head)
         self._require_ok(what)
@@ -244,7 +275,9 @@ class _Walk:
         return True
 
     def _begin(self) -> int:
-        """Deal with the oldest items and detach the list; returns how many items to read at once from now on."""
+        """Deal with the oldest items and detach the list; returns how many items to read at once
+        from now on.
+        """
         for attempt in range(_ATTEMPTS):
             oldest = self._call("LRANGE", self._key, -FIRST_ITEMS, -1)[::-1]
             length = int(self._call("LLEN", self._key))
@@ -263,20 +296,30 @@ class _Walk:
                 _require_confirmed(self._call(*_WAIT))
             self._finish(step, ordinals(record))
             self._ahead = len(items) - step.count
-            self._seen, self._unasked, self._length = len(items), int(left) - self._ahead, step.count + int(left)
+            self._seen, self._unasked, self._length = (
+                len(items),
+                int(left) - self._ahead,
+                step.count + int(left),
+            )
             self._work.progress(self._seen, self._length)
-            return max(1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1)))
+            return max(
+                1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1))
+            )
         raise AssertionError("the last attempt cannot find the queue moved")
 
     def _ask(self, size: int) -> None:
-        self._stream.send("LRANGE", self._store.keys.work(self._key), -(self._ahead + size), -(self._ahead + 1))
+        self._stream.send(
+            "LRANGE", self._store.keys.work(self._key), -(self._ahead + size), -(self._ahead + 1)
+        )
         self._asked.append(size)
         self._reads += 1
         self._ahead += size
         self._unasked -= size
 
     def _decide(self) -> bool:
-        """Decide upon what was read, a few steps ahead of what was sent; False where nothing waits to be sent."""
+        """Decide upon what was read, a few steps ahead of what was sent; False where nothing waits
+        to be sent.
+        """
         while len(self._waiting) < _WAITING:
             step = next(self._deciding, None)
             if step:
@@ -289,7 +332,9 @@ class _Walk:
         return bool(self._waiting)
 
     def _send_decided(self, *, wait: bool) -> None:
-        """Send one step that is on the disk: Redis serves others in between; `wait` for it if need be."""
+        """Send one step that is on the disk: Redis serves others in between; `wait` for it if need
+        be.
+        """
         if self._waiting:
             step, durable = self._waiting[0]
             if durable is not None and not wait and not durable.done():
@@ -361,19 +406,28 @@ class _Walk:
         self._finish(sent.step, range(len(sent.step.drops) + len(sent.step.inserts)))
 
     def _explain(self, sent: _Sent) -> NoReturn:
-        """Raise why a step did not happen, which its transaction did not tell; those sent after it did not either."""
+        """Raise why a step did not happen, which its transaction did not tell; those sent after it
+        did not either.
+        """
         what, _, _ = _eval(self._store, self._keys, "look", sent.before, sent.before, "", 0, 0, 0)
         self._require_ok(what)
-        raise RunbookError(f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again")
+        raise RunbookError(
+            f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again"
+        )
 
     def _require_ok(self, what: bytes) -> None:
         if what == b"many":
             problem = f"{readable(self._key)} grew faster than it could be worked on"
-            raise RunbookError(problem, "is this disk or the network slow? nothing is lost: run again")
+            raise RunbookError(
+                problem, "is this disk or the network slow? nothing is lost: run again"
+            )
         if what == b"unlocked":
             raise unlocked()
         if what != b"ok":
-            raise RunbookError(f"another run has taken over {readable(self._key)}", "see what it did, then run again")
+            raise RunbookError(
+                f"another run has taken over {readable(self._key)}",
+                "see what it did, then run again",
+            )
 
     def _finish(self, step: Step, moved: Sequence[int]) -> None:
         if step.batch:

@@ -8,10 +8,11 @@ from runbooks.broker.archive.writer import END_BYTES
 
 
 class Neighbours:
-    """A table of neighbours: the last spot beside each (`numbers`), and how often it stands in the list (`times`).
+    """A table of neighbours: the last spot beside each (`numbers`), and how often it stands in the
+    list (`times`).
 
-    Open addressing in arrays, 20 to 40 bytes each. The ends of items spare most of those that are no neighbours a
-    checksum.
+    Open addressing in arrays, 20 to 40 bytes each. The ends of items spare most of those that are
+    no neighbours a checksum.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,4 +1,6 @@
-"""Finds the lists of a db that are nobody's known queue, and says which of them hold Celery messages."""
+"""Finds the lists of a db that are nobody's known queue, and says which of them hold Celery
+messages.
+"""
 
 import math
 import time
@@ -16,7 +18,8 @@ _KEYS_AT_ONCE = 1000
 
 
 class OtherLists(Struct, frozen=True):
-    """Lists by key: their length, and whether they hold Celery messages; `complete` where every key was looked at.
+    """Lists by key: their length, and whether they hold Celery messages; `complete` where every key
+    was looked at.
 
     `replies` are the keys of those with replies to remote control.
     """
@@ -27,7 +30,9 @@ class OtherLists(Struct, frozen=True):
 
 
 def other_lists(store: Store, known: Collection[bytes], until: float = math.inf) -> OtherLists:
-    """Those of this db but the `known` and replies to remote control, looked for until a time (monotonic s)."""
+    """Those of this db but the `known` and replies to remote control, looked for until a time
+    (monotonic s).
+    """
     client = store.client
     found: dict[bytes, tuple[int, bool]] = {}
     replies: list[bytes] = []
@@ -46,7 +51,10 @@ def other_lists(store: Store, known: Collection[bytes], until: float = math.inf)
                 length, newest, oldest = pipe.execute(raise_on_error=False)
             # A key that was consumed empty or replaced since SCAN named it is no list any more.
             if isinstance(length, int) and length:
-                found[key] = length, any(isinstance(parse(raw), Message) for raw in (*newest, *oldest))
+                found[key] = (
+                    length,
+                    any(isinstance(parse(raw), Message) for raw in (*newest, *oldest)),
+                )
         if not cursor:
             return OtherLists(found, complete=True, replies=replies)
         if time.monotonic() >= until:

@@ -1,11 +1,13 @@
-"""Finds where archived messages go back into a list that is walked over once, from what runs next to the newest. Pure.
+"""Finds where archived messages go back into a list that is walked over once, from what runs next
+to the newest. Pure.
 
-A message goes to the left of its older neighbour. Where that is gone it has been consumed, and with it all that was
-older, so the message runs next.
+A message goes to the left of its older neighbour. Where that is gone it has been consumed, and with
+it all that was older, so the message runs next.
 
-Either (`Expected`) the list is taken to be what the archive has left of it, but for what has been consumed since: then
-all places follow by counting, and each neighbour is looked at where it must stand. Or (`Counted`) the neighbours are
-looked for, once it is known how often each of them stands in the list: see `neighbours.py`.
+Either (`Expected`) the list is taken to be what the archive has left of it, but for what has been
+consumed since: then all places follow by counting, and each neighbour is looked at where it must
+stand. Or (`Counted`) the neighbours are looked for, once it is known how often each of them stands
+in the list: see `neighbours.py`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,11 +24,14 @@ class Parted(Exception):
 
 
 Look = Callable[[int], tuple[bytes | None, Sequence[bytes]]]
-"""Tells what runs next now, and what stands so many items from the right end, with some of those that run before it."""
+"""Tells what runs next now, and what stands so many items from the right end, with some of those
+that run before it.
+"""
 
 
 class Spot(Struct, frozen=True):
-    """Where messages go side by side: behind `slot` older items, the last of which is `anchor` (a checksum).
+    """Where messages go side by side: behind `slot` older items, the last of which is `anchor` (a
+    checksum).
 
     `end` are the last bytes of that. `number` counts the spots of a list.
     """
@@ -49,10 +54,14 @@ class Merge:
         """Start from the oldest item again."""
         self._coming = self._spots()
         self._next = next(self._coming, None)
-        self._drift = 0  # how many items further from the right end than in the archive the list stands
+        self._drift = (
+            0  # how many items further from the right end than in the archive the list stands
+        )
 
     def feed(self, chunk: Chunk) -> Iterator[tuple[int, Archived]]:
-        """The messages that go into this stretch, each with the number of its items behind which it goes."""
+        """The messages that go into this stretch, each with the number of its items behind which it
+        goes.
+        """
         spot, behind = None, 0
         while self._next is not None:
             its, message = self._next
@@ -109,7 +118,8 @@ class Expected(Merge):
         return super().feed(chunk)
 
     def _begin(self, oldest: Sequence[bytes]) -> tuple[int, int]:
-        """How far the list has moved, by its oldest items, and by what stands where the newest neighbour must.
+        """How far the list has moved, by its oldest items, and by what stands where the newest
+        neighbour must.
 
         What this overlooks is found on the way.
         """
@@ -122,7 +132,9 @@ class Expected(Merge):
         raise Parted
 
     def _newest(self) -> tuple[int, str | None]:
-        """The newest neighbour that has not been taken out: how many such items there were up to it, its checksum."""
+        """The newest neighbour that has not been taken out: how many such items there were up to
+        it, its checksum.
+        """
         newest, before = (0, 0), -1
         for i, n in enumerate(self._ledger.in_place(self._key)):
             position = self._ledger.positions[n]
@@ -133,7 +145,9 @@ class Expected(Merge):
         return slot, self._ledger.messages[n].older if n else None
 
     def _drifts(self, oldest: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-        """What lead and drift can be: nothing has been consumed, or all before the first neighbour that is there."""
+        """What lead and drift can be: nothing has been consumed, or all before the first neighbour
+        that is there.
+        """
         yield 0, 0
         standing = {sha256(raw): behind for behind, raw in enumerate(oldest, 1)}
         for spot, _ in self._spots():
@@ -163,11 +177,17 @@ class Counted(Merge):
                 self._neighbours.add(spot.anchor, spot.end, spot.number)
 
     def count(self, stretches: Iterable[Sequence[bytes]]) -> None:
-        """Take in how often each neighbour stands in the list; those that lead and are gone have been consumed."""
+        """Take in how often each neighbour stands in the list; those that lead and are gone have
+        been consumed.
+        """
         for items in stretches:
             for _, cell in self._neighbours.among(items):
                 self._neighbours.times[cell] = min(2, self._neighbours.times[cell] + 1)
-        lead = (spot.number for spot, _ in self._spots() if spot.anchor and self._neighbours.standing(spot.anchor))
+        lead = (
+            spot.number
+            for spot, _ in self._spots()
+            if spot.anchor and self._neighbours.standing(spot.anchor)
+        )
         self._lead = next(lead, 1 << 64)
 
     def feed(self, chunk: Chunk) -> Iterator[tuple[int, Archived]]:
@@ -175,7 +195,11 @@ class Counted(Merge):
         table = self._neighbours
         at_least = self._next[0].number if self._next else 1 << 64
         found = table.among(chunk.items) if self._next else ()
-        seen = ((cell, i) for i, cell in found if table.times[cell] == 1 and table.numbers[cell] >= at_least)
+        seen = (
+            (cell, i)
+            for i, cell in found
+            if table.times[cell] == 1 and table.numbers[cell] >= at_least
+        )
         self._seen = dict(seen)
         self._upto = max((table.numbers[cell] for cell in self._seen), default=-1)
         return super().feed(chunk)

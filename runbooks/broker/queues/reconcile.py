@@ -1,8 +1,10 @@
-"""Finds out whether Redis went back to an older state than an archive knows, and makes the archive agree with it.
+"""Finds out whether Redis went back to an older state than an archive knows, and makes the archive
+agree with it.
 
-A snapshot that was loaded, an AOF whose last second was lost, or a replica that lagged and became the master: then
-what the archive calls taken may stand in its queue again, and what it calls put back may be nowhere. Redis remembers
-the last step of each archive (see `keys.py`: batches): where it does, no queue need be read.
+A snapshot that was loaded, an AOF whose last second was lost, or a replica that lagged and became
+the master: then what the archive calls taken may stand in its queue again, and what it calls put
+back may be nowhere. Redis remembers the last step of each archive (see `keys.py`: batches): where
+it does, no queue need be read.
 """
 
 import re
@@ -22,16 +24,20 @@ from runbooks.core.errors import BrokerRefused
 
 _TAG = re.compile(rb'"delivery_tag": ?"([^"]+)"')
 
-CONSUMED = "Redis remembers this run's last step, so what stands nowhere was most likely consumed, and would run twice"
+CONSUMED = (
+    "Redis remembers this run's last step, so what stands nowhere was most likely consumed, and"
+    " would run twice"
+)
 """What has to be told where what the archive calls put back is to be put back all the same."""
 
 
 class Rewound(Struct, frozen=True):
     """How an archive and Redis differ.
 
-    `here`: the n of what is taken out by the archive, and stands in Redis; `missing`: of what is put back or moved by
-    the archive, and stands nowhere; `doubtful`: of what is taken out by the archive and stands nowhere, where Redis is
-    behind: it ran again, or Redis has lost it. `held_known` is False where what workers hold may not be looked at.
+    `here`: the n of what is taken out by the archive, and stands in Redis; `missing`: of what is
+    put back or moved by the archive, and stands nowhere; `doubtful`: of what is taken out by the
+    archive and stands nowhere, where Redis is behind: it ran again, or Redis has lost it.
+    `held_known` is False where what workers hold may not be looked at.
     """
 
     here: tuple[int, ...] = ()
@@ -55,16 +61,25 @@ def is_behind(store: Store, ledger: Ledger) -> bool:
 
 def told(found: Rewound) -> str:
     """What an operator has to know before an archive is restored that Redis is behind of."""
-    said = f"Redis has no record of this run's last step, which it keeps for {REMEMBERED_S // 86_400} days:"
+    said = (
+        f"Redis has no record of this run's last step, which it keeps for {REMEMBERED_S // 86_400}"
+        " days:"
+    )
     said += " it may have gone back to an older state"
     if found.here:
         said += f"; in Redis already, and left there: {len(found.here):,}"
     if not found.held_known:
         said += "; whether workers hold some is unknown, for this user may not look"
     if found.doubtful:
-        said += f"; nowhere, so run again since or lost, and left in the archive: {len(found.doubtful):,}"
+        said += (
+            "; nowhere, so run again since or lost, and left in the archive:"
+            f" {len(found.doubtful):,}"
+        )
     if found.missing:
-        said += f"; put back or moved by the archive, and nowhere, so consumed or lost: {len(found.missing):,}"
+        said += (
+            "; put back or moved by the archive, and nowhere, so consumed or lost:"
+            f" {len(found.missing):,}"
+        )
     if found.doubtful or found.missing:
         command = Command("archive.restore", "RUN", "--even-restored")
         said += f" ({command} puts them back, and what has run would run twice)"
@@ -72,7 +87,9 @@ def told(found: Rewound) -> str:
 
 
 def compare(store: Store, ledger: Ledger, on_progress: Progress = no_progress) -> Rewound:
-    """Look for every message of an archive in the lists it came from, or was moved to, and in what workers hold."""
+    """Look for every message of an archive in the lists it came from, or was moved to, and in what
+    workers hold.
+    """
     lots = ledger.lots.distinct()
     lists = dict.fromkeys(key for lot in lots for key in (lot.key, lot.to) if key)
     standing: Counter[bytes] = Counter()
@@ -85,12 +102,22 @@ def compare(store: Store, ledger: Ledger, on_progress: Progress = no_progress) -
     held_known = True
     try:
         with store.errors():
-            standing.update(_held(value for _, value in store.client.hscan_iter(store.keys.unacked, count=100)))
+            standing.update(
+                _held(value for _, value in store.client.hscan_iter(store.keys.unacked, count=100))
+            )
     except BrokerRefused:
         held_known = False
     unsure = ledger.unsure
-    put = _stand(ledger, (n for n in ledger.messages if ledger.fates[n] in (Fate.RESTORED, Fate.MOVED)), standing)
-    out = _stand(ledger, (n for n in ledger.messages if ledger.fates[n] is Fate.TAKEN and n not in unsure), standing)
+    put = _stand(
+        ledger,
+        (n for n in ledger.messages if ledger.fates[n] in (Fate.RESTORED, Fate.MOVED)),
+        standing,
+    )
+    out = _stand(
+        ledger,
+        (n for n in ledger.messages if ledger.fates[n] is Fate.TAKEN and n not in unsure),
+        standing,
+    )
     here = tuple(n for n, stands in out.items() if stands)
     doubtful = tuple(n for n in out if not out[n]) if is_behind(store, ledger) else ()
     return Rewound(here, tuple(n for n, stands in put.items() if not stands), doubtful, held_known)
@@ -115,7 +142,8 @@ def _held(values: Iterable[bytes]) -> Iterable[bytes]:
 
 
 def _identity(item: bytes) -> bytes:
-    """The tag that a message keeps for its whole life, also where it is given back or moved; else its checksum.
+    """The tag that a message keeps for its whole life, also where it is given back or moved; else
+    its checksum.
 
     **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel._inplace_augment_message`.
     """
@@ -130,10 +158,11 @@ def agree(
     reclaim: frozenset[int] = frozenset(),
     on_progress: Progress = no_progress,
 ) -> frozenset[int]:
-    """Make the archive agree with Redis: what stands there is not out of it; what stands nowhere is, of these n.
+    """Make the archive agree with Redis: what stands there is not out of it; what stands nowhere
+    is, of these n.
 
-    Returns the n that must stay in the archive: in doubt, and not among these. To be called once the batches of unknown
-    fate are settled, under the run's lock.
+    Returns the n that must stay in the archive: in doubt, and not among these. To be called once
+    the batches of unknown fate are settled, under the run's lock.
     """
     ledger = archive.ledger()
     if not (reclaim or is_behind(store, ledger)):

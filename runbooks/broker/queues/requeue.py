@@ -1,7 +1,9 @@
-"""Puts archived messages at an end of a list, and takes out again what was put back or moved: each exactly once.
+"""Puts archived messages at an end of a list, and takes out again what was put back or moved: each
+exactly once.
 
-As in `take_restore.py` a batch is written down first, a script acts and records it atomically, then the archive says
-so. What is taken back is known by its bytes: what a worker has popped meanwhile is not there any more, and stays its.
+As in `take_restore.py` a batch is written down first, a script acts and records it atomically, then
+the archive says so. What is taken back is known by its bytes: what a worker has popped meanwhile is
+not there any more, and stays its.
 """
 
 from collections import defaultdict
@@ -13,7 +15,15 @@ from msgspec import Struct, field
 from runbooks.broker.archive.reader import Archived, Batch, Fate, Ledger, sha256
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.fast_parse import redirected
-from runbooks.broker.queues.list_pass import Chunk, Pass, Step, call_guarded, in_bounds, ordinals, walk
+from runbooks.broker.queues.list_pass import (
+    Chunk,
+    Pass,
+    Step,
+    call_guarded,
+    in_bounds,
+    ordinals,
+    walk,
+)
 from runbooks.broker.queues.scan import Progress, no_progress, require_list, windows
 from runbooks.broker.queues.take_restore import bring_all_home, forget
 from runbooks.broker.server.preflight import require_able
@@ -27,7 +37,9 @@ _PUSH_BYTES = 1024 * 1024
 
 
 def move(store: Store, archive: Archive, on_progress: Progress = no_progress) -> int:
-    """Put what the archive holds, and is to be moved, behind all that waits there; returns how many messages."""
+    """Put what the archive holds, and is to be moved, behind all that waits there; returns how many
+    messages.
+    """
     by_key: dict[str, list[Archived]] = defaultdict(list)
     ledger = archive.ledger()
     for n in ledger.numbers(Fate.TAKEN):
@@ -46,18 +58,30 @@ def put_at_end(
     place: str,
     on_progress: Progress = no_progress,
 ) -> int:
-    """Put messages that the archive holds back into their lists, to run `next` or `last`, in their order."""
+    """Put messages that the archive holds back into their lists, to run `next` or `last`, in their
+    order.
+    """
     by_key: dict[str, list[Archived]] = defaultdict(list)
     for message in messages:
         by_key[message.key].append(message)
     _require_able(store, archive, by_key)
     for key, some in by_key.items():
-        _put(store, archive, key, sorted(some, key=lambda m: m.position), place, on_progress, moved=False)
+        _put(
+            store,
+            archive,
+            key,
+            sorted(some, key=lambda m: m.position),
+            place,
+            on_progress,
+            moved=False,
+        )
     return sum(map(len, by_key.values()))
 
 
 def _require_able(store: Store, archive: Archive, by_key: Mapping[str, Sequence[Archived]]) -> None:
-    """Raise BrokerRefused where the lists cannot take the messages: a script that is refused half-way is not undone."""
+    """Raise BrokerRefused where the lists cannot take the messages: a script that is refused
+    half-way is not undone.
+    """
     if by_key:
         size = sum(message.size_bytes for messages in by_key.values() for message in messages)
         require_able(store, tuple(by_key), archive.run_id, restored_bytes=size)
@@ -73,7 +97,9 @@ def _put(
     *,
     moved: bool,
 ) -> None:
-    """Push messages, the oldest first; what is to run next is pushed on the other side, the oldest last."""
+    """Push messages, the oldest first; what is to run next is pushed on the other side, the oldest
+    last.
+    """
     command, ordered = ("LPUSH", messages) if place == "last" else ("RPUSH", messages[::-1])
     write_down = archive.moving if moved else archive.restoring
     items = [_as_put(message, moved=moved) for message in ordered]
@@ -81,7 +107,9 @@ def _put(
     with store.errors():
         bring_all_home(store)
         pushed = 0
-        for group in in_bounds(zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES):
+        for group in in_bounds(
+            zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES
+        ):
             batch = write_down([message.n for message, _ in group])
             arguments = (batch.number, command, *(item for _, item in group))
             record = call_guarded(store, "push.lua", (key, batches, store.keys.lock), *arguments)
@@ -98,11 +126,16 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     queue, priority = destination(message.requeue_to)
     item = redirected(message.item, queue, priority)
     if item is None:
-        raise RunbookError(f"message {message.n} cannot be moved to {queue}", f"put it back: {Command('undo', 'RUN')}")
+        raise RunbookError(
+            f"message {message.n} cannot be moved to {queue}",
+            f"put it back: {Command('undo', 'RUN')}",
+        )
     return item
 
 
-def standing(store: Store, ledger: Ledger, by: str | None, on_progress: Progress = no_progress) -> int:
+def standing(
+    store: Store, ledger: Ledger, by: str | None, on_progress: Progress = no_progress
+) -> int:
     """How many of the messages that `recall` is about are still where they were put."""
     count = 0
     with store.errors():
@@ -114,8 +147,11 @@ def standing(store: Store, ledger: Ledger, by: str | None, on_progress: Progress
     return count
 
 
-def recall(store: Store, archive: Archive, by: str | None = None, on_progress: Progress = no_progress) -> int:
-    """Take out again what was moved, or with `by` what that change has put back, and is still there.
+def recall(
+    store: Store, archive: Archive, by: str | None = None, on_progress: Progress = no_progress
+) -> int:
+    """Take out again what was moved, or with `by` what that change has put back, and is still
+    there.
 
     The archive holds it as taken then. Returns how many messages.
     """
@@ -126,7 +162,9 @@ def recall(store: Store, archive: Archive, by: str | None = None, on_progress: P
             require_list(store.client, key)
             if store.client.exists(key):
                 recalling = _Recalling(archive, wanted)
-                work = Pass(recalling.decide, archive.sync, recalling.done, on_progress, recalling.again)
+                work = Pass(
+                    recalling.decide, archive.sync, recalling.done, on_progress, recalling.again
+                )
                 walk(store, key, store.keys.batches(archive.run_id), work)
                 archive.sync()
                 forget(store, archive, recalling.numbers)
@@ -135,13 +173,21 @@ def recall(store: Store, archive: Archive, by: str | None = None, on_progress: P
 
 
 def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
-    """For each key the checksums of what was put there, each with the numbers of the messages that it stands for."""
+    """For each key the checksums of what was put there, each with the numbers of the messages that
+    it stands for.
+    """
     wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for n in ledger.messages:
         moved = ledger.fates[n] is Fate.MOVED
-        if moved if by is None else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by:
+        if (
+            moved
+            if by is None
+            else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by
+        ):
             message = ledger.messages[n]
-            wanted[message.to if moved else message.key][sha256(_as_put(message, moved=moved))].append(n)
+            wanted[message.to if moved else message.key][
+                sha256(_as_put(message, moved=moved))
+            ].append(n)
     return wanted
 
 

@@ -1,4 +1,6 @@
-"""Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan need."""
+"""Reads a whole queue, window by window and without changing it, into what a diagnosis and a plan
+need.
+"""
 
 import math
 import time
@@ -36,7 +38,8 @@ def no_progress(_looked_at: int, _total: int) -> None:
 
 
 class Window(Struct, frozen=True):
-    """A stretch of a list: `items` from index `first` (0 is the newest) of a list that was `length` long.
+    """A stretch of a list: `items` from index `first` (0 is the newest) of a list that was `length`
+    long.
 
     `popped` items have left on the right since the first window.
     """
@@ -50,17 +53,24 @@ class Window(Struct, frozen=True):
 def windows(client: "redis.Redis", key: Key) -> Iterator[Window]:
     """A list's items from the newest to the oldest, with flat memory.
 
-    Pushes on the left meanwhile make items appear twice, never not at all; what they move is mostly recognised.
+    Pushes on the left meanwhile make items appear twice, never not at all; what they move is mostly
+    recognised.
     """
     first, size = 0, _FIRST_WINDOW_ITEMS
-    previous: bytes | None = None  # the item that the next window starts with, unless pushes have moved it
-    expected: int | None = None  # the length that the next window finds, unless the list has changed
+    previous: bytes | None = (
+        None  # the item that the next window starts with, unless pushes have moved it
+    )
+    expected: int | None = (
+        None  # the length that the next window finds, unless the list has changed
+    )
     popped = 0
     asked: deque[tuple[int, int]] = deque()
     with Stream(client) as stream:
         while True:
             # Only one is asked for ahead until the size of the items is known.
-            while len(asked) < (_AHEAD if expected is not None else 1) and (expected is None or first < expected):
+            while len(asked) < (_AHEAD if expected is not None else 1) and (
+                expected is None or first < expected
+            ):
                 # No MULTI: a Redis at its maxmemory refuses to queue even reads.
                 stream.send("LLEN", key)
                 stream.send("LRANGE", key, first, first + size)
@@ -84,12 +94,15 @@ def windows(client: "redis.Redis", key: Key) -> Iterator[Window]:
                     stream.receive()
                 return
             if items and expected is None:
-                size = max(1, min(WINDOW_ITEMS, WINDOW_BYTES * len(items) // max(1, sum(map(len, items)))))
+                size = max(
+                    1, min(WINDOW_ITEMS, WINDOW_BYTES * len(items) // max(1, sum(map(len, items))))
+                )
             previous, expected = next_item, length
 
 
 def _sample(client: "redis.Redis", key: Key, first: int, length: int) -> list[bytes]:
-    """Some items of what is left of a list from `first` on: its beginning, its middle, and the oldest, in this order.
+    """Some items of what is left of a list from `first` on: its beginning, its middle, and the
+    oldest, in this order.
 
     All of it where it is short; no more bytes than three windows have.
     """
@@ -117,7 +130,9 @@ def require_list(client: "redis.Redis", key: str) -> None:
     kind = cast(bytes, client.type(key)).decode()
     if kind not in ("list", "none"):
         problem = f"{readable(key)} in {address(client)} is a {kind}, not a queue's list"
-        raise BrokerRefused(problem, "another application uses that name: look at it with redis-cli TYPE")
+        raise BrokerRefused(
+            problem, "another application uses that name: look at it with redis-cli TYPE"
+        )
 
 
 def scan_queue(
@@ -131,11 +146,13 @@ def scan_queue(
     on_progress: Progress = no_progress,
     read_until: float = math.inf,
 ) -> QueueState:
-    """Read all priority lists of a queue, and what a run has detached of them; judge every message at `now` (epoch s).
+    """Read all priority lists of a queue, and what a run has detached of them; judge every message
+    at `now` (epoch s).
 
-    `registered` are the tasks that nodes know, None where none answers; `samples` of the messages that a rule selects
-    are remembered, None: all. At `read_until` (monotonic s) reading ends with a sample: the newest messages have been
-    read by then, and some of the middle and the oldest follow; `unseen` are the rest.
+    `registered` are the tasks that nodes know, None where none answers; `samples` of the messages
+    that a rule selects are remembered, None: all. At `read_until` (monotonic s) reading ends with a
+    sample: the newest messages have been read by then, and some of the middle and the oldest
+    follow; `unseen` are the rest.
 
     Raises BrokerRefused where one of its keys is no list.
     """
@@ -149,7 +166,8 @@ def scan_queue(
         add, depths, unseen = tally.add, dict[str, int](), 0
         for key in store.keys.queue(queue):
             judge.begin(key)
-            # What a run has detached, or has left behind when it was killed, is waiting all the same.
+            # What a run has detached, or has left behind when it was killed, is waiting all the
+            # same.
             for part in (*store.keys.aside(key), key):
                 looked_at = 0
                 for window in windows(store.client, part) if time.monotonic() < read_until else ():
@@ -158,11 +176,16 @@ def scan_queue(
                     on_progress(looked_at, window.length)
                     if time.monotonic() >= read_until:
                         break
-                if time.monotonic() >= read_until and (length := store.client.llen(part)) > looked_at:
+                if (
+                    time.monotonic() >= read_until
+                    and (length := store.client.llen(part)) > looked_at
+                ):
                     depths[part], items = length, _sample(store.client, part, looked_at, length)
                     add(items)
                     unseen += length - looked_at - len(items)
-    aside = sum(depths.get(part, 0) for key in store.keys.queue(queue) for part in store.keys.aside(key))
+    aside = sum(
+        depths.get(part, 0) for key in store.keys.queue(queue) for part in store.keys.aside(key)
+    )
     return replace(tally.state(queue, depths, aside), unseen=unseen)
 
 
@@ -174,7 +197,8 @@ def judge_of(
     on_progress: Progress,
     read_until: float = math.inf,
 ) -> Judge:
-    """The judge of a queue; where a rule says which messages stay, all of it is read first to know these.
+    """The judge of a queue; where a rule says which messages stay, all of it is read first to know
+    these.
 
     What is not read by `read_until` (monotonic s) stays.
     """
@@ -254,7 +278,9 @@ class _Tally(Struct):
                 continue
             chosen = self.chosen.get(verdict)
             if chosen is None:
-                chosen = self.chosen[verdict] = _Chosen(deque(maxlen=self.samples), deque(maxlen=self.samples))
+                chosen = self.chosen[verdict] = _Chosen(
+                    deque(maxlen=self.samples), deque(maxlen=self.samples)
+                )
             chosen.count += 1
             if not isinstance(look, Headers):
                 chosen.forms[look.form] += 1
@@ -276,26 +302,36 @@ class _Tally(Struct):
         retries = {retries: count for (of, retries), count in self.retries.items() if of == task}
         times = self.times[task]
         etas = times.oldest_eta_at, times.furthest_eta_at
-        return TaskCount(sum(retries.values()), max(retries), times.eta_passed, *etas, times.expired)
+        return TaskCount(
+            sum(retries.values()), max(retries), times.eta_passed, *etas, times.expired
+        )
 
     def state(self, queue: str, depths: dict[str, int], aside: int) -> QueueState:
         return QueueState(
             name=queue,
             depths=depths,
-            by_task={task: self._count(task) for task in dict.fromkeys(task for task, _ in self.retries)},
+            by_task={
+                task: self._count(task) for task in dict.fromkeys(task for task, _ in self.retries)
+            },
             selected=tuple(
                 Selection(
                     verdict.reason,
                     chosen.count,
                     dict(chosen.by_task),
-                    tuple(m.summary() for m in map(parse, reversed(chosen.samples)) if isinstance(m, Message)),
+                    tuple(
+                        m.summary()
+                        for m in map(parse, reversed(chosen.samples))
+                        if isinstance(m, Message)
+                    ),
                     tuple(reversed(chosen.unread)),
                     to=verdict.to,
                     by_form=_unusual(chosen.forms),
                 )
                 for verdict, chosen in self.chosen.items()
             ),
-            malformed=Selection("malformed", self.malformed, {}, raw_samples=tuple(reversed(self.malformed_samples))),
+            malformed=Selection(
+                "malformed", self.malformed, {}, raw_samples=tuple(reversed(self.malformed_samples))
+            ),
             unreadable=self.unreadable,
             too_large=dict(self.too_large),
             aside=aside,

@@ -1,10 +1,12 @@
-"""Takes messages out of live queues and puts them back: none lost, none doubled, wherever it is killed.
+"""Takes messages out of live queues and puts them back: none lost, none doubled, wherever it is
+killed.
 
-Both walk once over each of the queue's lists (see `list_pass.py`). Every batch goes one way: its messages are on the
-disk (fsynced), then one script moves them and, atomically with that, records in the run's batches hash which it moved,
-then the archive says so too. A script that finds its batch recorded does nothing, so a batch of unknown fate is settled
-by asking for its record, and fenced by writing an empty one. Before anything else, what a killed run has left aside is
-brought home; these functions are called under the fleet's lock, so no live run is disturbed.
+Both walk once over each of the queue's lists (see `list_pass.py`). Every batch goes one way: its
+messages are on the disk (fsynced), then one script moves them and, atomically with that, records in
+the run's batches hash which it moved, then the archive says so too. A script that finds its batch
+recorded does nothing, so a batch of unknown fate is settled by asking for its record, and fenced by
+writing an empty one. Before anything else, what a killed run has left aside is brought home; these
+functions are called under the fleet's lock, so no live run is disturbed.
 """
 
 from collections import Counter
@@ -39,7 +41,9 @@ from runbooks.broker.server.store import Store
 from runbooks.core.model import Notice, Rule
 
 REMEMBERED_S = 30 * 86_400
-"""So long Redis remembers an archive's last step, and a fence, which no command in a socket or a proxy outlives."""
+"""So long Redis remembers an archive's last step, and a fence, which no command in a socket or a
+proxy outlives.
+"""
 THROUGH = "through"
 """The field of an archive's batches that holds the number of the last one that was forgotten."""
 
@@ -49,7 +53,9 @@ _FORGET_AT_ONCE = 1000
 
 
 class TakeReport(Struct, frozen=True):
-    """What was taken out: messages per reason; `gone` were chosen but consumed first; `malformed` of all taken."""
+    """What was taken out: messages per reason; `gone` were chosen but consumed first; `malformed`
+    of all taken.
+    """
 
     taken: Mapping[str, int]
     gone: int
@@ -58,7 +64,9 @@ class TakeReport(Struct, frozen=True):
 
 
 class RestoreReport(Struct, frozen=True):
-    """What was put back; `withheld` are malformed items that stay in the archive, as they kill workers."""
+    """What was put back; `withheld` are malformed items that stay in the archive, as they kill
+    workers.
+    """
 
     restored: int
     withheld: int
@@ -73,18 +81,21 @@ def take(
     on_progress: Progress = no_progress,
     registered: frozenset[str] | None = None,
 ) -> TakeReport:
-    """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the tasks that nodes know.
+    """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the
+    tasks that nodes know.
 
-    What is to be moved is so by `requeue.move` afterwards. What arrives meanwhile stays, unjudged. Raises
-    BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError before anything is
-    removed that is not archived.
+    What is to be moved is so by `requeue.move` afterwards. What arrives meanwhile stays, unjudged.
+    Raises BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError
+    before anything is removed that is not archived.
     """
     rules = tuple(rules)
     store = replace(store, keys=keys_read(store.keys, rules, queue))
     require_able(store, store.keys.queue(queue), archive.run_id)
     settle(store, archive)  # an archive that is gone on with may have batches of unknown fate
     with store.errors():
-        taking = _Taking(archive, judge_of(store, queue, rules, Facts(now, registered), on_progress))
+        taking = _Taking(
+            archive, judge_of(store, queue, rules, Facts(now, registered), on_progress)
+        )
         for key in store.keys.queue(queue):
             if store.client.exists(key):
                 taking.begin(key)
@@ -106,7 +117,9 @@ class _Taking(Struct):
     malformed: int = 0
     _key: str = ""
     _older: bytes | None = None
-    _out: list[int] = field(default_factory=list)  # positions of what this archive holds of the key, ascending
+    _out: list[int] = field(
+        default_factory=list
+    )  # positions of what this archive holds of the key, ascending
     _skipped: int = 0
     _victims: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
 
@@ -162,10 +175,11 @@ class _Taking(Struct):
 
 
 def settle(store: Store, archive: Archive) -> int:
-    """Find out what became of the batches of unknown fate, and write it into the archive; returns their number.
+    """Find out what became of the batches of unknown fate, and write it into the archive; returns
+    their number.
 
-    What a killed run has left in a work list is brought home. A batch that has not happened yet never will: it is
-    fenced. To be called on the broker of the run, under its lock.
+    What a killed run has left in a work list is brought home. A batch that has not happened yet
+    never will: it is fenced. To be called on the broker of the run, under its lock.
     """
     return _settle(store, archive, archive.ledger())
 
@@ -202,10 +216,12 @@ def restore(
     wanted: frozenset[int] | None = None,
     on_progress: Progress = no_progress,
 ) -> RestoreReport:
-    """Put every message that the archive holds as taken back verbatim and in its place; a second call does nothing.
+    """Put every message that the archive holds as taken back verbatim and in its place; a second
+    call does nothing.
 
-    With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A queue untouched since is
-    byte for byte what it was. What was unacked is not this function's: see `unacked.restore`.
+    With `wanted` only those of these n. Malformed items stay out unless `malformed` is true. A
+    queue untouched since is byte for byte what it was. What was unacked is not this function's: see
+    `unacked.restore`.
     """
     ledger = archive.ledger()
     out_bytes = sum(ledger.sizes[n] for n in ledger.numbers(Fate.TAKEN))
@@ -230,7 +246,9 @@ def restore(
     return RestoreReport(restored, withheld)
 
 
-def _put_in_place(store: Store, archive: Archive, key: str, goes: Callable[[int], bool], on_progress: Progress) -> None:
+def _put_in_place(
+    store: Store, archive: Archive, key: str, goes: Callable[[int], bool], on_progress: Progress
+) -> None:
     def put(merge: Merge) -> None:
         restoring = _Restoring(archive, merge)
         work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
@@ -278,14 +296,21 @@ class _Restoring(Struct):
     def decide(self, chunk: Chunk) -> Iterator[Step]:
         """Choose what is to be inserted, and write it down, step by step."""
         count = 0  # items of the chunk that the steps so far have dealt with
-        groups = in_bounds(self.merge.feed(chunk), lambda put: len(put[1].raw), _STEP_INSERTS, _STEP_BYTES)
+        groups = in_bounds(
+            self.merge.feed(chunk), lambda put: len(put[1].raw), _STEP_INSERTS, _STEP_BYTES
+        )
         group = next(groups, None)
         while group:
             following = next(groups, None)
             upto = group[-1][0] if following else len(chunk.items)
             batch = self.archive.restoring([message.n for _, message in group], sync=False)
             self.numbers.append(batch.number)
-            yield Step(upto - count, (), [(behind - count, message.raw) for behind, message in group], batch)
+            yield Step(
+                upto - count,
+                (),
+                [(behind - count, message.raw) for behind, message in group],
+                batch,
+            )
             count, group = upto, following
         if count < len(chunk.items) or not chunk.items:
             yield Step(len(chunk.items) - count)
@@ -297,7 +322,9 @@ class _Restoring(Struct):
 
 
 def forget(store: Store, archive: Archive, numbers: Sequence[int]) -> None:
-    """Drop records that the archive has; what is left are fences, and how far the archive and Redis agreed."""
+    """Drop records that the archive has; what is left are fences, and how far the archive and Redis
+    agreed.
+    """
     batches = store.keys.batches(archive.run_id)
     if numbers:
         guarded(store, "HSET", batches, THROUGH, max(numbers))

@@ -1,9 +1,11 @@
-"""The messages that were fetched and never acknowledged: which of them nobody works on any more, and their removal.
+"""The messages that were fetched and never acknowledged: which of them nobody works on any more,
+and their removal.
 
-A worker that dies without a word leaves its messages in the `unacked` hash until kombu's visibility timeout has passed.
-Celery never says which delivery a worker holds, only the ids of its tasks: an entry is left alone as long as any node
-lists its id, or may hold a task of its name back for a rate limit. Entries are read *before* the nodes are asked, so
-one that a node fetches later is not among them, and one that it has finished by then is gone when the script looks.
+A worker that dies without a word leaves its messages in the `unacked` hash until kombu's visibility
+timeout has passed. Celery never says which delivery a worker holds, only the ids of its tasks: an
+entry is left alone as long as any node lists its id, or may hold a task of its name back for a rate
+limit. Entries are read *before* the nodes are asked, so one that a node fetches later is not among
+them, and one that it has finished by then is gone when the script looks.
 
 **Source:** kombu 5.7.0 `transport/redis.py: QoS.append, restore_by_tag`, `Channel._lookup`.
 """
@@ -32,7 +34,9 @@ _RATE_LIMITED = "fetched, and perhaps held back by a worker for a rate limit: le
 
 
 class Entry(Struct, frozen=True):
-    """A message that was fetched; `item` is it as it stood in the list `key` of its queue, `raw` the hash's value."""
+    """A message that was fetched; `item` is it as it stood in the list `key` of its queue, `raw`
+    the hash's value.
+    """
 
     raw: bytes
     item: bytes
@@ -43,14 +47,21 @@ class Entry(Struct, frozen=True):
 
 
 def entries(store: Store, most: int | None = None) -> list[Entry]:
-    """What stands in the unacked hash, or so many of it, but for entries that are no messages or lead to no queue."""
+    """What stands in the unacked hash, or so many of it, but for entries that are no messages or
+    lead to no queue.
+    """
     client, keys = store.client, store.keys
     with store.errors():
         values = dict(islice(client.hscan_iter(keys.unacked, count=_BATCH), most))
         tags = list(values)
-        scores = [score for some in _groups(tags) for score in client.zmscore(keys.unacked_index, some)]
+        scores = [
+            score for some in _groups(tags) for score in client.zmscore(keys.unacked_index, some)
+        ]
         queue_of = _Routes(store)
-        found = (_entry(values[tag], score, keys, queue_of) for tag, score in zip(tags, scores, strict=True))
+        found = (
+            _entry(values[tag], score, keys, queue_of)
+            for tag, score in zip(tags, scores, strict=True)
+        )
         return [entry for entry in found if entry]
 
 
@@ -59,7 +70,9 @@ def _groups(items: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 class _Routes(dict[tuple[str, str], str]):
-    """Exchange and routing key → queue, "" where that is not clear; each exchange's bindings are read once."""
+    """Exchange and routing key → queue, "" where that is not clear; each exchange's bindings are
+    read once.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -98,18 +111,27 @@ def _entry(raw: bytes, score: float | None, keyspace: KeySpace, queue_of: _Route
 
 
 def orphans(store: Store, found: Sequence[Entry], nodes: Mapping[str, NodeState]) -> dict[str, int]:
-    """By queue how many of these entries are still there, and no node holds them; {} where a node does not say.
+    """By queue how many of these entries are still there, and no node holds them; {} where a node
+    does not say.
 
     Where a node that does not answer may hold them is the caller's to know.
     """
     if any(node.holds is None for node in nodes.values()):
         return {}
     held, limited = _held_by(nodes)
-    left = [entry for entry in found if entry.message.id not in held and entry.message.task not in limited]
+    left = [
+        entry
+        for entry in found
+        if entry.message.id not in held and entry.message.task not in limited
+    ]
     with store.errors():
         tags = [_tag(entry.raw) for entry in left]
-        now = cast("list[bytes | None]", store.client.hmget(store.keys.unacked, tags)) if tags else []
-    return dict(Counter(entry.queue for entry, value in zip(left, now, strict=True) if value is not None))
+        now = (
+            cast("list[bytes | None]", store.client.hmget(store.keys.unacked, tags)) if tags else []
+        )
+    return dict(
+        Counter(entry.queue for entry, value in zip(left, now, strict=True) if value is not None)
+    )
 
 
 def hoards(found: Iterable[Entry], nodes: Mapping[str, NodeState]) -> tuple[Hoard, ...]:
@@ -119,7 +141,9 @@ def hoards(found: Iterable[Entry], nodes: Mapping[str, NodeState]) -> tuple[Hoar
     for entry in found:
         if node := holder.get(entry.message.id):
             times.setdefault((node, entry.queue), []).append(entry.fetched_at)
-    return tuple(Hoard(node, queue, len(at), min(at)) for (node, queue), at in sorted(times.items()))
+    return tuple(
+        Hoard(node, queue, len(at), min(at)) for (node, queue), at in sorted(times.items())
+    )
 
 
 def _held_by(nodes: Mapping[str, NodeState]) -> tuple[frozenset[str], frozenset[str]]:
@@ -139,13 +163,17 @@ def choose(
     queue: str,
     facts: Facts,
 ) -> tuple[list[Choice], tuple[Notice, ...]]:
-    """What the rules mean of a queue's messages that were fetched and that no node holds, with what is to be told."""
+    """What the rules mean of a queue's messages that were fetched and that no node holds, with what
+    is to be told.
+    """
     rules = [rule for rule in for_queue(rules, queue) if rule.unacked]
     held, limited = _held_by(nodes)
     judge = Judge(rules, keyspace, queue, facts)
     chosen: list[Choice] = []
     unsure: list[str] = []
-    for entry in sorted((e for e in found if e.queue == queue), key=lambda e: (e.key, e.fetched_at)):
+    for entry in sorted(
+        (e for e in found if e.queue == queue), key=lambda e: (e.key, e.fetched_at)
+    ):
         if entry.message.id in held:
             continue
         judge.begin(entry.key, fetched=True)
@@ -172,7 +200,9 @@ def selections(chosen: Sequence[Choice], samples: int | None) -> tuple[Selection
     return tuple(result)
 
 
-def take(store: Store, chosen: Sequence[Choice], notices: tuple[Notice, ...], archive: Archive) -> TakeReport:
+def take(
+    store: Store, chosen: Sequence[Choice], notices: tuple[Notice, ...], archive: Archive
+) -> TakeReport:
     """Take these entries out, into the archive; one that is not what it was any more is left alone."""
     taken: dict[str, int] = {}
     by_key: dict[str, list[Choice]] = {}
@@ -190,13 +220,17 @@ def take(store: Store, chosen: Sequence[Choice], notices: tuple[Notice, ...], ar
 
 
 def _victim(entry: Entry, verdict: Verdict) -> Victim:
-    return Victim(entry.raw, 0, None, verdict.reason, False, verdict.to, verdict.requeue_to, entry.fetched_at)
+    return Victim(
+        entry.raw, 0, None, verdict.reason, False, verdict.to, verdict.requeue_to, entry.fetched_at
+    )
 
 
 def restore(store: Store, archive: Archive, wanted: frozenset[int] | None = None) -> int:
-    """Put entries that the archive holds back where they were, with the time of their fetch; returns how many.
+    """Put entries that the archive holds back where they were, with the time of their fetch;
+    returns how many.
 
-    Their visibility timeout goes on: where it has passed the next worker that looks gives them back to their queue.
+    Their visibility timeout goes on: where it has passed the next worker that looks gives them back
+    to their queue.
     """
     settle(store, archive)
     ledger = archive.ledger()
@@ -232,8 +266,12 @@ def _for_all(store: Store, archive: Archive, messages: Sequence[Archived], mode:
     return count
 
 
-def _run(store: Store, archive: Archive, batch: Batch, mode: str, values: Sequence[tuple[bytes, float]]) -> list[int]:
-    """Let the script act on a batch that was written down; returns the 0-based places of what it did."""
+def _run(
+    store: Store, archive: Archive, batch: Batch, mode: str, values: Sequence[tuple[bytes, float]]
+) -> list[int]:
+    """Let the script act on a batch that was written down; returns the 0-based places of what it
+    did.
+    """
     names = store.keys
     keys = (names.unacked, names.unacked_index, names.batches(archive.run_id), names.lock)
     arguments = [part for raw, fetched_at in values for part in (_tag(raw), raw, repr(fetched_at))]

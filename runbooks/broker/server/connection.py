@@ -34,21 +34,32 @@ _SENTINEL = "sentinel://"
 _SENTINEL_PORT = 26379
 _NO_TOUCH_SINCE = (7, 2)
 _SCRIPT_RIGHTS = "give this Redis user the rights that docs/queues.md lists (ACL SETUSER)"
-_CLUSTER = "a Redis Cluster has no transport in Celery: name the standalone server that the workers use"
+_CLUSTER = (
+    "a Redis Cluster has no transport in Celery: name the standalone server that the workers use"
+)
 
 # What a server's error reply begins with → what it means, and what to do about it.
 _REFUSALS = {
-    "NOAUTH": (Trouble.WRONG_PASSWORD, "put the password into the broker URL: redis://:PASSWORD@host:port/db"),
+    "NOAUTH": (
+        Trouble.WRONG_PASSWORD,
+        "put the password into the broker URL: redis://:PASSWORD@host:port/db",
+    ),
     "WRONGPASS": (Trouble.WRONG_PASSWORD, "check user and password in the broker URL"),
     "NOPERM": (
         Trouble.MISSING_RIGHT,
-        "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that are needed",
+        (
+            "give this Redis user the right (ACL SETUSER); docs/queues.md has the list of all that"
+            " are needed"
+        ),
     ),
     "The user executing the script": (Trouble.MISSING_RIGHT, _SCRIPT_RIGHTS),
     "ACL failure in script": (Trouble.MISSING_RIGHT, _SCRIPT_RIGHTS),
     "unknown command": (
         Trouble.MISSING_RIGHT,
-        "`rename-command` in the server's configuration took it away; docs/queues.md lists all it needs",
+        (
+            "`rename-command` in the server's configuration took it away; docs/queues.md lists all"
+            " it needs"
+        ),
     ),
     "READONLY": (
         Trouble.REPLICA,
@@ -56,10 +67,19 @@ _REFUSALS = {
     ),
     "WRONGTYPE": (
         Trouble.UNUSABLE,
-        "a key of a queue is no list: something else uses that name; look at it with redis-cli TYPE",
+        (
+            "a key of a queue is no list: something else uses that name; look at it with redis-cli"
+            " TYPE"
+        ),
     ),
-    "OOM": (Trouble.FULL, "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory"),
-    "MISCONF": (Trouble.CANNOT_SAVE, "Redis cannot save to its disk and refuses writes: see its log, free the disk"),
+    "OOM": (
+        Trouble.FULL,
+        "Redis is at its maxmemory and refuses writes: raise it for now with CONFIG SET maxmemory",
+    ),
+    "MISCONF": (
+        Trouble.CANNOT_SAVE,
+        "Redis cannot save to its disk and refuses writes: see its log, free the disk",
+    ),
     "MOVED": (Trouble.UNUSABLE, _CLUSTER),
     "NOREPLICAS": (
         Trouble.FEW_REPLICAS,
@@ -88,7 +108,9 @@ def in_db(client: "redis.Redis", db: int) -> Iterator["redis.Redis"]:
     """A client of another db of the same server, for as long as the block lasts."""
     pool = client.connection_pool
     options = {**pool.connection_kwargs, "db": db}
-    other = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
+    other = redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    )
     try:
         yield other
     finally:
@@ -96,30 +118,37 @@ def in_db(client: "redis.Redis", db: int) -> Iterator["redis.Redis"]:
 
 
 class _Parser(DefaultParser):  # type: ignore[valid-type, misc]  # one of two classes, by what is installed
-    """Takes a command that the server does not know, as after rename-command, for one that its user may not run."""
+    """Takes a command that the server does not know, as after rename-command, for one that its user
+    may not run.
+    """
 
     @classmethod
     def parse_error(cls, response: str) -> Exception:
         if response.startswith("ERR unknown command"):
             name = re.split("['`]", response)[1]
-            return redis.exceptions.NoPermissionError(f"unknown command '{name}', so nobody is allowed to run it")
+            return redis.exceptions.NoPermissionError(
+                f"unknown command '{name}', so nobody is allowed to run it"
+            )
         error: Exception = super().parse_error(response)
         return error
 
 
-def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0) -> "redis.Redis":
+def connect(
+    url: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0
+) -> "redis.Redis":
     """Connect and make sure at once that this is a broker that workers can use.
 
-    `options` are Celery's `broker_transport_options`: behind a sentinel:// URL, `master_name` and `sentinel_kwargs`.
-    Nothing is ever sent twice: redis-py's retries are off; and nobody is taken to another master unasked: after a
-    failover the connection is lost, and the next finds the new one. What is only read stays as idle as it was (`OBJECT
-    IDLETIME`, eviction) from Redis 7.2 on, where the user may say CLIENT NO-TOUCH.
+    `options` are Celery's `broker_transport_options`: behind a sentinel:// URL, `master_name` and
+    `sentinel_kwargs`. Nothing is ever sent twice: redis-py's retries are off; and nobody is taken
+    to another master unasked: after a failover the connection is lost, and the next finds the new
+    one. What is only read stays as idle as it was (`OBJECT IDLETIME`, eviction) from Redis 7.2 on,
+    where the user may say CLIENT NO-TOUCH.
 
-    Raises UsageError for what is no broker URL, BrokerUnreachable where nothing answers, and BrokerRefused for a wrong
-    password, a missing db, a Cluster or a replica.
+    Raises UsageError for what is no broker URL, BrokerUnreachable where nothing answers, and
+    BrokerRefused for a wrong password, a missing db, a Cluster or a replica.
 
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms); Redis `INFO`
-    (server, cluster, replication), `CLIENT NO-TOUCH`.
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms);
+    Redis `INFO` (server, cluster, replication), `CLIENT NO-TOUCH`.
     """
     try:
         if url.startswith(_SENTINEL):
@@ -127,7 +156,8 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
         redis_py_url = _redis_py_url(url)
         client = _client(redis_py_url, timeout_s, "celery-runbooks")
         where = address(client)
-        # One that takes no writes, for want of a disk, refuses PING, too, and can be looked at all the same.
+        # One that takes no writes, for want of a disk, refuses PING, too, and can be looked at all
+        # the same.
         with suppress(BrokerReadOnly), broker_errors(where):
             try:
                 client.ping()
@@ -150,7 +180,8 @@ def connect(url: str, options: Mapping[str, Any] | None = None, *, timeout_s: fl
 
 
 def place(url: str, options: Mapping[str, Any]) -> str:
-    """What stays the same of a broker for as long as it holds the same messages: a failover does not change it.
+    """What stays the same of a broker for as long as it holds the same messages: a failover does
+    not change it.
 
     Nobody is asked. Raises UsageError for a URL that is none.
     """
@@ -166,37 +197,53 @@ def place(url: str, options: Mapping[str, Any]) -> str:
 
 
 def _unusable(url: str) -> UsageError:
-    return UsageError(f"{safe_url(url)} is no broker URL this tool can use", "see broker_url in Celery's settings")
+    return UsageError(
+        f"{safe_url(url)} is no broker URL this tool can use", "see broker_url in Celery's settings"
+    )
 
 
 def through(url: str, tunnel: Tunnel) -> str:
     """The URL of the tunnel's end on this machine.
 
-    Raises UsageError for what cannot go through one, BrokerUnreachable where the tunnel does not lead there.
+    Raises UsageError for what cannot go through one, BrokerUnreachable where the tunnel does not
+    lead there.
     """
     parts = urlsplit(url)
     if parts.scheme != "redis" or not parts.hostname:
         problem = f"{safe_url(url)} cannot be reached through a tunnel"
-        raise UsageError(problem, "only redis:// URLs can: with TLS the certificate would be another host's")
+        raise UsageError(
+            problem, "only redis:// URLs can: with TLS the certificate would be another host's"
+        )
     try:
         port = tunnel(parts.hostname, parts.port or 6379)
     except HostUnreachable as error:
-        raise BrokerUnreachable(f"there is no tunnel to the broker: {error.problem}", error.advice) from None
+        raise BrokerUnreachable(
+            f"there is no tunnel to the broker: {error.problem}", error.advice
+        ) from None
     login, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
 
 def _masters_url(url: str, options: Mapping[str, Any], timeout_s: float) -> str:
-    """The URL of the present master, which the Sentinels name; user, password, db and TLS are the first part's."""
+    """The URL of the present master, which the Sentinels name; user, password, db and TLS are the
+    first part's.
+    """
     parts = [urlsplit(part) for part in url.split(";")]
     first, name = parts[0], options.get("master_name")
     if not name:
-        advice = "set it as in Celery's broker_transport_options: celery_broker_options: {master_name: NAME}"
+        advice = (
+            "set it as in Celery's broker_transport_options: celery_broker_options: {master_name:"
+            " NAME}"
+        )
         raise UsageError(f"{safe_url(url)} lacks the name of its master", advice)
     if len({part.path.strip("/") or first.path.strip("/") or "0" for part in parts}) > 1:
         advice = "workers use the first's, and after a failure another's: end each with the same db"
         raise UsageError(f"{safe_url(url)} names several dbs", advice)
-    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+    timeouts = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
     sentinels = Sentinel(
         [(part.hostname, part.port or _SENTINEL_PORT) for part in parts],
         min_other_sentinels=int(options.get("min_other_sentinels", 0)),
@@ -205,14 +252,27 @@ def _masters_url(url: str, options: Mapping[str, Any], timeout_s: float) -> str:
     try:
         host, port = sentinels.discover_master(name)  # type: ignore[no-untyped-call]
     except MasterNotFoundError as error:
-        advice = "ask one: redis-cli -p 26379 SENTINEL MASTERS; are the names and the Sentinels' password right?"
-        raise BrokerUnreachable(f"no Sentinel of {safe_url(url)} names a master {name}: {error}", advice) from error
+        advice = (
+            "ask one: redis-cli -p 26379 SENTINEL MASTERS; are the names and the Sentinels'"
+            " password right?"
+        )
+        raise BrokerUnreachable(
+            f"no Sentinel of {safe_url(url)} names a master {name}: {error}", advice
+        ) from error
     finally:
         for sentinel in sentinels.sentinels:
             sentinel.close()
     user = f"{first.netloc.rpartition('@')[0]}@" if "@" in first.netloc else ""
     scheme = "rediss" if "ssl_" in first.query else "redis"
-    return urlunsplit((scheme, f"{user}{f'[{host}]' if ':' in host else host}:{port}", first.path, first.query, ""))
+    return urlunsplit(
+        (
+            scheme,
+            f"{user}{f'[{host}]' if ':' in host else host}:{port}",
+            first.path,
+            first.query,
+            "",
+        )
+    )
 
 
 def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Redis":
@@ -229,7 +289,9 @@ def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Red
 
 
 def _redis_py_url(url: str) -> str:
-    """Celery's form of the URL in redis-py's: the socket's path, the db, and the names of certificate checks differ."""
+    """Celery's form of the URL in redis-py's: the socket's path, the db, and the names of
+    certificate checks differ.
+    """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         problem = f"{safe_url(url)} is no Redis URL"
@@ -244,7 +306,10 @@ def _redis_py_url(url: str) -> str:
         return f"unix://{parts.netloc}{quote(unquote(parts.path))}?{urlencode(query)}"
     db = parts.path.strip("/") or "0"
     if not db.isdigit():
-        raise UsageError(f"{safe_url(url)} names no db number", "end the broker URL with the db: redis://host:port/0")
+        raise UsageError(
+            f"{safe_url(url)} names no db number",
+            "end the broker URL with the db: redis://host:port/0",
+        )
     return f"{parts.scheme}://{parts.netloc}/{db}" + (f"?{urlencode(query)}" if query else "")
 
 
@@ -288,14 +353,18 @@ def _touch_nothing(client: "redis.Redis") -> None:
 def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
     """Refuse a Cluster and a replica; where INFO itself is not allowed, trust the URL."""
     if info.get("cluster_enabled"):
-        raise BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER)
+        raise BrokerRefused(
+            f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER
+        )
     if info.get("role") == "slave":
         master = f"{info.get('master_host')}:{info.get('master_port')}"
         advice = (
-            f"somebody may have made it follow a server of theirs: check who runs {master} and since when this is so"
+            f"somebody may have made it follow a server of theirs: check who runs {master} and"
+            " since when this is so"
         )
         advice += (
-            " (redis-cli INFO replication, and the server's log); name it in the broker URL only where your workers"
+            " (redis-cli INFO replication, and the server's log); name it in the broker URL only"
+            " where your workers"
         )
         raise BrokerRefused(
             f"{where} is a replica: it follows {master}, {_link(info)}",
@@ -310,9 +379,15 @@ def _link(info: Mapping[str, Any]) -> str:
         if "master_link_up_since_seconds" in info:  # Redis 8.4 and newer
             return f"the link has been up for {info['master_link_up_since_seconds']} s"
         quiet_s = info.get("master_last_io_seconds_ago")
-        return f"the link is up, last heard of {quiet_s} s ago; since when, this server does not say"
+        return (
+            f"the link is up, last heard of {quiet_s} s ago; since when, this server does not say"
+        )
     down_s = info.get("master_link_down_since_seconds", -1)
-    return f"the link has been down for {down_s} s" if int(down_s) >= 0 else "the link has never been up"
+    return (
+        f"the link has been down for {down_s} s"
+        if int(down_s) >= 0
+        else "the link has never been up"
+    )
 
 
 @contextmanager
@@ -325,7 +400,9 @@ def broker_errors(where: str) -> Iterator[None]:
 
 
 def _ping(where: str) -> str:
-    """The command that shows whether a server answers; without its password, which would show in the process list."""
+    """The command that shows whether a server answers; without its password, which would show in
+    the process list.
+    """
     host, _, port = where.rpartition(":")
     to = f"-s {shlex.quote(where)}" if where.startswith("/") else f"-h {host} -p {port}"
     return f"redis-cli {to} PING"
@@ -335,23 +412,39 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
     text = str(error)
     if isinstance(error, redis.exceptions.BusyLoadingError):
         problem = f"{where} is still loading its data"
-        return BrokerUnreachable(problem, f"wait until `{_ping(where)}` answers PONG", Trouble.LOADING)
+        return BrokerUnreachable(
+            problem, f"wait until `{_ping(where)}` answers PONG", Trouble.LOADING
+        )
     if "max number of clients" in text:
-        return BrokerUnreachable(f"{where} lets no more clients in: {text}", _more_clients(where), Trouble.MAX_CLIENTS)
+        return BrokerUnreachable(
+            f"{where} lets no more clients in: {text}", _more_clients(where), Trouble.MAX_CLIENTS
+        )
     if word := next((word for word in _REFUSALS if word in text), "") or _word_for(error, text):
         trouble, advice = _REFUSALS[word]
         if trouble in _NO_WRITES:  # whichever command it was in redis-py's pipeline
-            return BrokerReadOnly(f"{where} refuses: {text.rpartition(_IN_PIPELINE)[2]}", advice, trouble)
+            return BrokerReadOnly(
+                f"{where} refuses: {text.rpartition(_IN_PIPELINE)[2]}", advice, trouble
+            )
         return BrokerRefused(f"{where} refuses: {text}", advice, trouble)
     if "not allowed in cluster mode" in text:
-        return BrokerRefused(f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER)
+        return BrokerRefused(
+            f"{where} is a Redis Cluster, which Celery has no transport for", _CLUSTER
+        )
     if "DB index is out of range" in text or "Invalid Database" in text:
-        return BrokerRefused(f"{where} has no such db: {text}", "see the number at the end of the broker URL")
+        return BrokerRefused(
+            f"{where} has no such db: {text}", "see the number at the end of the broker URL"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        advice = "name its CA in the broker URL: rediss://host:port/db?ssl_cert_reqs=required&ssl_ca_certs=/path/ca.pem"
+        advice = (
+            "name its CA in the broker URL:"
+            " rediss://host:port/db?ssl_cert_reqs=required&ssl_ca_certs=/path/ca.pem"
+        )
         return BrokerRefused(f"{where} shows a certificate that cannot be trusted: {text}", advice)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        advice = f"is it up? then `{_ping(where)}` answers PONG, or NOAUTH (redis-cli wants --tls for rediss://)"
+        advice = (
+            f"is it up? then `{_ping(where)}` answers PONG, or NOAUTH (redis-cli wants --tls for"
+            " rediss://)"
+        )
         return BrokerUnreachable(f"the broker at {where} does not answer: {text}", advice)
     return BrokerRefused(f"{where} refuses: {text}", "see the server's log")
 
@@ -368,5 +461,12 @@ def _word_for(error: redis.RedisError, text: str) -> str:
 def _more_clients(where: str) -> str:
     """What helps where not even redis-cli gets in."""
     port = where.rpartition(":")[2]
-    whose = "" if where.startswith("/") else f" (`ss -tn sport = :{port}` on its host shows whose they are)"
-    return f"end clients that are not needed{whose}, then raise maxclients: CONFIG SET, and in its configuration"
+    whose = (
+        ""
+        if where.startswith("/")
+        else f" (`ss -tn sport = :{port}` on its host shows whose they are)"
+    )
+    return (
+        f"end clients that are not needed{whose}, then raise maxclients: CONFIG SET, and in its"
+        " configuration"
+    )

@@ -24,7 +24,8 @@ This tool's own:
     celery-runbooks:inserts:<queue key>       list    what a transaction puts in; never seen outside of it
     celery-runbooks:journal:<queue key>       hash    how far such a run is: see `list_pass.py`; then deleted
 
-**Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`; `pidbox.py: Mailbox`.
+**Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`;
+`pidbox.py: Mailbox`.
 """
 
 import re
@@ -44,11 +45,12 @@ REPLY_EXCHANGE = "reply.celery.pidbox"
 
 
 class KeySpace(Struct, frozen=True):
-    """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and `priority_steps` options.
+    """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and
+    `priority_steps` options.
 
-    `holder` is what the fleet's lock holds while it is ours: every script that writes compares it. "" where no lock is
-    held, and none is looked at. `unpolled` are priorities besides whose lists are read too, though no worker polls them
-    and no message is published to them.
+    `holder` is what the fleet's lock holds while it is ours: every script that writes compares it.
+    "" where no lock is held, and none is looked at. `unpolled` are priorities besides whose lists
+    are read too, though no worker polls them and no message is published to them.
     """
 
     prefix: str = ""
@@ -62,19 +64,28 @@ class KeySpace(Struct, frozen=True):
         """The key names that an app with these `broker_transport_options` uses."""
         usual = cls()
         steps = tuple(options.get("priority_steps", usual.steps))
-        return cls(options.get("global_keyprefix", usual.prefix), options.get("sep", usual.sep), steps)
+        return cls(
+            options.get("global_keyprefix", usual.prefix), options.get("sep", usual.sep), steps
+        )
 
     def reading(self, priorities: Iterable[int]) -> "KeySpace":
         """The same names, with the lists of these priorities among those of each queue."""
         return replace(self, unpolled=tuple(sorted({*priorities} - {*self.steps})))
 
     def lists(self, queue: str) -> dict[str, int]:
-        """The list keys of a queue with their priorities, as workers ask for them, then those that are `unpolled`."""
+        """The list keys of a queue with their priorities, as workers ask for them, then those that
+        are `unpolled`.
+        """
         steps = (*self.steps, *self.unpolled)
-        return {f"{self.prefix}{queue}{self.sep}{step}" if step else f"{self.prefix}{queue}": step for step in steps}
+        return {
+            f"{self.prefix}{queue}{self.sep}{step}" if step else f"{self.prefix}{queue}": step
+            for step in steps
+        }
 
     def queue(self, name: str) -> tuple[str, ...]:
-        """The list keys of a queue, one per priority step, in the order in which workers ask for them."""
+        """The list keys of a queue, one per priority step, in the order in which workers ask for
+        them.
+        """
         return tuple(self.lists(name))
 
     def list_of(self, queue: str, priority: int) -> str:
@@ -83,7 +94,9 @@ class KeySpace(Struct, frozen=True):
 
     @property
     def unacked(self) -> str:
-        """The hash of messages fetched and not yet acknowledged: one per db and prefix, shared by all queues."""
+        """The hash of messages fetched and not yet acknowledged: one per db and prefix, shared by
+        all queues.
+        """
         return f"{self.prefix}unacked"
 
     @property
@@ -123,11 +136,15 @@ class KeySpace(Struct, frozen=True):
         return f"{self.prefix}celery-runbooks:journal:{key}"
 
     def late(self, key: str) -> str:
-        """The list to which a queue's list is renamed where a killed run is ended and very much has arrived since."""
+        """The list to which a queue's list is renamed where a killed run is ended and very much has
+        arrived since.
+        """
         return f"{self.prefix}celery-runbooks:late:{key}"
 
     def held(self, key: str) -> str:
-        """The work list's name within the transaction of a step: without it the transaction's moves do nothing."""
+        """The work list's name within the transaction of a step: without it the transaction's moves
+        do nothing.
+        """
         return f"{self.prefix}celery-runbooks:held:{key}"
 
     def inserts(self, key: str) -> str:
@@ -135,11 +152,15 @@ class KeySpace(Struct, frozen=True):
         return f"{self.prefix}celery-runbooks:inserts:{key}"
 
     def aside(self, key: str) -> tuple[str, str]:
-        """The lists in which messages of a queue's list can wait while a run works on it, or since it was killed."""
+        """The lists in which messages of a queue's list can wait while a run works on it, or since
+        it was killed.
+        """
         return self.work(key), self.late(key)
 
 
 def readable(key: str | bytes) -> str:
-    """A key as it can be printed: the separator before a priority and all other control characters are escaped."""
+    """A key as it can be printed: the separator before a priority and all other control characters
+    are escaped.
+    """
     text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)

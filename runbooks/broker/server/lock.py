@@ -1,4 +1,6 @@
-"""Keeps two operators from changing one fleet at once: a lock in the broker that names its holder and expires."""
+"""Keeps two operators from changing one fleet at once: a lock in the broker that names its holder
+and expires.
+"""
 
 import json
 import socket
@@ -24,7 +26,9 @@ TIMEOUT_S = 60.0
 
 
 class Holder(Struct, frozen=True):
-    """Who holds the lock; `machine` and `process_start` tell its process from all others, "" where they are unknown."""
+    """Who holds the lock; `machine` and `process_start` tell its process from all others, "" where
+    they are unknown.
+    """
 
     user: str
     hostname: str
@@ -36,13 +40,23 @@ class Holder(Struct, frozen=True):
     since_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
     @classmethod
-    def this_process(cls, pid: int, *, user: str, run_id: str, verb: str, since_at: float) -> "Holder":
+    def this_process(
+        cls, pid: int, *, user: str, run_id: str, verb: str, since_at: float
+    ) -> "Holder":
         """The process `pid` of this machine as a holder."""
-        return cls(user, socket.gethostname(), pid, _process_start(pid), _machine(), run_id, verb, since_at)
+        return cls(
+            user, socket.gethostname(), pid, _process_start(pid), _machine(), run_id, verb, since_at
+        )
 
     def is_gone(self) -> bool:
-        """True where it ran on this very machine, in this boot and container, and its process is no more."""
-        here = bool(self.machine) and self.machine == _machine() and self.hostname == socket.gethostname()
+        """True where it ran on this very machine, in this boot and container, and its process is no
+        more.
+        """
+        here = (
+            bool(self.machine)
+            and self.machine == _machine()
+            and self.hostname == socket.gethostname()
+        )
         return here and bool(self.process_start) and _process_start(self.pid) != self.process_start
 
 
@@ -53,7 +67,8 @@ def _now_s() -> float:
 
 
 def _machine() -> str:
-    """This boot of this kernel and this pid namespace: pids mean the same only within it. "" where /proc has none.
+    """This boot of this kernel and this pid namespace: pids mean the same only within it. "" where
+    /proc has none.
 
     **Source:** proc(5): `/proc/sys/kernel/random/boot_id`; namespaces(7): `/proc/self/ns/pid`.
     """
@@ -65,9 +80,11 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """Clock ticks after boot at which a process started, "" where there is none; a zombie counts as none.
+    """Clock ticks after boot at which a process started, "" where there is none; a zombie counts as
+    none.
 
-    **Source:** proc(5): `/proc/<pid>/stat`, fields 3 (state) and 22 (starttime); field 2 may contain spaces and ")".
+    **Source:** proc(5): `/proc/<pid>/stat`, fields 3 (state) and 22 (starttime); field 2 may
+    contain spaces and ")".
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -79,7 +96,9 @@ def _process_start(pid: int) -> str:
 class FleetLock:
     """The lock, held: renewed by a thread until `release`, or until it is lost."""
 
-    def __init__(self, client: "redis.Redis", key: str, holder: Holder, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, client: "redis.Redis", key: str, holder: Holder, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._where = address(client)
         self.token = json.dumps(asdict(holder))
         self._timeout_s = timeout_s
@@ -90,7 +109,8 @@ class FleetLock:
         self._thread = threading.Thread(target=self._keep, name="celery-runbooks lock", daemon=True)
 
     def acquire(self, now: float) -> None:
-        """Take the lock, at once also from a holder that died here; raises LockHeld naming any other holder.
+        """Take the lock, at once also from a holder that died here; raises LockHeld naming any
+        other holder.
 
         `now` in epoch seconds is for the message alone.
         """
@@ -100,13 +120,17 @@ class FleetLock:
             if not self._lock.acquire(blocking=False, token=token):
                 self._take_over_or_refuse(now)
                 if not self._lock.acquire(blocking=False, token=token):
-                    raise LockHeld("another run took the lock this very moment", "wait for it to end")
+                    raise LockHeld(
+                        "another run took the lock this very moment", "wait for it to end"
+                    )
         self._thread.start()
 
     def held(self) -> float:
-        """Ask Redis for the lock, and renew it: to be called before each change. Returns for how many s it is ours.
+        """Ask Redis for the lock, and renew it: to be called before each change. Returns for how
+        many s it is ours.
 
-        Raises LockHeld where it is no longer ours. Where Redis does not answer, the time of the last renewal decides.
+        Raises LockHeld where it is no longer ours. Where Redis does not answer, the time of the
+        last renewal decides.
         """
         if not self._lost:
             self._renew()
@@ -143,8 +167,13 @@ class FleetLock:
         if (holder := _holder(token)) is None:
             raise LockHeld(f"an unknown program holds {key}", _expiry(left_ms))
         if not holder.is_gone():
-            who = f"{holder.user} on {holder.hostname} (pid {holder.pid}, run {holder.run_id}, inv {holder.verb})"
-            problem = f"{who} has been changing this fleet for {max(0, now - holder.since_at):.0f} s"
+            who = (
+                f"{holder.user} on {holder.hostname} (pid {holder.pid}, run {holder.run_id}, inv"
+                f" {holder.verb})"
+            )
+            problem = (
+                f"{who} has been changing this fleet for {max(0, now - holder.since_at):.0f} s"
+            )
             raise LockHeld(problem, _expiry(left_ms))
         try:
             self._lock.do_release(token)  # compares the token: nobody else's lock is deleted
@@ -175,7 +204,9 @@ def _holder(token: bytes | str) -> Holder | None:
 
 
 def other_run(client: "redis.Redis", key: str) -> OtherRun | None:
-    """Who holds the lock now; None where nobody does, or may be asked for it, or its process died on this machine."""
+    """Who holds the lock now; None where nobody does, or may be asked for it, or its process died
+    on this machine.
+    """
     with broker_errors(address(client)):
         try:
             token = client.get(key)
@@ -200,7 +231,8 @@ def _expiry(left_ms: int) -> str:
 def lost(problem: str) -> LockHeld:
     """What a run says that finds its lock to be another's, or nobody's."""
     return LockHeld(
-        f"{problem}; this run changed nothing more", f"see what other runs did ({Command('runs')}), then run again"
+        f"{problem}; this run changed nothing more",
+        f"see what other runs did ({Command('runs')}), then run again",
     )
 
 

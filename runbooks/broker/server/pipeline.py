@@ -22,7 +22,10 @@ class Stream:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._outstanding:
             self._connection.disconnect()
@@ -34,7 +37,8 @@ class Stream:
         self._connection.send_command(*command)
 
     def send_quietly(self, commands: Iterable[bytes]) -> None:
-        """Send packed commands whose replies Redis keeps to itself; one `receive` tells that all were carried out.
+        """Send packed commands whose replies Redis keeps to itself; one `receive` tells that all
+        were carried out.
 
         **Source:** Redis `CLIENT REPLY`: ON is answered, OFF and what follows it is not.
         """
@@ -52,7 +56,9 @@ class Stream:
         return b"".join(self._connection.pack_command(*command))
 
     def receive(self) -> Any:
-        """The reply to the oldest command whose reply has not been read; raises what Redis answered as an error."""
+        """The reply to the oldest command whose reply has not been read; raises what Redis answered
+        as an error.
+        """
         try:
             reply = self._connection.read_response()
         except redis.ResponseError:

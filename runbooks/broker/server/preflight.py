@@ -1,7 +1,9 @@
-"""Refuses, before anything is done, what would fail half-way: missing rights, keys of another type, too little memory.
+"""Refuses, before anything is done, what would fail half-way: missing rights, keys of another type,
+too little memory.
 
-Rights are looked up without any of their own: Redis checks them when a command is queued in a transaction, and the
-transaction is then discarded, so no command runs. Everything that is missing is named at once.
+Rights are looked up without any of their own: Redis checks them when a command is queued in a
+transaction, and the transaction is then discarded, so no command runs. Everything that is missing
+is named at once.
 
 **Source:** Redis `server.c: processCommand` (ACL before MULTI's queue); `INFO memory` (maxmemory,
 mem_not_counted_for_evict).
@@ -20,7 +22,9 @@ from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
 
 WORKING_BYTES = 24 * 1024 * 1024
-"""What a walk over a list of any length needs at most: replies under way, one step's script, what steps aside."""
+"""What a walk over a list of any length needs at most: replies under way, one step's script, what
+steps aside.
+"""
 
 # A message in a list with its share of the list's nodes, as a part of its bytes.
 _OVERHEAD = 1.25
@@ -56,26 +60,36 @@ def require_able(
     unacked: bool = False,
     restored_bytes: int = 0,
 ) -> None:
-    """Raise BrokerRefused where messages of these list keys cannot be moved by a run: all reasons of a kind at once.
+    """Raise BrokerRefused where messages of these list keys cannot be moved by a run: all reasons
+    of a kind at once.
 
-    With `unacked` also where those cannot that were fetched. `restored_bytes` are those of messages that come back from
-    an archive.
+    With `unacked` also where those cannot that were fetched. `restored_bytes` are those of messages
+    that come back from an archive.
     """
     with store.errors():
-        commands = [*_commands(store.keys, keys, run_id), *(_of_unacked(store.keys) if unacked else ())]
+        commands = [
+            *_commands(store.keys, keys, run_id),
+            *(_of_unacked(store.keys) if unacked else ()),
+        ]
         _require_rights(store.client, commands)
         _require_types(store, keys, run_id)
         _require_room(store.client, int(restored_bytes * _OVERHEAD) + WORKING_BYTES)
 
 
 def require_writes(store: Store, key: str) -> None:
-    """Raise BrokerRefused where Redis takes no writes just now, for want of memory, disk or replicas; `key` is a set's.
+    """Raise BrokerRefused where Redis takes no writes just now, for want of memory, disk or
+    replicas; `key` is a set's.
 
-    The write is queued in a transaction that ends with its connection, so it needs no right to DISCARD. **Source:**
-    Redis `server.c: processCommand`, which looks at all three before it queues a command.
+    The write is queued in a transaction that ends with its connection, so it needs no right to
+    DISCARD. **Source:** Redis `server.c: processCommand`, which looks at all three before it queues
+    a command.
     """
     # That it may not be asked in this way says nothing of writes.
-    with store.errors(), suppress(redis.exceptions.NoPermissionError), _dropped(store.client) as connection:
+    with (
+        store.errors(),
+        suppress(redis.exceptions.NoPermissionError),
+        _dropped(store.client) as connection,
+    ):
         for command in (("MULTI",), ("SADD", key, "")):
             connection.send_command(*command)
             connection.read_response()
@@ -100,12 +114,19 @@ def _require_types(store: Store, keys: Sequence[str], run_id: str) -> None:
     with store.client.pipeline(transaction=False) as pipe:
         for key in expected:
             pipe.type(key)
-        found = dict(zip(expected, (cast(bytes, kind).decode() for kind in pipe.execute()), strict=True))
+        found = dict(
+            zip(expected, (cast(bytes, kind).decode() for kind in pipe.execute()), strict=True)
+        )
     wrong = [key for key, kind in found.items() if kind not in ("none", expected[key])]
     if wrong:
         where = store.address
-        named = "; ".join(f"{readable(key)} in {where} is a {found[key]}, not a {expected[key]}" for key in wrong)
-        advice = "another application uses that name: look at it with redis-cli TYPE; nothing was changed"
+        named = "; ".join(
+            f"{readable(key)} in {where} is a {found[key]}, not a {expected[key]}" for key in wrong
+        )
+        advice = (
+            "another application uses that name: look at it with redis-cli TYPE; nothing was"
+            " changed"
+        )
         raise BrokerRefused(named, advice)
 
 
@@ -115,7 +136,8 @@ def _require_room(client: "redis.Redis", needed_bytes: int) -> None:
         raise BrokerRefused(
             f"{address(client)} has {_mib(max(0, room.left_bytes))} left of its maxmemory of"
             f" {_mib(room.maxmemory_bytes)}, and this needs up to {_mib(needed_bytes)}",
-            f"raise it for now: CONFIG SET maxmemory {room.maxmemory_bytes - room.left_bytes + needed_bytes}",
+            "raise it for now: CONFIG SET maxmemory"
+            f" {room.maxmemory_bytes - room.left_bytes + needed_bytes}",
         )
 
 
@@ -134,19 +156,30 @@ def _require_rights(client: "redis.Redis", commands: Sequence[_Command]) -> None
         user = client.connection_pool.connection_kwargs.get("username") or "default"
         raise BrokerRefused(
             f"the Redis user {user} of {address(client)} lacks rights: {' '.join(rights)}",
-            f"grant them with ACL SETUSER {user} (keys by a pattern), or take their rename-command back; nothing was "
-            "changed",
+            f"grant them with ACL SETUSER {user} (keys by a pattern), or take their rename-command"
+            " back; nothing was changed",
         )
 
 
 def _denials(client: "redis.Redis", commands: Sequence[_Command]) -> list[str]:
-    """What Redis says against each command's being run by this user, "" where nothing; none of them is run."""
+    """What Redis says against each command's being run by this user, "" where nothing; none of them
+    is run.
+    """
     with _dropped(client) as connection:
         outside = _answers(connection, [("EXEC",), ("MULTI",)])
         if any(outside):
-            lacking = " ".join(f"+{name}" for name, denial in zip(("exec", "multi"), outside, strict=True) if denial)
-            advice = "grant them with ACL SETUSER: workers need them too, and without them no other is found out"
-            raise BrokerRefused(f"the Redis user of {address(client)} lacks rights: {lacking}", advice)
+            lacking = " ".join(
+                f"+{name}"
+                for name, denial in zip(("exec", "multi"), outside, strict=True)
+                if denial
+            )
+            advice = (
+                "grant them with ACL SETUSER: workers need them too, and without them no other is"
+                " found out"
+            )
+            raise BrokerRefused(
+                f"the Redis user of {address(client)} lacks rights: {lacking}", advice
+            )
         return _answers(connection, commands)
 
 
@@ -159,22 +192,52 @@ def _denial(connection: Any) -> str:
     try:
         connection.read_response()
     except redis.ResponseError as error:
-        # Others do not count: EXEC outside of MULTI; a full Redis queues nothing, but looks at the rights first.
+        # Others do not count: EXEC outside of MULTI; a full Redis queues nothing, but looks at the
+        # rights first.
         is_denial = isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error)
         return str(error) if is_denial else ""
     return ""
 
 
 def _commands(keyspace: KeySpace, keys: Sequence[str], run_id: str) -> Iterator[_Command]:
-    """Every command of the lock, of a walk over a list and of settling, with each key that it needs."""
+    """Every command of the lock, of a walk over a list and of settling, with each key that it
+    needs.
+    """
     yield from _on(keyspace.lock, "SET x", "GET", "PTTL", "PEXPIRE 1", "DEL")
     yield from (("SCRIPT", "LOAD", ""), ("EVALSHA", "", 0), ("EVAL", "", 0), ("WAIT", 0, 1))
-    yield from _on(keyspace.batches(run_id), "HGET x", "HSET x x", "HSETNX x x", "HGETALL", "HDEL x", "EXPIRE 1")
+    yield from _on(
+        keyspace.batches(run_id),
+        "HGET x",
+        "HSET x x",
+        "HSETNX x x",
+        "HGETALL",
+        "HDEL x",
+        "EXPIRE 1",
+    )
     yield from _on(keyspace.detached, "SADD x", "SMEMBERS", "SREM x")
     for key in keys:
-        yield from _on(keyspace.journal(key), "HGET x", "HSET x x", "HDEL x", "DEL", "PERSIST", "EXISTS", "TYPE")
+        yield from _on(
+            keyspace.journal(key),
+            "HGET x",
+            "HSET x x",
+            "HDEL x",
+            "DEL",
+            "PERSIST",
+            "EXISTS",
+            "TYPE",
+        )
         for part in (key, *keyspace.aside(key)):
-            yield from _on(part, "LLEN", "LRANGE 0 0", "LINDEX 0", "LPOS x", "LPUSH x", "RPUSH x", "LTRIM 0 0", "RPOP")
+            yield from _on(
+                part,
+                "LLEN",
+                "LRANGE 0 0",
+                "LINDEX 0",
+                "LPOS x",
+                "LPUSH x",
+                "RPUSH x",
+                "LTRIM 0 0",
+                "RPOP",
+            )
             yield from _on(part, "PTTL", "PEXPIRE 1")
             yield from ((name, part, part) for name in ("RPOPLPUSH", "RENAME", "RENAMENX"))
 

@@ -1,4 +1,6 @@
-"""Asks a port that did not answer as Redis what it speaks instead: TLS, Redis without TLS, or another protocol."""
+"""Asks a port that did not answer as Redis what it speaks instead: TLS, Redis without TLS, or
+another protocol.
+"""
 
 import socket
 import ssl
@@ -10,29 +12,51 @@ from runbooks.core.errors import BrokerRefused
 
 _TIMEOUT_S = 2.0
 _READ_BYTES = 60
-_REDIS_REPLIES = (b"+PONG", b"-NOAUTH", b"-NOPERM", b"-DENIED", b"-LOADING", b"-ERR", b"-MASTERDOWN")
+_REDIS_REPLIES = (
+    b"+PONG",
+    b"-NOAUTH",
+    b"-NOPERM",
+    b"-DENIED",
+    b"-LOADING",
+    b"-ERR",
+    b"-MASTERDOWN",
+)
 
 
 def other_protocol(client: "redis.Redis") -> BrokerRefused | None:
-    """What is wrong with the URL's scheme or port; None where the port does not show it, and for a socket's path.
+    """What is wrong with the URL's scheme or port; None where the port does not show it, and for a
+    socket's path.
 
-    **Source:** Redis protocol, "Inline commands": `PING` is answered with `+PONG`, or with `-` and a reason.
+    **Source:** Redis protocol, "Inline commands": `PING` is answered with `+PONG`, or with `-` and
+    a reason.
     """
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return None
     host, port = str(options.get("host", "localhost")), int(options.get("port", 6379))
-    where, with_tls = f"{host}:{port}", issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+    where, with_tls = (
+        f"{host}:{port}",
+        issubclass(client.connection_pool.connection_class, redis.SSLConnection),
+    )
     answer = _answer_to_ping(host, port)
     if answer.startswith(_REDIS_REPLIES):
-        problem, advice = f"{where} speaks Redis without TLS, and the URL asks for TLS", "write redis:// for rediss://"
+        problem, advice = (
+            f"{where} speaks Redis without TLS, and the URL asks for TLS",
+            "write redis:// for rediss://",
+        )
         return BrokerRefused(problem, advice) if with_tls else None
     if not with_tls and _speaks_tls(host, port):
-        advice = "write rediss:// for redis://, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH to check its certificate"
+        advice = (
+            "write rediss:// for redis://, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH to check"
+            " its certificate"
+        )
         return BrokerRefused(f"{where} speaks TLS, and the URL does not ask for it", advice)
     if answer and not _is_tls_record(answer):
         said = answer.decode(errors="replace").split("\n")[0].strip()
-        return BrokerRefused(f"{where} is no Redis server: it answers {said!r}", "see host and port in the broker URL")
+        return BrokerRefused(
+            f"{where} is no Redis server: it answers {said!r}",
+            "see host and port in the broker URL",
+        )
     return None
 
 
@@ -45,7 +69,9 @@ def _answer_to_ping(host: str, port: int) -> bytes:
 
 
 def _is_tls_record(answer: bytes) -> bool:
-    """Whether it is the alert of a TLS server. **Source:** RFC 8446, 5.1: content type 21, then version 3.x."""
+    """Whether it is the alert of a TLS server. **Source:** RFC 8446, 5.1: content type 21, then
+    version 3.x.
+    """
     return answer.startswith(b"\x15\x03")
 
 

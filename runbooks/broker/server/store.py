@@ -1,4 +1,6 @@
-"""Where one application's messages are: a connection to a Redis db, and the names of the keys there."""
+"""Where one application's messages are: a connection to a Redis db, and the names of the keys
+there.
+"""
 
 from contextlib import AbstractContextManager
 
@@ -12,7 +14,8 @@ from runbooks.broker.server.keys import KeySpace
 class Store(Struct, frozen=True):
     """What every function needs that reads or moves messages.
 
-    It is made anew for each use (`Broker` does), because what the lock holds, which is among the `keys`, changes.
+    It is made anew for each use (`Broker` does), because what the lock holds, which is among the
+    `keys`, changes.
     """
 
     client: "redis.Redis"
