@@ -239,7 +239,7 @@ def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
     if row.process is None or snapshot.broker is None:
         return row
     place = place_of(fleet.app.broker_url.get_secret_value())
-    ours = replace(place, db=snapshot.broker.db) if place else None
+    ours = place if place is None or snapshot.broker.unseen else replace(place, db=snapshot.broker.db)
     told = row.process.told_broker
     if row.answer:
         return replace(row, broker=ours, seen_by=SeenBy.ANSWER, at_ours=True)

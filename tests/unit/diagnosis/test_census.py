@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Manager, Options, Unit
-from runbooks.core.model import Client, NodeState, Snapshot
+from runbooks.core.errors import Trouble
+from runbooks.core.model import BrokerState, Client, NodeState, NotAsked, Snapshot
 from runbooks.diagnosis.census import Row, SeenBy, table
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_snapshot, make_state
 
@@ -121,6 +122,15 @@ def test_which_broker_a_silent_process_talks_to_is_known_or_unknown(
     rows = rows_of(replace(CONNECTED, told_broker=told), nodes={}, clients=clients)
     (row,) = (row for row in rows if row.process)
     assert (row.broker, row.seen_by, row.at_ours) == (broker, seen_by, at_ours)
+
+
+def test_while_the_broker_lets_nobody_in_a_process_is_at_the_db_that_it_was_started_with() -> None:
+    fleet = make_fleet(make_host(), broker_url="redis://127.0.0.1:1/3")
+    process = a_process(told_broker=replace(OURS, db=3))
+    host = make_state(fleet.hosts[0], census=Census((process,), UNITS))
+    away = BrokerState.not_seen(NotAsked(Trouble.WRONG_PASSWORD, "it refuses", "check the password"))
+    (row,) = (row for row in table(fleet, make_snapshot(fleet, broker=away, hosts={"web1": host})) if row.process)
+    assert row.at_ours
 
 
 def test_a_connection_that_is_forwarded_is_known_by_the_port_of_the_inventorys_url() -> None:
