@@ -261,7 +261,10 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     if doubtful(fleet, snapshot):
         return
     timeout_s = fleet.app.broker_options.visibility_timeout
-    for queue, count in broker.orphans.items():
+    for queue, orphans in broker.orphans.items():
+        count = orphans - _selected_of_unacked(broker, queue)
+        if count <= 0:
+            continue  # a rule has found them already, with a reason of its own
         if fleet.found:
             yield _held_by_none(broker, queue, count)
             continue
@@ -279,6 +282,11 @@ def _orphaned(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             ),
             severity=Severity.WARNING,
         )
+
+
+def _selected_of_unacked(broker: BrokerState, queue: str) -> int:
+    state = broker.queues.get(queue)
+    return sum(selection.count for selection in state.unacked) if state else 0
 
 
 def _held_by_none(broker: BrokerState, queue: str, count: int) -> Finding:

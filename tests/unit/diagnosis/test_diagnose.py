@@ -283,6 +283,15 @@ def test_messages_that_a_killed_worker_held_are_told_with_the_command_that_gives
     )
 
 
+def test_messages_that_a_rule_means_are_not_told_once_more_as_those_of_a_killed_worker() -> None:
+    held = replace(make_queue(), unacked=(Selection("stuck", 8, {"t": 8}),))
+    codes = [one.code for one in findings(broker=broker(orphans={"high_q": 8}, queues={"high_q": held}))]
+    assert ("queue.unacked_selected" in codes, "queue.orphaned" in codes) == (True, False)
+    more = findings(broker=broker(orphans={"high_q": 9}, queues={"high_q": held}))
+    (orphan,) = (one for one in more if one.code == "queue.orphaned")
+    assert orphan.summary.startswith("1 message of high_q was")
+
+
 def test_what_a_silent_worker_may_hold_is_not_said_to_be_orphaned_unless_it_does_not_run() -> None:
     fleet, silent = replace(FLEET, all_nodes=("high@web1",)), broker(orphans={"high_q": 8}, nodes={})
     assert "queue.orphaned" not in [finding.code for finding in findings(fleet, broker=silent)]
