@@ -167,9 +167,9 @@ def run(only: str, ground: str, pairs: int) -> Iterator[Row]:
             for kind in GROUNDS:
                 for trial in chosen:
                     if trial.ground == kind:
-                        rows[trial.name] = attempt(trial, grounds, commit)
-                        save(rows, order)
-                        yield rows[trial.name]
+                        row = attempt(trial, grounds, commit)
+                        save({**load(), row.name: row}, order)  # another run may try another ground meanwhile
+                        yield row
                 grounds.give_up(kind)
         finally:
             grounds.down()

@@ -1,5 +1,6 @@
 """The grounds that faults are injected on: healthy fleets, each put up once for many faults."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +12,10 @@ from typing import Any, Protocol
 import redis
 
 from lab.fleet.host import on_host
-from lab.fleet.world import FleetWorld, broker_of, two_hosts
+from lab.fleet.world import FleetWorld, broker_of, healed
 from lab.world import World, make_world
+
+_VARIABLES = "        celery_expected_tasks:\n"
 
 
 class GroundError(Exception):
@@ -47,20 +50,72 @@ class Sandbox:
     def broker(self) -> "redis.Redis":
         return self.world.broker()
 
-    def script(self, name: str, *arguments: str) -> None:
+    def script(self, name: str, *arguments: str, **environment: str) -> None:
         """Run one of the application's own scripts, as `start_workers.sh worker_low`."""
         home = {"PRINTER_INVENTORY_HOME": str(self.world.root / "app")}
         home["PRINTER_INVENTORY_PYTHON"] = str(self.world.path / ".venv/bin/python")
-        run([f"./{name}", *arguments], self.world.path / "lab/patient", self.world.environment | home)
+        run([f"./{name}", *arguments], self.world.path / "lab/patient", self.world.environment | home | environment)
 
     def pid(self, service: str) -> int:
         """The main process of a service, by its pid file."""
         return int((self.world.root / f"app/run/{service}.pid").read_text().split()[0])
 
+    def log(self, service: str) -> Path:
+        return self.world.root / f"app/logs/{service}.log"
+
+    @property
+    def application(self) -> dict[str, str]:
+        """The variables of the environment file."""
+        return dict(line.split("=", 1) for line in self.world.env_file.read_text().splitlines() if line[:1] != "#")
+
+    def restart(self, *services: str, **environment: str) -> None:
+        """Stop services and start them, with what is given in the environment."""
+        self.script("stop_workers.sh", *services)
+        self.script("start_workers.sh", *services, **environment)
+
+    @contextmanager
+    def settings(self, lines: str, *services: str) -> Iterator[None]:
+        """Add to the application's settings, and let these services take that up, and then back."""
+        file = self.world.path / "lab/patient/printer_inventory/settings.py"
+        before, at = file.read_bytes(), file.stat()
+        file.write_bytes(before + lines.encode())
+        try:
+            if services:
+                self.restart(*services)
+            yield
+        finally:
+            file.write_bytes(before)
+            os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
+            if services:
+                self.restart(*services)
+
+    @contextmanager
+    def environment(self, **values: Callable[[str], str]) -> Iterator[None]:
+        """Change variables of the environment file by what makes another value of theirs; its time comes back, too."""
+        file = self.world.env_file
+        before, at = file.read_text(), file.stat()
+        lines = [line.partition("=") for line in before.splitlines()]
+        file.write_text("".join(
+            f"{name}{sign}{values[name](value) if name in values else value}\n" for name, sign, value in lines
+        ))  # fmt: skip
+        try:
+            yield
+        finally:
+            file.write_text(before)
+            os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
+
+    @contextmanager
+    def variables(self, lines: str) -> Iterator[None]:
+        """Give the inventory more variables, as lines of YAML."""
+        with text_of(
+            self.inventory, (_VARIABLES, "".join(f"        {line}\n" for line in lines.splitlines()) + _VARIABLES)
+        ):
+            yield
+
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Two real hosts, the broker's and the workers', with systemd and sshd."""
+    """Three real hosts with systemd and sshd: the broker's, web1 and web2."""
 
     world: FleetWorld
 
@@ -95,11 +150,11 @@ def sandbox(folder: Path, *flags: str) -> Iterator[Sandbox]:
 
 @contextmanager
 def hosts(folder: Path) -> Iterator[Hosts]:
-    with two_hosts(folder) as world:
+    with healed(folder, 3) as world:
         yield Hosts(world)
 
 
-GROUNDS: Mapping[str, Callable[[Path], AbstractContextManager[Ground]]] = {
+GROUNDS: dict[str, Callable[[Path], AbstractContextManager[Ground]]] = {
     "sandbox": sandbox,
     "supervisor": lambda folder: sandbox(folder, "--manager", "supervisor"),
     "docker": lambda folder: sandbox(folder, "--manager", "docker"),

@@ -69,8 +69,15 @@ def make_fleet_world(path: Path) -> FleetWorld:
 @contextmanager
 def two_hosts(path: Path, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
     """A fleet of two hosts, which a remediation has made healthy; `first` is done before it."""
+    with healed(path, 2, first) as world:
+        yield world
+
+
+@contextmanager
+def healed(path: Path, hosts: int, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
+    """A fleet of so many hosts, which a remediation has made healthy; `first` is done before it."""
     world = make_fleet_world(path)
-    up = world.inv("fleet", "--hosts", "2")
+    up = world.inv("fleet", "--hosts", str(hosts))
     assert up.code == 0, up.err
     with broker_of(world) as client:
         client.delete(*client.keys("low_priority*"))

@@ -1,0 +1,154 @@
+"""Faults of tasks and of messages: they fail, are not registered, or are thrown away."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab.faults.fault import fault
+from lab.faults.grounds import Sandbox, text_of, until
+from lab.faults.messages import CHECK, POLL, empty, send
+from lab.faults.worker import LOW, down, stranger
+
+_EXPECTED = "          - inventory.tasks.poll_printer\n"
+
+
+@fault("task.failing", "every run of a task fails", touches="worker_high")
+@contextmanager
+def failing(ground: Sandbox) -> Iterator[None]:
+    send(ground, CHECK, "high_priority", 6, args=(99999,))
+    until(lambda: ground.log("worker_high").read_text().count("DoesNotExist(") >= 6, "six failures")
+    try:
+        yield
+    finally:
+        ground.restart("worker_high")
+
+
+@fault("task.import_fails", "a value of the environment file lets a module fail to import", touches="environment")
+@contextmanager
+def import_fails(ground: Sandbox) -> Iterator[None]:
+    with ground.environment(GLPI_TIMEOUT_S=lambda _: "30s"):
+        ground.restart()
+        yield
+    ground.restart()
+
+
+@fault("task.never_imported", "the application does not import the module of an expected task", touches="code expected")
+@contextmanager
+def never_imported(ground: Sandbox) -> Iterator[None]:
+    module = ground.world.path / "lab/patient/inventory/extra.py"
+    module.write_text("from celery import shared_task\n\n\n@shared_task\ndef count() -> None: ...\n")
+    try:
+        with text_of(ground.inventory, (_EXPECTED, f"{_EXPECTED}          - inventory.extra.count\n")):
+            yield
+    finally:
+        module.unlink()
+
+
+@fault(
+    "task.not_registered", "a worker of another application has the name of an expected one", touches="code expected"
+)
+@contextmanager
+def not_registered(ground: Sandbox) -> Iterator[None]:
+    nodes = 'celery_nodes: ["other@elsewhere"]'
+    with stranger(ground, "other@elsewhere", "low_priority"), ground.variables(nodes):
+        yield
+
+
+@fault("task.discarded", "two workers of one queue know different tasks", touches="strange nodes")
+@contextmanager
+def discarded(ground: Sandbox) -> Iterator[None]:
+    knows = "".join(
+        f"@app.task(name={name!r})\ndef t{n}(*_, **__): ...\n"
+        for n, name in enumerate((
+            POLL, CHECK, "integrations.tasks.check_all_devices_in_glpi", "inventory.tasks.collect_daemon_status",
+            "integrations.tasks.export_monthly_report_to_glpi", "strange.refund",
+        ))
+    )  # fmt: skip
+    nodes = ground.variables('celery_nodes: ["other@elsewhere"]')
+    with stranger(ground, "other@elsewhere", "low_priority", knows), nodes:
+        yield
+
+
+@fault("task.two_names", "the file of an expected task is imported under another name", touches="code expected")
+@contextmanager
+def two_names(ground: Sandbox) -> Iterator[None]:
+    with text_of(ground.inventory, (_EXPECTED, f"{_EXPECTED}          - tasks.poll_printer\n")):
+        yield
+
+
+@fault("task.was_discarded", "a message of an unknown task came", touches="worker_low")
+@contextmanager
+def was_discarded(ground: Sandbox) -> Iterator[None]:
+    send(ground, "inventory.tasks.gone", "low_priority")
+    until(lambda: "inventory.tasks.gone" in ground.log(LOW).read_text(), "its end")
+    try:
+        yield
+    finally:
+        ground.restart(LOW)
+
+
+@fault("task.would_be_discarded", "a message of an unknown task waits for a worker that is down", touches="worker_low")
+@contextmanager
+def would_be_discarded(ground: Sandbox) -> Iterator[None]:
+    with down(ground, LOW):
+        send(ground, "inventory.tasks.gone", "low_priority")
+        try:
+            yield
+        finally:
+            empty(ground, "low_priority")
+
+
+@fault("message.was_discarded", "a pickled message came to a worker that takes JSON", touches="worker_low")
+@contextmanager
+def message_was_discarded(ground: Sandbox) -> Iterator[None]:
+    send(ground, POLL, "low_priority", args=(1,), serializer="pickle")
+    until(lambda: "pickle" in ground.log(LOW).read_text(), "its end")
+    try:
+        yield
+    finally:
+        ground.restart(LOW)
+
+
+@fault("message.would_be_discarded", "a pickled message waits for a worker that is down", touches="worker_low")
+@contextmanager
+def message_would_be_discarded(ground: Sandbox) -> Iterator[None]:
+    with down(ground, LOW):
+        send(ground, POLL, "low_priority", args=(1,), serializer="pickle")
+        try:
+            yield
+        finally:
+            empty(ground, "low_priority")
+
+
+@fault("results.elsewhere", "the inventory looks for results in another db", touches="results")
+@contextmanager
+def results_elsewhere(ground: Sandbox) -> Iterator[None]:
+    with text_of(ground.world.root / "results.url", ("/4", "/8")):
+        yield
+
+
+@fault("results.never_expire", "5,000 results in the broker's db never expire", touches="results memory")
+@contextmanager
+def results_never_expire(ground: Sandbox) -> Iterator[None]:
+    with ground.broker() as client:
+        keys = [f"celery-task-meta-{n:08}" for n in range(5000)]
+        client.mset(dict.fromkeys(keys, "{}"))
+        try:
+            yield
+        finally:
+            client.delete(*keys)
+
+
+@fault("probe.failed", "what a probe of the inventory asks is not there", touches="probe")
+@contextmanager
+def probe_failed(ground: Sandbox) -> Iterator[None]:
+    with text_of(ground.inventory, ("manage.py sync_glpi --limit 1", "manage.py sync_glpi --nonsense")):
+        yield
+
+
+@fault("inventory.no_workers", "the inventory has no workers", touches="inventory", alone=True)
+@contextmanager
+def no_workers(ground: Sandbox) -> Iterator[None]:
+    text = ground.inventory.read_text()
+    workers = text[text.index("        celery_workers:\n") : text.index("        celery_beat: true\n")]
+    with text_of(ground.inventory, (workers, "")):
+        yield
