@@ -13,6 +13,7 @@ from runbooks.core.model import Finding, Severity, Snapshot
 from runbooks.core.needs import Needs
 from runbooks.core.rules import duration
 from runbooks.diagnosis.judge import can_be_fixed
+from runbooks.diagnosis.stuck import waiting_behind_tasks
 from runbooks.engine.chosen import chosen
 from runbooks.engine.context import Session
 from runbooks.engine.recap import start_recap
@@ -45,7 +46,10 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str, file
     needs = Needs.EVERYTHING | Needs.PROBES | Needs.SCHEDULE
     read_until = time.monotonic() + duration("--budget", budget)
     snapshot = session.observe(needs, read_until=read_until, without_broker=True)
-    findings = session.diagnose(snapshot, services=services)
+    at_tasks = list(waiting_behind_tasks(session.fleet, snapshot))
+    findings = session.diagnose(snapshot, conclusive=not at_tasks, services=services)
+    if at_tasks:
+        session.reporter.message(*at_tasks)
     if session.fleet.found:
         session.reporter.message(*_not_looked_at(session.fleet.found))
         session.reporter.next_step("The inventory of what runs, for all that changes something", Command("adopt"))

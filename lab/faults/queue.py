@@ -169,6 +169,17 @@ def unknown(ground: Ground) -> Iterator[None]:
         yield
 
 
+@fault("queue.unpolled", "messages in the list of a priority that no worker polls")
+@contextmanager
+def unpolled(ground: Ground) -> Iterator[None]:
+    with waiting(ground, POLL, "spare", 4), ground.broker() as client:
+        client.rename("spare", "low_priority\x06\x164")
+        try:
+            yield
+        finally:
+            client.delete("low_priority\x06\x164")
+
+
 @fault("queue.foreign_list", "a list that is not Celery's")
 @contextmanager
 def foreign_list(ground: Ground) -> Iterator[None]:

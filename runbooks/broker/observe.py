@@ -1,9 +1,10 @@
 """Looks at the whole broker, read-only: the server, the inventory's queues, other lists, and who waits for messages."""
 
 import math
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import redis
 from msgspec.structs import astuple, replace
 
-from runbooks.broker.messages.parse import Message, origin_of, parse
+from runbooks.broker.messages.parse import Message, origin_of, parse, routing_key_of
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import both_ends
@@ -251,15 +252,31 @@ def _stray(store: Store, key: bytes) -> Stray:
     items = both_ends(store.client, key, _STRAY_ITEMS).items
     messages = [(item, one) for item in items if isinstance(one := parse(item), Message)]
     name = key.decode(errors="backslashreplace").removeprefix(store.keys.prefix)
-    queue, _, step = name.partition(store.keys.sep)
-    known = step.isdecimal()
+    queue, sep, step = name.partition(store.keys.sep)
+    other_sep = ""
+    if not (sep and step.isdecimal()):
+        queue, other_sep, step = _by_another_sep(name, {routing_key_of(item) for item, _ in messages})
     return Stray(
-        queue if known else readable(name),
-        int(step) if known else 0,
+        queue if step else readable(name),
+        int(step or 0),
         len(items),
         dict(Counter(message.task for _, message in messages).most_common()),
         dict(Counter(origin for item, _ in messages if (origin := origin_of(item))).most_common()),
+        other_sep,
     )
+
+
+def _by_another_sep(name: str, sent_to: Collection[str | None]) -> tuple[str, str, str]:
+    """Queue, separator and priority, where all messages were sent to a queue and the list's name begins with that.
+
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._q_for_pri`: the separator is a transport option.
+    """
+    queue = next(iter(sent_to)) if len(sent_to) == 1 else None
+    found = _SEP_AND_STEP.fullmatch(name, len(queue)) if queue and name.startswith(queue) else None
+    return (queue, found[1], found[2]) if queue and found else (name, "", "")
+
+
+_SEP_AND_STEP = re.compile(r"(\D{1,9})([1-9])")
 
 
 def _depths_by_db(store: Store, queues: Sequence[str], info: Mapping[str, Any]) -> dict[int, int]:

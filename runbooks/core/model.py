@@ -208,12 +208,14 @@ class RunningTask(Struct, frozen=True):
     """A task that runs on a node; `started_at` is by that machine's clock, None where it did not say.
 
     `acknowledged`: its message is gone already, so if it is killed it is lost; else its message is delivered again.
+    `pid` is the process that it runs in, as that knows itself; None where it did not say.
     """
 
     id: str
     name: str
     started_at: float | None
     acknowledged: bool
+    pid: int | None = None
 
 
 class Binding(Struct, frozen=True):
@@ -369,7 +371,8 @@ class NotAsked(Struct, frozen=True):
 class Stray(Struct, frozen=True):
     """Celery messages in a list that is no queue of the inventory; `tasks` and `origins` count those `looked_at`.
 
-    By its name it is the list of a `priority` of `queue`.
+    By its name it is the list of a `priority` of `queue`; `sep` stands between the two where it is not the inventory's,
+    and each message that was looked at was sent to that queue.
     """
 
     queue: str
@@ -377,6 +380,11 @@ class Stray(Struct, frozen=True):
     looked_at: int
     tasks: Mapping[str, int]
     origins: Mapping[str, int]
+    sep: str = ""
+
+
+_NEARLY = 0.9
+"""So much of the memory that Redis may use is in use when it is nearly full."""
 
 
 class Lasting(Struct, frozen=True):
@@ -474,6 +482,11 @@ class BrokerState(Struct, frozen=True):
     def is_full(self) -> bool:
         """Whether it is over its maxmemory. **Source:** Redis `evict.c: getMaxmemoryState`."""
         return 0 < self.maxmemory_bytes < self.used_memory_bytes
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether little of its maxmemory is left."""
+        return self.maxmemory_bytes > 0 and self.used_memory_bytes > _NEARLY * self.maxmemory_bytes
 
     @property
     def clocks_differ(self) -> bool:
@@ -720,6 +733,8 @@ class HostState(Struct, frozen=True):
     `manager_away` is why its service manager cannot be asked, and what helps; None where it can. Of its services
     nothing is known then (`untold`).
     `not_loaded` is why the application was not loaded there though it was asked for, "" where it was, or was not asked.
+    `locked` are the processes of pools whose threads all wait for locks that no other process can release; asked for
+    where every process of a queue is busy.
     `lacks_directory` is why the application's directory cannot be there, "" where it is, or that is not known;
     `full_folder` the temporary folder in which nothing can be written, "" where it can.
     """
@@ -754,6 +769,7 @@ class HostState(Struct, frozen=True):
     option_lines: tuple[OptionLine, ...] = ()
     manager_away: tuple[str, str] | None = None
     not_loaded: str = ""
+    locked: frozenset[int] = frozenset()
 
     @property
     def all_services(self) -> Mapping[str, ServiceState]:

@@ -78,7 +78,8 @@ def _running_out(broker: BrokerState) -> Iterator[Finding]:
             (
                 "keys that end in .reply.celery.pidbox, and whose TTL is -1",
                 "whoever asked (inspect, flower, a web request) ended before the answers came",
-                "each may be removed: redis-cli UNLINK KEY",
+                f"to remove them all, at the broker: redis-cli -n {broker.db} --scan --pattern '*.reply.celery.pidbox' "
+                f"| xargs -r redis-cli -n {broker.db} UNLINK; whoever asks just then gets no answer",
             ),
             severity=Severity.WARNING,
         )
@@ -139,7 +140,7 @@ def is_at(fleet: Fleet, probe: ImportProbe) -> bool:
 
 def _evicts(broker: BrokerState) -> Finding:
     """Queues have no time to live, so only the policies over all keys take them; the others take results."""
-    lost, near = broker.evicted_keys, _is_near(broker)
+    lost, near = broker.evicted_keys, broker.is_nearly_full
     little = "has little memory left, and " if near else ""
     return Finding(
         "broker.evicts",
@@ -157,7 +158,7 @@ def _evicts(broker: BrokerState) -> Finding:
 
 def _memory(broker: BrokerState) -> Iterator[Finding]:
     """Of a server that refuses writes when it is full, at once or when there is nothing left that it may evict."""
-    if not _is_near(broker):
+    if not broker.is_nearly_full:
         return
     then = "it refuses writes, and publishing fails"
     if broker.maxmemory_policy.startswith("volatile-"):
@@ -167,10 +168,6 @@ def _memory(broker: BrokerState) -> Iterator[Finding]:
         yield Finding("broker.full", "broker", f"Redis is full: {then}", evidence)
     else:
         yield Finding("broker.nearly_full", "broker", f"Redis is nearly full; when it is, {then}", evidence)
-
-
-def _is_near(broker: BrokerState) -> bool:
-    return broker.maxmemory_bytes > 0 and broker.used_memory_bytes > _NEARLY * broker.maxmemory_bytes
 
 
 def _used(broker: BrokerState) -> str:

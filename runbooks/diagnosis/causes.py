@@ -30,13 +30,15 @@ class _Look(Struct, frozen=True):
 class _Pair(Struct, frozen=True):
     """Findings of the `causes` explain those of the `effects`, where they are about the same workers or beats.
 
-    All of an effect's need a cause, or with `any_of_them` one of them. `where` asks for more of each cause.
+    All of an effect's need a cause, or with `any_of_them` one of them. `where` asks for more of each cause. What is
+    `of_all` is about what all workers use, such as the broker.
     """
 
     causes: tuple[str, ...]
     effects: tuple[str, ...]
     where: Callable[[_Look, Finding, Finding], bool] = lambda look, cause, effect: True  # noqa: ARG005
     any_of_them: bool = False
+    of_all: bool = False
 
 
 def causes_first(fleet: Fleet, snapshot: Snapshot, findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -67,8 +69,10 @@ def _causes_of(look: _Look, effect: Finding, findings: Collection[Finding]) -> l
         causes = [
             one
             for one in findings
-            if one.code in pair.causes and _parts(look, one) & about and pair.where(look, one, effect)
+            if one.code in pair.causes and (pair.of_all or _parts(look, one) & about) and pair.where(look, one, effect)
         ]
+        if causes and pair.of_all:
+            return causes
         explained = frozenset[tuple[str, str]]().union(*(_parts(look, one) for one in causes))
         if causes and (pair.any_of_them or about <= explained):
             return causes
@@ -143,6 +147,16 @@ def _enough_workers(look: _Look, cause: Finding, effect: Finding) -> bool:
     )
 
 
+def _was_refused_memory(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether an answer of the worker failed because Redis had no memory left."""
+    return any("Control command error" in line and "maxmemory" in line for line in effect.evidence)
+
+
+def _other_lists(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether the options that differ are those by which lists are called."""
+    return any(line.startswith(("global_keyprefix:", "priority_steps:", "sep:")) for line in cause.evidence)
+
+
 def _same_subject(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
     return cause.subject == effect.subject
 
@@ -176,6 +190,17 @@ def _lacks_them_too(look: _Look, cause: Finding, effect: Finding) -> bool:
     return all(not (expected.get(name, frozenset()) - nodes[name].registered) & registers for name in here)
 
 
+def _restart_brings_them(look: _Look, cause: Finding, effect: Finding) -> bool:
+    """Whether the application, as it loads now, has what the worker lacks: then its age alone is why."""
+    assert look.snapshot.broker is not None
+    (host, _), node = next(iter(look.names[cause.subject])), look.snapshot.broker.nodes[cause.subject]
+    said = look.snapshot.reachable()[host].application
+    registers = frozenset(task.name for task in said.own_tasks) if said else frozenset[str]()
+    if effect.code == "task.not_registered":
+        return expected_by(look.fleet, look.snapshot)[cause.subject] - node.registered <= registers
+    return any(name in line for name in registers - node.registered for line in effect.evidence)
+
+
 def _on(look: _Look, node: str, host: str) -> bool:
     return any(place == host for place, _ in look.names.get(node, ()))
 
@@ -204,6 +229,8 @@ _MISBEHAVES = (
 
 _PAIRS = (
     _Pair(("broker.replies_left", "results.never_expire"), ("broker.full", "broker.nearly_full"), any_of_them=True),
+    _Pair(("broker.full", "broker.nearly_full", "broker.replies_left", "results.never_expire"),
+          ("worker.not_answering",), where=_was_refused_memory, of_all=True),
     _Pair(("host.no_directory", "environment.is_folder"),
           ("host.probe_failed", "worker.not_running", "beat.not_running")),
     _Pair(("environment.differs",), ("broker.not_the_workers", "broker.would_be_another", "worker.would_be_locked_out"),
@@ -215,11 +242,14 @@ _PAIRS = (
     _Pair(("worker.would_be_locked_out",), ("worker.not_answering",)),
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"),
           ("task.not_registered",), where=_lacks_them_too),
+    _Pair(("worker.older_code",), ("task.not_registered", "task.discarded"), where=_restart_brings_them),
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"), ("task.would_be_discarded",)),
     _Pair(("task.not_registered", "task.discarded"), ("task.was_discarded",), any_of_them=True),
     _Pair(("message.discarded",), ("message.was_discarded",), any_of_them=True),
     _Pair(("environment.differs", "worker.would_be_locked_out"), ("worker.refused",)),
     _Pair(("worker.twins",), ("worker.answered_by_another", "worker.answer_unknown")),
+    _Pair(("broker.options_differ",), ("queue.not_taken",), where=_other_lists),
+    _Pair(("worker.stopped",), ("worker.hangs", "queue.not_taken"), any_of_them=True),
     _Pair(_IDLE, ("queue.no_consumer",), where=_enough_workers),
     _Pair(_IDLE, ("queue.few_consumers",), any_of_them=True),
     _Pair(("queue.no_consumer",), ("queue.depth", "queue.eta_overdue"), where=_same_subject),

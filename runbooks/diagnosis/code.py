@@ -36,7 +36,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterat
             yield _probe_failed(fleet, host, state, state.imports_now.failed, environment_of(host, known))
         elif state and state.imports_now:
             yield from _imports(fleet, host, state, state.imports_now, environment_of(host, known))
-            yield from _mute(host, state.imports_now)
+            yield from _mute(host, snapshot, state.imports_now)
     yield from would_discard(fleet, snapshot, repaired=True)
     yield from discarding(fleet, snapshot)
     yield from _discarded_unread(fleet, snapshot)
@@ -252,7 +252,17 @@ def not_registered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             if (service := states[host.name].services.get(worker.known_as)) and service.pid is not None
             if _would_know(states[host.name], lacking[host.node(worker)])
         )
-        yield _not_registered(fleet, lacking, restarts)
+        yield _not_registered(fleet, lacking, restarts, loaded=_all_know(fleet, snapshot, lacking))
+
+
+def _all_know(fleet: Fleet, snapshot: Snapshot, lacking: Mapping[str, frozenset[str]]) -> bool:
+    """Whether the application, as it was loaded on the host of each of these nodes, has all that the node lacks."""
+    its = {host.node(worker): host.name for host in fleet.hosts for worker in host.settings.workers}
+    said = {name: state.application for name, state in snapshot.reachable().items()}
+    return all(
+        (own := said.get(its.get(node, ""))) is not None and all(own.task(name) for name in missing)
+        for node, missing in lacking.items()
+    )
 
 
 def _would_know(state: HostState, missing: frozenset[str]) -> bool:
@@ -271,7 +281,11 @@ def environment_of(host: FleetHost, known: Sequence[Finding]) -> tuple[Change, .
     return (*(change for change in set_ if change.host == host.name), *changes_of(known, services))
 
 
-def _not_registered(fleet: Fleet, lacking: Mapping[str, frozenset[str]], restarts: tuple[Change, ...]) -> Finding:
+def _not_registered(
+    fleet: Fleet, lacking: Mapping[str, frozenset[str]], restarts: tuple[Change, ...], *, loaded: bool = False
+) -> Finding:
+    """`loaded`: the application has them now, so a restart brings them."""
+    remedy = "restart the workers" if loaded else "restart the workers once the import works"
     unknown = frozenset[str]().union(*lacking.values())
     routed = "by the application's routes, as it was loaded, these go to queues that the worker consumes"
     return Finding(
@@ -282,7 +296,7 @@ def _not_registered(fleet: Fleet, lacking: Mapping[str, frozenset[str]], restart
             *(f"inspect registered: {name} lacks {', '.join(sorted(lacking[name]))}" for name in sorted(lacking)),
             *([] if fleet.app.expected_tasks else [routed]),
         ),
-        remedy="restart the workers once the import works" if restarts else None,
+        remedy=remedy if restarts else None,
         fix=restarts,
     )
 
@@ -395,17 +409,54 @@ def _imports(
         )
 
 
-def _mute(host: FleetHost, now: ImportProbe) -> Iterator[Finding]:
-    """**Source:** celery 5.7.0 `worker/consumer/control.py: Control.include_if`."""
+def _mute(host: FleetHost, snapshot: Snapshot, now: ImportProbe) -> Iterator[Finding]:
+    """Workers that answer nothing, and would not after a restart.
+
+    **Source:** celery 5.7.0 `worker/consumer/control.py: Control.include_if`; kombu 5.2.4, "What's new".
+    """
+    assert snapshot.broker is not None
+    left = "without it nobody knows what they run, have registered or consume"
     if not now.remote_control:
         yield Finding(
             "worker.no_remote_control",
             host.name,
             f"the workers of {host.name} answer nothing, for the application switches remote control off: set "
-            "worker_enable_remote_control to True; without it nobody knows what they run, have registered or consume",
+            f"worker_enable_remote_control to True; {left}",
             ("loaded as a worker loads it, the application has worker_enable_remote_control = False",),
             blocks=(Block(host.name),),
         )
+    elif (kombu := _deaf_kombu(now)) and not any(
+        host.node(one) in snapshot.broker.nodes for one in host.settings.workers
+    ):
+        takers = sum(one.takes_messages and one.db == snapshot.broker.db for one in snapshot.broker.clients or ())
+        yield Finding(
+            "worker.no_remote_control",
+            host.name,
+            f"the workers of {host.name} answer nothing, for kombu {kombu} hears no remote control where "
+            f"global_keyprefix is set: install kombu 5.2.4 or later, and restart them; {left}",
+            (
+                f"loaded as a worker loads it, the application has kombu {kombu} and a global_keyprefix",
+                *(
+                    [f"CLIENT LIST: {counted(takers, 'client takes', 'clients take')} messages in this db"]
+                    if takers
+                    else []
+                ),
+                "they may be well, and are left running: a restart alone does not help",
+            ),
+            blocks=(Block(host.name),),
+        )
+
+
+def _deaf_kombu(now: ImportProbe) -> str:
+    """The version of a kombu that hears no broadcast under the application's prefix; "" where it would."""
+    said = now.application
+    if said is None or not (said.transport_options or {}).get("global_keyprefix"):
+        return ""
+    version = said.versions.get("kombu", "")
+    return version if version in _DEAF_KOMBU else ""
+
+
+_DEAF_KOMBU = ("5.2.0", "5.2.1", "5.2.2", "5.2.3")
 
 
 def _module(task: str) -> str:

@@ -61,7 +61,7 @@ def judge(
         *containers.faults(fleet, snapshot),
         *program_stops.faults(fleet, snapshot),
         *at_work,
-        *older_code.workers(fleet, snapshot, known),
+        *older_code.workers(fleet, snapshot, [fault for fault in known if fault.code != "task.not_registered"]),
         *older_code.beats(fleet, snapshot),
         *schedule.faults(fleet, snapshot),
         *queues.faults(fleet, snapshot, known),

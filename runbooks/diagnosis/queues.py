@@ -1,7 +1,8 @@
 """Faults of the queues: nobody consumes them, messages that should not wait there, thresholds crossed."""
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from runbooks.broker.server.keys import readable
 from runbooks.core.application import Application
@@ -9,7 +10,7 @@ from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, NodeState, QueueState, Severity, Snapshot, Stray
-from runbooks.core.wording import counted, span, them
+from runbooks.core.wording import counted, enumerated, span, them
 from runbooks.diagnosis.services import changes_of
 from runbooks.diagnosis.silence import busy_solo
 from runbooks.diagnosis.taking import doubtful, take, take_unacked, takes_malformed
@@ -426,37 +427,84 @@ def _unbound(broker: BrokerState) -> Iterator[Finding]:
 
 def _other_lists(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     assert snapshot.broker is not None
+    of_queues = dict[tuple[str, str], dict[str, Stray]]()
     for key, (length, is_celery) in snapshot.broker.other_lists.items():
-        if is_celery:
-            stray = snapshot.broker.strays.get(key) or Stray(key, 0, 0, {}, {})
-            yield _of_nobody(fleet, snapshot, key, length, stray)
-        else:
+        if not is_celery:
             yield Finding(
                 "queue.foreign_list",
                 key,
                 f"the list {key!r} ({counted(length, 'item')}) is not Celery's; it is never touched",
                 severity=Severity.INFO,
             )
+            continue
+        stray = snapshot.broker.strays.get(key) or Stray(key, 0, 0, {}, {})
+        if _is_unpolled(fleet, snapshot.broker, stray):
+            of_queues.setdefault((stray.queue, stray.sep), {})[key] = stray
+        else:
+            yield _of_nobody(fleet, snapshot, key, length, stray)
+    for (queue, sep), strays in of_queues.items():
+        yield _unpolled(fleet, snapshot, queue, sep, strays)
+
+
+def _is_unpolled(fleet: Fleet, broker: BrokerState, stray: Stray) -> bool:
+    """Whether it is a list of a queue that somebody consumes, or should, and that no worker of it polls."""
+    consumers = [node for node in broker.nodes.values() if stray.queue in node.queues]
+    known = consumers or stray.queue in fleet.consumed
+    return bool(known and (stray.sep or stray.priority not in _polled(fleet, consumers)))
+
+
+def _unpolled(fleet: Fleet, snapshot: Snapshot, queue: str, sep: str, strays: Mapping[str, Stray]) -> Finding:
+    """The lists of one queue's priorities that no worker polls, by their keys."""
+    assert snapshot.broker is not None
+    consumers = [node for node in snapshot.broker.nodes.values() if queue in node.queues]
+    keys = sorted(strays, key=lambda key: strays[key].priority)
+    waiting = counted(sum(snapshot.broker.other_lists[key][0] for key in keys), *_WAIT)
+    priorities = enumerated([str(strays[key].priority) for key in keys])
+    usual = " that has Celery's own priority_steps" if fleet.found and not consumers and not sep else ""
+    tasks, origins = Counter[str](), dict[str, None]()
+    for stray in strays.values():
+        tasks.update(stray.tasks)
+        origins |= dict.fromkeys(stray.origins)
+    steps = ", ".join(map(str, sorted(_polled(fleet, consumers))))
+    if sep:
+        what = f"{waiting} in {enumerated(keys)}, which is {queue} with another separator, so no worker polls it"
+        ours = fleet.app.broker_options.sep
+        advice = (
+            f"whoever sends these has the sep {sep!r} in broker_transport_options, and the inventory has {ours!r}: "
+            "give both sides the same"
+        )
+        lists: list[tuple[str, ...]] = [("--queue", key) for key in keys]
+    else:
+        what = f"{waiting} as priority {priorities} of {queue}, which no worker{usual} polls"
+        advice = (
+            f"workers poll the priorities {steps}: give whoever sends these the same priority_steps in "
+            "broker_transport_options"
+        )
+        lists = [("--queue", queue, "--priority", str(strays[key].priority)) for key in keys]
+    return Finding(
+        "queue.unpolled",
+        queue,
+        what,
+        (
+            *(f"{count:,} × {task}, of {sum(one.looked_at for one in strays.values()):,} looked at"
+              for task, count in tasks.most_common()),
+            *([f"sent by {', '.join([*origins][:_ORIGINS])}"] if origins else []),
+            *dict.fromkeys(_senders(snapshot, queue)),
+            advice,
+            *(f"{Command('clean-queues', *of_list, '--requeue-to', queue)} moves what waits to where workers poll"
+              for of_list in lists),
+        ),
+    )  # fmt: skip
 
 
 def _of_nobody(fleet: Fleet, snapshot: Snapshot, key: str, length: int, stray: Stray) -> Finding:
     """Celery messages in a list that is no queue of the inventory: what they are, and who sends them."""
     assert snapshot.broker is not None
     waiting = counted(length, "Celery message waits", "Celery messages wait")
-    consumers = {name: node for name, node in snapshot.broker.nodes.items() if stray.queue in node.queues}
+    consumers = [name for name, node in snapshot.broker.nodes.items() if stray.queue in node.queues]
     senders = list(dict.fromkeys(_senders(snapshot, stray.queue)))
     what = f"{waiting} in {key!r}, which is no queue of the inventory"
-    steps = _polled(fleet, consumers.values())
-    if (consumers or stray.queue in fleet.consumed) and stray.priority not in steps:
-        what = f"{waiting} as priority {stray.priority} of {stray.queue}, which no worker polls"
-        what += " that has Celery's own priority_steps" if fleet.found and not consumers else ""
-        of_list = ("--queue", stray.queue, "--priority", str(stray.priority))
-        then = Command("clean-queues", *of_list, "--requeue-to", stray.queue)
-        advice = (
-            f"workers poll the priorities {', '.join(map(str, sorted(steps)))}: give whoever sends these the same "
-            f"priority_steps in broker_transport_options; {then} moves what waits into a list that workers poll"
-        )
-    elif consumers:
+    if consumers:
         advice = f"{', '.join(sorted(consumers))} consumes it: name it in the inventory"
     else:
         near = _near(fleet, snapshot.broker, stray.queue)

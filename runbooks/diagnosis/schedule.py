@@ -14,6 +14,12 @@ from runbooks.core.wording import counted, span, tasks, utc
 from runbooks.diagnosis.expected import expected_by
 from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
 
+_CLEANUP = "celery.backend_cleanup"
+_EXPIRE_BY_THEMSELVES = frozenset(
+    {"disabled", "redis", "rediss", "redis+socket", "socket", "sentinel", "rpc", "cache", "cache+memory", "memcached"}
+)
+"""Schemes of result backends. **Source:** celery 5.7.0 `backends/`: `supports_autoexpire`; "disabled" keeps none."""
+
 _CLOSE = 0.75
 _MARGIN_S = 60.0
 
@@ -195,7 +201,8 @@ class _Way:
             where = f"exchange {route.exchange} with the routing key {route.routing_key!r}"
             yield Link(f"who gets it is not known: it goes to {where}", unknown=True)
         elif not self.consumers:
-            yield self._no_consumer(route.queue)
+            if not self._has_nothing_to_do():
+                yield self._no_consumer(route.queue)
         else:
             yield from self._not_taken(route)
             yield from self._not_registered(route.queue)
@@ -263,6 +270,15 @@ class _Way:
                 (said,),
             ),
         )
+
+    def _has_nothing_to_do(self) -> bool:
+        """Whether it is Celery's own entry that removes old results, and there are none that have to be removed.
+
+        **Source:** celery 5.7.0 `beat.py: Scheduler.install_default_entries`; django-celery-beat 2.9.0 `schedulers.py`,
+        which installs it for every result backend.
+        """
+        kept_by = {place.scheme for place in self._said.backend}
+        return self._entry.task == _CLEANUP and bool(kept_by) and kept_by <= _EXPIRE_BY_THEMSELVES
 
     def _no_consumer(self, queue: str) -> Link:
         if self._broker.unasked:

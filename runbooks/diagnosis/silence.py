@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from runbooks.core.census import Connection, Unit
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.logged import Event
+from runbooks.core.logged import Event, Logged
 from runbooks.core.managers import SYSTEMD_UNITS
 from runbooks.core.model import BrokerState, Client, HostState, NodeState, ServiceState, Snapshot
 from runbooks.core.settings import Worker
@@ -48,6 +48,13 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
         return f"nobody could be asked: {broker.unasked.problem}"
     if broker.is_full and not broker.throws_queues_away:
         return "Redis is full, so it refuses the answers of workers"
+    if refused := refused_answer(found):
+        again = "remove what fills it; where the worker stays silent then, a restart lets it hear again"
+        return (
+            f"Redis refused an answer of it at {utc(refused.last_at)}, and has little memory left: {again}"
+            if (broker.is_nearly_full)
+            else ""
+        )
     if broker.unheard:
         return (
             "all that heard the question answered it, and more clients than these take messages here: it may be one "
@@ -66,10 +73,9 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
 def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: ServiceState) -> str:
     """Why a service that runs is silent, and would be after a restart, too; "" where nothing is known that says so.
 
-    **Source:** kombu 5.2.4, "What's new": with `global_keyprefix` 5.2.0 to 5.2.3 hear no broadcast; celery 5.7.0
-    `worker/consumer/consumer.py`: it tries to connect again after 32 s at the latest.
+    **Source:** celery 5.7.0 `worker/consumer/consumer.py`: it tries to connect again after 32 s at the latest.
     """
-    said, log, now = state.application, found.log, state.clock_at
+    log, now = found.log, state.clock_at
     lost, back = (log.last(event) if log else None for event in (Event.NO_CONNECTION, Event.CONNECTED))
     if lost and lost.last_at > now - _TRIES_AGAIN_S and not (back and back.last_at >= lost.last_at):
         if asked := _OTHER_KIND.search(lost.first):
@@ -77,16 +83,22 @@ def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: Serv
         return "it does not reach its broker, and tries again by itself"
     if unit := _loops(host, name, state, found):
         return f"{unit.name} was started again {unit.restarts} times, the last time {span(_age_s(state, found))} ago"
-    if said and (said.transport_options or {}).get("global_keyprefix") and said.versions.get("kombu") in _DEAF_KOMBU:
-        version = said.versions["kombu"]
-        return f"kombu {version} hears no remote control where global_keyprefix is set; 5.2.4 and later do"
     return ""
+
+
+def refused_answer(found: ServiceState) -> Logged | None:
+    """The last answer of a service that failed because Redis had no memory for it.
+
+    **Source:** celery 5.7.0 `worker/pidbox.py: Pidbox.on_message`, which resets its connection then: with celery 5.2 a
+    worker hears nothing more after that, and takes no messages. Redis, `maxmemory`.
+    """
+    failed = found.log.last(Event.NO_ANSWER) if found.log else None
+    return failed if failed and "maxmemory" in failed.first else None
 
 
 _TRIES_AGAIN_S = 90.0
 _OTHER_KIND = re.compile(r"Cannot connect to (amqps?://\S+?):? ")
 """**Source:** kombu 5.7.0 `connection.py: Connection`: without a URL it is amqp, as in Celery's `app/defaults.py`."""
-_DEAF_KOMBU = ("5.2.0", "5.2.1", "5.2.2", "5.2.3")
 _LOOPS_FROM = 3
 _JUST_STARTED_S = 60.0
 

@@ -71,6 +71,7 @@ class _Busy(Struct, frozen=True):
     """A queue of which every worker is busy: what they run has not ended between the looks, for `age_s` or more.
 
     `senders` are the tasks that sent what waits in the queue, each with how many of the messages that were read.
+    `locked` are the processes of their pools, by host, that wait for themselves.
     """
 
     queue: str
@@ -79,6 +80,7 @@ class _Busy(Struct, frozen=True):
     senders: Mapping[str, int]
     age_s: float
     told: Sequence[str]
+    locked: Mapping[str, frozenset[int]]
 
     @property
     def runs(self) -> list[RunningTask]:
@@ -88,36 +90,84 @@ class _Busy(Struct, frozen=True):
     def names(self) -> str:
         return ", ".join(sorted(node.name for node in self.consumers))
 
+    @property
+    def all_locked(self) -> bool:
+        return {task.pid for task in self.runs} <= frozenset[int]().union(*self.locked.values())
+
+
+def busy_processes(broker: BrokerState, now: float) -> dict[str, frozenset[int]]:
+    """The processes, by node, that ran the same tasks in both looks, of queues whose workers are all busy."""
+    if not broker.second:
+        return {}
+    nodes = [node for queue in suspects(broker, now) for node in _still_busy(broker, broker.second, queue)]
+    return {node.name: frozenset(task.pid for task in node.running if task.pid is not None) for node in nodes}
+
+
+def _still_busy(broker: BrokerState, second: SecondLook, queue: str) -> list[NodeState]:
+    """The workers of a queue where each is busy with what it ran in the first look; none where one is not."""
+    consumers = _consumers(second.nodes.values(), queue)
+    before = {task.id for node in broker.nodes.values() for task in node.running}
+    return consumers if all(_is_busy(node) and before.issuperset(_ids(node)) for node in consumers) else []
+
+
+def waiting_behind_tasks(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
+    """Of each queue in which nothing moves for tasks that may only be long: a line that says so. It is no fault yet."""
+    broker = snapshot.broker
+    if broker is None or broker.second is None:
+        return
+    for queue in suspects(broker, snapshot.at):
+        busy = _busy(fleet, snapshot, broker, broker.second, queue)
+        if busy and not _fault(fleet, busy):
+            limit = span(fleet.app.thresholds.runtime)
+            yield (
+                f"{_waiting(busy)}, and none has begun for {span(busy.age_s)}: every process that could take them is "
+                "still at a task of before then."
+            )
+            yield f"Whether these tasks hang or are only long is not known; after {limit} it counts as a fault:"
+            yield from (f"  {line}" for line in busy.told)
+
 
 def _of_busy_workers(fleet: Fleet, snapshot: Snapshot, second: SecondLook, queue: str) -> Iterator[Finding]:
     broker = snapshot.broker
     assert broker is not None
-    consumers = _consumers(second.nodes.values(), queue)
-    before = {task.id for node in broker.nodes.values() for task in node.running}
-    if not consumers or not all(_is_busy(node) and before.issuperset(_ids(node)) for node in consumers):
-        return
+    busy = _busy(fleet, snapshot, broker, second, queue)
+    if busy and (fault := _fault(fleet, busy)):
+        yield fault
+
+
+def _fault(fleet: Fleet, busy: _Busy) -> Finding | None:
+    """What is wrong with a queue of which every worker is busy; None where its tasks may only be long."""
+    limit_s = fleet.app.thresholds.runtime
+    if all(task.id in busy.senders for task in busy.runs):
+        return _waits_for_itself(busy)
+    if busy.all_locked:
+        return _is_locked(busy)
+    return _hangs(busy, limit_s) if busy.age_s > limit_s else None
+
+
+def _busy(fleet: Fleet, snapshot: Snapshot, broker: BrokerState, second: SecondLook, queue: str) -> _Busy | None:
+    """A queue of which every worker is busy, for LONG_S at the least; None where that is not so."""
+    consumers = _still_busy(broker, second, queue)
     clocks = _clocks(fleet, snapshot)
     nows = [clocks.get(node.name, snapshot.at) for node in consumers]
+    age_s = min((_age_s(node.running, now) for node, now in zip(consumers, nows, strict=True)), default=0.0)
+    if age_s < LONG_S:
+        return None
     lines = [
         f"inspect active: {node.name} {told(task, now)}"
         for node, now in zip(consumers, nows, strict=True)
         for task in node.running
     ]
     more = len(lines) - _SHOWN
-    busy = _Busy(
+    return _Busy(
         queue,
         broker.queues[queue].depth,
         consumers,
         second.senders.get(queue, {}),
-        min(_age_s(node.running, now) for node, now in zip(consumers, nows, strict=True)),
+        age_s,
         [*lines[:_SHOWN], *([f"and {counted(more, 'task')} more"] if more > 0 else [])],
+        {name: state.locked for name, state in snapshot.reachable().items() if state.locked},
     )
-    if busy.age_s < LONG_S:
-        return
-    if all(task.id in busy.senders for task in busy.runs):
-        yield _waits_for_itself(busy)
-    elif busy.age_s > fleet.app.thresholds.runtime:
-        yield _hangs(busy, fleet.app.thresholds.runtime)
 
 
 def _ids(node: NodeState) -> set[str]:
@@ -155,20 +205,51 @@ def _waits_for_itself(busy: _Busy) -> Finding:
 
 def _hangs(busy: _Busy, limit_s: float) -> Finding:
     end = Command("restart-workers", "--kill-running")
-    lost = sum(task.acknowledged for task in busy.runs)
-    of_them = f"{lost} of {len(busy.runs)} are lost then" if lost else "they are delivered again then"
     return Finding(
         "worker.hangs",
         busy.queue,
-        f"{counted(busy.depth, 'message waits', 'messages wait')} in {busy.queue}, and every process that could take "
-        f"them has been running one task for more than {span(busy.age_s)}",
+        f"{_waiting(busy)}, and every process that could take them has been running one task for more than "
+        f"{span(busy.age_s)}",
         (
             *busy.told,
             f"none of them ended between two looks; the limit is {span(limit_s)} (celery_thresholds: runtime)",
-            f"to free the workers now: {end} ends them with their tasks; {of_them}",
+            f"to free the workers now: {end} ends them with their tasks; {_lost(busy)}",
             "task_time_limit in the application ends a task that hangs",
         ),
     )
+
+
+def _is_locked(busy: _Busy) -> Finding:
+    """**Source:** billiard 4.2.1 `pool.py: _join_exited_workers`: a process that ends is replaced."""
+    count = sum(map(len, busy.locked.values()))
+    return Finding(
+        "worker.hangs",
+        busy.queue,
+        f"{_waiting(busy)}, and every process that could take them hangs: it waits for a lock that only it could "
+        "release",
+        (
+            *busy.told,
+            f"each thread of {counted(count, 'process', 'processes')} waits without a time limit for a lock that no "
+            "other process can release, in two looks (/proc/PID/task/TID/syscall)",
+            *(f"to see where: py-spy dump --pid {min(pids)}, on {host}" for host, pids in busy.locked.items()),
+            *(
+                f"to free the worker, on {host}: sudo kill -KILL {' '.join(map(str, sorted(pids)))}; it starts new "
+                f"processes; {_lost(busy)}"
+                for host, pids in busy.locked.items()
+            ),
+            "task_time_limit in the application ends a task that hangs",
+        ),
+    )
+
+
+def _lost(busy: _Busy) -> str:
+    """What becomes of what runs when it is killed."""
+    lost = sum(task.acknowledged for task in busy.runs)
+    return f"{lost} of {len(busy.runs)} tasks are lost then" if lost else "their tasks are delivered again then"
+
+
+def _waiting(busy: _Busy) -> str:
+    return f"{counted(busy.depth, 'message waits', 'messages wait')} in {busy.queue}"
 
 
 # --- a worker is idle -------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@
 - Which broker a worker works with that does not answer. One that answers has told it by that.
 - What files start a worker with that is other than the inventory's.
 - How the log ends of a worker that runs and is silent, and of a service that does not run.
+- Whether the processes wait for themselves that run tasks while the queue behind them does not move.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,12 +19,14 @@ from runbooks.core.model import HostState, NodeState, Snapshot, Unreachable
 from runbooks.diagnosis.census import Row, table
 from runbooks.diagnosis.census_nodes import is_named_otherwise
 from runbooks.diagnosis.census_processes import has_too_many
+from runbooks.diagnosis.stuck import busy_processes
 from runbooks.hosts import facts
 from runbooks.hosts.census import ask_census, others, parse_census
 from runbooks.hosts.option_lines import ask_option_lines, parse_option_lines
 from runbooks.hosts.script import run_fragments
 from runbooks.hosts.services.registry import manager_of
 from runbooks.hosts.transport import Transport
+from runbooks.hosts.waits import ask_waits, parse_waits
 from runbooks.hosts.worker_log import parse_end
 
 TIMEOUT_S = 60.0
@@ -34,13 +37,15 @@ class Open(Struct, frozen=True):
     """What is to be asked of a host: `unnamed` are pids that its census lacks, each with the node
     that answers from it; `silent` those of its census for which no node answers; `lines`: where
     files name queues, nodes and sizes; `logs` are services, each with its main process (None: it
-    does not run), whose logs are read at the end.
+    does not run), whose logs are read at the end; `busy` are
+    processes of pools.
     """
 
     unnamed: Mapping[int, str] = {}
     silent: tuple[int, ...] = ()
     lines: bool = False
     logs: Mapping[str, int | None] = {}
+    busy: tuple[int, ...] = ()
 
 
 def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
@@ -50,6 +55,7 @@ def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
     for row in table(fleet, snapshot):
         rows[row.host].append(row)
     found, states = dict[str, Open](), snapshot.reachable()
+    stuck = busy_processes(snapshot.broker, snapshot.at) if snapshot.broker else {}
     for host in fleet.hosts:
         if (state := states.get(host.name)) and state.census:
             its = rows[host.name]
@@ -59,6 +65,7 @@ def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
                 tuple(_silent(its)),
                 bool(pids) or _differs(fleet, host, its, nodes),
                 dict(_logs(host, state, its)),
+                tuple(_busy(its, stuck)),
             )
     return {name: one for name, one in found.items() if one != Open()}
 
@@ -109,6 +116,16 @@ def _logs(
             yield name, service.pid
 
 
+def _busy(rows: Iterable[Row], stuck: Mapping[str, Collection[int]]) -> Iterator[int]:
+    """The processes of pools that are `stuck`, by their node.
+
+    Not those that know themselves by another pid.
+    """
+    for row in rows:
+        pids = stuck.get(row.answer.name, ()) if row.answer else ()
+        yield from (one.pid for one in row.below if one.pid in pids and one.pid == one.inner_pid)
+
+
 def _differs(
     fleet: Fleet, host: FleetHost, rows: Iterable[Row], nodes: Mapping[str, NodeState]
 ) -> bool:
@@ -138,6 +155,8 @@ def ask_again(
         if (question := manager.ask_end(name, pid))
     }
     questions |= {f"{_LOG}{name}": question for name, question in ends.items()}
+    if asked.busy:
+        questions["waits"] = ask_waits(asked.busy)
     if pids:
         questions |= {
             "clock": facts.ask_clock(),
@@ -150,7 +169,8 @@ def ask_again(
         name: replace(state.services[name], last_lines=parse_end(answers[f"{_LOG}{name}"]))
         for name in ends
     }
-    state = replace(state, services={**state.services, **services})
+    locked = parse_waits(answers["waits"]) if asked.busy else frozenset[int]()
+    state = replace(state, services={**state.services, **services}, locked=locked)
     if not pids:
         return state
     seen = parse_census(answers["census"], facts.parse_clock(answers["clock"]), {}, asked.unnamed)

@@ -249,8 +249,8 @@ def test_the_list_of_a_priority_that_no_worker_polls_is_told_taken_moved_and_put
     raw = next(raw for raw in broken.queue() if task_of(raw) == CHECK)
     with broken.broker() as client, frozen(broken, "worker_high"):
         client.lpush(stray, raw)
-        (told,) = (one for one in broken.inv("diagnose", "--json").json["findings"] if one["code"] == "queue.unknown")
-        assert told["summary"] == "1 Celery message waits as priority 4 of high_priority, which no worker polls"
+        (told,) = (one for one in broken.inv("diagnose", "--json").json["findings"] if one["code"] == "queue.unpolled")
+        assert told["summary"] == "1 message waits as priority 4 of high_priority, which no worker polls"
         assert "clean-queues --queue high_priority --priority 4 --requeue-to high_priority" in told["evidence"][-1]
         meant = ("--queue", "high_priority", "--priority", "4")
         assert [

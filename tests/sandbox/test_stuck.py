@@ -1,5 +1,7 @@
 """Fleets whose workers answer and whose queues do not move: real workers, each stuck in a way of its own."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
 APP = """
-import threading
+import threading, time
 from celery import Celery
 from celery.worker.control import control_command
 
@@ -35,6 +37,17 @@ def parent():
 
 @app.task
 def child(): ...
+
+@app.task
+def lock():
+    "As a task that takes a lock which it holds already."
+    own = threading.Lock()
+    own.acquire()
+    own.acquire()
+
+@app.task
+def long():
+    time.sleep(600)
 
 @app.task(rate_limit="1/h")
 def limited(): ...
@@ -60,7 +73,7 @@ all:
       celery_app: shop
       celery_broker_url: URL
       celery_broker_options: OPTIONS
-      celery_thresholds: {runtime: 30s}
+      celery_thresholds: {runtime: RUNTIME}
       celery_stop_timeout: 2s
       celery_directory: "{{ inventory_dir }}"
       celery_python: PYTHON
@@ -88,22 +101,42 @@ STUCK = {
 class Shop:
     """An application with its workers at one db of a Redis, and an inventory that names them all."""
 
-    def __init__(self, world: World, server: RedisServer, db: int, workers: dict[str, str], **options: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        server: RedisServer,
+        db: int,
+        workers: dict[str, str],
+        *,
+        pool: str = "threads",
+        runtime: str = "30s",
+        **options: int,
+    ) -> None:
         self.world, self.name, self.workers, self.url = world, f"db{db}", workers, server.url(db)
+        self.pool, self.began_at = pool, 0.0
         self.folder = world.path / self.name
         self.folder.mkdir()
         (self.folder / "shop.py").write_text(
             APP.replace("URL", repr(self.url)).replace("OPTIONS", repr(options | RESTORES))
         )
-        head = HEAD.replace("URL", self.url).replace("OPTIONS", repr(options)).replace("PYTHON", sys.executable)
+        head = (
+            HEAD.replace("RUNTIME", runtime)
+            .replace("URL", self.url)
+            .replace("OPTIONS", repr(options))
+            .replace("PYTHON", sys.executable)
+        )
         lines = "".join(f"        - {{name: {name}, queues: [{queue}]}}\n" for name, queue in workers.items())
         (self.folder / "inventory.yaml").write_text(head + lines)
         self.app = Celery("shop", broker=self.url, set_as_current=False)
 
-    def findings(self) -> dict[str, Any]:
+    def diagnose(self) -> dict[str, Any]:
         done = self.world.inv("diagnose", "--json", "--inventory", f"{self.name}/inventory.yaml")
-        assert "findings" in done.json, done.out + done.err
-        return {one["code"]: one for one in done.json["findings"]}
+        document: dict[str, Any] = done.json
+        assert "findings" in document, done.out + done.err
+        return document
+
+    def findings(self) -> dict[str, Any]:
+        return {one["code"]: one for one in self.diagnose()["findings"]}
 
     def send(self, task: str, queue: str, count: int = 1, **options: Any) -> None:
         for _ in range(count):
@@ -115,8 +148,8 @@ class Shop:
 
     @contextmanager
     def running(self) -> Iterator["Shop"]:
-        """The workers, each with one thread, ready for work."""
-        options = ["-P", "threads", "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
+        """The workers, each with one thread or process, ready for work."""
+        options = ["-P", self.pool, "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
         processes = []
         for name, queue in self.workers.items():
             command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{name}@here", "-Q", queue]
@@ -135,18 +168,24 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Shop]]:
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Shop, Shop]]:
     world = make_world(tmp_path_factory.mktemp("shops"))
     own = {"h": "hang", "s": "self", "l": "limited", "i": "idle", "e": "etas", "f": "etas"}
     with ExitStack() as stack:
         server = stack.enter_context(servers(world.path))()
         first = stack.enter_context(Shop(world, server, 0, own).running())
         second = Shop(world, server, 1, {"a": "late", "b": "late"}, visibility_timeout=3)
-        yield first, stack.enter_context(second.running())
+        third = Shop(world, server, 2, {"k": "lock", "l": "long"}, pool="prefork", runtime="10m")
+        stack.enter_context(third.running())
+        third.send("lock", "lock", 9)
+        third.send("long", "long", 9)
+        until(lambda: third.active() == 2)
+        third.began_at = time.monotonic()
+        yield first, stack.enter_context(second.running()), third
 
 
-def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Shop]) -> None:
-    shop, late = shops
+def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Shop, Shop]) -> None:
+    shop, late, _ = shops
     assert not set(shop.findings()) & STUCK, "healthy and idle"
 
     shop.send("hang", "hang", 20)
@@ -179,8 +218,8 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     assert "have sent 1 message that waits in self behind them" in waits["summary"]
 
 
-def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(shops: tuple[Shop, Shop]) -> None:
-    shop, _ = shops
+def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(shops: tuple[Shop, Shop, Shop]) -> None:
+    shop, _, _ = shops
     shop.app.control.cancel_consumer("etas", destination=["f@here"], reply=True)
     shop.send("child", "etas", 1100, countdown=3600)
     until(lambda: len((shop.app.control.inspect(["e@here"]).scheduled() or {}).get("e@here", ())) == 1100)
@@ -188,3 +227,24 @@ def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(shops: tuple[S
     shop.app.control.add_consumer("etas", destination=["f@here"], reply=True)
     found = shop.findings()["worker.holds_etas"]
     assert found["summary"] == "e@here holds 1,100 messages until their ETA, and f@here holds none"
+
+
+def test_a_process_that_waits_for_itself_is_told_at_once_and_a_long_task_is_no_fault(
+    shops: tuple[Shop, Shop, Shop],
+) -> None:
+    _, _, shop = shops
+    until(lambda: time.monotonic() - shop.began_at > 31, timeout_s=40)
+    seen = shop.diagnose()
+    (hangs,) = (one for one in seen["findings"] if one["code"] == "worker.hangs")
+    assert hangs["subject"] == "lock"
+    assert "hangs: it waits for a lock that only it could release" in hangs["summary"]
+    (said,) = seen["messages"]
+    assert "wait in long, and none has begun for " in said
+
+    def ids() -> list[str]:
+        return [task["id"] for task in shop.app.control.inspect(["k@here"], timeout=1).active()["k@here"]]
+
+    before = ids()
+    (kill,) = (line for line in hangs["evidence"] if "sudo kill -KILL" in line)
+    os.kill(int(kill.partition("-KILL ")[2].split(";")[0]), signal.SIGKILL)
+    until(lambda: len(ids()) == 1 and ids() != before)

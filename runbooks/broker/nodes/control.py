@@ -216,7 +216,14 @@ def _rate_limit(task: str) -> tuple[str, str]:
 
 def _running(told: Mapping[str, Any]) -> RunningTask:
     """What an answer says of a task that runs."""
-    return RunningTask(str(told.get("id")), str(told.get("name")), started_at(told), bool(told.get("acknowledged")))
+    pid = told.get("worker_pid")
+    return RunningTask(
+        str(told.get("id")),
+        str(told.get("name")),
+        started_at(told),
+        bool(told.get("acknowledged")),
+        pid if isinstance(pid, int) else None,
+    )
 
 
 def started_at(told: Mapping[str, Any]) -> float | None:

@@ -276,3 +276,15 @@ def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.
     assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == ()
     client.delete(KEYS.binding("to-mail"))
     assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == (mail,)
+
+
+def test_the_list_of_a_queue_with_another_separator_is_known_by_where_its_messages_were_sent(
+    client: "redis.Redis", send: Send
+) -> None:
+    send("report", "other")
+    [raw] = listed(client, "other")
+    client.rename("other", "other:3")
+    client.lpush("mail-2", raw)
+    strays = look(client).strays
+    assert (strays["other:3"].queue, strays["other:3"].priority, strays["other:3"].sep) == ("other", 3, ":")
+    assert (strays["mail-2"].queue, strays["mail-2"].sep) == ("mail-2", "")

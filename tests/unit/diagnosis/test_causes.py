@@ -6,8 +6,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from runbooks.core.application import Application, CameFrom, RegisteredTask, Route
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Cause, DropIn, Finding, ImportProbe, NodeState, ServiceState, Severity
+from runbooks.core.logged import Event, Logged, ServiceLog
+from runbooks.core.model import (
+    Cause,
+    DropIn,
+    Finding,
+    ImportProbe,
+    Lasting,
+    NodeState,
+    SecondLook,
+    ServiceState,
+    Severity,
+)
 from runbooks.diagnosis.causes import _PAIRS
 from runbooks.diagnosis.files import STEPS
 from runbooks.diagnosis.judge import judge
@@ -108,6 +120,46 @@ def test_tasks_that_a_worker_lacks_follow_from_an_import_only_where_the_applicat
 
     assert causes(frozenset()) == ["task.import_fails"]
     assert causes(frozenset({bill})) == [], f"it knows {bill} now, and not only {ship} is missing there"
+
+
+def test_tasks_that_a_worker_lacks_follow_from_its_age_where_the_application_has_them_now() -> None:
+    nodes = {"high@web1": NodeState("high@web1", frozenset(), frozenset({"high_q"}))}
+
+    def seen(*registers: str) -> dict[str, Finding]:
+        tasks = tuple(RegisteredTask(name, Route("high_q")) for name in registers)
+        said = Application(tasks=tasks, came_from=CameFrom(changed_at=NOW - 100))
+        return found({"application": said}, nodes=nodes)
+
+    assert caused_by(seen(*TASKS), "task.not_registered") == ["worker.older_code"]
+    assert next(code for code in seen(*TASKS) if code.startswith(("worker.", "task."))) == "worker.older_code"
+    assert caused_by(seen(TASKS[0]), "task.not_registered") == [], "a restart would not bring the other one"
+
+
+@pytest.mark.parametrize(("near", "fixed"), [(True, False), (False, True)])
+def test_a_silence_since_redis_had_no_memory_for_an_answer_follows_from_what_fills_it(near: bool, fixed: bool) -> None:
+    said = "Control command error: OperationalError(\"command not allowed when used memory > 'maxmemory'.\")"
+    log = ServiceLog(NOW - 500, (Logged(Event.NO_ANSWER, "", 1, said, NOW - 60, NOW - 60),))
+    memory = {"maxmemory_bytes": 40_000_000, "used_memory_bytes": 39_000_000 if near else 9_000_000}
+    left = Lasting(7, 34_000_000)
+    findings = found(high(ServiceState(101, NOW - 500, "", log=log)), nodes={}, replies_left=left, **memory)
+    chain = [one for one in ("broker.replies_left", "broker.nearly_full", "worker.not_answering") if one in findings]
+    assert [code for code in findings if code in chain] == chain
+    assert caused_by(findings, "worker.not_answering")[0] == chain[-2]
+    assert bool(findings["worker.not_answering"].fix) is fixed
+    assert ("Redis refused an answer of it" in findings["worker.not_answering"].summary) is not fixed
+
+
+def test_a_queue_that_is_not_taken_follows_from_other_priority_steps_and_from_no_other_option() -> None:
+    node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}), frozenset())
+    second = SecondLook(2.0, {node.name: node}, unmoved=frozenset({"high_q"}), waiting_clients=1)
+
+    def causes(**options: Any) -> list[str]:
+        said = Application(transport_options=options)
+        broker = {"nodes": {node.name: node}, "queues": {"high_q": make_queue(depth=6)}, "second": second}
+        return caused_by(found({"application": said}, **broker), "queue.not_taken")
+
+    assert causes(priority_steps=[0, 1]) == ["broker.options_differ"]
+    assert causes(visibility_timeout=60) == []
 
 
 def test_no_finding_can_explain_itself() -> None:

@@ -439,15 +439,26 @@ def test_what_waits_in_a_queue_of_nobody_is_told_with_its_tasks_its_senders_and_
     assert str(Command("clean-queues", "--queue", "hgih_q", "--requeue-to", "high_q")) in finding.evidence[4]
 
 
-def test_the_list_of_a_priority_that_no_worker_polls_is_told_as_that() -> None:
-    key = "high_q\\x06\\x164"
-    stray = Stray("high_q", 4, 1, {TASKS[0]: 1}, {})
-    found = findings(broker=broker(other_lists={key: (1, True)}, strays={key: stray}))
-    finding = only(found, "queue.unknown")
-    assert finding.summary == "1 Celery message waits as priority 4 of high_q, which no worker polls"
-    assert finding.evidence[-1].startswith("workers poll the priorities 0, 3, 6, 9: ")
+def test_lists_of_priorities_that_no_worker_polls_are_told_as_one_fault() -> None:
+    lists = {f"high_q\\x06\\x16{step}": (1, True) for step in (4, 1)}
+    strays = {key: Stray("high_q", int(key[-1]), 1, {TASKS[0]: 1}, {}) for key in lists}
+    finding = only(findings(broker=broker(other_lists=lists, strays=strays)), "queue.unpolled")
+    assert finding.subject == "high_q"
+    assert finding.summary == "2 messages wait as priority 1 and 4 of high_q, which no worker polls"
+    assert finding.evidence[0] == f"2 × {TASKS[0]}, of 2 looked at"
+    assert finding.evidence[1].startswith("workers poll the priorities 0, 3, 6, 9: ")
     moves = Command("clean-queues", "--queue", "high_q", "--priority", "4", "--requeue-to", "high_q")
-    assert f"{moves} moves what waits into a list that workers poll" in finding.evidence[-1]
+    assert finding.evidence[-1] == f"{moves} moves what waits to where workers poll"
+
+
+def test_lists_of_a_queue_with_another_separator_are_told_as_that_and_not_as_a_misspelt_queue() -> None:
+    stray = Stray("high_q", 3, 1, {TASKS[0]: 1}, {}, sep=":")
+    finding = only(findings(broker=broker(other_lists={"high_q:3": (5, True)}, strays={"high_q:3": stray})),
+                   "queue.unpolled")  # fmt: skip
+    assert finding.summary == (
+        "5 messages wait in high_q:3, which is high_q with another separator, so no worker polls it"
+    )
+    assert str(Command("clean-queues", "--queue", "high_q:3", "--requeue-to", "high_q")) in finding.evidence[-1]
 
 
 # --- hosts and workers
@@ -884,6 +895,21 @@ def test_an_application_without_remote_control_is_the_cause_of_its_workers_silen
                    "worker.no_remote_control")  # fmt: skip
     assert finding.blocks
     assert "worker_enable_remote_control" in finding.summary
+
+
+def test_kombu_that_hears_nothing_under_a_prefix_is_the_cause_of_its_workers_silence() -> None:
+    old = Application(transport_options={"global_keyprefix": "shop_"}, versions={"kombu": "5.2.3"})
+    silent = make_broker(FLEET, nodes={})
+
+    def found(said: Application) -> tuple[Finding, ...]:
+        tried = replace(GOOD, application=said)
+        return findings(broker=silent, hosts={"web1": state(imports_now=tried, imports_wanted=tried)})
+
+    finding = only(found(old), "worker.no_remote_control")
+    assert "kombu 5.2.3 hears no remote control" in finding.summary
+    assert [one.code for one in found(old)] == ["worker.no_remote_control"]
+    for well in (replace(old, versions={"kombu": "5.2.4"}), replace(old, transport_options={})):
+        assert "worker.not_answering" in {one.code for one in found(well)}
 
 
 def test_a_masked_unit_is_told_as_such_and_not_as_edited() -> None:

@@ -11,6 +11,7 @@ from runbooks.core.application import (
     KeptEntry,
     KeptSchedule,
     Parameter,
+    Place,
     RegisteredTask,
     Route,
     ScheduleEntry,
@@ -78,6 +79,17 @@ def test_entries_that_lead_to_a_worker_give_no_finding_by_both_versions_of_the_i
     assert found(v1) == found(v2) == ()
     cleanup = entry("backend_cleanup", "celery.backend_cleanup")
     assert found(cleanup, tasks=[task("celery.backend_cleanup")]) == ()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "codes"), [("disabled", []), ("redis", []), ("django-db", ["schedule.no_consumer"])]
+)
+def test_celerys_own_cleanup_needs_a_worker_only_where_results_do_not_expire_by_themselves(
+    scheme: str, codes: list[str]
+) -> None:
+    cleanup = entry("celery.backend_cleanup", "celery.backend_cleanup", queue="celery")
+    said = found(cleanup, tasks=[task("celery.backend_cleanup")], backend=(Place(scheme),))
+    assert [one.code for one in said] == codes
 
 
 def test_of_many_entries_a_misspelt_queue_and_a_misspelt_task_are_named_with_the_nearest() -> None:

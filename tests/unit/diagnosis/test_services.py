@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.application import Application
 from runbooks.core.census import CeleryProcess, Census, Connection, Kind, Manager, Options, Unit
 from runbooks.core.effects import Change, ControlService, SetEnvironment, WriteFile, sha256
 from runbooks.core.fleet import Fleet
@@ -331,15 +330,6 @@ def test_a_worker_that_has_reached_its_broker_again_is_not_said_not_to() -> None
     back = Logged(Event.CONNECTED, "", 1, "Connected to redis", NOW - 20, NOW - 20)
     for events in ((lost, back), (back, lost)):
         assert silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, events))).fix
-
-
-def test_a_worker_is_not_restarted_for_kombu_that_hears_nothing_under_a_prefix() -> None:
-    runs = ServiceState(101, NOW - 500, "")
-    options = {"global_keyprefix": "shop_"}
-    old = Application(transport_options=options, versions={"kombu": "5.2.3"})
-    assert "kombu 5.2.3 hears no remote control" in silent(runs, application=old).summary
-    for well in (replace(old, versions={"kombu": "5.2.4"}), replace(old, transport_options={})):
-        assert silent(runs, application=well).fix
 
 
 def test_a_crash_loop_that_is_seen_while_the_worker_runs_is_told_as_that() -> None:

@@ -1,10 +1,11 @@
 """What two looks prove of a queue that does not move, and what they do not."""
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec.structs import replace
 
-from runbooks.core.model import Finding, NodeState, RunningTask, SecondLook
+from runbooks.core.model import BrokerState, Finding, NodeState, RunningTask, SecondLook
 from runbooks.diagnosis import stuck
 from tests.unit.fleets import NOW, make_broker, make_fleet, make_host, make_queue, make_snapshot, make_state
 
@@ -16,18 +17,27 @@ NODE = NodeState("high@web1", frozenset(), frozenset({QUEUE}), frozenset(), pool
 def busy(age_s: float | None, id: str = "t1", **changes: Any) -> NodeState:
     """The node with its one process busy for so long."""
     started_at = None if age_s is None else NOW - age_s
-    running = RunningTask(id, "shop.tasks.bill", started_at, acknowledged=True)
+    running = RunningTask(id, "shop.tasks.bill", started_at, acknowledged=True, pid=101)
     return replace(NODE, running=(running,), holds=frozenset({id}), **changes)
 
 
-def found(first: NodeState, second: NodeState, *, ahead_s: float = 0.0, **seen: Any) -> dict[str, Finding]:
-    """The findings by their codes, of a queue with 40 messages and a host whose clock is ahead by so much."""
-    look = SecondLook(2.0, {second.name: second}, **seen)
-    broker = make_broker(FLEET, queues={QUEUE: make_queue(depth=40)}, nodes={first.name: first}, second=look)
+def found(
+    first: NodeState, second: NodeState, *, ahead_s: float = 0.0, locked: Collection[int] = (), **seen: Any
+) -> dict[str, Finding]:
+    """The findings by their codes, of a queue with 40 messages and a host whose clock is ahead by so much.
+
+    The `locked` processes of that host wait for themselves.
+    """
     host = make_host()
-    states = {host.name: make_state(host, clock_at=NOW + ahead_s)}
-    snapshot = make_snapshot(FLEET, broker=broker, hosts=states)
+    state = make_state(host, clock_at=NOW + ahead_s, locked=frozenset(locked))
+    snapshot = make_snapshot(FLEET, broker=looked_at(first, second, **seen), hosts={host.name: state})
     return {one.code: one for one in stuck.faults(FLEET, snapshot)}
+
+
+def looked_at(first: NodeState, second: NodeState, **seen: Any) -> BrokerState:
+    """A queue with 40 messages, in two looks."""
+    look = SecondLook(2.0, {second.name: second}, **seen)
+    return make_broker(FLEET, queues={QUEUE: make_queue(depth=40)}, nodes={first.name: first}, second=look)
 
 
 def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
@@ -36,7 +46,7 @@ def test_a_task_that_has_run_for_longer_than_the_threshold_hangs() -> None:
         "40 messages wait in high_q, and every process that could take them has been running one task for more than "
         "11 min 40 s"
     )
-    assert any("1 of 1 are lost then" in line for line in finding.evidence)
+    assert any("1 of 1 tasks are lost then" in line for line in finding.evidence)
 
 
 def test_five_minutes_are_no_fault_nor_is_a_task_that_has_ended_between_the_looks() -> None:
@@ -45,16 +55,32 @@ def test_five_minutes_are_no_fault_nor_is_a_task_that_has_ended_between_the_look
     assert not found(busy(None), busy(None))
 
 
+def test_what_waits_behind_tasks_that_may_only_be_long_is_said_and_is_no_fault() -> None:
+    def said(age_s: float) -> list[str]:
+        snapshot = make_snapshot(FLEET, broker=looked_at(busy(age_s), busy(age_s)))
+        return list(stuck.waiting_behind_tasks(FLEET, snapshot))
+
+    assert said(300)[0].startswith("40 messages wait in high_q, and none has begun for 5 min: every process")
+    assert said(20) == said(700) == []
+
+
+def test_processes_that_wait_for_themselves_hang_however_short_a_time() -> None:
+    finding = found(busy(40), busy(40), locked=[101])["worker.hangs"]
+    assert "hangs: it waits for a lock that only it could release" in finding.summary
+    assert any(line.startswith("to free the worker, on web1: sudo kill -KILL 101;") for line in finding.evidence)
+    assert "worker.hangs" not in found(busy(40), busy(40), locked=[102]), "another one's"
+
+
 def test_a_worker_whose_clock_is_ahead_is_judged_by_its_own_clock() -> None:
     assert "worker.hangs" in found(busy(300), busy(300), ahead_s=600)
-    assert not found(busy(700), busy(700), ahead_s=-600)
+    assert "worker.hangs" not in found(busy(700), busy(700), ahead_s=-600)
 
 
 def test_a_worker_whose_subtasks_wait_behind_it_is_told_before_the_threshold() -> None:
     sent = {QUEUE: {"t1": 3}}
     assert "worker.waits_for_itself" in found(busy(60), busy(60), senders=sent)
     assert not found(busy(10), busy(10), senders=sent)
-    assert not found(busy(60), busy(60), senders={QUEUE: {"another": 3}})
+    assert "worker.waits_for_itself" not in found(busy(60), busy(60), senders={QUEUE: {"another": 3}})
     assert not found(busy(60, pool_size=2), busy(60, pool_size=2), senders=sent)
 
 
