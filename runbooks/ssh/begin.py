@@ -26,10 +26,15 @@ there is.
 
 _SLOW_S = 4.0
 
-# The command holds "ready-$1", and never the word itself: sudo's refusals quote it. `id` costs a
-# small host a millisecond: it is asked only of a user that the shell was to become, and never for
-# root's.
 _OURS = """echo "ready-$1 ${2:+$(id -u)} ${2:+${3:-$(id -u "$2")}}" >&2; exec /bin/sh -s"""
+"""The command holds "ready-$1", and never the word itself: sudo's refusals quote it.
+
+`id` costs a small host a millisecond: only a user that the shell was to become is looked up, and
+root never is.
+"""
+
+_IGNORED_FLAGS = ("-n", "-S", "--non-interactive", "--stdin")
+"""Flags for sudo's question, which this tool answers in its own way."""
 
 
 class WrongPassword(HostUnreachable):
@@ -53,21 +58,15 @@ def begin_shell(
     meanwhile, "" where it took no time or was silent. Raises HostUnreachable, WrongPassword, and
     what paramiko raises.
     """
-    token, asks = secrets.token_hex(8), f"asks-{secrets.token_hex(8)}"
-    wanted_user = become.user if become else ""
-    shell = [
-        "/bin/sh",
-        "-c",
-        _OURS,
-        "sh",
-        token,
-        wanted_user,
-        *(["0"] if wanted_user == "root" else []),
-    ]
-    command = [*_sudo(become, asks), "--", *shell] if become else shell
+    token = secrets.token_hex(8)
+    asks = f"asks-{secrets.token_hex(8)}"
+    command = _command(token, asks, become)
     channel.exec_command(f"exec {shlex.join(command)}")
+
     began = time.monotonic()
-    said = _Said(channel, deadline if become else min(deadline, began + _PATIENCE_S))
+    if become is None:
+        deadline = min(deadline, began + _PATIENCE_S)
+    said = _Said(channel, deadline)
     ready = re.compile(rf"ready-{token} (\d*) (\d*)\n")
     answered = 0
     while not (found := ready.search(said.text)):
@@ -82,25 +81,53 @@ def begin_shell(
             raise _no_shell(channel, user, said.text, time.monotonic() - began) from None
         if ended:
             raise _refusal(channel, user, become, said.text.replace(asks, ""))
-    runs_as, wanted = found[1], found[2]
-    if wanted and runs_as and runs_as != wanted:
-        raise HostUnreachable(
-            f"its shell runs with uid {runs_as}, and not as {become.user if become else user} (uid"
-            f" {wanted})",
-            "does a ForceCommand of its sshd, or a wrapper in place of sudo, change the command?"
-            f" `ssh {user}@…`",
-            HostTrouble.OTHER_SHELL,
-        )
+
+    if become:
+        _check_user(found, user, become.user)
     took_s = time.monotonic() - began
-    told = " ".join(said.text[: found.start()].replace(asks, "").split())[-_SAID:]
-    return f"after {took_s:.0f} s, in which it said: {told}" if took_s > _SLOW_S and told else ""
+    before = said.text[: found.start()].replace(asks, "")
+    return _slowness(took_s, before)
+
+
+def _command(token: str, asks: str, become: Become | None) -> list[str]:
+    """The command whose shell says the token; through sudo where `become` asks for it."""
+    shell = ["/bin/sh", "-c", _OURS, "sh", token]
+    if become is None:
+        return [*shell, ""]
+    shell.append(become.user)
+    if become.user == "root":
+        shell.append("0")
+    return [*_sudo(become, asks), "--", *shell]
+
+
+def _check_user(found: re.Match[str], user: str, wanted_user: str) -> None:
+    """Raise HostUnreachable where the shell runs as another user than `wanted_user`."""
+    runs_as = found[1]
+    wanted = found[2]
+    if not wanted or not runs_as or runs_as == wanted:
+        return
+    raise HostUnreachable(
+        f"its shell runs with uid {runs_as}, and not as {wanted_user} (uid {wanted})",
+        "does a ForceCommand of its sshd, or a wrapper in place of sudo, change the command?"
+        f" `ssh {user}@…`",
+        HostTrouble.OTHER_SHELL,
+    )
+
+
+def _slowness(took_s: float, before: str) -> str:
+    """What a shell that took its time said `before` it was there; "" of one that was fast."""
+    told = " ".join(before.split())[-_SAID:]
+    if took_s > _SLOW_S and told:
+        return f"after {took_s:.0f} s, in which it said: {told}"
+    return ""
 
 
 class _Said:
     """What a channel says on standard error until its shell is there."""
 
     def __init__(self, channel: paramiko.Channel, deadline: float) -> None:
-        self._channel, self._deadline = channel, deadline
+        self._channel = channel
+        self._deadline = deadline
         self.text = ""
 
     def more(self) -> bool:
@@ -115,10 +142,11 @@ def _sudo(become: Become, asks: str) -> list[str]:
     """**Source:** ansible-core 2.19 `plugins/become/sudo.py`: -H -S -n, but not -n where it has a
     password.
     """
-    flags = [
-        flag for flag in become.flags if flag not in ("-n", "-S", "--non-interactive", "--stdin")
-    ]
-    ask = ["-n"] if become.password is None else ["-S", "-p", asks]
+    flags = [flag for flag in become.flags if flag not in _IGNORED_FLAGS]
+    if become.password is None:
+        ask = ["-n"]
+    else:
+        ask = ["-S", "-p", asks]
     return [become.exe, *flags, "-u", become.user, *ask]
 
 
@@ -132,26 +160,33 @@ def _refusal(
     channel.status_event.wait(_PATIENCE_S)
     if channel.exit_status == -1:
         return HostUnreachable("the connection was lost")
-    told = re.sub(r"/bin/sh -c.*?-s( \S+)* *", "/bin/sh", " ".join(said.split()))[-_SAID:]
-    if become is None or not ("sudo" in said or "/bin/sh" in said):
+    shortened = re.sub(r"/bin/sh -c.*?-s( \S+)* *", "/bin/sh", " ".join(said.split()))
+    told = shortened[-_SAID:]
+    of_sudo = "sudo" in said or "/bin/sh" in said
+    if become is None or not of_sudo:
         told = told or f"it said nothing; try `ssh` there as {user}"
         return HostUnreachable(f"its shell ended with {channel.exit_status}: {told}")
-    if become.password is None and "password" in said:
-        advice = "pass --ask-become-pass, or set ansible_become_password"
-    elif "tty" in said or "terminal" in said:
-        advice = f"its sudoers has to say: Defaults:{user} !requiretty"
-    else:
-        allow = (
-            f"{user} ALL=({become.user}) {'NOPASSWD: ' if become.password is None else ''}/bin/sh"
-        )
-        advice = f"its sudoers has to say: {allow}"
     return HostUnreachable(
-        f"sudo refuses: {told or 'it said nothing'}", advice, HostTrouble.SUDO_REFUSED
+        f"sudo refuses: {told or 'it said nothing'}",
+        _sudo_advice(user, become, said),
+        HostTrouble.SUDO_REFUSED,
     )
 
 
+def _sudo_advice(user: str, become: Become, said: str) -> str:
+    """What lets sudo run the shell, by what it said."""
+    if become.password is None and "password" in said:
+        return "pass --ask-become-pass, or set ansible_become_password"
+    if "tty" in said or "terminal" in said:
+        return f"its sudoers has to say: Defaults:{user} !requiretty"
+    tag = ""
+    if become.password is None:
+        tag = "NOPASSWD: "
+    return f"its sudoers has to say: {user} ALL=({become.user}) {tag}/bin/sh"
+
+
 def _no_shell(channel: paramiko.Channel, user: str, said: str, waited_s: float) -> HostUnreachable:
-    """What reads there in place of /bin/sh, if it tells: every shell knows the question, which
+    """What reads there in place of /bin/sh, if it says so: every shell knows the question, which
     changes nothing.
     """
     channel.sendall(b"echo $0 >&2\n")

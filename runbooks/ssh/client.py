@@ -30,10 +30,11 @@ wait for it.
 
 SESSION_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 65536
+_LOST = (paramiko.SSHException, OSError, EOFError)
+"""What is raised where a connection is lost."""
 
-logging.getLogger("paramiko").addHandler(
-    logging.NullHandler()
-)  # else its errors go to standard error beside ours
+# Without a handler its errors go to standard error beside ours.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class SshTransport:
@@ -44,7 +45,10 @@ class SshTransport:
     def __init__(
         self, target: Target, become: Become | None, jumps: Jumps, secrets: Secrets
     ) -> None:
-        self._target, self._become, self._jumps, self._secrets = target, become, jumps, secrets
+        self._target = target
+        self._become = become
+        self._jumps = jumps
+        self._secrets = secrets
         self._connection: Connection | None = None
         self._hang_up: Callable[[], object] = bool
         self._refused: WrongPassword | None = None
@@ -55,9 +59,8 @@ class SshTransport:
     def run(self, script: str, *, timeout_s: float) -> Completed:
         try:
             return self._shell_kept().run(script, timeout_s=timeout_s)
-        except (
-            BaseException
-        ):  # what is left of this script must not be taken for the next one's answer
+        except BaseException:
+            # What is left of this script must not be taken for the next one's answer.
             self._end_shell()
             raise
 
@@ -82,8 +85,9 @@ class SshTransport:
         self._keeping.close()
 
     def _ended(self, channel: paramiko.Channel) -> str:
-        """Why a shell is no more. **Source:** RFC 4254, 6.10: of what was cut off there is no exit
-        status.
+        """Why a shell has ended.
+
+        **Source:** RFC 4254, 6.10: of what was cut off there is no exit status.
         """
         channel.status_event.wait(SESSION_TIMEOUT_S)
         if channel.exit_status == -1:
@@ -107,9 +111,10 @@ class SshTransport:
 
             def receive(timeout_s: float) -> bytes:
                 channel.settimeout(timeout_s)
-                if chunk := channel.recv(_CHUNK_BYTES):
-                    return chunk
-                raise HostUnreachable(self._ended(channel))
+                chunk = channel.recv(_CHUNK_BYTES)
+                if not chunk:
+                    raise HostUnreachable(self._ended(channel))
+                return chunk
 
             yield Shell(send, receive)
 
@@ -128,10 +133,9 @@ class SshTransport:
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
+                # Where it fails the client is disconnected.
                 with (
-                    suppress(
-                        paramiko.SSHException, OSError, EOFError, HostUnreachable
-                    ),  # the client is disconnected
+                    suppress(*_LOST, HostUnreachable),
                     way(host, port, self.client_address) as channel,
                 ):
                     _pump(self.request, channel)
@@ -164,13 +168,7 @@ class SshTransport:
     @contextmanager
     def _session(self, deadline: float) -> Iterator[paramiko.Channel]:
         """A shell that reads its script from the channel, as the user the script is to run as."""
-        transport = self._connected().transport
-        try:
-            channel = transport.open_session(
-                window_size=WINDOW_BYTES, timeout=max(1.0, deadline - time.monotonic())
-            )
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
+        channel = self._opened(deadline)
         try:
             if self._refused:
                 raise self._refused
@@ -179,23 +177,34 @@ class SshTransport:
         except WrongPassword as error:
             self._refused = error
             raise
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except _LOST as error:
             raise HostUnreachable(
                 f"the connection was lost: {error or type(error).__name__}"
             ) from None
         finally:
-            with suppress(paramiko.SSHException, OSError, EOFError):  # nobody is left to be told
+            with suppress(*_LOST):  # nobody is left to hear it
                 channel.close()
+
+    def _opened(self, deadline: float) -> paramiko.Channel:
+        """A new session. Raises HostUnreachable."""
+        transport: paramiko.Transport = self._connected().transport
+        timeout_s = max(1.0, deadline - time.monotonic())
+        try:
+            return transport.open_session(window_size=WINDOW_BYTES, timeout=timeout_s)
+        except _LOST as error:
+            raise HostUnreachable(f"it opens no session: {error or type(error).__name__}") from None
 
 
 def _pump(one: socket.socket, other: paramiko.Channel) -> None:
     """Carry bytes both ways until one side ends."""
-    other_end: dict[socket.socket | paramiko.Channel, socket.socket | paramiko.Channel] = {
-        one: other,
-        other: one,
-    }
+    ends: list[socket.socket | paramiko.Channel] = [one, other]
     while True:
-        for reader in select.select(list(other_end), [], [])[0]:
-            if not (data := reader.recv(_CHUNK_BYTES)):
+        readable, _, _ = select.select(ends, [], [])
+        for reader in readable:
+            data = reader.recv(_CHUNK_BYTES)
+            if not data:
                 return
-            other_end[reader].sendall(data)
+            if reader is one:
+                other.sendall(data)
+            else:
+                one.sendall(data)

@@ -21,36 +21,8 @@ from runbooks.core.errors import UsageError
 from runbooks.core.operator import home_directory, user_name
 
 SSH_TIMEOUT_S = 10.0
-_ASKED_AT_ONCE = threading.BoundedSemaphore(
-    os.cpu_count() or 1
-)  # more processes would be no faster
-
-
-class Target(Struct, frozen=True):
-    """One SSH server: where it is, how its key is checked, and how we log in.
-
-    `jumps` are the `ssh` arguments of the servers on the way to it, in their order; `proxy_command`
-    is a shell command whose standard streams lead there. `strict` is ssh's StrictHostKeyChecking,
-    `remembered_in` the file that a new host key is written to, `agent` the socket of the agent to
-    ask.
-    """
-
-    host: str
-    port: int
-    user: str
-    key_name: str
-    known_hosts: tuple[Path, ...]
-    remembered_in: Path | None
-    strict: str
-    hash_names: bool
-    identities: tuple[Path, ...]
-    certificates: tuple[Path, ...]
-    agent: Path | None
-    identities_only: bool
-    connect_timeout_s: float
-    jumps: tuple[tuple[str, ...], ...] = ()
-    proxy_command: str = ""
-
+_ASKED_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""More processes would not be faster."""
 
 # Of several names of one thing Ansible takes the last that is set.
 ADDRESS = ("ansible_host", "ansible_ssh_host")
@@ -61,12 +33,41 @@ _OPTIONS = {
     "ConnectTimeout": ("ansible_timeout", "ansible_ssh_timeout"),
     "StrictHostKeyChecking": ("ansible_host_key_checking", "ansible_ssh_host_key_checking"),
 }
+_MORE_ARGUMENTS = ("ansible_ssh_common_args", "ansible_ssh_extra_args")
+
+
+class Target(Struct, frozen=True):
+    """One SSH server: where it is, how its key is checked, and how we log in."""
+
+    host: str
+    port: int
+    user: str
+    key_name: str
+    known_hosts: tuple[Path, ...]
+    remembered_in: Path | None
+    """The file that a new host key is written to."""
+    strict: str
+    """ssh's StrictHostKeyChecking."""
+    hash_names: bool
+    identities: tuple[Path, ...]
+    certificates: tuple[Path, ...]
+    agent: Path | None
+    """The socket of the agent to ask."""
+    identities_only: bool
+    connect_timeout_s: float
+    jumps: tuple[tuple[str, ...], ...] = ()
+    """The `ssh` arguments of the servers on the way to it, in their order."""
+    proxy_command: str = ""
+    """A shell command whose standard streams lead there."""
 
 
 def last(variables: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The value of the last of these that is set, as text."""
-    values = [str(variables[name]) for name in names if variables.get(name) not in (None, "")]
-    return values[-1] if values else None
+    for name in reversed(names):
+        value = variables.get(name)
+        if value not in (None, ""):
+            return str(value)
+    return None
 
 
 def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
@@ -75,27 +76,44 @@ def arguments_for(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     """
     arguments = shlex.split(str(variables.get("ansible_ssh_args", "")))
     for option, names in _OPTIONS.items():
-        value = last(variables, names)
-        if option == "ConnectTimeout":
-            value = value or f"{SSH_TIMEOUT_S:.0f}"
-        if option == "StrictHostKeyChecking":
-            value = "no" if str(value).lower() in ("false", "no", "0", "off") else None
+        value = _option_value(option, last(variables, names))
         if value is not None:
-            shown = Path(value).expanduser() if option == "IdentityFile" else value
-            arguments += ["-o", f'{option}="{shown}"']
-    for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+            arguments += ["-o", f'{option}="{value}"']
+    for name in _MORE_ARGUMENTS:
         arguments += shlex.split(str(variables.get(name, "")))
     return (*arguments, "--", last(variables, ADDRESS) or host)
 
 
+def _option_value(option: str, value: str | None) -> str | None:
+    """What an option of `ssh` is set to by its variable; None where it is not set."""
+    if option == "ConnectTimeout":
+        return value or f"{SSH_TIMEOUT_S:.0f}"
+    if option == "StrictHostKeyChecking":
+        if str(value).lower() in ("false", "no", "0", "off"):
+            return "no"
+        return None
+    if option == "IdentityFile" and value is not None:
+        return str(Path(value).expanduser())
+    return value
+
+
 def resolve(arguments: Sequence[str]) -> Target:
     """Ask `ssh -G`, which reads ssh_config with its Include and Match. Raises UsageError."""
+    options = _ssh_options(arguments)
+    return _target(options, arguments)
+
+
+def _ssh_options(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """What `ssh -G` says of each option: its values, in their order. Raises UsageError."""
     try:
         with _ASKED_AT_ONCE:
             done = subprocess.run(
-                ["ssh", "-G", *arguments], capture_output=True, text=True, timeout=SSH_TIMEOUT_S,
+                ["ssh", "-G", *arguments],
+                capture_output=True,
+                text=True,
+                timeout=SSH_TIMEOUT_S,
                 stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
     except FileNotFoundError:
         raise UsageError(
             "there is no `ssh` command on this machine", "install the OpenSSH client"
@@ -110,47 +128,59 @@ def resolve(arguments: Sequence[str]) -> Target:
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
         options.setdefault(name, []).append(value)
-    config = tuple(
-        arguments[n] for at, word in enumerate(arguments) if word == "-F" for n in (at, at + 1)
-    )
+    return options
+
+
+def _target(options: Mapping[str, Sequence[str]], arguments: Sequence[str]) -> Target:
     option = {name: values[0] for name, values in options.items()}
-    identities, certificates = (
-        [_filled_in(name, option, arguments[-1]) for name in options.get(kind, [])]
-        for kind in ("identityfile", "certificatefile")
-    )
-    return _target(option, identities, certificates, config)
+    users = _files(option.get("userknownhostsfile", "none"))
+    machines = _files(option.get("globalknownhostsfile", "none"))
+    remembered_in = None
+    if users:
+        remembered_in = users[0]
 
+    tokens = _tokens(option, arguments[-1])
+    identities = _filled_in(options.get("identityfile", ()), tokens)
+    certificates = _filled_in(options.get("certificatefile", ()), tokens)
+    if not certificates:
+        certificates = [path.with_name(f"{path.name}-cert.pub") for path in identities]
 
-def _target(
-    option: Mapping[str, str],
-    identities: Sequence[Path],
-    certificates: Sequence[Path],
-    config: tuple[str, ...],
-) -> Target:
-    users, machines = (
-        _files(option.get(f"{whose}knownhostsfile", "none")) for whose in ("user", "global")
-    )
+    timeout_s = SSH_TIMEOUT_S
     timeout = option.get("connecttimeout", "none")
-    jump, command = option.get("proxyjump", "none"), option.get("proxycommand", "none")
+    if timeout not in ("none", "0"):
+        timeout_s = float(timeout)
+    command = option.get("proxycommand", "none")
+    if command == "none":
+        command = ""
+
     return Target(
         host=option["hostname"],
         port=int(option["port"]),
         user=option["user"],
         key_name=option.get("hostkeyalias", ""),
         known_hosts=(*users, *machines),
-        remembered_in=users[0] if users else None,
+        remembered_in=remembered_in,
         strict=option.get("stricthostkeychecking", "ask"),
         hash_names=option.get("hashknownhosts") == "yes",
         identities=tuple(filter(_stands, identities)),
-        certificates=tuple(
-            certificates or (path.with_name(f"{path.name}-cert.pub") for path in identities)
-        ),
+        certificates=tuple(certificates),
         agent=_agent(option.get("identityagent", "SSH_AUTH_SOCK")),
         identities_only=option.get("identitiesonly") == "yes",
-        connect_timeout_s=SSH_TIMEOUT_S if timeout in ("none", "0") else float(timeout),
-        jumps=() if jump == "none" else tuple((*config, *_hop(hop)) for hop in jump.split(",")),
-        proxy_command="" if command == "none" else command,
+        connect_timeout_s=timeout_s,
+        jumps=_jumps(option.get("proxyjump", "none"), arguments),
+        proxy_command=command,
     )
+
+
+def _jumps(jump: str, arguments: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The `ssh` arguments of each server that ProxyJump names: of ours they inherit `-F` alone."""
+    if jump == "none":
+        return ()
+    config: list[str] = []
+    for at, word in enumerate(arguments):
+        if word == "-F":
+            config += arguments[at : at + 2]
+    return tuple((*config, *_hop(hop)) for hop in jump.split(","))
 
 
 def _files(names: str) -> list[Path]:
@@ -163,20 +193,39 @@ def _stands(identity: Path) -> bool:
     return identity.is_file() or identity.with_name(identity.name + ".pub").is_file()
 
 
-def _filled_in(name: str, option: Mapping[str, str], asked_for: str) -> Path:
-    """The name of a key's file with what ssh fills in at its use, so that `ssh -G` shows it as it
-    was written.
+def _tokens(option: Mapping[str, str], asked_for: str) -> dict[str, str]:
+    """What the tokens in the names of files stand for, by the letter behind their `%`.
+
+    **Source:** ssh_config(5), "TOKENS".
+    """
+    our_name = socket.gethostname()
+    return {
+        "%": "%",
+        "d": home_directory(),
+        "h": option["hostname"],
+        "i": str(os.getuid()),
+        "k": option.get("hostkeyalias", asked_for),
+        "L": our_name.split(".")[0],
+        "l": our_name,
+        "n": asked_for,
+        "p": option["port"],
+        "r": option["user"],
+        "u": user_name(),
+    }
+
+
+def _filled_in(names: Sequence[str], tokens: Mapping[str, str]) -> list[Path]:
+    """The files of keys with what ssh fills in at their use: `ssh -G` shows them as written.
 
     **Source:** ssh_config(5), "TOKENS" and "ENVIRONMENT VARIABLES".
     """
-    tokens = {
-        "%": "%", "d": home_directory(), "h": option["hostname"], "i": str(os.getuid()), "n": asked_for,
-        "k": option.get("hostkeyalias", asked_for), "l": socket.gethostname(), "L": socket.gethostname().split(".")[0],
-        "p": option["port"], "r": option["user"], "u": user_name(),
-    }  # fmt: skip
-    name = re.sub(r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], found[0]), name)
-    name = re.sub(r"^~(?=/|$)", home_directory(), name)
-    return Path(re.sub(r"%(.)", lambda found: tokens.get(found[1], found[0]), name)).expanduser()
+    paths = []
+    for name in names:
+        name = re.sub(r"\$\{(\w+)\}", lambda found: os.environ.get(found[1], found[0]), name)
+        name = re.sub(r"^~(?=/|$)", home_directory(), name)
+        name = re.sub(r"%(.)", lambda found: tokens.get(found[1], found[0]), name)
+        paths.append(Path(name).expanduser())
+    return paths
 
 
 def _agent(named: str) -> Path | None:
@@ -185,20 +234,23 @@ def _agent(named: str) -> Path | None:
     """
     if variable := re.fullmatch(r"\$(\w+)|(SSH_AUTH_SOCK)", named):
         named = os.environ.get(variable[1] or variable[2], "")
-    return Path(named) if named not in ("", "none") else None
+    if named in ("", "none"):
+        return None
+    return Path(named)
 
 
 def _hop(text: str) -> tuple[str, ...]:
-    """The `ssh` arguments of `[USER@]HOST[:PORT]` or an `ssh://` URI; of ours it inherits `-F`
-    alone.
+    """The `ssh` arguments of `[USER@]HOST[:PORT]` or an `ssh://` URI.
 
     **Source:** ssh_config(5), ProxyJump.
     """
     found = re.fullmatch(r"(?:ssh://)?(?:(.+)@)?(\[[^]]+\]|[^:\[\]]+)(?::(\d+))?/?", text)
-    user, host, port = found.groups() if found else (None, text, None)
-    return (
-        *(("-l", user) if user else ()),
-        *(("-p", port) if port else ()),
-        "--",
-        host.strip("[]"),
-    )
+    if found is None:
+        return "--", text.strip("[]")
+    user, host, port = found.groups()
+    arguments: list[str] = []
+    if user:
+        arguments += ["-l", user]
+    if port:
+        arguments += ["-p", port]
+    return (*arguments, "--", host.strip("[]"))

@@ -24,6 +24,19 @@ _BECOME_EXE = ("ansible_become_exe", "ansible_sudo_exe")
 _BECOME_FLAGS = ("ansible_become_flags", "ansible_sudo_flags")
 _BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")
 
+_MACHINE = (
+    "name the machine that it runs on as the host, with `celery_service_manager: docker`"
+    " (docs/docker.md)"
+)
+_IN_CONTAINERS = {
+    "docker": _MACHINE,
+    "docker_api": _MACHINE,
+    "podman": (
+        "and `celery_service_manager: docker` manages the containers of Docker alone, not those of"
+        " podman"
+    ),
+}
+
 
 def transports_to(
     hosts: Iterable[FleetHost],
@@ -52,16 +65,15 @@ def transports_to(
         if _connection(host) == "local":
             return lambda: _local(host, become)
         arguments = arguments_for(host.name, host.variables)
-        password, passphrase = last(host.variables, _PASSWORD), last(host.variables, _PASSPHRASE)
+        password = last(host.variables, _PASSWORD)
+        passphrase = last(host.variables, _PASSPHRASE)
 
         def ssh() -> Transport:
-            target = resolve(
-                arguments
-            )  # before what follows is loaded: the processes and it are large
+            # Before what follows is loaded: its processes and what follows are large.
+            target = resolve(arguments)
             with loading:
-                from runbooks.ssh.client import (
-                    SshTransport,
-                )  # slow to load, and only some verbs ask a host
+                # Slow to load, and only some verbs ask a host.
+                from runbooks.ssh.client import SshTransport
                 from runbooks.ssh.login import Secrets
 
                 return SshTransport(target, become, jumps(), Secrets(password, passphrase))
@@ -69,20 +81,6 @@ def transports_to(
         return ssh
 
     return Transports({host.name: way_to(host) for host in hosts}, forks)
-
-
-_MACHINE = (
-    "name the machine that it runs on as the host, with `celery_service_manager: docker`"
-    " (docs/docker.md)"
-)
-_IN_CONTAINERS = {
-    "docker": _MACHINE,
-    "docker_api": _MACHINE,
-    "podman": (
-        "and `celery_service_manager: docker` manages the containers of Docker alone, not those of"
-        " podman"
-    ),
-}
 
 
 def _connection(host: FleetHost) -> str:
@@ -97,11 +95,13 @@ def _connection(host: FleetHost) -> str:
             f"host '{host.name}': ansible_connection '{connection}' is not supported",
             "'ssh' and 'local' are",
         )
-    return "local" if connection == "local" else "ssh"
+    if connection == "local":
+        return "local"
+    return "ssh"
 
 
 def _local(host: FleetHost, become: Become | None) -> LocalTransport:
-    """Only as whoever runs this. Raises UsageError."""
+    """The way to this machine, only as whoever runs this. Raises UsageError."""
     if become and become.user not in _our_names():
         raise UsageError(
             f"host '{host.name}': ansible_become to {become.user} is not supported for a local"
@@ -116,23 +116,28 @@ def _our_names() -> list[str]:
 
 
 def _become(host: FleetHost, password: str | None) -> Become | None:
-    if str(host.variables.get("ansible_become", "false")).lower() not in ("true", "yes", "1", "on"):
+    wanted = str(host.variables.get("ansible_become", "false"))
+    if wanted.lower() not in ("true", "yes", "1", "on"):
         return None
-    if (method := host.variables.get("ansible_become_method", "sudo")) not in (
-        "sudo",
-        "ansible.builtin.sudo",
-    ):
+    method = host.variables.get("ansible_become_method", "sudo")
+    if method not in ("sudo", "ansible.builtin.sudo"):
         raise UsageError(
             f"host '{host.name}': ansible_become_method '{method}' is not supported", "'sudo' is"
         )
-    flags = last(host.variables, _BECOME_FLAGS)
-    try:
-        words = ("-H",) if flags is None else tuple(shlex.split(flags))
-    except ValueError as error:
-        raise UsageError(f"host '{host.name}': ansible_become_flags '{flags}': {error}") from None
     return Become(
         last(host.variables, _BECOME_USER) or "root",
         last(host.variables, _BECOME_PASSWORD) or password,
         last(host.variables, _BECOME_EXE) or "sudo",
-        words,
+        _become_flags(host),
     )
+
+
+def _become_flags(host: FleetHost) -> tuple[str, ...]:
+    """sudo's flags. Raises UsageError."""
+    flags = last(host.variables, _BECOME_FLAGS)
+    if flags is None:
+        return ("-H",)
+    try:
+        return tuple(shlex.split(flags))
+    except ValueError as error:
+        raise UsageError(f"host '{host.name}': ansible_become_flags '{flags}': {error}") from None

@@ -22,12 +22,15 @@ from cryptography.hazmat.primitives.serialization import (
     SSHCertificate,
     SSHCertificateType,
     load_ssh_public_identity,
-)  # fmt: skip
+)
 from msgspec import Struct
 
 CERTIFICATE = "-cert-v01@openssh.com"
 DEFAULT_PORT = 22
+_AUTHORITY = "@cert-authority"
+_REVOKED = "@revoked"
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
+_WILDCARDS = {"*": ".*", "?": "."}
 
 
 class Verdict(Enum):
@@ -53,10 +56,13 @@ class Line(Struct, frozen=True):
     def matches(self, name: str) -> bool:
         if self.names.startswith("|1|"):
             return _hashed_matches(self.names, name)
-        patterns = self.names.lower().split(",")
-        if any(pattern[:1] == "!" and _glob(pattern[1:], name) for pattern in patterns):
-            return False
-        return any(_glob(pattern, name) for pattern in patterns)
+        matches = False
+        for pattern in self.names.lower().split(","):
+            if pattern[:1] == "!" and _glob(pattern[1:], name):
+                return False
+            if _glob(pattern, name):
+                matches = True
+        return matches
 
 
 class HostKey(Struct, frozen=True):
@@ -85,35 +91,41 @@ class HostKey(Struct, frozen=True):
     @property
     def fingerprint(self) -> str:
         """As `ssh-keygen -l` shows it."""
-        return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
+        digest = hashlib.sha256(self.blob).digest()
+        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 class KnownHosts:
     """The lines of the user's and the machine's known_hosts files that concern one host."""
 
     def __init__(self, paths: Sequence[Path], name: str, port: int) -> None:
-        self.name, self.host = known_name(name, port), name.lower()
-        lines = [line for path in paths for line in read_lines(path)]
-        self._lines = [line for line in lines if line.matches(self.name)]
-        self._without_port = (
-            [] if port == DEFAULT_PORT else [line for line in lines if line.matches(self.host)]
-        )
+        self.name = known_name(name, port)
+        self.host = name.lower()
+        self._lines: list[Line] = []
+        self._without_port: list[Line] = []
+        for path in paths:
+            for line in read_lines(path):
+                if line.matches(self.name):
+                    self._lines.append(line)
+                if port != DEFAULT_PORT and line.matches(self.host):
+                    self._without_port.append(line)
 
     def algorithms(self, offered: Iterable[str]) -> tuple[str, ...]:
         """These host key algorithms, those first for which a key is known, so that the server shows
         the known one.
         """
-        known = {line.key_type for line in self._lines or self._without_port if not line.marker}
-        authority = any(
-            line.marker == "@cert-authority" for line in self._lines or self._without_port
-        )
+        lines = self._lines or self._without_port
+        known = {line.key_type for line in lines if not line.marker}
+        if "ssh-rsa" in known:
+            known.update(_RSA)
+        authority = any(line.marker == _AUTHORITY for line in lines)
 
-        def rank(algorithm: str) -> bool:
+        def is_unknown(algorithm: str) -> bool:
             if algorithm.endswith(CERTIFICATE):
                 return not authority
-            return not ({algorithm} & known or (algorithm in _RSA and "ssh-rsa" in known))
+            return algorithm not in known
 
-        return tuple(sorted(offered, key=rank))
+        return tuple(sorted(offered, key=is_unknown))
 
     def judge(self, key: HostKey) -> tuple[Verdict, str]:
         """The verdict, and the line or the reason it comes from."""
@@ -127,36 +139,35 @@ class KnownHosts:
     def _judge(self, lines: Sequence[Line], key: HostKey) -> tuple[Verdict, str]:
         authority = _authority_of(key.certificate)
         for line in lines:
-            if line.marker == "@revoked" and line.blob in (key.blob, authority):
+            if line.marker == _REVOKED and line.blob in (key.blob, authority):
                 return Verdict.REVOKED, line.where
         why = ""
         if key.certificate:
-            trusted = [
-                line
-                for line in lines
-                if line.marker == "@cert-authority" and line.blob == authority
-            ]
-            why = (
-                _flaw(key.certificate, self.host)
-                if trusted
-                else "its certificate is of no authority that is known"
-            )
-            if not why:
-                return Verdict.KNOWN, trusted[0].where
+            trusted = _first_of_authority(lines, authority)
+            if trusted is None:
+                why = "its certificate is of no authority that is known"
+            else:
+                why = _flaw(key.certificate, self.host)
+                if not why:
+                    return Verdict.KNOWN, trusted.where
         plain = [line for line in lines if not line.marker]
         for line in plain:
             if line.blob == key.blob:
                 return Verdict.KNOWN, line.where
-        return (Verdict.CHANGED, plain[0].where) if plain else (Verdict.UNKNOWN, why)
+        if plain:
+            return Verdict.CHANGED, plain[0].where
+        return Verdict.UNKNOWN, why
 
 
 def known_name(name: str, port: int) -> str:
     """The name under which a host stands in the files."""
-    return name.lower() if port == DEFAULT_PORT else f"[{name.lower()}]:{port}"
+    if port == DEFAULT_PORT:
+        return name.lower()
+    return f"[{name.lower()}]:{port}"
 
 
 def line_for(name: str, port: int, key: HostKey, *, hashed: bool) -> str:
-    """The line that makes a key known; with `hashed` the file does not give the host's name away."""
+    """The line that makes a key known; with `hashed` the file does not show the host's name."""
     names = known_name(name, port)
     if hashed:
         salt = hashlib.sha1(f"{names}{time.time_ns()}".encode(), usedforsecurity=False).digest()
@@ -175,8 +186,10 @@ def read_lines(path: Path) -> Iterable[Line]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        marker = words.pop(0) if words[0].startswith("@") else ""
-        if marker not in ("", "@revoked", "@cert-authority") or len(words) < 3:
+        marker = ""
+        if words[0].startswith("@"):
+            marker = words.pop(0)
+        if marker not in ("", _REVOKED, _AUTHORITY) or len(words) < 3:
             continue
         try:
             blob = base64.b64decode(words[2], validate=True)
@@ -187,29 +200,43 @@ def read_lines(path: Path) -> Iterable[Line]:
 
 def _hashed_matches(names: str, name: str) -> bool:
     try:
-        salt, digest = (base64.b64decode(part, validate=True) for part in names[3:].split("|"))
+        salt_text, digest_text = names[3:].split("|")
+        salt = base64.b64decode(salt_text, validate=True)
+        digest = base64.b64decode(digest_text, validate=True)
     except (ValueError, binascii.Error):
         return False
-    return hmac.compare_digest(hmac.new(salt, name.encode(), "sha1").digest(), digest)
+    own = hmac.new(salt, name.encode(), "sha1").digest()
+    return hmac.compare_digest(own, digest)
 
 
 def _glob(pattern: str, name: str) -> bool:
     """`*` and `?` alone mean something; brackets belong to names with a port."""
     if "*" not in pattern and "?" not in pattern:
         return pattern == name  # most are such, and a file is looked through for every host
-    expression = "".join(
-        {"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern
-    )
+    expression = ""
+    for character in pattern:
+        expression += _WILDCARDS.get(character, re.escape(character))
     return re.fullmatch(expression, name) is not None
 
 
 def _plain(key: object) -> tuple[str, bytes]:
-    key_type, encoded = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()[:2]  # type: ignore[attr-defined]
+    line = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)  # type: ignore[attr-defined]
+    key_type, encoded = line.split()[:2]
     return key_type.decode(), base64.b64decode(encoded)
 
 
 def _authority_of(certificate: SSHCertificate | None) -> bytes:
-    return _plain(certificate.signature_key())[1] if certificate else b""
+    if certificate is None:
+        return b""
+    _, blob = _plain(certificate.signature_key())
+    return blob
+
+
+def _first_of_authority(lines: Iterable[Line], authority: bytes) -> Line | None:
+    for line in lines:
+        if line.marker == _AUTHORITY and line.blob == authority:
+            return line
+    return None
 
 
 def _flaw(certificate: SSHCertificate, name: str) -> str:

@@ -12,7 +12,7 @@ been accepted.
 import base64
 import binascii
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -57,49 +57,63 @@ class Login(Struct, frozen=True):
             tried.append("the password")
             if _accepted(transport, partial(transport.auth_password, self.target.user, password)):
                 return
-        raise paramiko.AuthenticationException(
-            f"it takes none of: {', '.join(tried)}" if tried else "no key was found"
-        )
+        if not tried:
+            raise paramiko.AuthenticationException("no key was found")
+        raise paramiko.AuthenticationException(f"it takes none of: {', '.join(tried)}")
 
     def _keys(self, tried: list[str]) -> Generator[paramiko.PKey, None, None]:
+        files = (*self.target.identities, *self.target.certificates)
         with closing(_Agent(self.target.agent)) as agent:
             held = {key.blob: key for key in agent.get_keys()}
-            named = {
-                path: _public(path) for path in (*self.target.identities, *self.target.certificates)
-            }
+            named = {path: _public(path) for path in files}
+            yield from self._held(held, named, tried)
             for path, public in named.items():
                 if public in held:
-                    tried.append(f"{path} from the agent")
-                    yield _as_held(held[public])
-            for public, key in () if self.target.identities_only else held.items():
-                if public not in named.values():
-                    tried.append(f"the agent's {key.comment}")
-                    yield _as_held(key)
-            for path, public in named.items():
-                if path in self.target.certificates and public and public not in held:
+                    continue
+                if public and path in self.target.certificates:
                     yield from self._certified(path, public, held, tried)
-                elif public not in held and path.is_file():
+                elif path.is_file():
                     yield from self._loaded(path, tried)
+
+    def _held(
+        self,
+        held: Mapping[bytes, paramiko.AgentKey],
+        named: Mapping[Path, bytes],
+        tried: list[str],
+    ) -> Iterator[paramiko.PKey]:
+        """The agent's keys: first those of the named files, then the others, where they may be
+        offered.
+        """
+        for path, public in named.items():
+            if public in held:
+                tried.append(f"{path} from the agent")
+                yield _as_held(held[public])
+        if self.target.identities_only:
+            return
+        for public, key in held.items():
+            if public not in named.values():
+                tried.append(f"the agent's {key.comment}")
+                yield _as_held(key)
 
     def _certified(
         self, path: Path, public: bytes, held: Mapping[bytes, paramiko.AgentKey], tried: list[str]
     ) -> Iterator[paramiko.PKey]:
         """A certificate in a file, with its key: the agent's, or that of a file."""
-        certificate = HostKey.from_blob(public)
-        keys: Iterable[paramiko.PKey]
-        if certificate.blob in held:
-            keys = [paramiko.AgentKey(held[certificate.blob].agent, certificate.blob)]
-        else:
-            own = (
-                key
-                for key in self.target.identities
-                if _public(key) == certificate.blob and key.is_file()
-            )
-            keys = (key for file in own for key in self._loaded(file, []))
-        for key in keys:
+        for key in self._keys_of(HostKey.from_blob(public), held):
             key.public_blob = PublicBlob.from_file(path)
             tried.append(str(path))
             yield key
+
+    def _keys_of(
+        self, certificate: HostKey, held: Mapping[bytes, paramiko.AgentKey]
+    ) -> Iterator[paramiko.PKey]:
+        blob = certificate.blob
+        if blob in held:
+            yield paramiko.AgentKey(held[blob].agent, blob)
+            return
+        for file in self.target.identities:
+            if _public(file) == blob and file.is_file():
+                yield from self._loaded(file, [])
 
     def _loaded(self, path: Path, tried: list[str]) -> Iterator[paramiko.PKey]:
         """The key of a file; without the certificate that stands beside it, which is offered by
@@ -135,7 +149,7 @@ def _read(path: Path, passphrase: str | None) -> paramiko.PKey:
 
 
 class _Agent(AgentSSH):
-    """The agent that listens at a socket; none where nobody does, as for `ssh`."""
+    """The agent that listens at a socket; without keys where nobody listens, as for `ssh`."""
 
     def __init__(self, path: Path | None) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from runbooks.core.errors import HostTrouble, HostUnreachable
 from runbooks.core.private import make_private
 from runbooks.ssh.config import Target, resolve
-from runbooks.ssh.known_hosts import HostKey, KnownHosts, Verdict, line_for
+from runbooks.ssh.known_hosts import DEFAULT_PORT, HostKey, KnownHosts, Verdict, line_for
 from runbooks.ssh.login import Login, Secrets
 
 KEEPALIVE_S = 15
@@ -30,7 +30,11 @@ may take.
 
 JUMP_RETRY_S = 30.0
 
-_PROHIBITED = 1  # RFC 4254, 5.1
+_PROHIBITED = 1
+"""**Source:** RFC 4254, 5.1."""
+
+_ACCEPTING = ("no", "off", "false", "accept-new")
+"""The values of StrictHostKeyChecking that let unknown host keys in."""
 
 _CONFIG = Config(ssh_config=paramiko.SSHConfig(), lazy=True)
 """Shared by all hosts: Fabric reads neither its own configuration nor ssh_config, for `resolve` has
@@ -38,19 +42,18 @@ said all.
 """
 
 Begun = Callable[[Callable[[], object]], object]
-"""Told how another thread ends the connecting that begins now: nothing else wakes who waits for a
-silent host.
+"""Called with what lets another thread end the connecting that begins now: nothing else wakes who
+waits for a silent host.
 """
 
 
 class _Connection(Connection):  # type: ignore[misc]
-    """One of Fabric's that only reads that configuration.
-
-    Of all its attributes this alone is not one of its class: set in the constructor, it is written
-    into the configuration and this is made anew, while other hosts' connections read it.
-    """
+    """One of Fabric's that only reads that configuration."""
 
     inline_ssh_env = True
+    """Of all its attributes this alone is not one of its class: set in the constructor, it is
+    written into the configuration and this is made anew, while other hosts' connections read it.
+    """
 
 
 Way = tuple[tuple[str, ...], ...]
@@ -58,11 +61,12 @@ Way = tuple[tuple[str, ...], ...]
 
 
 class _Server(Struct):
-    """A server on the way; `failed` is when it was last tried in vain, and why."""
+    """A server on the way."""
 
     opening: threading.Lock = field(default_factory=threading.Lock)
     connection: Connection | None = None
     failed: tuple[float, HostUnreachable] | None = None
+    """When it was last tried in vain, and why."""
 
 
 class Jumps:
@@ -83,18 +87,21 @@ class Jumps:
         return self._to(self._whole(hops), begun)
 
     def _to(self, way: Way, begun: Begun) -> Connection:
-        gateway = self._to(way[:-1], begun) if len(way) > 1 else None
+        gateway = None
+        if len(way) > 1:
+            gateway = self._to(way[:-1], begun)
         server = self._servers.setdefault(way, _Server())
         with server.opening:
-            if server.failed and time.monotonic() - server.failed[0] < JUMP_RETRY_S:
-                raise server.failed[1]
+            if server.failed:
+                failed_at, failure = server.failed
+                if time.monotonic() - failed_at < JUMP_RETRY_S:
+                    raise failure
             if server.connection is None or not server.connection.is_connected:
                 try:
-                    server.connection = connect(
-                        self._resolve(way[-1]), self, Secrets(), begun, gateway
-                    )
+                    target = self._resolve(way[-1])
+                    server.connection = connect(target, self, Secrets(), begun, gateway)
                 except HostUnreachable as error:
-                    server.failed = time.monotonic(), error
+                    server.failed = (time.monotonic(), error)
                     raise
             return server.connection
 
@@ -117,30 +124,26 @@ def connect(
     about it.
     """
     keys = KnownHosts(target.known_hosts, target.key_name or target.host, _key_port(target))
-
-    class KeysKnownFirst(paramiko.Transport):
-        @property
-        def preferred_keys(self) -> tuple[str, ...]:
-            return keys.algorithms(super().preferred_keys)
-
     where = f"{target.user}@{target.host}:{target.port}"
     try:
         if target.jumps and gateway is None:
             gateway = jumps.through(target.jumps, begun)
         through = gateway or target.proxy_command
-        dialled = None if through else _dialled(target, begun)
+        dialled = None
+        if not through:
+            dialled = _dialled(target, begun)
+        kwargs = _connect_kwargs(target, secrets, keys)
         connection = _Connection(
-            target.host, user=target.user, port=target.port, config=_CONFIG,
-            gateway=through or False, connect_timeout=max(1, round(target.connect_timeout_s)),
-            connect_kwargs={
-                "auth_strategy": Login(target, secrets), "transport_factory": KeysKnownFirst,
-                "banner_timeout": target.connect_timeout_s, "auth_timeout": target.connect_timeout_s,
-                "channel_timeout": target.connect_timeout_s, "sock": dialled,
-            },
-        )  # fmt: skip
-        connection.client.set_missing_host_key_policy(
-            _Checked(target, keys, accept_new=jumps.accept_new)
+            target.host,
+            user=target.user,
+            port=target.port,
+            config=_CONFIG,
+            gateway=through or False,
+            connect_timeout=max(1, round(target.connect_timeout_s)),
+            connect_kwargs={**kwargs, "sock": dialled},
         )
+        policy = _Checked(target, keys, accept_new=jumps.accept_new)
+        connection.client.set_missing_host_key_policy(policy)
         if dialled is None:
             begun(connection.client.close)
         with _closed_on_error(connection):
@@ -163,6 +166,22 @@ def connect(
     return connection
 
 
+def _connect_kwargs(target: Target, secrets: Secrets, keys: KnownHosts) -> dict[str, object]:
+    class KeysKnownFirst(paramiko.Transport):
+        @property
+        def preferred_keys(self) -> tuple[str, ...]:
+            return keys.algorithms(super().preferred_keys)
+
+    timeout_s = target.connect_timeout_s
+    return {
+        "auth_strategy": Login(target, secrets),
+        "transport_factory": KeysKnownFirst,
+        "banner_timeout": timeout_s,
+        "auth_timeout": timeout_s,
+        "channel_timeout": timeout_s,
+    }
+
+
 def why_no_way(error: paramiko.ChannelException) -> str:
     """What to look at where a server opens no connection to another. **Source:** RFC 4254, 5.1."""
     if error.code == _PROHIBITED:
@@ -175,9 +194,8 @@ def _dialled(target: Target, begun: Begun) -> socket.socket:
     each has said.
     """
     failed: list[str] = []
-    for family, kind, _, _, address in socket.getaddrinfo(
-        target.host, target.port, type=socket.SOCK_STREAM
-    ):
+    addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    for family, kind, _, _, address in addresses:
         dialled = socket.socket(family, kind)
         dialled.settimeout(max(1, target.connect_timeout_s))
         begun(partial(_hang_up, dialled))
@@ -208,14 +226,18 @@ def _closed_on_error(connection: Connection) -> Iterator[None]:
 
 def _key_port(target: Target) -> int:
     """The port that belongs to the name in known_hosts: none to an alias."""
-    return 22 if target.key_name else target.port
+    if target.key_name:
+        return DEFAULT_PORT
+    return target.port
 
 
 class _Checked(paramiko.MissingHostKeyPolicy):
     """Every server's key comes here, because paramiko is given no known hosts of its own."""
 
     def __init__(self, target: Target, keys: KnownHosts, *, accept_new: bool) -> None:
-        self.target, self.keys, self.accept_new = target, keys, accept_new
+        self.target = target
+        self.keys = keys
+        self.accept_new = accept_new
 
     def missing_host_key(
         self,
@@ -224,36 +246,48 @@ class _Checked(paramiko.MissingHostKeyPolicy):
         key: paramiko.PKey,
     ) -> None:
         certificate = getattr(key, "public_blob", None)
-        shown = HostKey.from_blob(certificate.key_blob if certificate else key.asbytes())
+        if certificate:
+            shown = HostKey.from_blob(certificate.key_blob)
+        else:
+            shown = HostKey.from_blob(key.asbytes())
         verdict, why = self.keys.judge(shown)
-        name, print_ = self.keys.name, f"{shown.key_type} {shown.fingerprint}"
-        match verdict:
-            case Verdict.KNOWN:
-                return
-            case Verdict.REVOKED:
-                problem = (
-                    f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it"
-                )
-                raise HostUnreachable(problem, trouble=HostTrouble.KEY_CHANGED)
-            case Verdict.CHANGED:
-                raise HostUnreachable(
-                    f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another;"
-                    f" somebody may stand in between. If it was reinstalled: ssh-keygen -R '{name}'"
-                    f" -f {why.rpartition(':')[0]}",
-                    trouble=HostTrouble.KEY_CHANGED,
-                )
-        accepted = self.accept_new or self.target.strict in ("no", "off", "false", "accept-new")
-        if not accepted or self.target.remembered_in is None:
-            raise HostUnreachable(
-                f"the host key of {name} is not known: {print_}{f' ({why})' if why else ''}; "
-                "compare it, then `ssh` there once or pass --accept-new",
-                trouble=HostTrouble.KEY_UNKNOWN,
+        if verdict is Verdict.KNOWN:
+            return
+        accepted = self.accept_new or self.target.strict in _ACCEPTING
+        remembered_in = self.target.remembered_in
+        if verdict is Verdict.UNKNOWN and accepted and remembered_in is not None:
+            self._remember(shown, remembered_in)
+        else:
+            raise self._refusal(shown, verdict, why)
+
+    def _refusal(self, shown: HostKey, verdict: Verdict, why: str) -> HostUnreachable:
+        name = self.keys.name
+        print_ = f"{shown.key_type} {shown.fingerprint}"
+        if verdict is Verdict.REVOKED:
+            return HostUnreachable(
+                f"the host key of {name}, {print_}, is revoked ({why}); nothing was sent to it",
+                trouble=HostTrouble.KEY_CHANGED,
             )
-        self._remember(shown, self.target.remembered_in)
+        if verdict is Verdict.CHANGED:
+            return HostUnreachable(
+                f"the host key of {name} has CHANGED: it shows {print_}, but {why} has another;"
+                f" somebody may stand in between. If it was reinstalled: ssh-keygen -R '{name}'"
+                f" -f {why.rpartition(':')[0]}",
+                trouble=HostTrouble.KEY_CHANGED,
+            )
+        because = ""
+        if why:
+            because = f" ({why})"
+        return HostUnreachable(
+            f"the host key of {name} is not known: {print_}{because}; "
+            "compare it, then `ssh` there once or pass --accept-new",
+            trouble=HostTrouble.KEY_UNKNOWN,
+        )
 
     def _remember(self, key: HostKey, path: Path) -> None:
         make_private(path.parent)
         name = self.target.key_name or self.target.host
         line = line_for(name, _key_port(self.target), key, hashed=self.target.hash_names)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "a") as file:
             file.write(line)
