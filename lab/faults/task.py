@@ -68,10 +68,17 @@ def discarded(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("task.two_names", "the file of an expected task is imported under another name", touches="code expected")
+_TWICE = """
+import sys
+sys.path.insert(0, str(Path(__file__).parents[1] / "inventory"))
+CELERY_IMPORTS = ["tasks"]
+"""
+
+
+@fault("task.two_names", "the application imports the file of tasks under two names", touches="code workers")
 @contextmanager
 def two_names(ground: Sandbox) -> Iterator[None]:
-    with text_of(ground.inventory, (_EXPECTED, f"{_EXPECTED}          - tasks.poll_printer\n")):
+    with ground.settings(_TWICE, "worker_high", LOW, "worker_daemon", "beat"):
         yield
 
 

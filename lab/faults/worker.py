@@ -71,6 +71,8 @@ def not_consuming(ground: Sandbox) -> Iterator[None]:
 def too_many_processes(ground: Sandbox) -> Iterator[None]:
     with producer(ground) as app:
         app.control.pool_grow(1, destination=[_NODE], reply=True)
+        main = psutil.Process(ground.pid(LOW))
+        until(lambda: len(main.children()) == 3, "a larger pool")
         try:
             yield
         finally:
