@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 from lab.faults.fault import fault
 from lab.faults.grounds import text_of, until
 from lab.faults.messages import send
@@ -165,4 +167,22 @@ def discarded(ground: Shop) -> Iterator[None]:
     try:
         yield
     finally:
+        ground.anew("one")
+
+
+@fault("worker.left_processes", "kill -9 of a main process whose pool runs a task", ground="shop", touches="one")
+@contextmanager
+def left_processes(ground: Shop) -> Iterator[None]:
+    ground.end("one")
+    ground.start("one", "-P", "prefork")
+    send(ground, "shop.hang", "mail")
+    until(lambda: ground.active() == 1, "the task")
+    left = psutil.Process(ground.workers["one"].pid).children()
+    ground.end("one")
+    ground.start("one")
+    try:
+        yield
+    finally:
+        for process in left:
+            process.kill()
         ground.anew("one")

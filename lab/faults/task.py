@@ -71,14 +71,14 @@ def discarded(ground: Sandbox) -> Iterator[None]:
 _TWICE = """
 import sys
 sys.path.insert(0, str(Path(__file__).parents[1] / "inventory"))
-CELERY_IMPORTS = ["tasks"]
 """
 
 
-@fault("task.two_names", "the application imports the file of tasks under two names", touches="code workers")
+@fault("task.two_names", "a task is expected by another name of its file", touches="code expected")
 @contextmanager
 def two_names(ground: Sandbox) -> Iterator[None]:
-    with ground.settings(_TWICE, "worker_high", LOW, "worker_daemon", "beat"):
+    expected = text_of(ground.inventory, (_EXPECTED, f"{_EXPECTED}          - tasks.poll_printer\n"))
+    with ground.settings(_TWICE), expected:
         yield
 
 

@@ -134,21 +134,6 @@ def another_process(ground: Sandbox, service: str) -> Iterator[None]:
             process.wait()
 
 
-@fault("worker.left_processes", "kill -9 of its main process, while one of its pool was halted", touches=LOW)
-@contextmanager
-def left_processes(ground: Sandbox) -> Iterator[None]:
-    main = psutil.Process(ground.pid(LOW))
-    left = main.children()[0]
-    left.suspend()
-    main.kill()
-    (ground.world.root / f"app/run/{LOW}.pid").unlink()
-    ground.script("start_workers.sh", LOW)
-    try:
-        yield
-    finally:
-        left.kill()
-
-
 @fault("worker.touched_files", "the environment file was written after the start", touches="environment")
 @contextmanager
 def touched_files(ground: Sandbox) -> Iterator[None]:
@@ -166,10 +151,10 @@ def outdated(ground: Sandbox) -> Iterator[None]:
     ground.restart()
 
 
-@fault("worker.would_be_locked_out", "the environment file has a wrong password for the broker", touches="environment")
+@fault("worker.would_be_locked_out", "the environment file has a wrong user for the broker", touches="environment")
 @contextmanager
 def would_be_locked_out(ground: Sandbox) -> Iterator[None]:
-    with ground.environment(CELERY_BROKER_URL=lambda url: url.replace("redis://", "redis://:wrong@")):
+    with ground.environment(CELERY_BROKER_URL=lambda url: url.replace("redis://", "redis://nobody:wrong@")):
         yield
 
 
@@ -181,10 +166,13 @@ def refused(ground: Sandbox) -> Iterator[None]:
 
     url = with_password((ground.world.root / "broker.url").read_text())
     inventory, application = another_url(ground, url), ground.environment(CELERY_BROKER_URL=with_password)
-    with ground.broker() as client, setting(ground, requirepass="another"), inventory, application:
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        until(lambda: "Authentication" in ground.log(LOW).read_text(), "a refusal in its log")
-        yield
+    with ground.broker() as client:
+        theirs = [one["id"] for one in client.client_list() if int(one["age"]) > 1]
+        with setting(ground, requirepass="another"), inventory, application:
+            for id in theirs:
+                client.execute_command("CLIENT", "KILL", "ID", id)
+            until(lambda: "Authentication" in ground.log(LOW).read_text(), "a refusal in its log")
+            yield
     ground.restart()
 
 
