@@ -205,6 +205,11 @@ def _on(look: _Look, node: str, host: str) -> bool:
     return any(place == host for place, _ in look.names.get(node, ()))
 
 
+def _is_its_other_name(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether the only task that is never imported is one of the two names."""
+    return effect.summary.partition(":")[0] in cause.summary.partition(" are one task")[0].split(" and ")
+
+
 def _loads_not(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
     """Whether the application itself cannot be loaded on the host."""
     state = look.snapshot.reachable().get(cause.subject)
@@ -240,6 +245,8 @@ _PAIRS = (
     _Pair(("unit.kill_mode",), ("worker.leaked_processes",)),
     _Pair(("host.probe_failed", "task.import_fails"), ("worker.not_running", "beat.not_running"), where=_loads_not),
     _Pair(("worker.would_be_locked_out",), ("worker.not_answering",)),
+    _Pair(("worker.refused",), ("worker.not_answering",)),
+    _Pair(("task.two_names",), ("task.never_imported",), where=_is_its_other_name),
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"),
           ("task.not_registered",), where=_lacks_them_too),
     _Pair(("worker.older_code",), ("task.not_registered", "task.discarded"), where=_restart_brings_them),

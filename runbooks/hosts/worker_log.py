@@ -26,14 +26,14 @@ _SHOWN = 300
 NOTABLE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Pool callback raised exception|"
     "Received unregistered task|Received invalid task message|Can't decode message body|Control command error|"
-    "Cannot connect to|WRONGPASS|NOAUTH|invalid (username-)?password|"
+    "Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|"
     "Acquiring lock|Unrecoverable error"
 )
 """Extended regular expressions, as grep and Python read them. A worker that is well writes none of it."""
 
 FAILURE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|"
-    "Cannot connect to|WRONGPASS|NOAUTH|invalid (username-)?password|Acquiring lock"
+    "Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|Acquiring lock"
 )
 OUTCOME = r"Task [^ []+\[[^]]+\] (received|succeeded in)|Connected to redis|Acquired lock"
 
@@ -45,7 +45,7 @@ _EVENTS = (
     (Event.NO_RESULT, re.compile(r"Pool callback raised exception.*")),
     (Event.UNREGISTERED, re.compile(r"Received unregistered task of type '?(?P<subject>[^'\s]+?)'?\.?$")),
     (Event.UNREADABLE, re.compile(r"(?:Can't decode message body|Received invalid task message).*")),
-    (Event.REFUSED, re.compile(r".*(?:WRONGPASS|NOAUTH|invalid (?:username-)?password).*")),
+    (Event.REFUSED, re.compile(r".*(?:WRONGPASS|NOAUTH|Authentication required|invalid (?:username-)?password).*")),
     (Event.NO_ANSWER, re.compile(r"Control command error.*")),
     (Event.NO_CONNECTION, re.compile(r"(?:consumer: )?Cannot connect to.*")),
     (Event.CONNECTED, re.compile(r"Connected to redis.*")),

@@ -162,6 +162,24 @@ def test_a_queue_that_is_not_taken_follows_from_other_priority_steps_and_from_no
     assert causes(visibility_timeout=60) == []
 
 
+def test_the_silence_of_a_worker_whose_password_is_refused_follows_from_that_and_a_restart_helps() -> None:
+    line = "consumer: Cannot connect to redis://web1:6379/0: Authentication required.."
+    log = ServiceLog(NOW - 500, (Logged(Event.REFUSED, "", 3, line, NOW - 60, NOW - 5),))
+    findings = found(high(ServiceState(100, NOW - 500, "100", log=log)), nodes={})
+    assert caused_by(findings, "worker.not_answering") == ["worker.refused"]
+    assert findings["worker.not_answering"].fix
+
+
+def test_a_task_that_is_never_imported_follows_from_the_other_name_of_its_file() -> None:
+    twins = (("tasks.bill", TASKS[0], "/srv/shop/tasks.py"),)
+    for name, causes in (("tasks.bill", ["task.two_names"]), ("tasks.pay", [])):
+        fleet = make_fleet(HOST, expected_tasks=(*TASKS, name))
+        probe = ImportProbe(frozenset(TASKS), {"tasks": ""}, twins=twins)
+        state = make_state(HOST, imports_now=probe, imports_wanted=probe)
+        judged = judge(fleet, make_snapshot(fleet, hosts={"web1": state}), wanted(fleet))
+        assert caused_by({one.code: one for one in judged}, "task.never_imported") == causes
+
+
 def test_no_finding_can_explain_itself() -> None:
     """Else some would be told below each other, and so nowhere."""
     follows: dict[str, set[str]] = {}

@@ -61,6 +61,7 @@ def test_what_has_not_ended_is_what_came_and_neither_failed_nor_succeeded() -> N
         ("Pool callback raised exception: network:ConnectionError", Event.NO_RESULT, ""),
         ("consumer: Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111].", Event.NO_CONNECTION, ""),
         ("redis.exceptions.AuthenticationError: invalid username-password pair", Event.REFUSED, ""),
+        ("consumer: Cannot connect to redis://h:6379/0: Authentication required..", Event.REFUSED, ""),
         ("Connected to redis://:**@127.0.0.1:6379/0", Event.CONNECTED, ""),
         ("Unrecoverable error: ConnectionError()", Event.UNRECOVERABLE, ""),
         ("beat: Acquiring lock...", Event.WAITS_FOR_LOCK, ""),
