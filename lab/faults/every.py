@@ -20,8 +20,10 @@ from lab.faults.fault import CALM, FAULTS
 __all__ = ["CALM", "FAULTS", "NOT_MADE"]
 
 _NOBODY_YET = "no way to make it has been written yet"
+_CLOCK = "the clock of this machine is left as it is"
 
 NOT_MADE: dict[str, str] = {
+    "beat.repeated_hour": _CLOCK,
     "broker.clock": _NOBODY_YET,
     "broker.loading": _NOBODY_YET,
     "broker.replica": _NOBODY_YET,
@@ -33,6 +35,7 @@ NOT_MADE: dict[str, str] = {
     "environment.password": _NOBODY_YET,
     "environment.unknown": _NOBODY_YET,
     "environment.unreadable": _NOBODY_YET,
+    "host.clock": _CLOCK,
     "host.not_loaded": _NOBODY_YET,
     "inventory.accepts_nothing": _NOBODY_YET,
     "inventory.same_machine": _NOBODY_YET,

@@ -204,3 +204,16 @@ def unbound(ground: Ground) -> Iterator[None]:
         finally:
             for key, dump in before.items():
                 client.restore(key, 0, dump, replace=True)
+
+
+@fault("message.naive_eta", "messages for three hours ahead, by a time without a zone", touches="unacked")
+@contextmanager
+def naive_eta(ground: Sandbox) -> Iterator[None]:
+    later = datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=3)
+    with ground.broker() as client:
+        send(ground, POLL, "low_priority", 5, eta=later)
+        until(lambda: client.hlen("unacked") == 5, "the worker has fetched them")
+        try:
+            yield
+        finally:
+            client.delete("unacked", "unacked_index")

@@ -10,9 +10,18 @@ from itertools import islice
 from typing import Any, cast
 
 import redis
+from msgspec import Struct, field
 from msgspec.structs import astuple, replace
 
-from runbooks.broker.messages.parse import Message, origin_of, parse, routing_key_of
+from runbooks.broker.messages.parse import (
+    Message,
+    envelope_of,
+    fetched_item,
+    headers_of,
+    origin_of,
+    parse,
+    routing_key_of,
+)
 from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import both_ends
@@ -23,7 +32,7 @@ from runbooks.broker.server.connection import address, broker_errors, db_of, in_
 from runbooks.broker.server.keys import readable
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, Binding, BrokerState, Client, Lasting, NodeState, Rule, Stray
+from runbooks.core.model import SAMPLES, Binding, BrokerState, Client, Lasting, NaiveEta, NodeState, Rule, Stray
 
 _HELD_LOOKED_AT = 1000
 _STRAYS_LOOKED_AT = 20
@@ -75,6 +84,7 @@ def observe_broker(
         lists = _other_lists(store, queues) if queues else OtherLists({}, complete=False)
         others = lists.found
         celerys = sorted(key for key, (_, is_celery) in others.items() if is_celery)
+        held = _held(store) if queues else _Held()
         consumers = None if listed is None else [c for c in listed if consumes(c) and c["db"] == db]
         return BrokerState(
             version=str(info.get("redis_version", "")),
@@ -91,7 +101,8 @@ def observe_broker(
             blocked_clients=None if consumers is None else sum("b" in c["flags"] for c in consumers),
             consumer_ages_s=None if consumers is None else tuple(int(c["age"]) - (asked_at - now) for c in consumers),
             oldest_unacked_at=_oldest_unacked_at(store),
-            held_s=_held_s(store) if queues else {},
+            held_s=held.longest_s,
+            naive_etas=held.naive,
             clock_ahead_s=clock_ahead_s,
             orphans=unacked.orphans(store, fetched, nodes),
             hoards=unacked.hoards(fetched, nodes),
@@ -148,19 +159,47 @@ def _oldest_unacked_at(store: Store) -> float | None:
     return oldest[0][1] if oldest else None
 
 
-def _held_s(store: Store) -> dict[str, float]:
-    """By task the longest time from a fetch to the ETA, among so many of the unacked messages; {} where we may not."""
-    held: dict[str, float] = {}
+class _Held(Struct):
+    """What is held for an ETA, by task: the longest time from a fetch to it, and those without a time zone."""
+
+    longest_s: dict[str, float] = field(default_factory=dict)
+    naive: dict[str, NaiveEta] = field(default_factory=dict)
+
+
+def _held(store: Store) -> _Held:
+    """Of so many of the unacked messages; nothing where we may not."""
+    held = _Held()
     try:
         some = dict(islice(store.client.hscan_iter(store.keys.unacked, count=_HELD_LOOKED_AT), _HELD_LOOKED_AT))
         fetched = store.client.zmscore(store.keys.unacked_index, list(some)) if some else []
     except redis.exceptions.NoPermissionError:
-        return {}
+        return held
     for value, fetched_at in zip(some.values(), fetched, strict=True):
         message = unacked.message_in(value)
         if message and message.eta_at is not None and fetched_at is not None:
-            held[message.task] = max(message.eta_at - fetched_at, held.get(message.task, 0.0))
+            its_s = message.eta_at - fetched_at
+            held.longest_s[message.task] = max(its_s, held.longest_s.get(message.task, 0.0))
+            if its_s > _FAR_OFF_S:
+                _note_naive(held.naive, fetched_item(value), message.task, message.eta_at)
     return held
+
+
+def _note_naive(found: dict[str, NaiveEta], raw: bytes, task: str, eta_at: float) -> None:
+    """**Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`: an ETA is written as it was given, with a countdown
+    always with its zone; `utils/time.py: maybe_make_aware`: a worker takes one without for UTC.
+    """
+    eta = headers_of(envelope_of(raw)).get("eta")
+    if not isinstance(eta, str) or _HAS_ZONE.search(eta):
+        return
+    before = found.get(task) or NaiveEta(0, eta, eta_at)
+    origins = dict.fromkeys([*before.origins, *filter(None, [origin_of(raw)])])
+    furthest = (eta, eta_at) if eta_at > before.at else (before.eta, before.at)
+    found[task] = NaiveEta(before.count + 1, *furthest, tuple(origins))
+
+
+_FAR_OFF_S = 50 * 60.0
+"""Nearly an hour: no time zone is nearer to UTC, but for UTC itself."""
+_HAS_ZONE = re.compile(r"T.*([+-]\d\d:?\d\d|Z)$")
 
 
 def _other_lists(store: Store, queues: Sequence[str]) -> OtherLists:
@@ -321,8 +360,10 @@ def client_list(client: "redis.Redis") -> list[dict[str, str]] | None:
 
 
 def _client(told: Mapping[str, str]) -> Client:
-    """**Source:** Redis, `CLIENT LIST`: `laddr` is the server's own end (since 6.2)."""
-    return Client(told["addr"], int(told["db"]), consumes(told), to=told.get("laddr", ""))
+    """**Source:** Redis, `CLIENT LIST`: `laddr` is the server's own end (since 6.2); `networking.c: writeToClient`."""
+    subscribed = told.get("sub", "0") != "0" or told.get("psub", "0") != "0"
+    idle_s = None if subscribed else float(told.get("idle", 0))
+    return Client(told["addr"], int(told["db"]), consumes(told), to=told.get("laddr", ""), idle_s=idle_s)
 
 
 def consumes(client: Mapping[str, str]) -> bool:

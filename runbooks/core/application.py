@@ -15,6 +15,7 @@ from msgspec import Struct
 
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _LOCAL = ("", "localhost", "::1")
+_HOURS = 24
 _DAYS_AHEAD = 366 * 8
 """Within these every day of a calendar comes, 29 February too."""
 
@@ -153,6 +154,30 @@ class Crontab(Struct, frozen=True):
             if later := [due for time in times if (due := time.timestamp()) > at]:
                 return min(later)
         return None
+
+    def repeated_hour(self, at: float) -> tuple[float, float] | None:
+        """From when to when the hour lasts that comes for the second time at `at`, as at the end of summer time.
+
+        Only where the entry is due in every hour: then Celery sends nothing of it in that hour. None otherwise.
+        **Source:** celery 5.7.0 `schedules.py: crontab.remaining_delta`, seen with 5.2.7, too: it reckons by the hands
+        of the clock, which show then what they showed an hour ago.
+        """
+        try:
+            zone = ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return None
+
+        def is_repeated(minute: int) -> bool:
+            return bool(datetime.fromtimestamp(minute * 60, zone).fold)
+
+        first = last = int(at // 60)
+        if len(self.hour) < _HOURS or not (is_repeated(first) and self._has(datetime.fromtimestamp(at, zone).date())):
+            return None
+        while is_repeated(first - 1):
+            first -= 1
+        while is_repeated(last + 1):
+            last += 1
+        return first * 60.0, (last + 1) * 60.0
 
     def _has(self, day: date) -> bool:
         weekday = day.isoweekday() % 7

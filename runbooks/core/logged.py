@@ -21,6 +21,7 @@ class Event(Enum):
     WAITS_FOR_LOCK = "beat waits for its lock"
     HAS_LOCK = "beat has its lock"
     UNRECOVERABLE = "the worker ends for an error"
+    ENDS = "the worker was told to end, and finishes what it runs"
 
 
 class Logged(Struct, frozen=True):

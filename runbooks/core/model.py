@@ -280,12 +280,15 @@ class Client(Struct, frozen=True):
     """A connection as the broker sees it: from where (`HOST:PORT`; of a socket its path), and in which db.
 
     `takes_messages`: the last thing it did was to wait for some. `to` is the broker's own end, in the same form.
+    `idle_s` is for how long it has asked for nothing; None of one that is subscribed to channels, for what it is sent
+    counts there as well.
     """
 
     address: str
     db: int
     takes_messages: bool
     to: str
+    idle_s: float | None = None
 
 
 class SecondLook(Struct, frozen=True):
@@ -368,6 +371,17 @@ class NotAsked(Struct, frozen=True):
         return cls(error.trouble, error.problem, error.advice)
 
 
+class NaiveEta(Struct, frozen=True):
+    """Messages of a task that a worker holds for an ETA without a time zone: how many of those looked at, the furthest
+    `eta` as it is written and its time, and who sent them.
+    """
+
+    count: int
+    eta: str
+    at: float
+    origins: tuple[str, ...] = ()
+
+
 class Stray(Struct, frozen=True):
     """Celery messages in a list that is no queue of the inventory; `tasks` and `origins` count those `looked_at`.
 
@@ -424,7 +438,8 @@ class BrokerState(Struct, frozen=True):
     `connected` and `max_clients` are the connections and their limit; None where it does not say. `not_saved` is what
     failed when it last wrote to its disk, "" for nothing. `replies_left` are replies to remote control and
     `results_left` results that never expire, None where these were not looked for, or are few. `unbound` are bindings
-    of queues that nodes consume and that Redis does not have.
+    of queues that nodes consume and that Redis does not have. `naive_etas` has by task the fetched messages whose ETA
+    is far off and has no time zone.
     """
 
     version: str
@@ -459,6 +474,7 @@ class BrokerState(Struct, frozen=True):
     replies_left: Lasting | None = None
     results_left: Lasting | None = None
     unbound: tuple[Binding, ...] = ()
+    naive_etas: Mapping[str, NaiveEta] = field(default_factory=dict)
 
     @classmethod
     def not_seen(cls, why: NotAsked) -> "BrokerState":

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from runbooks.core.application import KeptEntry, KeptSchedule
+from runbooks.core.command import Command
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.logged import Event
 from runbooks.core.model import Finding, HostState, Severity
@@ -23,6 +24,7 @@ def faults(fleet: Fleet, host: FleetHost, state: HostState, beats: Sequence[Beat
         kept = _kept(host, state, beats)
         yield from _ahead(host, state, kept)
         yield from _waits_for_lock(host, state, beats)
+        yield from _repeated_hour(host, state, kept)
         yield from _silent(fleet, host, state, beats, kept)
 
 
@@ -66,6 +68,34 @@ def _to_count_from_now(host: FleetHost, kept: KeptSchedule) -> str:
             return (
                 f"stop beat, remove {path} and files of that name with an ending, and start beat: it counts from then"
             )
+
+
+def _repeated_hour(host: FleetHost, state: HostState, kept: KeptSchedule | None) -> Iterator[Finding]:
+    """Entries of crontabs that Celery does not send in the hour that the end of summer time repeats."""
+    now, hours = state.clock_at, dict[str, tuple[float, float]]()
+    zones = set[str]()
+    for one in _enabled(kept):
+        hour = one.entry.crontab.repeated_hour(now) if one.entry.crontab else None
+        if one.entry.crontab and hour and (one.last_sent_at is None or one.last_sent_at < hour[0]):
+            hours[one.entry.name] = hour
+            zones.add(one.entry.crontab.timezone)
+    if hours:
+        since, until = next(iter(hours.values()))
+        entries = counted(len(hours), "entry", "entries")
+        yield Finding(
+            "beat.repeated_hour",
+            host.name,
+            f"beat sends nothing of {entries} from {utc(since)} to {utc(until)}: the end "
+            "of summer time repeats that hour, and Celery's crontab reckons by the hands of the clock",
+            (
+                f"timezone {', '.join(sorted(zones))}: {', '.join(list(hours)[:_SHOWN])}",
+                *([f"and {len(hours) - _SHOWN} more"] if len(hours) > _SHOWN else []),
+                f"beat goes on by itself at {utc(until)}; what is due before can be sent with "
+                f"{Command('run-task', '--entry', next(iter(hours)))}",
+                "with timezone = 'UTC' in the application there is no such hour",
+            ),
+            severity=Severity.WARNING,
+        )
 
 
 def _waits_for_lock(host: FleetHost, state: HostState, beats: Sequence[Beat]) -> Iterator[Finding]:

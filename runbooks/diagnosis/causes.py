@@ -63,8 +63,8 @@ def _ordered(below: Mapping[Cause | None, Sequence[Finding]], cause: Cause | Non
 def _causes_of(look: _Look, effect: Finding, findings: Collection[Finding]) -> list[Finding]:
     """The findings that together explain this one: those of the first pair that does; none where no pair does."""
     about = _parts(look, effect)
-    for pair in _PAIRS if about else ():
-        if effect.code not in pair.effects:
+    for pair in _PAIRS:
+        if effect.code not in pair.effects or not (about or pair.of_all):
             continue
         causes = [
             one
@@ -100,7 +100,7 @@ def _run_by(host: FleetHost, service: str) -> Parts:
 
 def _parts(look: _Look, finding: Finding) -> Parts:
     """The workers and beats that a finding is about; none where that is not known of a part of its subject."""
-    if finding.code.startswith("queue."):
+    if finding.code.startswith("queue.") or finding.code in _OF_QUEUE:
         return _consumers(look.fleet, finding.subject)
     if finding.subject == "broker":
         return frozenset({("", "broker")})
@@ -115,7 +115,9 @@ def _parts(look: _Look, finding: Finding) -> Parts:
     return frozenset[tuple[str, str]]().union(*known) if len(known) == len(subjects) else frozenset()
 
 
-_OF_BEAT = ("beat.silent", "beat.last_run_ahead", "beat.waits_for_lock")
+_OF_QUEUE = ("worker.hangs", "worker.waits_for_itself", "worker.rate_limited")
+"""Findings of workers whose subject is the queue that they do not take messages from."""
+_OF_BEAT = ("beat.silent", "beat.last_run_ahead", "beat.waits_for_lock", "beat.repeated_hour")
 _OF_UNIT_FILES = ("unit.missing", "unit.differs")
 
 
@@ -259,9 +261,12 @@ _PAIRS = (
     _Pair(("worker.stopped",), ("worker.hangs", "queue.not_taken"), any_of_them=True),
     _Pair(_IDLE, ("queue.no_consumer",), where=_enough_workers),
     _Pair(_IDLE, ("queue.few_consumers",), any_of_them=True),
-    _Pair(("queue.no_consumer",), ("queue.depth", "queue.eta_overdue"), where=_same_subject),
+    _Pair(("queue.no_consumer", "queue.not_taken", "worker.hangs", "worker.waits_for_itself", "worker.rate_limited"),
+          ("queue.depth", "queue.eta_overdue", "queue.expired"), where=_same_subject),
+    _Pair(("message.naive_eta",), ("queue.redelivered",), where=_same_subject, of_all=True),
     _Pair(("beat.not_running", "beat.other_process", "beat.stopped", "beat.waits_for_lock", "beat.last_run_ahead",
            "unit.masked", "service.manager_away"), ("beat.silent", "schedule.overdue")),
+    _Pair(("beat.repeated_hour",), ("beat.silent", "schedule.overdue")),
     _Pair(("beat.silent",), ("schedule.overdue",)),
 )  # fmt: skip
 """The first that holds counts, so those that go furthest back come first."""

@@ -10,7 +10,7 @@ from runbooks.core.command import Command
 from runbooks.core.effects import Change
 from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, NodeState, QueueState, Severity, Snapshot, Stray
-from runbooks.core.wording import counted, enumerated, span, them
+from runbooks.core.wording import counted, enumerated, span, them, utc
 from runbooks.diagnosis.services import changes_of
 from runbooks.diagnosis.silence import busy_solo
 from runbooks.diagnosis.taking import doubtful, take, take_unacked, takes_malformed
@@ -38,6 +38,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     yield from _unacked(fleet, snapshot)
     yield from _orphaned(fleet, snapshot)
     yield from _hoarded(snapshot.broker, snapshot.at)
+    yield from _naive_etas(snapshot.broker)
     yield from _redelivered(fleet, snapshot)
     yield from _other_lists(fleet, snapshot)
     yield from _unbound(snapshot.broker)
@@ -330,6 +331,24 @@ def _hoarded(broker: BrokerState, now: float) -> Iterator[Finding]:
 
 _HOARDED_S = 60.0
 """Shorter tasks than this are fetched ahead with good reason."""
+
+
+def _naive_etas(broker: BrokerState) -> Iterator[Finding]:
+    for task, naive in broker.naive_etas.items():
+        yield Finding(
+            "message.naive_eta",
+            task,
+            f"{counted(naive.count, f'message of {task} waits', f'messages of {task} wait')} for an ETA without a time "
+            f"zone, up to {utc(naive.at)}: workers take it for UTC, so where whoever sent it meant local time they "
+            "run it hours too late",
+            (
+                f"header eta: {naive.eta}",
+                *([f"sent by {', '.join(naive.origins[:_ORIGINS])}"] if naive.origins else []),
+                "datetime.now() has no zone: send datetime.now(UTC) + …, or a countdown",
+                f"what waits keeps its time: {Command('revoke', 'ID')} lets the worker discard it, to be sent again",
+            ),
+            severity=Severity.WARNING,
+        )
 
 
 def _redelivered(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:

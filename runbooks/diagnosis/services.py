@@ -368,7 +368,7 @@ class _Host:
 
     def _why_left_running(self, name: str, service: ServiceState) -> str:
         """Why a service that is silent is not restarted; "" where it is."""
-        if no_help := restart_is_no_help(self.host, name, self.state, service):
+        if no_help := restart_is_no_help(self.host, name, self.state, service, self.broker.clients or ()):
             return f"; a restart would not help, so it is left running: {no_help}"
         doubt = silence_means_nothing(self.broker, self.state, service)
         return f"; that proves nothing, so it is left running: {doubt}" if doubt else ""

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from runbooks.core.census import Connection, Unit
+from runbooks.core.census import CeleryProcess, Connection, Unit
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.logged import Event, Logged
 from runbooks.core.managers import SYSTEMD_UNITS
@@ -70,7 +70,9 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
     return ""
 
 
-def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: ServiceState) -> str:
+def restart_is_no_help(
+    host: FleetHost, name: str, state: HostState, found: ServiceState, clients: Iterable[Client]
+) -> str:
     """Why a service that runs is silent, and would be after a restart, too; "" where nothing is known that says so.
 
     **Source:** celery 5.7.0 `worker/consumer/consumer.py`: it tries to connect again after 32 s at the latest.
@@ -81,6 +83,14 @@ def restart_is_no_help(host: FleetHost, name: str, state: HostState, found: Serv
         if asked := _OTHER_KIND.search(lost.first):
             return f"it asks {asked[1]}, which is what Celery asks where an application's settings are not applied"
         return "it does not reach its broker, and tries again by itself"
+    if log and (ends := log.last(Event.ENDS)):
+        return f"it was told to end at {utc(ends.last_at)}, and finishes what it runs before it ends"
+    process = _process(state, found)
+    if process and process.options.pool in _ONE_LOOP and (idle_s := _idle_s(process, clients)) >= _BLOCKED_S:
+        return (
+            f"a task holds its {process.options.pool} loop, which has asked Redis for nothing for {span(idle_s)}: it "
+            "answers once that task ends or yields"
+        )
     if unit := _loops(host, name, state, found):
         return f"{unit.name} was started again {unit.restarts} times, the last time {span(_age_s(state, found))} ago"
     return ""
@@ -96,6 +106,21 @@ def refused_answer(found: ServiceState) -> Logged | None:
     return failed if failed and "maxmemory" in failed.first else None
 
 
+def _process(state: HostState, found: ServiceState) -> CeleryProcess | None:
+    return next((one for one in state.census.processes if one.pid == found.pid), None) if state.census else None
+
+
+def _idle_s(process: CeleryProcess, clients: Iterable[Client]) -> float:
+    """For how long a worker has asked the broker for nothing, over all its connections there; 0 where it has none.
+
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._brpop_start`: one that works asks each second; celery 5.7.0
+    `worker/heartbeat.py`: or else it sends a heartbeat each 2 s.
+    """
+    its = {one.local for one in process.connections or ()}
+    return min((one.idle_s for one in clients if one.address in its and one.idle_s is not None), default=0.0)
+
+
+_BLOCKED_S = 5.0
 _TRIES_AGAIN_S = 90.0
 _OTHER_KIND = re.compile(r"Cannot connect to (amqps?://\S+?):? ")
 """**Source:** kombu 5.7.0 `connection.py: Connection`: without a URL it is amqp, as in Celery's `app/defaults.py`."""
@@ -115,11 +140,12 @@ def seen_of_silent(
     name: str, state: HostState, found: ServiceState, broker: BrokerState, port: int | None
 ) -> Iterator[str]:
     """What is known of a service that runs and is silent, for the evidence; the broker listens at this port."""
-    process = next((one for one in state.census.processes if one.pid == found.pid), None) if state.census else None
+    process = _process(state, found)
     if found.started_at is not None:
         yield f"pid {found.pid} is alive since {utc(found.started_at)} ({span(_age_s(state, found))})"
     if process and process.options.pool in _ONE_LOOP:
         yield f"its pool is {process.options.pool}: a task that computes or blocks keeps it from answering"
+        yield "give tasks that compute a worker with processes (prefork), and a time limit"
     if process and process.connections is not None and broker.clients is not None and port:
         yield _connected(process.connections, broker.clients, port)
     for one in found.log.events if found.log else ():

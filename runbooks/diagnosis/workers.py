@@ -6,10 +6,20 @@ from runbooks.core.census import Manager
 from runbooks.core.command import Command
 from runbooks.core.errors import HostTrouble
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, HostState, OtherRunner, ServiceState, Severity, Snapshot, Unreachable
+from runbooks.core.model import (
+    CLOCK_MARGIN_S,
+    Block,
+    Finding,
+    HostState,
+    OtherRunner,
+    ServiceState,
+    Severity,
+    Snapshot,
+    Unreachable,
+)
 from runbooks.core.nodes import fits, may_be, which_may_be
 from runbooks.core.settings import Worker
-from runbooks.core.wording import counted, span, tasks
+from runbooks.core.wording import counted, span, tasks, utc
 from runbooks.diagnosis import beat, census, census_beats, census_nodes, census_processes, census_units, take_over
 from runbooks.diagnosis.ending import end_of
 from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
@@ -35,6 +45,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield from _others(fleet, host, state, snapshot, _told_already(rows, beats))
             yield from _stops_late(fleet, host)
             yield from _slow_shell(host, state)
+            yield from _clock(snapshot, host, state)
 
 
 def none_expected(fleet: Fleet) -> Iterator[Finding]:
@@ -102,6 +113,28 @@ def _slow_shell(host: FleetHost, state: HostState) -> Iterator[Finding]:
                 "sudo waits for a name server where the host's own name is not in its /etc/hosts",
             ),
             severity=Severity.INFO,
+        )
+
+
+def _clock(snapshot: Snapshot, host: FleetHost, state: HostState) -> Iterator[Finding]:
+    """A host whose clock differs from the broker's, or this machine's, by more than it took to ask."""
+    assert snapshot.broker is not None
+    if state.clock_ahead_s is None:
+        return
+    least_s, most_s = (ahead_s + snapshot.broker.clock_ahead_s for ahead_s in state.clock_ahead_s)
+    off_s = max(least_s, 0.0) or min(most_s, 0.0)
+    if abs(off_s) > CLOCK_MARGIN_S:
+        yield Finding(
+            "host.clock",
+            host.name,
+            f"the clock of {host.name} is {span(off_s)} {'ahead of' if off_s > 0 else 'behind'} "
+            f"{'this machine' if snapshot.broker.unseen else 'the broker'}'s",
+            (
+                f"date there: {utc(state.clock_at)}",
+                "its workers take ETA and expiry by that clock, and what is sent there with a countdown is due by it",
+                f"timedatectl on {host.name} shows whether it is synchronised",
+            ),
+            severity=Severity.WARNING,
         )
 
 

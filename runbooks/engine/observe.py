@@ -57,6 +57,7 @@ from runbooks.hosts.application import (
     parse_not_loaded,
     parse_what_it_says,
 )
+from runbooks.hosts.celery_argv import place_of
 from runbooks.hosts.census import ask_census, others, parse_census
 from runbooks.hosts.foreign import ask_foreign, parse_foreign
 from runbooks.hosts.probes import KILL_AFTER_S, ask_probe, parse_probe
@@ -394,7 +395,11 @@ def _with_applications(
     answering = [
         host for host in fleet.hosts if host.services and isinstance(found[host.name], HostState)
     ]
-    suspects = {host.name for host in answering if _suspect(fleet, host, broker)}
+    suspects = {
+        host.name
+        for host in answering
+        if _suspect(fleet, host, broker) or _names_another_login(fleet, host, found[host.name])
+    }
     to_load = [
         host
         for host in answering
@@ -779,6 +784,27 @@ def _suspect(fleet: Fleet, host: FleetHost, broker: BrokerState) -> bool:
         ):
             return True
     return False
+
+
+def _names_another_login(fleet: Fleet, host: FleetHost, state: HostState | Unreachable) -> bool:
+    """Whether the environment file names the broker with another user or password than the inventory's, which works."""
+    file = state.files.get(host.settings.env_file) if isinstance(state, HostState) else None
+    ours = fleet.app.broker_url.get_secret_value()
+    place = place_of(ours)
+    for _, value in all_values(file.content or b"") if file else ():
+        its = place_of(value)
+        if (
+            place
+            and its
+            and (its.host, its.port) == (place.host, place.port)
+            and _login(value) != _login(ours)
+        ):
+            return True
+    return False
+
+
+def _login(url: str) -> str:
+    return url.partition("://")[2].rpartition("@")[0]
 
 
 def _imports(

@@ -27,7 +27,7 @@ NOTABLE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|Pool callback raised exception|"
     "Received unregistered task|Received invalid task message|Can't decode message body|Control command error|"
     "Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|"
-    "Acquiring lock|Unrecoverable error"
+    "Acquiring lock|Unrecoverable error|worker: Warm shutdown"
 )
 """Extended regular expressions, as grep and Python read them. A worker that is well writes none of it."""
 
@@ -52,6 +52,7 @@ _EVENTS = (
     (Event.WAITS_FOR_LOCK, re.compile(r"beat: Acquiring lock.*")),
     (Event.HAS_LOCK, re.compile(r"beat: Acquired lock.*")),
     (Event.UNRECOVERABLE, re.compile(r"Unrecoverable error.*")),
+    (Event.ENDS, re.compile(r"worker: Warm shutdown.*")),
 )
 _RECEIVED = re.compile(rf"Task {_TASK} received")
 _SUCCEEDED = re.compile(rf"Task {_TASK} succeeded in ")

@@ -36,6 +36,8 @@ def pids(world: World) -> dict[str, int]:
 def test_workers_whose_password_no_longer_works_are_not_restarted(healthy: World) -> None:
     before = pids(healthy)
     with broker_url(healthy, "shop:0ld-s3cret", "&*"):
+        seen = healthy.inv("diagnose", "--json").json["findings"]
+        assert [one["code"] for one in seen if one["severity"] == "error"] == ["worker.would_be_locked_out"]
         done = healthy.inv("restart-workers", "--yes")
     said = done.out + done.err
     assert done.code == 2, said

@@ -51,6 +51,9 @@ app.conf.broker_transport_options = {"fanout_prefix": os.environ.get("CHANNEL", 
 @app.task
 def wait():
     while not os.path.exists("go"): time.sleep(0.02)
+@app.task
+def spin():
+    while not os.path.exists("go"): pass
 def hold(*_):
     while not os.path.exists("back"): time.sleep(0.02)
 signal.signal(signal.SIGUSR2, hold)
@@ -69,12 +72,12 @@ class Place:
     def path(self) -> Path:
         return self.world.path
 
-    def start(self, name: str, queue: str, **environment: str) -> None:
+    def start(self, name: str, queue: str, *options: str, **environment: str) -> None:
         log = self.path / f"{name}.log"
         command = [sys.executable, "-m", "celery", "-A", "tiny", "worker", "-c", "1", "-Q", queue, "-n", f"{name}@here"]
         with log.open("wb") as out:
             self.workers[name] = subprocess.Popen(
-                [*command, "-l", "INFO"], cwd=self.path, stdout=out, stderr=out, env=os.environ | environment
+                [*command, "-l", "INFO", *options], cwd=self.path, stdout=out, stderr=out, env=os.environ | environment
             )
         (self.path / f"{name}.pid").write_text(f"{self.workers[name].pid}\n")
         until(lambda: b" ready." in log.read_bytes())
@@ -121,8 +124,8 @@ def of_one(found: list[dict[str, Any]]) -> str:
     return summary
 
 
-def give_work(place: Place) -> None:
-    send = "import tiny; tiny.wait.apply_async(queue='mail')"
+def give_work(place: Place, task: str = "wait") -> None:
+    send = f"import tiny; tiny.{task}.apply_async(queue='mail')"
     (place.path / "go").unlink(missing_ok=True)
     subprocess.run([sys.executable, "-c", send], cwd=place.path, check=True)
     until(lambda: b"received" in (place.path / "one.log").read_bytes())
@@ -162,6 +165,18 @@ def test_of_a_worker_that_outlives_its_stop_it_is_told_what_will_happen(place: P
     (place.path / "calls").unlink()
     (place.path / "may-stop-one").unlink()
     (place.path / "halts-one").unlink(missing_ok=True)
+    place.start("one", "mail")
+
+
+def test_a_loop_that_a_task_holds_is_left_to_it(place: Place) -> None:
+    place.end("one")
+    place.start("one", "mail", "-P", "gevent")
+    give_work(place, "spin")
+    with place.client() as client:
+        until(lambda: any(one["cmd"] == "brpop" and int(one["idle"]) > 5 for one in client.client_list()))
+    assert "a task holds its gevent loop, which has asked Redis for nothing for " in of_one(place.left_alone())
+    (place.path / "go").touch()
+    place.end("one")
     place.start("one", "mail")
 
 

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -276,6 +277,22 @@ def test_a_binding_that_a_node_relies_on_and_redis_lacks_is_seen(client: "redis.
     assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == ()
     client.delete(KEYS.binding("to-mail"))
     assert observe_broker(Store(client, KEYS), ["work"], (), time.time(), nodes).unbound == (mail,)
+
+
+def test_an_eta_without_a_zone_is_told_where_it_is_far_off(client: "redis.Redis", send: Send) -> None:
+    now = time.time()
+    for tag, hours in (("near", 0.5), ("far", 3), ("aware", 3)):
+        zone = UTC if tag == "aware" else None
+        eta = datetime.fromtimestamp(now + hours * 3600, UTC).replace(tzinfo=zone).isoformat()
+        send("report", eta=eta)
+        [raw] = listed(client, "work")
+        client.delete("work")
+        client.hset("unacked", tag, json.dumps([json.loads(raw), "", "work"]))
+        client.zadd("unacked_index", {tag: now})
+    naive = look(client).naive_etas["report"]
+    assert naive.count == 1
+    assert naive.at == pytest.approx(now + 3 * 3600, abs=1)
+    assert "+" not in naive.eta
 
 
 def test_the_list_of_a_queue_with_another_separator_is_known_by_where_its_messages_were_sent(

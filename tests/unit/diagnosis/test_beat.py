@@ -1,11 +1,13 @@
 """Beat is judged by when its entries were last sent, and by the lock that lets it send."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from runbooks.core.application import KeptEntry, KeptSchedule, Lock, ScheduleEntry
+from runbooks.core.application import Crontab, KeptEntry, KeptSchedule, Lock, ScheduleEntry
 from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import Finding, ServiceState
 from runbooks.diagnosis.beat import faults
@@ -45,6 +47,37 @@ def test_beat_is_silent_where_an_entry_was_due_for_too_long_whenever_its_file_wa
     assert silent.evidence[-1] == "due since then: each minute"
     assert codes(entry("each minute", 70), kind=kind) == []
     assert codes(entry("each hour", 3000, 3600), kind=kind) == [], "nothing was due"
+
+
+AUTUMN = datetime(2026, 10, 25, 1, 30, tzinfo=UTC).timestamp()
+"""02:30 in Berlin, for the second time that night."""
+ALL = {"day_of_month": tuple(range(1, 32)), "month_of_year": tuple(range(1, 13)), "day_of_week": tuple(range(7))}
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours", "sent_s_ago", "at", "told"),
+    [
+        ("Europe/Berlin", range(24), 2400, AUTUMN, ["beat.repeated_hour"]),
+        ("Europe/Berlin", range(24), 600, AUTUMN, []),
+        ("Europe/Berlin", range(24), 2400, AUTUMN - 3600, []),
+        ("Europe/Berlin", (2,), 2400, AUTUMN, []),
+        ("UTC", range(24), 2400, AUTUMN, []),
+    ],
+    ids=["silent", "it has sent", "the first time", "once a day", "UTC has no such hour"],
+)
+def test_the_hour_that_the_end_of_summer_time_repeats_is_told_as_why_a_crontab_is_silent(
+    zone: str, hours: Sequence[int], sent_s_ago: float, at: float, told: list[str]
+) -> None:
+    crontab = Crontab(minute=(0, 10, 20, 30, 40, 50), hour=tuple(hours), timezone=zone, **ALL)
+    its = ScheduleEntry("each ten minutes", "shop.tasks.bill", crontab=crontab)
+    kept = KeptSchedule(
+        "file", entries=(KeptEntry(its, last_sent_at=at - sent_s_ago, counted_from_at=at - sent_s_ago),)
+    )
+    state = replace(make_state(FLEET.hosts[0]), kept=kept, clock_at=at)
+    findings = list(faults(make_fleet(make_host()), FLEET.hosts[0], state))
+    assert [one.code for one in findings] == told
+    if told:
+        assert "from 2026-10-25T01:00:00Z to 2026-10-25T02:00:00Z" in findings[0].summary
 
 
 def test_a_scheduler_without_a_file_and_without_entries_is_not_said_to_have_sent_nothing() -> None:

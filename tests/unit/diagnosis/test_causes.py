@@ -15,10 +15,12 @@ from runbooks.core.model import (
     Finding,
     ImportProbe,
     Lasting,
+    NaiveEta,
     NodeState,
     SecondLook,
     ServiceState,
     Severity,
+    TaskCount,
 )
 from runbooks.diagnosis.causes import _PAIRS
 from runbooks.diagnosis.files import STEPS
@@ -178,6 +180,24 @@ def test_a_task_that_is_never_imported_follows_from_the_other_name_of_its_file()
         state = make_state(HOST, imports_now=probe, imports_wanted=probe)
         judged = judge(fleet, make_snapshot(fleet, hosts={"web1": state}), wanted(fleet))
         assert caused_by({one.code: one for one in judged}, "task.never_imported") == causes
+
+
+def test_what_waits_too_long_follows_from_a_queue_that_stands_still() -> None:
+    node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}), frozenset())
+    second = SecondLook(2.0, {node.name: node}, unmoved=frozenset({"high_q"}), waiting_clients=0)
+    late = TaskCount(16_000, 0, 16_000, NOW - 9999, NOW - 9999, 15_000)
+    queue = make_queue(depth=16_000, by_task={TASKS[0]: late})
+    findings = found({}, nodes={node.name: node}, queues={"high_q": queue}, second=second)
+    for effect in ("queue.depth", "queue.eta_overdue", "queue.expired"):
+        assert caused_by(findings, effect) == ["queue.not_taken"], effect
+
+
+def test_messages_that_run_again_for_a_far_eta_follow_from_its_lack_of_a_zone() -> None:
+    naive = {TASKS[0]: NaiveEta(5, "2026-11-30T11:58:46", NOW + 10_800, ("gen1@web9",))}
+    findings = found({}, held_s={TASKS[0]: 10_800.0}, naive_etas=naive)
+    assert list(findings) == ["message.naive_eta", "queue.redelivered"]
+    assert caused_by(findings, "queue.redelivered") == ["message.naive_eta"]
+    assert findings["message.naive_eta"].evidence[:2] == ("header eta: 2026-11-30T11:58:46", "sent by gen1@web9")
 
 
 def test_no_finding_can_explain_itself() -> None:

@@ -318,6 +318,41 @@ def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
     assert any(line.startswith("its pool is gevent") for line in finding.evidence)
 
 
+@pytest.mark.parametrize(("idle_s", "fixed"), [(12.0, False), (1.0, True)])
+def test_a_loop_that_a_task_holds_is_not_restarted(idle_s: float, fixed: bool) -> None:
+    options = Options("worker", "shop", node="high@web1", pool="gevent")
+    to_broker = (Connection("10.0.0.5:41", "10.0.0.1:1"),)
+    main = CeleryProcess(101, 1, NOW - 500, "R", Kind.MAIN, options, 1, connections=to_broker)
+    client = Client("10.0.0.5:41", 0, takes_messages=True, to="10.0.0.1:1", idle_s=idle_s)
+    finding = silent(ServiceState(101, NOW - 500, ""), [client], census=Census((main,)))
+    assert bool(finding.fix) is fixed
+    assert ("a task holds its gevent loop, which has asked Redis for nothing for 12 s" in finding.summary) is not fixed
+
+
+def test_a_worker_that_was_told_to_end_is_left_to_it() -> None:
+    line = Logged(Event.ENDS, "", 1, "worker: Warm shutdown (MainProcess)", NOW - 60, NOW - 60)
+    finding = silent(ServiceState(101, NOW - 500, "", log=ServiceLog(NOW - 500, (line,))))
+    assert not finding.fix
+    assert "it was told to end at" in finding.summary
+    assert "finishes what it runs before it ends" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "broker_s", "told"),
+    [
+        ((299.0, 301.0), 0.0, "the clock of web1 is 4 min 59 s ahead of the broker's"),
+        ((-301.0, -299.0), 0.0, "the clock of web1 is 4 min 59 s behind the broker's"),
+        ((-301.0, -299.0), 300.0, ""),
+        ((-30.0, 90.0), 0.0, ""),
+    ],
+    ids=["ahead", "behind", "this machine is off, not it", "it took long to answer"],
+)
+def test_a_hosts_clock_is_held_against_the_brokers(ahead_s: tuple[float, float], broker_s: float, told: str) -> None:
+    state = make_state(HOST, clock_ahead_s=ahead_s)
+    snapshot = make_snapshot(FLEET, broker=make_broker(FLEET, clock_ahead_s=broker_s), hosts={"web1": state})
+    assert [one.summary for one in faults_of(FLEET, snapshot) if one.code == "host.clock"] == [told] * bool(told)
+
+
 def test_a_worker_that_asks_another_kind_of_broker_is_told_which() -> None:
     text = "Cannot connect to amqp://guest:**@127.0.0.1:5672//: [Errno 111] Connection refused."
     line = Logged(Event.NO_CONNECTION, "", 9, text, NOW - 60, NOW - 5)
