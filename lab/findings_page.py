@@ -40,16 +40,17 @@ def _tried(rows: Sequence[Row]) -> Iterator[str]:
         lines = [_line(row) for row in rows if _kind(row) == kind]
         if lines:
             yield f"### {title}\n"
-            yield "| injected | by | first | beside it | below it | looking took | commit, date |"
-            yield "|---|---|---|---|---|---|---|"
+            yield "| injected | by | told first | beside it | below it | notes | looking took | commit, date |"
+            yield "|---|---|---|---|---|---|---|---|"
             yield "\n".join(lines) + "\n"
 
 
 _TRIED = """\
 ## What was tried
 
-`./inv matrix` makes each of these states on a healthy fleet of real processes or hosts, looks, undoes it, and sees that
-nothing is found any more. The cause has to stand first: it does in {well} of {all} rows. A ✗ marks the others.
+`./inv matrix` makes each of these states on a healthy fleet of real processes or hosts, looks, undoes it, and sees
+that nothing is found any more. The cause has to stand first, and of two faults both have to be told: so it is in {well}
+of {all} rows. A ✗ marks the others.
 """
 _KINDS = {"Healthy: nothing may be found": 0, "One fault": 1, "Two faults at once": 2}
 
@@ -59,9 +60,10 @@ def _kind(row: Row) -> int:
 
 
 def _line(row: Row) -> str:
-    first, *beside = row.found or ["nothing"]
+    first, *beside = row.told or ["nothing"]
+    besides = [code for code in beside if code not in row.notes]
     mark = "" if row.well else "✗ "
     found = row.trouble or first
-    cells = (row.name, row.how, mark + found, ", ".join(beside), ", ".join(row.folded), f"{row.seconds} s",
-             f"{row.commit}, {row.date}")  # fmt: skip
+    codes = (", ".join(some) for some in (besides, row.folded, row.notes))
+    cells = (row.name, row.how, mark + found, *codes, f"{row.seconds} s", f"{row.commit}, {row.date}")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

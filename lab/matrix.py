@@ -35,13 +35,14 @@ class Trial:
     how: str
     ground: str
     codes: tuple[str, ...]
+    first: tuple[str, ...]
     command: tuple[str, ...]
     means: tuple[Means, ...]
 
 
 def trials(pairs: int = PAIRS) -> list[Trial]:
     """All of them: calm fleets, faults, and random pairs, which are the same each time."""
-    calm = [Trial(f"healthy/{one.name}", one.how, one.ground, (), ("diagnose",), (one.make,)) for one in CALM]
+    calm = [Trial(f"healthy/{one.name}", one.how, one.ground, (), (), ("diagnose",), (one.make,)) for one in CALM]
     single = [_trial(one) for one in FAULTS]
     possible = [(one, other) for one, other in combinations(FAULTS, 2) if _go_together(one, other)]
     chosen = random.Random(SEED).sample(possible, min(pairs, len(possible)))
@@ -56,8 +57,10 @@ def _go_together(one: Fault, other: Fault) -> bool:
 def _trial(*faults: Fault) -> Trial:
     name, how = (" + ".join(parts) for parts in ([one.code for one in faults], [one.how for one in faults]))
     first = faults[0]
-    return Trial(name, how, first.ground, tuple(one.code for one in faults), first.command,
-                 tuple(one.inject for one in faults))  # fmt: skip
+    return Trial(
+        name, how, first.ground, tuple(one.code for one in faults), tuple(one.after or one.code for one in faults),
+        first.command, tuple(one.inject for one in faults),
+    )  # fmt: skip
 
 
 # --- trying
@@ -96,7 +99,7 @@ def _made(kind: str, folder: Path) -> AbstractContextManager[Ground]:
 
 def attempt(trial: Trial, grounds: Grounds, commit: str) -> Row:
     """Make what a trial is about, look, undo it, and see that all is well again. Trouble is in the row."""
-    row = Row(trial.name, trial.how, trial.ground, list(trial.codes), commit, datetime.now(UTC).date().isoformat())
+    row = Row(trial.name, trial.how, trial.ground, list(trial.codes), commit, _today(), list(trial.first))
     try:
         ground = grounds.of(trial.ground)
         with ExitStack() as stack:
@@ -114,9 +117,18 @@ def attempt(trial: Trial, grounds: Grounds, commit: str) -> Row:
 
 
 def _seen(row: Row, seen: Look) -> Row:
-    top = [one["code"] for one in seen.findings if not one["caused_by"]]
-    below = [one["code"] for one in seen.findings if one["caused_by"]]
-    return _with(row, found=top, folded=below, seconds=round(seen.seconds, 1))
+    top = [one for one in seen.findings if not one["caused_by"]]
+    return _with(
+        row,
+        found=[one["code"] for one in top if one["severity"] != "info"],
+        folded=[one["code"] for one in seen.findings if one["caused_by"]],
+        notes=[one["code"] for one in top if one["severity"] == "info"],
+        seconds=round(seen.seconds, 1),
+    )
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _with(row: Row, **values: object) -> Row:
@@ -126,9 +138,9 @@ def _with(row: Row, **values: object) -> Row:
 def _left(ground: Ground) -> list[str]:
     """What is still found when there was time enough for the ground to be well again."""
     deadline = time.monotonic() + _WELL_AGAIN_S
-    while (codes := look(ground).codes) and time.monotonic() < deadline:
+    while (faults := look(ground).faults) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return codes
+    return faults
 
 
 def _short(error: BaseException) -> str:

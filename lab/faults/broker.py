@@ -73,9 +73,10 @@ def _failing_save(ground: Ground, stop_writes: str) -> Iterator[None]:
 
 @fault("broker.cannot_save", "the last save to the disk failed", touches="saves writes")
 @contextmanager
-def cannot_save(ground: Ground) -> Iterator[None]:
+def cannot_save(ground: Sandbox) -> Iterator[None]:
     with _failing_save(ground, "yes"):
         yield
+    ground.script("start_workers.sh")  # a worker whose write is refused may end
 
 
 @fault("broker.saves_fail", "the last save failed, and Redis takes writes all the same", touches="saves")

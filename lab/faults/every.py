@@ -19,15 +19,13 @@ from lab.faults.fault import CALM, FAULTS
 
 __all__ = ["CALM", "FAULTS", "NOT_MADE"]
 
+_OF_PLANS = "no look finds it: it is why a plan leaves a service alone, or what its proof lacks"
 _NOBODY_YET = "no way to make it has been written yet"
 _CLOCK = "the clock of this machine is left as it is"
 
 NOT_MADE: dict[str, str] = {
     "beat.repeated_hour": _CLOCK,
     "broker.clock": _NOBODY_YET,
-    "broker.loading": _NOBODY_YET,
-    "broker.replica": _NOBODY_YET,
-    "broker.unusable": _NOBODY_YET,
     "environment.differs": _NOBODY_YET,
     "environment.is_folder": _NOBODY_YET,
     "environment.not_in_effect": _NOBODY_YET,
@@ -37,22 +35,18 @@ NOT_MADE: dict[str, str] = {
     "environment.unreadable": _NOBODY_YET,
     "host.clock": _CLOCK,
     "host.not_loaded": _NOBODY_YET,
-    "inventory.accepts_nothing": _NOBODY_YET,
-    "inventory.same_machine": _NOBODY_YET,
     "inventory.units_of_another": _NOBODY_YET,
     "logrotate.by_another": _NOBODY_YET,
     "logrotate.differs": _NOBODY_YET,
     "logrotate.missing": _NOBODY_YET,
     "logrotate.not_ours": _NOBODY_YET,
     "logrotate.stale": _NOBODY_YET,
-    "message.unjudged": _NOBODY_YET,
-    "message.would_kill": _NOBODY_YET,
-    "queue.drain_time": _NOBODY_YET,
+    "message.would_kill": _OF_PLANS,
     "schedule.overdue": _NOBODY_YET,
     "service.being_restarted": _NOBODY_YET,
     "service.manager_away": _NOBODY_YET,
-    "service.not_restarted": _NOBODY_YET,
-    "service.restart_asked": _NOBODY_YET,
+    "service.not_restarted": _OF_PLANS,
+    "service.restart_asked": _OF_PLANS,
     "service.runs_elsewhere": _NOBODY_YET,
     "service.untold": _NOBODY_YET,
     "timer.differs": _NOBODY_YET,
@@ -74,7 +68,7 @@ NOT_MADE: dict[str, str] = {
     "unit.restarting": _NOBODY_YET,
     "unit.stale": _NOBODY_YET,
     "unit.unknown": _NOBODY_YET,
-    "worker.answer_unknown": _NOBODY_YET,
+    "worker.answer_unknown": _OF_PLANS,
     "worker.answered_by_another": _NOBODY_YET,
     "worker.deaf": _NOBODY_YET,
     "worker.leaked_processes": _NOBODY_YET,
@@ -84,6 +78,6 @@ NOT_MADE: dict[str, str] = {
     "worker.starting": _NOBODY_YET,
     "worker.takes_nothing": _NOBODY_YET,
     "worker.to_be_taken_over": _NOBODY_YET,
-    "worker.would_kill": _NOBODY_YET,
+    "worker.would_kill": _OF_PLANS,
 }
 """Why this machine cannot make a code, or nobody has tried."""

@@ -25,6 +25,8 @@ class Fault:
     """The verb that finds it, with its flags."""
     touches: frozenset[str]
     """What it changes, by any names. Two faults that change the same are not injected together."""
+    after: str
+    """The code of what it follows from in this state, which stands first then; "" where it does itself."""
     alone: bool
     """Whether nothing is seen beside it, as where the broker does not answer."""
 
@@ -54,12 +56,13 @@ def fault(
     ground: str = "sandbox",
     command: tuple[str, ...] = ("diagnose",),
     touches: str = "",
+    after: str = "",
     alone: bool = False,
 ) -> Callable[[M], M]:
     """Make a fault of a context manager that injects it; `touches` are words."""
 
     def register(inject: M) -> M:
-        FAULTS.append(Fault(code, how, inject, ground, command, frozenset(touches.split()), alone))
+        FAULTS.append(Fault(code, how, inject, ground, command, frozenset(touches.split()), after, alone))
         return inject
 
     return register

@@ -143,7 +143,9 @@ def sandbox(folder: Path, *flags: str) -> Iterator[Sandbox]:
         up = world.inv("sandbox", "--healthy", *flags)
         if up.code != 0:
             raise GroundError(up.out + up.err)
-        yield Sandbox(world)
+        ground = Sandbox(world)
+        until(lambda: not look(ground).faults, "workers that answer")  # containers are up before their workers
+        yield ground
     finally:
         world.inv("sandbox", "--down")
 
@@ -170,8 +172,9 @@ class Look:
     seconds: float
 
     @property
-    def codes(self) -> list[str]:
-        return [one["code"] for one in self.findings]
+    def faults(self) -> list[str]:
+        """The codes of those that are no notes."""
+        return [one["code"] for one in self.findings if one["severity"] != "info"]
 
 
 def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
@@ -180,7 +183,8 @@ def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
     done = ground.world.inv(*command, "--json", "--inventory", str(ground.inventory))
     seconds = time.monotonic() - began_at
     try:
-        findings = done.json["findings"]
+        document = done.json
+        findings = document["look"]["crossings"] if "look" in document else document["findings"]
     except (ValueError, KeyError):
         raise GroundError(f"inv {' '.join(command)} printed no findings:\n{done.out}{done.err}") from None
     return Look(findings, seconds)

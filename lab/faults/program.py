@@ -24,7 +24,7 @@ def stop_loses_tasks(ground: Sandbox) -> Iterator[None]:
     conf = root / "root/etc/supervisor/conf.d/legacy.conf"
     text = _PROGRAM.format(
         env=ground.world.env_file,
-        options="-n legacy@sandbox -Q legacy -c 1",
+        options="-n legacy@sandbox -Q legacy -c 1 -l INFO",
         python=sys.executable,
         patient=ground.world.path / "lab/patient",
         log=log,

@@ -149,6 +149,16 @@ def aside(ground: Sandbox) -> Iterator[None]:
             client.delete("celery-runbooks:work:spare", "celery-runbooks:detached")
 
 
+@fault("queue.drain_time", "messages become more from look to look", command=("monitor",), touches="spare")
+@contextmanager
+def drain_time(ground: Sandbox) -> Iterator[None]:
+    with spare(ground):
+        send(ground, POLL, "spare", 2000)
+        assert ground.world.inv("monitor", "--inventory", str(ground.inventory)).code == 0
+        send(ground, POLL, "spare", 2000)
+        yield
+
+
 @fault("queue.no_consumer", "a queue of the inventory whose consumers nobody has", touches="spare")
 @contextmanager
 def no_consumer(ground: Sandbox) -> Iterator[None]:

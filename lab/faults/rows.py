@@ -10,7 +10,10 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs/matrix.json"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of a trial. `found` and `folded` are codes, in the order of the findings; `commit` is short."""
+    """What came of a trial, in codes: those that were made are `expected`, one of `first` at the head of all findings.
+
+    `found` stand in no other one, `folded` below another, `notes` are no faults; each in the order of the findings.
+    """
 
     name: str
     how: str
@@ -18,19 +21,26 @@ class Row:
     expected: list[str]
     commit: str
     date: str
+    first: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     folded: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     trouble: str = ""
 
     @property
+    def told(self) -> list[str]:
+        """What stands in no other finding, in the order in which it is printed."""
+        return [*self.found, *self.notes]
+
+    @property
     def well(self) -> bool:
-        """Whether the cause stands first: of a pair either, and both beside each other or one below the other."""
+        """Whether a cause stands first, and all that was made is told; on a calm fleet, that nothing is found."""
         if self.trouble:
             return False
         if not self.expected:
             return not self.found
-        return bool(self.found) and self.found[0] in self.expected and {*self.expected} <= {*self.found, *self.folded}
+        return bool(self.told) and self.told[0] in self.first and {*self.expected} <= {*self.told, *self.folded}
 
 
 def load() -> dict[str, Row]:
@@ -42,4 +52,6 @@ def load() -> dict[str, Row]:
 def save(rows: Mapping[str, Row], order: Sequence[str]) -> None:
     """Write the rows, in the order of the trials; those of trials that are gone are dropped."""
     lines = [json.dumps(asdict(rows[name])) for name in order if name in rows]
-    RESULTS.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    new = RESULTS.with_suffix(".new")
+    new.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    new.replace(RESULTS)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from lab.faults.fault import fault
 from lab.faults.grounds import Sandbox
-from lab.faults.worker import stranger
+from lab.faults.worker import EXPECTED, more_code, stranger
 
 _ALL = ("worker_high", "worker_low", "worker_daemon", "beat")
 
@@ -53,12 +53,19 @@ def unsendable(ground: Sandbox) -> Iterator[None]:
 @contextmanager
 def not_registered(ground: Sandbox) -> Iterator[None]:
     nodes = ground.variables('celery_nodes: ["other@elsewhere"]')
-    foreign = entry(ground, "inventory.tasks.collect_daemon_status", '{"queue": "foreign"}')
-    with stranger(ground, "other@elsewhere", "foreign"), nodes, foreign:
+    more = more_code(ground, "@shared_task\ndef clean_up() -> None: ...\n")
+    foreign = entry(ground, "inventory.tasks.clean_up", '{"queue": "foreign"}', more="\n")
+    with stranger(ground, "other@elsewhere", "foreign", EXPECTED), nodes, more, foreign:
         yield
+    ground.restart()
 
 
-@fault("schedule.unpolled_priority", "an entry has a priority whose list no worker polls", touches="code beat workers")
+@fault(
+    "schedule.unpolled_priority",
+    "priority_steps changed, and no worker has the new ones",
+    touches="code beat workers",
+    after="broker.options_differ",
+)
 @contextmanager
 def unpolled_priority(ground: Sandbox) -> Iterator[None]:
     options = '{"queue": "daemon", "priority": 5}'

@@ -119,7 +119,8 @@ class Shop:
         """Start a worker with one thread, unless the options say otherwise, and wait until it is ready."""
         folder = self.world.path
         command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{name}@here", "-Q", QUEUES[name]]
-        usual = ["-P", "threads", "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
+        pool = [] if "-P" in options else ["-P", "threads"]  # Celery looks for the first before anything else
+        usual = [*pool, "-c", "1", "-l", "INFO", "--without-gossip", "--without-mingle"]
         with self.log(name).open("wb") as log:
             self.workers[name] = subprocess.Popen(
                 [*command, *usual, *options], cwd=folder, env=os.environ | environment, stdout=log, stderr=log

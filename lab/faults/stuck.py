@@ -1,15 +1,19 @@
 """Faults of a queue that does not move: its workers hang, wait, hold back or take nothing. Each in the shop."""
 
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+import redis
 
 from lab.faults.fault import fault
-from lab.faults.grounds import text_of, until
+from lab.faults.grounds import GroundError, text_of, until
 from lab.faults.messages import send
 from lab.faults.shop import Shop
+from lab.redis_server import RedisServer, redis_server_binary
 
 _LONG_S = 32.0
 _OPTIONS = '{"visibility_timeout": 3, "unacked_restore_interval": 1}'
@@ -186,3 +190,67 @@ def left_processes(ground: Shop) -> Iterator[None]:
         for process in left:
             process.kill()
         ground.anew("one")
+
+
+# --- the broker, in states in which the workers are at another one: the inventory and the application name it by now
+
+
+@contextmanager
+def _named(ground: Shop, url: str) -> Iterator[None]:
+    with text_of(ground.world.path / "broker.url", (ground.server.url(3), url)):
+        yield
+
+
+@contextmanager
+def _server(ground: Shop, name: str, *args: str) -> Iterator[RedisServer]:
+    server = RedisServer.start(ground.world.path / name, args=args)
+    try:
+        yield server
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+@fault("broker.replica", "the broker's URL names a replica", ground="shop", touches="url", alone=True)
+@contextmanager
+def replica(ground: Shop) -> Iterator[None]:
+    with _server(ground, "follower", "--replicaof", "127.0.0.1", str(ground.server.port)) as follower:
+        with redis.Redis(port=follower.port, protocol=2) as client:
+            until(lambda: client.info("replication")["master_link_status"] == "up", "its master")
+        with _named(ground, follower.url(3)):
+            yield
+
+
+@fault("broker.unusable", "the broker's URL names a cluster", ground="shop", touches="url", alone=True)
+@contextmanager
+def unusable(ground: Shop) -> Iterator[None]:
+    with _server(ground, "cluster", "--cluster-enabled", "yes") as cluster, _named(ground, cluster.url()):
+        yield
+
+
+@fault("broker.loading", "Redis reads its dump slowly", ground="shop", touches="url", alone=True)
+@contextmanager
+def loading(ground: Shop) -> Iterator[None]:
+    with _server(ground, "full", "--dbfilename", "dump.rdb") as full, redis.Redis(port=full.port) as client:
+        client.mset({f"key-{n}": "x" * 100 for n in range(5000)})
+        client.save()
+    slowly = ("--key-load-delay", "40000", "--loading-process-events-interval-bytes", "1024", "--save", "")
+    command = [str(redis_server_binary()), "--dir", str(full.directory), "--port", str(full.port), *slowly]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=full.port) as client:
+            until(lambda: _is_loading(client), "a server that reads its dump")
+        with _named(ground, full.url(3)):
+            yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_loading(client: "redis.Redis") -> bool:
+    try:
+        client.ping()
+    except redis.exceptions.BusyLoadingError:
+        return True
+    except redis.ConnectionError:
+        return False
+    raise GroundError("it has read all of it already")

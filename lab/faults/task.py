@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from lab.faults.fault import fault
 from lab.faults.grounds import Sandbox, text_of, until
 from lab.faults.messages import CHECK, POLL, empty, send
-from lab.faults.worker import LOW, down, stranger
+from lab.faults.worker import EXPECTED, LOW, down, stranger
 
 _EXPECTED = "          - inventory.tasks.poll_printer\n"
 
@@ -56,13 +56,7 @@ def not_registered(ground: Sandbox) -> Iterator[None]:
 @fault("task.discarded", "two workers of one queue know different tasks", touches="strange nodes")
 @contextmanager
 def discarded(ground: Sandbox) -> Iterator[None]:
-    knows = "".join(
-        f"@app.task(name={name!r})\ndef t{n}(*_, **__): ...\n"
-        for n, name in enumerate((
-            POLL, CHECK, "integrations.tasks.check_all_devices_in_glpi", "inventory.tasks.collect_daemon_status",
-            "integrations.tasks.export_monthly_report_to_glpi", "strange.refund",
-        ))
-    )  # fmt: skip
+    knows = EXPECTED + '@app.task(name="strange.refund")\ndef refund(): ...\n'
     nodes = ground.variables('celery_nodes: ["other@elsewhere"]')
     with stranger(ground, "other@elsewhere", "low_priority", knows), nodes:
         yield
@@ -133,11 +127,11 @@ def results_elsewhere(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("results.never_expire", "5,000 results in the broker's db never expire", touches="results memory")
+@fault("results.never_expire", "12,000 results in the broker's db never expire", touches="results memory")
 @contextmanager
 def results_never_expire(ground: Sandbox) -> Iterator[None]:
     with ground.broker() as client:
-        keys = [f"celery-task-meta-{n:08}" for n in range(5000)]
+        keys = [f"celery-task-meta-{n:08}" for n in range(12_000)]
         client.mset(dict.fromkeys(keys, "{}"))
         try:
             yield
@@ -158,4 +152,33 @@ def no_workers(ground: Sandbox) -> Iterator[None]:
     text = ground.inventory.read_text()
     workers = text[text.index("        celery_workers:\n") : text.index("        celery_beat: true\n")]
     with text_of(ground.inventory, (workers, "")):
+        yield
+
+
+@fault("message.unjudged", "a pickled message waits, and the application cannot be loaded", touches="code worker_low",
+       after="host.probe_failed")  # fmt: skip
+@contextmanager
+def unjudged(ground: Sandbox) -> Iterator[None]:
+    with down(ground, LOW):
+        send(ground, POLL, "low_priority", args=(1,), serializer="pickle")
+        try:
+            with ground.settings("raise RuntimeError('this deployment is broken')\n"):
+                yield
+        finally:
+            empty(ground, "low_priority")
+
+
+@fault("inventory.same_machine", "a machine has two names in the inventory", touches="inventory", alone=True)
+@contextmanager
+def same_machine(ground: Sandbox) -> Iterator[None]:
+    host = "        sandbox:\n          ansible_connection: local\n"
+    with text_of(ground.inventory, (host, host + host.replace("sandbox", "again"))):
+        yield
+
+
+@fault("inventory.accepts_nothing", "the inventory accepts a finding that is not there", touches="accepted")
+@contextmanager
+def accepts_nothing(ground: Sandbox) -> Iterator[None]:
+    accepted = "{code: queue.depth, subject: low_priority, reason: end of the month, until: 2099-01-01}"
+    with ground.variables(f"celery_accepted: [{accepted}]"):
         yield

@@ -20,6 +20,21 @@ LOW = "worker_low"
 _NODE = "worker_low@sandbox"
 
 
+EXPECTED = "".join(
+    f"@app.task(name={name!r})\ndef expected{number}(*_, **__): ...\n"
+    for number, name in enumerate(
+        (
+            "integrations.tasks.check_all_devices_in_glpi",
+            "integrations.tasks.check_single_device_in_glpi",
+            "integrations.tasks.export_monthly_report_to_glpi",
+            "inventory.tasks.collect_daemon_status",
+            "inventory.tasks.poll_printer",
+        )
+    )
+)
+"""Code that has the tasks that the inventory expects, by their names."""
+
+
 @contextmanager
 def halted(ground: Sandbox, service: str) -> Iterator[None]:
     """SIGSTOP to a service's main process."""
@@ -176,11 +191,15 @@ def refused(ground: Sandbox) -> Iterator[None]:
     ground.restart()
 
 
-@fault("worker.settings_differ", "the settings changed, and the workers still have the old ones", touches="code")
+@fault("worker.settings_differ", "a worker was started with another result backend", touches=LOW)
 @contextmanager
 def settings_differ(ground: Sandbox) -> Iterator[None]:
-    with ground.settings("CELERY_WORKER_PREFETCH_MULTIPLIER = 7\n"):
+    with ground.environment(CELERY_RESULT_BACKEND=lambda url: url.removesuffix("/4") + "/8"):
+        ground.restart(LOW)
+    try:
         yield
+    finally:
+        ground.restart(LOW)
 
 
 @fault("worker.older_code", "a task was added, and the workers do not have it yet", touches="code")
@@ -273,11 +292,14 @@ def no_remote_control(ground: Sandbox) -> Iterator[None]:
 @fault("worker.loses_results", "the result backend refuses what a worker writes", touches="results low")
 @contextmanager
 def loses_results(ground: Sandbox) -> Iterator[None]:
-    with ground.environment(CELERY_RESULT_BACKEND=lambda _: "redis://127.0.0.1:1/0"):
-        ground.restart(LOW)
-    try:
+    nowhere = "redis://127.0.0.1:1/4"
+    here = (ground.world.root / "results.url").read_text()
+    with (
+        ground.environment(CELERY_RESULT_BACKEND=lambda _: nowhere),
+        text_of(ground.world.root / "results.url", (here, nowhere)),
+    ):
+        ground.restart()
         send(ground, POLL, "low_priority", args=(1,))
         until(lambda: "Pool callback" in ground.log(LOW).read_text(), "its log", timeout_s=60)
         yield
-    finally:
-        ground.restart(LOW)
+    ground.restart()
