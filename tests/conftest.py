@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ON_EVERY_SERVER
     ):
         binaries = redis_server_binaries()
-        marks = [pytest.mark.thorough] if metafunc.module.__name__.endswith(AT_EVERY_BOUNDARY) else []
-        servers = [*(pytest.param(binary, marks=marks) for binary in binaries[:-1]), *binaries[-1:]]
+        thorough = binaries[:-1] if metafunc.module.__name__.endswith(AT_EVERY_BOUNDARY) else _valkeys(binaries)
+        servers = [pytest.param(one, marks=[pytest.mark.thorough] * (one in thorough)) for one in binaries]
         metafunc.parametrize("redis_server", servers, indirect=True, scope="session", ids=map(_version, binaries))
+
+
+def _valkeys(binaries: Iterable[Path]) -> list[Path]:
+    """Those that are Valkey, and no Redis."""
+    return [binary for binary in binaries if binary.name == "valkey-server"]
 
 
 def _version(binary: Path) -> str:
