@@ -14,25 +14,27 @@ from runbooks.core.needs import Needs
 from runbooks.core.redaction import url_secrets
 from runbooks.core.settings import PREFIX
 from runbooks.engine.context import Session
-from runbooks.hosts.celery_argv import options_of
+from runbooks.engine.survey import Surveyed
+from runbooks.engine.survey_containers import FromHere
+from runbooks.hosts.celery_argv import options_of, place_of
 from runbooks.inventory.draft import Draft, HostDraft, Lacking, Lookup, Value, fleet_of, line_of, text_of
 
 _USUAL_VARIABLE = "CELERY_BROKER_URL"
 
 
 def adopt(
-    session: Session, draft: Draft, variables: Sequence[str], secrets_file: Path | None, known: Fleet | None
+    session: Session, draft: Draft, loaded: Surveyed | None, secrets_file: Path | None, known: Fleet | None
 ) -> ExitCode:
     """Print the inventory of the `session` on a draft's fleet, or how the `known` one differs; then diagnose.
 
-    `variables` are those of the application's environment that have the broker's URL. The URL is written into a new
-    `secrets_file`. Exit code 1 where an error or a warning was found, or the inventory differs.
+    `loaded` is the host whose application says where its broker is, None where none does. The broker's URL is written
+    into a new `secrets_file`. Exit code 1 where an error or a warning was found, or the inventory differs.
     Raises UsageError where the file is there already, or cannot be written.
     """
     snapshot = session.observe(Needs.EVERYTHING | Needs.SCHEDULE, without_broker=True)
     if secrets_file:
         _write_secret(secrets_file, session.fleet.app.broker_url.get_secret_value())
-    draft = _whole(session.fleet, draft, snapshot, variables, secrets_file)
+    draft = _whole(session.fleet, draft, snapshot, loaded, secrets_file)
     differs = False
     if known:
         lines = list(_difference(known, draft, session.options.inventory))
@@ -55,18 +57,16 @@ _BEGINS = (
 )
 
 
-def _whole(
-    fleet: Fleet, draft: Draft, snapshot: Snapshot, variables: Sequence[str], secrets_file: Path | None
-) -> Draft:
+def _whole(fleet: Fleet, draft: Draft, snapshot: Snapshot, loaded: Surveyed | None, secrets_file: Path | None) -> Draft:
     """The draft with the broker, the results, and the nodes that no host of it runs."""
-    values = [*draft.values, _broker(fleet, variables, secrets_file)]
+    values = [*draft.values, _broker(fleet, loaded, secrets_file)]
     lacking = list(draft.lacking)
     if backend := fleet.app.result_backend:
         url = backend.get_secret_value()
         if url == fleet.app.broker_url.get_secret_value():
             values.append(Value("result_backend", Lookup(f"{{{{ {PREFIX}broker_url }}}}"), "the application's own"))
         elif not url_secrets(url):
-            values.append(Value("result_backend", url, "the application's own"))
+            values.append(_url("result_backend", url, loaded.backend if loaded else None, "the application's own"))
         else:
             how = "the application has one, and its password stays out of here; look it up where that is kept"
             lacking.append(Lacking("result_backend", "\"{{ lookup('env', 'NAME') }}\"", how))
@@ -81,20 +81,32 @@ def _whole(
     return Draft(tuple(values), hosts, tuple(lacking))
 
 
-def _broker(fleet: Fleet, variables: Sequence[str], secrets_file: Path | None) -> Value:
+def _url(name: str, url: str, leads: FromHere | None, source: str) -> Value:
+    """A URL without a password."""
+    if not leads or leads.url != url:
+        return Value(name, url, source)
+    return Value(name, Lookup(leads.looked_up) if leads.looked_up else url, leads.source)
+
+
+def _broker(fleet: Fleet, loaded: Surveyed | None, secrets_file: Path | None) -> Value:
     """The URL itself where it has no password; else where it is looked up."""
     url = fleet.app.broker_url.get_secret_value()
     if secrets_file:
         lookup = Lookup(f"{{{{ lookup('file', {str(secrets_file)!r}) }}}}")
         return Value("broker_url", lookup, "written there, for you alone")
     if not url_secrets(url):
-        return Value("broker_url", url, "what was asked, and answers")
+        return _url("broker_url", url, loaded.broker if loaded else None, "what was asked, and answers")
+    variables = loaded.told.variables if loaded else ()
     name = variables[0] if variables else _USUAL_VARIABLE
-    return Value(
-        "broker_url",
-        Lookup(f"{{{{ lookup('env', '{name}') or undef(hint='export {name}, with the URL of the broker') }}}}"),
-        "a variable of the application's environment" if variables else "it has a password, which stays out of here",
+    source = (
+        "a variable of the application's environment" if variables else "it has a password, which stays out of here"
     )
+    where = ""
+    if loaded and loaded.broker and loaded.broker.url == url:
+        where = f", as it is reached from here: at {place_of(url)}"
+        source += f"; {loaded.broker.source}"
+    hint = f"export {name}, with the URL of the broker{where}"
+    return Value("broker_url", Lookup(f"{{{{ lookup('env', '{name}') or undef(hint='{hint}') }}}}"), source)
 
 
 def _write_secret(path: Path, url: str) -> None:

@@ -35,7 +35,7 @@ def _require_queues(session: Session) -> None:
     rule, consumed = session.fleet.selection, session.fleet.consumed
     assert rule is not None
     if not session.fleet.queues:
-        raise UsageError(f"--queue: no queue fits {rule.queue!r}", f"the inventory has {', '.join(consumed)}")
+        raise UsageError(f"--queue: no queue fits {rule.queue!r}", f"there are {', '.join(consumed)}")
     target, _ = destination(rule.requeue_to)
     if target and target not in consumed:
         hint = did_you_mean(target, consumed)
@@ -50,7 +50,7 @@ def _require_known(session: Session, snapshot: Snapshot) -> None:
     for queue in literal(rule.queue):
         if queue not in consumed and not broker.queues[queue].depth:
             hint = did_you_mean(queue, consumed)
-            raise UsageError(f"--queue: there is no queue {queue!r}{hint}", f"the inventory has {', '.join(consumed)}")
+            raise UsageError(f"--queue: there is no queue {queue!r}{hint}", f"there are {', '.join(consumed)}")
     _require_list(session, rule, broker)
     if rule.unregistered and not broker.nodes:
         raise NodesSilent(

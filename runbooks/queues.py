@@ -3,6 +3,8 @@
 import sqlite3
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from runbooks.broker.views.queue_looks import Asked
 from runbooks.core.errors import ExitCode, RunbookError, UsageError
 from runbooks.core.private import require_private
@@ -20,6 +22,8 @@ def queues(session: Session, asked: Asked, *, watch: str) -> ExitCode:
 
     def show() -> ExitCode:
         view = look(asked)
+        if session.fleet.found:
+            view = replace(view, queues=tuple(replace(queue, in_inventory=None) for queue in view.queues))
         count = len(view.queues)
         where = (session.fleet.app.app, session.options.inventory, session.broker.name)
         session.reporter.about(About(*where, queues=Seen(count, count), other_run=session.broker.other_run()))

@@ -146,7 +146,7 @@ def _registered(
     elif all_:
         what = f"nodes have the tasks of their queues registered ({len(all_)}, by the application's routes)"
     else:
-        why = "the inventory names no celery_expected_tasks, and no application told its own"
+        why = fleet.worded("the inventory names no celery_expected_tasks, and ", "") + "no application told its own"
         return Check("nodes have their tasks registered", None, f"not known: {why}")
     knowing = [name for name, own in expected.items() if name in broker.nodes and own <= broker.nodes[name].registered]
     return _count(what, knowing, list(expected), busy, accepted)

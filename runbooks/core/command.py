@@ -15,6 +15,11 @@ _MARK = f"cmd{os.urandom(16).hex()}"
 _MARKED = re.compile(f"{_MARK}`inv (.*?)`{_MARK}", re.DOTALL)
 _WITHOUT_FLEET = re.compile(r"(sandbox|fleet|explain|init|-\S+)(\s|$)")
 _BY_BROKER = re.compile(r"(adopt|clean-queues|diagnose|verify|undo|queues|messages|broker|workers|monitor)(\s|$)")
+_BY_APPLICATION = re.compile(
+    r"(adopt|clean-queues|diagnose|verify|undo|queues|messages|broker|workers|monitor|tasks|schedule|run-task)(\s|$)"
+)
+_HOW_LOADED = re.compile(r" --(?:python|container) (?:'[^']*'|[^'\s])+")
+"""The flags that only these verbs take."""
 
 
 class Command:
@@ -44,7 +49,8 @@ def typed(text: str, program: str, where: str = "") -> str:
         takes_none = _WITHOUT_FLEET.match(found[1]) or (
             " --broker " in where and " --app " not in where and not _BY_BROKER.match(found[1])
         )
-        return f"`{program} {found[1]}{'' if takes_none else where}`"
+        flags = where if _BY_APPLICATION.match(found[1]) else _HOW_LOADED.sub("", where)
+        return f"`{program} {found[1]}{'' if takes_none else flags}`"
 
     return plain(_MARKED.sub(command, text))
 

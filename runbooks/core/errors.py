@@ -62,6 +62,14 @@ def _place(problem: str) -> tuple[str, int]:
     return path, int(line) if line.isdecimal() else 0
 
 
+class SeveralApplications(InventoryError):
+    """The inventory describes these applications, and none of them was chosen."""
+
+    def __init__(self, problem: str, applications: Iterable[str]) -> None:
+        self.applications = tuple(applications)
+        super().__init__([problem], "nothing was looked at or changed")
+
+
 class RenderError(UsageError):
     """A template or a value with Jinja in it cannot be rendered; the message says what is missing."""
 

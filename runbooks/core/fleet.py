@@ -27,7 +27,8 @@ class FleetHost(Discreet, frozen=True):
 
     This tool's own and those that begin with `ansible_` were rendered when the fleet was built; another one is rendered
     when it is asked for, and raises InventoryError where it cannot be. `environment` is what the application gets here
-    beside its environment file, where no inventory describes the host and nothing of it runs there.
+    beside its environment file, where no inventory describes the host and nothing of it runs there; `container` is the
+    one that the operator names for it then.
     """
 
     HIDDEN = ("variables", "environment")
@@ -37,6 +38,7 @@ class FleetHost(Discreet, frozen=True):
     settings: HostSettings
     variables: Mapping[str, Any]
     environment: Mapping[str, str] = {}
+    container: str = ""
 
     def node(self, worker: Worker) -> str:
         """What the node of one of its workers is called here; Celery may know it by another name (`Worker.node`)."""
@@ -166,7 +168,8 @@ class Fleet(Struct, frozen=True):
 
     `all_nodes` are their node names. A `selection` of the command line stands in for the inventory's rules.
     `monitor_host` is where cron runs the monitor, None where it does not. `found` is what the broker shows of a fleet
-    that no inventory describes, None where one does.
+    that no inventory describes, None where one does. `unchecked` are hosts that are left out as they lack variables,
+    which these are.
     """
 
     app: AppSettings
@@ -179,11 +182,20 @@ class Fleet(Struct, frozen=True):
     tunnel: FleetHost | None = None
     monitor_host: str | None = None
     found: Found | None = None
+    unchecked: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def workers(self) -> tuple[tuple[str, Worker], ...]:
         """Every worker after the name of its node here, also of hosts that are not to be touched."""
         return tuple(zip(self.all_nodes, self.all_workers, strict=False))
+
+    def worded(self, by_inventory: str, without: str) -> str:
+        """What is said of what an inventory describes, or of what was only seen."""
+        return without if self.found else by_inventory
+
+    def tells_services(self, host: FleetHost) -> bool:
+        """Whether an inventory, or a service manager, tells the services of a host from what else runs there."""
+        return not self.found or host.settings.service_manager != "none"
 
     def nodes_by_pattern(self, nodes: Mapping[str, NodeState]) -> dict[str, NodeState]:
         """Those of the nodes that answer which are the fleet's by `celery_nodes`, and no worker's of a host."""

@@ -30,12 +30,31 @@ class Supervisord(Struct, frozen=True):
     untold: str = ""
 
 
+class SeenContainer(Struct, frozen=True):
+    """A container: its id, name and image, and the Compose `project` that it is of, "" for none.
+
+    `folder` is that of the project, `files` are the project's Compose files, as Compose has them in its labels.
+    `addresses` are its own in each network, `aliases` what others call it there. `published` are ports of this machine,
+    by those of the container.
+    """
+
+    id: str
+    name: str
+    image: str = ""
+    project: str = ""
+    folder: str = ""
+    files: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = {}
+    aliases: tuple[str, ...] = ()
+    published: Mapping[int, int] = {}
+
+
 class SeenService(Struct, frozen=True):
     """A unit, program or container that starts a worker or beat, whether it runs or not.
 
     `name` is what its manager calls it. `options` are those of its command, None where that does not tell (a script, a
-    variable). `source` says where it was seen. `env_files` are those that it reads. `wanted`: it is to run. A
-    `container` is of a Compose `project`, a program of a `supervisord`.
+    variable). `source` says where it was seen. `env_files` are those that it reads, `sets` the names of variables that
+    Compose sets beside them. `wanted`: it is to run. A program is one of a `supervisord`.
     """
 
     name: str
@@ -46,10 +65,10 @@ class SeenService(Struct, frozen=True):
     python: str = ""
     user: str = ""
     env_files: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
     wanted: bool = True
     pids: tuple[int, ...] = ()
-    container: str = ""
-    project: str = ""
+    container: SeenContainer | None = None
     supervisord: Supervisord | None = None
 
 
@@ -58,8 +77,10 @@ class HostSurvey(Struct, frozen=True):
 
     `variables` say how it is reached. `services` are those of the `manager` that runs the application's workers there:
     systemd, supervisor, docker or none; `supervisord` is that manager, one of all `supervisords` by their pids.
-    `socket` is that of Docker's engine, `project` the Compose project. `mains` are the processes that are the
-    application's, `others` those that another manager runs, `elsewhere` those of an installation in another folder.
+    `socket` is that of Docker's engine, `untold` why that cannot be asked, `project` the Compose project, ""
+    where the containers are known by their names; `inside` is the container that the operator names. `mains` are the
+    processes that are the application's, `others` those that another manager runs, `elsewhere` those of an installation
+    in another place.
     """
 
     name: str
@@ -76,7 +97,9 @@ class HostSurvey(Struct, frozen=True):
     supervisord: Supervisord | None = None
     supervisords: Mapping[int, Supervisord] = field(default_factory=dict)
     socket: str = ""
+    untold: str = ""
     project: str = ""
+    inside: SeenService | None = None
 
 
 class Told(Discreet, frozen=True):

@@ -46,15 +46,16 @@ class TaskTally(Struct, frozen=True):
 class QueueView(Struct, frozen=True):
     """One queue over all its priorities. `depth` and `depths` are exact, what is counted in messages is of `looked_at`.
 
-    `depths` has the length by priority step, `aside` of it is what a run of this tool works on, or has left behind.
-    `consumers` are the nodes that consume it. `in_per_s` and `out_per_s` are of what was seen to wait, over
-    `rate_span_s`; `change_per_s` is how fast the depth has grown since a look of the monitor's, `change_span_s` ago.
+    `in_inventory` is None where no inventory describes the fleet. `depths` has the length by priority step, `aside` of
+    it is what a run of this tool works on, or has left behind. `consumers` are the nodes that consume it. `in_per_s`
+    and `out_per_s` are of what was seen to wait, over `rate_span_s`; `change_per_s` is how fast the depth has grown
+    since a look of the monitor's, `change_span_s` ago.
     `drain_s` says how long it takes to empty at the rate of the longer of the two spans; `limits` what is known to
     hold it back.
     """
 
     name: str
-    in_inventory: bool
+    in_inventory: bool | None
     depth: int
     depths: Mapping[int, int]
     aside: int

@@ -64,14 +64,19 @@ def _other_broker(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) ->
         fix = tuple(change for host, _ in hosts for change in environment_of(host, known)) if mended else ()
         blocks = () if mended else tuple(Block(host.name) for host, _ in hosts)
         evidence = [line for host, state in hosts for line in _where_from(host, state, theirs)]
-        sides = (*dict.fromkeys(evidence), f"celery_broker_url of the inventory: {told(ours)}")
-        advice = "with the inventory's celery_env it uses that" if mended else "correct one of the two"
+        sides = (
+            *dict.fromkeys(evidence),
+            f"{fleet.worded('celery_broker_url of the inventory', 'looked at')}: {told(ours)}",
+        )
+        advice = fleet.worded("correct one of the two", "leave --broker out, or correct the application's")
+        advice = "with the inventory's celery_env it uses that" if mended else advice
+        which = f"the broker that {fleet.worded('the inventory names', 'was looked at')}"
         if silent:
             asked = "none could be asked" if snapshot.broker.unasked else "none answers"
             yield Finding(
                 "broker.not_the_workers",
                 names,
-                f"the workers of {names} run and {asked} at {told(ours)}, the broker that the inventory names; their "
+                f"the workers of {names} run and {asked} at {told(ours)}, {which}; their "
                 f"application uses {told(theirs)}: {advice}",
                 sides,
                 remedy=SET_VALUES if mended else None,
@@ -82,8 +87,7 @@ def _other_broker(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) ->
             yield Finding(
                 "broker.would_be_another",
                 names,
-                f"a worker that is started on {names} would use {told(theirs)} and not {told(ours)}, the broker that "
-                f"the inventory names: {advice}",
+                f"a worker that is started on {names} would use {told(theirs)} and not {told(ours)}, {which}: {advice}",
                 sides,
                 remedy=SET_VALUES if mended else None,
                 fix=fix,
@@ -173,7 +177,8 @@ def _other_options(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     unheard = set[str]()
     for host in fleet.hosts:
         if differing := _differing_options(fleet, host, snapshot):
-            each = (f"{name}: the application has {own!r}, the inventory {ours!r}"
+            other = fleet.worded("the inventory", "what was found first")
+            each = (f"{name}: the application has {own!r}, {other} {ours!r}"
                     for name, (own, ours) in differing.items())  # fmt: skip
             faults.setdefault((", ".join(differing), *each), []).append(host.name)
             unheard |= {host.name} if _UNHEARD & differing.keys() else set()
@@ -182,8 +187,11 @@ def _other_options(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             "broker.options_differ",
             ", ".join(hosts),
-            f"the application on {', '.join(hosts)} has another {names} than the inventory, by which all is "
-            "judged here: correct celery_broker_options, or the application's broker_transport_options",
+            f"the application on {', '.join(hosts)} has another {names} than "
+            + fleet.worded("the inventory", "what was found first")
+            + ", by which all is judged here: "
+            + fleet.worded("correct celery_broker_options, or the application's", "give all that runs the same")
+            + " broker_transport_options",
             tuple(lines),
             severity=Severity.ERROR if mute else Severity.WARNING,
             blocks=tuple(Block(host) for host in hosts) if mute else (),
@@ -234,9 +242,13 @@ def _other_results(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             "results.elsewhere",
             ", ".join(hosts),
-            f"results are looked for at {told(ours)}, but the application on {', '.join(hosts)} {kept}: correct "
-            "celery_result_backend, or the application's result_backend",
-            (f"celery_result_backend of the inventory: {told(ours)}", f"result_backend, loaded: {told(theirs)}"),
+            f"results are looked for at {told(ours)}, but the application on {', '.join(hosts)} {kept}: "
+            + fleet.worded("correct celery_result_backend, or the application's", "give all hosts the same")
+            + " result_backend",
+            (
+                f"{fleet.worded('celery_result_backend of the inventory', 'found first')}: {told(ours)}",
+                f"result_backend, loaded: {told(theirs)}",
+            ),
             severity=Severity.WARNING,
         )
 

@@ -34,6 +34,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     here = sum(queue.depth for queue in broker.queues.values())
     for db, depth in broker.depths_by_db.items():
         takers = sum(client.db == db and client.takes_messages for client in broker.clients or ())
+        why = fleet.worded("the inventory names", "was looked at")
         consumed = f"CLIENT LIST: {counted(takers, 'client takes', 'clients take')} messages in db {db}"
         yield Finding(
             "broker.other_db",
@@ -41,7 +42,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             f"{counted(depth, 'message waits', 'messages wait')} under this application's queue names in db {db}, "
             f"not in db {broker.db}",
             (
-                f"db {broker.db}, which the inventory names, holds {here:,}; db {db} holds {depth:,} under these names",
+                f"db {broker.db}, which {why}, holds {here:,}; db {db} holds {depth:,} under these names",
                 *([consumed] if takers else []),
             ),
             severity=Severity.INFO if takers else Severity.WARNING,

@@ -57,18 +57,19 @@ def running(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> list[Beat]
 
 
 def _of(fleet: Fleet, state: HostState, row: Row) -> Iterator[Beat]:
-    service = row.service if row.expected else ""
+    host = next(host for host in fleet.hosts if host.name == row.host)
+    service = row.service if row.expected and fleet.tells_services(host) else ""
     if row.process is None:
-        host = next(host for host in fleet.hosts if host.name == row.host)
         pid = state.services[service].pid if service in state.services else None
         if pid is not None and service in _beats_of(host):
-            yield Beat(row.host, pid, f"pid {pid} on {row.host}, the inventory's {service}", service)
+            whose = fleet.worded("the inventory's ", "")
+            yield Beat(row.host, pid, f"pid {pid} on {row.host}, {whose}{service}", service)
         return
     if row.process.is_beat:
-        yield _beat(row, row.process, service)
+        yield _beat(fleet, row, row.process, service)
     for one in row.below:
         if one.kind is Kind.EMBEDDED_BEAT:
-            yield _beat(row, one, service)
+            yield _beat(fleet, row, one, service)
 
 
 def _beats_of(host: FleetHost) -> set[str]:
@@ -77,10 +78,10 @@ def _beats_of(host: FleetHost) -> set[str]:
     return bundled | ({host.beat} if host.settings.beat else set())
 
 
-def _beat(row: Row, one: CeleryProcess, service: str) -> Beat:
+def _beat(fleet: Fleet, row: Row, one: CeleryProcess, service: str) -> Beat:
     assert row.process
     assert row.by
-    its = f" (the inventory's {service})" if service else ""
+    its = fleet.worded(f" (the inventory's {service})", f" ({service})") if service else ""
     if one is not row.process:
         what = f"pid {one.pid} on {row.host}, the -B of {which(row)}{its}"
         remedy = "" if service else f"take -B from what starts pid {row.process.pid}, and restart that"
@@ -104,7 +105,7 @@ def _beat(row: Row, one: CeleryProcess, service: str) -> Beat:
     )
 
 
-def several(snapshot: Snapshot, beats: Sequence[Beat]) -> Iterator[Finding]:
+def several(fleet: Fleet, snapshot: Snapshot, beats: Sequence[Beat]) -> Iterator[Finding]:
     """**Source:** Celery's guide "Periodic Tasks": a single scheduler has to run for a schedule at a time."""
     if len(beats) < 2:
         return
@@ -123,7 +124,7 @@ def several(snapshot: Snapshot, beats: Sequence[Beat]) -> Iterator[Finding]:
         "beat.several",
         hosts,
         f"{number} beats run, so each entry of the schedule is sent {number} times",
-        (*processes, *_entries(snapshot), *_advice(beats)),
+        (*processes, *_entries(snapshot), *_advice(fleet, beats)),
     )
 
 
@@ -144,11 +145,12 @@ def _when(entry: ScheduleEntry) -> str:
     return f"every {span(entry.every_s)}" if entry.every_s else entry.schedule
 
 
-def _advice(beats: Sequence[Beat]) -> Iterator[str]:
+def _advice(fleet: Fleet, beats: Sequence[Beat]) -> Iterator[str]:
     own = [beat for beat in beats if beat.service]
     if len(own) > 1:
-        yield (
-            f"the inventory itself has {len(own)} of them ({_told(own)}): leave one celery_beat, or one worker with -B"
+        yield fleet.worded(
+            f"the inventory itself has {len(own)} of them ({_told(own)}): leave one celery_beat, or one worker with -B",
+            f"{len(own)} of them are services ({_told(own)}): leave one",
         )
     if not own:
         yield "end all but one of them"

@@ -55,10 +55,11 @@ def _elsewhere(fleet: Fleet, snapshot: Snapshot, row: Row) -> Iterator[Finding]:
         help_ = f"the application on {row.host} names {', '.join(sorted(now))} now, which a restart makes it work with"
     else:
         help_ = "a restart does not help, unless what names its broker has changed since it was started"
+    this = fleet.worded("the inventory's broker", "the broker that was looked at")
     yield Finding(
         f"{kind}.other_broker",
         f"{service or f'process {row.process.pid}'} on {row.host}",
-        f"{service or f'a {kind} of {fleet.app.app}'} works with {row.broker}, and the inventory's broker is {ours}",
+        f"{service or f'a {kind} of {fleet.app.app}'} works with {row.broker}, and {this} is {ours}",
         (f"seen: {which(row)}", _named_where(row), help_),
         severity=Severity.ERROR if service else Severity.WARNING if row.process.here else Severity.INFO,
         blocks=(Block(row.host, service),) if service and (given or not now) else (),
@@ -118,9 +119,9 @@ def twins(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fin
             else f"{number} workers are called {name}, and each takes messages",
             (
                 f"inspect ping: {counted(answering.get(name, 0), 'answer')} from {name}",
-                *(_told(snapshot, row) for row in processes),
+                *(_told(fleet, snapshot, row) for row in processes),
                 *([] if processes else ["one may be of an older start, or run on another machine"]),
-                *_to_end(processes),
+                *_to_end(fleet, processes),
                 "where all are wanted, start each with a name of its own: -n NAME@HOST",
             ),
             blocks=(Block(workers[name][0].name, workers[name][1].known_as),) if name in workers else (),
@@ -134,17 +135,22 @@ def _leaks(snapshot: Snapshot, host: FleetHost | None = None, worker: Worker | N
     return bool(service and service.leaked)
 
 
-def _told(snapshot: Snapshot, row: Row) -> str:
+def _is_service(fleet: Fleet, row: Row) -> bool:
+    """Whether it is of a service, and so told from what else runs."""
+    return row.expected and any(host.name == row.host and fleet.tells_services(host) for host in fleet.hosts)
+
+
+def _told(fleet: Fleet, snapshot: Snapshot, row: Row) -> str:
     assert row.process
     age_s = snapshot.reachable()[row.host].clock_at - row.process.started_at
-    its = f" (the inventory's {row.service})" if row.expected else ""
+    its = fleet.worded(f" (the inventory's {row.service})", f" ({row.service})") if _is_service(fleet, row) else ""
     below = f", below {row.process.wrappers[0]}" if row.process.wrappers else ""
     return f"seen: {which(row)}{its}{below}; it has been running for {span(age_s)}"
 
 
-def _to_end(rows: Sequence[Row]) -> Iterator[str]:
-    """What ends those that are not the inventory's service."""
-    others = [row for row in rows if not row.expected]
+def _to_end(fleet: Fleet, rows: Sequence[Row]) -> Iterator[str]:
+    """What ends those that are of no service."""
+    others = [row for row in rows if not _is_service(fleet, row)]
     if others and len(others) == len(rows):
         yield "end all but one of them"
     for row in others:

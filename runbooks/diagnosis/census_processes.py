@@ -21,7 +21,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fi
             its = [row for row in rows if row.host == host.name and row.process and row.of_app]
             yield from _stopped(its)
             yield from _left(host, states[host.name], its)
-            yield from _too_many(host, states[host.name], its)
+            yield from _too_many(fleet, host, states[host.name], its)
 
 
 def _stopped(rows: Iterable[Row]) -> Iterator[Finding]:
@@ -89,16 +89,17 @@ def _told(row: Row) -> str:
     return f"{which(row)}: of a pool; if it has a task, it ends after it, and TERM ends both at once"
 
 
-def _too_many(host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[Finding]:
+def _too_many(fleet: Fleet, host: FleetHost, state: HostState, rows: Iterable[Row]) -> Iterator[Finding]:
     for row in rows:
         worker, pool = _worker_of(host, row), _pool(row)
         if not (row.process and worker and has_too_many(host, row)):
             continue
         allowed = _allowed(worker)
+        who = fleet.worded("the inventory", "its command")
         yield Finding(
             "worker.too_many_processes",
             f"{worker.known_as} on {host.name}",
-            f"{worker.name} has {len(pool)} pool processes, and the inventory allows for {allowed}",
+            f"{worker.name} has {len(pool)} pool processes, and {who} allows for {allowed}",
             (
                 f"{which(row)}; its pool: pid {_pids(pool)}",
                 *given_in(host, row.service, state, "-c", "--concurrency"),

@@ -23,7 +23,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, rows: Iterable[Row]) -> Iterator[Fi
             assert state
             its = [row for row in rows if row.host == host.name and _runs(unit, row)]
             if _is_the_applications(host, unit, its):
-                yield from _of(host, state, unit, its)
+                yield from _of(fleet, host, state, unit, its)
 
 
 def _runs(unit: Unit, row: Row) -> bool:
@@ -45,7 +45,7 @@ def _is_the_applications(host: FleetHost, unit: Unit, its: Sequence[Row]) -> boo
     return bool(its) or unit.name in _services(host) or (here and in_use)
 
 
-def _of(host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]) -> Iterator[Finding]:
+def _of(fleet: Fleet, host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]) -> Iterator[Finding]:
     service = _services(host).get(unit.name, "")
     subject = f"{service or unit.name} on {host.name}"
     left = [row for row in its if row.process and row.process.leftover]
@@ -75,7 +75,7 @@ def _of(host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]) -> It
         yield Finding(
             "unit.restarting",
             subject,
-            f"{unit.name} is not the inventory's, and {loops}",
+            fleet.worded(f"{unit.name} is not the inventory's, and {loops}", f"{unit.name}: {loops}"),
             (f"why it ends, on {host.name}: journalctl -u {unit.name} -n 50", *_file(unit)),
             severity=Severity.WARNING,
         )
@@ -83,8 +83,14 @@ def _of(host: FleetHost, state: HostState, unit: Unit, its: Sequence[Row]) -> It
         yield Finding(
             "unit.comes_back",
             subject,
-            f"{unit.name} does not run, but starts with {host.name}, and then runs beside the inventory's services",
-            (f"systemctl show: {unit.enabled}, {unit.active}", *_file(unit), f"sudo systemctl disable {unit.name}"),
+            f"{unit.name} does not run, but starts with {host.name}"
+            + fleet.worded(", and then runs beside the inventory's services", ""),
+            (
+                f"systemctl show: {unit.enabled}, {unit.active}",
+                *_file(unit),
+                fleet.worded("", f"if it is to run: sudo systemctl start {unit.name}; else: ")
+                + f"sudo systemctl disable {unit.name}",
+            ),
             severity=Severity.WARNING,
         )
 

@@ -1,11 +1,13 @@
 """Faults of the containers that services run in: their state, and how they are ended."""
 
+import math
 from collections.abc import Iterator
 
 from runbooks.core.containers import Container
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import Block, Finding, HostState, RunningTask, ServiceState, Severity, Snapshot
 from runbooks.core.wording import counted, span
+from runbooks.diagnosis.patience import stop_may_take
 from runbooks.diagnosis.services import control
 from runbooks.diagnosis.told import told
 
@@ -111,14 +113,16 @@ def _ending(
     """Containers whose stop would lose tasks. This tool drains a worker first; whoever else stops it does not."""
     assert snapshot.broker is not None
     node = snapshot.broker.nodes.get(host.node_of(service))
+    running = node.running if node else ()
+    longest_s, known_by = stop_may_take(host, running, state.clock_at)
     for one in found.containers:
-        if one.pid is not None and (why := _loses(host, one)):
+        if one.pid is not None and (why := _loses(host, one, longest_s, known_by)):
             summary, advice = why
             yield Finding(
                 "container.stop_loses_tasks",
                 f"{service} on {host.name}",
                 summary,
-                (*_running(node.running if node else (), state.clock_at), advice),
+                (*_running(running, state.clock_at), advice),
                 severity=Severity.WARNING,
             )
             return
@@ -128,15 +132,18 @@ def _running(tasks: tuple[RunningTask, ...], now: float) -> Iterator[str]:
     yield from (f"a stop now: {told(task, now)}" for task in tasks[:3])
 
 
-def _loses(host: FleetHost, one: Container) -> tuple[str, str] | None:
-    """What a stop does to its tasks, and what to do about it; None where it lets them finish."""
-    grace, wanted = span(one.grace_s), span(host.settings.stop_timeout)
+def _loses(host: FleetHost, one: Container, longest_s: float, known_by: str) -> tuple[str, str] | None:
+    """What a stop does to its tasks, and what to do about it; None where it lets them finish.
+
+    A stop may take `longest_s`, as it is `known_by`.
+    """
+    grace = span(one.grace_s)
     if one.stop_signal not in _HEALS:
         if one.stop_signal == "SIGQUIT":
             return None
         return (
             f"docker stop sends {one.stop_signal} to {one.name}, and its worker ends without finishing its tasks",
-            "leave stop_signal out of the Compose file (the default is SIGTERM)",
+            "leave stop_signal out of the Compose file, or --stop-signal out of docker run (the default is SIGTERM)",
         )
     if one.shell:
         return (
@@ -150,10 +157,13 @@ def _loses(host: FleetHost, one: Container) -> tuple[str, str] | None:
             "their tasks at once",
             "use tini without -g (init: true), or dumb-init --single-child",
         )
-    if one.grace_s < host.settings.stop_timeout:
+    if one.grace_s < longest_s:
+        wanted_s = math.ceil(longest_s)
         return (
-            f"docker stop kills {one.name} after {grace}, and a stop may take {wanted} (celery_stop_timeout): tasks "
+            f"docker stop kills {one.name} after {grace}, and a stop may take {span(longest_s)} ({known_by}): tasks "
             "that run longer are lost",
-            f"give the service stop_grace_period: {int(host.settings.stop_timeout)}s in the Compose file",
+            f"give the service stop_grace_period: {wanted_s}s in the Compose file"
+            if host.settings.docker and host.settings.docker.project
+            else f"run the container with --stop-timeout {wanted_s}",
         )
     return None

@@ -23,7 +23,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         if host.name in states:
             reading = reading_of(host, states[host.name])
             if states[host.name].files[host.settings.env_file].is_folder:
-                yield _folder(host)
+                yield _folder(fleet, host)
             elif reading.fault:
                 yield _unreadable(host, reading.fault)
             else:
@@ -49,12 +49,15 @@ def settable(differing: Mapping[str, str | None]) -> dict[str, str | None]:
     return {name: value for name, value in differing.items() if value is None or not holds_secret(value)}
 
 
-def _folder(host: FleetHost) -> Finding:
+def _folder(fleet: Fleet, host: FleetHost) -> Finding:
     return Finding(
         "environment.is_folder",
         host.name,
         f"{host.settings.env_file} is a folder, so what is started there has no environment of it, or is not started",
-        ("celery_env_file of the inventory names it: correct that, or put the file in the folder's place",),
+        (
+            fleet.worded("celery_env_file of the inventory names it: correct that, or ", "")
+            + "put the file in the folder's place",
+        ),
         blocks=(Block(host.name),),
     )
 

@@ -42,8 +42,14 @@ MANAGER = "service manager"
 def faults(
     fleet: Fleet, snapshot: Snapshot, files: Mapping[Kind, Wanted], *, taking: bool = False
 ) -> Iterator[Finding]:
-    """Of each host that answers; and hosts that are one. `taking`: files of somebody else's are replaced, too."""
+    """Of each host that answers; and hosts that are one. `taking`: files of somebody else's are replaced, too.
+
+    Without an inventory no file is wanted, and none is one too many.
+    """
     yield from same_machine(fleet, snapshot)
+    if fleet.found:
+        yield from of_systemd(fleet, snapshot)
+        return
     yield from units_of_others(fleet, snapshot)
     for kind, wanted in files.items():
         yield from of_kind(fleet, snapshot, kind, wanted, taking=taking)
@@ -95,7 +101,7 @@ def of_systemd(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             yield from kept_units.faults(host, states[host.name])
             yield from _not_loaded(host, states[host.name])
             yield from _not_enabled(host, states[host.name])
-            yield from _stale_services(host, states[host.name], snapshot)
+            yield from () if fleet.found else _stale_services(host, states[host.name], snapshot)
             yield from _drop_ins(host, states[host.name])
 
 
@@ -114,8 +120,11 @@ def same_machine(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 (
                     "both answer with the same machine-id, the same boot and the same processes",
                     *(f"both have {path}" for path in shared),
-                    "leave one of the two names in the inventory, with all its workers; look where each leads: "
-                    f"{Command('hosts')}",
+                    fleet.worded(
+                        "leave one of the two names in the inventory, with all its workers; look where each leads: "
+                        f"{Command('hosts')}",
+                        "name it once",
+                    ),
                 ),
                 blocks=(Block(one.name), Block(other.name)),
             )

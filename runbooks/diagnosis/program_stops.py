@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Finding, HostState, ProgramStop, RunningTask, Severity, Snapshot
+from runbooks.core.model import Finding, HostState, ProgramStop, Severity, Snapshot
 from runbooks.core.wording import span
 from runbooks.diagnosis.census import table
+from runbooks.diagnosis.patience import stop_may_take
 from runbooks.diagnosis.told import told
 
 _SHOWN = 3
@@ -32,7 +33,7 @@ def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snaps
         )
         advice = "stopasgroup=false, and killasgroup=true"
     else:
-        longest_s, why = max(_known(host, running, state.clock_at), default=(0.0, ""))
+        longest_s, why = stop_may_take(host, running, state.clock_at)
         if stop.wait_s >= longest_s:
             return
         summary = (
@@ -52,15 +53,6 @@ def _loses(fleet: Fleet, host: FleetHost, service: str, stop: ProgramStop, snaps
         ),
         severity=Severity.WARNING,
     )
-
-
-def _known(host: FleetHost, running: tuple[RunningTask, ...], now: float) -> Iterator[tuple[float, str]]:
-    """How long a stop may take, in seconds, and how that is known: a default of ours says nothing of the tasks."""
-    if "stop_timeout" in host.settings.model_fields_set:
-        yield host.settings.stop_timeout, "celery_stop_timeout"
-    for task in running:
-        if task.started_at is not None:
-            yield now - task.started_at, "a task there runs for so long"
 
 
 def _limits(state: HostState, wait_s: float) -> Iterator[str]:

@@ -70,7 +70,7 @@ def _no_consumer(
         return
     elsewhere = [worker.name for worker in fleet.all_workers if state.name in worker.queues and not wanted]
     who = ", ".join(wanted or elsewhere) or "no worker"
-    outside = " on a host outside --limit" if elsewhere else ""
+    outside = " on a host that is not looked at" if elsewhere else ""
     count = expected.consumers if expected else 0
     if count and not (wanted or elsewhere):
         who = counted(count, "worker")
@@ -522,9 +522,10 @@ def _of_nobody(fleet: Fleet, snapshot: Snapshot, key: str, length: int, stray: S
     waiting = counted(length, "Celery message waits", "Celery messages wait")
     consumers = [name for name, node in snapshot.broker.nodes.items() if stray.queue in node.queues]
     senders = list(dict.fromkeys(_senders(snapshot, stray.queue)))
-    what = f"{waiting} in {key!r}, which is no queue of the inventory"
+    no_queue = fleet.worded("is no queue of the inventory", "no worker was seen to consume")
+    what = f"{waiting} in {key!r}, which {no_queue}"
     if consumers:
-        advice = f"{', '.join(sorted(consumers))} consumes it: name it in the inventory"
+        advice = f"{', '.join(sorted(consumers))} consumes it{fleet.worded(': name it in the inventory', '')}"
     else:
         near = _near(fleet, snapshot.broker, stray.queue)
         what += f"; did you mean '{near}'?" if near else ""

@@ -287,7 +287,8 @@ class _Way:
         if busy := sorted(busy_solo(self._fleet, self._snapshot).intersection(wanted)):
             return Link(f"{', '.join(busy)}, which is to consume {queue}, is at a task and does not tell", unknown=True)
         if queue in self._fleet.consumed:
-            who = f" (by the inventory {', '.join(wanted)} should)" if wanted else ""
+            by = self._fleet.worded("by the inventory ", "")
+            who = f" ({by}{', '.join(wanted)} should)" if wanted else ""
             return Link(f"no node that answers consumes {queue}{who}")
         near = nearest(queue, _consumed(self._fleet, self._broker.nodes))
         return Link(
@@ -297,7 +298,7 @@ class _Way:
                 self._entry.name,
                 f"{self._what} sends {self._entry.task} to {queue}, which no worker consumes, so its messages pile up "
                 f"there: correct the queue, or let a worker consume it{near}",
-                (f"told by Celery's router, in the application loaded on {self._host}", _NOBODY),
+                (f"told by Celery's router, in the application loaded on {self._host}", _nobody(self._fleet)),
                 severity=_severity(self._snapshot),
             ),
         )
@@ -354,7 +355,9 @@ class _Way:
         yield Link(f"{', '.join(lacking)} takes it and does not know it", finding if untold else None)
 
 
-_NOBODY = "by the inventory no worker consumes it, nor does any node that answers"
+def _nobody(fleet: Fleet) -> str:
+    worker = fleet.worded("by the inventory no worker", "no worker that was seen")
+    return f"{worker} consumes it, nor does any node that answers"
 
 
 def _severity(snapshot: Snapshot) -> Severity:
@@ -415,7 +418,7 @@ def _routed_nowhere(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 *(f"told by Celery's router, in the application loaded on {host}: {task}"
                   for task, host in sorted(by_task.items())[:_MOST]),
                 *([f"and {len(by_task) - _MOST} more"] if len(by_task) > _MOST else []),
-                _NOBODY,
+                _nobody(fleet),
             ),
             severity=_severity(snapshot) if fleet.app.expected_tasks else Severity.WARNING,
         )  # fmt: skip

@@ -165,6 +165,8 @@ def left_blocking(
 
 def offer(fleet: Fleet, snapshot: Snapshot, host: str, name: str) -> Iterator[str]:
     """The next command where a runner of this name can be taken over, as far as a look without that in mind tells."""
+    if fleet.found:
+        return
     found = [one for one in runners(fleet, snapshot, kill=True) if (one.host.name, one.by.name) == (host, name)]
     if found and not any(one.why_not for one in found):
         yield f"what letting this tool take it over would do: {Command('remediate', '--take-over', '--dry-run')}"

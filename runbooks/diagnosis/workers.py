@@ -35,13 +35,13 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     yield from census_processes.faults(fleet, snapshot, census_beats.without(rows, beats))
     yield from census_nodes.faults(fleet, snapshot, rows)
     yield from strangers(fleet, snapshot, rows)
-    yield from census_beats.several(snapshot, beats)
+    yield from census_beats.several(fleet, snapshot, beats)
     yield from _somebody_is_deaf(fleet, snapshot)
     for host in fleet.hosts:
         state = snapshot.hosts[host.name]
         yield from of_beat(fleet, host, state, beats)
         if isinstance(state, HostState):
-            yield from _folders(host, state)
+            yield from _folders(fleet, host, state)
             yield from _others(fleet, host, state, snapshot, _told_already(rows, beats))
             yield from _stops_late(fleet, host)
             yield from _slow_shell(host, state)
@@ -63,10 +63,13 @@ def none_expected(fleet: Fleet) -> Iterator[Finding]:
 
 
 def not_there(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
-    """Patterns of `celery_nodes` that no node which answers fits; without an inventory, that none answers."""
+    """Patterns of `celery_nodes` that no node which answers fits.
+
+    Without an inventory, that none answers, where no worker is known: of one that is, its own finding says so.
+    """
     assert snapshot.broker is not None
     if fleet.found is not None:
-        if not snapshot.broker.nodes:
+        if not snapshot.broker.nodes and not fleet.all_workers:
             queues = f"queues in this db: {', '.join(fleet.consumed) or 'none'}"
             yield Finding("worker.none_fits", "*", "no node answers", (who_answers(snapshot), queues))
         return
@@ -76,7 +79,7 @@ def not_there(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 "worker.none_fits",
                 pattern,
                 f"no node that answers fits {pattern}",
-                (who_answers(snapshot), "celery_nodes of the inventory has it"),
+                (who_answers(snapshot), "the inventory has it"),
             )
 
 
@@ -222,7 +225,7 @@ def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding("worker.not_answering", name, what, (who_answers(snapshot),))
 
 
-def _folders(host: FleetHost, state: HostState) -> Iterator[Finding]:
+def _folders(fleet: Fleet, host: FleetHost, state: HostState) -> Iterator[Finding]:
     if state.full_folder:
         yield Finding(
             "host.no_room",
@@ -236,15 +239,17 @@ def _folders(host: FleetHost, state: HostState) -> Iterator[Finding]:
             host.name,
             f"{host.settings.directory} {state.lacks_directory}, so nothing of the application can be started on "
             f"{host.name}, and nothing is changed there",
-            ("celery_directory of the inventory names it",),
+            (fleet.worded("celery_directory of the inventory names it", "what runs there works in it"),),
             blocks=(Block(host.name),),
         )
 
 
 def _stops_late(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
-    """**Source:** kombu 5.7.0 `transport/redis.py`: a stopping worker holds what it has until it exits."""
+    """Not without an inventory, as nothing says then how long a stop may take.
+
+    **Source:** kombu 5.7.0 `transport/redis.py`: a stopping worker holds what it has until it exits."""
     stop_s, limit_s = host.settings.stop_timeout, fleet.app.broker_options.visibility_timeout
-    if host.settings.workers and stop_s > limit_s:
+    if host.settings.workers and stop_s > limit_s and not fleet.found:
         yield Finding(
             "worker.stops_late",
             host.name,
@@ -276,16 +281,17 @@ def _others(
         for worker in host.workers_of(name) or (None,)
         for one in _others_at_this(host, worker, snapshot)
     ]
+    services = fleet.worded("the inventory's services", "those that were found first")
     for other in state.others:
         if (host.name, other) in instead or {(host.name, pid) for pid in other.runs} <= set(told):
             continue
         yield Finding(
             "worker.other_unit",
             f"{other.name} on {host.name}",
-            f"{other.name} runs {', '.join(dict.fromkeys(other.runs.values()))} beside the inventory's services",
+            f"{other.name} runs {', '.join(dict.fromkeys(other.runs.values()))} beside {services}",
             (
                 *_who(other),
-                "if the inventory's services are to do this work, end it on "
+                f"if {services} are to do this work, end it on "
                 f"{host.name}: {end_of(other.manager, other.name, other.runs)}",
                 *take_over.offer(fleet, snapshot, host.name, other.name),
             ),

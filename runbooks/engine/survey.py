@@ -17,16 +17,25 @@ from runbooks.core.errors import RunbookError, UsageError
 from runbooks.core.fleet import Fleet, FleetHost, Found
 from runbooks.core.settings import HostSettings
 from runbooks.core.survey import HostSurvey, SeenService, Supervisord, Told
+from runbooks.engine.survey_containers import (
+    FromHere,
+    cannot_be_asked,
+    from_here,
+    meant,
+    of,
+    with_containers,
+    with_environment,
+)
 from runbooks.hosts import facts
 from runbooks.hosts.application import PATIENCE_S, ask_told, parse_told
+from runbooks.hosts.celery_argv import is_python
 from runbooks.hosts.census import ask_census, module_of, parse_census
-from runbooks.hosts.script import run_fragments
+from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.survey import (
-    ask_containers,
     ask_processes,
     ask_programs,
     ask_units,
-    parse_containers,
+    env_files_of,
     parse_processes,
     parse_programs,
     parse_units,
@@ -46,12 +55,16 @@ class Asked(Struct, frozen=True):
     """What the operator says: the application ("": the one that runs), its Python and folder where
     they are known.
 
-    `directories` are those of single hosts. `user` owns the folder. `socket` is that of Docker's
-    engine, `environment` what the application gets where nothing of it runs.
+    `active` is the Python of the active virtual environment. `container` is the one that has the
+    application, "" where none is named. `directories` are those of single hosts. `user` owns the
+    folder. `socket` is that of Docker's engine, `environment` what the application gets where
+    nothing of it runs.
     """
 
     app: str = ""
     python: str = ""
+    active: str = ""
+    container: str = ""
     directory: str = ""
     directories: Mapping[str, str] = {}
     user: str = ""
@@ -61,15 +74,19 @@ class Asked(Struct, frozen=True):
 
 class Surveyed(Struct, frozen=True):
     """A host: its part of an inventory, what the application says there, and what it was loaded
-    with besides.
+    with besides, or in which container.
 
-    `unseen` is what was not seen, each with what would make it known.
+    `broker` and `backend` are where these lead from here, where that is another URL than the application has. `unseen`
+    is what was not seen, each with what would make it known.
     """
 
     app: str
     draft: HostDraft
     told: Told
     environment: Mapping[str, str] = {}
+    container: str = ""
+    broker: FromHere | None = None
+    backend: FromHere | None = None
     unseen: Mapping[str, str] = {}
 
 
@@ -95,8 +112,9 @@ def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
 
     Raises UsageError where the broker is not known, or is none that this tool can use.
     """
-    told = next((one.told for one in found if one.told.said), found[0].told)
-    url = broker or told.broker
+    loads = loaded_of(found)
+    told = loads.told
+    url = broker or (loads.broker.url if loads.broker else told.broker)
     if not url:
         why = told.error.splitlines()[-1] if told.error else "it names no broker"
         raise UsageError(
@@ -109,15 +127,26 @@ def fleet_of_survey(found: Sequence[Surveyed], broker: str) -> Fleet:
         )
     unseen = {what: how for one in found for what, how in one.unseen.items()}
     backend = "" if told.backend.startswith("disabled") else told.backend
+    backend = loads.backend.url if loads.backend else backend
     fleet = fleet_of(draft_of(found), url, backend, Found(unseen=unseen))
-    environments = {one.draft.name: one.environment for one in found}
-    hosts = tuple(replace(host, environment=environments[host.name]) for host in fleet.hosts)
+    loaded = {one.draft.name: one for one in found}
+    hosts = tuple(
+        replace(
+            host, environment=loaded[host.name].environment, container=loaded[host.name].container
+        )
+        for host in fleet.hosts
+    )
     return replace(fleet, app=fleet.app.model_copy(update={"nodes": ("*",)}), hosts=hosts)
+
+
+def loaded_of(found: Sequence[Surveyed]) -> Surveyed:
+    """The host whose application tells what is true of all; the first where none can be loaded."""
+    return next((one for one in found if one.told.said), found[0])
 
 
 def draft_of(found: Sequence[Surveyed]) -> Draft:
     """The inventory that the hosts come to, but for the broker's URL and nodes that run elsewhere."""
-    told = next((one.told for one in found if one.told.said), found[0].told)
+    told = loaded_of(found).told
     values = [Value("app", found[0].app, "-A of the workers")]
     own = dict((told.said.transport_options or {}) if told.said else {})
     own |= {"master_name": told.master} if told.master else {}
@@ -130,15 +159,25 @@ def _surveyed(
     name: str, reached: Mapping[str, str], transport: Transport, asked: Asked
 ) -> Surveyed:
     seen = _seen(name, reached, transport, asked)
+    all_ = seen.services
     app = asked.app or _only_application(seen, asked.directory)
     seen = _of_application(seen, app, asked.directory)
+    if seen.manager == "docker":
+        seen, asked = (
+            with_environment(seen, transport),
+            replace(asked, directory="", active="", user=""),
+        )
     user = _user(seen, asked)
     directory, python = _directory(seen, asked), _python(seen, asked, user.value)
     host = fleet_host(host_draft(seen, directory, python, user, None))
-    environment = {} if seen.mains else asked.environment
-    told = _told(replace(host, environment=environment), app, transport)
+    environment = {} if seen.mains or seen.manager == "docker" else asked.environment
+    container = of(seen.inside).name if seen.inside else ""
+    told = _told(replace(host, environment=environment, container=container), app, transport)
     draft = host_draft(seen, directory, python, user, told)
-    return Surveyed(app, draft, told, environment, dict(_unseen(seen, draft)))
+    return Surveyed(
+        app, draft, told, environment, container, from_here(told.broker, all_, seen),
+        from_here(told.backend, all_, seen), dict(_unseen(seen, draft)),
+    )  # fmt: skip
 
 
 def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
@@ -159,8 +198,19 @@ def _unseen(seen: HostSurvey, draft: HostDraft) -> Iterator[tuple[str, str]]:
     for one in draft.lacking:
         if one.name == "env_file":
             yield f"the environment file of {seen.name}", "celery_env_file"
-    for folder in dict.fromkeys(_works_in(seen, process) for process in seen.elsewhere):
-        yield f"another installation of it on {seen.name}, in {folder}", "run this in that folder"
+    for process in seen.elsewhere:
+        if process.container:
+            container = process.container[:12]
+            yield (
+                f"another installation of it on {seen.name}, in container {container}",
+                f"--container {container}",
+            )
+        else:
+            folder = _works_in(seen, process)
+            yield (
+                f"another installation of it on {seen.name}, in {folder}",
+                "run this in that folder",
+            )
     for process in seen.others:
         yield (
             f"pid {process.pid} on {seen.name}, which another manager runs than the rest",
@@ -183,18 +233,28 @@ def _seen(name: str, reached: Mapping[str, str], transport: Transport, asked: As
     units = [unit.name for unit in census.units.values() if unit.names_celery]
     questions = {"processes": ask_processes([one.pid for one in mains])}
     questions |= {"units": ask_units(units)} if units else {}
-    if any(one.engine is Manager.DOCKER for one in mains):
-        questions["containers"] = ask_containers(asked.socket)
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
     processes = parse_processes(answers["processes"])
-    services = parse_units(answers["units"]) if units else {}
+    services = _units(answers["units"], transport) if units else ()
     seen = HostSurvey(
         name, reached, processes.hostname, census, processes.asking, mains=mains, details=processes.details,
-        services=tuple(services.values()), socket=asked.socket,
+        services=tuple(services), socket=asked.socket,
     )  # fmt: skip
-    if "containers" in answers:
-        seen = replace(seen, services=(*seen.services, *parse_containers(answers["containers"])))
+    if asked.container or any(one.engine is Manager.DOCKER for one in mains):
+        seen = with_containers(seen, transport, asked.container)
     return _with_programs(seen, processes.supervisords, transport)
+
+
+def _units(answer: Answer, transport: Transport) -> list[SeenService]:
+    """With the values of the variables in their commands, as Celery's documented units have them."""
+    paths = env_files_of(answer)
+    if not paths:
+        return parse_units(answer, {})
+    answers = run_fragments(
+        transport, {"files": facts.ask_files(paths)}, timeout_s=_TIMEOUT_S, private=["files"]
+    )
+    files = facts.parse_files(paths, answers["files"])
+    return parse_units(answer, {path: file.content for path, file in files.items()})
 
 
 def _is_main(one: CeleryProcess) -> bool:
@@ -220,9 +280,13 @@ def _only_application(seen: HostSurvey, directory: str) -> str:
 
     Raises UsageError where that is not one.
     """
-    services = (one.options for one in seen.services if one.options)
-    here = [one for one in seen.mains if directory and _works_in(seen, one) == directory]
-    told = [one.options.app for one in here or seen.mains if one.options.app]
+    containers = meant(seen, directory)
+    ids = {of(one).id for one in containers}
+    services = (one.options for one in containers or seen.services if one.options)
+    here = [one for one in seen.mains if one.container in ids]
+    here = here or [one for one in seen.mains if directory and _works_in(seen, one) == directory]
+    mains = here if here or containers else seen.mains
+    told = [one.options.app for one in mains if one.options.app]
     apps = sorted(set(told or (one.app for one in services if one.app)))
     if len(apps) == 1:
         return apps[0]
@@ -242,8 +306,11 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
     """What is the application's: what names it, or works in its folder and names none; by its most
     used manager.
 
-    Of several installations it is that of the folder, else that with most processes.
+    Of several installations it is that of the containers that are meant, or of the folder, else that with most
+    processes.
     """
+    if containers := meant(seen, directory):
+        return _in_containers(seen, app, containers)
     ours = [
         one for one in seen.mains if _is_its(app, one.options.app, _works_in(seen, one), directory)
     ]
@@ -260,20 +327,46 @@ def _of_application(seen: HostSurvey, app: str, directory: str) -> HostSurvey:
         one for one in seen.services if _runs_any(one, ours) or _starts(one, app, directory)
     ]
     manager = used.most_common(1)[0][0] if used else _manager_of(services)
+    if manager == "docker" and seen.untold:
+        raise cannot_be_asked(f"what runs {app}", seen)
     mains = tuple(one for one in ours if _manager(one, seen) == manager)
     kept = tuple(one for one in services if _manager_of([one]) == manager)
     project = ""
     if manager == "docker":
-        projects = Counter(one.project for one in kept if _runs_any(one, mains)) or Counter(
-            one.project for one in kept
-        )
-        project = projects.most_common(1)[0][0] if projects else ""
-        kept = tuple(one for one in kept if one.project == project)
+        run = [one for one in kept if _runs_any(one, mains)] or kept
+        project = Counter(of(one).project for one in run).most_common(1)[0][0]
+        kept = tuple(one for one in kept if of(one).project == project)
     supervisord = next((one.supervisord for one in kept if one.supervisord), None)
     kept = tuple(one for one in kept if one.supervisord == supervisord) if supervisord else kept
     others = tuple(one for one in ours if one not in mains)
     seen = replace(seen, manager=manager, mains=mains, others=others, elsewhere=elsewhere)
     return replace(seen, services=kept, project=project, supervisord=supervisord)
+
+
+def _in_containers(seen: HostSurvey, app: str, containers: Sequence[SeenService]) -> HostSurvey:
+    ids = {of(one).id for one in containers}
+    its = [
+        one
+        for one in seen.mains
+        if _names(app, one.options.app) or (one.container in ids and not one.options.app)
+    ]
+    mains = tuple(one for one in its if one.container in ids)
+    services = tuple(
+        one
+        for one in containers
+        if _runs_any(one, mains)
+        or (one.options and (not one.options.app or _names(app, one.options.app)))
+    )
+    elsewhere = tuple(one for one in its if one not in mains)
+    project = of(containers[0]).project
+    return replace(
+        seen, manager="docker", mains=mains, elsewhere=elsewhere, services=services, project=project
+    )
+
+
+def _names(app: str, named: str) -> bool:
+    """Whether `-A` of a command means the application."""
+    return bool(named) and module_of(named) == module_of(app)
 
 
 def _starts(one: SeenService, app: str, directory: str) -> bool:
@@ -290,14 +383,12 @@ def _works_in(seen: HostSurvey, one: CeleryProcess) -> str:
 
 
 def _is_its(app: str, named: str, works_in: str, directory: str) -> bool:
-    return (
-        module_of(named) == module_of(app) if named else bool(directory) and works_in == directory
-    )
+    return _names(app, named) if named else bool(directory) and works_in == directory
 
 
 def _runs_any(service: SeenService, processes: Iterable[CeleryProcess]) -> bool:
     return any(
-        service.name == one.unit or (service.container and service.container == one.container)
+        service.name == one.unit or (service.container and service.container.id == one.container)
         or {one.pid, one.parent} & {*service.pids}
         for one in processes
     )  # fmt: skip
@@ -328,7 +419,10 @@ def _directory(seen: HostSurvey, asked: Asked) -> Value:
         path = works.most_common(1)[0][0]
         pids = [one.pid for one in seen.mains if _works_in(seen, one) == path]
         return Value("directory", path, f"where pid {', '.join(map(str, pids))} works")
-    service = next((one for one in seen.services if one.directory.startswith("/")), None)
+    inside = [seen.inside] if seen.inside else []
+    service = next(
+        (one for one in (*inside, *seen.services) if one.directory.startswith("/")), None
+    )
     if service:
         return Value("directory", service.directory, service.source)
     raise UsageError(
@@ -342,17 +436,27 @@ def _python(seen: HostSurvey, asked: Asked, user: str) -> Value:
     program.
     """
     if asked.python:
-        return Value("python", asked.python, "--python, or the active virtual environment")
+        return Value("python", asked.python, "--python")
+    if asked.active:
+        return Value("python", asked.active, "the active virtual environment")
     for one in seen.mains:
         runs_it = one.container or (one.user == user and seen.asking in ("root", user))
         if runs_it and one.pid in seen.details and (python := seen.details[one.pid].python):
             return Value("python", python, f"what runs pid {one.pid}")
+    if seen.inside:
+        for pid in seen.inside.pids:
+            if pid in seen.details and is_python(seen.details[pid].python):
+                return Value(
+                    "python", seen.details[pid].python, f"what runs in {seen.inside.source}"
+                )
     if service := next((one for one in seen.services if one.python), None):
         return Value("python", service.python, service.source)
     raise UsageError(
         f"nothing of the application is seen to run on {seen.name} as {user}, so which Python has"
         " it is not known",
-        "name it with --python, or activate its virtual environment",
+        "name it with --python, or activate its virtual environment"
+        if asked.directory
+        else "name it with --python",
     )
 
 

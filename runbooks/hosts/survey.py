@@ -6,6 +6,7 @@ the records of `core/survey.py` have of it is kept.
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,9 +15,11 @@ import msgspec
 from msgspec import Struct
 
 from runbooks.core.census import Options
+from runbooks.core.envfile.edit import read
 from runbooks.core.redaction import redact
-from runbooks.core.survey import SeenProcess, SeenService, Supervisord
+from runbooks.core.survey import SeenContainer, SeenProcess, SeenService, Supervisord
 from runbooks.hosts.celery_argv import command_in, extra_of, is_python, log_of, options_of
+from runbooks.hosts.celery_multi import workers_in
 from runbooks.hosts.script import Answer, shell
 from runbooks.hosts.supervisord import ask_of
 
@@ -94,34 +97,77 @@ def ask_units(units: Sequence[str]) -> str:
     return shell("survey_units", *units)
 
 
-def parse_units(answer: Answer) -> dict[str, SeenService]:
-    """Each unit by its name. **Source:** systemctl(1), `show`; systemd.exec(5)."""
-    found = {}
+def parse_units(answer: Answer, files: Mapping[str, bytes | None]) -> list[SeenService]:
+    """Each unit; one that starts several nodes by `celery multi` once for each.
+
+    `files` are the contents of those that `env_files_of` names, None where one could not be read.
+    **Source:** systemctl(1), `show`; systemd.exec(5).
+    """
+    return [service for told in _shown(answer) for service in _of_unit(told, files)]
+
+
+def env_files_of(answer: Answer) -> list[str]:
+    """The environment files of the units whose command has variables."""
+    return list(dict.fromkeys(path for told in _shown(answer) if "$" in _started(told) for path in _env_files(told)))
+
+
+def _shown(answer: Answer) -> Iterator[dict[str, str]]:
     for block in answer.out.decode(errors="replace").strip().split("\n\n"):
         told = dict[str, list[str]]()
         for name, _, value in (line.partition("=") for line in block.splitlines()):
             told.setdefault(name, []).append(value)
         if "Id" in told:
-            found[told["Id"][0]] = _unit({name: "\n".join(values) for name, values in told.items()})
-    return found
+            yield {name: "\n".join(values) for name, values in told.items()}
 
 
-def _unit(told: Mapping[str, str]) -> SeenService:
-    started = re.search(r"argv\[\]=(.*?) ; ignore_errors=", told.get("ExecStart", ""), re.DOTALL)
-    text = started[1] if started else ""
+def _started(told: Mapping[str, str]) -> str:
+    found = re.search(r"argv\[\]=(.*?) ; ignore_errors=", told.get("ExecStart", ""), re.DOTALL)
+    return found[1] if found else ""
+
+
+def _env_files(told: Mapping[str, str]) -> tuple[str, ...]:
+    """A pattern names none that is known."""
+    found = re.findall(r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE)
+    return tuple(path for path in found if not re.search(r"[*?\[]", path))
+
+
+def _of_unit(told: Mapping[str, str], files: Mapping[str, bytes | None]) -> Iterator[SeenService]:
+    text = _with_values(_started(told), told, files)
     words = command_in(text)
-    env_files = re.findall(r"^(.+) \(ignore_errors=\w+\)$", told.get("EnvironmentFiles", ""), re.MULTILINE)
-    return SeenService(
-        told["Id"],
-        told.get("FragmentPath", "") or told["Id"],
-        options_of(words) or _beat_in(text),
-        extra_of(words),
-        directory=told.get("WorkingDirectory", "").lstrip("!-"),
-        python=_python_of(words),
-        user=told.get("User", "") or "root",
-        env_files=tuple(path for path in env_files if not re.search(r"[*?\[]", path)),
-        wanted=told.get("UnitFileState") != "disabled" or told.get("ActiveState") in ("active", "activating"),
-    )
+    commands: Sequence[Sequence[str]] = workers_in(words) or [words]
+    for command in commands:
+        yield SeenService(
+            told["Id"],
+            told.get("FragmentPath", "") or told["Id"],
+            options_of(command) or _beat_in(text),
+            extra_of(command),
+            directory=told.get("WorkingDirectory", "").lstrip("!-"),
+            python=_python_of(words),
+            user=told.get("User", "") or "root",
+            env_files=_env_files(told),
+            wanted=told.get("UnitFileState") != "disabled" or told.get("ActiveState") in ("active", "activating"),
+        )
+
+
+def _with_values(command: str, told: Mapping[str, str], files: Mapping[str, bytes | None]) -> str:
+    """A command with the values of its variables, as it is where they are not all known.
+
+    **Source:** systemd.exec(5): a file outranks `Environment=`, a later file an earlier one; what is not set is empty.
+    """
+    paths = _env_files(told)
+    if "$" not in command or any(files.get(path) is None for path in paths):
+        return command
+    values = dict(pair.split("=", 1) for pair in _words(told.get("Environment", "")) if "=" in pair)
+    for path in paths:
+        values |= read(files[path] or b"", "systemd").values
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda found: values.get(found[1] or found[2], ""), command)
+
+
+def _words(text: str) -> Sequence[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return ()
 
 
 def _beat_in(command: str) -> Options | None:
@@ -191,28 +237,61 @@ def ask_containers(socket: str) -> str:
     return shell("survey_docker", socket, using=["docker"])
 
 
-def parse_containers(answer: Answer) -> list[SeenService]:
-    """Those of Compose projects. **Source:** docker-inspect(1); Compose's own labels."""
+def parse_containers(answer: Answer) -> tuple[list[SeenService], str]:
+    """All of them, and why they are not known, "" where they are.
+
+    **Source:** docker-inspect(1); Compose's own labels.
+    """
     if answer.code != 0:
-        return []
-    found = map(_container, json.loads(answer.out or b"[]"))
-    return [one for one in found if one.project]
+        return [], redact(answer.err.strip())[-300:] or "docker failed"
+    return [_container(one) for one in json.loads(answer.out or b"[]")], ""
 
 
 def _container(one: Mapping[str, Any]) -> SeenService:
-    config, labels = one["Config"], one["Config"].get("Labels") or {}
+    """A container of no project is called by its own name.
+
+    One that was stopped with success, and that nothing starts again, is not to run: it may be one of a kind.
+    """
+    config, state, labels = one["Config"], one["State"], one["Config"].get("Labels") or {}
     words = [one.get("Path") or "", *(one.get("Args") or ())]
     if not options_of(words):
         words = list(command_in(" ".join(words)))
+    folder = labels.get(f"{_LABEL}.project.working_dir", "")
+    networks = (one.get("NetworkSettings") or {}).get("Networks") or {}
+    files = filter(None, labels.get(f"{_LABEL}.project.config_files", "").split(","))
+    container = SeenContainer(
+        one["Id"],
+        one["Name"].removeprefix("/"),
+        config.get("Image") or "",
+        labels.get(f"{_LABEL}.project", ""),
+        folder,
+        tuple(str(PurePosixPath(folder, file)) for file in files),
+        {name: net["IPAddress"] for name, net in networks.items() if net.get("IPAddress")},
+        tuple(alias for net in networks.values() for alias in net.get("Aliases") or ()),
+        dict(_published((one.get("NetworkSettings") or {}).get("Ports") or {})),
+    )
+    restarts = ((one.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no"
+    kept = container.project or restarts != "no" or state.get("Running") or state.get("ExitCode")
     return SeenService(
-        labels.get(f"{_LABEL}.service", ""),
-        f"container {one['Name'].removeprefix('/')}",
+        labels.get(f"{_LABEL}.service", "") or container.name,
+        f"container {container.name}",
         options_of(words),
         extra_of(words),
         directory=config.get("WorkingDir") or "/",
         python=_python_of(words),
         user=(config.get("User") or "root").partition(":")[0],
-        wanted=labels.get(f"{_LABEL}.oneoff") != "True",
-        container=one["Id"],
-        project=labels.get(f"{_LABEL}.project", ""),
+        wanted=bool(kept) and labels.get(f"{_LABEL}.oneoff") != "True",
+        pids=tuple(filter(None, [state.get("Pid")])),
+        container=container,
     )
+
+
+_AT_LOOPBACK = ("", "0.0.0.0", "127.0.0.1")  # noqa: S104  # what Docker tells is read here, and nothing listens
+
+
+def _published(ports: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """Those that this machine has at its loopback address."""
+    for port, places in ports.items():
+        for place in places or ():
+            if port.endswith("/tcp") and place["HostIp"] in _AT_LOOPBACK:
+                yield int(port.partition("/")[0]), int(place["HostPort"])

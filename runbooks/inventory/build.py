@@ -1,5 +1,6 @@
 """Build the fleet of the inventory's variables: every problem with its line, all at once."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from runbooks.core.command import Command
-from runbooks.core.errors import InventoryError, UsageError
+from runbooks.core.errors import InventoryError, SeveralApplications, UsageError
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.redaction import also_secret, keep_secrets_in, keep_webhook
 from runbooks.core.rules import QueueRule, destination
@@ -51,9 +52,12 @@ _SECRETS = tuple(
 """The variables whose values are never shown."""
 
 
-def limited_fleet(inventory: Inventory, limit: str | None, app: str | None = None) -> Fleet:
+def limited_fleet(
+    inventory: Inventory, limit: str | None, app: str | None = None, *, only_looks: bool = False
+) -> Fleet:
     """Build the fleet of the hosts that `--limit` selects, and that have this application where it is named.
 
+    A verb that `only_looks` goes without hosts that lack variables.
     Raises UsageError for a pattern that selects no host, which says so where it names a worker or a queue instead.
     """
     try:
@@ -62,7 +66,7 @@ def limited_fleet(inventory: Inventory, limit: str | None, app: str | None = Non
         with suppress(InventoryError):
             _require_no_worker(build_fleet(inventory, select_hosts(inventory, None), app), limit or "")
         raise
-    return build_fleet(inventory, selected, app)
+    return build_fleet(inventory, selected, app, only_looks=only_looks)
 
 
 def _require_no_worker(fleet: Fleet, limit: str) -> None:
@@ -80,15 +84,19 @@ def _chosen_by(patterns: str) -> str:
     return f"diagnose, verify, restart-workers and tail-logs take workers: --worker {quote(patterns)}"
 
 
-def build_fleet(inventory: Inventory, selected: tuple[str, ...], named: str | None = None) -> Fleet:
+def build_fleet(
+    inventory: Inventory, selected: tuple[str, ...], named: str | None = None, *, only_looks: bool = False
+) -> Fleet:
     """Validate every host's variables and gather the application's fleet, restricted to the `selected` hosts.
 
-    Where several applications are in the inventory, `named` is the one that is meant.
+    Where several applications are in the inventory, `named` is the one that is meant. A verb that `only_looks` goes
+    without hosts that lack variables.
 
     Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of the fleet.
     """
     problems: dict[str, None] = {}
     built: list[tuple[AppSettings, FleetHost]] = []
+    unchecked: dict[str, tuple[str, ...]] = {}
     renderer = Renderer(inventory)
     for host, values in members(inventory, renderer, problems):
         if named is not None and values.get(APP) != named:
@@ -96,8 +104,12 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...], named: str | No
         _keep_secrets(inventory.hosts[host.name], values)
         if settings := _validate(inventory, host, values, problems):
             own = _with_own_probes(inventory, host, settings[1], problems)
-            lacking = (name for one in own.lacks if (name := f"{PREFIX}{one}") not in host.variables)
-            problems.update({f"{host.place}: host '{host.name}' lacks the variable '{name}'": None for name in lacking})
+            lacking = tuple(name for one in own.lacks if (name := f"{PREFIX}{one}") not in host.variables)
+            if lacking and only_looks:
+                unchecked[host.name] = lacking
+            else:
+                told = (f"{host.place}: host '{host.name}' lacks the variable '{name}'" for name in lacking)
+                problems.update(dict.fromkeys(told))
             built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
     if named is not None and not built and not problems:
         problems[f"{inventory.name}: no host has the application {named}"] = None
@@ -105,6 +117,8 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...], named: str | No
         problems[
             f"{inventory.name}: no host has {APP}, so there is nothing to look at{like_app(inventory.hosts.values())}"
         ] = None
+    if not problems:
+        _require_one_application(inventory.name, built)
     for app, host_of_app in built[1:]:
         problems.update(_disagreement(inventory.name, built[0][0], built[0][1].name, app, host_of_app.name))
     if built:
@@ -116,24 +130,50 @@ def build_fleet(inventory: Inventory, selected: tuple[str, ...], named: str | No
         for url in built[0][0].notify:
             keep_webhook(url.get_secret_value())
     if problems:
-        raise InventoryError(list(problems), "nothing was looked at or changed; mend the inventory and run again")
-    workers = tuple(worker for _, host in built for worker in host.settings.workers)
+        raise InventoryError(list(problems), _advice(problems))
+    checked = [host for _, host in built if host.name not in unchecked]
+    workers = tuple(worker for host in checked for worker in host.settings.workers)
     state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
-    nodes = tuple(host.node(worker) for _, host in built for worker in host.settings.workers)
+    nodes = tuple(host.node(worker) for host in checked for worker in host.settings.workers)
     by_name = {host.name: host for _, host in built}
     fleet = Fleet(
-        built[0][0],
-        tuple(host for host in by_name.values() if host.name in selected and not host.settings.is_empty),
+        _by_their_nodes(built[0][0], [host for _, host in built if host.name in unchecked]),
+        tuple(host for host in checked if host.name in selected and not host.settings.is_empty),
         workers,
         Path(state) if state else None,
         nodes,
         templates_directory=Path(own_templates) if own_templates else None,
         tunnel=by_name.get(built[0][0].broker_tunnel or ""),
         monitor_host=_monitor_host(inventory, built[0][0], by_name),
+        unchecked={name: lacking for name, lacking in unchecked.items() if name in selected},
     )
     if unknown := list(_unknown_names(inventory, fleet, list(by_name))):
-        raise InventoryError(unknown, "nothing was looked at or changed; mend the inventory and run again")
+        raise InventoryError(unknown, "nothing was looked at or changed; correct the inventory and run again")
     return fleet
+
+
+def _by_their_nodes(app: AppSettings, unchecked: Sequence[FleetHost]) -> AppSettings:
+    """With the workers of hosts that are not looked at as nodes that answer somewhere, and their queues."""
+    workers = [(host, worker) for host in unchecked for worker in host.settings.workers]
+    if not workers:
+        return app
+    nodes = (re.sub("%[hnd]", "*", worker.node or host.node(worker)) for host, worker in workers)
+    queues = {queue: ExpectedQueue() for _, worker in workers for queue in worker.queues} | app.queues
+    return app.model_copy(update={"nodes": (*app.nodes, *nodes), "queues": queues})
+
+
+_EXAMPLES = {AppSettings: "the-application-the-same-on-all-its-hosts", HostSettings: "a-host"}
+"""The part of docs/inventory.md that has an example of each of these variables."""
+ON_HOSTS = f"docs/inventory.md#{_EXAMPLES[HostSettings]}"
+
+
+def _advice(problems: Iterable[str]) -> str:
+    """Where examples of the variables are that the problems are about."""
+    words = {word for problem in problems for word in re.findall(rf"{PREFIX}\w+", problem)}
+    pages = dict.fromkeys(f"docs/inventory.md#{_EXAMPLES[KNOWN[name]]}" for name in sorted(words & KNOWN.keys()))
+    examples = f"; {' and '.join(pages)} has an example of each" if len(pages) == 1 else ""
+    examples = f"; {' and '.join(pages)} have examples" if len(pages) > 1 else examples
+    return f"nothing was looked at or changed; correct the inventory and run again{examples}"
 
 
 def _keep_secrets(host: Host, values: Values) -> None:
@@ -212,12 +252,18 @@ def _with_own_probes(
     return settings.model_copy(update={"probes": tuple(own)})
 
 
+def _require_one_application(inventory: str, built: Sequence[tuple[AppSettings, FleetHost]]) -> None:
+    hosts = {app.app: host.name for app, host in reversed(built)}
+    if len(hosts) > 1:
+        (first, one), (second, other), *_ = reversed(hosts.items())
+        problem = f"{inventory}: {one} has {first}, and {other} has {second}: choose one with -A {first}"
+        raise SeveralApplications(problem, reversed(hosts))
+
+
 def _disagreement(inventory: str, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
     differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
     text = f"{inventory}: {name} and {other_name} differ in {differing}, but an inventory describes one application"
-    if app.app != other.app:
-        text = f"{inventory}: {name} has {app.app}, and {other_name} has {other.app}: choose one with -A {app.app}"
-    return {text: None} if differing else {}
+    return {text: None} if differing and app.app == other.app else {}
 
 
 def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:

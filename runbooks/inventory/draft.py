@@ -100,7 +100,9 @@ def host_draft(seen: HostSurvey, directory: Value, python: Value, user: Value, t
         values.append(Value("supervisor", where, "the command of the supervisord that runs them"))
     if seen.manager == "docker":
         socket = {"socket": seen.socket} if seen.socket else {}
-        values.append(Value("docker", {"project": seen.project} | socket, "the labels of the containers"))
+        where = {"project": seen.project} if seen.project else {"containers": "{worker}"}
+        source = "the labels of the containers" if seen.project else "they are of no Compose project: by their names"
+        values.append(Value("docker", where | socket, source))
     workers = tuple(_workers(seen, told))
     values += _beat(seen)
     logs = _logs(seen)
@@ -115,22 +117,29 @@ def host_draft(seen: HostSurvey, directory: Value, python: Value, user: Value, t
 def _why_manager(seen: HostSurvey) -> str:
     if seen.manager == "none":
         return "no service manager that is known here runs them, so they are looked at and never restarted"
-    names = ", ".join(one.name for one in seen.services)
+    names = ", ".join(dict.fromkeys(one.name for one in seen.services))
     return f"it has {names}" if names else "it runs them"
 
 
 def _environment(seen: HostSurvey) -> Iterator[Value]:
+    key = {"systemd": "EnvironmentFile=", "docker": "env_file:"}.get(seen.manager, "")
     for service in seen.services:
-        if service.env_files and seen.manager == "systemd":
+        if service.env_files and key:
             which = "the last " if len(service.env_files) > 1 else ""
-            yield Value("env_file", service.env_files[-1], f"{which}EnvironmentFile= of {service.source}")
+            yield Value("env_file", service.env_files[-1], f"{which}{key} of {service.source}{_set_beside(seen)}")
             return
+
+
+def _set_beside(seen: HostSurvey) -> str:
+    """What Compose sets beside the environment files."""
+    names = sorted({name for service in seen.services for name in service.sets})
+    return f"; celery_env cannot set {', '.join(names)}, as environment: does" if names else ""
 
 
 def _service_of(seen: HostSurvey, one: CeleryProcess) -> SeenService | None:
     above = {one.pid, one.parent, *(ancestor.pid for ancestor in one.above)}
     for service in seen.services:
-        if service.container == one.container != "":
+        if service.container and service.container.id == one.container:
             return service
         if not one.container and (service.name == one.unit or above & {*service.pids}):
             return service
@@ -189,9 +198,10 @@ def _worker(
     own = service_of_unit(service.name) if service and seen.manager == "systemd" else ""
     extra = seen.details[process.pid].extra if process and process.pid in seen.details else ()
     value: dict[str, Any] = {"name": own or name}
-    if not own and node != f"{value['name']}@{seen.name}":
+    place = "*" if seen.manager == "docker" else seen.name
+    if not own and node != f"{value['name']}@{place}":
         value["node"] = node
-    if service and not own:
+    if service and not own and (seen.manager, service.name) != ("docker", value["name"]):
         value["unit" if seen.manager == "systemd" else "service"] = service.name
     value["queues"] = list(options.queues or _queues(told))
     value["concurrency"] = _concurrency(seen, options, process)
@@ -268,11 +278,10 @@ def _logs(seen: HostSurvey) -> list[str]:
 
 
 def _lacking(seen: HostSurvey, workers: Sequence[Value], logs: Sequence[str]) -> Iterator[Lacking]:
-    if seen.manager != "docker" and not any(value.name == "env_file" for value in _environment(seen)):
-        yield Lacking(
-            "env_file", "/etc/proj.env", "no environment file was seen, so the application is loaded with the "
-            "variables of a process that runs; name it where there is one",
-        )  # fmt: skip
+    if not any(value.name == "env_file" for value in _environment(seen)):
+        loaded = "in its container" if seen.manager == "docker" else "with the variables of a process that runs"
+        how = f"no environment file was seen, so the application is loaded {loaded}; name it where there is one"
+        yield Lacking("env_file", "/etc/proj.env", how + _set_beside(seen))
     if not workers:
         yield Lacking(
             "workers", "[{name: default, queues: [celery]}]", "no worker was seen: name those that are to run"

@@ -35,7 +35,7 @@ from runbooks.inventory.variables import Beside, Variable, items_of
 from runbooks.inventory.vault import Vault, is_encrypted
 from runbooks.inventory.yaml import Map, parse, placed, read_text
 
-_MEND = "nothing was looked at or changed; mend the inventory and run again"
+_MEND = "nothing was looked at or changed; correct the inventory and run again"
 
 
 class Host(Struct, frozen=True):

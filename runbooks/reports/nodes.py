@@ -25,7 +25,7 @@ def nodes_lines(view: NodesView) -> Iterator[Line]:
 
 
 def _node(at: float, node: NodeView) -> Iterator[Line]:
-    known = f", {node.worker} in the inventory" if node.worker else ""
+    known = f", called {node.worker} here" if node.worker else ""
     up = "" if node.uptime_s is None else f", up {span(node.uptime_s)}"
     yield f"{node.name}{known}: {_pids(node.pids)}{up}", "bold"
     if node.twins > 1:

@@ -60,7 +60,7 @@ def queue_notes(view: QueuesView) -> Iterator[Line]:
 
 
 def _note(queue: QueueView) -> Iterator[Line]:
-    yield f"{queue.name}: {_priorities(queue)}{'' if queue.in_inventory else '; not in the inventory'}", "bold"
+    yield f"{queue.name}: {_priorities(queue)}{'; not in the inventory' if queue.in_inventory is False else ''}", "bold"
     for of in queue.tasks[:_TASKS_SHOWN]:
         yield f"  {of.count:>9,} {of.count / queue.matched:>4.0%}  {of.task}", ""
     if rest := queue.tasks[_TASKS_SHOWN:]:
@@ -82,7 +82,7 @@ def queue_lines(view: QueuesView, queue: QueueView) -> Iterator[Line]:
     rates = f"{_rate(queue.in_per_s)}/s in, {_rate(queue.out_per_s)}/s out"
     facts = {
         "by priority": _priorities(queue),
-        "in the inventory": "" if queue.in_inventory else "no",
+        "in the inventory": "no" if queue.in_inventory is False else "",
         "set aside": f"{queue.aside:,}, by a run that works on it or was killed" if queue.aside else "",
         "consumers": "unknown" if queue.consumers is None else ", ".join(queue.consumers) or "none",
         "rates": "unknown" if queue.rate_span_s is None else f"{rates}, of what waits, over {queue.rate_span_s:.1f} s",

@@ -61,7 +61,7 @@ def _more(line: WorkerLine) -> Iterator[str]:
     if line.processes > 1:
         yield f"{line.processes} processes"
     if line.pid is not None and line.service is None:
-        yield "none of the inventory's services"
+        yield "of no known service"
     if line.state == "silent" and line.broker:
         yield f"at {line.broker}: {line.broker_seen_by}"
     if line.twins:

@@ -28,12 +28,12 @@ def broken_links(
     places = {_place(found.broker), _place(broker_url)}
     if len(places) == 2 and None not in places:
         yield RunbookError(
-            f"the application on {found.host} sends to {found.broker}, which is not the inventory's broker",
+            f"the application on {found.host} sends to {found.broker}, which is not the broker that was looked at",
             f"one of the two names another db or server: see {Command('diagnose')}",
         )
     if not nodes:
         yield RunbookError(
-            "no node answers at the inventory's broker: the message would wait",
+            "no node answers at the broker: the message would wait",
             f"{Command('diagnose')} says which and why",
         )
     elif not knowing:

@@ -47,7 +47,8 @@ def watched_by(fleet: Fleet, way: Way) -> WatchedBy:
     if not way.found.keeps_result:
         return _by_events(way, "the task keeps no result")
     if named is None:
-        return _by_events(way, "the inventory names no celery_result_backend")
+        whose = fleet.worded("the inventory names no celery_result_backend", "the application names no result_backend")
+        return _by_events(way, whose)
     if why := _ONLY_THERE.get(results.kind):
         return _by_events(way, why if results.kind == "none" else f"{_told(results)} {why}")
     if results.kind == "disk":

@@ -209,3 +209,9 @@ def test_documented_units_are_known_without_an_inventory(named: FleetWorld) -> N
     assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (0, []), looked.out
     planned = named.inv("remediate", "--dry-run", *both)
     assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
+
+    root(named, "systemctl stop celery.service")
+    root(named, "systemctl stop celerybeat.service", "broker")
+    told = named.inv("diagnose", "-A", "printer_inventory", *ways, "--json").json["findings"]
+    down = {one["subject"] for one in told if one["code"] in ("worker.not_running", "beat.not_running")}
+    assert down == {"celery.service on web1", "celerybeat.service on broker"} >= {told[0]["subject"]}, told[0]

@@ -172,6 +172,42 @@ def test_what_is_no_broker_is_told(given: str, told: str, tmp_path: Path) -> Non
     )
 
 
+def test_of_two_applications_in_one_inventory_each_is_diagnosed_in_turn(url: str, tmp_path: Path) -> None:
+    nodes = {"one": (url, "w@here", "mail"), "two": (url[:-1] + "7", "x@there", "post")}
+    lines = (
+        f'    {app}: {{celery_app: {app}, celery_broker_url: "{broker}", '
+        f'celery_nodes: ["{node}"], celery_queues: [{queue}]}}'
+        for app, (broker, node, queue) in nodes.items()
+    )
+    (tmp_path / "inventory.yaml").write_text("\n".join(["all:", "  hosts:", *lines]))
+    done = inv("diagnose", cwd=tmp_path)
+    first, _, second = done.out.partition("two at ")
+    assert (done.code, first.startswith("one at "), "x@there" in first) == (1, True, False), done.out + done.err
+    assert "x@there" in second
+    documents = [json.loads(line) for line in inv("diagnose", "--json", cwd=tmp_path).out.splitlines()]
+    assert [(one["application"], one["exit_code"]) for one in documents] == [("one", 1), ("two", 1)]
+    chosen = inv("diagnose", "--app", "two", cwd=tmp_path)
+    assert (chosen.code, "one at " in chosen.out, "x@there" in chosen.out) == (1, False, True), chosen.out + chosen.err
+    undecided = inv("diagnose", "--html", "page.html", cwd=tmp_path)
+    assert (undecided.code, "choose one with -A one" in undecided.err) == (5, True), undecided.out + undecided.err
+
+
+def test_what_a_host_lacks_is_asked_for_only_where_it_is_needed(url: str, tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text(
+        f'all: {{hosts: {{here: {{celery_app: shop, celery_broker_url: "{url}", '
+        "celery_workers: [{name: w, queues: [mail]}, {name: lost, queues: [mail]}]}}}"
+    )
+    looked = inv("diagnose", cwd=tmp_path)
+    assert "not checked: services, files and application of here, because celery_directory, " in looked.err
+    assert "docs/inventory.md#a-host has an example of each" in looked.err
+    assert "no node that answers fits lost@here" in looked.out
+    assert "fits w@here" not in looked.out
+    shown = inv("queues", cwd=tmp_path)
+    assert (shown.code, "not checked" in shown.err) == (0, False), shown.err
+    planned = inv("remediate", "--dry-run", cwd=tmp_path)
+    assert (planned.code, "host 'here' lacks the variable 'celery_directory'" in planned.err) == (5, True), planned.err
+
+
 def test_a_broker_and_an_inventory_exclude_each_other(tmp_path: Path) -> None:
     done = inv("diagnose", "--broker", "redis://127.0.0.1:1/0", "--inventory", "x.yaml", cwd=tmp_path)
     assert (done.code, "--broker stands in for an inventory" in done.err) == (5, True)

@@ -18,6 +18,7 @@ from celery import Celery
 from lab.redis_server import RedisServer
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
+from tests.transcripts import require_shown
 
 HOST = socket.gethostname()
 INVENTORY = """\
@@ -90,6 +91,10 @@ class Place:
     @property
     def path(self) -> Path:
         return self.world.path
+
+    @property
+    def address(self) -> str:
+        return self.url.removeprefix("redis://").partition("/")[0]
 
     def ctl(self, action: str, name: str) -> None:
         subprocess.run([f"./ctl {action} {name}"], cwd=self.path, shell=True, check=True)
@@ -196,14 +201,30 @@ def test_without_an_inventory_one_command_finds_what_is_wrong_and_nothing_where_
         with place.beside("b2", "beat", "-s", "s2") as two:
             first = told()[0][0]
             assert first["code"] == "beat.several"
-            assert f"to end pid {two}, on {HOST}: sudo kill -TERM {two}" in first["evidence"]
-        with Celery("producer", broker=place.url, set_as_current=False) as app:
-            app.send_task("tiny.one", queue="aa")
+            either = (place.pid("beat"), two)
+            ends = [
+                "end all but one of them",
+                *(f"to end pid {pid}, on {HOST}: sudo kill -TERM {pid}" for pid in either),
+            ]
+            assert first["evidence"][-3:] == ends, "nothing says which of them is meant to run"
+            with Celery("producer", broker=place.url, set_as_current=False) as app:
+                for _ in range(3):
+                    app.send_task("tiny.one", queue="mials")
+            printed = place.inv("diagnose", "-A", "tiny").out
+            for mine, in_readme in {
+                HOST: "vm",
+                "tiny": "shop",
+                str(two): "22156",
+                place.address: "127.0.0.1:47455",
+            }.items():
+                printed = printed.replace(mine, in_readme)
+            require_shown("../README.md", "inv diagnose -A shop", printed)
+            assert "inventory's" not in printed
         first = told()[0][0]
         with redis.Redis.from_url(place.url) as client:
-            client.delete("aa", "_kombu.binding.aa")
-        assert (first["code"], first["subject"]) == ("queue.no_consumer", "aa")
-        assert first["summary"] == "1 message waits in aa and no node consumes it"
+            client.delete("mials", "_kombu.binding.mials")
+        assert (first["code"], first["subject"]) == ("queue.no_consumer", "mials")
+        assert first["summary"] == "3 messages wait in mials and no node consumes it"
 
 
 def test_the_inventory_that_is_made_of_what_runs_has_no_finding_and_no_plan(place: Place) -> None:

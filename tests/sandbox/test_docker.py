@@ -19,7 +19,8 @@ from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.docker import Docker
 from tests.brokers import until
-from tests.sandbox.conftest import World, make_world
+from tests.sandbox.conftest import Done, World, make_world
+from tests.sandbox.test_census_findings import HOST
 from tests.sandbox.test_interrupted import end_at, runs
 from tests.sandbox.test_remediate import CHECK, faults, task_of
 from tests.transcripts import require_shown
@@ -112,6 +113,45 @@ def _scaled_and_restarted(world: World) -> None:
     assert faults(world) == set()
     nodes = [line.split()[0] for line in world.inv("workers").out.splitlines() if line.startswith("worker_low@")]
     assert sorted(node.partition("@")[2] for node in nodes) == [one[:12] for one in both]
+
+
+def _known_without_an_inventory(world: World) -> None:
+    """The application in a container: one command finds what is wrong, and what `adopt` writes has no finding."""
+    service, there = f"{PROJECT}_beat_1", ("-A", PROJECT, "--container")
+    engine = f"unix://{engine_of(world).socket}"
+
+    def inv(*words: str) -> Done:
+        command = world.command(*words)
+        environment = world.environment | {"DOCKER_HOST": engine}
+        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    healthy = inv("diagnose", *there, service)
+    assert (healthy.code, "no inventory: looked at 1 host, 3 workers" in healthy.out) == (0, True), healthy.out
+    engine_of(world).docker("stop", *containers(world, "worker_low"))
+    told = inv("diagnose", *there, "worker_high", "--json").json["findings"]
+    assert (told[0]["code"], told[0]["subject"]) == ("worker.not_running", "worker_low on " + HOST)
+    engine_of(world).compose(world.root / "docker-compose.yml", "start", "worker_low")
+    until(lambda: inv("diagnose", *there, service).code == 0, timeout_s=60)
+
+    adopted = inv("adopt", *there, service, "--secrets-file", str(world.root / "adopted.secret"))
+    assert (adopted.code, "remediate --dry-run --app printer_inventory\n" in adopted.err) == (0, True), adopted.err
+    for line in (
+        "{name: worker_low, queues: [low_priority], concurrency: 2, options: [",
+        "celery_service_manager: docker  # ",
+        f"celery_docker: {{project: {PROJECT}, socket: ",
+        f"celery_env_file: {world.env_file}  # env_file: of container ",
+        "; celery_env cannot set APP, as environment: does",
+        f"celery_python: {world.path}/.venv/bin/python  # ",
+    ):
+        assert line in adopted.out, adopted.out
+    (world.path / "adopted.yaml").write_text(adopted.out)
+    looked = world.inv("diagnose", "-i", "adopted.yaml", "--json")
+    assert (looked.code, [one for one in looked.json["findings"] if one["severity"] != "info"]) == (0, [])
+    planned = world.inv("remediate", "--dry-run", "-i", "adopted.yaml")
+    assert (planned.code, "Nothing to change." in planned.out) == (0, True), planned.out
+    nowhere = inv("workers", *there, "wroker")
+    assert (nowhere.code, f"containers there: {service}, " in nowhere.err) == (5, True), nowhere.err
 
 
 BY_NAME = (
@@ -252,6 +292,7 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: Wo
     engine_of(world).docker("stop", *(one for name in SERVICES for one in containers(world, name)))
     healed = world.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
+    _known_without_an_inventory(world)
     _found_by_their_names(world)
     _loaded_beside_those_that_are_down(world)
     inventory = second_host(world, over_ssh)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from textwrap import indent
 from types import ModuleType
 
 import pytest
@@ -10,7 +11,7 @@ from invoke.collection import Collection
 
 from lab import man_page, reference_page
 from runbooks.cli import verbs
-from runbooks.core.errors import EXIT_CODES, ExitCode
+from runbooks.core.errors import EXIT_CODES, ExitCode, InventoryError
 from runbooks.core.schedule import parsed
 from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.inventory.build import build_fleet
@@ -46,6 +47,26 @@ def test_the_least_inventory_of_the_inventory_page_works(tmp_path: Path, monkeyp
 
 def examples(page: str) -> list[str]:
     return [part.partition("```")[0] for part in (CHECKOUT / "docs" / page).read_text().split("```yaml\n")[1:]]
+
+
+def test_the_examples_that_an_inventory_error_points_to_are_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_BROKER_URL", "redis://redis1:6379/0")
+    whole, host = (one for one in examples("inventory.md") if one.startswith(("vars:", "web1.example.com:")))
+    lines = ["all:", indent(whole, "  "), "  hosts:", indent(host, "    ")]
+    (tmp_path / "inventory.yaml").write_text("\n".join(lines))
+    inventory = load_inventory(tmp_path / "inventory.yaml")
+    assert [host.name for host in build_fleet(inventory, tuple(inventory.hosts)).hosts] == ["web1.example.com"]
+    headings = re.findall(r"^## (.*)$", (CHECKOUT / "docs/inventory.md").read_text(), re.MULTILINE)
+    slugs = {re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    (tmp_path / "inventory.yaml").write_text(
+        "\n".join(lines).replace("shop.tasks.send_mail]", "5]").replace("2m", "soon")
+    )
+    with pytest.raises(InventoryError) as error:
+        build_fleet(load_inventory(tmp_path / "inventory.yaml"), ("web1.example.com",))
+    told = re.findall(r"docs/inventory\.md#(\S+)", error.value.advice or "")
+    assert (len(told), slugs.issuperset(told)) == (2, True), error.value.advice
 
 
 def test_the_inventory_of_the_kubernetes_page_works_and_its_job_runs_the_monitor_with_it(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from runbooks.core.errors import ExitCode
     from runbooks.core.fleet import Fleet
     from runbooks.core.reporter import Reporter
+    from runbooks.engine.survey import Surveyed
     from runbooks.inventory.draft import Draft
 
 
@@ -30,25 +31,25 @@ def adopt(flags: Flags, secrets_file: str = "") -> None:
         from runbooks.core.reporter import About
 
         known = _known(flags)
-        fleet, draft, variables = _seen(flags, known)
+        fleet, draft, loaded = _seen(flags, known)
         reporter.about(About(fleet.app.app, "what is there"))
         secrets = Path(secrets_file).absolute() if secrets_file else None
-        return page(session_on(flags, fleet, reporter), draft, variables, secrets, known)
+        return page(session_on(flags, fleet, reporter), draft, loaded, secrets, known)
 
     run_verb(flags, body, aside=True)
 
 
-def _seen(flags: Flags, known: "Fleet | None") -> "tuple[Fleet, Draft, tuple[str, ...]]":
-    """The fleet, what an inventory of it says, and the variables that have the broker's URL."""
-    from runbooks.engine.survey import draft_of, fleet_of_survey
+def _seen(flags: Flags, known: "Fleet | None") -> "tuple[Fleet, Draft, Surveyed | None]":
+    """The fleet, what an inventory of it says, and the host whose application was loaded, None for the broker alone."""
+    from runbooks.engine.survey import draft_of, fleet_of_survey, loaded_of
     from runbooks.inventory.draft import Draft, Value
 
-    if flags.broker is not None and flags.app is None and flags.host is None:
+    if flags.broker is not None and flags.app is None and flags.host is None and flags.container is None:
         app = Value("app", "broker", "not known: put the argument of `celery -A` here")
-        return fleet_by_broker(flags.broker), Draft((app,)), ()
+        return fleet_by_broker(flags.broker), Draft((app,)), None
     found = surveyed(flags, known)
     fleet = fleet_of_survey(found, url_of(flags.broker) if flags.broker is not None else "")
-    return fleet, draft_of(found), found[0].told.variables
+    return fleet, draft_of(found), loaded_of(found)
 
 
 def _known(flags: Flags) -> "Fleet | None":
@@ -56,5 +57,6 @@ def _known(flags: Flags) -> "Fleet | None":
     from runbooks.inventory.build import limited_fleet
 
     sources = flags.inventory or nearest_with_text()
-    inventory = inventory_with(flags.app, sources) if sources and flags.broker is None else None
+    named_elsewhere = flags.broker is not None or flags.container is not None
+    inventory = inventory_with(flags.app, sources) if sources and not named_elsewhere else None
     return limited_fleet(inventory, flags.host or flags.limit, flags.app) if inventory else None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 APP = "the application, as `celery -A` has it, where the inventory has several"
 APP_ALONE = f"{APP}; or where none has it: loaded here, in its folder, with the workers that run on this machine"
 PYTHON = "with -A: the Python that has it (default: the active virtual environment's, else that of its workers)"
+CONTAINER = (
+    "the application is in this container, by its NAME or id, or of this service of Compose; without an inventory"
+)
 HOST = "look at these hosts over SSH ('web1,web2'), or of an --inventory, instead of this machine"
 LOCAL = {"ansible_connection": "local"}
 """How this machine is reached."""
@@ -67,7 +70,7 @@ def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
     if known:
         reached = {host.name: _reached(host.variables) for host in known.hosts}
         places = {host.name: host.settings.directory for host in known.hosts if host.settings.directory}
-        asked = replace(_asked(known.app.app, flags.python, here=False), directories=places)
+        asked = replace(_asked(known.app.app, flags, here=False), directories=places)
         return survey(reached, _ways_to(reached, flags), asked)
     if flags.inventory:
         hosts = _of_inventory(flags)
@@ -75,7 +78,7 @@ def surveyed(flags: "Flags", known: "Fleet | None" = None) -> "list[Surveyed]":
         hosts = {name: {} for name in flags.host.split(",") if name}
     else:
         hosts = {socket.gethostname(): LOCAL}
-    asked = _asked(flags.app or "", flags.python, here=not flags.inventory and flags.host is None)
+    asked = _asked(flags.app or "", flags, here=not flags.inventory and flags.host is None)
     return survey(hosts, _ways_to(hosts, flags), asked)
 
 
@@ -103,29 +106,31 @@ def _ways_to(hosts: "Mapping[str, Mapping[str, str]]", flags: "Flags") -> "Trans
     return transports_to(reached, forks=flags.forks, accept_new=flags.accept_new)
 
 
-def _asked(app: str, python: str | None, *, here: bool) -> "Asked":
+def _asked(app: str, flags: "Flags", *, here: bool) -> "Asked":
     """What is to be looked at; `here`: on this machine, where the application's folder is this one."""
     from runbooks.engine.survey import Asked, this_user
 
     if not here:
-        return Asked(app, python or "")
-    folder = os.path.realpath(os.curdir)
+        return Asked(app, flags.python or "", container=flags.container or "")
     engine = os.environ.get("DOCKER_HOST", "")
+    socket = engine.removeprefix("unix://") if engine.startswith("unix:///") else ""
+    if flags.container is not None:
+        return Asked(app, flags.python or "", container=flags.container, socket=socket)
+    folder = os.path.realpath(os.curdir)
     own = os.geteuid() != 0 or os.stat(folder).st_uid == 0  # root's environment is not for another user's code
     return Asked(
         app,
-        _python(python),
-        folder,
+        os.path.abspath(flags.python) if flags.python else "",
+        _active_python(),
+        directory=folder,
         user=this_user(folder),
-        socket=engine.removeprefix("unix://") if engine.startswith("unix:///") else "",
+        socket=socket,
         environment=dict(os.environ) if own else {},
     )
 
 
-def _python(given: str | None) -> str:
-    """The one that is named, else that of the active virtual environment, if it is not this tool's own; else ""."""
-    if given:
-        return os.path.abspath(given)
+def _active_python() -> str:
+    """That of the active virtual environment, if it is not this tool's own; else ""."""
     active = os.environ.get("VIRTUAL_ENV", "")
     if not active or os.path.realpath(active) == os.path.realpath(sys.prefix):
         return ""

@@ -9,6 +9,7 @@ from runbooks.cli.verbs.common import (
     Flags,
     asking,
     fleet_of,
+    on_each_fleet,
     on_fleet,
     pages_of,
     run_verb,
@@ -44,7 +45,8 @@ def diagnose(flags: Flags, fresh: bool = False, worker: str | None = None, budge
     from runbooks.diagnose import diagnose as page
 
     file = PageFile(Path(html), pages_of(flags)) if html else None
-    on_fleet(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file))
+    on = on_fleet if file else on_each_fleet
+    on(flags, lambda session: page(asking(session, fresh=fresh), worker, budget=budget, file=file))
 
 
 @verb(

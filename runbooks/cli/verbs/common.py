@@ -21,7 +21,15 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from runbooks.cli.verbs.as_ansible import AnsibleTask
-from runbooks.cli.verbs.by_application import APP, APP_ALONE, HOST, PYTHON, fleet_by_application, inventory_with
+from runbooks.cli.verbs.by_application import (
+    APP,
+    APP_ALONE,
+    CONTAINER,
+    HOST,
+    PYTHON,
+    fleet_by_application,
+    inventory_with,
+)
 from runbooks.cli.verbs.by_broker import HELP as BROKER
 from runbooks.cli.verbs.by_broker import NO_INVENTORY, fleet_by_broker, with_queues
 from runbooks.cli.verbs.inventories import flags_for, recorded, sources_of
@@ -56,6 +64,7 @@ _HELP = {
     "broker": BROKER,
     "app": APP,
     "python": PYTHON,
+    "container": CONTAINER,
     "host": HOST,
     "forks": "how many hosts to work on at once (default: 16)",
     "accept_new": "let hosts in whose key is not known yet, and remember it; one that has changed is never let in",
@@ -76,7 +85,8 @@ LEFT_OUT = "\0"
 class Flags(Struct, frozen=True):
     """What the command line says to any verb; the defaults are those of the flags.
 
-    `by_broker` and `by_application`: the verb needs no inventory where one of these is named.
+    `by_broker` and `by_application`: the verb needs no inventory where one of these is named. `only_looks`: it changes
+    nothing. `on_hosts`: it looks at hosts.
     """
 
     verb: str
@@ -87,6 +97,7 @@ class Flags(Struct, frozen=True):
     broker: str | None = None
     app: str | None = None
     python: str | None = None
+    container: str | None = None
     host: str | None = None
     forks: int = 16
     accept_new: bool = False
@@ -96,6 +107,8 @@ class Flags(Struct, frozen=True):
     yes: bool = False
     by_broker: bool = False
     by_application: bool = False
+    only_looks: bool = False
+    on_hosts: bool = False
 
 
 def verb(
@@ -123,7 +136,7 @@ def verb(
         *(_ON_HOSTS if hosts else ()),
         *(_CHANGING if changes else ()),
         *(("broker",) if by_broker or by_application else ()),
-        *(("python",) if by_application else ()),
+        *(("python", "container") if by_application else ()),
         *(("host",) if "host" in optional else ()),
     )
     shared = tuple(flag for flag in every if flag not in own)
@@ -138,6 +151,7 @@ def verb(
             given |= {flag: None for flag in optional if given[flag] == LEFT_OUT}
             flags = Flags(name, tuple(given.pop("inventory")), **{flag: given.pop(flag) for flag in shared[1:]})
             flags = replace(flags, by_broker=by_broker, by_application=by_application)
+            flags = replace(flags, only_looks=not changes, on_hosts=hosts)
             said = {"said": {flag: given.pop(flag) for flag in selecting}} if selecting else {}
             body(flags, **given, **said)
 
@@ -173,13 +187,14 @@ def run_verb(
     follow: bool = False,
     only_read: bool = False,
     aside: bool = False,
+    one_of_several: bool = False,
 ) -> None:
     """Run a verb's body with its reporter; every way it can end becomes a documented exit code.
 
     `follow`: it has no end, so JSON comes line by line. `only_read`: it ends when nobody reads what it prints. `aside`:
-    standard output is for a document alone.
+    standard output is for a document alone. `one_of_several`: the caller chooses where there are SeveralApplications.
     """
-    from runbooks.core.errors import ExitCode, Interrupted, RunbookError
+    from runbooks.core.errors import ExitCode, Interrupted, RunbookError, SeveralApplications
     from runbooks.core.redaction import keep_secrets_in
     from runbooks.reports.console import ConsoleReporter
     from runbooks.reports.json_document import JsonLinesReporter, JsonReporter
@@ -196,6 +211,8 @@ def run_verb(
         try:
             code = body(reporter)
         except RunbookError as error:
+            if one_of_several and isinstance(error, SeveralApplications):
+                raise
             reporter.error(error)
             code = error.exit_code
         except ReaderGone:
@@ -235,14 +252,18 @@ def typed_program() -> str:
     return _BY_ITS_SCRIPT.get(Path(sys.argv[0]).name, "inv")
 
 
-def fleet_of(flags: Flags, reporter: "Reporter | None" = None) -> "Fleet":
-    """The inventory's fleet; the reporter is told that this is what the output is about."""
+def fleet_of(flags: Flags, reporter: "Reporter | None" = None, *, only_looks: bool = False) -> "Fleet":
+    """The inventory's fleet; the reporter is told that this is what the output is about.
+
+    What `only_looks` goes without hosts that lack variables.
+    """
     from runbooks.core.reporter import About
     from runbooks.inventory.build import limited_fleet
     from runbooks.inventory.read import load_inventory
 
-    named = flags.host is not None or flags.app is not None
-    inventory = inventory_with(flags.app, flags.inventory) if named and flags.broker is None else None
+    named = flags.host is not None or flags.app is not None or flags.container is not None
+    may_have_it = named and flags.broker is None and flags.container is None
+    inventory = inventory_with(flags.app, flags.inventory) if may_have_it else None
     if inventory is None and named and flags.by_application:
         fleet = fleet_by_application(flags)
     elif flags.broker is not None:
@@ -250,7 +271,7 @@ def fleet_of(flags: Flags, reporter: "Reporter | None" = None) -> "Fleet":
         fleet = fleet_by_broker(flags.broker)
     else:
         inventory = inventory or load_inventory(*sources_of(flags.inventory))
-        fleet = limited_fleet(inventory, flags.host or flags.limit, flags.app)
+        fleet = limited_fleet(inventory, flags.host or flags.limit, flags.app, only_looks=only_looks)
     if reporter:
         reporter.about(About(fleet.app.app, _inventory_of(flags, fleet)))
     return fleet
@@ -274,7 +295,7 @@ def state_directory(flags: Flags, fleet: "Fleet | None" = None) -> Path:
     """Where runs are recorded; the inventory is read for it only where no flag says it."""
     if flags.state_dir is not None:
         return _existing_or_new(flags.state_dir)
-    directory = (fleet or fleet_of(flags)).state_directory
+    directory = (fleet or fleet_of(flags, only_looks=True)).state_directory
     return directory or usual_state_directory()
 
 
@@ -304,7 +325,8 @@ def _existing_or_new(name: str) -> Path:
 
 
 def session_of(flags: Flags, reporter: "Reporter", selection: "Rule | None" = None) -> "Session":
-    return session_on(flags, replace(fleet_of(flags, reporter), selection=selection), reporter)
+    fleet = fleet_of(flags, reporter, only_looks=flags.only_looks)
+    return session_on(flags, replace(fleet, selection=selection), reporter)
 
 
 def session_on(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> "Session":
@@ -315,6 +337,7 @@ def session_on(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> "Session":
     if fleet.found is not None:
         fleet = with_queues(fleet, lambda app: _broker_of(app, reporter))
     _warn_of_no_check(fleet, reporter)
+    _warn_of_unchecked(flags, fleet, reporter)
     options = Options(
         flags.verb,
         _inventory_of(flags, fleet),
@@ -358,9 +381,26 @@ def _warn_of_no_check(fleet: "Fleet", reporter: "Reporter") -> None:
         )
 
 
+def _warn_of_unchecked(flags: Flags, fleet: "Fleet", reporter: "Reporter") -> None:
+    """Of a verb that looks at hosts."""
+    from runbooks.core.wording import enumerated
+    from runbooks.inventory.build import ON_HOSTS
+
+    hosts: dict[tuple[str, ...], list[str]] = {}
+    for name, lacking in fleet.unchecked.items() if flags.on_hosts else ():
+        hosts.setdefault(lacking, []).append(name)
+    for lacking, names in hosts.items():
+        are = "is" if len(lacking) == 1 else "are"
+        reporter.warning(
+            f"not checked: services, files and application of {enumerated(names)}, because {enumerated(lacking)} {are} "
+            "not given",
+            f"{ON_HOSTS} has an example of each",
+        )
+
+
 def _where(flags: Flags) -> str:
     state = f" --state-dir {shlex.quote(flags.state_dir)}" if flags.state_dir else ""
-    given = {"--broker": flags.broker, "--app": flags.app, "--python": flags.python}
+    given = {"--broker": flags.broker, "--app": flags.app, "--python": flags.python, "--container": flags.container}
     instead = "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value)
     return flags_for(flags.inventory) + instead + state
 
@@ -416,3 +456,26 @@ def on_fleet(
     flags: Flags, page: Callable[["Session"], "ExitCode"], *, follow: bool = False, only_read: bool = False
 ) -> None:
     run_verb(flags, lambda reporter: page(session_of(flags, reporter)), follow=follow, only_read=only_read)
+
+
+def on_each_fleet(flags: Flags, page: Callable[["Session"], "ExitCode"]) -> None:
+    """As `on_fleet`; where the inventory has several applications, and none is chosen, on that of each in turn.
+
+    As JSON each is a line of its own then. The exit code is the greatest.
+    """
+    from runbooks.core.errors import ExitCode, SeveralApplications
+
+    try:
+        return run_verb(flags, lambda reporter: page(session_of(flags, reporter)), one_of_several=True)
+    except SeveralApplications as several:
+        applications = several.applications
+    codes = [0]
+    for app in applications:
+        try:
+            on_fleet(replace(flags, app=app), page, follow=flags.json)
+        except Exit as ended:
+            codes.append(ended.code)
+        if codes[-1] == ExitCode.INTERRUPTED:
+            break
+    if code := max(codes):
+        raise Exit(code=code)

@@ -82,6 +82,8 @@ _IN_CONTAINER = ("docker", "docker_exec")
 
 def _inside(host: FleetHost) -> tuple[str, str]:
     """The engine's socket, and in lines the filters of each service: any of their containers has the application."""
+    if host.container:
+        return _of(host).socket or "", f"name=^/?{re.escape(host.container)}$"
     selectors = [selector(host, service) for service in host.services]
     return _of(host).socket or "", "\n".join(" ".join(filters) for _, filters in selectors)
 

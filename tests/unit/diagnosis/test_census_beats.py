@@ -40,7 +40,7 @@ def found_on(fleet: Fleet, **hosts: HostState | tuple[CeleryProcess, ...]) -> li
         if (its := hosts.get(host.name, ()))
     }
     snapshot = make_snapshot(fleet, hosts=states)
-    return list(several(snapshot, running(fleet, snapshot, table(fleet, snapshot))))
+    return list(several(fleet, snapshot, running(fleet, snapshot, table(fleet, snapshot))))
 
 
 def test_four_beats_are_an_error_that_says_what_runs_each_and_how_often_each_entry_is_sent() -> None:

@@ -22,7 +22,8 @@ HIGH = Container("a" * 64, "shop_high_1", "running", NOW - 600, "aaaaaaaaaaaa", 
 
 
 def docker_host(**changes: Any) -> FleetHost:
-    docker = DockerSettings(project="shop")
+    names = changes.pop("docker_containers", None)
+    docker = DockerSettings(containers=names) if names else DockerSettings(project="shop")
     return make_host(service_manager="docker", commands=None, docker=docker, beat=False, **changes)
 
 
@@ -87,7 +88,7 @@ def test_one_of_several_containers_that_is_down_is_named() -> None:
         ({"program": "/usr/bin/dash"}, "its first process is dash, which ignores SIGTERM", "exec celery"),
         ({"stop_signal": "SIGKILL"}, "docker stop sends SIGKILL", "leave stop_signal out"),
         ({"command": ("tini", "-g", "celery")}, "tini -g in shop_high_1 passes SIGTERM", "tini without -g"),
-        ({"grace_s": 10.0}, "kills shop_high_1 after 10 s, and a stop may take 1 min", "stop_grace_period: 60s"),
+        ({"grace_s": 10.0}, "kills shop_high_1 after 10 s, and a stop may take 30 s", "stop_grace_period: 30s"),
     ],
 )
 def test_a_stop_that_would_lose_tasks_is_told_with_what_runs_now(
@@ -99,6 +100,15 @@ def test_a_stop_that_would_lose_tasks_is_told_with_what_runs_now(
     assert why in fault.summary
     assert "a stop now: runs shop.tasks.bill (id-1)" in fault.evidence[0]
     assert advice in fault.evidence[-1]
+
+
+def test_how_long_a_stop_may_take_is_known_of_the_inventory_or_a_task_and_is_no_default() -> None:
+    hasty = look(replace(HIGH, grace_s=10.0))
+    assert list(containers.faults(make_fleet(docker_host()), hasty)) == []
+    by_name = docker_host(stop_timeout=60.0, env={}, docker_containers="{worker}")
+    (fault,) = containers.faults(make_fleet(by_name), hasty)
+    assert "a stop may take 1 min (celery_stop_timeout)" in fault.summary
+    assert fault.evidence == ("run the container with --stop-timeout 60",)
 
 
 def judged(snapshot: Snapshot) -> tuple[Finding, ...]:

@@ -347,7 +347,7 @@ def test_with_a_limit_a_queue_of_another_hosts_worker_is_not_said_to_be_nobodys(
         findings(fleet, broker=broker(queues={"high_q": make_queue(), "low_q": make_queue("low_q")})),
         "queue.no_consumer",
     )
-    assert finding.evidence[-1] == "by the inventory low on a host outside --limit should"
+    assert finding.evidence[-1] == "by the inventory low on a host that is not looked at should"
     assert (finding.severity, finding.remedy) == (Severity.WARNING, None)
 
 

@@ -1,8 +1,10 @@
 """What systemd says of the units that start Celery."""
 
 from runbooks.core.census import Options
+from runbooks.hosts.celery_argv import options_of
+from runbooks.hosts.celery_multi import workers_in
 from runbooks.hosts.script import Answer
-from runbooks.hosts.survey import parse_units
+from runbooks.hosts.survey import env_files_of, parse_units
 
 SHOWN = """\
 Id=celerybeat.service
@@ -31,7 +33,7 @@ ActiveState=active
 
 
 def test_a_unit_tells_its_role_its_files_and_whether_it_is_to_run() -> None:
-    found = parse_units(Answer(0, SHOWN.encode(), ""))
+    found = {one.name: one for one in parse_units(Answer(0, SHOWN.encode(), ""), {})}
     beat, multi, mail = found["celerybeat.service"], found["celery.service"], found["mail.service"]
     assert beat.options == Options("beat", schedule="/run/c/schedule")
     assert (beat.env_files, beat.directory, beat.user) == (
@@ -43,3 +45,34 @@ def test_a_unit_tells_its_role_its_files_and_whether_it_is_to_run() -> None:
     assert (mail.options, mail.extra, mail.python) == (
         Options("worker", app="shop", node="mail@%h", queues=("mail",)), ("-E",), "/v/bin/python",
     )  # fmt: skip
+
+
+def test_the_documented_units_tell_their_nodes_by_the_files_that_they_read() -> None:
+    files = "EnvironmentFiles=/etc/default/celery (ignore_errors=no)"
+    shown = Answer(0, SHOWN.replace("Id=celery.service", f"Id=celery.service\n{files}").encode(), "")
+    assert env_files_of(shown) == ["/etc/default/celery", "/etc/shop.env"]
+    beat, one, two, _ = parse_units(shown, {"/etc/default/celery": DEFAULTS, "/etc/shop.env": b""})
+    assert beat.options == Options("beat", app="shop", schedule="/run/c/schedule")
+    assert (one.options, one.extra) == (
+        Options("worker", app="shop", node="w1@%h", queues=("mail",), concurrency=2), ("--time-limit=300",),
+    )  # fmt: skip
+    assert two.options == Options("worker", app="shop", node="w2@%h", queues=("post", "low"), concurrency=2)
+    assert (one.python, two.wanted) == ("/srv/venv/bin/python", False)
+
+
+DEFAULTS = b"""
+CELERYD_NODES="w1 w2"
+CELERY_BIN="/srv/venv/bin/python -m celery"
+CELERY_APP=shop
+OPTS="--time-limit=300 --concurrency=2 -Q:w1 mail -Q:2 post,low"
+"""
+NUMBERED = "celery multi start 3 -A shop -c 2 -Q:1-2 mail -Q:3 post --pidfile=/run/%n.pid"
+
+
+def test_a_number_of_nodes_means_celery1_and_so_on() -> None:
+    found = [options_of(one) for one in workers_in(NUMBERED.split())]
+    assert [(one.node, one.queues, one.concurrency) for one in found if one] == [
+        ("celery1@%h", ("mail",), 2), ("celery2@%h", ("mail",), 2), ("celery3@%h", ("post",), 2),
+    ]  # fmt: skip
+    for other in ("celery multi", "celery multi stop w1", "celery -A multi worker"):
+        assert workers_in(other.split()) == []

@@ -71,7 +71,7 @@ def test_an_application_that_publishes_elsewhere_is_told(broker: str, told: bool
     found = links(*NODES, broker=broker)
     assert bool(found) is told
     if told:
-        only(found, RunbookError, "is not the inventory's broker", broker)
+        only(found, RunbookError, "is not the broker that was looked at", broker)
 
 
 def test_no_node_that_answers_is_told() -> None:
