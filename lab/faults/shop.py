@@ -25,6 +25,7 @@ from celery.worker.control import control_command
 app = Celery("shop", broker=open("broker.url").read().strip())
 app.conf.broker_transport_options = eval(open("options").read())
 app.conf.task_default_queue = "mail"
+app.conf.worker_prefetch_multiplier = 2
 
 @app.task
 def hang():

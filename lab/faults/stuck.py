@@ -29,7 +29,7 @@ def hangs(ground: Shop) -> Iterator[None]:
 @fault("worker.waits_for_itself", "a task waits for one of its own queue", ground="shop", touches="one")
 @contextmanager
 def waits_for_itself(ground: Shop) -> Iterator[None]:
-    send(ground, "shop.parent", "mail", 8)
+    send(ground, "shop.parent", "mail", 4)
     yield from _while_it_runs(ground)
 
 
@@ -95,9 +95,9 @@ def holds_etas(ground: Shop) -> Iterator[None]:
 @contextmanager
 def hoarded(ground: Shop) -> Iterator[None]:
     with _only_two_takes(ground):
-        send(ground, "shop.hang", "post", 4)
+        send(ground, "shop.hang", "post", 3)
         inspect = ground.app.control.inspect(["two@here"])
-        until(lambda: len((inspect.reserved() or {}).get("two@here", ())) == 3, "its hoard")
+        until(lambda: len((inspect.reserved() or {}).get("two@here", ())) == 2, "its hoard")
     time.sleep(62)
     try:
         yield
@@ -150,7 +150,7 @@ def not_answering(ground: Shop) -> Iterator[None]:
 )
 @contextmanager
 def busy(ground: Shop) -> Iterator[None]:
-    with text_of(ground.inventory, ("{name: one, queues: [mail]}", "{name: one, queues: [mail], pool: solo}")):
+    with text_of(ground.inventory, ("{name: one, queues: [mail]}", "{name: one, queues: [mail], options: [-P solo]}")):
         ground.end("one")
         ground.start("one", "-P", "solo")
         send(ground, "shop.nap", "mail", args=(60,))

@@ -156,7 +156,7 @@ def no_workers(ground: Sandbox) -> Iterator[None]:
 
 
 @fault("message.unjudged", "a pickled message waits, and the application cannot be loaded", touches="code worker_low",
-       after="host.probe_failed")  # fmt: skip
+       after="task.import_fails")  # fmt: skip
 @contextmanager
 def unjudged(ground: Sandbox) -> Iterator[None]:
     with down(ground, LOW):

@@ -243,6 +243,8 @@ _PAIRS = (
     _Pair(("environment.differs",), ("broker.not_the_workers", "broker.would_be_another", "worker.would_be_locked_out"),
           where=_is_repaired_by_it),
     _Pair(("unit.missing", "unit.differs", "unit.not_ours", "unit.drop_in"), _MISBEHAVES, where=_may_be_its_text),
+    _Pair(("inventory.same_machine",), ("worker.other_process", "beat.other_process", "unit.differs",
+           "cron.stale", "logrotate.differs")),
     _Pair(("unit.forking",), ("worker.starting",)),
     _Pair(("unit.kill_mode",), ("worker.leaked_processes",)),
     _Pair(("host.probe_failed", "task.import_fails"), ("worker.not_running", "beat.not_running"), where=_loads_not),

@@ -12,7 +12,7 @@ from runbooks.core.fleet import Fleet
 from runbooks.core.model import BrokerState, Finding, NodeState, QueueState, Severity, Snapshot, Stray
 from runbooks.core.wording import counted, enumerated, span, them, utc
 from runbooks.diagnosis.services import changes_of
-from runbooks.diagnosis.silence import busy_solo
+from runbooks.diagnosis.silence import busy_solo, settling
 from runbooks.diagnosis.taking import doubtful, take, take_unacked, takes_malformed
 
 _WAIT = ("message waits", "messages wait")
@@ -26,7 +26,7 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding] = ()) -> I
     What starts the workers of one that nobody consumes are changes of the findings that are `known` already.
     """
     assert snapshot.broker is not None
-    busy = busy_solo(fleet, snapshot)
+    busy = busy_solo(fleet, snapshot) | settling(fleet, snapshot)
     for state in snapshot.broker.queues.values():
         yield from _no_consumer(fleet, snapshot.broker, state, busy, known)
         yield from _few_consumers(fleet, snapshot.broker, state, busy)

@@ -15,6 +15,7 @@ from runbooks.core.settings import Worker
 from runbooks.core.wording import counted, enumerated
 from runbooks.diagnosis.silence import (
     busy_solo,
+    not_back_yet,
     not_seen_by_the_broker,
     restart_is_no_help,
     seen_of_silent,
@@ -354,7 +355,8 @@ class _Host:
         yield self._not_answering(worker, service, f"{worker.name} runs, but its node does not answer ping")
 
     def _not_answering(self, worker: Worker, service: ServiceState, what: str) -> Finding:
-        why = "" if self.since or self.proving else self._why_left_running(worker.known_as, service)
+        counts = bool(self.since or self.proving)
+        why = "" if counts else self._why_left_running(worker.known_as, service)
         place = place_of(self.fleet.app.broker_url.get_secret_value())
         seen = seen_of_silent(worker.known_as, self.state, service, self.broker, place.port if place else None)
         return Finding(
@@ -364,13 +366,16 @@ class _Host:
             (*seen, who_answers(self.snapshot)),
             remedy=None if why else "restart it",
             fix=() if why else self._restart(worker.known_as, "does not answer ping"),
+            severity=Severity.ERROR if counts or not not_back_yet(self.broker, self.state, service) else Severity.INFO,
         )
 
     def _why_left_running(self, name: str, service: ServiceState) -> str:
         """Why a service that is silent is not restarted; "" where it is."""
+        if away := not_back_yet(self.broker, self.state, service):
+            return f"; that proves nothing, so it is left running: {away}"
         if no_help := restart_is_no_help(self.host, name, self.state, service, self.broker.clients or ()):
             return f"; a restart would not help, so it is left running: {no_help}"
-        doubt = silence_means_nothing(self.broker, self.state, service)
+        doubt = silence_means_nothing(self.broker, service)
         return f"; that proves nothing, so it is left running: {doubt}" if doubt else ""
 
     def _answering(self, worker: Worker, service: ServiceState, node: NodeState) -> Iterator[Finding]:

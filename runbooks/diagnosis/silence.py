@@ -40,7 +40,7 @@ def not_seen_by_the_broker(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
     )
 
 
-def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceState) -> str:
+def silence_means_nothing(broker: BrokerState, found: ServiceState) -> str:
     """Why a running service that is well may be silent just now; "" where nothing is known that says so."""
     if ", deactivating" in found.answer:
         return "systemd is stopping it, and it finishes what it runs"
@@ -61,13 +61,34 @@ def silence_means_nothing(broker: BrokerState, state: HostState, found: ServiceS
             "of them that finishes what it runs before it ends, or listens on another channel (fanout_prefix, "
             "control_exchange, or kombu's version)"
         )
-    if (
-        broker.uptime_s is not None
-        and broker.uptime_s < SETTLED_S
-        and _age_s(state, found) > broker.uptime_s - MARGIN_S
-    ):
-        return f"Redis was started {span(broker.uptime_s)} ago, and a worker of before may not be back yet"
     return ""
+
+
+def not_back_yet(broker: BrokerState, state: HostState, found: ServiceState) -> str:
+    """Why a running service may be silent that is older than Redis' start of just now; "" where it is not so."""
+    if broker.uptime_s is None or broker.uptime_s >= SETTLED_S or _age_s(state, found) <= broker.uptime_s - MARGIN_S:
+        return ""
+    return f"Redis was started {span(broker.uptime_s)} ago, and a worker of before may not be back yet"
+
+
+def settling(fleet: Fleet, snapshot: Snapshot) -> frozenset[str]:
+    """The silent nodes that may not be back yet since Redis was started; where their services were not asked, too."""
+    broker, states = snapshot.broker, snapshot.reachable()
+    assert broker is not None
+    if broker.uptime_s is None or broker.uptime_s >= SETTLED_S:
+        return frozenset()
+
+    def may_be(host: FleetHost, worker: Worker) -> bool:
+        state = states.get(host.name)
+        found = state.services.get(worker.known_as) if state else None
+        return state is None or found is None or bool(found.pid and not_back_yet(broker, state, found))
+
+    return frozenset(
+        host.node(worker)
+        for host in fleet.hosts
+        for worker in host.settings.workers
+        if host.node(worker) not in broker.nodes and may_be(host, worker)
+    )
 
 
 def restart_is_no_help(

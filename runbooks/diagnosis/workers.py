@@ -22,7 +22,7 @@ from runbooks.core.settings import Worker
 from runbooks.core.wording import counted, span, tasks, utc
 from runbooks.diagnosis import beat, census, census_beats, census_nodes, census_processes, census_units, take_over
 from runbooks.diagnosis.ending import end_of
-from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker
+from runbooks.diagnosis.silence import busy_solo, not_seen_by_the_broker, settling
 
 
 def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
@@ -212,7 +212,7 @@ def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes that do not answer, where the services of their hosts were not asked."""
     assert snapshot.broker is not None
     workers = {host.node(worker): worker for host in fleet.hosts for worker in host.settings.workers}
-    busy, nodes = busy_solo(fleet, snapshot), snapshot.broker.nodes
+    busy, nodes, back_soon = busy_solo(fleet, snapshot), snapshot.broker.nodes, settling(fleet, snapshot)
     for name, worker in workers.items():
         if name in nodes or name in busy:
             continue
@@ -222,7 +222,8 @@ def silent_nodes(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
             if perhaps
             else f"the node {name} does not answer ping"
         )
-        yield Finding("worker.not_answering", name, what, (who_answers(snapshot),))
+        severity = Severity.INFO if name in back_soon else Severity.ERROR
+        yield Finding("worker.not_answering", name, what, (who_answers(snapshot),), severity=severity)
 
 
 def _folders(fleet: Fleet, host: FleetHost, state: HostState) -> Iterator[Finding]:

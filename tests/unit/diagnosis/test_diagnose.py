@@ -264,6 +264,16 @@ def test_of_a_broker_that_was_not_seen_nothing_else_is_said_and_nothing_may_be_t
     assert (found.code, found.summary, found.blocks) == ("broker.loading", "it is still loading", (Block(),))
 
 
+def test_workers_that_are_not_back_yet_since_redis_was_started_are_no_fault_nor_are_their_queues() -> None:
+    for uptime_s, severity in ((5.0, Severity.INFO), (90.0, Severity.ERROR)):
+        told = findings(broker=broker(uptime_s=uptime_s, nodes={}))
+        silent = [one for one in told if one.code == "worker.not_answering"]
+        assert {one.severity for one in silent} == {severity}
+        assert ("queue.no_consumer" in {one.code for one in told}) is (severity is Severity.ERROR)
+        crossed = watch(FLEET, make_snapshot(FLEET, broker=broker(uptime_s=uptime_s, nodes={})))
+        assert bool({one.code for one in crossed} & {"worker.not_answering", "queue.no_consumer"}) is (uptime_s > 60)
+
+
 def test_queues_in_another_db_are_told_with_both_depths() -> None:
     finding = only(findings(broker=broker(depths_by_db={3: 1500})), "broker.other_db")
     assert finding.subject == "db 3"
