@@ -11,6 +11,21 @@ APPLICATION = "/srv/printer_inventory"
 UNITS = "/etc/systemd/system"
 HIGH, LOW, DAEMON = (f"celery-worker@worker_{name}.service" for name in ("high", "low", "daemon"))
 LOW_UNIT = f"{UNITS}/{LOW}"
+PYTHON = "/srv/venv/bin/python"
+THEIRS = "printers.service"
+"""A unit that is not this tool's, and its text."""
+WORKER = f"""\
+[Service]
+User=deploy
+WorkingDirectory={APPLICATION}
+EnvironmentFile={ENV_FILE}
+ExecStart={PYTHON} -m celery -A printer_inventory worker -n printers@%%h -Q low_priority -c 1
+Restart=always
+RestartSec=2
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 @contextmanager
@@ -48,7 +63,7 @@ def write(path: str, text: str) -> str:
 def drop_in(ground: Hosts, unit: str, lines: str, *, restart: bool = False) -> Iterator[None]:
     """A drop-in of a unit on web1 with these lines of [Service]; `restart` starts the unit on it."""
     folder = f"{UNITS}/{unit}.d"
-    again = f"systemctl reset-failed {unit}; systemctl restart --no-block {unit}" if restart else ":"
+    again = f"systemctl reset-failed {unit}; systemctl restart {unit}" if restart else ":"
     file = write(f"{folder}/x.conf", f"[Service]\n{lines}\n")
     change = f"mkdir {folder}; {file}; systemctl daemon-reload; {again}"
     with changed(ground, "web1", change, f"rm -r {folder}; systemctl daemon-reload; {again}"):

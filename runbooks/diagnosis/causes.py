@@ -108,6 +108,8 @@ def _parts(look: _Look, finding: Finding) -> Parts:
         return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.name == finding.subject)
     if finding.code == "schedule.overdue":
         return frozenset((host.name, host.beat) for host in look.fleet.hosts if host.settings.beat)
+    if finding.code == "unit.not_enabled":
+        return _of_changes(look.fleet, finding)
     if finding.code in _OF_UNIT_FILES:
         return _of_unit_files(look.fleet, finding)
     subjects = finding.subject.split(", ")
@@ -135,6 +137,14 @@ def _of_unit_files(fleet: Fleet, finding: Finding) -> Parts:
         for service in host.own_services
         if host.unit_path(service) in finding.evidence
         for part in _run_by(host, service)
+    )
+
+
+def _of_changes(fleet: Fleet, finding: Finding) -> Parts:
+    """The workers and beats of the services that a finding's changes are about."""
+    hosts = {host.name: host for host in fleet.hosts}
+    return frozenset(
+        part for change in finding.fix for name in change.services for part in _run_by(hosts[change.host], name)
     )
 
 
@@ -172,14 +182,31 @@ def _may_be_its_text(look: _Look, cause: Finding, effect: Finding) -> bool:
         ran = any("the last run ended with" in line for line in effect.evidence)
     else:
         ran = effect.code.startswith("unit.") or not about & look.outdated
-    return ran and any(line.lstrip(" +-").startswith(_CHANGES_WHAT_RUNS) for line in cause.evidence)
+    return ran and any(_changes_what_runs(line) for line in cause.evidence)
+
+
+def _changes_what_runs(line: str) -> bool:
+    """Whether a line of a unit, or of its difference, changes what runs: an option stands on a line of its command."""
+    text = line.strip()
+    if text[:1] in ("+", "-") and text[1:2] != "-":
+        text = text[1:].strip()
+    return text.startswith((*_CHANGES_WHAT_RUNS, "-"))
 
 
 _CHANGES_WHAT_RUNS = (
-    "Exec", "User", "Group", "WorkingDirectory", "Environment", "Type", "KillMode", "PIDFile", "Root", "Memory",
-    "Limit", "TasksMax", "Restrict", "Protect", "Private",
+    "Exec", "User", "Group", "WorkingDirectory", "Environment", "UnsetEnvironment", "Type", "KillMode", "PIDFile",
+    "Root", "Memory", "Limit", "TasksMax", "Restrict", "Protect", "Private",
 )  # fmt: skip
 """How the settings of a unit begin without which a worker may fail, or be another one."""
+
+
+def _of_its_file(look: _Look, cause: Finding, effect: Finding) -> bool:
+    """Whether the cause is about a file that the effect names."""
+    host = effect.subject.rpartition(" on ")[2]
+    env_files = [one.settings.env_file for one in look.fleet.hosts if one.name == host]
+    said = " ".join((effect.summary, *effect.evidence))
+    names = env_files if cause.code.startswith("environment.") else (cause.summary.split()[0], *cause.evidence)
+    return any(name in said for name in names if name.startswith("/"))
 
 
 def _lacks_them_too(look: _Look, cause: Finding, effect: Finding) -> bool:
@@ -240,11 +267,18 @@ _PAIRS = (
           ("worker.not_answering",), where=_was_refused_memory, of_all=True),
     _Pair(("host.no_directory", "environment.is_folder"),
           ("host.probe_failed", "worker.not_running", "beat.not_running")),
+    _Pair(("environment.missing",),
+          ("environment.differs", "task.import_fails", "host.probe_failed", "worker.not_running", "beat.not_running")),
     _Pair(("environment.differs",), ("broker.not_the_workers", "broker.would_be_another", "worker.would_be_locked_out"),
           where=_is_repaired_by_it),
     _Pair(("unit.missing", "unit.differs", "unit.not_ours", "unit.drop_in"), _MISBEHAVES, where=_may_be_its_text),
     _Pair(("inventory.same_machine",), ("worker.other_process", "beat.other_process", "unit.differs",
            "cron.stale", "logrotate.differs")),
+    _Pair(("environment.unreadable", "environment.differs", "environment.password", "environment.unknown",
+           "unit.differs", "unit.not_ours", "unit.drop_in"),
+          ("worker.outdated", "worker.touched_files"), where=_of_its_file),
+    _Pair(("unit.missing",), ("unit.not_enabled",)),
+    _Pair(("unit.unknown",), ("service.runs_elsewhere",)),
     _Pair(("unit.forking",), ("worker.starting",)),
     _Pair(("unit.kill_mode",), ("worker.leaked_processes",)),
     _Pair(("host.probe_failed", "task.import_fails"), ("worker.not_running", "beat.not_running"), where=_loads_not),

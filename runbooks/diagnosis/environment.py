@@ -22,11 +22,14 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     for host in fleet.hosts:
         if host.name in states:
             reading = reading_of(host, states[host.name])
-            if states[host.name].files[host.settings.env_file].is_folder:
+            file = states[host.name].files[host.settings.env_file]
+            if file.is_folder:
                 yield _folder(fleet, host)
             elif reading.fault:
                 yield _unreadable(host, reading.fault)
             else:
+                if file.content is None:
+                    yield from _missing(host)
                 yield from _unknown(host, reading)
                 yield from _not_read(host, states[host.name])
                 yield from _differing(host, states[host.name], reading)
@@ -60,6 +63,25 @@ def _folder(fleet: Fleet, host: FleetHost) -> Finding:
         ),
         blocks=(Block(host.name),),
     )
+
+
+def _missing(host: FleetHost) -> Iterator[Finding]:
+    """Where something needs the file: a unit of this tool's, which systemd does not start without it, or `celery_env`.
+
+    **Source:** systemd.exec(5), `EnvironmentFile=`: only with a `-` before the path may it be missing.
+    """
+    refused = host.manager.has_drop_ins and bool(host.own_services)
+    if refused or (host.settings.env and host.services):
+        yield Finding(
+            "environment.missing",
+            host.name,
+            f"{host.settings.env_file} is not there, so "
+            + ("systemd starts no service with it" if refused else "what is started there has none of its variables"),
+            (
+                "celery_env_file of the inventory names it; what runs goes on with the environment it has",
+                "celery_env holds what the inventory knows of it: whatever else was in it has to be put back",
+            ),
+        )
 
 
 def _unreadable(host: FleetHost, fault: Place) -> Finding:

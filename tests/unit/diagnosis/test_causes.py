@@ -12,6 +12,7 @@ from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import (
     Cause,
     DropIn,
+    FileState,
     Finding,
     ImportProbe,
     Lasting,
@@ -22,11 +23,12 @@ from runbooks.core.model import (
     Severity,
     TaskCount,
 )
-from runbooks.diagnosis.causes import _PAIRS
+from runbooks.diagnosis.causes import _PAIRS, _changes_what_runs
 from runbooks.diagnosis.files import STEPS
 from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.wanted_files import Kind, Wanted
 from tests.unit.fleets import (
+    ENV_FILE,
     NOW,
     TASKS,
     make_broker,
@@ -94,6 +96,32 @@ def test_a_silent_worker_that_started_before_the_drop_in_came_stands_beside_it()
     later = found(high(replace(running, drop_ins=newer)), nodes={})
     assert "worker.outdated" in later
     assert caused_by(later, "worker.not_answering") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says_so"),
+    [("-    --queues=old \\", True), ("+ExecStart=/srv/celery", True), ("UnsetEnvironment=TIMEOUT", True),
+     ("--no-option-of-a-unit", True), ("-Restart=no", False), ("- a text", False)],
+)  # fmt: skip
+def test_a_line_of_a_units_difference_changes_what_runs_or_not(line: str, says_so: bool) -> None:
+    assert _changes_what_runs(line) is says_so
+
+
+def test_workers_that_run_on_older_files_follow_from_what_differs_there_and_from_nothing_else() -> None:
+    edited = {ENV_FILE: FileState(b"TIMEOUT=29\n", 0o640, NOW - 10)}
+    of_file = found({"files": edited})
+    assert next(iter(of_file)) == "environment.differs"
+    assert caused_by(of_file, "worker.touched_files") == ["environment.differs"]
+    drop_in = {DROP_IN: DropIn(NOW - 10, "x", ("Nice=5",))}
+    service = replace(make_state(HOST).services["high"], drop_ins=drop_in)
+    assert caused_by(found(high(service)), "worker.touched_files") == ["unit.drop_in"]
+    assert caused_by(found({**high(service), "files": edited}), "worker.touched_files") == ["environment.differs"]
+
+
+def test_a_missing_environment_file_explains_what_cannot_start_or_be_loaded_without_it() -> None:
+    findings = found({**high(DOWN), "files": {ENV_FILE: FileState(None)}}, nodes={})
+    assert list(findings)[:2] == ["environment.missing", "worker.not_running"]
+    assert caused_by(findings, "environment.differs") == ["environment.missing"]
 
 
 def test_a_queue_whose_other_worker_may_consume_it_has_no_known_cause() -> None:
