@@ -8,9 +8,7 @@ T = TypeVar("T")
 
 
 class Column(Generic[T]):
-    """A value by n, of which few differ: kept as a number of so many bytes each (`code` as in
-    `array`).
-    """
+    """A value by n, where few differ: each is kept as a small number (`code` as in `array`)."""
 
     def __init__(self, code: str, default: T) -> None:
         self.codes = array(code, [0])
@@ -18,7 +16,9 @@ class Column(Generic[T]):
         self._code_of = {default: 0}
 
     def __getitem__(self, n: int) -> T:
-        return self._values[self.codes[n] if n < len(self.codes) else 0]
+        if n >= len(self.codes):
+            return self._values[0]
+        return self._values[self.codes[n]]
 
     def __setitem__(self, n: int, value: T) -> None:
         code = self._code_of.setdefault(value, len(self._values))

@@ -1,4 +1,4 @@
-"""Reads what an archive says: its messages, and what became of each. `archive.py` describes the
+"""Reads what an archive says: its messages, and what became of each. `writer.py` describes the
 format.
 
 Of a message 25 bytes stay in memory; the rest is read from the file again when it is needed.
@@ -27,19 +27,26 @@ _BUFFER_BYTES = 256 * 1024
 
 
 class ArchiveError(RunbookError):
-    """The archive cannot be written or read; nothing was removed from a queue without being in it."""
+    """The archive cannot be written or read; nothing was taken out of a queue that is not in it."""
 
 
 class Fate(Enum):
     """Where an archived message is, as far as the archive knows."""
 
-    QUEUED = "queued"  # archived, and left in its queue
+    QUEUED = "queued"
+    """Archived, and left in its queue."""
     TAKEN = "taken"
     RESTORED = "restored"
     MOVED = "moved"
 
 
-RESULTS = {"taking": "taken", "restoring": "restored", "moving": "moved", "recalling": "recalled"}
+RESULTS = {
+    "taking": "taken",
+    "restoring": "restored",
+    "moving": "moved",
+    "recalling": "recalled",
+}
+"""By what a batch is about to do: the type of the line that says what it did."""
 _FATES = {
     "taken": Fate.TAKEN,
     "restored": Fate.RESTORED,
@@ -49,25 +56,24 @@ _FATES = {
 
 
 class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True, gc=False):
-    """One archived message; `position` counts from the right end (0 runs next), `older` is None for
-    the oldest.
-
-    `to` is the list it is to be moved to, if any; `fetched_at` None where it was taken out of a
-    list.
-    """
+    """One archived message; `writer.py` describes the fields."""
 
     n: int
     key: str
     position: int
+    """Counts from the right end: 0 runs next."""
     older: str | None
+    """None for the oldest."""
     older_end: bytes
     reason: str
     malformed: bool
     sha256: str
     raw: bytes
     to: str = ""
+    """The list it is to be moved to, if any."""
     requeue_to: str = ""
     fetched_at: float | None = None
+    """None where it was taken out of a list."""
 
     @property
     def size_bytes(self) -> int:
@@ -76,10 +82,12 @@ class Archived(Struct, frozen=True, tag_field="type", tag="message", omit_defaul
 
     @property
     def item(self) -> bytes:
-        """The message as it stands in a list; of one that was unacked, the part of the entry that
-        is the message.
+        """The message as it stands in a list; where it was unacked, the part of the entry that is
+        the message.
         """
-        return self.raw if self.fetched_at is None else fetched_item(self.raw)
+        if self.fetched_at is None:
+            return self.raw
+        return fetched_item(self.raw)
 
 
 class Lot(NamedTuple):
@@ -93,14 +101,19 @@ class Lot(NamedTuple):
 
 
 class Batch(Struct, frozen=True):
-    """Messages moved by one script: `kind` says how (see `archive.py`); `messages` are their n, in
-    its order.
-    """
+    """Messages moved by one script."""
 
     number: int
     kind: str
+    """How: see `writer.py`."""
     messages: tuple[int, ...]
+    """Their n, in the order of the script."""
     by: str = ""
+    """The token of the change."""
+
+    def at(self, places: Iterable[int]) -> list[int]:
+        """Those of its messages that stand at these places, counted from 0."""
+        return [self.messages[place] for place in places]
 
 
 class _Stored(Mapping[int, Archived]):
@@ -109,7 +122,8 @@ class _Stored(Mapping[int, Archived]):
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO | None = None
         self._file = path.open("rb", buffering=_BUFFER_BYTES)
-        self._offsets = array("Q", [0])  # 0, where the header stands, where there is none
+        self._offsets = array("Q", [0])
+        """By n; 0, where the header stands, for a message that is missing."""
 
     def __del__(self) -> None:
         if self._file:
@@ -129,7 +143,9 @@ class _Stored(Mapping[int, Archived]):
         return found
 
     def __contains__(self, n: object) -> bool:
-        return isinstance(n, int) and 0 < n < len(self._offsets) and self._offsets[n] > 0
+        if not isinstance(n, int):
+            return False
+        return 0 < n < len(self._offsets) and self._offsets[n] > 0
 
     def __iter__(self) -> Iterator[int]:
         return (n for n, offset in enumerate(self._offsets) if offset)
@@ -139,33 +155,35 @@ class _Stored(Mapping[int, Archived]):
 
     def in_order(self) -> bool:
         """Whether they stand in the file in the order of n."""
-        return all(one < other for one, other in pairwise(filter(None, self._offsets)))
+        offsets = filter(None, self._offsets)
+        return all(one < other for one, other in pairwise(offsets))
 
 
 class Ledger(Struct):
-    """All that an archive says: the messages, what became of each, and the batches of unknown fate,
-    by number.
+    """All that an archive says.
 
-    By n: `fates`; `put_by`, the token of the change that put a message back, or moved it; `lots`;
-    `positions`; `sizes`, in bytes. These are columns, because as objects each message would need a
-    kilobyte.
-
-    `last_done` is the last batch that moved something, 0 where none has.
+    What is known by n are columns, because as objects each message would need a kilobyte.
     """
 
     run_id: str = ""
     created_at: float = 0.0
     messages: Mapping[int, Archived] = field(default_factory=dict)
     fates: Column[Fate] = field(default_factory=partial(Column, "B", Fate.QUEUED))
+    """By n: what became of a message."""
     put_by: Column[str] = field(default_factory=partial(Column, "I", ""))
+    """By n: the token of the change that put a message back, or moved it."""
     lots: Column[Lot] = field(default_factory=partial(Column, "I", Lot()))
     positions: "array[int]" = field(default_factory=partial(array, "I", [0]))
     sizes: "array[int]" = field(default_factory=partial(array, "I", [0]))
+    """By n, in bytes."""
     unsettled: dict[int, Batch] = field(default_factory=dict)
+    """The batches of unknown fate, by number."""
     last_batch: int = 0
     last_done: int = 0
+    """The last batch that moved something, 0 where none has."""
     problems: list[str] = field(default_factory=list)
     whole_bytes: int = 0
+    """Of all lines that are whole."""
 
     def numbers(self, fate: Fate) -> Iterator[int]:
         """The n of the messages whose fate is this, in their order."""
@@ -175,32 +193,48 @@ class Ledger(Struct):
     @property
     def unsure(self) -> frozenset[int]:
         """The n of the messages in batches of unknown fate."""
-        return frozenset(n for batch in self.unsettled.values() for n in batch.messages)
+        unsure: set[int] = set()
+        for batch in self.unsettled.values():
+            unsure.update(batch.messages)
+        return frozenset(unsure)
 
     def lists(self) -> tuple[str, ...]:
         """The keys that messages came from."""
-        return tuple(dict.fromkeys(lot.key for lot in self.lots.distinct() if lot.key))
+        keys: dict[str, None] = {}
+        for lot in self.lots.distinct():
+            if lot.key:
+                keys[lot.key] = None
+        return tuple(keys)
 
     def in_place(self, key: str) -> Iterator[int]:
         """The n of what is out of a list, in its order there: first what ran next.
 
         The archive has it so, but begins anew where a run was gone on with.
         """
-        fates, lots, positions = self.fates.codes, self.lots.codes, self.positions
+        fates = self.fates.codes
+        lots = self.lots.codes
+        positions = self.positions
         taken = self.fates.distinct().get(Fate.TAKEN)
-        its = {
-            code for lot, code in self.lots.distinct().items() if lot.key == key and not lot.unacked
-        }
+        its = self._codes_of(key)
 
         def out(numbers: Iterable[int]) -> Iterator[int]:
             return (n for n in numbers if fates[n] == taken and lots[n] in its)
 
         end = len(fates)
-        anew = [
-            n for before, n in pairwise(out(range(1, end))) if positions[n] <= positions[before]
-        ]
-        stretches = [out(range(*bounds)) for bounds in pairwise([1, *anew, end])]
+        begins = [1]
+        for before, n in pairwise(out(range(1, end))):
+            if positions[n] <= positions[before]:
+                begins.append(n)
+        stretches = [out(range(*bounds)) for bounds in pairwise([*begins, end])]
         return heapq.merge(*stretches, key=lambda n: (positions[n], -n))
+
+    def _codes_of(self, key: str) -> set[int]:
+        """The codes of the lots that came from a list."""
+        codes: set[int] = set()
+        for lot, code in self.lots.distinct().items():
+            if lot.key == key and not lot.unacked:
+                codes.add(code)
+        return codes
 
 
 def sha256(raw: bytes) -> str:
@@ -214,39 +248,44 @@ def read(path: Path) -> Ledger:
     Raises ArchiveError where the file cannot be read or is no archive of this format.
     """
     try:
-        messages = _Stored(path)
-        ledger = Ledger(messages=messages)
-        with path.open("rb", buffering=_BUFFER_BYTES) as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    found = _parsed(line)
-                    if isinstance(found, Archived):
-                        _take_in_message(ledger, found)
-                        messages.note(found.n, ledger.whole_bytes)
-                    else:
-                        _take_in(ledger, found)
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-                    ledger.problems.append(f"{path}:{number}: {error!r}")
-                ledger.whole_bytes += len(line)
+        ledger = _read(path)
     except OSError as error:
-        raise ArchiveError(
-            f"cannot read {path}: {error.strerror}", "name the archive of the run"
-        ) from error
+        problem = f"cannot read {path}: {error.strerror}"
+        raise ArchiveError(problem, "name the archive of the run") from error
     if not ledger.run_id:
-        raise ArchiveError(
-            f"{path} is no archive of format {FORMAT}", "its first line must be the header"
-        )
+        problem = f"{path} is no archive of format {FORMAT}"
+        raise ArchiveError(problem, "its first line must be the header")
+    return ledger
+
+
+def _read(path: Path) -> Ledger:
+    messages = _Stored(path)
+    ledger = Ledger(messages=messages)
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                found = _parsed(line)
+                if isinstance(found, Archived):
+                    _take_in_message(ledger, found)
+                    messages.note(found.n, ledger.whole_bytes)
+                else:
+                    _take_in(ledger, found)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                ledger.problems.append(f"{path}:{number}: {error!r}")
+            ledger.whole_bytes += len(line)
     return ledger
 
 
 def verify(path: Path) -> tuple[str, ...]:
-    """What is wrong with an archive, one line each; () where every message in it can be put back."""
+    """What is wrong with an archive, one line each; () where all its messages can be put back."""
     ledger = read(path)
     messages = cast(_Stored, ledger.messages)
-    lacking = (n for n in range(1, len(ledger.positions)) if n not in messages)
-    problems = [f"{path}: message {n} is missing" for n in lacking]
+    problems: list[str] = []
+    for n in range(1, len(ledger.positions)):
+        if n not in messages:
+            problems.append(f"{path}: message {n} is missing")
     if not messages.in_order():
         problems.append(f"{path}: its messages are not in their order")
     return (*ledger.problems, *problems)
@@ -270,7 +309,9 @@ def _parsed(line: bytes) -> Archived | dict[str, Any]:
         return _MESSAGE.decode(line)
     except msgspec.DecodeError:  # another line, or a text that is not one in UTF-8
         fields: dict[str, Any] = json.loads(line)
-        return msgspec.convert(fields, Archived) if fields["type"] == "message" else fields
+        if fields["type"] == "message":
+            return msgspec.convert(fields, Archived)
+        return fields
 
 
 def _take_in_message(ledger: Ledger, message: Archived) -> None:
@@ -280,7 +321,13 @@ def _take_in_message(ledger: Ledger, message: Archived) -> None:
     if sha256(message.raw) != message.sha256:
         raise ValueError(f"message {n} has another checksum than when it was archived")
     unacked = message.fetched_at is not None
-    ledger.lots[n] = Lot(message.key, message.to, message.reason, message.malformed, unacked)
+    ledger.lots[n] = Lot(
+        message.key,
+        message.to,
+        message.reason,
+        message.malformed,
+        unacked,
+    )
     put(ledger.positions, n, message.position)
     put(ledger.sizes, n, len(message.raw))
 
@@ -290,23 +337,44 @@ def _take_in(ledger: Ledger, line: dict[str, Any]) -> None:
     if kind == "header":
         if line["format"] != FORMAT:
             raise ValueError(f"format {line['format']}")
-        ledger.run_id, ledger.created_at = line["run"], line["created_at"]
+        run_id = line["run"]
+        created_at = line["created_at"]
+        ledger.run_id = run_id
+        ledger.created_at = created_at
     elif kind in RESULTS:
-        messages = range(line["first"], line["last"] + 1) if kind == "taking" else line["messages"]
-        ledger.unsettled[line["batch"]] = Batch(
-            line["batch"], kind, tuple(messages), line.get("by", "")
-        )
-        ledger.last_batch = max(ledger.last_batch, line["batch"])
+        _take_in_batch(ledger, line)
     elif kind in _FATES:
-        batch = ledger.unsettled.pop(line["batch"], None)
-        if line["messages"]:
-            ledger.last_done = max(ledger.last_done, line["batch"])
-        for n in line["messages"]:
-            if n not in ledger.messages:
-                raise ValueError(
-                    f"batch {line['batch']} moved message {n}, which is not in the archive"
-                )
-            ledger.fates[n] = _FATES[kind]
-            ledger.put_by[n] = batch.by if batch else ""
+        _take_in_result(ledger, line)
     else:
         raise ValueError(f"unknown type {kind!r}")
+
+
+def _take_in_batch(ledger: Ledger, line: dict[str, Any]) -> None:
+    kind = line["type"]
+    number = line["batch"]
+    if kind == "taking":
+        messages = tuple(range(line["first"], line["last"] + 1))
+    else:
+        messages = tuple(line["messages"])
+    ledger.unsettled[number] = Batch(
+        number,
+        kind,
+        messages,
+        line.get("by", ""),
+    )
+    ledger.last_batch = max(ledger.last_batch, number)
+
+
+def _take_in_result(ledger: Ledger, line: dict[str, Any]) -> None:
+    number = line["batch"]
+    fate = _FATES[line["type"]]
+    batch = ledger.unsettled.pop(number, None)
+    by = batch.by if batch else ""
+    messages = line["messages"]
+    if messages:
+        ledger.last_done = max(ledger.last_done, number)
+    for n in messages:
+        if n not in ledger.messages:
+            raise ValueError(f"batch {number} moved message {n}, which is not in the archive")
+        ledger.fates[n] = fate
+        ledger.put_by[n] = by

@@ -15,12 +15,16 @@ from runbooks.core.rules import parse as parse_rule
 from runbooks.core.rules import says_only_how_written, says_only_where
 
 _SUFFIX = ".messages.jsonl"
-_UNACKED = "+unacked"  # `quote` leaves no plus sign in a name
+_UNACKED = "+unacked"
+"""`quote` leaves no plus sign in a name."""
 
 
 def archive_name(queue: str, *, unacked: bool = False) -> str:
     """The name that a queue's archive has in a run's folder: each queue has its own."""
-    return quote(queue, safe="") + (_UNACKED if unacked else "") + _SUFFIX
+    name = quote(queue, safe="")
+    if unacked:
+        name += _UNACKED
+    return name + _SUFFIX
 
 
 def archives_in(directory: Path) -> list[Path]:
@@ -35,12 +39,11 @@ def queue_of(archive: Path) -> str:
 
 def chosen(ledger: Ledger, rule: str, now: float) -> Iterator[Archived]:
     """The messages of an archive that a rule means; "" means all."""
-    wanted = parse_rule(rule) if rule else None
-    return (
-        message
-        for message in ledger.messages.values()
-        if wanted is None or _means(wanted, message, now)
-    )
+    messages = ledger.messages.values()
+    if not rule:
+        return iter(messages)
+    wanted = parse_rule(rule)
+    return (message for message in messages if _means(wanted, message, now))
 
 
 def _means(rule: Rule, message: Archived, now: float) -> bool:
@@ -48,9 +51,11 @@ def _means(rule: Rule, message: Archived, now: float) -> bool:
         return rule.malformed and message.malformed
     item = message.item
     parsed = parse(item)
-    if not isinstance(parsed, Message):
-        return says_only_where(rule) or (says_only_how_written(rule) and is_written(rule, parsed))
-    return means(rule, parsed, item, now)
+    if isinstance(parsed, Message):
+        return means(rule, parsed, item, now)
+    if says_only_where(rule):
+        return True
+    return says_only_how_written(rule) and is_written(rule, parsed)
 
 
 def row(message: Archived, ledger: Ledger, queue: str) -> Mapping[str, Any]:

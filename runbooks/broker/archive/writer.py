@@ -5,16 +5,22 @@ One JSON object per line, appended and fsynced before the effect it announces; a
 one of
 
     header     format (1), run, created_at (epoch seconds)
-    message    n (1, 2, … in this file), key, position (distance from the list's right end when read: 0 runs next),
-               older (sha256 of the raw item immediately to its right when read, null where it was the oldest),
+    message    n (1, 2, … in this file), key,
+               position (distance from the list's right end when read: 0 runs next),
+               older (sha256 of the raw item immediately to its right when read, null where it was
+               the oldest),
                older_end (base64 of that item's last 24 bytes, by which it is looked for),
-               reason, malformed (true: it kills the worker that receives it), sha256 (of the raw bytes), raw (base64);
-               only where it is to be moved: requeue_to (`QUEUE` or `QUEUE:PRIORITY`), to (the key that this means);
-               only where it was unacked: fetched_at (epoch seconds), and then raw is what stood in the `unacked` hash
-               (see `keys.py`), key the list to which a worker would give it back, position 0
+               reason, malformed (true: it kills the worker that receives it),
+               sha256 (of the raw bytes), raw (base64);
+               only where it is to be moved: requeue_to (`QUEUE` or `QUEUE:PRIORITY`),
+               to (the key that this means);
+               only where it was unacked: fetched_at (epoch seconds), and then raw is what stood in
+               the `unacked` hash (see `keys.py`), key the list to which a worker would give it
+               back, position 0
     taking     batch, first, last: about to take out the messages first..last, all of one key
     taken      batch, messages: those n of it that really were taken out
-    restoring  batch, messages, by: about to put these n back, in this order; `by` is the token of the change
+    restoring  batch, messages, by: about to put these n back, in this order; `by` is the token of
+               the change
     restored   batch, messages: those n of it that really were put back
     moving     batch, messages, by: about to put these n into the lists they are to be moved to
     moved      batch, messages: those n of it that really were
@@ -71,9 +77,17 @@ class Victim(Struct, frozen=True):
 
     def archived(self, n: int, key: str) -> Archived:
         """What the archive says of it."""
-        older = None if self.older is None else sha256(self.older)
-        older_end = (self.older or b"")[-END_BYTES:]
-        what = (
+        older = None
+        older_end = b""
+        if self.older is not None:
+            older = sha256(self.older)
+            older_end = self.older[-END_BYTES:]
+        return Archived(
+            n,
+            key,
+            self.position,
+            older,
+            older_end,
             self.reason,
             self.malformed,
             sha256(self.raw),
@@ -82,7 +96,6 @@ class Victim(Struct, frozen=True):
             self.requeue_to,
             self.fetched_at,
         )
-        return Archived(n, key, self.position, older, older_end, *what)
 
 
 @contextmanager
@@ -117,7 +130,13 @@ class Archive:
     `by` is the token of the change that goes on with it.
     """
 
-    def __init__(self, path: Path, descriptor: int, ledger: Ledger, by: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        ledger: Ledger,
+        by: str = "",
+    ) -> None:
         self.path = path
         self.run_id = ledger.run_id
         self._by = by
@@ -133,7 +152,11 @@ class Archive:
         written.
         """
         with _os_errors(path):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            descriptor = os.open(
+                path,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND,
+                0o600,
+            )
             os.fchmod(descriptor, 0o600)  # whatever the umask
             _claim(path, descriptor)
             archive = cls(path, descriptor, Ledger(run_id=run_id))
@@ -182,14 +205,23 @@ class Archive:
             self._ledger = read(self.path)
         return self._ledger
 
-    def taking(self, key: str, victims: Iterable[Victim], *, sync: bool = True) -> Batch:
+    def taking(
+        self,
+        key: str,
+        victims: Iterable[Victim],
+        *,
+        sync: bool = True,
+    ) -> Batch:
         """Write down messages of one key, and that they are about to be taken out."""
         first = self._next_n
         lines = [message_line(victim.archived(n, key)) for n, victim in enumerate(victims, first)]
-        number, last = self._last_batch + 1, first + len(lines) - 1
-        lines.append(_line({"type": "taking", "batch": number, "first": first, "last": last}))
+        number = self._last_batch + 1
+        last = first + len(lines) - 1
+        taking = {"type": "taking", "batch": number, "first": first, "last": last}
+        lines.append(_line(taking))
         self._append(lines, sync=sync)
-        self._next_n, self._last_batch = last + 1, number
+        self._next_n = last + 1
+        self._last_batch = number
         return Batch(number, "taking", tuple(range(first, last + 1)))
 
     def restoring(self, messages: Iterable[int], *, sync: bool = True) -> Batch:
@@ -206,14 +238,26 @@ class Archive:
         """Write down that these messages are about to be taken out again."""
         return self._begin("recalling", messages, sync=sync)
 
-    def _begin(self, kind: str, messages: Iterable[int], *, sync: bool) -> Batch:
+    def _begin(
+        self,
+        kind: str,
+        messages: Iterable[int],
+        *,
+        sync: bool,
+    ) -> Batch:
         batch = Batch(self._last_batch + 1, kind, tuple(messages), self._by)
         line = {"type": kind, "batch": batch.number, "messages": batch.messages, "by": batch.by}
         self._append([_line(line)], sync=sync)
         self._last_batch = batch.number
         return batch
 
-    def done(self, batch: Batch, messages: Iterable[int], *, sync: bool = True) -> None:
+    def done(
+        self,
+        batch: Batch,
+        messages: Iterable[int],
+        *,
+        sync: bool = True,
+    ) -> None:
         """Write down which messages of a batch really were moved."""
         line = {"type": RESULTS[batch.kind], "batch": batch.number, "messages": list(messages)}
         self._append([_line(line)], sync=sync)
