@@ -26,22 +26,24 @@ _LINKS = ("chord", "chain", "callbacks")
 
 
 class Body(Struct, frozen=True, dict=True):
-    """A message's arguments, which of chord, chain and callbacks go on after it, and its group ("":
-    none).
-    """
+    """What stands in a message's body, and its group."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     links: tuple[str, ...]
+    """Which of chord, chain and callbacks go on after it."""
     group: str = ""
+    """Empty where it has none."""
 
     @cached_property
     def _texts(self) -> frozenset[str]:
-        named = (f"{name}={canonical(value)}" for name, value in self.kwargs.items())
-        return frozenset((*map(canonical, self.args), *named))
+        texts = set(map(canonical, self.args))
+        for name, value in self.kwargs.items():
+            texts.add(f"{name}={canonical(value)}")
+        return frozenset(texts)
 
     def has(self, args: Sequence[str]) -> bool:
-        """True where all of these stand among its arguments; each as `rules.QueueRule` writes it."""
+        """True where all of these stand among its arguments, as `rules.QueueRule` writes them."""
         return self._texts.issuperset(args)
 
 
@@ -63,27 +65,35 @@ _DECODE: Mapping[str, Callable[[bytes], Any]] = {
 def read_body(raw: bytes) -> Body | None:
     """The body of a sound message; None where it cannot be read."""
     try:
-        envelope = json.loads(raw)
-        headers, kind = envelope.get("headers") or {}, envelope.get("content-type")
-        body = _DECODE[kind](_plain(envelope, headers))
-        if isinstance(body, dict):
-            args, kwargs, links = body.get("args") or (), body.get("kwargs") or {}, body
-        else:
-            args, kwargs, links = body
-        names = tuple(name for name in _LINKS if (links or {}).get(name))
-        group = headers.get("group")
-        read = Body(tuple(args), dict(kwargs), names, group if isinstance(group, str) else "")
-        read.has(())  # values that JSON does not know cannot be compared
+        return _read_body(raw)
     except Exception:  # whatever a decoder makes of bytes that it cannot read
         return None
+
+
+def _read_body(raw: bytes) -> Body:
+    envelope = json.loads(raw)
+    headers = envelope.get("headers") or {}
+    body = _decoded(envelope)
+    if isinstance(body, dict):
+        args = body.get("args") or ()
+        kwargs = body.get("kwargs") or {}
+        waiting = body
+    else:
+        args, kwargs, waiting = body
+        waiting = waiting or {}
+    names = tuple(name for name in _LINKS if waiting.get(name))
+    group = headers.get("group")
+    if not isinstance(group, str):
+        group = ""
+    read = Body(tuple(args), dict(kwargs), names, group)
+    read.has(())  # values that JSON does not know cannot be compared
     return read
 
 
 def body_bytes(raw: bytes) -> bytes | None:
     """A message's body out of its base64 and its compression; None where these cannot be undone."""
     try:
-        envelope = json.loads(raw)
-        return _plain(envelope, envelope.get("headers") or {})
+        return _plain(json.loads(raw))
     except Exception:
         return None
 
@@ -93,20 +103,27 @@ def body_value(raw: bytes) -> Any:
     `unread`.
     """
     try:
-        envelope = json.loads(raw)
-        return _DECODE[envelope.get("content-type")](
-            _plain(envelope, envelope.get("headers") or {})
-        )
+        return _decoded(json.loads(raw))
     except Exception:
         return None
 
 
-def _plain(envelope: Mapping[str, Any], headers: Mapping[str, Any]) -> bytes:
-    body = envelope["body"]
-    data: bytes = body.encode() if isinstance(body, str) else body
+def _decoded(envelope: Mapping[str, Any]) -> Any:
+    decode = _DECODE[envelope["content-type"]]
+    return decode(_plain(envelope))
+
+
+def _plain(envelope: Mapping[str, Any]) -> bytes:
+    headers = envelope.get("headers") or {}
+    data = envelope["body"]
+    if isinstance(data, str):
+        data = data.encode()
     if envelope["properties"].get("body_encoding") == "base64":
         data = base64.b64decode(data)
-    return DECOMPRESS[headers["compression"]](data) if headers.get("compression") else data
+    if headers.get("compression"):
+        data = DECOMPRESS[headers["compression"]](data)
+    plain: bytes = data
+    return plain
 
 
 # Most bodies end as Celery writes them where nothing waits: seen without reading the arguments.
@@ -144,20 +161,23 @@ def links(raw: bytes) -> tuple[tuple[str, ...], str] | None:
         return (), envelope.headers.group or ""
     except (msgspec.MsgspecError, ValueError, RecursionError):
         body = read_body(raw)
-        return None if body is None else (body.links, body.group)
+        if body is None:
+            return None
+        return body.links, body.group
 
 
 def unread(raw: bytes) -> str:
     """Why `read_body` does not read a message's body, for a sentence about it."""
     envelope = json.loads(raw)
-    headers, kind = envelope.get("headers") or {}, envelope.get("content-type")
+    headers = envelope.get("headers") or {}
+    kind = envelope.get("content-type")
     compression = str(headers.get("compression") or "")
     if compression and compression not in DECOMPRESS:
         return f"compressed as {compression}, and only gzip, bzip2 and lzma are undone"
     if str(kind) not in _DECODE:
         return f"of the type {kind or 'application/data'}, and only JSON, msgpack and YAML are read"
     try:
-        _plain(envelope, headers)
+        _plain(envelope)
     except TooLargeError as error:
         return f"that {error}"
     except Exception:
@@ -171,8 +191,9 @@ def likeness(task: str, raw: bytes) -> bytes:
     Of bodies that cannot be read those are alike that are the same bytes.
     """
     body = read_body(raw)
+    parts: list[Any]
     if body is not None:
-        what = canonical([task, body.args, body.kwargs]).encode(errors="surrogatepass")
+        parts = [task, body.args, body.kwargs]
     else:
         envelope = json.loads(raw)
         headers = envelope.get("headers") or {}
@@ -182,5 +203,5 @@ def likeness(task: str, raw: bytes) -> bytes:
             headers.get("compression"),
             envelope.get("body"),
         ]
-        what = canonical(parts).encode(errors="surrogatepass")
+    what = canonical(parts).encode(errors="surrogatepass")
     return blake2b(what, digest_size=16).digest()

@@ -15,30 +15,60 @@ from runbooks.broker.messages.parse import Message
 
 
 def task_message(
-    task_id: str, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], queue: str, origin: str
+    task_id: str,
+    task: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    queue: str,
+    origin: str,
 ) -> bytes:
     """A message of protocol 2 in JSON; the arguments are as kombu's JSON has them. Without ETA,
     expiry or callbacks.
     """
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     headers: dict[str, Any] = {
-        "lang": "py", "task": task, "id": task_id, "shadow": None, "eta": None, "expires": None, "group": None,
-        "group_index": None, "retries": 0, "timelimit": [None, None], "root_id": task_id, "parent_id": None,
-        "argsrepr": repr(tuple(args)), "kwargsrepr": repr(dict(kwargs)), "origin": origin, "ignore_result": False,
-        "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
-    }  # fmt: skip
+        "lang": "py",
+        "task": task,
+        "id": task_id,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": task_id,
+        "parent_id": None,
+        "argsrepr": repr(tuple(args)),
+        "kwargsrepr": repr(dict(kwargs)),
+        "origin": origin,
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
     properties = {
-        "correlation_id": task_id, "reply_to": str(uuid.uuid4()), "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": queue}, "priority": 0, "body_encoding": "base64",
+        "correlation_id": task_id,
+        "reply_to": str(uuid.uuid4()),
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": queue},
+        "priority": 0,
+        "body_encoding": "base64",
         "delivery_tag": str(uuid.uuid4()),
-    }  # fmt: skip
-    body = base64.b64encode(json.dumps([list(args), dict(kwargs), embed]).encode()).decode()
-    message = {"body": body, "content-encoding": "utf-8", "content-type": "application/json"}
-    return json.dumps({**message, "headers": headers, "properties": properties}).encode()
+    }
+    body = json.dumps([list(args), dict(kwargs), embed]).encode()
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": properties,
+    }
+    return json.dumps(message).encode()
 
 
 def under_another_id(raw: bytes, task_id: str, queue: str) -> bytes | None:
-    """A message of protocol 2 as a task of its own in `queue`; all else of it stays. None where
+    """A message of protocol 2 as a task of its own in `queue`; all else in it stays. None where
     that is not sure.
 
     Under protocol 1 the id stands in the body, and such a message is left as it is.
@@ -49,21 +79,22 @@ def under_another_id(raw: bytes, task_id: str, queue: str) -> bytes | None:
     if not isinstance(before, (Headers, Message)):
         return None
     envelope = json.loads(raw)
-    headers, properties = envelope["headers"], envelope["properties"]
+    headers = envelope["headers"]
+    properties = envelope["properties"]
     if "id" not in headers:
         return None
     if headers.get("root_id") == headers["id"]:
         headers["root_id"] = task_id
-    headers["id"] = properties["correlation_id"] = task_id
+    headers["id"] = task_id
+    properties["correlation_id"] = task_id
     properties["delivery_tag"] = str(uuid.uuid4())
     properties["delivery_info"] |= {"exchange": "", "routing_key": queue}
     for marked in (headers, properties["delivery_info"]):
         marked.pop("redelivered", None)
     made = json.dumps(envelope).encode()
     [after] = read([made])
-    return (
-        made
-        if isinstance(after, (Headers, Message))
-        and (after.id, after.task) == (task_id, before.task)
-        else None
-    )
+    if not isinstance(after, (Headers, Message)):
+        return None
+    if (after.id, after.task) != (task_id, before.task):
+        return None
+    return made

@@ -27,6 +27,8 @@ _DIGITS_MOST = 4300
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % _DIGITS_MOST)
 
 
+_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+
 _Moment = Annotated[str, msgspec.Meta(min_length=1)] | None
 
 # What Celery itself writes and nothing else: no deeper nesting, no object that kombu would turn
@@ -123,7 +125,7 @@ class _MoreEnvelope(_Envelope, gc=False, forbid_unknown_fields=False):
     properties: _MoreProperties
 
 
-# The least of it: half the time goes into making texts of all the others.
+# The least: half the time goes into making texts of all the other members.
 
 
 class Outline(_Times, Struct, gc=False):
@@ -144,11 +146,10 @@ _outlined = msgspec.json.Decoder(_Outlined).decode
 _only_celerys = msgspec.json.Decoder(_Envelope).decode
 _with_more = msgspec.json.Decoder(_MoreEnvelope).decode
 _three = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]).decode
-_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def glance(raw: bytes) -> Headers | None:
-    """The headers of a sound message, None where only `message.parse` can tell."""
+    """The headers of a sound message, None where only `parse` can judge."""
     envelope: _Envelope
     try:
         envelope = _only_celerys(raw)
@@ -170,13 +171,13 @@ Read = Headers | Message | Malformed | Unreadable
 
 
 def read(items: Iterable[bytes]) -> list[Read]:
-    """What each item of a queue is: at a glance where that tells, else as `parse` says."""
+    """What each item of a queue is: at a glance where that is enough, else as `parse` says."""
     return [glance(raw) or parse(raw) for raw in items]
 
 
 def outlines(items: Iterable[bytes]) -> list[Outline | None]:
-    """What each item says of itself, sound or not: `read` says nothing else of it; None where only
-    `read` can tell.
+    """What each item says of itself, sound or not: `read` says the same; None where only `read`
+    knows.
     """
     found: list[Outline | None] = []
     for raw in items:
@@ -205,18 +206,22 @@ def redirected(raw: bytes, queue: str, priority: int | None) -> bytes | None:
     if priority is not None:
         properties["priority"] = priority
     moved = json.dumps(envelope).encode()
-    return moved if read([moved]) == [before] else None
+    if read([moved]) != [before]:
+        return None
+    return moved
 
 
 def _unusual(raw: bytes) -> bool:
     """True where what was not looked at may be read differently, or not at all, by the JSON reader
     that workers use.
     """
-    if not raw.isascii() or (
-        len(raw) > _NESTED_BYTES and raw.count(b"[") + raw.count(b"{") > _NESTED_MOST
-    ):
+    if not raw.isascii():
+        return True
+    if len(raw) > _NESTED_BYTES and raw.count(b"[") + raw.count(b"{") > _NESTED_MOST:
         return True
     # kombu turns such objects into values of other types while it reads.
-    return b"__type__" in raw or (
-        b"\\" in raw and (b"\\u005" in raw or b"\\ud" in raw or b"\\uD" in raw)
-    )
+    if b"__type__" in raw:
+        return True
+    if b"\\" not in raw:
+        return False
+    return b"\\u005" in raw or b"\\ud" in raw or b"\\uD" in raw

@@ -14,7 +14,8 @@ class Grep:
 
     def __init__(self, text: str) -> None:
         plain = text.encode(errors="surrogatepass")
-        self._needles = tuple(dict.fromkeys((plain, json.dumps(text)[1:-1].encode())))
+        escaped = json.dumps(text)[1:-1].encode()
+        self._needles = tuple(dict.fromkeys((plain, escaped)))
 
     def __call__(self, raw: bytes) -> bool:
         return self._holds(raw) or self._holds(body_bytes(raw) or b"")

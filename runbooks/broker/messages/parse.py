@@ -26,6 +26,19 @@ from runbooks.core.model import Form, MessageSummary
 from runbooks.core.redaction import redact
 
 _ARGS_SHOWN = 120
+_NO_TASK = "it names no task"
+
+_GZIP = ("application/x-gzip", "gzip", "zlib")
+_BZIP2 = ("application/x-bz2", "bzip2", "bzip")
+_LZMA = ("application/x-lzma", "lzma", "xz")
+COMPRESSIONS = (
+    _GZIP,
+    _BZIP2,
+    _LZMA,
+    ("application/x-brotli", "brotli"),
+    ("application/zstd", "zstd", "zstandard"),
+)
+"""The names of each compression that kombu knows. **Source:** kombu 5.7.0 `compression.py`."""
 
 # Built once: `isinstance(x, str | bytes)` makes a new union at every call, and this runs for every
 # message.
@@ -67,20 +80,6 @@ def _bounded(decompressor: Callable[[], Any]) -> Callable[[bytes], bytes]:
     return decompress
 
 
-_GZIP, _BZIP2, _LZMA = (
-    ("application/x-gzip", "gzip", "zlib"),
-    ("application/x-bz2", "bzip2", "bzip"),
-    ("application/x-lzma", "lzma", "xz"),
-)
-COMPRESSIONS = (
-    _GZIP,
-    _BZIP2,
-    _LZMA,
-    ("application/x-brotli", "brotli"),
-    ("application/zstd", "zstd", "zstandard"),
-)
-"""The names of each compression that kombu knows. **Source:** kombu 5.7.0 `compression.py`."""
-
 # As far as the standard library reads them.
 DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     **dict.fromkeys(_GZIP, _bounded(zlib.decompressobj)),
@@ -90,8 +89,8 @@ DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
 
 
 class Message(Struct, frozen=True):
-    """A waiting task: what a selection and a report need of it; times are epoch seconds, None where
-    it has none.
+    """What a selection and a report need of a waiting task; times are epoch seconds, None where it
+    has none.
     """
 
     id: str
@@ -106,19 +105,23 @@ class Message(Struct, frozen=True):
     def summary(self) -> MessageSummary:
         """The message as a report shows it."""
         return MessageSummary(
-            self.id, self.task, self.retries, self.eta_at, self.expires_at, self.args
+            self.id,
+            self.task,
+            self.retries,
+            self.eta_at,
+            self.expires_at,
+            self.args,
         )
 
 
 class Malformed(Struct, frozen=True):
     """An item whose receipt raises inside a worker, even one that knows the task: it dies, or loses
     its connection.
-
-    `why` is one of a few fixed phrases, so that items can be counted by it.
     """
 
     raw: bytes
     why: str
+    """One of a few fixed phrases, so that items can be counted by it."""
 
 
 class Unreadable(Struct, frozen=True):
@@ -136,24 +139,29 @@ def fetched_item(value: bytes) -> bytes:
     """The message of an entry of the `unacked` hash, as it stood in its list.
 
     Raises ValueError, TypeError or LookupError where the entry holds none.
-    **Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the value is `[message, exchange, routing_key]`.
+    **Source:** kombu 5.7.0 `transport/redis.py: QoS.append`: the value is `[message, exchange,
+    routing_key]`.
     """
     return json.dumps(json.loads(value)[0]).encode()
 
 
 def envelope_of(raw: bytes) -> dict[str, Any]:
-    """The JSON object that an item is, for showing it; an empty one of what is none."""
+    """The JSON object that an item is, to show it; an empty one where it is something else."""
     try:
         envelope = json.loads(raw)
     except (ValueError, RecursionError):
         return {}
-    return envelope if isinstance(envelope, dict) else {}
+    if not isinstance(envelope, dict):
+        return {}
+    return envelope
 
 
 def headers_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers of an envelope; none where they are no object."""
+    """The headers of an envelope; {} where they are not an object."""
     headers = envelope.get("headers")
-    return headers if isinstance(headers, dict) else {}
+    if not isinstance(headers, dict):
+        return {}
+    return headers
 
 
 def priority_of(envelope: Mapping[str, Any]) -> int:
@@ -162,7 +170,9 @@ def priority_of(envelope: Mapping[str, Any]) -> int:
     **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel._get_message_priority`.
     """
     priority = envelope["properties"].get("priority")
-    return min(max(priority, 0), 9) if isinstance(priority, int) else 0
+    if not isinstance(priority, int):
+        return 0
+    return min(max(priority, 0), 9)
 
 
 def origin_of(raw: bytes) -> str | None:
@@ -171,18 +181,26 @@ def origin_of(raw: bytes) -> str | None:
     **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`.
     """
     origin = headers_of(envelope_of(raw)).get("origin")
-    return origin if isinstance(origin, str) else None
+    if not isinstance(origin, str):
+        return None
+    return origin
 
 
 def routing_key_of(raw: bytes) -> str | None:
-    """With which routing key a message was sent, as its envelope has it. None where it does not say.
+    """The routing key of a message, as its envelope has it. None where it does not say.
 
     **Source:** kombu 5.7.0 `transport/virtual/base.py: Channel.basic_publish`.
     """
     properties = envelope_of(raw).get("properties")
-    delivered = properties.get("delivery_info") if isinstance(properties, dict) else None
-    key = delivered.get("routing_key") if isinstance(delivered, dict) else None
-    return key if isinstance(key, str) else None
+    if not isinstance(properties, dict):
+        return None
+    delivered = properties.get("delivery_info")
+    if not isinstance(delivered, dict):
+        return None
+    key = delivered.get("routing_key")
+    if not isinstance(key, str):
+        return None
+    return key
 
 
 class _FatalError(Exception):
@@ -198,17 +216,14 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
         form = _form(envelope, headers)
         if "task" in headers:
             _check_protocol_2(envelope, headers, body)
-            fields, args = headers, args_text(headers.get("argsrepr"), headers.get("kwargsrepr"))
+            fields = headers
+            args = args_text(headers.get("argsrepr"), headers.get("kwargsrepr"))
         else:
             found = _protocol_1(envelope, headers, body)
             if isinstance(found, str):
-                return Unreadable(
-                    raw, found, replace(form, protocol=0) if found == _NO_TASK else form
-                )
-            fields, args = (
-                found,
-                args_text(repr(found.get("args", [])), repr(found.get("kwargs", {}))),
-            )
+                return _without_task(raw, found, form)
+            fields = found
+            args = args_text(repr(found.get("args", [])), repr(found.get("kwargs", {})))
     except TooLargeError as error:
         return Unreadable(raw, f"it {error}", form, too_large=True)
     except _FatalError as fatal:
@@ -227,7 +242,10 @@ def parse(raw: bytes) -> Message | Malformed | Unreadable:
     )
 
 
-_NO_TASK = "it names no task"
+def _without_task(raw: bytes, why: str, form: Form) -> Unreadable:
+    if why == _NO_TASK:
+        form = replace(form, protocol=0)
+    return Unreadable(raw, why, form)
 
 
 def _form(envelope: dict[str, Any], headers: dict[str, Any]) -> Form:
@@ -258,7 +276,8 @@ def _receive(envelope: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """
     if not isinstance(envelope, dict):
         raise _FatalError("not a JSON object")
-    properties, headers = envelope.get("properties"), envelope.get("headers") or {}
+    properties = envelope.get("properties")
+    headers = envelope.get("headers") or {}
     if not isinstance(properties, dict):
         raise _FatalError("no properties")
     body = envelope.get("body")
@@ -276,12 +295,14 @@ def _receive(envelope: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
 def _decode_body(body: Any, encoding: Any) -> Any:
     if not encoding:
         return body
-    if not isinstance(encoding, _TEXT) or (encoding != "base64" and encoding.lower() != "utf-8"):
-        raise _FatalError("an unknown body_encoding")
     if encoding != "base64":
+        if not isinstance(encoding, _TEXT) or encoding.lower() != "utf-8":
+            raise _FatalError("an unknown body_encoding")
         return body
     try:
-        return base64.b64decode(body.encode() if isinstance(body, str) else body)
+        if isinstance(body, str):
+            body = body.encode()
+        return base64.b64decode(body)
     except (ValueError, TypeError) as error:
         raise _FatalError("a body that is not base64") from error
 
@@ -292,23 +313,27 @@ def _check_delivery(properties: dict[str, Any]) -> None:
     if isinstance(tag, bool) or not isinstance(tag, _SCALAR) or not _encodable(tag):
         raise _FatalError("no delivery_tag")
     delivery = properties.get("delivery_info")
-    if (
-        not isinstance(delivery, dict)
-        or "exchange" not in delivery
-        or "routing_key" not in delivery
-    ):
+    required = ("exchange", "routing_key")
+    if not isinstance(delivery, dict) or any(name not in delivery for name in required):
         raise _FatalError("no delivery_info with exchange and routing_key")
 
 
 def _encodable(value: Any) -> bool:
     """False for a text with half a surrogate pair, which JSON can hold and redis-py cannot send."""
+    if not isinstance(value, str):
+        return True
     try:
-        return not isinstance(value, str) or bool(value.encode()) or not value
+        value.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
-def _check_protocol_2(envelope: dict[str, Any], headers: dict[str, Any], body: Any) -> None:
+def _check_protocol_2(
+    envelope: dict[str, Any],
+    headers: dict[str, Any],
+    body: Any,
+) -> None:
     """What Celery needs of the headers and the body before it hands a task that it knows to its
     pool.
     """
@@ -333,20 +358,22 @@ def _check_payload(payload: Any, headers: dict[str, Any]) -> None:
     if len(payload) != 3:
         raise _FatalError("a body that is not [args, kwargs, embed]")
     limits = headers.get("timelimit")
-    if limits and not (isinstance(limits, list) and len(limits) == 2):
+    if limits and (not isinstance(limits, list) or len(limits) != 2):
         raise _FatalError("a timelimit that is no pair")
 
 
 class _DiscardedError(Exception):
-    """Celery logs and discards such a message, or only unpickling could tell."""
+    """Celery logs and discards such a message, or only unpickling would show."""
 
 
 def _decompressed(body: Any, headers: dict[str, Any]) -> Any:
     """The body without its compression; one that cannot be undone makes Celery discard the message
     unseen.
     """
+    if not headers.get("compression"):
+        return body
     try:
-        return DECOMPRESS[headers["compression"]](body) if headers.get("compression") else body
+        return DECOMPRESS[headers["compression"]](body)
     except TooLargeError:
         raise
     except Exception as error:
@@ -358,10 +385,8 @@ def _payload(envelope: dict[str, Any], body: Any) -> Any:
     from kombu.serialization import loads as decode
     from kombu.utils.json import loads
 
-    kind, encoding = (
-        envelope.get("content-type") or "application/data",
-        envelope.get("content-encoding"),
-    )
+    kind = envelope.get("content-type") or "application/data"
+    encoding = envelope.get("content-encoding")
     if kind not in ("application/json", "application/data", "application/text"):
         raise _DiscardedError
     if encoding and not isinstance(encoding, _TEXT):
@@ -371,13 +396,20 @@ def _payload(envelope: dict[str, Any], body: Any) -> Any:
             return loads(body)  # type: ignore[no-untyped-call]
         if isinstance(body, str):
             body = body.encode()
-        return decode(body, kind, encoding, accept={"application/json"})  # type: ignore[no-untyped-call]
+        return decode(
+            body,
+            kind,
+            encoding,
+            accept={"application/json"},
+        )  # type: ignore[no-untyped-call]
     except Exception as error:
         raise _DiscardedError from error
 
 
 def _protocol_1(
-    envelope: dict[str, Any], headers: dict[str, Any], body: Any
+    envelope: dict[str, Any],
+    headers: dict[str, Any],
+    body: Any,
 ) -> dict[str, Any] | str:
     """The body's object, or why it cannot be read."""
     if _unhashable(envelope.get("content-type")):
@@ -407,13 +439,20 @@ def args_text(args: Any, kwargs: Any) -> str:
     """The arguments as a report shows them, from the texts that a message has of them; what is cut
     has no secrets.
     """
-    parts = [part for part in (args, kwargs) if isinstance(part, str) and part not in ("", "{}")]
+    parts: list[str] = []
+    for part in (args, kwargs):
+        if isinstance(part, str) and part not in ("", "{}"):
+            parts.append(part)
     text = " ".join(parts)
-    return text if len(text) <= _ARGS_SHOWN else redact(text)[: _ARGS_SHOWN - 1] + "…"
+    if len(text) <= _ARGS_SHOWN:
+        return text
+    return redact(text)[: _ARGS_SHOWN - 1] + "…"
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value
 
 
 def epoch(value: Any) -> float | None:
@@ -423,7 +462,11 @@ def epoch(value: Any) -> float | None:
     if value is None:
         return None
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        moment = value
+        if not isinstance(moment, datetime):
+            moment = datetime.fromisoformat(moment)
+        if not moment.tzinfo:
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

@@ -29,91 +29,127 @@ _NO_MOVE = (
 )
 
 
+def _names() -> dict[str, tuple[str, ...]]:
+    """The names of what a header names by one of them.
+
+    **Source:** kombu 5.7.0 `serialization.py`, `compression.py`.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for alike in (
+        *COMPRESSIONS,
+        ("application/json", "json"),
+        ("application/x-python-serialize", "pickle"),
+        ("application/x-yaml", "yaml"),
+        ("application/x-msgpack", "msgpack"),
+    ):
+        names.update(dict.fromkeys(alike, alike))
+    return names
+
+
+_NAMES = _names()
+
+
 def for_queue(rules: Iterable[Rule], queue: str) -> tuple[Rule, ...]:
     """The rules that speak of this queue, in their order."""
     return tuple(rule for rule in rules if fits(rule.queue, queue))
 
 
-def keys_read(keyspace: KeySpace, rules: Iterable[Rule], queue: str) -> KeySpace:
+def keys_read(
+    keyspace: KeySpace,
+    rules: Iterable[Rule],
+    queue: str,
+) -> KeySpace:
     """The key names, where the lists that the rules of a queue name by their priority are read,
     too.
     """
-    return keyspace.reading(
-        rule.priority for rule in for_queue(rules, queue) if rule.priority is not None
-    )
+    priorities: list[int] = []
+    for rule in for_queue(rules, queue):
+        if rule.priority is not None:
+            priorities.append(rule.priority)
+    return keyspace.reading(priorities)
 
 
 class Ahead(Struct):
     """What a look ahead at a whole queue has found, for the rules that ask for it.
 
-    `kept`: for each likeness of duplicates the checksum of the one that stays. `surplus`: what is
-    older than the newest that a rule keeps. What arrives after the look is in neither, so it stays.
+    What arrives after the look is in neither, so it stays.
     """
 
     kept: dict[bytes, bytes] = field(default_factory=dict)
+    """For each likeness of duplicates the checksum of the one that stays."""
     surplus: set[bytes] = field(default_factory=set)
+    """What is older than the newest that a rule keeps."""
 
 
 class Facts(Struct, frozen=True):
-    """What a judgement depends on beside the message: `now` in epoch seconds, and the tasks that
-    nodes know.
-
-    `registered` is None where no node answers; `ahead` is what was seen of the queue before, where
-    a rule asks for it.
-    """
+    """What a judgement depends on beside the message."""
 
     now: float
+    """In epoch seconds."""
     registered: frozenset[str] | None = None
+    """The tasks that nodes know; None where no node answers."""
     ahead: Ahead = field(default_factory=Ahead)
+    """What was seen of the queue before, where a rule asks for it."""
 
 
 class Verdict(Struct, frozen=True):
-    """Why an item is taken out, and into which list (`to`) it is moved then; "": into the archive
-    alone.
-    """
+    """Why an item is taken out, and where it goes."""
 
     reason: str
     malformed: bool = False
     to: str = ""
+    """The list it is moved into; "": into the archive alone."""
     requeue_to: str = ""
 
 
 class _RulesByTask(dict[str, tuple[Rule, ...]]):
-    """The rules that a task's name allows, remembered: a queue holds few names and many messages."""
+    """The rules that a task's name allows, remembered: a queue holds few names, many messages."""
 
     def __init__(self, rules: Sequence[Rule], registered: frozenset[str] | None) -> None:
         super().__init__()
-        self._rules, self._registered = rules, registered
+        self._rules = rules
+        self._registered = registered
 
     def __missing__(self, task: str) -> tuple[Rule, ...]:
-        fitting = tuple(
-            rule for rule in self._rules if fits(rule.task, task) and self._may(rule, task)
-        )
+        fitting = tuple(rule for rule in self._rules if self._may_mean(rule, task))
         self[task] = fitting
         return fitting
 
-    def _may(self, rule: Rule, task: str) -> bool:
-        return not rule.unregistered or (
-            self._registered is not None and task not in self._registered
-        )
+    def _may_mean(self, rule: Rule, task: str) -> bool:
+        if not fits(rule.task, task):
+            return False
+        if not rule.unregistered:
+            return True
+        return self._registered is not None and task not in self._registered
 
 
 class Judge:
-    """Judges raw items of one queue's lists; `notices` tells what it left alone, or took with a
+    """Judges raw items of one queue's lists; `notices` say what it left alone, or took with a
     warning.
     """
 
-    def __init__(self, rules: Iterable[Rule], keyspace: KeySpace, queue: str, facts: Facts) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        keyspace: KeySpace,
+        queue: str,
+        facts: Facts,
+    ) -> None:
         rules = for_queue(rules, queue)
         self.malformed = next((rule for rule in rules if rule.malformed), None)
         self._all = tuple(rule for rule in rules if not rule.malformed)
-        self._keyspace, self._queue, self._facts = keyspace, queue, facts
+        self._keyspace = keyspace
+        self._queue = queue
+        self._facts = facts
         self._targets: dict[Rule, tuple[str, int | None, str]] = {}
         self._ids = {rule: frozenset(rule.ids) for rule in rules if rule.ids}
-        self._seen: set[bytes] = set()  # the one of each kind of duplicates that stays
+        self._seen: set[bytes] = set()
+        """The one of each kind of duplicates that stays."""
         self._newly_seen: list[bytes] = []
-        self._newest: dict[Rule, set[bytes]] = {}  # of the list that is looked at ahead
-        self._told: dict[str, tuple[list[str], int]] = {}
+        self._newest: dict[Rule, set[bytes]] = {}
+        """Of the list that is looked at ahead."""
+        self._noted: dict[str, tuple[list[str], int]] = {}
+        """By what there is to say: ids, and how often."""
         self.by_task = _RulesByTask((), None)
         self._by_form: list[Rule] = []
         self._any_here = False
@@ -125,12 +161,15 @@ class Judge:
         """
         step = self._keyspace.lists(self._queue)[key]
         here = [rule for rule in self._all if rule.priority in (None, step)]
-        self._targets = {
-            rule: _target(self._keyspace, rule, step) for rule in here if rule.requeue_to
-        }
-        rules = [
-            rule for rule in here if fetched or self._targets.get(rule, ("", None, ""))[2] != key
-        ]
+        self._targets = {}
+        rules: list[Rule] = []
+        for rule in here:
+            to = ""
+            if rule.requeue_to:
+                self._targets[rule] = _target(self._keyspace, rule, step)
+                _, _, to = self._targets[rule]
+            if fetched or to != key:
+                rules.append(rule)
         self._any_here = bool(here)
         self.by_task = _RulesByTask(rules, self._facts.registered)
         self._by_form = [rule for rule in rules if says_only_how_written(rule)]
@@ -144,7 +183,8 @@ class Judge:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in self._told.items())
+        noted = self._noted.items()
+        return tuple(Notice(what, count, tuple(ids)) for what, (ids, count) in noted)
 
     def choose(
         self, items: Sequence[bytes], reads: Sequence[Read]
@@ -156,14 +196,15 @@ class Judge:
         for i, look in enumerate(reads):
             if isinstance(look, Headers) and not by_task[look.task]:
                 continue  # most of what most queues hold
+            verdict = None
             if isinstance(look, (Headers, Message)):
-                if verdict := self.verdict(look, items[i]):
-                    yield i, verdict
+                verdict = self.verdict(look, items[i])
             elif isinstance(look, Unreadable):
-                if verdict := self._of_unread(look):
-                    yield i, verdict
+                verdict = self._of_unread(look)
             elif self.malformed:
-                yield i, Verdict(f"malformed: {look.why}", malformed=True)
+                verdict = Verdict(f"malformed: {look.why}", malformed=True)
+            if verdict:
+                yield i, verdict
 
     def pick(self, items: Sequence[bytes]) -> Iterator[tuple[int, Verdict]]:
         """The same of items that nobody has read yet: only those are read whole that a rule may
@@ -171,18 +212,29 @@ class Judge:
         """
         if self.malformed:
             return self.choose(items, read(items))
-        meant, by_task = self._meant, self.by_task
-        doubtful = [
-            i
-            for i, found in enumerate(outlines(items))
-            if found is None
-            or ((rules := by_task[found.task]) and any(meant(rule, found) for rule in rules))
-        ]
+        doubtful = self._doubtful(items)
         few = [items[i] for i in doubtful]
         return ((doubtful[i], verdict) for i, verdict in self.choose(few, read(few)))
 
+    def _doubtful(self, items: Sequence[bytes]) -> list[int]:
+        """The positions of those that a rule may mean."""
+        meant = self._meant
+        by_task = self.by_task
+        doubtful: list[int] = []
+        for i, found in enumerate(outlines(items)):
+            if found is None:
+                doubtful.append(i)
+                continue
+            for rule in by_task[found.task]:
+                if meant(rule, found):
+                    doubtful.append(i)
+                    break
+        return doubtful
+
     def _meant(self, rule: Rule, look: Outline | Headers | Message) -> bool:
-        return holds(rule, look, self._facts.now) and (not rule.ids or look.id in self._ids[rule])
+        if not holds(rule, look, self._facts.now):
+            return False
+        return not rule.ids or look.id in self._ids[rule]
 
     def verdict(self, look: Headers | Message, raw: bytes) -> Verdict | None:
         """The verdict of the first rule whose every condition holds; None: the message stays.
@@ -195,7 +247,8 @@ class Judge:
                 found = self._look_inside(rule, raw, look.task, look.id)
                 if isinstance(found, Verdict):
                     return found
-                left = left or found
+                if not left:
+                    left = found
         if left:
             self._note(left, look.id)
         return None
@@ -205,17 +258,27 @@ class Judge:
         can mean it.
         """
         rule = next((rule for rule in self._by_form if is_written(rule, look)), None)
-        if rule and rule.with_workflows and not rule.requeue_to:
+        if rule is None:
+            if self._any_here:
+                self._note(_UNREAD.format(why=look.why), "")
+            return None
+        if rule.requeue_to:
+            self._note(_NO_MOVE, "")
+            return None
+        if rule.with_workflows:
             return Verdict(rule.reason)
-        if rule:
-            self._note(_NO_MOVE if rule.requeue_to else _UNKNOWN.format(why=unread(look.raw)), "")
-        elif self._any_here:
-            self._note(_UNREAD.format(why=look.why), "")
+        self._note(_UNKNOWN.format(why=unread(look.raw)), "")
         return None
 
-    def _look_inside(self, rule: Rule, raw: bytes, task: str, id: str) -> Verdict | str:
+    def _look_inside(
+        self,
+        rule: Rule,
+        raw: bytes,
+        task: str,
+        id: str,
+    ) -> Verdict | str:
         """The verdict of a rule that holds but for what is in the body; else why the message stays;
-        "": not meant.
+        "" where the rule does not mean it.
         """
         if rule.args:
             body = read_body(raw)
@@ -228,13 +291,21 @@ class Judge:
         if rule.keep_newest and self._mark(rule, raw) not in self._facts.ahead.surplus:
             return ""
         if rule.requeue_to:
-            queue, priority, key = self._targets[rule]
-            if redirected(raw, queue, priority) is None:
-                return _NO_MOVE
-            return Verdict(rule.reason, to=key, requeue_to=rule.requeue_to)
+            return self._moved(rule, raw)
+        return self._archived(rule, raw, id)
+
+    def _moved(self, rule: Rule, raw: bytes) -> Verdict | str:
+        queue, priority, key = self._targets[rule]
+        if redirected(raw, queue, priority) is None:
+            return _NO_MOVE
+        return Verdict(rule.reason, to=key, requeue_to=rule.requeue_to)
+
+    def _archived(self, rule: Rule, raw: bytes, id: str) -> Verdict | str:
         found = links(raw)
         if found is None:
-            return Verdict(rule.reason) if rule.with_workflows else _UNKNOWN.format(why=unread(raw))
+            if not rule.with_workflows:
+                return _UNKNOWN.format(why=unread(raw))
+            return Verdict(rule.reason)
         waits, group = found
         if waits and not rule.with_workflows:
             return _STRANDED
@@ -245,10 +316,10 @@ class Judge:
         return Verdict(rule.reason)
 
     def _note(self, what: str, id: str) -> None:
-        ids, count = self._told.get(what, ([], 0))
+        ids, count = self._noted.get(what, ([], 0))
         if id and len(ids) < _IDS_LISTED and id not in ids:
             ids.append(id)
-        self._told[what] = ids, count + 1
+        self._noted[what] = (ids, count + 1)
 
     def _is_duplicate(self, rule: Rule, task: str, raw: bytes) -> bool:
         alike = self._likeness(rule, task, raw)
@@ -274,18 +345,32 @@ class Judge:
         """
         return any(rule.duplicate or rule.keep_newest for rule in self._all)
 
-    def look_ahead(self, items: Sequence[bytes], reads: Sequence[Read], ahead: Ahead) -> None:
+    def look_ahead(
+        self,
+        items: Sequence[bytes],
+        reads: Sequence[Read],
+        ahead: Ahead,
+    ) -> None:
         """Learn from a list's next items which messages stay; `reads` is what they are."""
         for raw, look in zip(items, reads, strict=True):
             if not isinstance(look, (Headers, Message)):
                 continue
             for rule in self.by_task[look.task]:
-                if (rule.duplicate or rule.keep_newest) and means(rule, look, raw, self._facts.now):
+                if not rule.duplicate and not rule.keep_newest:
+                    continue
+                if means(rule, look, raw, self._facts.now):
                     self._look_ahead(rule, look.task, raw, ahead)
 
-    def _look_ahead(self, rule: Rule, task: str, raw: bytes, ahead: Ahead) -> None:
+    def _look_ahead(
+        self,
+        rule: Rule,
+        task: str,
+        raw: bytes,
+        ahead: Ahead,
+    ) -> None:
         if rule.keep_newest:
-            newest, mark = self._newest[rule], self._mark(rule, raw)
+            newest = self._newest[rule]
+            mark = self._mark(rule, raw)
             if len(newest) < rule.keep_newest:
                 newest.add(mark)
             elif mark not in newest:
@@ -300,38 +385,32 @@ def means(rule: Rule, look: Headers | Message, raw: bytes, now: float) -> bool:
     """True where a rule's conditions hold that are about one message alone."""
     if not fits(rule.task, look.task) or not holds(rule, look, now):
         return False
-    if (rule.ids and look.id not in rule.ids) or not is_written(rule, look):
+    if rule.ids and look.id not in rule.ids:
         return False
-    body = read_body(raw) if rule.args else None
-    return not rule.args or (body is not None and body.has(rule.args))
+    if not is_written(rule, look):
+        return False
+    if not rule.args:
+        return True
+    body = read_body(raw)
+    return body is not None and body.has(rule.args)
 
 
-def _target(keyspace: KeySpace, rule: Rule, step: int) -> tuple[str, int | None, str]:
+def _target(
+    keyspace: KeySpace,
+    rule: Rule,
+    step: int,
+) -> tuple[str, int | None, str]:
     """Queue, priority and key of where a rule moves what stands in the list of priority `step` of
     its queue.
     """
     queue, priority = destination(rule.requeue_to)
-    return queue, priority, keyspace.list_of(queue, step if priority is None else priority)
+    if priority is not None:
+        step = priority
+    return queue, priority, keyspace.list_of(queue, step)
 
 
 def _checksum(raw: bytes) -> bytes:
     return blake2b(raw, digest_size=16).digest()
-
-
-_NAMES = {
-    name: names
-    for names in (
-        *COMPRESSIONS,
-        ("application/json", "json"),
-        ("application/x-python-serialize", "pickle"),
-        ("application/x-yaml", "yaml"),
-        ("application/x-msgpack", "msgpack"),
-    )
-    for name in names
-}
-"""The names of what a header names by one of them. **Source:** kombu 5.7.0 `serialization.py`,
-`compression.py`.
-"""
 
 
 def is_written(rule: Rule, look: Read) -> bool:
@@ -342,11 +421,14 @@ def is_written(rule: Rule, look: Read) -> bool:
         return True
     if isinstance(look, Malformed):
         return False
-    form = Form() if isinstance(look, Headers) else look.form
-    return _named(rule.content_type, form.content_type) and (
-        not rule.compression
-        or (form.compression != "" and _named(rule.compression, form.compression))
-    )
+    form = Form()
+    if not isinstance(look, Headers):
+        form = look.form
+    if not _named(rule.content_type, form.content_type):
+        return False
+    if not rule.compression:
+        return True
+    return form.compression != "" and _named(rule.compression, form.compression)
 
 
 def _named(patterns: str, name: str) -> bool:
@@ -357,8 +439,12 @@ def holds(rule: Rule, look: Outline | Headers | Message, now: float) -> bool:
     """True where the conditions hold that are about times and retries."""
     if rule.retries_over is not None and (look.retries or 0) <= rule.retries_over:
         return False
-    if rule.eta_overdue_s is not None and (
-        (eta_at := look.eta_at) is None or now - eta_at < rule.eta_overdue_s
-    ):
-        return False
-    return not (rule.expired and ((expires_at := look.expires_at) is None or expires_at > now))
+    if rule.eta_overdue_s is not None:
+        eta_at = look.eta_at
+        if eta_at is None or now - eta_at < rule.eta_overdue_s:
+            return False
+    if rule.expired:
+        expires_at = look.expires_at
+        if expires_at is None or expires_at > now:
+            return False
+    return True
