@@ -2,10 +2,10 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -28,7 +28,8 @@ from runbooks.core.errors import (
 Tunnel = Callable[[str, int], int]
 """A host and port that only another machine can reach → a port of this machine that leads there."""
 
-_READ_BYTES = 256 * 1024  # queues are read whole
+_READ_BYTES = 256 * 1024
+"""Queues are read whole."""
 _SCHEMES = ("redis", "rediss", "redis+socket", "socket")
 _SENTINEL = "sentinel://"
 _SENTINEL_PORT = 26379
@@ -38,7 +39,6 @@ _CLUSTER = (
     "a Redis Cluster has no transport in Celery: name the standalone server that the workers use"
 )
 
-# What a server's error reply begins with → what it means, and what to do about it.
 _REFUSALS = {
     "NOAUTH": (
         Trouble.WRONG_PASSWORD,
@@ -86,6 +86,13 @@ _REFUSALS = {
         "Redis refuses writes because too few replicas answer: see min-replicas-to-write",
     ),
 }
+"""What a server's error reply begins with → what it means, and what to do about it."""
+_TAKEN_AWAY = {
+    "NOPERM": redis.exceptions.NoPermissionError,
+    "READONLY": redis.exceptions.ReadOnlyError,
+    "OOM": redis.exceptions.OutOfMemoryError,
+}
+"""The words that redis-py takes away from an error reply, and the exception it raises instead."""
 _IN_PIPELINE = " of pipeline caused error: "
 _NO_WRITES = (Trouble.FULL, Trouble.CANNOT_SAVE, Trouble.FEW_REPLICAS)
 
@@ -108,9 +115,8 @@ def in_db(client: "redis.Redis", db: int) -> Iterator["redis.Redis"]:
     """A client of another db of the same server, for as long as the block lasts."""
     pool = client.connection_pool
     options = {**pool.connection_kwargs, "db": db}
-    other = redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
-    )
+    others = redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    other = redis.Redis(connection_pool=others)
     try:
         yield other
     finally:
@@ -126,15 +132,17 @@ class _Parser(DefaultParser):  # type: ignore[valid-type, misc]  # one of two cl
     def parse_error(cls, response: str) -> Exception:
         if response.startswith("ERR unknown command"):
             name = re.split("['`]", response)[1]
-            return redis.exceptions.NoPermissionError(
-                f"unknown command '{name}', so nobody is allowed to run it"
-            )
+            problem = f"unknown command '{name}', so nobody is allowed to run it"
+            return redis.exceptions.NoPermissionError(problem)
         error: Exception = super().parse_error(response)
         return error
 
 
 def connect(
-    url: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = 5.0
+    url: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = 5.0,
 ) -> "redis.Redis":
     """Connect and make sure at once that this is a broker that workers can use.
 
@@ -144,7 +152,7 @@ def connect(
     one. What is only read stays as idle as it was (`OBJECT IDLETIME`, eviction) from Redis 7.2 on,
     where the user may say CLIENT NO-TOUCH.
 
-    Raises UsageError for what is no broker URL, BrokerUnreachable where nothing answers, and
+    Raises UsageError for what is not a broker URL, BrokerUnreachable where nothing answers, and
     BrokerRefused for a wrong password, a missing db, a Cluster or a replica.
 
     **Source:** kombu 5.7.0 `transport/redis.py: Channel._connparams, SentinelChannel` (URL forms);
@@ -166,7 +174,8 @@ def connect(
                 client = _client(redis_py_url, timeout_s, None)
                 client.ping()
             except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse) as error:
-                if refused := other_protocol(client):
+                refused = other_protocol(client)
+                if refused:
                     raise refused from error
                 raise
     except (ValueError, TypeError) as error:
@@ -183,7 +192,7 @@ def place(url: str, options: Mapping[str, Any]) -> str:
     """What stays the same of a broker for as long as it holds the same messages: a failover does
     not change it.
 
-    Nobody is asked. Raises UsageError for a URL that is none.
+    The broker is not asked. Raises UsageError for what is not a broker URL.
     """
     if not url.startswith(_SENTINEL):
         try:
@@ -192,8 +201,9 @@ def place(url: str, options: Mapping[str, Any]) -> str:
             raise _unusable(url) from error
         return f"{address(client)}/{db_of(client)}"
     parts = [urlsplit(part) for part in url.split(";")]
-    sentinels = ",".join(sorted(part.netloc.rpartition("@")[2] for part in parts))
-    return f"{options.get('master_name')} of {sentinels}/{parts[0].path.strip('/') or 0}"
+    sentinels = sorted(part.netloc.rpartition("@")[2] for part in parts)
+    db = parts[0].path.strip("/") or 0
+    return f"{options.get('master_name')} of {','.join(sentinels)}/{db}"
 
 
 def _unusable(url: str) -> UsageError:
@@ -224,58 +234,66 @@ def through(url: str, tunnel: Tunnel) -> str:
     return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
 
-def _masters_url(url: str, options: Mapping[str, Any], timeout_s: float) -> str:
+def _masters_url(
+    url: str,
+    options: Mapping[str, Any],
+    timeout_s: float,
+) -> str:
     """The URL of the present master, which the Sentinels name; user, password, db and TLS are the
     first part's.
     """
     parts = [urlsplit(part) for part in url.split(";")]
-    first, name = parts[0], options.get("master_name")
+    first = parts[0]
+    name = options.get("master_name")
     if not name:
-        advice = (
-            "set it as in Celery's broker_transport_options: celery_broker_options: {master_name:"
-            " NAME}"
-        )
+        advice = "set it as in Celery's broker_transport_options:"
+        advice += " celery_broker_options: {master_name: NAME}"
         raise UsageError(f"{safe_url(url)} lacks the name of its master", advice)
-    if len({part.path.strip("/") or first.path.strip("/") or "0" for part in parts}) > 1:
+    usual = first.path.strip("/") or "0"
+    if len({part.path.strip("/") or usual for part in parts}) > 1:
         advice = "workers use the first's, and after a failure another's: end each with the same db"
         raise UsageError(f"{safe_url(url)} names several dbs", advice)
+    sentinels = _sentinels(parts, options, timeout_s)
+    try:
+        host, port = sentinels.discover_master(name)  # type: ignore[no-untyped-call]
+    except MasterNotFoundError as error:
+        problem = f"no Sentinel of {safe_url(url)} names a master {name}: {error}"
+        advice = "ask one: redis-cli -p 26379 SENTINEL MASTERS;"
+        advice += " are the names and the Sentinels' password right?"
+        raise BrokerUnreachable(problem, advice) from error
+    finally:
+        for sentinel in sentinels.sentinels:
+            sentinel.close()
+    login, at, _ = first.netloc.rpartition("@")
+    scheme = "rediss" if "ssl_" in first.query else "redis"
+    if ":" in host:
+        host = f"[{host}]"
+    where = f"{login}{at}{host}:{port}"
+    return urlunsplit((scheme, where, first.path, first.query, ""))
+
+
+def _sentinels(
+    parts: Sequence[SplitResult],
+    options: Mapping[str, Any],
+    timeout_s: float,
+) -> Sentinel:
     timeouts = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
-    sentinels = Sentinel(
+    return Sentinel(
         [(part.hostname, part.port or _SENTINEL_PORT) for part in parts],
         min_other_sentinels=int(options.get("min_other_sentinels", 0)),
         sentinel_kwargs={**timeouts, **(options.get("sentinel_kwargs") or {})},
     )  # type: ignore[no-untyped-call]
-    try:
-        host, port = sentinels.discover_master(name)  # type: ignore[no-untyped-call]
-    except MasterNotFoundError as error:
-        advice = (
-            "ask one: redis-cli -p 26379 SENTINEL MASTERS; are the names and the Sentinels'"
-            " password right?"
-        )
-        raise BrokerUnreachable(
-            f"no Sentinel of {safe_url(url)} names a master {name}: {error}", advice
-        ) from error
-    finally:
-        for sentinel in sentinels.sentinels:
-            sentinel.close()
-    user = f"{first.netloc.rpartition('@')[0]}@" if "@" in first.netloc else ""
-    scheme = "rediss" if "ssl_" in first.query else "redis"
-    return urlunsplit(
-        (
-            scheme,
-            f"{user}{f'[{host}]' if ':' in host else host}:{port}",
-            first.path,
-            first.query,
-            "",
-        )
-    )
 
 
-def _client(redis_py_url: str, timeout_s: float, name: str | None) -> "redis.Redis":
+def _client(
+    redis_py_url: str,
+    timeout_s: float,
+    name: str | None,
+) -> "redis.Redis":
     return redis.Redis.from_url(
         redis_py_url,
         socket_timeout=timeout_s,
@@ -310,11 +328,14 @@ def _redis_py_url(url: str) -> str:
             f"{safe_url(url)} names no db number",
             "end the broker URL with the db: redis://host:port/0",
         )
-    return f"{parts.scheme}://{parts.netloc}/{db}" + (f"?{urlencode(query)}" if query else "")
+    found = f"{parts.scheme}://{parts.netloc}/{db}"
+    if query:
+        found += f"?{urlencode(query)}"
+    return found
 
 
 def _info(client: "redis.Redis", where: str) -> dict[str, Any]:
-    """What the server tells of itself; nothing where it refuses to."""
+    """What the server says of itself; nothing where it refuses to."""
     try:
         with broker_errors(where):
             info: dict[str, Any] = client.info()
@@ -324,7 +345,8 @@ def _info(client: "redis.Redis", where: str) -> dict[str, Any]:
 
 
 def _version(info: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+    version = str(info.get("redis_version", "0"))
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def _touch_nothing(client: "redis.Redis") -> None:
@@ -347,7 +369,8 @@ def _touch_nothing(client: "redis.Redis") -> None:
     finally:
         pool.release(connection)
     # For when this one connects again, and for those to come.
-    connection.redis_connect_func = pool.connection_kwargs["redis_connect_func"] = on_connect
+    connection.redis_connect_func = on_connect
+    pool.connection_kwargs["redis_connect_func"] = on_connect
 
 
 def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
@@ -358,17 +381,13 @@ def _require_standalone_master(info: Mapping[str, Any], where: str) -> None:
         )
     if info.get("role") == "slave":
         master = f"{info.get('master_host')}:{info.get('master_port')}"
-        advice = (
-            f"somebody may have made it follow a server of theirs: check who runs {master} and"
-            " since when this is so"
-        )
-        advice += (
-            " (redis-cli INFO replication, and the server's log); name it in the broker URL only"
-            " where your workers"
-        )
+        advice = "somebody may have made it follow a server of theirs:"
+        advice += f" check who runs {master} and since when this is so"
+        advice += " (redis-cli INFO replication, and the server's log);"
+        advice += " name it in the broker URL only where your workers are meant to write there"
         raise BrokerRefused(
             f"{where} is a replica: it follows {master}, {_link(info)}",
-            f"{advice} are meant to write there",
+            advice,
             Trouble.REPLICA,
         )
 
@@ -379,15 +398,12 @@ def _link(info: Mapping[str, Any]) -> str:
         if "master_link_up_since_seconds" in info:  # Redis 8.4 and newer
             return f"the link has been up for {info['master_link_up_since_seconds']} s"
         quiet_s = info.get("master_last_io_seconds_ago")
-        return (
-            f"the link is up, last heard of {quiet_s} s ago; since when, this server does not say"
-        )
+        link = f"the link is up, last heard of {quiet_s} s ago"
+        return f"{link}; since when, this server does not say"
     down_s = info.get("master_link_down_since_seconds", -1)
-    return (
-        f"the link has been down for {down_s} s"
-        if int(down_s) >= 0
-        else "the link has never been up"
-    )
+    if int(down_s) < 0:
+        return "the link has never been up"
+    return f"the link has been down for {down_s} s"
 
 
 @contextmanager
@@ -404,27 +420,31 @@ def _ping(where: str) -> str:
     the process list.
     """
     host, _, port = where.rpartition(":")
-    to = f"-s {shlex.quote(where)}" if where.startswith("/") else f"-h {host} -p {port}"
-    return f"redis-cli {to} PING"
+    if where.startswith("/"):
+        return f"redis-cli -s {shlex.quote(where)} PING"
+    return f"redis-cli -h {host} -p {port} PING"
 
 
 def _translated(error: redis.RedisError, where: str) -> RunbookError:
     text = str(error)
     if isinstance(error, redis.exceptions.BusyLoadingError):
-        problem = f"{where} is still loading its data"
         return BrokerUnreachable(
-            problem, f"wait until `{_ping(where)}` answers PONG", Trouble.LOADING
+            f"{where} is still loading its data",
+            f"wait until `{_ping(where)}` answers PONG",
+            Trouble.LOADING,
         )
     if "max number of clients" in text:
         return BrokerUnreachable(
-            f"{where} lets no more clients in: {text}", _more_clients(where), Trouble.MAX_CLIENTS
+            f"{where} lets no more clients in: {text}",
+            _more_clients(where),
+            Trouble.MAX_CLIENTS,
         )
-    if word := next((word for word in _REFUSALS if word in text), "") or _word_for(error, text):
+    word = _word_for(error, text)
+    if word:
         trouble, advice = _REFUSALS[word]
         if trouble in _NO_WRITES:  # whichever command it was in redis-py's pipeline
-            return BrokerReadOnly(
-                f"{where} refuses: {text.rpartition(_IN_PIPELINE)[2]}", advice, trouble
-            )
+            why = text.rpartition(_IN_PIPELINE)[2]
+            return BrokerReadOnly(f"{where} refuses: {why}", advice, trouble)
         return BrokerRefused(f"{where} refuses: {text}", advice, trouble)
     if "not allowed in cluster mode" in text:
         return BrokerRefused(
@@ -450,23 +470,23 @@ def _translated(error: redis.RedisError, where: str) -> RunbookError:
 
 
 def _word_for(error: redis.RedisError, text: str) -> str:
-    """The word of a refusal from which redis-py has taken it away; "" for any other error."""
+    """The word of a refusal, also where redis-py has taken it away; "" for any other error."""
+    for word in _REFUSALS:
+        if word in text:
+            return word
     if isinstance(error, redis.AuthenticationError):
         return "NOAUTH" if "required" in text.lower() else "WRONGPASS"
-    kinds = {"NOPERM": redis.exceptions.NoPermissionError, "READONLY": redis.exceptions.ReadOnlyError,
-             "OOM": redis.exceptions.OutOfMemoryError}  # fmt: skip
-    return next((word for word, kind in kinds.items() if isinstance(error, kind)), "")
+    for word, kind in _TAKEN_AWAY.items():
+        if isinstance(error, kind):
+            return word
+    return ""
 
 
 def _more_clients(where: str) -> str:
     """What helps where not even redis-cli gets in."""
-    port = where.rpartition(":")[2]
-    whose = (
-        ""
-        if where.startswith("/")
-        else f" (`ss -tn sport = :{port}` on its host shows whose they are)"
-    )
-    return (
-        f"end clients that are not needed{whose}, then raise maxclients: CONFIG SET, and in its"
-        " configuration"
-    )
+    whose = ""
+    if not where.startswith("/"):
+        port = where.rpartition(":")[2]
+        whose = f" (`ss -tn sport = :{port}` on its host shows whose they are)"
+    advice = f"end clients that are not needed{whose}, then raise maxclients:"
+    return f"{advice} CONFIG SET, and in its configuration"

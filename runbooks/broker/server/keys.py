@@ -2,27 +2,31 @@
 
 Celery's own, each with the transport option `global_keyprefix` in front:
 
-    <queue>                                   list    messages of priority step 0; left is newest, right runs next
-    <queue>\\x06\\x16<step>                     list    messages of the other priority steps (`sep`, `priority_steps`)
-    unacked                                   hash    delivery tag → json([message, exchange, routing key])
-    unacked_index                             zset    delivery tag → epoch seconds of the fetch
-    unacked_mutex                             string  lock of the worker that restores overdue messages
-    _kombu.binding.<exchange>                 set     "routing key SEP pattern SEP queue"
-    _kombu.binding_permanent.<exchange>       set     the same members, for queues without expiry (kombu >= 5.7)
-    _kombu.binding_deadlines                  zset    exchange → epoch milliseconds of its sweep (kombu >= 5.7)
-    <oid>.reply.celery.pidbox                 list    replies to one caller of remote control
+    <queue>                        list    messages of priority step 0; left is newest, right runs
+                                           next
+    <queue>\\x06\\x16<step>          list    messages of the other priority steps (`sep`,
+                                           `priority_steps`)
+    unacked                        hash    delivery tag → json([message, exchange, routing key])
+    unacked_index                  zset    delivery tag → epoch seconds of the fetch
+    unacked_mutex                  string  lock of the worker that restores overdue messages
+    _kombu.binding.<exchange>      set     "routing key SEP pattern SEP queue"
+    _kombu.binding_permanent.<exchange>
+                                   set     the same members, for queues without expiry
+                                           (kombu >= 5.7)
+    _kombu.binding_deadlines       zset    exchange → epoch milliseconds of its sweep (kombu >= 5.7)
+    <oid>.reply.celery.pidbox      list    replies to one caller of remote control
 
-This tool's own:
+This tool's own, each with `celery-runbooks:` in front:
 
-    celery-runbooks:lock                      string  JSON naming who is changing this fleet; 60 s, renewed
-    celery-runbooks:batches:<run id>          hash    batch number → ordinals of the messages it moved, until the
-                                                      archive has them; `through` → the last of these, for 30 days
-    celery-runbooks:detached                  set     queue keys that a run works on, or did when it was killed
-    celery-runbooks:work:<queue key>          list    what such a run has not dealt with yet; deleted when it is empty
-    celery-runbooks:late:<queue key>          list    what arrived long after such a run was killed; then deleted
-    celery-runbooks:held:<queue key>          list    the work list within a transaction; never seen outside of one
-    celery-runbooks:inserts:<queue key>       list    what a transaction puts in; never seen outside of it
-    celery-runbooks:journal:<queue key>       hash    how far such a run is: see `list_pass.py`; then deleted
+    lock                  string  JSON naming who is changing this fleet; 60 s, renewed
+    batches:<run id>      hash    batch number → ordinals of the messages it moved, until the
+                                  archive has them; `through` → the last of these, for 30 days
+    detached              set     queue keys that a run works on, or did when it was killed
+    work:<queue key>      list    what such a run has not dealt with yet; deleted when it is empty
+    late:<queue key>      list    what arrived long after such a run was killed; then deleted
+    held:<queue key>      list    the work list within a transaction; never seen outside of one
+    inserts:<queue key>   list    what a transaction puts in; never seen outside of it
+    journal:<queue key>   hash    how far such a run is: see `list_pass.py`; then deleted
 
 **Source:** kombu 5.7.0 `transport/redis.py`: `Channel._q_for_pri`, `keyprefix_*`, `unacked_*`;
 `pidbox.py: Mailbox`.
@@ -45,42 +49,49 @@ REPLY_EXCHANGE = "reply.celery.pidbox"
 
 
 class KeySpace(Struct, frozen=True):
-    """The key names of one app's messages in one db; `sep` and `steps` are its `sep` and
-    `priority_steps` options.
-
-    `holder` is what the fleet's lock holds while it is ours: every script that writes compares it.
-    "" where no lock is held, and none is looked at. `unpolled` are priorities besides whose lists
-    are read too, though no worker polls them and no message is published to them.
-    """
+    """The key names of one app's messages in one db."""
 
     prefix: str = ""
     sep: str = "\x06\x16"
+    """The app's option `sep`."""
     steps: tuple[int, ...] = (0, 3, 6, 9)
+    """The app's option `priority_steps`."""
     holder: str = ""
+    """What the fleet's lock holds while it is ours: every script that writes compares it. ""
+    where no lock is held, and none is looked at.
+    """
     unpolled: tuple[int, ...] = ()
+    """More priorities whose lists are read, though no worker polls them and no message is published
+    to them.
+    """
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "KeySpace":
         """The key names that an app with these `broker_transport_options` uses."""
         usual = cls()
-        steps = tuple(options.get("priority_steps", usual.steps))
         return cls(
-            options.get("global_keyprefix", usual.prefix), options.get("sep", usual.sep), steps
+            prefix=options.get("global_keyprefix", usual.prefix),
+            sep=options.get("sep", usual.sep),
+            steps=tuple(options.get("priority_steps", usual.steps)),
         )
 
     def reading(self, priorities: Iterable[int]) -> "KeySpace":
         """The same names, with the lists of these priorities among those of each queue."""
-        return replace(self, unpolled=tuple(sorted({*priorities} - {*self.steps})))
+        unpolled = set(priorities).difference(self.steps)
+        return replace(self, unpolled=tuple(sorted(unpolled)))
 
     def lists(self, queue: str) -> dict[str, int]:
         """The list keys of a queue with their priorities, as workers ask for them, then those that
         are `unpolled`.
         """
-        steps = (*self.steps, *self.unpolled)
-        return {
-            f"{self.prefix}{queue}{self.sep}{step}" if step else f"{self.prefix}{queue}": step
-            for step in steps
-        }
+        first = f"{self.prefix}{queue}"
+        lists: dict[str, int] = {}
+        for step in (*self.steps, *self.unpolled):
+            if step:
+                lists[f"{first}{self.sep}{step}"] = step
+            else:
+                lists[first] = step
+        return lists
 
     def queue(self, name: str) -> tuple[str, ...]:
         """The list keys of a queue, one per priority step, in the order in which workers ask for
@@ -119,7 +130,9 @@ class KeySpace(Struct, frozen=True):
         return f"{self.prefix}celery-runbooks:lock"
 
     def batches(self, run_id: str) -> str:
-        """The hash in which each batch of a run records, atomically with its effect, what it moved."""
+        """The hash in which each batch of a run records, atomically with its effect, what it
+        moved.
+        """
         return f"{self.prefix}celery-runbooks:batches:{run_id}"
 
     @property
@@ -162,5 +175,10 @@ def readable(key: str | bytes) -> str:
     """A key as it can be printed: the separator before a priority and all other control characters
     are escaped.
     """
-    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
-    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+    if isinstance(key, bytes):
+        key = key.decode(errors="backslashreplace")
+    return re.sub(
+        r"[\x00-\x1f\x7f]",
+        lambda match: f"\\x{ord(match[0]):02x}",
+        key,
+    )

@@ -26,38 +26,50 @@ TIMEOUT_S = 60.0
 
 
 class Holder(Struct, frozen=True):
-    """Who holds the lock; `machine` and `process_start` tell its process from all others, "" where
-    they are unknown.
-    """
+    """Who holds the lock."""
 
     user: str
     hostname: str
     pid: int
     process_start: str
+    """With `machine` it distinguishes the process from all others; "" where it is unknown."""
     machine: str
+    """Empty where it is unknown."""
     run_id: str
     verb: str
     since_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
     @classmethod
     def this_process(
-        cls, pid: int, *, user: str, run_id: str, verb: str, since_at: float
+        cls,
+        pid: int,
+        *,
+        user: str,
+        run_id: str,
+        verb: str,
+        since_at: float,
     ) -> "Holder":
         """The process `pid` of this machine as a holder."""
         return cls(
-            user, socket.gethostname(), pid, _process_start(pid), _machine(), run_id, verb, since_at
+            user=user,
+            hostname=socket.gethostname(),
+            pid=pid,
+            process_start=_process_start(pid),
+            machine=_machine(),
+            run_id=run_id,
+            verb=verb,
+            since_at=since_at,
         )
 
     def is_gone(self) -> bool:
-        """True where it ran on this very machine, in this boot and container, and its process is no
-        more.
+        """True where it ran on this very machine, in this boot and container, and its process has
+        ended.
         """
-        here = (
-            bool(self.machine)
-            and self.machine == _machine()
-            and self.hostname == socket.gethostname()
-        )
-        return here and bool(self.process_start) and _process_start(self.pid) != self.process_start
+        if not self.machine or self.machine != _machine():
+            return False
+        if self.hostname != socket.gethostname() or not self.process_start:
+            return False
+        return _process_start(self.pid) != self.process_start
 
 
 def _now_s() -> float:
@@ -87,17 +99,24 @@ def _process_start(pid: int) -> str:
     contain spaces and ")".
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    fields = rest.split()
+    if fields[0] in "ZX":
+        return ""
+    return fields[19]
 
 
 class FleetLock:
     """The lock, held: renewed by a thread until `release`, or until it is lost."""
 
     def __init__(
-        self, client: "redis.Redis", key: str, holder: Holder, timeout_s: float = TIMEOUT_S
+        self,
+        client: "redis.Redis",
+        key: str,
+        holder: Holder,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._where = address(client)
         self.token = json.dumps(asdict(holder))
@@ -106,7 +125,11 @@ class FleetLock:
         self._stopped = threading.Event()
         self._lost = ""
         self._renewed_at = _now_s()
-        self._thread = threading.Thread(target=self._keep, name="celery-runbooks lock", daemon=True)
+        self._thread = threading.Thread(
+            target=self._keep,
+            name="celery-runbooks lock",
+            daemon=True,
+        )
 
     def acquire(self, now: float) -> None:
         """Take the lock, at once also from a holder that died here; raises LockHeld naming any
@@ -120,9 +143,8 @@ class FleetLock:
             if not self._lock.acquire(blocking=False, token=token):
                 self._take_over_or_refuse(now)
                 if not self._lock.acquire(blocking=False, token=token):
-                    raise LockHeld(
-                        "another run took the lock this very moment", "wait for it to end"
-                    )
+                    problem = "another run took the lock this very moment"
+                    raise LockHeld(problem, "wait for it to end")
         self._thread.start()
 
     def held(self) -> float:
@@ -157,26 +179,25 @@ class FleetLock:
                 return
 
     def _take_over_or_refuse(self, now: float) -> None:
-        client, key = self._lock.redis, self._lock.name
+        client = self._lock.redis
+        key = self._lock.name
         with client.pipeline(transaction=False) as pipe:
             pipe.get(key)
             pipe.pttl(key)
             token, left_ms = pipe.execute()
         if token is None:
             return
-        if (holder := _holder(token)) is None:
+        holder = _holder(token)
+        if holder is None:
             raise LockHeld(f"an unknown program holds {key}", _expiry(left_ms))
         if not holder.is_gone():
-            who = (
-                f"{holder.user} on {holder.hostname} (pid {holder.pid}, run {holder.run_id}, inv"
-                f" {holder.verb})"
-            )
-            problem = (
-                f"{who} has been changing this fleet for {max(0, now - holder.since_at):.0f} s"
-            )
+            run = f"pid {holder.pid}, run {holder.run_id}, inv {holder.verb}"
+            for_s = max(0, now - holder.since_at)
+            who = f"{holder.user} on {holder.hostname} ({run})"
+            problem = f"{who} has been changing this fleet for {for_s:.0f} s"
             raise LockHeld(problem, _expiry(left_ms))
         try:
-            self._lock.do_release(token)  # compares the token: nobody else's lock is deleted
+            self._lock.do_release(token)  # compares the token: only this lock is deleted
         except redis.exceptions.LockError:
             return
 
@@ -196,7 +217,7 @@ class FleetLock:
 
 
 def _holder(token: bytes | str) -> Holder | None:
-    """The holder that a lock names, None where it was taken by no run of this tool."""
+    """The holder that a lock names, None where another program has taken it."""
     try:
         return msgspec.json.decode(token, type=Holder)
     except ValueError:
@@ -214,7 +235,8 @@ def other_run(client: "redis.Redis", key: str) -> OtherRun | None:
             return None
     if token is None:
         return None
-    if (holder := _holder(token)) is None:
+    holder = _holder(token)
+    if holder is None:
         return OtherRun("an unknown program")
     if holder.is_gone():
         return None
@@ -229,7 +251,7 @@ def _expiry(left_ms: int) -> str:
 
 
 def lost(problem: str) -> LockHeld:
-    """What a run says that finds its lock to be another's, or nobody's."""
+    """The error of a run that finds its lock to be another's, or free."""
     return LockHeld(
         f"{problem}; this run changed nothing more",
         f"see what other runs did ({Command('runs')}), then run again",
@@ -237,7 +259,12 @@ def lost(problem: str) -> LockHeld:
 
 
 @contextmanager
-def fleet_lock(client: "redis.Redis", key: str, holder: Holder, now: float) -> Iterator[FleetLock]:
+def fleet_lock(
+    client: "redis.Redis",
+    key: str,
+    holder: Holder,
+    now: float,
+) -> Iterator[FleetLock]:
     """Hold the fleet's lock for a block."""
     lock = FleetLock(client, key, holder)
     lock.acquire(now)

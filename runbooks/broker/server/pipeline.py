@@ -37,13 +37,14 @@ class Stream:
         self._connection.send_command(*command)
 
     def send_quietly(self, commands: Iterable[bytes]) -> None:
-        """Send packed commands whose replies Redis keeps to itself; one `receive` tells that all
+        """Send packed commands whose replies Redis keeps to itself; one `receive` shows that all
         were carried out.
 
         **Source:** Redis `CLIENT REPLY`: ON is answered, OFF and what follows it is not.
         """
         self._outstanding += 1
-        off, on = self.pack("CLIENT", "REPLY", "OFF"), self.pack("CLIENT", "REPLY", "ON")
+        off = self.pack("CLIENT", "REPLY", "OFF")
+        on = self.pack("CLIENT", "REPLY", "ON")
         self._connection.send_packed_command([b"".join([off, *commands, on])])
 
     def send_packed(self, commands: Iterable[bytes], count: int) -> None:

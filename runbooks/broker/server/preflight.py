@@ -26,8 +26,8 @@ WORKING_BYTES = 24 * 1024 * 1024
 steps aside.
 """
 
-# A message in a list with its share of the list's nodes, as a part of its bytes.
 _OVERHEAD = 1.25
+"""A message in a list with its share of the list's nodes, as a part of its bytes."""
 
 _Command = tuple[Any, ...]
 """A name, then its key where it has one."""
@@ -67,10 +67,9 @@ def require_able(
     that come back from an archive.
     """
     with store.errors():
-        commands = [
-            *_commands(store.keys, keys, run_id),
-            *(_of_unacked(store.keys) if unacked else ()),
-        ]
+        commands = list(_commands(store.keys, keys, run_id))
+        if unacked:
+            commands.extend(_of_unacked(store.keys))
         _require_rights(store.client, commands)
         _require_types(store, keys, run_id)
         _require_room(store.client, int(restored_bytes * _OVERHEAD) + WORKING_BYTES)
@@ -84,7 +83,7 @@ def require_writes(store: Store, key: str) -> None:
     DISCARD. **Source:** Redis `server.c: processCommand`, which looks at all three before it queues
     a command.
     """
-    # That it may not be asked in this way says nothing of writes.
+    # That it may not be asked in this way says nothing about writes.
     with (
         store.errors(),
         suppress(redis.exceptions.NoPermissionError),
@@ -97,7 +96,9 @@ def require_writes(store: Store, key: str) -> None:
 
 @contextmanager
 def _dropped(client: "redis.Redis") -> Iterator[Any]:
-    """A connection that is closed in the end: whatever happens, nothing queued on it is executed."""
+    """A connection that is closed in the end: whatever happens, what was queued on it is not
+    executed.
+    """
     pool = client.connection_pool
     connection: Any = pool.get_connection()
     try:
@@ -108,37 +109,49 @@ def _dropped(client: "redis.Redis") -> Iterator[Any]:
 
 
 def _require_types(store: Store, keys: Sequence[str], run_id: str) -> None:
-    expected = {key: "list" for queue in keys for key in (queue, *store.keys.aside(queue))}
-    expected |= {store.keys.journal(key): "hash" for key in keys}
-    expected |= {store.keys.batches(run_id): "hash", store.keys.detached: "set"}
+    expected = _types(store.keys, keys, run_id)
     with store.client.pipeline(transaction=False) as pipe:
         for key in expected:
             pipe.type(key)
-        found = dict(
-            zip(expected, (cast(bytes, kind).decode() for kind in pipe.execute()), strict=True)
-        )
-    wrong = [key for key, kind in found.items() if kind not in ("none", expected[key])]
+        kinds = cast("list[bytes]", pipe.execute())
+    wrong: list[str] = []
+    for (key, wanted), kind in zip(expected.items(), kinds, strict=True):
+        found = kind.decode()
+        if found not in ("none", wanted):
+            wrong.append(f"{readable(key)} in {store.address} is a {found}, not a {wanted}")
     if wrong:
-        where = store.address
-        named = "; ".join(
-            f"{readable(key)} in {where} is a {found[key]}, not a {expected[key]}" for key in wrong
-        )
-        advice = (
-            "another application uses that name: look at it with redis-cli TYPE; nothing was"
-            " changed"
-        )
-        raise BrokerRefused(named, advice)
+        advice = "another application uses that name: look at it with redis-cli TYPE;"
+        raise BrokerRefused("; ".join(wrong), f"{advice} nothing was changed")
+
+
+def _types(
+    keyspace: KeySpace,
+    keys: Sequence[str],
+    run_id: str,
+) -> dict[str, str]:
+    """What each key has to be, where it exists."""
+    types: dict[str, str] = {}
+    for queue in keys:
+        types.update(dict.fromkeys((queue, *keyspace.aside(queue)), "list"))
+    for queue in keys:
+        types[keyspace.journal(queue)] = "hash"
+    types[keyspace.batches(run_id)] = "hash"
+    types[keyspace.detached] = "set"
+    return types
 
 
 def _require_room(client: "redis.Redis", needed_bytes: int) -> None:
     room = Room.of(client)
-    if room.left_bytes is not None and needed_bytes > room.left_bytes:
-        raise BrokerRefused(
-            f"{address(client)} has {_mib(max(0, room.left_bytes))} left of its maxmemory of"
-            f" {_mib(room.maxmemory_bytes)}, and this needs up to {_mib(needed_bytes)}",
-            "raise it for now: CONFIG SET maxmemory"
-            f" {room.maxmemory_bytes - room.left_bytes + needed_bytes}",
-        )
+    if room.left_bytes is None or needed_bytes <= room.left_bytes:
+        return
+    left = _mib(max(0, room.left_bytes))
+    whole = _mib(room.maxmemory_bytes)
+    enough_bytes = room.maxmemory_bytes - room.left_bytes + needed_bytes
+    raise BrokerRefused(
+        f"{address(client)} has {left} left of its maxmemory of {whole}, and this needs up to"
+        f" {_mib(needed_bytes)}",
+        f"raise it for now: CONFIG SET maxmemory {enough_bytes}",
+    )
 
 
 def _mib(size_bytes: int) -> str:
@@ -167,18 +180,15 @@ def _denials(client: "redis.Redis", commands: Sequence[_Command]) -> list[str]:
     """
     with _dropped(client) as connection:
         outside = _answers(connection, [("EXEC",), ("MULTI",)])
-        if any(outside):
-            lacking = " ".join(
-                f"+{name}"
-                for name, denial in zip(("exec", "multi"), outside, strict=True)
-                if denial
-            )
-            advice = (
-                "grant them with ACL SETUSER: workers need them too, and without them no other is"
-                " found out"
-            )
+        lacking: list[str] = []
+        for right, denial in zip(("+exec", "+multi"), outside, strict=True):
+            if denial:
+                lacking.append(right)
+        if lacking:
             raise BrokerRefused(
-                f"the Redis user of {address(client)} lacks rights: {lacking}", advice
+                f"the Redis user of {address(client)} lacks rights: {' '.join(lacking)}",
+                "grant them with ACL SETUSER: workers need them too, and without them no other is"
+                " found out",
             )
         return _answers(connection, commands)
 
@@ -194,12 +204,16 @@ def _denial(connection: Any) -> str:
     except redis.ResponseError as error:
         # Others do not count: EXEC outside of MULTI; a full Redis queues nothing, but looks at the
         # rights first.
-        is_denial = isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error)
-        return str(error) if is_denial else ""
+        if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error):
+            return str(error)
     return ""
 
 
-def _commands(keyspace: KeySpace, keys: Sequence[str], run_id: str) -> Iterator[_Command]:
+def _commands(
+    keyspace: KeySpace,
+    keys: Sequence[str],
+    run_id: str,
+) -> Iterator[_Command]:
     """Every command of the lock, of a walk over a list and of settling, with each key that it
     needs.
     """
@@ -239,7 +253,8 @@ def _commands(keyspace: KeySpace, keys: Sequence[str], run_id: str) -> Iterator[
                 "RPOP",
             )
             yield from _on(part, "PTTL", "PEXPIRE 1")
-            yield from ((name, part, part) for name in ("RPOPLPUSH", "RENAME", "RENAMENX"))
+            for name in ("RPOPLPUSH", "RENAME", "RENAMENX"):
+                yield name, part, part
 
 
 def _of_unacked(keyspace: KeySpace) -> Iterator[_Command]:

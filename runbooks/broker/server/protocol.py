@@ -33,18 +33,16 @@ def other_protocol(client: "redis.Redis") -> BrokerRefused | None:
     options = client.connection_pool.connection_kwargs
     if "path" in options:
         return None
-    host, port = str(options.get("host", "localhost")), int(options.get("port", 6379))
-    where, with_tls = (
-        f"{host}:{port}",
-        issubclass(client.connection_pool.connection_class, redis.SSLConnection),
-    )
+    host = str(options.get("host", "localhost"))
+    port = int(options.get("port", 6379))
+    where = f"{host}:{port}"
+    with_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
     answer = _answer_to_ping(host, port)
     if answer.startswith(_REDIS_REPLIES):
-        problem, advice = (
-            f"{where} speaks Redis without TLS, and the URL asks for TLS",
-            "write redis:// for rediss://",
-        )
-        return BrokerRefused(problem, advice) if with_tls else None
+        if not with_tls:
+            return None
+        problem = f"{where} speaks Redis without TLS, and the URL asks for TLS"
+        return BrokerRefused(problem, "write redis:// for rediss://")
     if not with_tls and _speaks_tls(host, port):
         advice = (
             "write rediss:// for redis://, with ?ssl_cert_reqs=required&ssl_ca_certs=PATH to check"
@@ -77,7 +75,9 @@ def _is_tls_record(answer: bytes) -> bool:
 
 def _speaks_tls(host: str, port: int) -> bool:
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent over it
+    # Nothing is sent over it.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     with (
         suppress(OSError),
         socket.create_connection((host, port), _TIMEOUT_S) as connection,
