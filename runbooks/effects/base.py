@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
 
 STALE = 7
+"""The exit code of a fragment that finds its host changed."""
+
+CHANGED_BY_OTHERS = (Outcome.CANNOT, "it has been changed since by somebody else")
 
 E = TypeVar("E", bound=Effect)
 R = TypeVar("R", bound=Reverse)
@@ -123,11 +126,15 @@ class ReverseOnHost(OnHost[R]):
     def missing(self, state: HostState) -> str:
         """Why it does not show, after it was made; "" where it does."""
         outcome, why = self.judge(state)
-        return "" if outcome is Outcome.ALREADY else why or "it is not as it was"
+        if outcome is Outcome.ALREADY:
+            return ""
+        return why or "it is not as it was"
 
 
 class Reloading(ReverseOnHost[R]):
-    """One after which systemd has to read its units again; of neighbours the last lets it."""
+    """One after which systemd has to read its units again; the last of several neighbours has it
+    done.
+    """
 
     @abstractmethod
     def without_reload(self, host: FleetHost) -> str:
@@ -138,7 +145,8 @@ class InBroker(Handler[E]):
     """An effect in the broker."""
 
     service = ""
-    stops = starts = False
+    stops = False
+    starts = False
 
     @property
     @abstractmethod
@@ -152,7 +160,9 @@ class InBroker(Handler[E]):
 
     @abstractmethod
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
-        """Make it, with archives in the run's directory; returns what was done, for the operator."""
+        """Make it, with archives in the run's directory; returns what was done, as a sentence for
+        the operator.
+        """
 
 
 class ReverseInBroker(InBroker[R]):
@@ -171,7 +181,13 @@ class ReverseInBroker(InBroker[R]):
         """
 
     @abstractmethod
-    def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
+    def judge(
+        self,
+        broker: "Broker",
+        directory: Path,
+        *,
+        malformed: bool,
+    ) -> tuple[Outcome, str]:
         """What taking back by it means now, and why, as `ReverseOnHost.judge`; `directory` is the
         run's.
         """

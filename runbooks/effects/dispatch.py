@@ -141,39 +141,51 @@ def in_broker(effect: Effect) -> InBroker[Any]:
 
 
 def fragments(
-    host: FleetHost, effects: Mapping[str, Effect], read: Mapping[str, FileState]
+    host: FleetHost,
+    effects: Mapping[str, Effect],
+    read: Mapping[str, FileState],
 ) -> dict[str, str]:
     """The fragment of each effect; of neighbours after which systemd has to read its units again,
     the last does it.
 
     `read` are the files that some of them have to know. Before the first unit is put in place, all
-    of them are judged together. Raises TypeError where one is no effect on a host, StalePlan where
-    a file is not as it was seen.
+    of them are judged together. Raises TypeError where one is not an effect on a host, StalePlan
+    where a file is not as it was seen.
     """
     handlers = {name: on_host(effect) for name, effect in effects.items()}
     followers = [*handlers.values(), None][1:]
-    units = {
-        name: effect
-        for name, effect in effects.items()
-        if isinstance(effect, WriteFile) and effect.check == "unit"
-    }
-    together = {next(iter(units)): judge_together(host, units.values())} if len(units) > 1 else {}
-    return {
-        name: (
-            handler.without_reload(host)
-            if isinstance(handler, Reloading) and isinstance(follower, Reloading)
-            else together.get(name, "") + handler.fragment(host, read.get(name))
-        )
-        for (name, handler), follower in zip(handlers.items(), followers, strict=True)
-    }
+    together = _judged_together(host, effects)
+    found: dict[str, str] = {}
+    for (name, handler), follower in zip(handlers.items(), followers, strict=True):
+        if isinstance(handler, Reloading) and isinstance(follower, Reloading):
+            found[name] = handler.without_reload(host)
+        else:
+            fragment = handler.fragment(host, read.get(name))
+            found[name] = together.get(name, "") + fragment
+    return found
+
+
+def _judged_together(host: FleetHost, effects: Mapping[str, Effect]) -> dict[str, str]:
+    """The fragment that judges all units, by the name of the first; {} for fewer than two units."""
+    units: dict[str, WriteFile] = {}
+    for name, effect in effects.items():
+        if isinstance(effect, WriteFile) and effect.check == "unit":
+            units[name] = effect
+    if len(units) < 2:
+        return {}
+    first = next(iter(units))
+    return {first: judge_together(host, units.values())}
 
 
 def require_able(broker: "Broker", changes: Iterable[Change]) -> None:
     """Raise BrokerRefused where changes in the broker would fail half-way, as far as that is known
     before.
     """
-    handlers = [
-        handler for change in changes if isinstance(handler := handler_of(change.do), InBroker)
-    ]
-    queues = dict.fromkeys(queue for handler in handlers for queue in handler.rewrites)
-    broker.require_able(queues, unacked=any(handler.rewrites_unacked for handler in handlers))
+    queues: dict[str, None] = {}
+    unacked = False
+    for change in changes:
+        handler = handler_of(change.do)
+        if isinstance(handler, InBroker):
+            queues.update(dict.fromkeys(handler.rewrites))
+            unacked = unacked or handler.rewrites_unacked
+    broker.require_able(queues, unacked=unacked)

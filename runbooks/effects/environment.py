@@ -6,8 +6,10 @@ from runbooks.core.errors import StalePlan
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, HostState
 from runbooks.core.reporter import Outcome
-from runbooks.effects.base import Rank, ReverseOnHost
+from runbooks.effects.base import CHANGED_BY_OTHERS, Rank, ReverseOnHost
 from runbooks.effects.files import write
+
+_AGAIN = "run the command again"
 
 
 class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
@@ -16,7 +18,9 @@ class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
     rank = Rank.CHANGE
     leaves_nothing_after = Outcome.FAILED
     service = ""
-    stops = starts = waits = False
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def reads(self) -> str:
@@ -39,17 +43,13 @@ class SetEnvironmentHandler(ReverseOnHost[SetEnvironment]):
         if state.files[effect.path].is_folder:
             return Outcome.CANNOT, "a folder is in its place now"
         found = read(state.files[effect.path].content or b"", effect.reader).values
-        if all(found.get(name) == value for name, value in effect.values.items()):
+        wanted = effect.values.items()
+        if all(found.get(name) == value for name, value in wanted):
             return Outcome.ALREADY, "it is as it was"
-        ours = all(
-            found.get(name) in (effect.replaces[name], value)
-            for name, value in effect.values.items()
-        )
-        return (
-            (Outcome.CHANGED, "")
-            if ours
-            else (Outcome.CANNOT, "it has been changed since by somebody else")
-        )
+        for name, value in wanted:
+            if found.get(name) not in (effect.replaces[name], value):
+                return CHANGED_BY_OTHERS
+        return Outcome.CHANGED, ""
 
 
 def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
@@ -59,24 +59,24 @@ def as_write(effect: SetEnvironment, actual: FileState) -> WriteFile:
     as the file is now.
     """
     if actual.is_folder:
-        raise StalePlan(
-            f"{effect.path} cannot be read: it is a folder now", "run the command again"
-        )
+        problem = f"{effect.path} cannot be read: it is a folder now"
+        raise StalePlan(problem, _AGAIN)
     content = actual.content or b""
     found = read(content, effect.reader).values
     for name, value in effect.values.items():
         if found.get(name) not in (effect.replaces.get(name), value):
-            raise StalePlan(
-                f"{effect.path}: {name} has changed since it was looked at", "run the command again"
-            )
+            problem = f"{effect.path}: {name} has changed since it was looked at"
+            raise StalePlan(problem, _AGAIN)
     try:
         new = edit(content, effect.reader, effect.values, effect.as_written)
     except ValueError as error:
-        raise StalePlan(f"{effect.path}: {error}", "run the command again") from None
-    gone = effect.was_absent and not new
+        raise StalePlan(f"{effect.path}: {error}", _AGAIN) from None
+    wanted: bytes | None = new
+    if effect.was_absent and not new:
+        wanted = None
     return WriteFile(
         effect.path,
-        None if gone else new,
+        wanted,
         actual.mode or 0o640,
         sha256(actual.content),
         changed_at=effect.changed_at,

@@ -11,9 +11,12 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.managers import service_of_unit
 from runbooks.core.model import FileState, HostState
 from runbooks.core.reporter import Outcome
-from runbooks.effects.base import Rank, ReverseOnHost
+from runbooks.effects.base import CHANGED_BY_OTHERS, Rank, ReverseOnHost
 from runbooks.hosts.script import quote, shell
 from runbooks.hosts.services.registry import manager_of
+
+_WITHOUT_COMMAND = re.compile(r"\s*(#|$|[A-Za-z_]+\s*=)")
+"""A line of a cron file that runs nothing: a comment, an empty line, a variable."""
 
 
 class WriteFileHandler(ReverseOnHost[WriteFile]):
@@ -22,21 +25,23 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
     rank = Rank.CHANGE
     leaves_nothing_after = Outcome.FAILED
     reads = ""
-    stops = starts = waits = False
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def service(self) -> str:
         """That of a unit which is removed: only once it is stopped."""
-        return (
-            service_of_unit(PurePosixPath(self.effect.path).name)
-            if self.effect.content is None
-            else ""
-        )
+        if self.effect.content is not None:
+            return ""
+        return service_of_unit(PurePosixPath(self.effect.path).name)
 
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        return f"{'remove' if self.effect.content is None else 'put back'} {self.effect.path}"
+        if self.effect.content is None:
+            return f"remove {self.effect.path}"
+        return f"put back {self.effect.path}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
@@ -46,7 +51,11 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
                 manager = manager_of(host)
                 return write(self.effect, manager.judge, manager.users(text))
             case "cron":
-                return write(self.effect, "judge_cron", dict.fromkeys(_cron_users(text)))
+                return write(
+                    self.effect,
+                    "judge_cron",
+                    dict.fromkeys(_cron_users(text)),
+                )
             case "logrotate":
                 return write(self.effect, "judge_logrotate")
             case "":
@@ -61,11 +70,9 @@ class WriteFileHandler(ReverseOnHost[WriteFile]):
         only_mode = ours and now.content is not None and now.mode != self.effect.mode
         if now.content == self.effect.content and not only_mode:
             return Outcome.ALREADY, "it is as it was"
-        return (
-            (Outcome.CHANGED, "")
-            if ours
-            else (Outcome.CANNOT, "it has been changed since by somebody else")
-        )
+        if not ours:
+            return CHANGED_BY_OTHERS
+        return Outcome.CHANGED, ""
 
 
 class LostContentsHandler(ReverseOnHost[LostContents]):
@@ -73,8 +80,11 @@ class LostContentsHandler(ReverseOnHost[LostContents]):
 
     rank = Rank.CHANGE
     leaves_nothing_after = Outcome.FAILED
-    service = reads = ""
-    stops = starts = waits = False
+    service = ""
+    reads = ""
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def summary(self) -> str:
@@ -90,44 +100,80 @@ class LostContentsHandler(ReverseOnHost[LostContents]):
         return Outcome.CANNOT, f"what stood there before is not known: {self.effect.why}"
 
 
-def write(effect: WriteFile, judge: str = "", users: Iterable[str] = ()) -> str:
+def write(
+    effect: WriteFile,
+    judge: str = "",
+    users: Iterable[str] = (),
+) -> str:
     """Put the file in place, whole or not at all; where `judge` names a file in `sh/`, that must
     find nothing wrong.
 
     A folder of drop-ins comes with the first of them, and goes with the last. Each of the `users`
     has to exist then.
     """
-    digests = (effect.replaces, sha256(effect.content))
     folder = quote(str(PurePosixPath(effect.path).parent))
     of_drop_ins = folder.rstrip("'").endswith(".service.d")
     if effect.content is None:
-        removed = shell("remove", effect.path, *digests, using=["enter"])
+        removed = _removed(effect)
         if not of_drop_ins:
             return removed
-        return (
-            f"[ -d {folder} ] || exit 0\n(\n{removed}\n) && rmdir --ignore-fail-on-non-empty --"
-            f" {folder}"
-        )
-    changed_at = "" if effect.changed_at is None else repr(effect.changed_at)
-    told = (base64.b64encode(effect.content).decode(), f"{effect.mode:o}", changed_at, judge)
-    made = f"mkdir -p -- {folder} || exit 1\n" if of_drop_ins else ""
-    return made + shell(
-        "write", effect.path, *digests, *told, *users, using=["enter", *([judge] if judge else [])]
+        rmdir = f"rmdir --ignore-fail-on-non-empty -- {folder}"
+        return f"[ -d {folder} ] || exit 0\n(\n{removed}\n) && {rmdir}"
+    made = ""
+    if of_drop_ins:
+        made = f"mkdir -p -- {folder} || exit 1\n"
+    return made + _written(effect, effect.content, judge, users)
+
+
+def _removed(effect: WriteFile) -> str:
+    gone = sha256(effect.content)
+    return shell("remove", effect.path, effect.replaces, gone, using=["enter"])
+
+
+def _written(
+    effect: WriteFile,
+    content: bytes,
+    judge: str,
+    users: Iterable[str],
+) -> str:
+    changed_at = ""
+    if effect.changed_at is not None:
+        changed_at = repr(effect.changed_at)
+    using = ["enter"]
+    if judge:
+        using.append(judge)
+    return shell(
+        "write",
+        effect.path,
+        effect.replaces,
+        sha256(content),
+        base64.b64encode(content).decode(),
+        f"{effect.mode:o}",
+        changed_at,
+        judge,
+        *users,
+        using=using,
     )
 
 
 def judge_together(host: FleetHost, units: Iterable[WriteFile]) -> str:
-    """Judges several new units at once, before each is judged by itself."""
-    return manager_of(host).judge_together(
-        {PurePosixPath(unit.path).name: unit.content or b"" for unit in units}
-    )
+    """Judge several new units at once, before each is judged by itself."""
+    contents: dict[str, bytes] = {}
+    for unit in units:
+        name = PurePosixPath(unit.path).name
+        contents[name] = unit.content or b""
+    return manager_of(host).judge_together(contents)
 
 
 def _cron_users(content: str) -> Iterator[str]:
-    """Whom a cron file runs something as, for cron never says that there is no such user.
+    """Whom a cron file runs something as, because cron never says that there is no such user.
 
     **Source:** crontab(5): the sixth field in a system's table, the second after `@daily`.
     """
     for line in content.splitlines():
-        if not re.match(r"\s*(#|$|[A-Za-z_]+\s*=)", line):
-            yield from line.split()[1 if line.lstrip().startswith("@") else 5 :][:1]
+        if _WITHOUT_COMMAND.match(line):
+            continue
+        at = 5
+        if line.lstrip().startswith("@"):
+            at = 1
+        yield from line.split()[at:][:1]

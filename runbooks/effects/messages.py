@@ -21,7 +21,6 @@ from runbooks.effects.base import InBroker, Rank, ReverseInBroker
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker, Restorable
 
-
 T = TypeVar("T", bound=TakeMessages | TakeUnacked)
 A = TypeVar("A", bound=RestoreMessages | RestoreSelected | RecallMessages | SendAgain)
 
@@ -35,8 +34,12 @@ class _Taking(InBroker[T]):
     @property
     def rewrites(self) -> Sequence[str]:
         """That queue, and those that rules move messages to."""
-        targets = (destination(parse(rule).requeue_to)[0] for rule in self.effect.rules)
-        return (self.effect.queue, *filter(None, targets))
+        queues = [self.effect.queue]
+        for rule in self.effect.rules:
+            target, _ = destination(parse(rule).requeue_to)
+            if target:
+                queues.append(target)
+        return tuple(queues)
 
 
 class TakeMessagesHandler(_Taking[TakeMessages]):
@@ -56,11 +59,15 @@ class TakeUnackedHandler(_Taking[TakeUnacked]):
 
     def make(self, broker: "Broker", fleet: Fleet, directory: Path) -> str:
         """See InBroker."""
-        return broker.take_unacked(fleet, self.effect, directory / self.effect.archive)
+        return broker.take_unacked(
+            fleet,
+            self.effect,
+            directory / self.effect.archive,
+        )
 
 
 class _OfArchive(InBroker[A]):
-    """What going by an archive has in common: it alone tells which queues they go to."""
+    """What going by an archive has in common: it alone says which queues they go to."""
 
     rewrites = ()
     rewrites_unacked = False
@@ -69,16 +76,16 @@ class _OfArchive(InBroker[A]):
 
 def _judged(found: "Restorable", directory: Path) -> tuple[Outcome, str]:
     """What putting back, or recalling, means for an archive of this run."""
-    outcome = (
-        Outcome.CANNOT if found.damage else Outcome.CHANGED if found.count else Outcome.ALREADY
-    )
-    why = found.damage or counted(found.count, "message")
+    if found.damage:
+        outcome = Outcome.CANNOT
+        why = found.damage
+    else:
+        outcome = Outcome.CHANGED if found.count else Outcome.ALREADY
+        why = counted(found.count, "message")
     if found.held_back:
         stay = counted(found.held_back, "malformed stays", "malformed stay")
-        why += (
-            f"; {stay} in the archive, for each would kill the worker that pops it (--malformed"
-            " puts them back)"
-        )
+        why += f"; {stay} in the archive, for each would kill the worker that pops it"
+        why += " (--malformed puts them back)"
     if found.gone:
         why += f"; {counted(found.gone, 'is', 'are')} out of reach, in no queue any more"
     if found.note:
@@ -97,11 +104,16 @@ class RestoreMessagesHandler(_OfArchive[RestoreMessages], ReverseInBroker[Restor
         """See InBroker."""
         return broker.restore(Path(self.effect.archive), malformed=self.effect.malformed)
 
-    def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
+    def judge(
+        self,
+        broker: "Broker",
+        directory: Path,
+        *,
+        malformed: bool,
+    ) -> tuple[Outcome, str]:
         """See ReverseInBroker."""
-        return _judged(
-            broker.restorable(directory / self.effect.archive, malformed=malformed), directory
-        )
+        archive = directory / self.effect.archive
+        return _judged(broker.restorable(archive, malformed=malformed), directory)
 
     def resolved(self, directory: Path, *, malformed: bool) -> RestoreMessages:
         """See ReverseInBroker."""
@@ -139,11 +151,16 @@ class RecallMessagesHandler(_OfArchive[RecallMessages], ReverseInBroker[RecallMe
         """See InBroker."""
         return broker.recall(Path(self.effect.archive), self.effect.token)
 
-    def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
+    def judge(
+        self,
+        broker: "Broker",
+        directory: Path,
+        *,
+        malformed: bool,
+    ) -> tuple[Outcome, str]:
         """See ReverseInBroker."""
-        return _judged(
-            broker.recallable(directory / self.effect.archive, self.effect.token), directory
-        )
+        archive = directory / self.effect.archive
+        return _judged(broker.recallable(archive, self.effect.token), directory)
 
     def resolved(self, directory: Path, *, malformed: bool) -> RecallMessages:
         """See ReverseInBroker."""

@@ -1,6 +1,4 @@
-"""What nodes are told by remote control. Each has worked when the node itself says so after it was
-told.
-"""
+"""What nodes do by remote control. Each has worked when the node itself says so afterwards."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -17,24 +15,26 @@ from runbooks.core.effects import (
 from runbooks.core.errors import NodesSilent, RunbookError, StalePlan
 from runbooks.core.fleet import Fleet
 from runbooks.core.reporter import Outcome
-from runbooks.effects.base import InBroker, Rank, ReverseInBroker
+from runbooks.effects.base import CHANGED_BY_OTHERS, InBroker, Rank, ReverseInBroker
 
 if TYPE_CHECKING:
     from runbooks.broker.broker import Broker
     from runbooks.broker.nodes.steer import OneNode
 
 N = TypeVar("N", bound=SetRateLimit | ResizePool | SwitchConsumer)
+G = TypeVar("G", bound=RevokeTasks | ShutDownNode)
 
 _STARTED_ANEW = "a node that is started anew has its own settings again"
 
 
 class _OfNode(ReverseInBroker[N]):
-    """What is told to one node, and can be told the other way round."""
+    """What one node can do, and do the other way round."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
     rewrites = ()
-    rewrites_unacked = again = False
+    rewrites_unacked = False
+    again = False
 
     @abstractmethod
     def is_so(self, node: "OneNode") -> bool:
@@ -59,14 +59,19 @@ class _OfNode(ReverseInBroker[N]):
             if self.is_so(node):
                 return "it was so already"
             if not self.is_ours(node):
-                raise StalePlan(
-                    f"{self.what}: it has changed since it was looked at", "run the command again"
-                )
+                problem = f"{self.what}: it has changed since it was looked at"
+                raise StalePlan(problem, "run the command again")
             self.tell(node)
             node.shows(self.what, lambda: self.is_so(node))
         return f"{node.name} says so"
 
-    def judge(self, broker: "Broker", directory: Path, *, malformed: bool) -> tuple[Outcome, str]:
+    def judge(
+        self,
+        broker: "Broker",
+        directory: Path,
+        *,
+        malformed: bool,
+    ) -> tuple[Outcome, str]:
         """See ReverseInBroker."""
         try:
             with broker.one_node(self.effect.node) as node:
@@ -77,11 +82,9 @@ class _OfNode(ReverseInBroker[N]):
             return Outcome.CANNOT, f"{error.problem}; {_STARTED_ANEW}"
         except RunbookError as error:
             return Outcome.CANNOT, error.problem
-        return (
-            (Outcome.CHANGED, "")
-            if ours
-            else (Outcome.CANNOT, "it has been changed since by somebody else")
-        )
+        if not ours:
+            return CHANGED_BY_OTHERS
+        return Outcome.CHANGED, ""
 
     def resolved(self, directory: Path, *, malformed: bool) -> Reverse:
         """See ReverseInBroker."""
@@ -94,17 +97,14 @@ class SetRateLimitHandler(_OfNode[SetRateLimit]):
     @property
     def what(self) -> str:
         """See _OfNode."""
-        return (
-            f"{self.effect.task} with {self.effect.limit or 'no rate limit'} on {self.effect.node}"
-        )
+        limit = self.effect.limit or "no rate limit"
+        return f"{self.effect.task} with {limit} on {self.effect.node}"
 
     @property
     def summary(self) -> str:
         """See ReverseInBroker."""
-        return (
-            f"let {self.effect.node} run {self.effect.task} with"
-            f" {self.effect.limit or 'no rate limit'}"
-        )
+        limit = self.effect.limit or "no rate limit"
+        return f"let {self.effect.node} run {self.effect.task} with {limit}"
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -116,7 +116,8 @@ class SetRateLimitHandler(_OfNode[SetRateLimit]):
 
     def tell(self, node: "OneNode") -> None:
         """See _OfNode."""
-        node.tell("rate_limit", task_name=self.effect.task, rate_limit=self.effect.limit or None)
+        limit = self.effect.limit or None
+        node.tell("rate_limit", task_name=self.effect.task, rate_limit=limit)
 
 
 class ResizePoolHandler(_OfNode[ResizePool]):
@@ -146,7 +147,10 @@ class ResizePoolHandler(_OfNode[ResizePool]):
     def tell(self, node: "OneNode") -> None:
         """See _OfNode."""
         more = self.effect.size - node.size()
-        node.tell("pool_grow" if more > 0 else "pool_shrink", n=abs(more))
+        if more > 0:
+            node.tell("pool_grow", n=more)
+        else:
+            node.tell("pool_shrink", n=-more)
 
 
 class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
@@ -160,10 +164,8 @@ class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
     @property
     def summary(self) -> str:
         """See ReverseInBroker."""
-        return (
-            f"let {self.effect.node} {'consume' if self.effect.consumes else 'not consume'}"
-            f" {self.effect.queue}"
-        )
+        consume = "consume" if self.effect.consumes else "not consume"
+        return f"let {self.effect.node} {consume} {self.effect.queue}"
 
     def is_so(self, node: "OneNode") -> bool:
         """See _OfNode."""
@@ -175,16 +177,14 @@ class SwitchConsumerHandler(_OfNode[SwitchConsumer]):
 
     def tell(self, node: "OneNode") -> None:
         """See _OfNode."""
-        node.tell(
-            "add_consumer" if self.effect.consumes else "cancel_consumer", queue=self.effect.queue
-        )
-
-
-G = TypeVar("G", bound=RevokeTasks | ShutDownNode)
+        if self.effect.consumes:
+            node.tell("add_consumer", queue=self.effect.queue)
+        else:
+            node.tell("cancel_consumer", queue=self.effect.queue)
 
 
 class _ForGood(InBroker[G]):
-    """What no node can be told to take back."""
+    """What a node cannot take back."""
 
     rank = Rank.CHANGE
     leaves_nothing_after = None

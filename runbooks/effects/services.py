@@ -2,6 +2,7 @@
 left behind.
 """
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -65,12 +66,10 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        after = (
-            "; all of them run then"
-            if self.effect.together and self.effect.action == "restart"
-            else ""
-        )
-        return f"{self.effect.action} {enumerated(self.services)}{after}"
+        summary = f"{self.effect.action} {enumerated(self.services)}"
+        if self.effect.together and self.effect.action == "restart":
+            summary += "; all of them run then"
+        return summary
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
@@ -83,38 +82,42 @@ class ControlServiceHandler(_OfService[ControlService], ReverseOnHost[ControlSer
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
         for name in self.services:
-            found, its = state.services[name], f"{name}: " if self.effect.together else ""
-            if found.untold:
-                return Outcome.CANNOT, f"{its}whether it runs is not known: {found.untold}"
-            if found.other_process:
-                return (
-                    Outcome.CANNOT,
-                    f"{its}its status command names {found.other_process}, which is not it",
-                )
+            unsure = self._unsure(name, state)
+            if unsure:
+                return Outcome.CANNOT, unsure
         down = [name for name in self.services if state.services[name].pid is None]
-        if len(down) == len(self.services) and self.effect.action == "stop":
+        if self.effect.action == "stop" and len(down) == len(self.services):
             return Outcome.ALREADY, "it does not run" if len(down) == 1 else "they do not run"
         if down and self.restarts:
-            ran = "it ran before the run, and does not now"
-            return Outcome.CHANGED, (
-                f"not running now: {enumerated(down)}" if self.effect.together else ran
-            )
+            if self.effect.together:
+                return Outcome.CHANGED, f"not running now: {enumerated(down)}"
+            return Outcome.CHANGED, "it ran before the run, and does not now"
         return Outcome.CHANGED, ""
+
+    def _unsure(self, name: str, state: HostState) -> str:
+        """Why nothing can be said about a service, "" where it can."""
+        found = state.services[name]
+        its = f"{name}: " if self.effect.together else ""
+        if found.untold:
+            return f"{its}whether it runs is not known: {found.untold}"
+        if found.other_process:
+            return f"{its}its status command names {found.other_process}, which is not it"
+        return ""
 
     def missing(self, state: HostState) -> str:
         """See ReverseOnHost."""
         if not self.starts:
             return super().missing(state)
-        its = {name: state.services[name] for name in self.services}
-        return "; ".join(
-            (
-                f"whether {name} runs is not known: {found.untold}"
-                if found.untold
-                else f"{name} does not run{found.why_down}"
-            )
-            for name, found in its.items()
-            if found.pid is None
-        )
+        missing: list[str] = []
+        for name in self.services:
+            found = state.services[name]
+            if found.pid is not None:
+                continue
+            if found.untold:
+                missing.append(f"whether {name} runs is not known: {found.untold}")
+            else:
+                missing.append(f"{name} does not run{found.why_down}")
+        return "; ".join(missing)
 
 
 class ReloadUnitsHandler(Reloading[ReloadUnits]):
@@ -122,8 +125,11 @@ class ReloadUnitsHandler(Reloading[ReloadUnits]):
 
     rank = Rank.RELOAD
     leaves_nothing_after = None
-    service = reads = ""
-    stops = starts = waits = False
+    service = ""
+    reads = ""
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def summary(self) -> str:
@@ -152,20 +158,31 @@ class EnableServiceHandler(_OfService[EnableService], Reloading[EnableService]):
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
-    stops = starts = waits = False
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        return f"{'enable' if self.effect.enabled else 'disable'} {self.effect.service}"
+        verb = "enable" if self.effect.enabled else "disable"
+        return f"{verb} {self.effect.service}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
-        return manager_of(host).enable(self.effect.service, self.effect.enabled, reload=True)
+        return manager_of(host).enable(
+            self.effect.service,
+            self.effect.enabled,
+            reload=True,
+        )
 
     def without_reload(self, host: FleetHost) -> str:
         """See Reloading."""
-        return manager_of(host).enable(self.effect.service, self.effect.enabled, reload=False)
+        return manager_of(host).enable(
+            self.effect.service,
+            self.effect.enabled,
+            reload=False,
+        )
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
@@ -179,11 +196,30 @@ class EndProcessesHandler(_OfService[EndProcesses]):
 
     rank = Rank.CHANGE
     leaves_nothing_after = None
-    stops = starts = False
+    stops = False
+    starts = False
     waits = True
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
-        processes = (f"{pid}:{ticks}" for pid, ticks in self.effect.processes)
-        kill = "kill" if self.effect.kill else ""
-        return shell("end", str(int(host.settings.stop_timeout)), kill, *processes, using=["alive"])
+        return end(host, self.effect.processes, kill=self.effect.kill)
+
+
+def end(
+    host: FleetHost,
+    processes: Iterable[tuple[int, int]],
+    *,
+    kill: bool,
+) -> str:
+    """The fragment that ends processes, each a pid with the ticks of its start; with `kill` those
+    too that do not end in time.
+    """
+    named = [f"{pid}:{ticks}" for pid, ticks in processes]
+    seconds = str(int(host.settings.stop_timeout))
+    return shell(
+        "end",
+        seconds,
+        "kill" if kill else "",
+        *named,
+        using=["alive"],
+    )

@@ -2,6 +2,8 @@
 again.
 """
 
+from itertools import chain
+
 from runbooks.core.census import Unit
 from runbooks.core.effects import ControlOther, LinkUnit, StartByHand
 from runbooks.core.errors import StalePlan
@@ -9,6 +11,7 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, HostState
 from runbooks.core.reporter import Outcome
 from runbooks.effects.base import Rank, ReverseOnHost
+from runbooks.effects.services import end
 from runbooks.hosts.script import quote, shell
 from runbooks.hosts.supervisord import ask_control
 
@@ -25,13 +28,16 @@ def _below_supervisord(state: HostState) -> set[str]:
     environment.
     """
     assert state.census
-    return {one.program for one in state.census.processes if one.below_supervisord}
+    processes = state.census.processes
+    return {process.program for process in processes if process.below_supervisord}
 
 
 def _short(program: str) -> str:
     """The name of a program as the census has it."""
     group, _, name = program.partition(":")
-    return name if group == name else program
+    if group == name:
+        return name
+    return program
 
 
 class ControlOtherHandler(ReverseOnHost[ControlOther]):
@@ -73,36 +79,47 @@ class ControlOtherHandler(ReverseOnHost[ControlOther]):
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
         effect = self.effect
-        processes = (f"{pid}:{ticks}" for pid, ticks in effect.processes)
-        seconds, kill = str(int(host.settings.stop_timeout)), "kill" if effect.kill else ""
-        end = f"(\n{shell('end', seconds, kill, *processes, using=['alive'])}\n) || exit 1"
         if effect.manager == "supervisord":
-            tell = ask_control(host, effect.action, effect.programs, own=False)
-            return tell if self.starts else f"(\n{tell}\n) || exit 1\n{end}"
+            control = ask_control(
+                host,
+                effect.action,
+                effect.programs,
+                own=False,
+            )
+            if self.starts:
+                return control
+            return f"(\n{control}\n) || exit 1\n{self._end(host)}"
         if self.starts:
             unhold = shell("unhold_unit", effect.name, using=["release_unit"])
             return f"{unhold}\n{shell('systemd_start', effect.name)}"
         if not effect.manager:
-            return end
+            return self._end(host)
         hold = shell("hold_unit", effect.name, using=["release_unit"])
-        return f"{hold}\n{end}\nsystemctl stop -- {quote(effect.name)}"
+        return f"{hold}\n{self._end(host)}\nsystemctl stop -- {quote(effect.name)}"
+
+    def _end(self, host: FleetHost) -> str:
+        ended = end(host, self.effect.processes, kill=self.effect.kill)
+        return f"(\n{ended}\n) || exit 1"
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
         if self.effect.manager == "supervisord":
-            runs = {*map(_short, self.effect.programs)} & _below_supervisord(state)
-            return (Outcome.ALREADY, "it runs") if runs else (Outcome.CHANGED, "")
+            programs = set(map(_short, self.effect.programs))
+            if programs & _below_supervisord(state):
+                return Outcome.ALREADY, "it runs"
+            return Outcome.CHANGED, ""
         unit = _unit(state, self.effect.name)
         if unit is None:
             return _UNIT_IS_GONE
-        return (
-            (Outcome.ALREADY, "it is active") if unit.active == "active" else (Outcome.CHANGED, "")
-        )
+        if unit.active == "active":
+            return Outcome.ALREADY, "it is active"
+        return Outcome.CHANGED, ""
 
     def missing(self, state: HostState) -> str:
         """See ReverseOnHost."""
-        by_supervisord = self.effect.manager == "supervisord"
-        return "" if by_supervisord and "" in _below_supervisord(state) else super().missing(state)
+        if self.effect.manager == "supervisord" and "" in _below_supervisord(state):
+            return ""
+        return super().missing(state)
 
 
 class LinkUnitHandler(ReverseOnHost[LinkUnit]):
@@ -111,7 +128,9 @@ class LinkUnitHandler(ReverseOnHost[LinkUnit]):
     rank = Rank.CHANGE
     leaves_nothing_after = None
     reads = ""
-    stops = starts = waits = False
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def service(self) -> str:
@@ -121,20 +140,26 @@ class LinkUnitHandler(ReverseOnHost[LinkUnit]):
     @property
     def summary(self) -> str:
         """See ReverseOnHost."""
-        return f"{'enable' if self.effect.linked else 'disable'} {self.effect.unit}"
+        verb = "enable" if self.effect.linked else "disable"
+        return f"{verb} {self.effect.unit}"
 
     def fragment(self, host: FleetHost, read: FileState | None) -> str:
         """See OnHost."""
-        pairs = (text for link in self.effect.links for text in link)
-        return shell("link_unit", "yes" if self.effect.linked else "no", *pairs)
+        linked = "yes" if self.effect.linked else "no"
+        return shell(
+            "link_unit",
+            linked,
+            *chain.from_iterable(self.effect.links),
+        )
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
         unit = _unit(state, self.effect.unit)
         if unit is None:
             return _UNIT_IS_GONE
-        as_it_was = unit.enabled.startswith("enabled") == self.effect.linked
-        return (Outcome.ALREADY, "it is as it was") if as_it_was else (Outcome.CHANGED, "")
+        if unit.enabled.startswith("enabled") == self.effect.linked:
+            return Outcome.ALREADY, "it is as it was"
+        return Outcome.CHANGED, ""
 
 
 class StartByHandHandler(ReverseOnHost[StartByHand]):
@@ -143,7 +168,9 @@ class StartByHandHandler(ReverseOnHost[StartByHand]):
     rank = Rank.START
     leaves_nothing_after = None
     reads = ""
-    stops = starts = waits = False
+    stops = False
+    starts = False
+    waits = False
 
     @property
     def service(self) -> str:
@@ -161,7 +188,5 @@ class StartByHandHandler(ReverseOnHost[StartByHand]):
 
     def judge(self, state: HostState) -> tuple[Outcome, str]:
         """See ReverseOnHost."""
-        return (
-            Outcome.CANNOT,
-            f"no manager started it, so whoever did has to start it again: {self.effect.told}",
-        )
+        why = "no manager started it, so whoever did has to start it again"
+        return Outcome.CANNOT, f"{why}: {self.effect.told}"

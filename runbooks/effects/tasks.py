@@ -10,4 +10,5 @@ class RunTaskHandler(Handler[RunTask]):
     rank = Rank.CHANGE
     leaves_nothing_after = None
     service = ""
-    stops = starts = False
+    stops = False
+    starts = False
