@@ -11,14 +11,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 
 from lab.faults.every import CALM, FAULTS
 from lab.faults.fault import Fault, Means
-from lab.faults.grounds import GROUNDS, Ground, Look, look
+from lab.faults.grounds import GROUNDS, Ground, look
 from lab.faults.rows import Row, load, save
 from lab.world import CHECKOUT
 
@@ -43,10 +43,10 @@ class Trial:
 def trials(pairs: int = PAIRS) -> list[Trial]:
     """All of them: calm fleets, faults, and random pairs, which are the same each time."""
     calm = [Trial(f"healthy/{one.name}", one.how, one.ground, (), (), ("diagnose",), (one.make,)) for one in CALM]
-    single = [_trial(one) for one in FAULTS]
+    single = [trial_of(one) for one in FAULTS]
     possible = [(one, other) for one, other in combinations(FAULTS, 2) if _go_together(one, other)]
     chosen = random.Random(SEED).sample(possible, min(pairs, len(possible)))
-    return [*calm, *single, *(_trial(*pair) for pair in chosen)]
+    return [*calm, *single, *(trial_of(*pair) for pair in chosen)]
 
 
 def _go_together(one: Fault, other: Fault) -> bool:
@@ -54,7 +54,8 @@ def _go_together(one: Fault, other: Fault) -> bool:
     return alike and not (one.alone or other.alone or one.touches & other.touches)
 
 
-def _trial(*faults: Fault) -> Trial:
+def trial_of(*faults: Fault) -> Trial:
+    """One fault, or several at once on one ground."""
     name, how = (" + ".join(parts) for parts in ([one.code for one in faults], [one.how for one in faults]))
     first = faults[0]
     return Trial(
@@ -98,28 +99,28 @@ def _made(kind: str, folder: Path) -> AbstractContextManager[Ground]:
 
 
 def attempt(trial: Trial, grounds: Grounds, commit: str) -> Row:
-    """Make what a trial is about, look, undo it, and see that all is well again. Trouble is in the row."""
-    row = Row(trial.name, trial.how, trial.ground, list(trial.codes), commit, _today(), list(trial.first))
+    """Try, and see that all is well again afterwards. Trouble is in the row."""
     try:
         ground = grounds.of(trial.ground)
-        with ExitStack() as stack:
-            for means in trial.means:
-                stack.enter_context(means(ground))
-            seen = look(ground, trial.command)
-        row = _seen(row, seen)
+        row = tried(trial, ground, commit)
         if left := _left(ground):
-            row = _with(row, trouble=f"after it was undone: {', '.join(left)}")
-            grounds.give_up(trial.ground)
+            row = replace(row, trouble=f"after it was undone: {', '.join(left)}")
     except Exception as error:  # whatever keeps one fault from being made is told in its row, and the next is tried
-        row = _with(row, trouble=_short(error))
+        row = replace(_row(trial, commit), trouble=_short(error))
+    if row.trouble:
         grounds.give_up(trial.ground)
     return row
 
 
-def _seen(row: Row, seen: Look) -> Row:
+def tried(trial: Trial, ground: Ground, commit: str = "") -> Row:
+    """Make what a trial is about, look, and undo it."""
+    with ExitStack() as stack:
+        for means in trial.means:
+            stack.enter_context(means(ground))
+        seen = look(ground, trial.command)
     top = [one for one in seen.findings if not one["caused_by"]]
-    return _with(
-        row,
+    return replace(
+        _row(trial, commit),
         found=[one["code"] for one in top if one["severity"] != "info"],
         folded=[one["code"] for one in seen.findings if one["caused_by"]],
         notes=[one["code"] for one in top if one["severity"] == "info"],
@@ -127,12 +128,9 @@ def _seen(row: Row, seen: Look) -> Row:
     )
 
 
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
-
-
-def _with(row: Row, **values: object) -> Row:
-    return Row(**(asdict(row) | values))
+def _row(trial: Trial, commit: str) -> Row:
+    today = datetime.now(UTC).date().isoformat()
+    return Row(trial.name, trial.how, trial.ground, list(trial.codes), commit, today, list(trial.first))
 
 
 def _left(ground: Ground) -> list[str]:

@@ -4,21 +4,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.faults.fault import fault
-from lab.faults.grounds import Hosts
+from lab.faults.grounds import Hosts, until
+from lab.faults.messages import producer
 
 _APP = "/srv/printer_inventory"
-_RESTART = "systemctl restart 'celery-worker@*'"
 
 
 @contextmanager
 def newer_on_web2(ground: Hosts, file: str, code: str) -> Iterator[None]:
     """More code in a file of one host, which its workers have taken up."""
     path = f"{_APP}/{file}"
-    ground.as_root("web2", f"cp -p {path} {path}.kept && cat >>{path} && {_RESTART}", code)
-    try:
-        yield
-    finally:
-        ground.as_root("web2", f"mv {path}.kept {path} && {_RESTART}")
+    with producer(ground) as app:
+        answering = {*(app.control.inspect(timeout=2).ping() or {})}
+
+        def restarted(change: str, stdin: str = "") -> None:
+            ground.as_root("web2", f"{change} && systemctl reset-failed && systemctl restart 'celery-worker@*'", stdin)
+            until(lambda: answering <= {*(app.control.inspect(timeout=1).ping() or {})}, "its workers")
+
+        restarted(f"cp -p {path} {path}.kept && cat >>{path}", code)
+        try:
+            yield
+        finally:
+            restarted(f"mv {path}.kept {path}")
 
 
 @fault("application.tasks_differ", "one host has a task that the other has not", ground="fleet", touches="web2")

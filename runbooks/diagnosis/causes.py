@@ -3,6 +3,7 @@
 Only what the snapshot shows counts: a pair has to be about the same workers or beats, and may ask for more.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
@@ -234,6 +235,12 @@ def _on(look: _Look, node: str, host: str) -> bool:
     return any(place == host for place, _ in look.names.get(node, ()))
 
 
+def _is_there_on_one_host(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether a task that a worker does not know is one that not all hosts have."""
+    words = re.split(r"[ ,:]+", effect.summary)
+    return any(line.partition(":")[0] in words for line in cause.evidence)
+
+
 def _is_its_other_name(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
     """Whether the only task that is never imported is one of the two names."""
     return effect.summary.partition(":")[0] in cause.summary.partition(" are one task")[0].split(" and ")
@@ -287,6 +294,7 @@ _PAIRS = (
     _Pair(("task.two_names",), ("task.never_imported",), where=_is_its_other_name),
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"),
           ("task.not_registered",), where=_lacks_them_too),
+    _Pair(("application.tasks_differ",), ("task.not_registered", "task.discarded"), where=_is_there_on_one_host),
     _Pair(("worker.older_code",), ("task.not_registered", "task.discarded"), where=_restart_brings_them),
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"), ("task.would_be_discarded",)),
     _Pair(("task.not_registered", "task.discarded"), ("task.was_discarded",), any_of_them=True),

@@ -230,7 +230,8 @@ def test_a_worker_has_to_know_what_is_routed_to_its_queues_and_is_restarted_wher
 def test_a_restart_is_no_remedy_where_the_host_has_other_code() -> None:
     broker = nodes(web1=["a", "b"], web2=["a"])
     findings = found(look(says("a", "b"), says("a"), fleet=UNTYPED, broker=broker), UNTYPED)
-    assert [finding.code for finding in findings] == ["task.not_registered", "application.tasks_differ"]
+    assert [finding.code for finding in findings] == ["application.tasks_differ", "task.not_registered"]
+    assert [cause.code for cause in findings[1].caused_by] == ["application.tasks_differ"]
     assert not any(finding.fix for finding in findings)
 
 

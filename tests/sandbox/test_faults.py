@@ -1,0 +1,44 @@
+"""A fault of each kind and five pairs, made in the sandbox: the cause is told first. `./inv matrix` tries all."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from lab.faults.every import FAULTS
+from lab.faults.grounds import Sandbox, look, sandbox
+from lab.matrix import trial_of, tried
+
+BY_CODE = {fault.code: fault for fault in FAULTS}
+OF_EACH_KIND = (
+    "beat.stopped",
+    "broker.evicts",
+    "inventory.accepts_nothing",
+    "message.would_be_discarded",
+    "probe.failed",
+    "queue.malformed",
+    "results.elsewhere",
+    "schedule.bad_arguments",
+    "task.was_discarded",
+    "worker.not_consuming",
+)
+PAIRS = (
+    ("broker.evicts", "queue.malformed"),
+    ("worker.not_consuming", "beat.stopped"),
+    ("results.elsewhere", "queue.expired"),
+    ("worker.stopped", "queue.unknown"),
+    ("probe.failed", "worker.too_many_processes"),
+)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A healthy sandbox, on which nothing is left of any fault."""
+    with sandbox(tmp_path_factory.mktemp("faults")) as ground:
+        yield ground
+        assert look(ground).faults == []
+
+
+@pytest.mark.parametrize("codes", [*((code,) for code in OF_EACH_KIND), *PAIRS], ids=" + ".join)
+def test_the_cause_is_told_first(ground: Sandbox, codes: tuple[str, ...]) -> None:
+    row = tried(trial_of(*(BY_CODE[code] for code in codes)), ground)
+    assert row.well, row
