@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celery import chord
+from kombu import pools
 
 from lab.faults.beat import REDBEAT
 from lab.faults.fault import calm
@@ -101,6 +102,7 @@ def redis_restarted(ground: Shop) -> Iterator[None]:
         client.save()
     ground.server.stop()
     ground.server = RedisServer.start(ground.server.directory, port=ground.server.port)
+    pools.reset()  # connections of before that kombu has kept
     yield
 
 

@@ -243,8 +243,11 @@ def _with_broker(fleet: Fleet, row: Row, snapshot: Snapshot) -> Row:
     told = row.process.told_broker
     if row.answer:
         return replace(row, broker=ours, seen_by=SeenBy.ANSWER, at_ours=True)
-    if found := _clients_of(row.process, snapshot.broker.clients or (), place):
-        dbs = {client.db for client in found if client.takes_messages} or {client.db for client in found}
+    found = _clients_of(row.process, snapshot.broker.clients or (), place)
+    dbs = {client.db for client in found if client.takes_messages}
+    if not dbs and snapshot.broker.db in {client.db for client in found}:
+        dbs = {snapshot.broker.db}
+    if dbs or (found and not told):  # one that takes no messages may be at its results, in a db of theirs
         db = dbs.pop() if len(dbs) == 1 else None
         broker = replace(ours, db=db) if ours else None
         return replace(
