@@ -102,7 +102,7 @@ def redis_restarted(ground: Shop) -> Iterator[None]:
         client.save()
     ground.server.stop()
     ground.server = RedisServer.start(ground.server.directory, port=ground.server.port)
-    pools.reset()  # connections of before that kombu has kept
+    pools.reset()  # type: ignore[no-untyped-call]  # connections of before
     yield
 
 
