@@ -207,16 +207,13 @@ UNLUCKY: Edits = {
     ),
     "runbooks/diagnosis/catalogue/queue.toml": (
         (
-            "",
-            """
-
-            [unlucky]
-            title = "A queue holds thirteen messages."
-            meaning = "Someone may be superstitious."
-            known_by = "LLEN is 13."
-            next_step = "Send one more."
-            not_meant = "It does not say that the queue is slow."
-            """,
+            "[unpolled]",
+            "[unlucky]\n"
+            'title = "A queue holds thirteen messages."\n'
+            'meaning = "Someone may be superstitious."\n'
+            'known_by = "LLEN is 13."\n'
+            'next_step = "Send one more."\n'
+            'not_meant = "It does not say that the queue is slow."\n\n',
         ),
     ),
     "docs/findings.md": (),
