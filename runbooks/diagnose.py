@@ -48,7 +48,7 @@ def diagnose(session: Session, patterns: str | None = None, *, budget: str, file
     snapshot = session.observe(needs, read_until=read_until, without_broker=True)
     at_tasks = list(waiting_behind_tasks(session.fleet, snapshot))
     findings = session.diagnose(snapshot, conclusive=not at_tasks, services=services)
-    if at_tasks:
+    if at_tasks and not any(finding.code == "worker.stopped" for finding in findings):
         session.reporter.message(*at_tasks)
     if session.fleet.found:
         session.reporter.message(*_not_looked_at(session.fleet.found))

@@ -19,7 +19,6 @@ from runbooks.core.private import make_private, require_private
 from runbooks.core.reporter import Reporter
 from runbooks.core.rules import duration
 from runbooks.core.wording import counted, span, utc
-from runbooks.diagnosis.accepted import with_accepted
 from runbooks.diagnosis.judge import watch
 from runbooks.diagnosis.schedule import Path as ScheduledPath
 from runbooks.diagnosis.schedule import paths
@@ -208,8 +207,7 @@ class Watcher(Struct):
         fleet = self.session.fleet
         assert snapshot.broker is not None
         look = look_of(fleet, snapshot, history)
-        slow = with_accepted(fleet, slow_to_drain(fleet, snapshot.broker, look.queues), snapshot.at)
-        findings = [*watch(fleet, snapshot), *(one for one in slow if not one.accepted)]
+        findings = watch(fleet, snapshot, slow_to_drain(fleet, snapshot.broker, look.queues))
         crossed, recovered = history.remember(
             look.at,
             {queue.name: queue.depth for queue in look.queues},

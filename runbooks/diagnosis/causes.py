@@ -306,7 +306,7 @@ _PAIRS = (
     _Pair(_IDLE, ("queue.no_consumer",), where=_enough_workers),
     _Pair(_IDLE, ("queue.few_consumers",), any_of_them=True),
     _Pair(("queue.no_consumer", "queue.not_taken", "worker.hangs", "worker.waits_for_itself", "worker.rate_limited"),
-          ("queue.depth", "queue.eta_overdue", "queue.expired"), where=_same_subject),
+          ("queue.depth", "queue.drain_time", "queue.eta_overdue", "queue.expired"), where=_same_subject),
     _Pair(("message.naive_eta",), ("queue.redelivered",), where=_same_subject, of_all=True),
     _Pair(("beat.not_running", "beat.other_process", "beat.stopped", "beat.waits_for_lock", "beat.last_run_ahead",
            "unit.masked", "service.manager_away"), ("beat.silent", "schedule.overdue")),

@@ -130,8 +130,11 @@ def _only_unheard(fleet: Fleet, finding: Finding, hosts: Collection[str]) -> boo
     return bool(consuming) and consuming <= set(hosts)
 
 
-def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
-    """What of it shows without asking more hosts than those of beat: the monitor's faults, causes and errors first."""
+def watch(fleet: Fleet, snapshot: Snapshot, besides: Iterable[Finding] = ()) -> tuple[Finding, ...]:
+    """What of it shows without asking more hosts than those of beat: the monitor's faults, causes and errors first.
+
+    `besides` is what only earlier looks show.
+    """
     asked = [host for host in fleet.hosts if host.name in snapshot.hosts]
     findings = [
         *broker.faults(fleet, snapshot),
@@ -144,6 +147,7 @@ def watch(fleet: Fleet, snapshot: Snapshot) -> tuple[Finding, ...]:
         *queues.faults(fleet, snapshot),
         *stuck.faults(fleet, snapshot),
         *(finding for host in asked for finding in workers.of_beat(fleet, host, snapshot.hosts[host.name])),
+        *besides,
     ]
     findings = list(possible(fleet, without_its_doing(fleet, snapshot, _heard(fleet, snapshot, findings, ()))))
     faults = [one for one in with_accepted(fleet, findings, snapshot.at) if one.severity is not Severity.INFO]

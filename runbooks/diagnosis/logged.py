@@ -198,7 +198,12 @@ def _discards(source: Source) -> Iterator[Finding]:
             "message.was_discarded",
             source.name,
             f"{source.name} has discarded {counted(one.count, 'message')} that it does not accept or cannot read",
-            (quoted(source.name, one), gone),
+            (
+                quoted(source.name, one),
+                "whoever sends them writes in a way (task_serializer) that this worker does not take (accept_content): "
+                "give both the same",
+                gone,
+            ),
             severity=Severity.WARNING,
         )
 

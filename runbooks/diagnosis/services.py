@@ -20,6 +20,7 @@ from runbooks.diagnosis.silence import (
     restart_is_no_help,
     seen_of_silent,
     silence_means_nothing,
+    waits_at_dead_connections,
     who_answers_instead,
 )
 from runbooks.diagnosis.since_start import changed_since_start, loads, touched_since_start
@@ -356,9 +357,14 @@ class _Host:
 
     def _not_answering(self, worker: Worker, service: ServiceState, what: str) -> Finding:
         counts = bool(self.since or self.proving)
-        why = "" if counts else self._why_left_running(worker.known_as, service)
         place = place_of(self.fleet.app.broker_url.get_secret_value())
-        seen = seen_of_silent(worker.known_as, self.state, service, self.broker, place.port if place else None)
+        port = place.port if place else None
+        away = not_back_yet(self.broker, self.state, service)
+        dead = not away and waits_at_dead_connections(self.state, service, self.broker, port)
+        why = "" if counts or dead else self._why_left_running(worker.known_as, service)
+        if dead:
+            what += "; it waits at dead connections, for the broker has none of those that it has there"
+        seen = seen_of_silent(worker.known_as, self.state, service, self.broker, port)
         return Finding(
             "worker.not_answering",
             self.host.node(worker),
@@ -366,7 +372,7 @@ class _Host:
             (*seen, who_answers(self.snapshot)),
             remedy=None if why else "restart it",
             fix=() if why else self._restart(worker.known_as, "does not answer ping"),
-            severity=Severity.ERROR if counts or not not_back_yet(self.broker, self.state, service) else Severity.INFO,
+            severity=Severity.ERROR if counts or not away else Severity.INFO,
         )
 
     def _why_left_running(self, name: str, service: ServiceState) -> str:

@@ -175,6 +175,21 @@ def seen_of_silent(
     yield from (f"  {line}" for line in found.last_lines)
 
 
+def waits_at_dead_connections(state: HostState, found: ServiceState, broker: BrokerState, port: int | None) -> bool:
+    """Whether the broker has none of the connections that a worker has to it, and none that nobody accounts for.
+
+    Behind NAT a connection has another address there, so it counts only where every client that takes messages may be
+    one of the nodes that answer.
+    """
+    process = _process(state, found)
+    if process is None or process.connections is None or broker.clients is None or port is None:
+        return False
+    there = {one.local for one in process.connections if one.peer.endswith(f":{port}")}
+    takers = sum(one.takes_messages and one.db == broker.db for one in broker.clients)
+    unaccounted = takers > sum(node.twins for node in broker.nodes.values())
+    return bool(there) and not unaccounted and there.isdisjoint(one.address for one in broker.clients)
+
+
 def _connected(connections: Iterable[Connection], clients: Iterable[Client], port: int) -> str:
     """Whether its connections to the broker's port are among those of the broker."""
     addresses = {client.address for client in clients}

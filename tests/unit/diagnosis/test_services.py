@@ -318,6 +318,23 @@ def test_a_silent_worker_is_told_with_its_connection_and_its_loop(
     assert any(line.startswith("its pool is gevent") for line in finding.evidence)
 
 
+@pytest.mark.parametrize(
+    ("clients", "dead"),
+    [
+        ((), True),
+        ((Client("10.0.0.5:40", 0, takes_messages=False, to="10.0.0.1:1"),), False),
+        ((Client("192.0.2.1:40", 0, takes_messages=True, to="10.0.0.1:1"),), False),
+    ],
+    ids=["the broker has none", "it has one", "it may be behind NAT"],
+)
+def test_a_worker_at_dead_connections_is_told_as_that_and_restarted(clients: tuple[Client, ...], dead: bool) -> None:
+    to_broker = (Connection("10.0.0.5:40", "10.0.0.1:1"),)
+    main = CeleryProcess(101, 1, NOW - 500, "S", Kind.MAIN, Options("worker", "shop"), 1, connections=to_broker)
+    finding = silent(ServiceState(101, NOW - 500, ""), clients, census=Census((main,)))
+    assert ("it waits at dead connections" in finding.summary) is dead
+    assert finding.fix
+
+
 @pytest.mark.parametrize(("idle_s", "fixed"), [(12.0, False), (1.0, True)])
 def test_a_loop_that_a_task_holds_is_not_restarted(idle_s: float, fixed: bool) -> None:
     options = Options("worker", "shop", node="high@web1", pool="gevent")

@@ -7,7 +7,17 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.errors import Trouble
-from runbooks.core.model import BrokerState, HostState, NodeState, NotAsked, Severity, Snapshot, TaskCount, Unreachable
+from runbooks.core.model import (
+    BrokerState,
+    Finding,
+    HostState,
+    NodeState,
+    NotAsked,
+    Severity,
+    Snapshot,
+    TaskCount,
+    Unreachable,
+)
 from runbooks.core.settings import Limits, Thresholds, Worker
 from runbooks.diagnosis.judge import judge as diagnose
 from runbooks.diagnosis.judge import watch
@@ -65,6 +75,14 @@ def test_what_a_silent_worker_leads_to_is_told_after_it_with_its_cause() -> None
     found = watch(FLEET, Snapshot(NOW, broker, {}))
     assert [one.code for one in found] == ["worker.not_answering", "queue.no_consumer"]
     assert [(one.code, one.subject) for one in found[1].caused_by] == [("worker.not_answering", "high@web1")]
+
+
+def test_what_earlier_looks_show_is_told_below_its_cause_too() -> None:
+    broker = make_broker(FLEET, queues={"high_q": make_queue(depth=9)}, nodes={})
+    slow = Finding("queue.drain_time", "high_q", "9 messages wait and do not become fewer", severity=Severity.WARNING)
+    found = watch(FLEET, Snapshot(NOW, broker, {}), [slow])
+    assert [one.code for one in found] == ["worker.not_answering", "queue.no_consumer", "queue.drain_time"]
+    assert [one.code for one in found[2].caused_by] == ["queue.no_consumer"]
 
 
 def test_several_workers_of_one_name_are_told() -> None:
