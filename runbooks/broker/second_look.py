@@ -12,6 +12,7 @@ from runbooks.broker.messages.parse import envelope_of, headers_of
 from runbooks.broker.observe import client_list, consumes
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import both_ends
+from runbooks.broker.queues.unacked import Entry
 from runbooks.broker.server.connection import db_of
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
@@ -39,14 +40,26 @@ def look_again(
     after_s = pause()
     nodes = ask_nodes()
     unmoved = frozenset(queue for queue in queues if before[queue] and _next(store, queue) == before[queue])
+    fetched = _fetched(store)
+    waiting = frozenset[str]().union(*(node.reserved for node in nodes.values()))
+    reserved = [entry for entry in fetched if entry.message.id in waiting]
     return SecondLook(
         after_s,
         nodes,
         unmoved=unmoved,
-        senders={queue: _senders(store, queue) for queue in queues},
-        held_back=_held_back(store, nodes),
+        senders={queue: _senders(store, queue, reserved) for queue in queues},
+        held_back=_held_back(fetched, nodes),
+        reserved=dict(Counter(entry.queue for entry in reserved)),
         waiting_clients=_waiting_clients(store),
     )
+
+
+def _fetched(store: Store) -> list[Entry]:
+    """So many of the messages that workers have fetched; none where they may not be looked at."""
+    try:
+        return unacked.entries(store, FETCHED_READ)
+    except BrokerRefused:
+        return []
 
 
 def _next(store: Store, queue: str) -> Next:
@@ -60,28 +73,22 @@ def _next(store: Store, queue: str) -> Next:
     return found
 
 
-def _senders(store: Store, queue: str) -> Mapping[str, int]:
-    """The tasks that sent what waits, each with how many of the messages read.
+def _senders(store: Store, queue: str, reserved: Iterable[Entry]) -> Mapping[str, int]:
+    """The tasks that sent what waits, in the queue or in a worker, each with how many of the messages read.
 
     **Source:** celery 5.7.0 `app/amqp.py: AMQP.as_task_v2`: the header `parent_id`.
     """
-    count = Counter[str]()
+    items = [entry.item for entry in reserved if entry.queue == queue]
     with store.errors():
         for key in store.keys.queue(queue):
-            for item in both_ends(store.client, key, READ_OF_EACH_LIST).items:
-                parent = headers_of(envelope_of(item)).get("parent_id")
-                if isinstance(parent, str):
-                    count[parent] += 1
-    return dict(count)
+            items += both_ends(store.client, key, READ_OF_EACH_LIST).items
+    parents = (headers_of(envelope_of(item)).get("parent_id") for item in items)
+    return dict(Counter(parent for parent in parents if isinstance(parent, str)))
 
 
-def _held_back(store: Store, nodes: Mapping[str, NodeState]) -> Mapping[tuple[str, str], int]:
+def _held_back(fetched: Iterable[Entry], nodes: Mapping[str, NodeState]) -> Mapping[tuple[str, str], int]:
     """What workers have fetched and do not list, by queue and task: they hold it for a rate limit, or are gone."""
     listed = frozenset[str]().union(*(node.holds or () for node in nodes.values()))
-    try:
-        fetched = unacked.entries(store, FETCHED_READ)
-    except BrokerRefused:
-        return {}
     return dict(Counter((entry.queue, entry.message.task) for entry in fetched if entry.message.id not in listed))
 
 

@@ -297,8 +297,9 @@ class SecondLook(Struct, frozen=True):
     `nodes` are the nodes as they answered then. `unmoved` are the queues that hold messages and where, in each list
     that workers poll, the same message was next to run both times. `senders` counts by queue the waiting messages that
     were read, by the id of the task that sent them. `held_back` counts by queue and task the fetched messages that no
-    node lists as active, reserved or scheduled. `waiting_clients` is the number of clients of this db that wait in
-    BRPOP; None where CLIENT LIST is not allowed.
+    node lists as active, reserved or scheduled, `reserved` by queue those that wait in a worker for a free process;
+    `senders` counts these, too. `waiting_clients` is the number of clients of this db that wait in BRPOP; None where
+    CLIENT LIST is not allowed.
     """
 
     after_s: float
@@ -306,6 +307,7 @@ class SecondLook(Struct, frozen=True):
     unmoved: frozenset[str] = frozenset()
     senders: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     held_back: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
     waiting_clients: int | None = None
 
 

@@ -24,13 +24,19 @@ def may_be_stuck(broker: BrokerState, now: float) -> bool:
 
 
 def suspects(broker: BrokerState, now: float) -> list[str]:
-    """The queues where messages wait, and every worker has been busy for long, or one has nothing to do."""
+    """The queues where messages wait, and every worker has been busy for long, or one has nothing to do.
+
+    Messages wait in workers, too, which fetch more than they run.
+    """
     return [
         name
         for name, queue in broker.queues.items()
-        if queue.depth and (consumers := _consumers(broker.nodes.values(), name))
-        if any(map(_is_idle, consumers))
-        or all(_is_busy(node) and _age_s(node.running, now) > LONG_S for node in consumers)
+        if (consumers := _consumers(broker.nodes.values(), name))
+        if (queue.depth and any(map(_is_idle, consumers)))
+        or (
+            (queue.depth or any(node.reserved for node in consumers))
+            and all(_is_busy(node) and _age_s(node.running, now) > LONG_S for node in consumers)
+        )
     ]
 
 
@@ -70,12 +76,14 @@ def _age_s(running: Iterable[RunningTask], now: float) -> float:
 class _Busy(Struct, frozen=True):
     """A queue of which every worker is busy: what they run has not ended between the looks, for `age_s` or more.
 
-    `senders` are the tasks that sent what waits in the queue, each with how many of the messages that were read.
+    `reserved` of what waits is in the workers already. `senders` are the tasks that sent it, each with how many of the
+    messages that were read.
     `locked` are the processes of their pools, by host, that wait for themselves.
     """
 
     queue: str
     depth: int
+    reserved: int
     consumers: Sequence[NodeState]
     senders: Mapping[str, int]
     age_s: float
@@ -151,7 +159,8 @@ def _busy(fleet: Fleet, snapshot: Snapshot, broker: BrokerState, second: SecondL
     clocks = _clocks(fleet, snapshot)
     nows = [clocks.get(node.name, snapshot.at) for node in consumers]
     age_s = min((_age_s(node.running, now) for node, now in zip(consumers, nows, strict=True)), default=0.0)
-    if age_s < LONG_S:
+    depth, reserved = broker.queues[queue].depth, second.reserved.get(queue, 0)
+    if age_s < LONG_S or not depth + reserved:
         return None
     lines = [
         f"inspect active: {node.name} {told(task, now)}"
@@ -161,7 +170,8 @@ def _busy(fleet: Fleet, snapshot: Snapshot, broker: BrokerState, second: SecondL
     more = len(lines) - _SHOWN
     return _Busy(
         queue,
-        broker.queues[queue].depth,
+        depth,
+        reserved,
         consumers,
         second.senders.get(queue, {}),
         age_s,
@@ -187,18 +197,21 @@ def _clocks(fleet: Fleet, snapshot: Snapshot) -> dict[str, float]:
 
 def _waits_for_itself(busy: _Busy) -> Finding:
     sent = sum(busy.senders[task.id] for task in busy.runs)
+    of_queue = f"message of {busy.queue} that waits", f"messages of {busy.queue} that wait"
     return Finding(
         "worker.waits_for_itself",
         busy.queue,
-        f"tasks that run on {busy.names} have sent {counted(sent, 'message that waits', 'messages that wait')} in "
-        f"{busy.queue} behind them, "
+        f"tasks that run on {busy.names} have sent {counted(sent, *of_queue)} behind them, "
         "and no process is free: if they wait for these, none of them ever ends",
         (
             *busy.told,
-            "each of them is the parent (header parent_id) of messages that wait there",
+            "each of them is the parent (header parent_id) of messages that wait",
             "a task must not wait for the result of another: use a chain or chord, or send subtasks to a queue of "
             "other workers",
-            f"to let them run now, start one more worker for {busy.queue}",
+            f"to let them run now, start one more worker for {busy.queue}"
+            if not busy.reserved
+            else "the workers have fetched some of what waits already, which another one would not get: "
+            f"{Command('restart-workers', '--kill-running')} ends the tasks that wait; {_lost(busy)}",
         ),
     )
 
@@ -249,7 +262,11 @@ def _lost(busy: _Busy) -> str:
 
 
 def _waiting(busy: _Busy) -> str:
-    return f"{counted(busy.depth, 'message waits', 'messages wait')} in {busy.queue}"
+    if not busy.reserved:
+        return f"{counted(busy.depth, 'message waits', 'messages wait')} in {busy.queue}"
+    of_queue = f"message of {busy.queue} waits", f"messages of {busy.queue} wait"
+    in_workers = counted(busy.reserved, "is in a worker", "are in workers")
+    return f"{counted(busy.depth + busy.reserved, *of_queue)} ({in_workers})"
 
 
 # --- a worker is idle -------------------------------------------------------------------------------------------------

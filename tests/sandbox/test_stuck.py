@@ -212,10 +212,10 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     until(lambda: time.monotonic() - began_at > 31, timeout_s=40)
     found = shop.findings()
     assert found["worker.hangs"]["subject"] == "hang"
-    assert "wait in hang, and every process that could take them" in found["worker.hangs"]["summary"]
+    assert "(1 is in a worker), and every process that could take them" in found["worker.hangs"]["summary"]
     waits = found["worker.waits_for_itself"]
     assert waits["subject"] == "self"
-    assert "have sent 1 message that waits in self behind them" in waits["summary"]
+    assert "message of self that waits behind them" in waits["summary"]
 
 
 def test_one_worker_that_holds_all_that_waits_for_its_eta_is_told(shops: tuple[Shop, Shop, Shop]) -> None:
@@ -239,7 +239,7 @@ def test_a_process_that_waits_for_itself_is_told_at_once_and_a_long_task_is_no_f
     assert hangs["subject"] == "lock"
     assert "hangs: it waits for a lock that only it could release" in hangs["summary"]
     (said,) = seen["messages"]
-    assert "wait in long, and none has begun for " in said
+    assert "messages of long wait (1 is in a worker), and none has begun for " in said
 
     def ids() -> list[str]:
         return [task["id"] for task in shop.app.control.inspect(["k@here"], timeout=1).active()["k@here"]]

@@ -84,6 +84,19 @@ def test_a_worker_whose_subtasks_wait_behind_it_is_told_before_the_threshold() -
     assert not found(busy(60, pool_size=2), busy(60, pool_size=2), senders=sent)
 
 
+def test_what_workers_have_fetched_waits_as_well() -> None:
+    holding = busy(60, reserved=frozenset({"t2"}))
+    broker = make_broker(FLEET, queues={QUEUE: make_queue()}, nodes={holding.name: holding})
+    assert stuck.may_be_stuck(broker, NOW)
+    look = SecondLook(2.0, {holding.name: holding}, senders={QUEUE: {"t1": 1}}, reserved={QUEUE: 1})
+    (waits,) = stuck.faults(FLEET, make_snapshot(FLEET, broker=replace(broker, second=look)))
+    assert waits.code == "worker.waits_for_itself"
+    assert "have sent 1 message of high_q that waits behind them" in waits.summary
+    assert "--kill-running" in waits.evidence[-1], "another worker would not get what this one has fetched"
+    of_another = replace(look, reserved={"low_q": 1}, senders={})
+    assert not list(stuck.faults(FLEET, make_snapshot(FLEET, broker=replace(broker, second=of_another))))
+
+
 def test_a_pool_that_has_grown_since_its_start_has_a_free_process() -> None:
     grown = busy(700, pool_pids=frozenset({101, 102}))
     assert not found(grown, grown)
