@@ -101,7 +101,7 @@ def _run_by(host: FleetHost, service: str) -> Parts:
 
 def _parts(look: _Look, finding: Finding) -> Parts:
     """The workers and beats that a finding is about; none where that is not known of a part of its subject."""
-    if finding.code.startswith("queue.") or finding.code in _OF_QUEUE:
+    if finding.code.startswith("queue.") or (finding.code in _OF_QUEUE and finding.subject not in look.names):
         return _consumers(look.fleet, finding.subject)
     if finding.subject == "broker":
         return frozenset({("", "broker")})
@@ -119,7 +119,7 @@ def _parts(look: _Look, finding: Finding) -> Parts:
 
 
 _OF_QUEUE = ("worker.hangs", "worker.waits_for_itself", "worker.rate_limited")
-"""Findings of workers whose subject is the queue that they do not take messages from."""
+"""Findings of workers whose subject may be the queue that they do not take messages from."""
 _OF_BEAT = ("beat.silent", "beat.last_run_ahead", "beat.waits_for_lock", "beat.repeated_hour")
 _OF_UNIT_FILES = ("unit.missing", "unit.differs")
 
@@ -305,7 +305,8 @@ _PAIRS = (
     _Pair(("worker.stopped",), ("worker.hangs", "queue.not_taken"), any_of_them=True),
     _Pair(_IDLE, ("queue.no_consumer",), where=_enough_workers),
     _Pair(_IDLE, ("queue.few_consumers",), any_of_them=True),
-    _Pair(("queue.no_consumer", "queue.not_taken", "worker.hangs", "worker.waits_for_itself", "worker.rate_limited"),
+    _Pair(("worker.hangs",), ("queue.depth", "queue.drain_time", "queue.eta_overdue", "queue.expired")),
+    _Pair(("queue.no_consumer", "queue.not_taken", "worker.waits_for_itself", "worker.rate_limited"),
           ("queue.depth", "queue.drain_time", "queue.eta_overdue", "queue.expired"), where=_same_subject),
     _Pair(("message.naive_eta",), ("queue.redelivered",), where=_same_subject, of_all=True),
     _Pair(("beat.not_running", "beat.other_process", "beat.stopped", "beat.waits_for_lock", "beat.last_run_ahead",

@@ -45,10 +45,12 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
     broker = snapshot.broker
     assert broker is not None
     yield from _holds_etas(broker)
+    yield from _hang_by_themselves(fleet, snapshot)
     if broker.second:
         yield from _twice(fleet, broker, broker.second)
         for queue in suspects(broker, snapshot.at):
-            yield from _of_busy_workers(fleet, snapshot, broker.second, queue)
+            if not _locked(fleet, snapshot).keys() & {node.name for node in _consumers(broker.nodes.values(), queue)}:
+                yield from _of_busy_workers(fleet, snapshot, broker.second, queue)
             yield from _of_idle_workers(broker, broker.second, queue)
 
 
@@ -78,7 +80,6 @@ class _Busy(Struct, frozen=True):
 
     `reserved` of what waits is in the workers already. `senders` are the tasks that sent it, each with how many of the
     messages that were read.
-    `locked` are the processes of their pools, by host, that wait for themselves.
     """
 
     queue: str
@@ -88,7 +89,6 @@ class _Busy(Struct, frozen=True):
     senders: Mapping[str, int]
     age_s: float
     told: Sequence[str]
-    locked: Mapping[str, frozenset[int]]
 
     @property
     def runs(self) -> list[RunningTask]:
@@ -97,18 +97,6 @@ class _Busy(Struct, frozen=True):
     @property
     def names(self) -> str:
         return ", ".join(sorted(node.name for node in self.consumers))
-
-    @property
-    def all_locked(self) -> bool:
-        return {task.pid for task in self.runs} <= frozenset[int]().union(*self.locked.values())
-
-
-def busy_processes(broker: BrokerState, now: float) -> dict[str, frozenset[int]]:
-    """The processes, by node, that ran the same tasks in both looks, of queues whose workers are all busy."""
-    if not broker.second:
-        return {}
-    nodes = [node for queue in suspects(broker, now) for node in _still_busy(broker, broker.second, queue)]
-    return {node.name: frozenset(task.pid for task in node.running if task.pid is not None) for node in nodes}
 
 
 def _still_busy(broker: BrokerState, second: SecondLook, queue: str) -> list[NodeState]:
@@ -125,7 +113,8 @@ def waiting_behind_tasks(fleet: Fleet, snapshot: Snapshot) -> Iterator[str]:
         return
     for queue in suspects(broker, snapshot.at):
         busy = _busy(fleet, snapshot, broker, broker.second, queue)
-        if busy and not _fault(fleet, busy):
+        hanging = _locked(fleet, snapshot)
+        if busy and not _fault(fleet, busy) and not any(node.name in hanging for node in busy.consumers):
             limit = span(fleet.app.thresholds.runtime)
             yield (
                 f"{_waiting(busy)}, and none has begun for {span(busy.age_s)}: every process that could take them is "
@@ -148,8 +137,6 @@ def _fault(fleet: Fleet, busy: _Busy) -> Finding | None:
     limit_s = fleet.app.thresholds.runtime
     if all(task.id in busy.senders for task in busy.runs):
         return _waits_for_itself(busy)
-    if busy.all_locked:
-        return _is_locked(busy)
     return _hangs(busy, limit_s) if busy.age_s > limit_s else None
 
 
@@ -176,7 +163,6 @@ def _busy(fleet: Fleet, snapshot: Snapshot, broker: BrokerState, second: SecondL
         second.senders.get(queue, {}),
         age_s,
         [*lines[:_SHOWN], *([f"and {counted(more, 'task')} more"] if more > 0 else [])],
-        {name: state.locked for name, state in snapshot.reachable().items() if state.locked},
     )
 
 
@@ -211,7 +197,7 @@ def _waits_for_itself(busy: _Busy) -> Finding:
             f"to let them run now, start one more worker for {busy.queue}"
             if not busy.reserved
             else "the workers have fetched some of what waits already, which another one would not get: "
-            f"{Command('restart-workers', '--kill-running')} ends the tasks that wait; {_lost(busy)}",
+            f"{Command('restart-workers', '--kill-running')} ends the tasks that wait; {_lost(busy.runs)}",
         ),
     )
 
@@ -226,39 +212,16 @@ def _hangs(busy: _Busy, limit_s: float) -> Finding:
         (
             *busy.told,
             f"none of them ended between two looks; the limit is {span(limit_s)} (celery_thresholds: runtime)",
-            f"to free the workers now: {end} ends them with their tasks; {_lost(busy)}",
+            f"to free the workers now: {end} ends them with their tasks; {_lost(busy.runs)}",
             "task_time_limit in the application ends a task that hangs",
         ),
     )
 
 
-def _is_locked(busy: _Busy) -> Finding:
-    """**Source:** billiard 4.2.1 `pool.py: _join_exited_workers`: a process that ends is replaced."""
-    count = sum(map(len, busy.locked.values()))
-    return Finding(
-        "worker.hangs",
-        busy.queue,
-        f"{_waiting(busy)}, and every process that could take them hangs: it waits for a lock that only it could "
-        "release",
-        (
-            *busy.told,
-            f"each thread of {counted(count, 'process', 'processes')} waits without a time limit for a lock that no "
-            "other process can release, in two looks (/proc/PID/task/TID/syscall)",
-            *(f"to see where: py-spy dump --pid {min(pids)}, on {host}" for host, pids in busy.locked.items()),
-            *(
-                f"to free the worker, on {host}: sudo kill -KILL {' '.join(map(str, sorted(pids)))}; it starts new "
-                f"processes; {_lost(busy)}"
-                for host, pids in busy.locked.items()
-            ),
-            "task_time_limit in the application ends a task that hangs",
-        ),
-    )
-
-
-def _lost(busy: _Busy) -> str:
+def _lost(runs: Sequence[RunningTask]) -> str:
     """What becomes of what runs when it is killed."""
-    lost = sum(task.acknowledged for task in busy.runs)
-    return f"{lost} of {len(busy.runs)} tasks are lost then" if lost else "their tasks are delivered again then"
+    lost = sum(task.acknowledged for task in runs)
+    return f"{lost} of {len(runs)} tasks are lost then" if lost else "their tasks are delivered again then"
 
 
 def _waiting(busy: _Busy) -> str:
@@ -267,6 +230,62 @@ def _waiting(busy: _Busy) -> str:
     of_queue = f"message of {busy.queue} waits", f"messages of {busy.queue} wait"
     in_workers = counted(busy.reserved, "is in a worker", "are in workers")
     return f"{counted(busy.depth + busy.reserved, *of_queue)} ({in_workers})"
+
+
+# --- a worker hangs ---------------------------------------------------------------------------------------------------
+
+
+def busy_processes(broker: BrokerState, now: float) -> dict[str, frozenset[int]]:
+    """By node the processes that are at tasks, where none is free, none has ended one for long, and messages wait."""
+    return {
+        node.name: frozenset(task.pid for task in node.running if task.pid is not None)
+        for node in broker.nodes.values()
+        if _is_busy(node) and _age_s(node.running, now) > LONG_S and _behind(broker, node)
+    }
+
+
+def _behind(broker: BrokerState, node: NodeState) -> int:
+    """How many messages wait in a node and in its queues."""
+    return len(node.reserved) + sum(broker.queues[queue].depth for queue in node.queues & broker.queues.keys())
+
+
+def _locked(fleet: Fleet, snapshot: Snapshot) -> dict[str, tuple[str, frozenset[int]]]:
+    """The workers of which every process waits for itself, by node, each with its host and these processes."""
+    broker, states = snapshot.broker, snapshot.reachable()
+    assert broker is not None
+    pids = busy_processes(broker, snapshot.at)
+    return {
+        node: (host.name, pids[node])
+        for host in fleet.hosts
+        if host.name in states
+        for worker in host.settings.workers
+        if (node := host.node(worker)) in pids and pids[node] and pids[node] <= states[host.name].locked
+    }
+
+
+def _hang_by_themselves(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
+    """**Source:** billiard 4.2.1 `pool.py: _join_exited_workers`: a process that ends is replaced."""
+    broker = snapshot.broker
+    assert broker is not None
+    for name, (host, pids) in _locked(fleet, snapshot).items():
+        node, now = broker.nodes[name], snapshot.reachable()[host].clock_at
+        running = [f"inspect active: {told(task, now)}" for task in node.running]
+        waiting = counted(_behind(broker, node), "message waits", "messages wait")
+        yield Finding(
+            "worker.hangs",
+            name,
+            f"every process of {name} hangs, for it waits for a lock that only it could release; {waiting} behind them",
+            (
+                *running[:_SHOWN],
+                *([f"and {counted(len(running) - _SHOWN, 'task')} more"] if len(running) > _SHOWN else []),
+                f"each thread of pid {', '.join(map(str, sorted(pids)))} waits without a time limit for a lock that no "
+                "other process can release, in two looks (/proc/PID/task/TID/syscall)",
+                f"to see where: py-spy dump --pid {min(pids)}, on {host}",
+                f"to free the worker, on {host}: sudo kill -KILL {' '.join(map(str, sorted(pids)))}; it starts new "
+                f"processes; {_lost(node.running)}",
+                "task_time_limit in the application ends a task that hangs",
+            ),
+        )
 
 
 # --- a worker is idle -------------------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_a_queue_that_does_not_move_is_told_with_its_cause(shops: tuple[Shop, Sh
     until(lambda: time.monotonic() - began_at > 31, timeout_s=40)
     found = shop.findings()
     assert found["worker.hangs"]["subject"] == "hang"
-    assert "(1 is in a worker), and every process that could take them" in found["worker.hangs"]["summary"]
+    assert "(2 are in workers), and every process that could take them" in found["worker.hangs"]["summary"]
     waits = found["worker.waits_for_itself"]
     assert waits["subject"] == "self"
     assert "message of self that waits behind them" in waits["summary"]
@@ -236,10 +236,10 @@ def test_a_process_that_waits_for_itself_is_told_at_once_and_a_long_task_is_no_f
     until(lambda: time.monotonic() - shop.began_at > 31, timeout_s=40)
     seen = shop.diagnose()
     (hangs,) = (one for one in seen["findings"] if one["code"] == "worker.hangs")
-    assert hangs["subject"] == "lock"
-    assert "hangs: it waits for a lock that only it could release" in hangs["summary"]
+    assert hangs["subject"] == "k@here"
+    assert "hangs, for it waits for a lock that only it could release" in hangs["summary"]
     (said,) = seen["messages"]
-    assert "messages of long wait (1 is in a worker), and none has begun for " in said
+    assert "messages of long wait (2 are in workers), and none has begun for " in said
 
     def ids() -> list[str]:
         return [task["id"] for task in shop.app.control.inspect(["k@here"], timeout=1).active()["k@here"]]

@@ -18,6 +18,7 @@ from runbooks.core.model import (
     Lasting,
     NaiveEta,
     NodeState,
+    RunningTask,
     SecondLook,
     ServiceState,
     Severity,
@@ -218,6 +219,15 @@ def test_what_waits_too_long_follows_from_a_queue_that_stands_still() -> None:
     findings = found({}, nodes={node.name: node}, queues={"high_q": queue}, second=second)
     for effect in ("queue.depth", "queue.eta_overdue", "queue.expired"):
         assert caused_by(findings, effect) == ["queue.not_taken"], effect
+
+
+def test_what_waits_too_long_follows_from_a_worker_that_hangs() -> None:
+    task = RunningTask("t1", TASKS[0], NOW - 60, acknowledged=True, pid=101)
+    node = NodeState("high@web1", frozenset(TASKS), frozenset({"high_q"}), pool_size=1, running=(task,))
+    deep = {"high_q": make_queue(depth=16_000)}
+    findings = found({"locked": frozenset({101})}, nodes={node.name: node}, queues=deep)
+    assert list(findings) == ["worker.hangs", "queue.depth"]
+    assert caused_by(findings, "queue.depth") == ["worker.hangs"]
 
 
 def test_messages_that_run_again_for_a_far_eta_follow_from_its_lack_of_a_zone() -> None:

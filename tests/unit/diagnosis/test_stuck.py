@@ -66,7 +66,9 @@ def test_what_waits_behind_tasks_that_may_only_be_long_is_said_and_is_no_fault()
 
 def test_processes_that_wait_for_themselves_hang_however_short_a_time() -> None:
     finding = found(busy(40), busy(40), locked=[101])["worker.hangs"]
-    assert "hangs: it waits for a lock that only it could release" in finding.summary
+    assert finding.subject == "high@web1"
+    assert finding.summary.startswith("every process of high@web1 hangs, for it waits for a lock that only it could")
+    assert finding.summary.endswith("; 40 messages wait behind them")
     assert any(line.startswith("to free the worker, on web1: sudo kill -KILL 101;") for line in finding.evidence)
     assert "worker.hangs" not in found(busy(40), busy(40), locked=[102]), "another one's"
 
