@@ -17,8 +17,8 @@ from runbooks.hosts.transport import Transport
 _TIMEOUT_S = 60.0
 
 
-def with_containers(seen: HostSurvey, transport: Transport, named: str) -> HostSurvey:
-    """With the containers of the host's engine, and the one that is `named`, "" for none.
+def with_containers(seen: HostSurvey, transport: Transport, name: str) -> HostSurvey:
+    """With the containers of the host's engine, and the one that the operator names, "" for none.
 
     Raises UsageError where that one is not there, or the engine cannot be asked for it.
     """
@@ -26,11 +26,11 @@ def with_containers(seen: HostSurvey, transport: Transport, named: str) -> HostS
     answers = run_fragments(transport, questions, timeout_s=_TIMEOUT_S, private=list(questions))
     found, untold = parse_containers(answers["containers"])
     seen = replace(seen, services=(*seen.services, *found), untold=untold)
-    if not named:
+    if not name:
         return seen
     if untold:
-        raise cannot_be_asked(f"the container {named}", seen)
-    inside = _named(seen, found, named)
+        raise cannot_be_asked(f"the container {name}", seen)
+    inside = named(seen, found, name)
     processes = {"processes": ask_processes(inside.pids)}
     answers = run_fragments(transport, processes, timeout_s=_TIMEOUT_S, private=list(processes))
     details = parse_processes(answers["processes"]).details
@@ -45,17 +45,25 @@ def cannot_be_asked(what: str, seen: HostSurvey) -> UsageError:
     )
 
 
-def _named(seen: HostSurvey, found: list[SeenService], named: str) -> SeenService:
-    """By the container's own name, its id, or its Compose service; one that runs before those that do not."""
+def named(seen: HostSurvey, found: list[SeenService], name: str) -> SeenService:
+    """By the container's own name, its id, or its Compose service; one that runs before those that do not.
+
+    Raises UsageError where there is none, or there are several that are no service of one project.
+    """
     for fits in (
-        [one for one in found if of(one).name == named],
-        [one for one in found if one.name == named],
-        [one for one in found if of(one).id.startswith(named)],
+        [one for one in found if of(one).name == name],
+        [one for one in found if one.name == name],
+        [one for one in found if of(one).id.startswith(name)],
     ):
+        if len({of(one).project or of(one).id for one in fits}) > 1:
+            meant = ", ".join(sorted(of(one).name for one in fits))
+            raise UsageError(
+                f"{name} may be several containers on {seen.name}", f"name one of {meant}"
+            )
         if fits:
             return max(fits, key=lambda one: bool(one.pids))
     names = ", ".join(sorted(of(one).name for one in found)) or "none"
-    raise UsageError(f"there is no container {named} on {seen.name}", f"containers there: {names}")
+    raise UsageError(f"there is no container {name} on {seen.name}", f"containers there: {names}")
 
 
 def of(service: SeenService) -> SeenContainer:
