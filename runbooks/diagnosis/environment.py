@@ -29,7 +29,7 @@ def faults(fleet: Fleet, snapshot: Snapshot) -> Iterator[Finding]:
                 yield _unreadable(host, reading.fault)
             else:
                 if file.content is None:
-                    yield from _missing(host)
+                    yield from _missing(fleet, host)
                 yield from _unknown(host, reading)
                 yield from _not_read(host, states[host.name])
                 yield from _differing(host, states[host.name], reading)
@@ -65,7 +65,7 @@ def _folder(fleet: Fleet, host: FleetHost) -> Finding:
     )
 
 
-def _missing(host: FleetHost) -> Iterator[Finding]:
+def _missing(fleet: Fleet, host: FleetHost) -> Iterator[Finding]:
     """Where something needs the file: a unit of this tool's, which systemd does not start without it, or `celery_env`.
 
     **Source:** systemd.exec(5), `EnvironmentFile=`: only with a `-` before the path may it be missing.
@@ -78,8 +78,10 @@ def _missing(host: FleetHost) -> Iterator[Finding]:
             f"{host.settings.env_file} is not there, so "
             + ("systemd starts no service with it" if refused else "what is started there has none of its variables"),
             (
-                "celery_env_file of the inventory names it; what runs goes on with the environment it has",
-                "celery_env holds what the inventory knows of it: whatever else was in it has to be put back",
+                fleet.worded("celery_env_file of the inventory names it; ", "")
+                + "what runs goes on with the environment it has",
+                fleet.worded("celery_env holds what the inventory knows of it: whatever else", "what")
+                + " was in it has to be put back",
             ),
         )
 

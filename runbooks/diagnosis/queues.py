@@ -487,9 +487,9 @@ def _unpolled(fleet: Fleet, snapshot: Snapshot, queue: str, sep: str, strays: Ma
     steps = ", ".join(map(str, sorted(_polled(fleet, consumers))))
     if sep:
         what = f"{waiting} in {enumerated(keys)}, which is {queue} with another separator, so no worker polls it"
-        ours = fleet.app.broker_options.sep
+        ours, whose = fleet.app.broker_options.sep, fleet.worded("the inventory has", "assumed here is")
         advice = (
-            f"whoever sends these has the sep {sep!r} in broker_transport_options, and the inventory has {ours!r}: "
+            f"whoever sends these has the sep {sep!r} in broker_transport_options, and {whose} {ours!r}: "
             "give both sides the same"
         )
         lists: list[tuple[str, ...]] = [("--queue", key) for key in keys]

@@ -69,7 +69,7 @@ def test_one_command_names_what_is_wrong_with_a_fleet_that_no_inventory_describe
     assert "4 messages wait in mails and no node consumes it; did you mean 'mail'?" in told
     assert "1 node answers and none lists it in active_queues; w@here: mail" in told
     assert "1 message of mail was fetched, and no node that answers holds it" in told
-    assert "1 Celery message waits as priority 4 of mails, which no worker polls that has Celery's own" in told
+    assert "1 message waits as priority 4 of mails, which no worker that has Celery's own priority_steps polls" in told
     assert "the list 'notes' (1 item) is not Celery's" in told
     for part in ("hosts, their processes", "tasks, routes, schedule", "workers and queues should", "results"):
         assert part in done.out.partition("Not looked at")[2]
