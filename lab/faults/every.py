@@ -27,7 +27,7 @@ _CLOCK = "the clock of this machine is left as it is"
 
 NOT_MADE: dict[str, str] = {
     "beat.repeated_hour": _CLOCK,
-    "broker.clock": _NOBODY_YET,
+    "broker.clock": _CLOCK,
     "host.clock": _CLOCK,
     "host.not_loaded": _NOBODY_YET,
     "inventory.units_of_another": _NOBODY_YET,
@@ -37,8 +37,7 @@ NOT_MADE: dict[str, str] = {
     "logrotate.not_ours": _NOBODY_YET,
     "logrotate.stale": _NOBODY_YET,
     "message.would_kill": _OF_PLANS,
-    "schedule.overdue": _NOBODY_YET,
-    "service.being_restarted": _NOBODY_YET,
+    "schedule.overdue": "it takes a beat that leaves one entry out for minutes, and sends the others",
     "service.manager_away": _NOBODY_YET,
     "service.not_restarted": _OF_PLANS,
     "service.restart_asked": _OF_PLANS,
@@ -50,14 +49,11 @@ NOT_MADE: dict[str, str] = {
     "timer.not_ours": _NOBODY_YET,
     "timer.stale": _NOBODY_YET,
     "worker.answer_unknown": _OF_PLANS,
-    "worker.answered_by_another": _NOBODY_YET,
-    "worker.deaf": _NOBODY_YET,
     "worker.leaked_processes": _NOBODY_YET,
     "worker.node_unclear": _NOBODY_YET,
     "worker.not_taken_over": _NOBODY_YET,
     "worker.other_unit": _NOBODY_YET,
     "worker.starting": _NOBODY_YET,
-    "worker.takes_nothing": _NOBODY_YET,
     "worker.to_be_taken_over": _NOBODY_YET,
     "worker.would_kill": _OF_PLANS,
 }

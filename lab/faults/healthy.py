@@ -9,7 +9,7 @@ from celery import chord
 from kombu import pools
 
 from lab.faults.beat import REDBEAT
-from lab.faults.fault import calm
+from lab.faults.fault import calm, fault
 from lab.faults.grounds import Ground, Hosts, Sandbox, run, text_of, until
 from lab.faults.messages import POLL, empty, producer, send
 from lab.faults.shop import QUEUES, Shop
@@ -60,6 +60,7 @@ def long_tasks(ground: Shop) -> Iterator[None]:
             ground.anew("one")
 
 
+@fault("service.being_restarted", "a restart of all workers by this tool is under way", touches="workers", alone=True)
 @calm("rolling restart", "a restart of all workers by this tool is under way")
 @contextmanager
 def rolling(ground: Sandbox) -> Iterator[None]:

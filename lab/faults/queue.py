@@ -104,11 +104,16 @@ def orphaned(ground: Sandbox) -> Iterator[None]:
 @fault("queue.unacked_age", "a worker holds a message for longer than the threshold", touches="unacked thresholds")
 @contextmanager
 def unacked_age(ground: Sandbox) -> Iterator[None]:
-    with text_of(ground.inventory, ("unacked_age: 2h", "unacked_age: 1s")), ground.broker() as client:
-        send(ground, POLL, "low_priority", args=(1,), countdown=3)
+    threshold = text_of(ground.inventory, ("unacked_age: 2h", "unacked_age: 1s"))
+    with threshold, ground.broker() as client:
+        send(ground, POLL, "low_priority", args=(1,), countdown=900)
         until(lambda: client.hlen("unacked"), "a worker that fetches it")
-        yield
-        until(lambda: not client.hlen("unacked"), "its end")
+        try:
+            yield
+        finally:
+            ground.script("stop_workers.sh", "worker_low")  # which gives it back
+            empty(ground, "low_priority")
+            ground.script("start_workers.sh", "worker_low")
 
 
 @fault("queue.too_large", "two messages unpack to 100 MiB each", touches="spare")

@@ -303,3 +303,49 @@ def loses_results(ground: Sandbox) -> Iterator[None]:
         until(lambda: "Pool callback" in ground.log(LOW).read_text(), "its log", timeout_s=60)
         yield
     ground.restart()
+
+
+_DEAF = """
+from kombu.transport.redis import Channel
+Channel._brpop_start = lambda self, timeout=0: None
+"""
+
+
+@fault("worker.deaf", "one of several workers answers, and asks for no messages", touches="strange nodes")
+@contextmanager
+def deaf(ground: Sandbox) -> Iterator[None]:
+    nodes = ground.variables('celery_nodes: ["other@elsewhere"]')
+    with stranger(ground, "other@elsewhere", "low_priority", EXPECTED + _DEAF), nodes:
+        yield
+
+
+@contextmanager
+def otherwise(ground: Sandbox, code: str) -> Iterator[None]:
+    """worker_low alone runs with more code in the application's Celery module."""
+    file = ground.world.path / "lab/patient/printer_inventory/celery.py"
+    before, at = file.read_bytes(), file.stat()
+    file.write_bytes(before + f"\nimport sys\nif any({LOW!r} in word for word in sys.argv):\n".encode()
+                     + "".join(f"    {line}\n" for line in code.strip().splitlines()).encode())  # fmt: skip
+    try:
+        ground.restart(LOW)
+        yield
+    finally:
+        file.write_bytes(before)
+        os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
+        ground.restart(LOW)
+
+
+@fault("worker.takes_nothing", "the youngest worker answers, and asks for no messages", touches="code worker_low")
+@contextmanager
+def takes_nothing(ground: Sandbox) -> Iterator[None]:
+    with otherwise(ground, _DEAF):
+        yield
+
+
+@fault("worker.answered_by_another", "a worker hears no remote control, and a second one has its name",
+       touches="code strange worker_low", after="worker.twins")  # fmt: skip
+@contextmanager
+def answered_by_another(ground: Sandbox) -> Iterator[None]:
+    mute = "from celery.worker.consumer.control import Control\nControl.include_if = lambda self, c: False"
+    with otherwise(ground, mute), stranger(ground, _NODE, "low_priority", EXPECTED):
+        yield
