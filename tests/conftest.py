@@ -19,8 +19,8 @@ ON_EVERY_SERVER = ("test_take_restore", "test_preflight", "test_lock", "test_con
 
 
 def pytest_configure() -> None:
-    """In CI nothing is skipped for want of a server: as root the distribution's is installed."""
-    lacking = packages.lacking({"redis-server": "redis-server", "sshd": "openssh-server"})
+    """In CI nothing is skipped for want of a program: as root the distribution's is installed."""
+    lacking = packages.lacking({"redis-server": "redis-server", "sshd": "openssh-server", "busybox": "busybox"})
     if lacking and os.environ.get("CI") and os.geteuid() == 0:
         packages.install(lacking)
 

@@ -4,11 +4,19 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.sandbox.conftest import CHECKOUT
+
+# How this machine reaches its package index.
+NETWORK = {
+    name: value
+    for name, value in os.environ.items()
+    if name.startswith(("PIP_", "UV_", "SSL_")) or name.lower().endswith("_proxy")
+}
 
 
 @pytest.fixture
@@ -37,6 +45,20 @@ def test_started_twice_at_once_it_installs_once_and_both_go_on(checkout: Path) -
     assert sum("installing the locked dependencies" in err for _, err in told) == 1
     third = start(checkout, "hello")
     assert third.communicate(timeout=30) == ("hello\n", "")
+
+
+def test_it_installs_and_runs_under_busybox_and_dash(checkout: Path) -> None:
+    if lacking := [name for name in ("busybox", "dash") if not shutil.which(name)]:
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    tools = checkout / "tools"
+    tools.mkdir()
+    subprocess.run(["busybox", "--install", "-s", tools], check=True)  # so that nothing of GNU's is used
+    (tools / "python3").symlink_to(sys.executable)
+    for shell in (["busybox", "ash"], ["dash"]):
+        program = [str(shutil.which(shell[0])), *shell[1:], str(checkout / "inv"), "hello"]
+        environment = {"PATH": str(tools), "HOME": str(checkout)} | NETWORK
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
 
 
 def test_a_broken_installation_is_told_and_tried_again_next_time(checkout: Path) -> None:

@@ -1,6 +1,8 @@
 """What an operator can type or write is documented."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import indent
 from types import ModuleType
@@ -17,6 +19,7 @@ from runbooks.core.settings import AppSettings, HostSettings
 from runbooks.inventory.build import build_fleet
 from runbooks.inventory.lookups import FILTERS
 from runbooks.inventory.read import load_inventory
+from tests.transcripts import require_shown
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -117,3 +120,76 @@ def test_every_test_that_a_promise_names_exists() -> None:
     assert len(rows) > 20
     for path, name in rows:
         assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
+
+
+def test_every_test_that_the_page_of_what_is_supported_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (CHECKOUT / "docs/supported.md").read_text())
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name}(" in (CHECKOUT / path).read_text(), f"{path}::{name}"
+
+
+HOW_TO = ("systemd.md", "django.md", "cron.md", "alerts.md", "several-applications.md")
+
+
+@pytest.mark.parametrize("page", HOW_TO)
+def test_the_inventory_of_a_how_to_page_works(page: str, tmp_path: Path) -> None:
+    (example,) = examples(page)
+    (tmp_path / "inventory.yaml").write_text(example)
+    inventory = load_inventory(tmp_path / "inventory.yaml")
+    assert build_fleet(inventory, tuple(inventory.hosts), named="shop").hosts
+
+
+def test_two_applications_are_told_apart_as_the_page_shows(tmp_path: Path) -> None:
+    (example,) = examples("several-applications.md")
+    (tmp_path / "inventory.yaml").write_text(example)
+    program = [sys.executable, str(CHECKOUT / "tasks.py"), "hosts"]
+    for words in ([], ["-A", "mail"]):
+        done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == (0 if words else 5)
+        require_shown("several-applications.md", " ".join(["inv hosts", *words]), done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(("page", "other"), [("README.md", "README.ru.md"), ("docs/start.md", "docs/start.ru.md")])
+def test_the_russian_page_has_the_same_commands(page: str, other: str) -> None:
+    assert commands(page)
+    assert commands(page) == commands(other)
+
+
+def commands(page: str) -> list[str]:
+    """Each command that a page shows by itself, in their order, without what is said beside it."""
+    lines = (CHECKOUT / page).read_text().splitlines()
+    typed = (line.strip() for line in lines if re.match(r" {4}(?:\$ |\./inv |celery-runbooks |pipx |cd )", line))
+    return [re.split(r"\s{2,}#", line)[0] for line in typed]
+
+
+def test_the_pages_make_a_site_without_a_warning_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    from_elsewhere = r'<(?!a )[^>]* (?:src|href)="(?:https?:)?//'
+    assert not re.search(from_elsewhere, (tmp_path / "index.html").read_text())
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ru.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_link_beside_the_pages_leads_somewhere(page: str) -> None:
+    text = (CHECKOUT / page).read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = CHECKOUT / (path or page)
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked.read_text()), target
+
+
+def anchors(text: str) -> set[str]:
+    """Those of a page's headings."""
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+def test_every_page_is_listed_on_the_first() -> None:
+    linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", (CHECKOUT / "docs/index.md").read_text()))
+    assert linked == {path.name for path in (CHECKOUT / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text().splitlines()) < 150
