@@ -56,10 +56,15 @@ def faults(fleet: Fleet, snapshot: Snapshot, known: Sequence[Finding]) -> Iterat
         now, wanted = state.imports_now, state.imports_wanted
         if wanted.broker_error and _is_the_brokers(fleet, snapshot, wanted):
             continue
+        answers = snapshot.broker is not None and any(
+            host.node(worker) in snapshot.broker.nodes for worker in host.settings.workers
+        )
         if wanted.broker_error:
-            yield _finding(host, wanted, "now" if now.broker_error else "with the inventory's celery_env")
+            when = "now" if now.broker_error else "with the inventory's celery_env"
+            yield _finding(host, wanted, when, answers=answers)
         elif now.broker_error:
-            yield _finding(host, now, "now", environment_of(host, known) if wanted.loaded else ())
+            mended = environment_of(host, known) if wanted.loaded else ()
+            yield _finding(host, now, "now", mended, answers=answers)
 
 
 def _is_the_brokers(fleet: Fleet, snapshot: Snapshot, tried: ImportProbe) -> bool:
@@ -69,7 +74,10 @@ def _is_the_brokers(fleet: Fleet, snapshot: Snapshot, tried: ImportProbe) -> boo
     return why is not None and why.trouble not in own and is_at(fleet, tried)
 
 
-def _finding(host: FleetHost, tried: ImportProbe, when: str, mended: tuple[Change, ...] = ()) -> Finding:
+def _finding(
+    host: FleetHost, tried: ImportProbe, when: str, mended: tuple[Change, ...] = (), *, answers: bool
+) -> Finding:
+    """`answers`: workers of the host do, over connections that they made before."""
     why, advice = next(
         ((why, advice) for pattern, why, advice in _CAUSES if re.search(pattern, tried.broker_error, re.IGNORECASE)),
         ("it does not get in", "the evidence has what was said"),
@@ -81,7 +89,12 @@ def _finding(host: FleetHost, tried: ImportProbe, when: str, mended: tuple[Chang
         f"a worker started on {host.name} {when} would get no messages{f' from {at}' if at else ''}: {why}; "
         + (f"with the inventory's values in {file} it would" if mended else advice),
         (f"tried there as {host.settings.user}, with {file}: {tried.broker_error}",)
-        + (("tried with the inventory's values, too: it connects",) if mended else ()),
+        + (("tried with the inventory's values, too: it connects",) if mended else ())
+        + (
+            ("workers that run there answer: they keep the connections that they have until these are lost",)
+            if answers and when == "now"
+            else ()
+        ),
         remedy="set the inventory's values in the environment file, then restart" if mended else None,
         fix=mended,
         blocks=() if mended else (Block(host.name),),

@@ -1126,6 +1126,7 @@ def test_a_worker_that_would_be_locked_out_keeps_its_host_as_it_is(error: str, w
     assert why in finding.summary
     assert error in finding.evidence[0]
     assert finding.blocks == (Block("web1"),)
+    assert finding.evidence[-1].startswith("workers that run there answer: they keep the connections")
 
 
 def test_the_inventorys_environment_may_let_a_worker_in_or_lock_it_out() -> None:
