@@ -20,6 +20,7 @@ from runbooks.core.survey import HostSurvey, SeenService, Supervisord, Told
 from runbooks.engine.survey_containers import (
     FromHere,
     cannot_be_asked,
+    down,
     from_here,
     meant,
     of,
@@ -174,9 +175,14 @@ def _surveyed(
     container = of(seen.inside).name if seen.inside else ""
     told = _told(replace(host, environment=environment, container=container), app, transport)
     draft = host_draft(seen, directory, python, user, told)
+    unseen = dict(_unseen(seen, draft))
+    if stopped := down(told.broker, all_, seen):
+        unseen[f"the broker, whose container {stopped} on {name} does not run"] = (
+            f"docker start {stopped}"
+        )
     return Surveyed(
         app, draft, told, environment, container, from_here(told.broker, all_, seen),
-        from_here(told.backend, all_, seen), dict(_unseen(seen, draft)),
+        from_here(told.backend, all_, seen), unseen,
     )  # fmt: skip
 
 

@@ -175,3 +175,20 @@ def from_here(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> FromHe
             f"{host} of the application is container {one.name}, by its address, which another start may change",
         )
     return None
+
+
+def down(url: str, all_: Iterable[SeenService], seen: HostSurvey) -> str:
+    """The container of the application's project that a URL means, where that does not run; else ""."""
+    found = _URL.match(url)
+    if not found or seen.manager != "docker" or not seen.project:
+        return ""
+    for service in all_:
+        one = service.container
+        if (
+            one
+            and one.project == seen.project
+            and found[2] in (one.name, service.name)
+            and not service.pids
+        ):
+            return one.name
+    return ""

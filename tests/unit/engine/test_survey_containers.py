@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from runbooks.core.census import CeleryProcess, Census, Kind, Options
 from runbooks.core.errors import UsageError
 from runbooks.core.survey import HostSurvey, SeenProcess, SeenService
-from runbooks.engine.survey_containers import from_here, meant, named, of
+from runbooks.engine.survey_containers import down, from_here, meant, named, of
 from runbooks.hosts.compose import environment_of
 from runbooks.hosts.script import Answer
 from runbooks.hosts.survey import parse_containers
@@ -136,6 +136,14 @@ def test_a_broker_in_a_container_is_reached_at_its_published_port_or_its_address
 )
 def test_any_other_url_is_left_as_it_is(url: str, changes: dict[str, Any]) -> None:
     assert from_here(url, services(REDIS), replace(seen(WORKER, manager="docker"), **changes)) is None
+
+
+def test_a_broker_whose_container_is_down_is_named() -> None:
+    survey = seen(WORKER, manager="docker", project="shop")
+    stopped = inspected("shop_redis_1", "redis-server", "", state={"Running": False, "Pid": 0})
+    assert down("redis://redis:6379/0", services(stopped, WORKER), survey) == "shop_redis_1"
+    assert down("redis://redis:6379/0", services(REDIS, WORKER), survey) == ""
+    assert down("redis://elsewhere:6379/0", services(stopped, WORKER), survey) == ""
 
 
 COMPOSE = """
