@@ -153,23 +153,25 @@ def rules() -> Any:
 
 def scan(client: "redis.Redis", _directory: Path) -> None:
     """What `inv diagnose` does: counts by task, ETA, retries, expiry, reason."""
+    from runbooks.broker.messages.selection import Facts
     from runbooks.broker.queues.scan import scan_queue
     from runbooks.broker.server.keys import KeySpace
     from runbooks.broker.server.store import Store
 
-    state = scan_queue(Store(client, KeySpace()), QUEUE, rules(), time.time())
+    state = scan_queue(Store(client, KeySpace()), QUEUE, rules(), Facts(time.time()))
     assert sum(count.count for count in state.by_task.values()) == client.llen(QUEUE)
 
 
 def take(client: "redis.Redis", directory: Path) -> None:
     """What `inv clean-queues` does, with the archive fsynced first."""
     from runbooks.broker.archive.writer import Archive
+    from runbooks.broker.messages.selection import Facts
     from runbooks.broker.queues import take_restore
     from runbooks.broker.server.keys import KeySpace
     from runbooks.broker.server.store import Store
 
     with Archive.create(directory / "archive.jsonl", "bench", time.time()) as archive:
-        take_restore.take(Store(client, KeySpace()), QUEUE, rules(), archive, time.time())
+        take_restore.take(Store(client, KeySpace()), QUEUE, rules(), archive, Facts(time.time()))
 
 
 def restore(client: "redis.Redis", directory: Path) -> None:

@@ -265,7 +265,7 @@ class Broker:
         rules = [parse(rule) for rule in effect.rules]
         registered = self._registered() if any(rule.unregistered for rule in rules) else None
         with self._new_archive(path, effect.queue) as archive, self._telling(effect.queue) as told:
-            report = take_restore.take(self._store, effect.queue, rules, archive, time.time(), told, registered)
+            report = take_restore.take(self._store, effect.queue, rules, archive, Facts(time.time(), registered), told)
             # Asking the archive what is to be moved reads all of it.
             moves = any(rule.requeue_to for rule in rules)
             moved = requeue.move(self._store, archive, told) if moves else 0

@@ -26,7 +26,7 @@ from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import both_ends
 from runbooks.broker.queues.other_lists import OtherLists, other_lists
-from runbooks.broker.queues.scan import scan_queue
+from runbooks.broker.queues.scan import Reading, scan_queue
 from runbooks.broker.queues.unacked import Entry
 from runbooks.broker.server.connection import address, broker_errors, db_of, in_db
 from runbooks.broker.server.keys import readable
@@ -54,8 +54,8 @@ def observe_broker(
 ) -> BrokerState:
     """Everything a diagnosis needs of the broker; `nodes` and `answered` are from `control.ask_nodes`.
 
-    `fetched` are the unacked entries as they were before that; `samples` and `read_until` are `scan_queue`'s, where
-    each queue has its share of the time, and what those before it have left.
+    `fetched` are the unacked entries as they were before that; `samples` are `scan_queue`'s. Of the time up to
+    `read_until` (monotonic s) each queue has its share, and what those before it have left.
     Where the broker's user may not ask (ACL), what that would have told is missing: see BrokerState.
     """
     rules, clock_ahead_s = tuple(rules), _clock_ahead_s(store.client)
@@ -66,11 +66,9 @@ def observe_broker(
             store,
             queue,
             rules,
-            now,
-            registered=facts.registered,
-            samples=samples,
-            on_progress=partial(on_progress, queue),
-            read_until=begun + (read_until - begun) * number / len(queues),
+            facts,
+            Reading(partial(on_progress, queue), until=begun + (read_until - begun) * number / len(queues)),
+            samples,
         )
         for number, queue in enumerate(queues, 1)
     }

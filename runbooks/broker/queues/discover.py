@@ -3,7 +3,7 @@ messages they hold.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import cast
 
@@ -17,7 +17,8 @@ from runbooks.core.fleet import Found
 
 _BINDING = re.compile(rb"(.*?)_kombu\.binding\.(.+)", re.DOTALL)
 _KEYS_AT_ONCE = 1000
-_EVENTS, _USUAL = "celeryev", "celery"
+_EVENTS = "celeryev"
+_USUAL = "celery"
 _BROADCAST = "bcast."
 
 
@@ -32,55 +33,66 @@ def discover(client: "redis.Redis", known_prefix: str | None) -> Found:
     `pidbox.py: Mailbox`, `common.py: Broadcast`; celery 5.7.0 `events/event.py:
     EVENT_EXCHANGE_NAME`.
     """
-    tables: dict[str, list[bytes]] = {}
-    for key in _bindings(client):
-        if found := _BINDING.fullmatch(key):
-            tables.setdefault(found[1].decode(errors="replace"), []).append(key)
+    tables = _tables(client)
     prefix = known_prefix
     if prefix is None:
-        prefix = "" if "" in tables or not tables else min(tables)
+        prefix = _prefix_of(tables)
     keys = KeySpace(prefix=prefix)
-    bound = {queue for key in tables.get(prefix, ()) for queue in _bound(client, keys, key)}
-    store = Store(client, keys)
-    holding = {
-        _queue_of(keys, key)
-        for key, (_, is_celery) in other_lists(store, ()).found.items()
-        if is_celery
-    }
-    own = (queue for queue in holding if queue is not None)
-    others = tuple(sorted(tables.keys() - {prefix}))
-    return Found(tuple(sorted({*bound, *own})), prefix, others, tuple(_other_dbs(client, keys)))
+    queues: set[str] = set()
+    for table in tables.get(prefix, ()):
+        queues.update(_bound(client, keys, table))
+    queues.update(_holding(client, keys))
+    others = sorted(tables.keys() - {prefix})
+    other_dbs = tuple(_other_dbs(client, keys))
+    return Found(tuple(sorted(queues)), prefix, tuple(others), other_dbs)
 
 
-def _other_dbs(client: "redis.Redis", keys: KeySpace) -> Iterator[int]:
-    """The server's other dbs in which a worker, or a producer with Celery's usual queue, has bound
-    something.
-
-    **Source:** Redis `INFO keyspace`: one `dbN:keys=…` line per db that is not empty.
-    """
-    usual = [keys.binding(exchange) for exchange in (PIDBOX, _EVENTS, _USUAL)]
-    with suppress(redis.exceptions.NoPermissionError):
-        dbs = (int(name[2:]) for name in client.info("keyspace") if name[2:].isdigit())
-        for db in sorted(set(dbs) - {db_of(client)}):
-            with in_db(client, db) as other:
-                if other.exists(*usual):
-                    yield db
-
-
-def _bindings(client: "redis.Redis") -> Iterator[bytes]:
-    return cast(
-        "Iterator[bytes]", client.scan_iter("*_kombu.binding.*", count=_KEYS_AT_ONCE, _type="set")
+def _tables(client: "redis.Redis") -> dict[str, list[bytes]]:
+    """The keys of all bindings, by their prefix."""
+    tables: dict[str, list[bytes]] = {}
+    keys = client.scan_iter(
+        "*_kombu.binding.*",
+        count=_KEYS_AT_ONCE,
+        _type="set",
     )
+    for key in cast("Iterator[bytes]", keys):
+        found = _BINDING.fullmatch(key)
+        if found:
+            prefix = found[1].decode(errors="replace")
+            tables.setdefault(prefix, []).append(key)
+    return tables
 
 
-def _bound(client: "redis.Redis", keys: KeySpace, table: bytes) -> Iterable[str]:
+def _prefix_of(tables: Mapping[str, list[bytes]]) -> str:
+    if not tables or "" in tables:
+        return ""
+    return min(tables)
+
+
+def _bound(
+    client: "redis.Redis",
+    keys: KeySpace,
+    table: bytes,
+) -> Iterator[str]:
+    """The queues that are bound to the exchange of a table."""
     exchange = table.decode(errors="replace").removeprefix(keys.binding(""))
     if exchange in (_EVENTS, REPLY_EXCHANGE) or exchange.endswith(PIDBOX):
         return
     for member in cast("set[bytes]", client.smembers(table)):
-        queue = member.decode(errors="replace").split(keys.sep)[-1]
+        parts = member.decode(errors="replace").split(keys.sep)
+        queue = parts[-1]
         if queue and not queue.startswith(_BROADCAST):
             yield queue
+
+
+def _holding(client: "redis.Redis", keys: KeySpace) -> Iterator[str]:
+    """The queues whose lists hold Celery messages."""
+    lists = other_lists(Store(client, keys), ())
+    for key, (_, is_celery) in lists.found.items():
+        if is_celery:
+            queue = _queue_of(keys, key)
+            if queue is not None:
+                yield queue
 
 
 def _queue_of(keys: KeySpace, key: bytes) -> str | None:
@@ -89,4 +101,32 @@ def _queue_of(keys: KeySpace, key: bytes) -> str | None:
     if not name.startswith(keys.prefix) or "celery-runbooks:" in name:
         return None
     queue, _, step = name.removeprefix(keys.prefix).partition(keys.sep)
-    return queue if not step or step.isdecimal() else None
+    if step and not step.isdecimal():
+        return None
+    return queue
+
+
+def _other_dbs(client: "redis.Redis", keys: KeySpace) -> Iterator[int]:
+    """The server's other dbs in which a worker, or a producer with Celery's usual queue, has bound
+    something.
+    """
+    usual = [keys.binding(PIDBOX), keys.binding(_EVENTS), keys.binding(_USUAL)]
+    with suppress(redis.exceptions.NoPermissionError):
+        others = _filled_dbs(client) - {db_of(client)}
+        for db in sorted(others):
+            with in_db(client, db) as other:
+                if other.exists(*usual):
+                    yield db
+
+
+def _filled_dbs(client: "redis.Redis") -> set[int]:
+    """The dbs that hold a key.
+
+    **Source:** Redis `INFO keyspace`: one `dbN:keys=…` line per db that is not empty.
+    """
+    dbs: set[int] = set()
+    for name in client.info("keyspace"):
+        number = name.removeprefix("db")
+        if number.isdigit():
+            dbs.add(int(number))
+    return dbs

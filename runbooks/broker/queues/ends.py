@@ -6,7 +6,7 @@ from typing import cast
 import redis
 from msgspec import Struct
 
-from runbooks.broker.queues.scan import WINDOW_BYTES, WINDOW_ITEMS
+from runbooks.broker.queues.scan import WINDOW_BYTES, WINDOW_ITEMS, fitting
 from runbooks.broker.server.keys import Key
 
 _SIZED_BY = 10
@@ -17,12 +17,12 @@ _OVERLAP = 100
 
 
 class Ends(Struct, frozen=True):
-    """Items of a list that was `length` long: all of them, or as many from each end; the next to
-    run first.
-    """
+    """Items of a list: all of them, or as many from each end."""
 
     items: list[bytes]
+    """The next to run first."""
     length: int
+    """Of the list when it was read."""
 
 
 def both_ends(client: "redis.Redis", key: Key, most: int) -> Ends:
@@ -33,7 +33,8 @@ def both_ends(client: "redis.Redis", key: Key, most: int) -> Ends:
     if not sized:
         return Ends([], client.llen(key))
     size_bytes = sum(map(len, sized)) // len(sized) + 1
-    each = max(1, min(most, 4 * WINDOW_BYTES // size_bytes) // 2)
+    wanted = min(most, 4 * WINDOW_BYTES // size_bytes)
+    each = max(1, wanted // 2)
     with client.pipeline(transaction=False) as pipe:
         pipe.llen(key)
         pipe.lrange(key, -each, -1)
@@ -50,18 +51,34 @@ def next_first(client: "redis.Redis", key: Key) -> Iterator[list[bytes]]:
     What workers take meanwhile moves the rest, so each window begins with a part of the one before.
     Where they take more than that part between two windows, some items are passed over.
     """
-    read, size = 0, _FIRST_ITEMS
+    read = 0
+    size = _FIRST_ITEMS
     last: bytes | None = None
     while True:
         overlap = min(read, _OVERLAP)
         start = read - overlap
-        items = cast("list[bytes]", client.lrange(key, -start - overlap - size, -start - 1))[::-1]
-        known = next(
-            (i for i in reversed(range(min(overlap, len(items)))) if items[i] == last), None
+        newest_first = cast(
+            "list[bytes]",
+            client.lrange(key, -start - overlap - size, -start - 1),
         )
-        fresh = items if known is None else items[known + 1 :]
+        items = newest_first[::-1]
+        fresh = _fresh(items, overlap, last)
         if not fresh:
             return
         yield fresh
-        read, last = start + len(items), fresh[-1]
-        size = max(1, min(WINDOW_ITEMS, WINDOW_BYTES * len(items) // max(1, sum(map(len, items)))))
+        read = start + len(items)
+        last = fresh[-1]
+        size = fitting(items, WINDOW_ITEMS, WINDOW_BYTES)
+
+
+def _fresh(
+    items: list[bytes],
+    overlap: int,
+    last: bytes | None,
+) -> list[bytes]:
+    """The items that the window before, whose `last` item this was, did not have."""
+    shared = min(overlap, len(items))
+    for i in reversed(range(shared)):
+        if items[i] == last:
+            return items[i + 1 :]
+    return items

@@ -13,27 +13,40 @@ from runbooks.core.model import MessagePlace
 _CHUNK_ITEMS = 1000
 
 
-def find_message(store: Store, queues: Iterable[str], task_id: str) -> MessagePlace | None:
+def find_message(
+    store: Store,
+    queues: Iterable[str],
+    task_id: str,
+) -> MessagePlace | None:
     """Where the message is; None where there is none, or where it moved while it was looked for.
 
     Of several (an attempt that is not acknowledged yet, and its retry) the one with the most
     retries.
     """
-    return max(
-        find_messages(store, queues, task_id), key=lambda place: place.message.retries, default=None
-    )
+    places = find_messages(store, queues, task_id)
+    return max(places, key=lambda place: place.message.retries, default=None)
 
 
-def find_messages(store: Store, queues: Iterable[str], task_id: str) -> list[MessagePlace]:
+def find_messages(
+    store: Store,
+    queues: Iterable[str],
+    task_id: str,
+) -> list[MessagePlace]:
     """Every message of a task, those first that workers have fetched."""
     with store.errors():
-        places = [*_held(store, task_id)]
-        return [*places, *(place for queue in queues for place in _waiting(store, queue, task_id))]
+        places = list(_held(store, task_id))
+        for queue in queues:
+            places.extend(_waiting(store, queue, task_id))
+        return places
 
 
 def _held(store: Store, task_id: str) -> Iterator[MessagePlace]:
-    for tag, raw in store.client.hscan_iter(store.keys.unacked, count=_CHUNK_ITEMS):
-        if task_id.encode() in raw and (message := _message(_unwrapped(raw), task_id)):
+    wanted = task_id.encode()
+    for tag, entry in store.client.hscan_iter(store.keys.unacked, count=_CHUNK_ITEMS):
+        if wanted not in entry:
+            continue
+        message = _message(_unwrapped(entry), task_id)
+        if message:
             fetched_at = store.client.zscore(store.keys.unacked_index, tag)
             yield MessagePlace(message.summary(), None, fetched_at=fetched_at)
 
@@ -47,20 +60,33 @@ def _unwrapped(raw: bytes) -> bytes:
 
 
 def _waiting(store: Store, queue: str, task_id: str) -> Iterator[MessagePlace]:
-    """Right is next, and the lists of a queue run one after the other."""
+    """The lists of a queue run one after the other."""
+    wanted = task_id.encode()
     ahead = 0
     for key in store.keys.queue(queue):
-        seen = 0
-        while chunk := cast(
-            "list[bytes]", store.client.lrange(key, -seen - _CHUNK_ITEMS, -seen - 1)
-        ):
-            for n, raw in enumerate(reversed(chunk)):
-                if task_id.encode() in raw and (message := _message(raw, task_id)):
-                    yield MessagePlace(message.summary(), queue, ahead + seen + n)
-            seen += len(chunk)
-        ahead += seen
+        for raw in _next_first(store, key):
+            message = None
+            if wanted in raw:
+                message = _message(raw, task_id)
+            if message:
+                yield MessagePlace(message.summary(), queue, ahead)
+            ahead += 1
+
+
+def _next_first(store: Store, key: str) -> Iterator[bytes]:
+    """The items of a list; right is next."""
+    read = 0
+    while True:
+        answer = store.client.lrange(key, -read - _CHUNK_ITEMS, -read - 1)
+        chunk = cast("list[bytes]", answer)
+        if not chunk:
+            return
+        yield from reversed(chunk)
+        read += len(chunk)
 
 
 def _message(raw: bytes, task_id: str) -> Message | None:
     found = parse(raw)
-    return found if isinstance(found, Message) and found.id == task_id else None
+    if isinstance(found, Message) and found.id == task_id:
+        return found
+    return None

@@ -22,12 +22,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.resources import files
+from itertools import chain
 from typing import Any, NoReturn, TypeVar, cast
 
 import redis
 from msgspec import Struct
 
 from runbooks.broker.archive.reader import Batch
+from runbooks.broker.queues.scan import fitting
 from runbooks.broker.server.keys import KeySpace, readable
 from runbooks.broker.server.lock import lost
 from runbooks.broker.server.pipeline import Stream
@@ -38,61 +40,64 @@ CHUNK_ITEMS = 2000
 _CHUNK_BYTES = 2 * 1024 * 1024
 FIRST_ITEMS = 100
 _FIRST_BYTES = 256 * 1024
-_AHEAD = (
-    2  # reads outstanding: Redis serves all that is in its buffer before it looks at other clients
-)
-_WAITING = 4  # chunks that wait for the disk
+_AHEAD = 2
+"""Reads outstanding: Redis serves all that is in its buffer before it looks at other clients."""
+_WAITING = 4
+"""Chunks that wait for the disk."""
 _HOME_ITEMS = 1000
-_WAIT = ("WAIT", 1, 3000)  # for one replica, so many milliseconds
+_WAIT = ("WAIT", 1, 3000)
+"""For one replica, so many milliseconds."""
 _ATTEMPTS = 5
 
 T = TypeVar("T")
 
 
 class Chunk(Struct, frozen=True):
-    """Consecutive items, oldest first; `first` is how many older ones there were, `last` says that
-    no newer follow.
-    """
+    """Consecutive items, oldest first."""
 
     first: int
+    """How many older ones there were."""
     items: Sequence[bytes]
     last: bool
+    """Whether no newer ones follow."""
 
 
 class Step(Struct, frozen=True):
-    """What one script does: deal with `count` items, drop some (1 is the oldest), insert others
-    behind so many.
-    """
+    """What one script does."""
 
     count: int
+    """So many items it deals with."""
     drops: Sequence[int] = ()
+    """Those of them that it drops; 1 is the oldest."""
     inserts: Sequence[tuple[int, bytes]] = ()
+    """Items that it inserts, each behind so many."""
     batch: Batch | None = None
 
 
 class Pass(Struct, frozen=True):
-    """What a walk does: `decide` about a chunk, writing down what it will do; `durable` makes that
-    last, in a thread of its own; `done` is told what of a step's drops or inserts really happened
-    (0-based), in order. The first decision is about a few of the oldest items; `again` is told that
-    one of its steps did not happen, and to start anew.
-    """
+    """What a walk does."""
 
     decide: Callable[[Chunk], Iterable[Step]]
+    """Decides about a chunk, and writes down what it will do. The first is a few of the oldest
+    items.
+    """
     durable: Callable[[], None]
+    """Makes that last, in a thread of its own."""
     done: Callable[[Step, Sequence[int]], None]
+    """Gets what of a step's drops or inserts really happened (0-based), in order."""
     progress: Callable[[int, int], None]
     again: Callable[[Step], None]
+    """Starts anew: the first step, which this is, did not happen."""
 
 
 def walk(store: Store, key: str, batches: str, work: Pass) -> None:
     """Walk over a list; whatever stops it, the list is brought home where Redis still answers."""
     name = uuid.uuid4().hex
+    keys = _keys(store.keys, key, batches)
+    beside = ThreadPoolExecutor(1, "celery-runbooks archive")
     try:
-        with (
-            Stream(store.client) as stream,
-            ThreadPoolExecutor(1, "celery-runbooks archive") as beside,
-        ):
-            _Walk(store, stream, key, batches, work, beside, name).run()
+        with Stream(store.client) as stream, beside:
+            _Walk(store, stream, keys, work, beside, name).run()
     except BaseException as error:
         try:
             bring_home(store, key, name)
@@ -109,15 +114,27 @@ def bring_home(store: Store, key: str, name: str = "") -> int:
     Returns how many items. Where a pass of another name has begun, it is left alone.
     """
     moved = 0
-    client, work, journal = store.client, store.keys.work(key), store.keys.journal(key)
+    client = store.client
+    work = store.keys.work(key)
+    journal = store.keys.journal(key)
+    keys = _keys(store.keys, key, journal)
     while True:
         token = cast("bytes | None", client.hget(journal, "token")) or b""
         if name and token and not token.startswith(name.encode()):
             return moved
         left = int(client.llen(work))
-        keys = _keys(store.keys, key, journal)
         after = f"{name}:{uuid.uuid4().hex}"
-        what, _, left_now = _eval(store, keys, "home", token, after, "", _HOME_ITEMS, 0, 0)
+        what, _, left_now = _eval(
+            store,
+            keys,
+            "home",
+            token,
+            after,
+            "",
+            _HOME_ITEMS,
+            0,
+            0,
+        )
         if what == b"gone":
             return moved
         if what == b"unlocked":
@@ -131,25 +148,44 @@ def detached(store: Store) -> dict[str, int]:
     lists.
     """
     members = cast("set[bytes]", store.client.smembers(store.keys.detached))
-    keys = sorted(key.decode(errors="surrogateescape") for key in members)
-    return {
-        key: sum(int(store.client.llen(part)) for part in store.keys.aside(key)) for key in keys
-    }
+    lengths: dict[str, int] = {}
+    for key in sorted(member.decode(errors="surrogateescape") for member in members):
+        lengths[key] = 0
+        for part in store.keys.aside(key):
+            lengths[key] += int(store.client.llen(part))
+    return lengths
 
 
 def unlocked() -> LockHeld:
-    """What a script says that found the lock to be another's, or nobody's."""
+    """The error of a script that found the lock to be another's, or free."""
     return lost("the lock was lost to another run, or it expired")
 
 
 def guarded(store: Store, command: str, key: str, *arguments: Any) -> None:
     """Do one command where the lock is still ours; raises LockHeld where it is not."""
-    call_guarded(store, "guarded.lua", (store.keys.lock, key), command, *arguments)
+    call_guarded(
+        store,
+        "guarded.lua",
+        (store.keys.lock, key),
+        command,
+        *arguments,
+    )
 
 
-def call_guarded(store: Store, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+def call_guarded(
+    store: Store,
+    script: str,
+    keys: Sequence[str],
+    *arguments: Any,
+) -> Any:
     """What a script answers; raises LockHeld where it found that the lock is not ours."""
-    answer = store.client.eval(_source(script), len(keys), *keys, store.keys.holder, *arguments)
+    answer = store.client.eval(
+        _source(script),
+        len(keys),
+        *keys,
+        store.keys.holder,
+        *arguments,
+    )
     if answer is None:
         raise unlocked()
     return answer
@@ -171,33 +207,56 @@ def require_replicated(client: "redis.Redis") -> None:
 
 def _require_confirmed(replicas: int) -> None:
     if not replicas:
-        problem = f"no replica has confirmed a step within {_WAIT[2] // 1000} s"
         raise RunbookError(
-            problem, "nothing is lost: look at redis-cli INFO replication, mend it and run again"
+            f"no replica has confirmed a step within {_WAIT[2] // 1000} s",
+            "nothing is lost: look at redis-cli INFO replication, mend it and run again",
         )
 
 
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
-    aside, own = keyspace.aside(key), (keyspace.held(key), keyspace.inserts(key), keyspace.lock)
-    return key, aside[0], keyspace.journal(key), keyspace.detached, batches, aside[1], *own
+    aside = keyspace.aside(key)
+    return (
+        key,
+        aside[0],
+        keyspace.journal(key),
+        keyspace.detached,
+        batches,
+        aside[1],
+        keyspace.held(key),
+        keyspace.inserts(key),
+        keyspace.lock,
+    )
 
 
 def _source(name: str) -> str:
     return files("runbooks.broker.queues").joinpath("lua", name).read_text()
 
 
-def _eval(store: Store, keys: Sequence[str], *head: Any) -> tuple[bytes, bytes, int]:
-    answer = store.client.eval(_source("pass.lua"), len(keys), *keys, *head, store.keys.holder)
+def _eval(
+    store: Store,
+    keys: Sequence[str],
+    *head: Any,
+) -> tuple[bytes, bytes, int]:
+    answer = store.client.eval(
+        _source("pass.lua"),
+        len(keys),
+        *keys,
+        *head,
+        store.keys.holder,
+    )
     return cast("tuple[bytes, bytes, int]", answer)
 
 
 class _Sent(Struct, frozen=True):
-    """A step under way: the tokens before and after it, and how many replies its transaction has."""
+    """A step under way."""
 
     step: Step
     before: str
+    """The token before it."""
     after: str
+    """The token after it."""
     replies: int
+    """How many its transaction has."""
 
 
 class _Walk:
@@ -207,37 +266,45 @@ class _Walk:
         self,
         store: Store,
         stream: Stream,
-        key: str,
-        batches: str,
+        keys: tuple[str, ...],
         work: Pass,
         beside: ThreadPoolExecutor,
         name: str,
     ) -> None:
-        self._store, self._stream, self._key, self._work, self._beside = (
-            store,
-            stream,
-            key,
-            work,
-            beside,
-        )
-        self._keys = _keys(store.keys, key, batches)
-        self._script, self._close = _source("pass.lua"), _source("close.lua")
-        self._keep = stream.pack("RPOPLPUSH", store.keys.held(key), key)
-        self._drop = stream.pack("RPOP", store.keys.held(key))
-        self._insert = stream.pack("RPOPLPUSH", store.keys.inserts(key), key)
+        self._store = store
+        self._stream = stream
+        self._key = keys[0]
+        self._keys = keys
+        self._work = work
+        self._beside = beside
         self._name = name
+        self._script = _source("pass.lua")
+        self._close = _source("close.lua")
+        self._keep = stream.pack(
+            "RPOPLPUSH",
+            store.keys.held(self._key),
+            self._key,
+        )
+        self._drop = stream.pack("RPOP", store.keys.held(self._key))
+        self._insert = stream.pack(
+            "RPOPLPUSH",
+            store.keys.inserts(self._key),
+            self._key,
+        )
         self._steps = 0
-        self._quiet = self._has_replica = False
-        self._asked: deque[int | _Sent] = (
-            deque()
-        )  # what the outstanding replies answer: a read's size, or a step
-        self._chunks: deque[Chunk] = deque()  # read, and not yet decided upon
+        self._quiet = False
+        self._has_replica = False
+        self._asked: deque[int | _Sent] = deque()
+        """What the outstanding replies answer: a read's size, or a step."""
+        self._chunks: deque[Chunk] = deque()
+        """Read, and not yet decided upon."""
         self._deciding: Iterator[Step] = iter(())
-        self._waiting: deque[tuple[Step, Future[None] | None]] = (
-            deque()
-        )  # decided, and not yet sent
-        self._reads = 0  # reads outstanding
-        self._ahead = 0  # items read or asked for whose step has not been sent
+        self._waiting: deque[tuple[Step, Future[None] | None]] = deque()
+        """Decided, and not yet sent."""
+        self._reads = 0
+        """Reads outstanding."""
+        self._ahead = 0
+        """Items read or asked for whose step has not been sent."""
         self._unasked = 0
         self._seen = 0
         self._length = 0
@@ -247,9 +314,7 @@ class _Walk:
         self._open()
         chunk_items = self._begin()
         while self._decide() or self._unasked or self._asked:
-            pending = len(self._chunks) + len(self._waiting)
-            while self._unasked and self._reads < _AHEAD and self._reads + pending < _WAITING:
-                self._ask(min(chunk_items, self._unasked))
+            self._ask_ahead(chunk_items)
             self._send_decided(wait=not self._asked)
             if self._asked:
                 self._take_reply()
@@ -259,8 +324,9 @@ class _Walk:
         self._has_replica = has_replica(self._store.client)
         # A killed run is found by the set; where another's token stands, or its work list, nothing
         # is touched.
+        keys = (len(self._keys), *self._keys)
         head = ("open", "", self._token, "", 0, 0, 0, self._store.keys.holder)
-        what, _, _ = self._call("EVAL", self._script, len(self._keys), *self._keys, *head)
+        what, _, _ = self._call("EVAL", self._script, *keys, *head)
         self._require_ok(what)
 
     def _call(self, *command: Any) -> Any:
@@ -280,36 +346,56 @@ class _Walk:
         """
         for attempt in range(_ATTEMPTS):
             oldest = self._call("LRANGE", self._key, -FIRST_ITEMS, -1)[::-1]
-            length = int(self._call("LLEN", self._key))
+            items: list[bytes] = []
             # At last the queue's end moves too fast to be read: workers find it empty for a moment.
-            items = list(_first(oldest)) if attempt < _ATTEMPTS - 1 else []
-            self._deciding = iter(self._work.decide(Chunk(0, items, last=len(items) >= length)))
-            step = next(self._deciding)
-            self._work.durable()
-            what, record, left = self._call("EVAL", *self._script_call("begin", step), *items)
-            if what == b"moved":
-                self._steps -= 1
-                self._work.again(step)
-                continue
-            self._require_ok(what)
-            if self._has_replica:
-                _require_confirmed(self._call(*_WAIT))
-            self._finish(step, ordinals(record))
-            self._ahead = len(items) - step.count
-            self._seen, self._unasked, self._length = (
-                len(items),
-                int(left) - self._ahead,
-                step.count + int(left),
-            )
-            self._work.progress(self._seen, self._length)
-            return max(
-                1, min(CHUNK_ITEMS, _CHUNK_BYTES * len(oldest) // (sum(map(len, oldest)) or 1))
-            )
+            if attempt < _ATTEMPTS - 1:
+                items = list(_first(oldest))
+            if self._detach(items):
+                self._work.progress(self._seen, self._length)
+                return fitting(oldest, CHUNK_ITEMS, _CHUNK_BYTES)
         raise AssertionError("the last attempt cannot find the queue moved")
 
+    def _detach(self, items: list[bytes]) -> bool:
+        """Deal with these oldest items and detach the list; False where they are not the oldest any
+        more.
+        """
+        length = int(self._call("LLEN", self._key))
+        chunk = Chunk(0, items, last=len(items) >= length)
+        self._deciding = iter(self._work.decide(chunk))
+        step = next(self._deciding)
+        self._work.durable()
+        what, record, answered = self._call(
+            "EVAL",
+            *self._script_call("begin", step),
+            *items,
+        )
+        if what == b"moved":
+            self._steps -= 1
+            self._work.again(step)
+            return False
+        self._require_ok(what)
+        if self._has_replica:
+            _require_confirmed(self._call(*_WAIT))
+        self._finish(step, ordinals(record))
+        left = int(answered)
+        self._ahead = len(items) - step.count
+        self._seen = len(items)
+        self._unasked = left - self._ahead
+        self._length = step.count + left
+        return True
+
+    def _ask_ahead(self, chunk_items: int) -> None:
+        pending = len(self._chunks) + len(self._waiting)
+        while self._unasked and self._reads < _AHEAD and self._reads + pending < _WAITING:
+            self._ask(min(chunk_items, self._unasked))
+
     def _ask(self, size: int) -> None:
+        work = self._store.keys.work(self._key)
         self._stream.send(
-            "LRANGE", self._store.keys.work(self._key), -(self._ahead + size), -(self._ahead + 1)
+            "LRANGE",
+            work,
+            -(self._ahead + size),
+            -(self._ahead + 1),
         )
         self._asked.append(size)
         self._reads += 1
@@ -323,7 +409,9 @@ class _Walk:
         while len(self._waiting) < _WAITING:
             step = next(self._deciding, None)
             if step:
-                durable = self._beside.submit(self._work.durable) if step.batch else None
+                durable = None
+                if step.batch:
+                    durable = self._beside.submit(self._work.durable)
                 self._waiting.append((step, durable))
             elif self._chunks:
                 self._deciding = iter(self._work.decide(self._chunks.popleft()))
@@ -332,42 +420,64 @@ class _Walk:
         return bool(self._waiting)
 
     def _send_decided(self, *, wait: bool) -> None:
-        """Send one step that is on the disk: Redis serves others in between; `wait` for it if need
-        be.
+        """Send one step that is on the disk: Redis serves others in between. With `wait` the disk
+        is waited for.
         """
-        if self._waiting:
-            step, durable = self._waiting[0]
-            if durable is not None and not wait and not durable.done():
+        if not self._waiting:
+            return
+        step, durable = self._waiting[0]
+        if durable is not None:
+            if not wait and not durable.done():
                 return
-            if durable is not None:
-                durable.result()
-            self._waiting.popleft()
-            self._send_step(step)
-            self._ahead -= step.count
+            durable.result()
+        self._waiting.popleft()
+        self._send_step(step)
+        self._ahead -= step.count
 
     def _script_call(self, mode: str, step: Step) -> tuple[Any, ...]:
         before = self._token
         self._steps += 1
-        number = step.batch.number if step.batch else ""
-        head = (mode, before, self._token, number, step.count, len(step.drops), len(step.inserts))
-        holder = self._store.keys.holder
-        inserts = (part for insert in step.inserts for part in insert)
-        return self._script, len(self._keys), *self._keys, *head, holder, *step.drops, *inserts
+        return (
+            self._script,
+            len(self._keys),
+            *self._keys,
+            mode,
+            before,
+            self._token,
+            step.batch.number if step.batch else "",
+            step.count,
+            len(step.drops),
+            len(step.inserts),
+            self._store.keys.holder,
+            *step.drops,
+            *chain.from_iterable(step.inserts),
+        )
 
     @property
     def _token(self) -> str:
         return f"{self._name}:{self._steps}"
 
     def _send_step(self, step: Step) -> None:
-        pack, (queue, work, journal, *_, held, _, _) = self._stream.pack, self._keys
+        pack = self._stream.pack
+        queue, work, journal, *_, held, _, _ = self._keys
         before = self._token
         opening = pack("EVAL", *self._script_call("go", step))
-        closing = pack("EVAL", self._close, 4, queue, work, journal, held, self._token)
+        closing = pack(
+            "EVAL",
+            self._close,
+            4,
+            queue,
+            work,
+            journal,
+            held,
+            self._token,
+        )
         commands = [pack("MULTI"), opening, *self._moves(step), closing, pack("EXEC")]
-        count = 1 if self._quiet else 4 + step.count + len(step.inserts)
         if self._quiet:
+            count = 1
             self._stream.send_quietly(commands)
         else:
+            count = 4 + step.count + len(step.inserts)
             self._stream.send_packed(commands, count)
         self._stream.send("HGET", journal, "token")
         if self._has_replica:
@@ -392,7 +502,8 @@ class _Walk:
             return
         items = self._stream.receive()[::-1]
         self._reads -= 1
-        self._chunks.append(Chunk(self._seen, items, last=not self._unasked and not self._reads))
+        is_last = not self._unasked and not self._reads
+        self._chunks.append(Chunk(self._seen, items, is_last))
         self._seen += len(items)
         self._work.progress(self._seen, self._length)
 
@@ -403,13 +514,24 @@ class _Walk:
             self._explain(sent)
         if self._has_replica:
             _require_confirmed(self._stream.receive())
-        self._finish(sent.step, range(len(sent.step.drops) + len(sent.step.inserts)))
+        moved = len(sent.step.drops) + len(sent.step.inserts)
+        self._finish(sent.step, range(moved))
 
     def _explain(self, sent: _Sent) -> NoReturn:
-        """Raise why a step did not happen, which its transaction did not tell; those sent after it
-        did not either.
+        """Raise why a step did not happen, which its transaction did not say; those sent after it
+        did not happen either.
         """
-        what, _, _ = _eval(self._store, self._keys, "look", sent.before, sent.before, "", 0, 0, 0)
+        what, _, _ = _eval(
+            self._store,
+            self._keys,
+            "look",
+            sent.before,
+            sent.before,
+            "",
+            0,
+            0,
+            0,
+        )
         self._require_ok(what)
         raise RunbookError(
             f"Redis has refused a step on {readable(self._key)}", "nothing is lost: run again"
@@ -417,9 +539,9 @@ class _Walk:
 
     def _require_ok(self, what: bytes) -> None:
         if what == b"many":
-            problem = f"{readable(self._key)} grew faster than it could be worked on"
             raise RunbookError(
-                problem, "is this disk or the network slow? nothing is lost: run again"
+                f"{readable(self._key)} grew faster than it could be worked on",
+                "is this disk or the network slow? nothing is lost: run again",
             )
         if what == b"unlocked":
             raise unlocked()
@@ -446,11 +568,16 @@ def _first(oldest: Sequence[bytes]) -> Iterator[bytes]:
 
 def ordinals(record: bytes) -> list[int]:
     """The 0-based places in a batch that a script's record names."""
-    return [int(ordinal) - 1 for ordinal in record.split(b",")] if record else []
+    if not record:
+        return []
+    return [int(ordinal) - 1 for ordinal in record.split(b",")]
 
 
 def in_bounds(
-    items: Iterable[T], size_bytes: Callable[[T], int], most_items: int, most_bytes: int
+    items: Iterable[T],
+    size_bytes: Callable[[T], int],
+    most_items: int,
+    most_bytes: int,
 ) -> Iterator[list[T]]:
     """Items in groups that one script puts in in bounded time."""
     group: list[T] = []
@@ -459,7 +586,8 @@ def in_bounds(
         size = size_bytes(item)
         if group and (len(group) == most_items or group_bytes + size > most_bytes):
             yield group
-            group, group_bytes = [], 0
+            group = []
+            group_bytes = 0
         group.append(item)
         group_bytes += size
     if group:

@@ -12,7 +12,7 @@ class Neighbours:
     list (`times`).
 
     Open addressing in arrays, 20 to 40 bytes each. The ends of items spare most of those that are
-    no neighbours a checksum.
+    not neighbours a checksum.
     """
 
     def __init__(self, most: int) -> None:
@@ -26,12 +26,14 @@ class Neighbours:
     def add(self, checksum: str, end: bytes, number: int) -> None:
         """Take in a neighbour."""
         cell = self.cell(checksum)
-        self._digests[cell], self.numbers[cell] = _digest(checksum), number
+        self._digests[cell] = _digest(checksum)
+        self.numbers[cell] = number
         self._ends[hash(end) & self._mask] = 1
 
     def cell(self, checksum: str) -> int:
         """Where a neighbour stands in the table, or would stand."""
-        digest, mask = _digest(checksum), self._mask
+        mask = self._mask
+        digest = _digest(checksum)
         cell = digest & mask
         while self._digests[cell] not in (0, digest):
             cell = (cell + 1) & mask
@@ -43,10 +45,15 @@ class Neighbours:
 
     def among(self, items: Sequence[bytes]) -> Iterator[tuple[int, int]]:
         """Which of these items are neighbours, and their cells."""
-        ends, mask, digests = self._ends, self._mask, self._digests
+        ends = self._ends
+        mask = self._mask
+        digests = self._digests
         for i, raw in enumerate(items):
-            if ends[hash(raw[-END_BYTES:]) & mask] and digests[cell := self.cell(sha256(raw))]:
-                yield i, cell
+            end = raw[-END_BYTES:]
+            if ends[hash(end) & mask]:
+                cell = self.cell(sha256(raw))
+                if digests[cell]:
+                    yield i, cell
 
 
 def _digest(checksum: str) -> int:

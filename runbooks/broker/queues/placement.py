@@ -18,78 +18,94 @@ from runbooks.broker.archive.reader import Archived, Ledger, sha256
 from runbooks.broker.queues.list_pass import Chunk
 from runbooks.broker.queues.neighbours import Neighbours
 
+Look = Callable[[int], tuple[bytes | None, Sequence[bytes]]]
+"""Finds what runs next now, and what stands so many items from the right end, with some of those
+that run before it.
+"""
+
+_NOWHERE = 1 << 64
+"""Larger than the number of any spot."""
+
 
 class Parted(Exception):
     """The list is not what the archive expects."""
 
 
-Look = Callable[[int], tuple[bytes | None, Sequence[bytes]]]
-"""Tells what runs next now, and what stands so many items from the right end, with some of those
-that run before it.
-"""
-
-
 class Spot(Struct, frozen=True):
-    """Where messages go side by side: behind `slot` older items, the last of which is `anchor` (a
-    checksum).
-
-    `end` are the last bytes of that. `number` counts the spots of a list.
-    """
+    """Where messages go side by side."""
 
     number: int
+    """Counts the spots of a list."""
     slot: int
+    """How many older items there are."""
     anchor: str | None
+    """The checksum of the last of these."""
     end: bytes
+    """The last bytes of that item."""
 
 
 class Merge:
     """The messages of one key that go back; those out of it that are not to stay out."""
 
-    def __init__(self, ledger: Ledger, key: str, goes: Callable[[int], bool]) -> None:
-        self._ledger, self._key, self._goes = ledger, key, goes
-        self._lead = 0  # the first spot whose neighbour has not been consumed
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: str,
+        goes: Callable[[int], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._goes = goes
+        self._lead = 0
+        """The first spot whose neighbour has not been consumed."""
         self.rewind()
 
     def rewind(self) -> None:
         """Start from the oldest item again."""
         self._coming = self._spots()
         self._next = next(self._coming, None)
-        self._drift = (
-            0  # how many items further from the right end than in the archive the list stands
-        )
+        self._drift = 0
+        """How many items further from the right end than in the archive the list stands."""
 
     def feed(self, chunk: Chunk) -> Iterator[tuple[int, Archived]]:
         """The messages that go into this stretch, each with the number of its items behind which it
         goes.
         """
-        spot, behind = None, 0
+        spot = None
+        behind = 0
         while self._next is not None:
             its, message = self._next
             if its is not spot:
                 at = self._place(its, chunk)
                 if at is None:
                     return
-                spot, behind = its, max(behind, min(at, len(chunk.items)))
+                spot = its
+                behind = max(behind, min(at, len(chunk.items)))
             yield behind, message
             self._next = next(self._coming, None)
 
     def _place(self, spot: Spot, chunk: Chunk) -> int | None:
-        """Behind how many of a stretch's items it is, None where it is still to come."""
+        """Behind how many of a stretch's items a spot is; None where it is still to come."""
         raise NotImplementedError
 
     def _spots(self) -> Iterator[tuple[Spot, Archived]]:
         """The messages that go back, oldest first."""
         spot = Spot(-1, 0, None, b"")
-        position, out_before = -1, 0
+        position = -1
+        out_before = 0
         last: tuple[int, str, str | None, bytes] = (-1, "", None, b"")
         below = last
         for i, n in enumerate(self._ledger.in_place(self._key)):
             message = self._ledger.messages[n]
             if message.position != position:
-                position, out_before, below = message.position, i, last
-            # The neighbour is out, too: then it is that one's that counts.
-            beside = below[:2] == (position - 1, message.older)
-            anchor, end = below[2:] if beside else (message.older, message.older_end)
+                position = message.position
+                out_before = i
+                below = last
+            anchor = message.older
+            end = message.older_end
+            if below[:2] == (position - 1, anchor):
+                # The neighbour is out, too: then it is that one's that counts.
+                anchor, end = below[2:]
             last = (position, message.sha256, anchor, end)
             if self._goes(n):
                 slot = max(position - out_before, spot.slot)
@@ -101,7 +117,13 @@ class Merge:
 class Expected(Merge):
     """Goes by the positions, as long as every neighbour stands where it must."""
 
-    def __init__(self, ledger: Ledger, key: str, goes: Callable[[int], bool], look: Look) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: str,
+        goes: Callable[[int], bool],
+        look: Look,
+    ) -> None:
         self._look = look
         super().__init__(ledger, key, goes)
 
@@ -126,8 +148,12 @@ class Expected(Merge):
         slot, anchor = self._newest()
         for lead, drift in self._drifts(oldest):
             next_to_run, there = self._look(slot + drift)
-            consumed = oldest.index(next_to_run) if next_to_run in oldest else 0
-            if anchor is None or anchor in map(sha256, there[consumed : consumed + 1]):
+            if anchor is None:
+                return lead, drift
+            consumed = 0
+            if next_to_run in oldest:
+                consumed = oldest.index(next_to_run)
+            if anchor in map(sha256, there[consumed : consumed + 1]):
                 return lead, drift
         raise Parted
 
@@ -135,14 +161,18 @@ class Expected(Merge):
         """The newest neighbour that has not been taken out: how many such items there were up to
         it, its checksum.
         """
-        newest, before = (0, 0), -1
+        newest = 0
+        slot = 0
+        before = -1
         for i, n in enumerate(self._ledger.in_place(self._key)):
             position = self._ledger.positions[n]
             if position != before + 1:
-                newest = (n, position - i)
+                newest = n
+                slot = position - i
             before = position
-        n, slot = newest
-        return slot, self._ledger.messages[n].older if n else None
+        if not newest:
+            return slot, None
+        return slot, self._ledger.messages[newest].older
 
     def _drifts(self, oldest: Sequence[bytes]) -> Iterator[tuple[int, int]]:
         """What lead and drift can be: nothing has been consumed, or all before the first neighbour
@@ -167,9 +197,14 @@ class Expected(Merge):
 
 
 class Counted(Merge):
-    """Goes by the neighbours; `count` is to be told the whole list before."""
+    """Goes by the neighbours; `count` gets the whole list before."""
 
-    def __init__(self, ledger: Ledger, key: str, goes: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: str,
+        goes: Callable[[int], bool],
+    ) -> None:
         super().__init__(ledger, key, goes)
         self._neighbours = Neighbours(sum(map(goes, ledger.in_place(key))))
         for spot, _ in self._spots():
@@ -180,39 +215,53 @@ class Counted(Merge):
         """Take in how often each neighbour stands in the list; those that lead and are gone have
         been consumed.
         """
+        times = self._neighbours.times
         for items in stretches:
             for _, cell in self._neighbours.among(items):
-                self._neighbours.times[cell] = min(2, self._neighbours.times[cell] + 1)
-        lead = (
-            spot.number
-            for spot, _ in self._spots()
-            if spot.anchor and self._neighbours.standing(spot.anchor)
-        )
-        self._lead = next(lead, 1 << 64)
+                times[cell] = min(2, times[cell] + 1)
+        self._lead = self._first_standing()
+
+    def _first_standing(self) -> int:
+        """The number of the first spot whose neighbour stands in the list."""
+        for spot, _ in self._spots():
+            if spot.anchor and self._neighbours.standing(spot.anchor):
+                return spot.number
+        return _NOWHERE
 
     def feed(self, chunk: Chunk) -> Iterator[tuple[int, Archived]]:
         """See Merge."""
-        table = self._neighbours
-        at_least = self._next[0].number if self._next else 1 << 64
-        found = table.among(chunk.items) if self._next else ()
-        seen = (
-            (cell, i)
-            for i, cell in found
-            if table.times[cell] == 1 and table.numbers[cell] >= at_least
-        )
-        self._seen = dict(seen)
-        self._upto = max((table.numbers[cell] for cell in self._seen), default=-1)
+        self._seen: dict[int, int] = {}
+        self._upto = -1
+        if self._next:
+            spot, _ = self._next
+            self._look_for(spot.number, chunk)
         return super().feed(chunk)
 
+    def _look_for(self, at_least: int, chunk: Chunk) -> None:
+        """Note which neighbours, of the spots from a number on, stand in a stretch, and where."""
+        times = self._neighbours.times
+        numbers = self._neighbours.numbers
+        for i, cell in self._neighbours.among(chunk.items):
+            number = numbers[cell]
+            if times[cell] == 1 and number >= at_least:
+                self._seen[cell] = i
+                self._upto = max(self._upto, number)
+
     def _place(self, spot: Spot, chunk: Chunk) -> int | None:
-        cell = self._neighbours.cell(spot.anchor) if spot.anchor is not None else -1
+        cell = -1
+        if spot.anchor is not None:
+            cell = self._neighbours.cell(spot.anchor)
         if cell in self._seen:
             at = self._seen[cell] + 1
             self._drift = chunk.first + at - spot.slot
             return at
-        slot = spot.slot if spot.number >= self._lead else 0
+        slot = 0
+        if spot.number >= self._lead:
+            slot = spot.slot
         if spot.number > self._upto and not chunk.last:
             awaited = cell >= 0 and self._neighbours.times[cell] == 1
             if awaited or slot + self._drift > chunk.first + len(chunk.items):
                 return None
-        return slot + self._drift - chunk.first if slot else 0
+        if not slot:
+            return 0
+        return slot + self._drift - chunk.first

@@ -36,18 +36,35 @@ _PUSH_ITEMS = 1000
 _PUSH_BYTES = 1024 * 1024
 
 
-def move(store: Store, archive: Archive, on_progress: Progress = no_progress) -> int:
+class _Way(Struct, frozen=True):
+    """How messages get into a list: by which command, and whether they are moved there."""
+
+    command: str
+    moved: bool = False
+
+
+_NEXT = _Way("RPUSH")
+_LAST = _Way("LPUSH")
+_MOVED = _Way("LPUSH", moved=True)
+
+
+def move(
+    store: Store,
+    archive: Archive,
+    on_progress: Progress = no_progress,
+) -> int:
     """Put what the archive holds, and is to be moved, behind all that waits there; returns how many
     messages.
     """
     by_key: dict[str, list[Archived]] = defaultdict(list)
     ledger = archive.ledger()
     for n in ledger.numbers(Fate.TAKEN):
-        if to := ledger.lots[n].to:
+        to = ledger.lots[n].to
+        if to:
             by_key[to].append(ledger.messages[n])
     _require_able(store, archive, by_key)
     for key, messages in by_key.items():
-        _put(store, archive, key, messages, "last", on_progress, moved=True)
+        _put(store, archive, key, messages, _MOVED, on_progress)
     return sum(map(len, by_key.values()))
 
 
@@ -66,25 +83,34 @@ def put_at_end(
         by_key[message.key].append(message)
     _require_able(store, archive, by_key)
     for key, some in by_key.items():
-        _put(
-            store,
-            archive,
-            key,
-            sorted(some, key=lambda m: m.position),
-            place,
-            on_progress,
-            moved=False,
-        )
+        ordered = sorted(some, key=lambda message: message.position)
+        if place == "last":
+            _put(store, archive, key, ordered, _LAST, on_progress)
+        else:
+            # They are pushed on the other side, the oldest last.
+            _put(store, archive, key, ordered[::-1], _NEXT, on_progress)
     return sum(map(len, by_key.values()))
 
 
-def _require_able(store: Store, archive: Archive, by_key: Mapping[str, Sequence[Archived]]) -> None:
+def _require_able(
+    store: Store,
+    archive: Archive,
+    by_key: Mapping[str, Sequence[Archived]],
+) -> None:
     """Raise BrokerRefused where the lists cannot take the messages: a script that is refused
     half-way is not undone.
     """
-    if by_key:
-        size = sum(message.size_bytes for messages in by_key.values() for message in messages)
-        require_able(store, tuple(by_key), archive.run_id, restored_bytes=size)
+    if not by_key:
+        return
+    size_bytes = 0
+    for messages in by_key.values():
+        size_bytes += sum(message.size_bytes for message in messages)
+    require_able(
+        store,
+        tuple(by_key),
+        archive.run_id,
+        restored_bytes=size_bytes,
+    )
 
 
 def _put(
@@ -92,31 +118,53 @@ def _put(
     archive: Archive,
     key: str,
     messages: Sequence[Archived],
-    place: str,
+    way: _Way,
     on_progress: Progress,
-    *,
-    moved: bool,
 ) -> None:
-    """Push messages, the oldest first; what is to run next is pushed on the other side, the oldest
-    last.
-    """
-    command, ordered = ("LPUSH", messages) if place == "last" else ("RPUSH", messages[::-1])
-    write_down = archive.moving if moved else archive.restoring
-    items = [_as_put(message, moved=moved) for message in ordered]
-    batches = store.keys.batches(archive.run_id)
+    """Push messages, in this order."""
+    items = [_as_put(message, moved=way.moved) for message in messages]
+    pairs = zip(messages, items, strict=True)
     with store.errors():
         bring_all_home(store)
         pushed = 0
-        for group in in_bounds(
-            zip(ordered, items, strict=True), lambda pair: len(pair[1]), _PUSH_ITEMS, _PUSH_BYTES
-        ):
-            batch = write_down([message.n for message, _ in group])
-            arguments = (batch.number, command, *(item for _, item in group))
-            record = call_guarded(store, "push.lua", (key, batches, store.keys.lock), *arguments)
-            archive.done(batch, [batch.messages[i] for i in ordinals(cast(bytes, record))])
-            forget(store, archive, [batch.number])
+        groups = in_bounds(pairs, _item_bytes, _PUSH_ITEMS, _PUSH_BYTES)
+        for group in groups:
+            _push(store, archive, key, group, way)
             pushed += len(group)
             on_progress(pushed, len(items))
+
+
+def _item_bytes(pair: tuple[Archived, bytes]) -> int:
+    _, item = pair
+    return len(item)
+
+
+def _push(
+    store: Store,
+    archive: Archive,
+    key: str,
+    group: Sequence[tuple[Archived, bytes]],
+    way: _Way,
+) -> None:
+    """Write a batch down, and push it."""
+    numbers = [message.n for message, _ in group]
+    if way.moved:
+        batch = archive.moving(numbers)
+    else:
+        batch = archive.restoring(numbers)
+    keys = (key, store.keys.batches(archive.run_id), store.keys.lock)
+    items = [item for _, item in group]
+    record = call_guarded(
+        store,
+        "push.lua",
+        keys,
+        batch.number,
+        way.command,
+        *items,
+    )
+    done = ordinals(cast(bytes, record))
+    archive.done(batch, batch.at(done))
+    forget(store, archive, [batch.number])
 
 
 def _as_put(message: Archived, *, moved: bool) -> bytes:
@@ -126,15 +174,16 @@ def _as_put(message: Archived, *, moved: bool) -> bytes:
     queue, priority = destination(message.requeue_to)
     item = redirected(message.item, queue, priority)
     if item is None:
-        raise RunbookError(
-            f"message {message.n} cannot be moved to {queue}",
-            f"put it back: {Command('undo', 'RUN')}",
-        )
+        problem = f"message {message.n} cannot be moved to {queue}"
+        raise RunbookError(problem, f"put it back: {Command('undo', 'RUN')}")
     return item
 
 
 def standing(
-    store: Store, ledger: Ledger, by: str | None, on_progress: Progress = no_progress
+    store: Store,
+    ledger: Ledger,
+    by: str | None,
+    on_progress: Progress = no_progress,
 ) -> int:
     """How many of the messages that `recall` is about are still where they were put."""
     count = 0
@@ -142,13 +191,16 @@ def standing(
         for key, wanted in _wanted(ledger, by).items():
             for part in (*store.keys.aside(key), key):
                 for window in windows(store.client, part):
-                    count += sum(checksum in wanted for checksum in map(sha256, window.items))
+                    count += sum(sha256(raw) in wanted for raw in window.items)
                     on_progress(window.first + len(window.items), window.length)
     return count
 
 
 def recall(
-    store: Store, archive: Archive, by: str | None = None, on_progress: Progress = no_progress
+    store: Store,
+    archive: Archive,
+    by: str | None = None,
+    on_progress: Progress = no_progress,
 ) -> int:
     """Take out again what was moved, or with `by` what that change has put back, and is still
     there.
@@ -161,15 +213,29 @@ def recall(
         for key, wanted in _wanted(archive.ledger(), by).items():
             require_list(store.client, key)
             if store.client.exists(key):
-                recalling = _Recalling(archive, wanted)
-                work = Pass(
-                    recalling.decide, archive.sync, recalling.done, on_progress, recalling.again
-                )
-                walk(store, key, store.keys.batches(archive.run_id), work)
-                archive.sync()
-                forget(store, archive, recalling.numbers)
-                recalled += recalling.count
+                recalled += _recall(store, archive, key, wanted, on_progress)
     return recalled
+
+
+def _recall(
+    store: Store,
+    archive: Archive,
+    key: str,
+    wanted: dict[str, list[int]],
+    on_progress: Progress,
+) -> int:
+    recalling = _Recalling(archive, wanted)
+    work = Pass(
+        decide=recalling.decide,
+        durable=archive.sync,
+        done=recalling.done,
+        progress=on_progress,
+        again=recalling.again,
+    )
+    walk(store, key, store.keys.batches(archive.run_id), work)
+    archive.sync()
+    forget(store, archive, recalling.numbers)
+    return recalling.count
 
 
 def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
@@ -178,17 +244,22 @@ def _wanted(ledger: Ledger, by: str | None) -> dict[str, dict[str, list[int]]]:
     """
     wanted: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for n in ledger.messages:
+        if not _is_wanted(ledger, n, by):
+            continue
+        message = ledger.messages[n]
         moved = ledger.fates[n] is Fate.MOVED
-        if (
-            moved
-            if by is None
-            else ledger.fates[n] in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by
-        ):
-            message = ledger.messages[n]
-            wanted[message.to if moved else message.key][
-                sha256(_as_put(message, moved=moved))
-            ].append(n)
+        key = message.to if moved else message.key
+        checksum = sha256(_as_put(message, moved=moved))
+        wanted[key][checksum].append(n)
     return wanted
+
+
+def _is_wanted(ledger: Ledger, n: int, by: str | None) -> bool:
+    """Whether a message was moved; with `by`, whether that change has moved it or put it back."""
+    fate = ledger.fates[n]
+    if by is None:
+        return fate is Fate.MOVED
+    return fate in (Fate.RESTORED, Fate.MOVED) and ledger.put_by[n] == by
 
 
 class _Recalling(Struct):
@@ -196,9 +267,12 @@ class _Recalling(Struct):
 
     archive: Archive
     wanted: dict[str, list[int]]
+    """By checksum the messages that it stands for."""
     numbers: list[int] = field(default_factory=list)
+    """Of the batches that were written down."""
     count: int = 0
     _last: list[tuple[str, int]] = field(default_factory=list)
+    """What was decided last."""
 
     def decide(self, chunk: Chunk) -> list[Step]:
         """Choose what is to be dropped, and write it down."""
@@ -206,9 +280,10 @@ class _Recalling(Struct):
         self._last = []
         for i, raw in enumerate(chunk.items):
             checksum = sha256(raw)
-            if self.wanted.get(checksum):
+            numbers = self.wanted.get(checksum)
+            if numbers:
                 drops.append(i + 1)
-                self._last.append((checksum, self.wanted[checksum].pop()))
+                self._last.append((checksum, numbers.pop()))
         if not drops:
             return [Step(len(chunk.items))]
         batch = self.archive.recalling([n for _, n in self._last], sync=False)
@@ -225,5 +300,5 @@ class _Recalling(Struct):
     def done(self, step: Step, moved: Sequence[int]) -> None:
         """Count what was dropped, and write it down."""
         batch = cast(Batch, step.batch)
-        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+        self.archive.done(batch, batch.at(moved), sync=False)
         self.count += len(moved)

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import cast
 
 import redis
@@ -20,34 +21,68 @@ from runbooks.broker.server.keys import Key, readable
 from runbooks.broker.server.pipeline import Stream
 from runbooks.broker.server.store import Store
 from runbooks.core.errors import BrokerRefused
-from runbooks.core.model import SAMPLES, Form, QueueState, Rule, Selection, TaskCount
+from runbooks.core.model import (
+    SAMPLES,
+    Form,
+    MessageSummary,
+    QueueState,
+    Rule,
+    Selection,
+    TaskCount,
+)
 
 WINDOW_ITEMS = 1000
 WINDOW_BYTES = 1024 * 1024
-_FIRST_WINDOW_ITEMS = 50  # until the size of the items is known
-_AHEAD = 2  # Redis serves all that is in its buffer before it looks at other clients
+_FIRST_WINDOW_ITEMS = 50
+"""Until the size of the items is known."""
+_AHEAD = 2
+"""Redis serves all that is in its buffer before it looks at other clients."""
 _RAW_SHOWN = 60
 
+_PARTS = 3
+"""Of a sample: the beginning, the middle and the oldest."""
+_SAMPLED = 100
+_SIZED_BY = 10
 
 Progress = Callable[[int, int], None]
-"""Told after each chunk: items looked at and items there were. It may raise, to stop."""
+"""Called after each chunk: items looked at and items there were. It may raise, to stop."""
 
 
 def no_progress(_looked_at: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore it."""
+
+
+class Reading(Struct, frozen=True):
+    """How a queue is read: who hears how far it is, and when it ends."""
+
+    on_progress: Progress = no_progress
+    until: float = math.inf
+    """In monotonic seconds."""
+
+    def is_over(self) -> bool:
+        """Whether its time has passed."""
+        return time.monotonic() >= self.until
+
+
+_WHOLE = Reading()
+
+
+def fitting(items: Sequence[bytes], most_items: int, most_bytes: int) -> int:
+    """How many items of the average size of these to read at once: one at least."""
+    size_bytes = max(1, sum(map(len, items)))
+    return max(1, min(most_items, most_bytes * len(items) // size_bytes))
 
 
 class Window(Struct, frozen=True):
-    """A stretch of a list: `items` from index `first` (0 is the newest) of a list that was `length`
-    long.
-
-    `popped` items have left on the right since the first window.
-    """
+    """A stretch of a list."""
 
     first: int
+    """The index of its first item: 0 is the newest of the list."""
     length: int
+    """Of the list when it was read."""
     items: list[bytes]
     popped: int = 0
+    """Items that have left on the right since the first window."""
 
 
 def windows(client: "redis.Redis", key: Key) -> Iterator[Window]:
@@ -56,73 +91,109 @@ def windows(client: "redis.Redis", key: Key) -> Iterator[Window]:
     Pushes on the left meanwhile make items appear twice, never not at all; what they move is mostly
     recognised.
     """
-    first, size = 0, _FIRST_WINDOW_ITEMS
-    previous: bytes | None = (
-        None  # the item that the next window starts with, unless pushes have moved it
-    )
-    expected: int | None = (
-        None  # the length that the next window finds, unless the list has changed
-    )
-    popped = 0
-    asked: deque[tuple[int, int]] = deque()
     with Stream(client) as stream:
-        while True:
+        reader = _Windows(stream, key)
+        while reader.ask_ahead():
+            window = reader.receive()
+            if window.items:
+                yield window
+        reader.drop_asked()
+
+
+class _Windows:
+    """Asks for windows ahead, and receives them in their order."""
+
+    def __init__(self, stream: Stream, key: Key) -> None:
+        self._stream = stream
+        self._key = key
+        self._first = 0
+        self._size = _FIRST_WINDOW_ITEMS
+        self._asked: deque[tuple[int, int]] = deque()
+        self._previous: bytes | None = None
+        """The item that the next window starts with, unless pushes have moved it."""
+        self._expected: int | None = None
+        """The length that the next window finds, unless the list has changed."""
+        self._popped = 0
+        self._ended = False
+
+    def ask_ahead(self) -> bool:
+        """Ask for the next windows; False where there are none."""
+        if self._ended:
+            return False
+        if self._expected is None:
             # Only one is asked for ahead until the size of the items is known.
-            while len(asked) < (_AHEAD if expected is not None else 1) and (
-                expected is None or first < expected
-            ):
-                # No MULTI: a Redis at its maxmemory refuses to queue even reads.
-                stream.send("LLEN", key)
-                stream.send("LRANGE", key, first, first + size)
-                asked.append((first, size))
-                first += size
-            if not asked:
-                return
-            start, count = asked.popleft()
-            length, items = stream.receive(), stream.receive()
-            next_item = items.pop() if len(items) > count else None
-            pushed = items.index(previous) if previous is not None and previous in items else 0
-            popped += max(0, (length if expected is None else expected) + pushed - length)
+            if not self._asked:
+                self._ask()
+        else:
+            while len(self._asked) < _AHEAD and self._first < self._expected:
+                self._ask()
+        return bool(self._asked)
+
+    def _ask(self) -> None:
+        # No MULTI: a Redis at its maxmemory refuses to queue even reads.
+        self._stream.send("LLEN", self._key)
+        self._stream.send(
+            "LRANGE",
+            self._key,
+            self._first,
+            self._first + self._size,
+        )
+        self._asked.append((self._first, self._size))
+        self._first += self._size
+
+    def receive(self) -> Window:
+        """The next window; without items where pushes have moved all of them here."""
+        start, count = self._asked.popleft()
+        length: int = self._stream.receive()
+        items: list[bytes] = self._stream.receive()
+        next_item = None
+        if len(items) > count:
+            next_item = items.pop()
+        pushed = 0
+        if self._previous is not None and self._previous in items:
+            pushed = items.index(self._previous)
+        if self._expected is None:
+            if items:
+                self._size = fitting(items, WINDOW_ITEMS, WINDOW_BYTES)
+        else:
+            self._popped += max(0, self._expected + pushed - length)
+        self._previous = next_item
+        self._expected = length
+        self._ended = next_item is None
+        if pushed:
             # What pushes have moved here was in the window before.
-            fresh = items[pushed:] if pushed else items
-            if fresh:
-                yield Window(start + pushed, length, fresh, popped)
-            if next_item is None:
-                while asked:
-                    asked.popleft()
-                    stream.receive()
-                    stream.receive()
-                return
-            if items and expected is None:
-                size = max(
-                    1, min(WINDOW_ITEMS, WINDOW_BYTES * len(items) // max(1, sum(map(len, items))))
-                )
-            previous, expected = next_item, length
+            items = items[pushed:]
+        return Window(start + pushed, length, items, self._popped)
+
+    def drop_asked(self) -> None:
+        """Receive what was asked for beyond the list's end."""
+        for _ in self._asked:
+            self._stream.receive()
+            self._stream.receive()
 
 
-def _sample(client: "redis.Redis", key: Key, first: int, length: int) -> list[bytes]:
+def _sample(
+    client: "redis.Redis",
+    key: Key,
+    first: int,
+    length: int,
+) -> list[bytes]:
     """Some items of what is left of a list from `first` on: its beginning, its middle, and the
     oldest, in this order.
 
     All of it where it is short; no more bytes than three windows have.
     """
     left = length - first
-    size = _size_of(client, key)
+    oldest = cast("list[bytes]", client.lrange(key, -_SIZED_BY, -1))
+    size = fitting(oldest, _SAMPLED, WINDOW_BYTES)
     if left <= _PARTS * size:
         return cast("list[bytes]", client.lrange(key, first, -1))
+    middle = first + (left - size) // 2
     with client.pipeline(transaction=False) as pipe:
-        for start in (first, first + (left - size) // 2, length - size):
+        for start in (first, middle, length - size):
             pipe.lrange(key, start, start + size - 1)
-        return [item for items in pipe.execute() for item in items]
-
-
-def _size_of(client: "redis.Redis", key: Key) -> int:
-    """How many items a part of a sample has, by the size of the oldest."""
-    oldest = cast("list[bytes]", client.lrange(key, -_SIZED_BY, -1))
-    return max(1, min(_SAMPLED, WINDOW_BYTES * len(oldest) // max(1, sum(map(len, oldest)))))
-
-
-_PARTS, _SAMPLED, _SIZED_BY = 3, 100, 10
+        parts = cast("list[list[bytes]]", pipe.execute())
+    return list(chain.from_iterable(parts))
 
 
 def require_list(client: "redis.Redis", key: str) -> None:
@@ -139,54 +210,68 @@ def scan_queue(
     store: Store,
     queue: str,
     rules: Iterable[Rule],
-    now: float,
-    *,
-    registered: frozenset[str] | None = None,
+    facts: Facts,
+    reading: Reading = _WHOLE,
     samples: int | None = SAMPLES,
-    on_progress: Progress = no_progress,
-    read_until: float = math.inf,
 ) -> QueueState:
-    """Read all priority lists of a queue, and what a run has detached of them; judge every message
-    at `now` (epoch s).
+    """Read all priority lists of a queue, and what a run has detached of them; judge every message.
 
-    `registered` are the tasks that nodes know, None where none answers; `samples` of the messages
-    that a rule selects are remembered, None: all. At `read_until` (monotonic s) reading ends with a
-    sample: the newest messages have been read by then, and some of the middle and the oldest
-    follow; `unseen` are the rest.
+    `samples` of the messages that a rule selects are remembered, None: all. Where the time of the
+    `reading` passes, it ends with a sample: the newest messages have been read by then, and some of
+    the middle and the oldest follow; `unseen` are the rest.
 
-    Raises BrokerRefused where one of its keys is no list.
+    Raises BrokerRefused where one of its keys is not a list.
     """
     rules = tuple(rules)
     store = replace(store, keys=keys_read(store.keys, rules, queue))
+    keys = store.keys.queue(queue)
+    depths: dict[str, int] = {}
+    unseen = 0
+    aside = 0
     with store.errors():
-        for key in store.keys.queue(queue):
+        for key in keys:
             require_list(store.client, key)
-        judge = judge_of(store, queue, rules, Facts(now, registered), on_progress, read_until)
-        tally = _Tally(judge, now, samples)
-        add, depths, unseen = tally.add, dict[str, int](), 0
-        for key in store.keys.queue(queue):
+        judge = judge_of(store, queue, rules, facts, reading)
+        tally = _Tally(judge, facts.now, samples)
+        for key in keys:
             judge.begin(key)
             # What a run has detached, or has left behind when it was killed, is waiting all the
             # same.
             for part in (*store.keys.aside(key), key):
-                looked_at = 0
-                for window in windows(store.client, part) if time.monotonic() < read_until else ():
-                    depths[part], looked_at = window.length, window.first + len(window.items)
-                    add(window.items)
-                    on_progress(looked_at, window.length)
-                    if time.monotonic() >= read_until:
-                        break
-                if (
-                    time.monotonic() >= read_until
-                    and (length := store.client.llen(part)) > looked_at
-                ):
-                    depths[part], items = length, _sample(store.client, part, looked_at, length)
-                    add(items)
-                    unseen += length - looked_at - len(items)
-    aside = sum(
-        depths.get(part, 0) for key in store.keys.queue(queue) for part in store.keys.aside(key)
-    )
-    return replace(tally.state(queue, depths, aside), unseen=unseen)
+                unseen += _scan(store.client, part, tally, depths, reading)
+    for key in keys:
+        for part in store.keys.aside(key):
+            aside += depths.get(part, 0)
+    state = tally.state(queue, depths, aside)
+    return replace(state, unseen=unseen)
+
+
+def _scan(
+    client: "redis.Redis",
+    part: str,
+    tally: "_Tally",
+    depths: dict[str, int],
+    reading: Reading,
+) -> int:
+    """Count the items of a list; returns how many of them were not seen."""
+    looked_at = 0
+    if not reading.is_over():
+        for window in windows(client, part):
+            looked_at = window.first + len(window.items)
+            depths[part] = window.length
+            tally.add(window.items)
+            reading.on_progress(looked_at, window.length)
+            if reading.is_over():
+                break
+    if not reading.is_over():
+        return 0
+    length = client.llen(part)
+    if length <= looked_at:
+        return 0
+    items = _sample(client, part, looked_at, length)
+    depths[part] = length
+    tally.add(items)
+    return length - looked_at - len(items)
 
 
 def judge_of(
@@ -194,13 +279,12 @@ def judge_of(
     queue: str,
     rules: Iterable[Rule],
     facts: Facts,
-    on_progress: Progress,
-    read_until: float = math.inf,
+    reading: Reading,
 ) -> Judge:
     """The judge of a queue; where a rule says which messages stay, all of it is read first to know
     these.
 
-    What is not read by `read_until` (monotonic s) stays.
+    What is not read in the time of the `reading` stays.
     """
     judge = Judge(rules, store.keys, queue, facts)
     if not judge.looks_ahead:
@@ -211,16 +295,17 @@ def judge_of(
         for part in (key, *store.keys.aside(key)):
             for window in windows(store.client, part):
                 judge.look_ahead(window.items, read(window.items), ahead)
-                on_progress(window.first + len(window.items), window.length)
-                if time.monotonic() >= read_until:
+                reading.on_progress(window.first + len(window.items), window.length)
+                if reading.is_over():
                     break
     return Judge(rules, store.keys, queue, replace(facts, ahead=ahead))
 
 
 class _Chosen(Struct):
-    """What one verdict has selected so far; the last samples seen are the oldest, which run next."""
+    """What one verdict has selected so far."""
 
     samples: deque[bytes]
+    """The last seen are the oldest, which run next."""
     unread: deque[str]
     count: int = 0
     by_task: Counter[str] = field(default_factory=Counter)
@@ -265,79 +350,117 @@ class _Tally(Struct):
                 self.forms[look.form] += 1
             elif isinstance(look, Malformed):
                 self.malformed += 1
-                self.malformed_samples.append(f"{look.raw[:_RAW_SHOWN]!r}: {look.why}")
+                self.malformed_samples.append(_shown(look))
             else:
-                self.unreadable += 1
-                self.forms[look.form] += 1
-                if look.too_large:
-                    [outline] = outlines([look.raw])
-                    self.too_large[outline.task if outline else ""] += 1
+                self._add_unreadable(look)
         for i, verdict in self.judge.choose(items, reads):
             look = reads[i]
-            if isinstance(look, Malformed):
-                continue
-            chosen = self.chosen.get(verdict)
-            if chosen is None:
-                chosen = self.chosen[verdict] = _Chosen(
-                    deque(maxlen=self.samples), deque(maxlen=self.samples)
-                )
-            chosen.count += 1
-            if not isinstance(look, Headers):
-                chosen.forms[look.form] += 1
-            if isinstance(look, Unreadable):
-                chosen.unread.append(f"{look.raw[:_RAW_SHOWN]!r}: {look.why}")
-            else:
-                chosen.by_task[look.task] += 1
-                chosen.samples.append(items[i])
+            if not isinstance(look, Malformed):
+                self._add_chosen(verdict, look, items[i])
+
+    def _add_unreadable(self, look: Unreadable) -> None:
+        self.unreadable += 1
+        self.forms[look.form] += 1
+        if look.too_large:
+            [outline] = outlines([look.raw])
+            task = outline.task if outline else ""
+            self.too_large[task] += 1
+
+    def _add_chosen(
+        self,
+        verdict: Verdict,
+        look: Headers | Message | Unreadable,
+        raw: bytes,
+    ) -> None:
+        chosen = self.chosen.get(verdict)
+        if chosen is None:
+            samples: deque[bytes] = deque(maxlen=self.samples)
+            chosen = _Chosen(samples, unread=deque(maxlen=self.samples))
+            self.chosen[verdict] = chosen
+        chosen.count += 1
+        if not isinstance(look, Headers):
+            chosen.forms[look.form] += 1
+        if isinstance(look, Unreadable):
+            chosen.unread.append(_shown(look))
+        else:
+            chosen.by_task[look.task] += 1
+            chosen.samples.append(raw)
 
     def _add_times(self, look: Headers | Message) -> None:
-        times, eta_at, expires_at = self.times[look.task], look.eta_at, look.expires_at
+        times = self.times[look.task]
+        eta_at = look.eta_at
+        expires_at = look.expires_at
         if eta_at is not None:
-            times.eta_passed += eta_at < self.now
+            if eta_at < self.now:
+                times.eta_passed += 1
             times.oldest_eta_at = min(eta_at, times.oldest_eta_at or eta_at)
             times.furthest_eta_at = max(eta_at, times.furthest_eta_at or eta_at)
-        times.expired += expires_at is not None and expires_at <= self.now
+        if expires_at is not None and expires_at <= self.now:
+            times.expired += 1
 
-    def _count(self, task: str) -> TaskCount:
-        retries = {retries: count for (of, retries), count in self.retries.items() if of == task}
-        times = self.times[task]
-        etas = times.oldest_eta_at, times.furthest_eta_at
-        return TaskCount(
-            sum(retries.values()), max(retries), times.eta_passed, *etas, times.expired
+    def state(
+        self,
+        queue: str,
+        depths: dict[str, int],
+        aside: int,
+    ) -> QueueState:
+        """All that was counted, as the state of a queue."""
+        malformed = Selection(
+            reason="malformed",
+            count=self.malformed,
+            by_task={},
+            raw_samples=tuple(reversed(self.malformed_samples)),
         )
-
-    def state(self, queue: str, depths: dict[str, int], aside: int) -> QueueState:
         return QueueState(
             name=queue,
             depths=depths,
-            by_task={
-                task: self._count(task) for task in dict.fromkeys(task for task, _ in self.retries)
-            },
-            selected=tuple(
-                Selection(
-                    verdict.reason,
-                    chosen.count,
-                    dict(chosen.by_task),
-                    tuple(
-                        m.summary()
-                        for m in map(parse, reversed(chosen.samples))
-                        if isinstance(m, Message)
-                    ),
-                    tuple(reversed(chosen.unread)),
-                    to=verdict.to,
-                    by_form=_unusual(chosen.forms),
-                )
-                for verdict, chosen in self.chosen.items()
-            ),
-            malformed=Selection(
-                "malformed", self.malformed, {}, raw_samples=tuple(reversed(self.malformed_samples))
-            ),
+            by_task=self._by_task(),
+            selected=tuple(_selection(*each) for each in self.chosen.items()),
+            malformed=malformed,
             unreadable=self.unreadable,
             too_large=dict(self.too_large),
             aside=aside,
             notices=self.judge.notices,
             forms=_unusual(self.forms),
         )
+
+    def _by_task(self) -> dict[str, TaskCount]:
+        retries_of: dict[str, dict[int, int]] = {}
+        for (task, retries), count in self.retries.items():
+            retries_of.setdefault(task, {})[retries] = count
+        return {task: self._count(task, retries) for task, retries in retries_of.items()}
+
+    def _count(self, task: str, retries: dict[int, int]) -> TaskCount:
+        times = self.times[task]
+        return TaskCount(
+            sum(retries.values()),
+            max(retries),
+            times.eta_passed,
+            times.oldest_eta_at,
+            times.furthest_eta_at,
+            times.expired,
+        )
+
+
+def _selection(verdict: Verdict, chosen: _Chosen) -> Selection:
+    samples: list[MessageSummary] = []
+    for raw in reversed(chosen.samples):
+        message = parse(raw)
+        if isinstance(message, Message):
+            samples.append(message.summary())
+    return Selection(
+        reason=verdict.reason,
+        count=chosen.count,
+        by_task=dict(chosen.by_task),
+        samples=tuple(samples),
+        raw_samples=tuple(reversed(chosen.unread)),
+        to=verdict.to,
+        by_form=_unusual(chosen.forms),
+    )
+
+
+def _shown(look: Malformed | Unreadable) -> str:
+    return f"{look.raw[:_RAW_SHOWN]!r}: {look.why}"
 
 
 def _unusual(forms: Counter[Form]) -> dict[Form, int]:

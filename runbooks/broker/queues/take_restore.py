@@ -35,7 +35,7 @@ from runbooks.broker.queues.list_pass import (
     walk,
 )
 from runbooks.broker.queues.placement import Counted, Expected, Merge, Parted
-from runbooks.broker.queues.scan import Progress, judge_of, no_progress, windows
+from runbooks.broker.queues.scan import Progress, Reading, judge_of, no_progress, windows
 from runbooks.broker.server.preflight import require_able
 from runbooks.broker.server.store import Store
 from runbooks.core.model import Notice, Rule
@@ -53,23 +53,23 @@ _FORGET_AT_ONCE = 1000
 
 
 class TakeReport(Struct, frozen=True):
-    """What was taken out: messages per reason; `gone` were chosen but consumed first; `malformed`
-    of all taken.
-    """
+    """What was taken out."""
 
     taken: Mapping[str, int]
+    """Messages per reason."""
     gone: int
+    """Chosen, but consumed first."""
     malformed: int
+    """So many of all that were taken."""
     notices: tuple[Notice, ...] = ()
 
 
 class RestoreReport(Struct, frozen=True):
-    """What was put back; `withheld` are malformed items that stay in the archive, as they kill
-    workers.
-    """
+    """What was put back."""
 
     restored: int
     withheld: int
+    """Malformed items that stay in the archive, as they kill workers."""
 
 
 def take(
@@ -77,12 +77,10 @@ def take(
     queue: str,
     rules: Iterable[Rule],
     archive: Archive,
-    now: float,
+    facts: Facts,
     on_progress: Progress = no_progress,
-    registered: frozenset[str] | None = None,
 ) -> TakeReport:
-    """Take what the rules choose at `now` out of a queue, into the archive; `registered` are the
-    tasks that nodes know.
+    """Take what the rules choose out of a queue, into the archive.
 
     What is to be moved is so by `requeue.move` afterwards. What arrives meanwhile stays, unjudged.
     Raises BrokerUnreachable where a batch's fate is unknown (`settle` finds it out), ArchiveError
@@ -93,17 +91,27 @@ def take(
     require_able(store, store.keys.queue(queue), archive.run_id)
     settle(store, archive)  # an archive that is gone on with may have batches of unknown fate
     with store.errors():
-        taking = _Taking(
-            archive, judge_of(store, queue, rules, Facts(now, registered), on_progress)
+        judge = judge_of(store, queue, rules, facts, Reading(on_progress))
+        taking = _Taking(archive, judge)
+        work = Pass(
+            decide=taking.decide,
+            durable=archive.sync,
+            done=taking.done,
+            progress=on_progress,
+            again=taking.again,
         )
         for key in store.keys.queue(queue):
             if store.client.exists(key):
                 taking.begin(key)
-                work = Pass(taking.decide, archive.sync, taking.done, on_progress, taking.again)
                 walk(store, key, store.keys.batches(archive.run_id), work)
         archive.sync()
         forget(store, archive, taking.numbers)
-    return TakeReport(dict(taking.taken), taking.gone, taking.malformed, taking.judge.notices)
+    return TakeReport(
+        dict(taking.taken),
+        taking.gone,
+        taking.malformed,
+        judge.notices,
+    )
 
 
 class _Taking(Struct):
@@ -113,26 +121,31 @@ class _Taking(Struct):
     judge: Judge
     taken: Counter[str] = field(default_factory=Counter)
     numbers: list[int] = field(default_factory=list)
+    """Of the batches that were written down."""
     gone: int = 0
     malformed: int = 0
     _key: str = ""
     _older: bytes | None = None
-    _out: list[int] = field(
-        default_factory=list
-    )  # positions of what this archive holds of the key, ascending
+    """The newest item that was decided upon."""
+    _out: list[int] = field(default_factory=list)
+    """Positions of what this archive holds of the key, ascending."""
     _skipped: int = 0
     _victims: dict[int, list[tuple[str, bool]]] = field(default_factory=dict)
+    """By the number of their batch: the reason of each, and whether it is malformed."""
 
     def begin(self, key: str) -> None:
         """Go on with another list."""
         ledger = self.archive.ledger()
-        self._key, self._older, self._skipped = key, None, 0
+        self._key = key
+        self._older = None
+        self._skipped = 0
         self.judge.begin(key)
         self._out = [ledger.positions[n] for n in ledger.in_place(key)]
 
     def again(self, step: Step) -> None:
         """Start from the oldest item again: the first step did not happen."""
-        self._older, self._skipped = None, 0
+        self._older = None
+        self._skipped = 0
         self.judge.rewind()
         if step.batch:
             self.archive.done(step.batch, [], sync=False)
@@ -145,33 +158,43 @@ class _Taking(Struct):
         victims: list[Victim] = []
         for i, found in self.judge.pick(items):
             drops.append(i + 1)
-            older = items[i - 1] if i else self._older
-            what = (found.reason, found.malformed, found.to, found.requeue_to)
-            victims.append(Victim(items[i], self._position(chunk.first + i), older, *what))
-        self._older = items[-1] if items else self._older
+            victim = Victim(
+                items[i],
+                self._position(chunk.first + i),
+                items[i - 1] if i else self._older,
+                found.reason,
+                found.malformed,
+                found.to,
+                found.requeue_to,
+            )
+            victims.append(victim)
+        if items:
+            self._older = items[-1]
         if not victims:
-            return [Step(len(chunk.items))]
+            return [Step(len(items))]
         batch = self.archive.taking(self._key, victims, sync=False)
         self.numbers.append(batch.number)
         self._victims[batch.number] = [(victim.reason, victim.malformed) for victim in victims]
-        return [Step(len(chunk.items), drops, batch=batch)]
+        return [Step(len(items), drops, batch=batch)]
 
     def _position(self, index: int) -> int:
         """Where an item would stand had this archive's other messages never been taken out."""
-        while self._skipped < len(self._out) and self._out[self._skipped] <= index + self._skipped:
+        out = self._out
+        while self._skipped < len(out) and out[self._skipped] <= index + self._skipped:
             self._skipped += 1
         return index + self._skipped
 
     def done(self, step: Step, moved: Sequence[int]) -> None:
         """Count what was dropped, and write it down."""
         batch = cast(Batch, step.batch)
-        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+        self.archive.done(batch, batch.at(moved), sync=False)
         victims = self._victims.pop(batch.number)
         self.gone += len(victims) - len(moved)
         for i in moved:
             reason, malformed = victims[i]
             self.taken[reason] += 1
-            self.malformed += malformed
+            if malformed:
+                self.malformed += 1
 
 
 def settle(store: Store, archive: Archive) -> int:
@@ -185,21 +208,34 @@ def settle(store: Store, archive: Archive) -> int:
 
 
 def _settle(store: Store, archive: Archive, ledger: Ledger) -> int:
-    key, unsettled = store.keys.batches(archive.run_id), ledger.unsettled
+    key = store.keys.batches(archive.run_id)
+    unsettled = ledger.unsettled
     with store.errors():
         bring_all_home(store)
         for number in unsettled:
             guarded(store, "HSETNX", key, number, "")
         require_replicated(store.client)
         for number, batch in unsettled.items():
-            result = cast(bytes, store.client.hget(key, str(number)))
-            archive.done(batch, [batch.messages[i] for i in ordinals(result)], sync=False)
+            record = cast(bytes, store.client.hget(key, str(number)))
+            done = ordinals(record)
+            archive.done(batch, batch.at(done), sync=False)
         archive.sync()  # what a killed run has written down may not be on the disk yet
-        # Only fences have no further use for the archive, and must outlive any late script.
-        records = store.client.hgetall(key).items()
-        told = [int(number) for number, moved in records if moved and number != THROUGH.encode()]
-        forget(store, archive, told)
+        records = cast("dict[bytes, bytes]", store.client.hgetall(key))
+        forget(store, archive, _moving(records))
     return len(unsettled)
+
+
+def _moving(records: Mapping[bytes, bytes]) -> list[int]:
+    """The batches that moved something.
+
+    Only fences, which did not, have no further use for the archive, and must outlive any late
+    script.
+    """
+    numbers: list[int] = []
+    for number, moved in records.items():
+        if moved and number != THROUGH.encode():
+            numbers.append(int(number))
+    return numbers
 
 
 def bring_all_home(store: Store) -> None:
@@ -225,7 +261,12 @@ def restore(
     """
     ledger = archive.ledger()
     out_bytes = sum(ledger.sizes[n] for n in ledger.numbers(Fate.TAKEN))
-    require_able(store, ledger.lists(), archive.run_id, restored_bytes=out_bytes)
+    require_able(
+        store,
+        ledger.lists(),
+        archive.run_id,
+        restored_bytes=out_bytes,
+    )
     if _settle(store, archive, ledger):
         ledger = archive.ledger()
 
@@ -235,7 +276,8 @@ def restore(
     def goes(n: int) -> bool:
         return asked(n) and (malformed or not ledger.lots[n].malformed)
 
-    restored = withheld = 0
+    restored = 0
+    withheld = 0
     with store.errors():
         for key in ledger.lists():
             going = Counter(goes(n) for n in ledger.in_place(key) if asked(n))
@@ -247,37 +289,61 @@ def restore(
 
 
 def _put_in_place(
-    store: Store, archive: Archive, key: str, goes: Callable[[int], bool], on_progress: Progress
+    store: Store,
+    archive: Archive,
+    key: str,
+    goes: Callable[[int], bool],
+    on_progress: Progress,
 ) -> None:
     def put(merge: Merge) -> None:
         restoring = _Restoring(archive, merge)
-        work = Pass(restoring.decide, archive.sync, restoring.done, on_progress, restoring.again)
+        work = Pass(
+            decide=restoring.decide,
+            durable=archive.sync,
+            done=restoring.done,
+            progress=on_progress,
+            again=restoring.again,
+        )
         walk(store, key, store.keys.batches(archive.run_id), work)
         archive.sync()
         forget(store, archive, restoring.numbers)
 
+    look = partial(_standing, store.client, key)
     try:
-        put(Expected(archive.ledger(), key, goes, partial(_standing, store.client, key)))
+        put(Expected(archive.ledger(), key, goes, look))
     except Parted:
-        _settle(store, archive, archive.ledger())  # what was put back before that was noticed
+        # What was put back before that was noticed.
+        _settle(store, archive, archive.ledger())
         merge = Counted(archive.ledger(), key, goes)
         merge.count(_whole(store.client, key, on_progress))
         put(merge)
 
 
-def _whole(client: "redis.Redis", key: str, on_progress: Progress) -> Iterator[Sequence[bytes]]:
+def _whole(
+    client: "redis.Redis",
+    key: str,
+    on_progress: Progress,
+) -> Iterator[Sequence[bytes]]:
     for window in windows(client, key):
         yield window.items
         on_progress(window.first + len(window.items), window.length)
 
 
-def _standing(client: "redis.Redis", key: str, distance: int) -> tuple[bytes | None, list[bytes]]:
+def _standing(
+    client: "redis.Redis",
+    key: str,
+    distance: int,
+) -> tuple[bytes | None, list[bytes]]:
     """See placement.Look."""
+    furthest = max(1, distance)
+    nearest = max(1, distance - FIRST_ITEMS)
     with client.pipeline(transaction=False) as pipe:
         pipe.lindex(key, -1)
-        pipe.lrange(key, -max(1, distance), -max(1, distance - FIRST_ITEMS))
+        pipe.lrange(key, -furthest, -nearest)
         next_to_run, there = pipe.execute()
-    return next_to_run, there if distance > 0 else []
+    if distance <= 0:
+        there = []
+    return next_to_run, there
 
 
 class _Restoring(Struct):
@@ -286,6 +352,7 @@ class _Restoring(Struct):
     archive: Archive
     merge: Merge
     numbers: list[int] = field(default_factory=list)
+    """Of the batches that were written down."""
 
     def again(self, step: Step) -> None:
         """Start from the oldest item again: the first step did not happen."""
@@ -295,30 +362,34 @@ class _Restoring(Struct):
 
     def decide(self, chunk: Chunk) -> Iterator[Step]:
         """Choose what is to be inserted, and write it down, step by step."""
+        items = len(chunk.items)
         count = 0  # items of the chunk that the steps so far have dealt with
+        puts = self.merge.feed(chunk)
         groups = in_bounds(
-            self.merge.feed(chunk), lambda put: len(put[1].raw), _STEP_INSERTS, _STEP_BYTES
+            puts,
+            lambda put: len(put[1].raw),
+            _STEP_INSERTS,
+            _STEP_BYTES,
         )
         group = next(groups, None)
         while group:
             following = next(groups, None)
-            upto = group[-1][0] if following else len(chunk.items)
+            upto = items
+            if following:
+                upto, _ = group[-1]
             batch = self.archive.restoring([message.n for _, message in group], sync=False)
             self.numbers.append(batch.number)
-            yield Step(
-                upto - count,
-                (),
-                [(behind - count, message.raw) for behind, message in group],
-                batch,
-            )
-            count, group = upto, following
-        if count < len(chunk.items) or not chunk.items:
-            yield Step(len(chunk.items) - count)
+            inserts = [(behind - count, message.raw) for behind, message in group]
+            yield Step(upto - count, inserts=inserts, batch=batch)
+            count = upto
+            group = following
+        if count < items or not items:
+            yield Step(items - count)
 
     def done(self, step: Step, moved: Sequence[int]) -> None:
         """Write down what was inserted."""
         batch = cast(Batch, step.batch)
-        self.archive.done(batch, [batch.messages[i] for i in moved], sync=False)
+        self.archive.done(batch, batch.at(moved), sync=False)
 
 
 def forget(store: Store, archive: Archive, numbers: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from runbooks.broker.messages.selection import Facts, Judge, keys_read
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import next_first
 from runbooks.broker.queues.other_lists import other_lists
-from runbooks.broker.queues.scan import Progress, judge_of, require_list
+from runbooks.broker.queues.scan import Progress, Reading, judge_of, require_list
 from runbooks.broker.server.store import Store
 from runbooks.broker.views.queue_looks import Lists, Part, lists_of, no_queue
 from runbooks.core.model import Rule
@@ -92,7 +92,7 @@ class _Meant:
     def __init__(self, store: Store, queue: str, wanted: Wanted, facts: Facts, on_progress: Progress) -> None:
         # What may be taken out is no question here, only what is meant.
         rules = [replace(wanted.rule, queue="*", with_workflows=True)] if wanted.rule else []
-        self._judge: Judge | None = judge_of(store, queue, rules, facts, on_progress) if rules else None
+        self._judge: Judge | None = judge_of(store, queue, rules, facts, Reading(on_progress)) if rules else None
         self._grep = Grep(wanted.grep) if wanted.grep else None
         self.full = wanted.full
         self.looked_at = 0

@@ -15,6 +15,7 @@ from celery import Celery
 
 from runbooks.broker.archive.reader import Fate, verify
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.nodes.control import observe_nodes
 from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.queues.scan import scan_queue
@@ -70,13 +71,14 @@ def test_a_queue_is_scanned_taken_restored_locked_and_its_worker_asked(
     fill(kind, 600)
     client = connect(kind.url, kind.options)
     before = listed(client, "work")
-    assert scan_queue(Store(client, KEYS), "work", [STALE], time.time()).selected[0].count == 300
+    assert scan_queue(Store(client, KEYS), "work", [STALE], Facts(time.time())).selected[0].count == 300
     lock = FleetLock(client, KEYS.lock, Holder("ann", "elsewhere", 1, "1", "", "r1", "clean-queues", 1.0))
     lock.acquire(1.0)
     with pytest.raises(LockHeld):
         FleetLock(client, KEYS.lock, Holder("bob", "elsewhere", 2, "1", "", "r2", "undo", 1.0)).acquire(2.0)
     with Archive.create(archive_path, "run-1", 1.0) as archive:
-        assert take_restore.take(Store(client, KEYS), "work", [STALE], archive, time.time()).taken == {"stale": 300}
+        report = take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(time.time()))
+        assert report.taken == {"stale": 300}
         assert client.llen("work") == 300
         assert take_restore.restore(Store(client, KEYS), archive).restored == 300
     assert listed(client, "work") == before
@@ -109,7 +111,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
     send_quietly = Stream.send_quietly
     with Archive.create(path, "run-1", 1.0) as archive:
         if verb == "restore":
-            take_restore.take(Store(client, KEYS), "work", [STALE], archive, time.time())
+            take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(time.time()))
         with monkeypatch.context() as patch:
             patch.setattr(Stream, "send_quietly", fail_over)
             with pytest.raises(RunbookError, match="no replica has confirmed" if lags else "does not answer"):
@@ -132,7 +134,7 @@ def test_a_failover_in_the_middle_loses_and_doubles_nothing(
 
 def work(verb: str, client: "redis.Redis", archive: Archive) -> None:
     if verb == "take":
-        take_restore.take(Store(client, KEYS), "work", [STALE], archive, time.time())
+        take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(time.time()))
     else:
         take_restore.restore(Store(client, KEYS), archive)
 

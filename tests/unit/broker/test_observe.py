@@ -14,9 +14,10 @@ import redis
 
 from lab.redis_server import RedisServer
 from runbooks.broker import observe
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.observe import observe_broker
 from runbooks.broker.queues import scan
-from runbooks.broker.queues.scan import scan_queue, windows
+from runbooks.broker.queues.scan import Reading, scan_queue, windows
 from runbooks.broker.server.connection import connect, db_of
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
@@ -36,7 +37,7 @@ def test_a_scan_counts_tasks_over_all_priorities_and_changes_nothing(client: "re
     send("mail", countdown=500)
     client.lpush("work", b"[]")
     before = {key: client.dump(key) for key in client.scan_iter()}
-    state = scan_queue(Store(client, KEYS), "work", [Rule("retried", "work", task="rep*", retries_over=3)], now)
+    state = scan_queue(Store(client, KEYS), "work", [Rule("retried", "work", task="rep*", retries_over=3)], Facts(now))
     assert {key: client.dump(key) for key in client.scan_iter()} == before
     assert state.depths == {"work": 213, "work\x06\x163": 210, "work\x06\x166": 210, "work\x06\x169": 70}
     assert state.depth == 703
@@ -61,7 +62,7 @@ def test_the_first_rule_that_holds_names_the_reason(client: "redis.Redis", send:
         Rule("expired", "work", expired=True),
         Rule("all mail", "work", task="mail.*"),
     ]
-    state = scan_queue(Store(client, KEYS), "work", rules, time.time())
+    state = scan_queue(Store(client, KEYS), "work", rules, Facts(time.time()))
     assert {s.reason: s.count for s in state.selected} == {"retried": 1, "all mail": 1}
 
 
@@ -88,7 +89,7 @@ def test_producers_at_work_make_a_scan_neither_miss_nor_count_twice(
 def test_a_queue_key_that_is_no_list_is_refused_with_its_type(client: "redis.Redis") -> None:
     client.hset("work\x06\x166", "a", "b")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x166 in .* is a hash"):
-        scan_queue(Store(client, KEYS), "work", [], 0)
+        scan_queue(Store(client, KEYS), "work", [], Facts(0))
 
 
 def test_what_a_killed_run_has_left_in_a_work_list_is_counted_and_named(client: "redis.Redis", send: Send) -> None:
@@ -203,16 +204,16 @@ def test_reading_ends_with_a_sample_when_its_time_is_over_and_what_was_not_read_
         for i in range(200):
             send(task, "work", i)
     send("report", "work", priority=3)
-    whole = scan_queue(Store(client, KEYS), "work", [], time.time())
+    whole = scan_queue(Store(client, KEYS), "work", [], Facts(time.time()))
     assert (whole.unseen, whole.depth) == (0, 1001)
     assert {task: count.count for task, count in whole.by_task.items()}["older"] == 200
-    at_once = scan_queue(Store(client, KEYS), "work", [], time.time(), read_until=0)
+    at_once = scan_queue(Store(client, KEYS), "work", [], Facts(time.time()), reading=Reading(until=0))
     assert (at_once.depth, at_once.unseen, at_once.depths) == (1001, 700, whole.depths)
     sampled = {task: count.count for task, count in at_once.by_task.items()}
     assert sampled == {"newest": 100, "middle": 100, "oldest": 100, "report": 1}
     clock = iter([0.0] * 5)  # it is over with the first window
     monkeypatch.setattr(scan, "time", SimpleNamespace(monotonic=lambda: next(clock, 9.0)))
-    part = scan_queue(Store(client, KEYS), "work", [], time.time(), read_until=5)
+    part = scan_queue(Store(client, KEYS), "work", [], Facts(time.time()), reading=Reading(until=5))
     assert part.depths == whole.depths
     assert part.by_task["newest"].count == 150, "a window, and the beginning of what was left"
     assert (part.by_task["oldest"].count, part.unseen) == (100, 650)

@@ -35,7 +35,7 @@ def scan(client: "redis.Redis") -> Scan:
     """Reads the queue `work` with these rules."""
 
     def read(*rules: Rule, registered: frozenset[str] | None = None, keys: KeySpace = KEYS) -> QueueState:
-        return scan_queue(Store(client, keys), "work", rules, time.time(), registered=registered, samples=None)
+        return scan_queue(Store(client, keys), "work", rules, Facts(time.time(), registered), samples=None)
 
     return read
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from runbooks.broker.archive.reader import Fate
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import take_restore
 from runbooks.broker.queues.requeue import move, recall
 from runbooks.broker.server.connection import connect
@@ -35,7 +36,7 @@ REQUEUE = Rule("requeue", "work", task="stale.*", requeue_to="other")
 
 def act(verb: str, store: Store, archive: Archive) -> None:
     if verb in ("clean", "requeue"):
-        take_restore.take(store, "work", [CLEAN if verb == "clean" else REQUEUE], archive, NOW)
+        take_restore.take(store, "work", [CLEAN if verb == "clean" else REQUEUE], archive, Facts(NOW))
         move(store, archive)
     elif verb == "restore":
         take_restore.restore(store, archive)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from runbooks.broker.archive.reader import Fate, read, verify
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import requeue, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
@@ -48,7 +49,7 @@ def fill(send: Send, count: int = 6) -> None:
 
 
 def take_and_move(client: "redis.Redis", archive: Archive, rule: Rule = TO_HIGH) -> int:
-    take_restore.take(Store(client, KEYS), "work", [rule], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [rule], archive, Facts(NOW))
     return requeue.move(Store(client, KEYS), archive)
 
 
@@ -139,7 +140,7 @@ def test_messages_are_put_back_to_run_next_or_last_in_their_order(
     client.delete("work")
     live[0], *stale = [send(task) for task in ("live", "stale.one", "stale.one")]
     live[3] = send("live")
-    take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, Facts(NOW))
     assert requeue.put_at_end(Store(client, KEYS), archive, messages_in(archive.path, Fate.TAKEN), place) == 2
     still = [live[0], live[3]]
     runs = [*stale, *still] if place == "next" else [*still, *stale]
@@ -151,7 +152,7 @@ def test_a_choice_goes_back_into_its_places_and_the_rest_later(
 ) -> None:
     fill(send, 20)
     before = lists(client)
-    take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, Facts(NOW))
     some = frozenset(n for n in read(archive.path).messages if n % 3 == 0)
     assert take_restore.restore(Store(client, KEYS), archive, wanted=some).restored == len(some)
     assert take_restore.restore(Store(client, KEYS), archive).restored == 10 - len(some)
@@ -161,7 +162,7 @@ def test_a_choice_goes_back_into_its_places_and_the_rest_later(
 def test_only_what_one_change_has_put_back_is_recalled(client: "redis.Redis", send: Send, archive_path: Path) -> None:
     fill(send, 12)
     with Archive.create(archive_path, "run-1", NOW) as archive:
-        take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [Rule("r", task="stale.*")], archive, Facts(NOW))
     without = lists(client)
     for token, wanted in (("a", frozenset({1, 2})), ("b", frozenset({3, 4}))):
         with Archive.open(archive_path, token) as archive:
@@ -241,7 +242,7 @@ def test_a_move_killed_anywhere_loses_and_doubles_nothing(
         before = lists(client)
         path = tmp_path / f"{at}.jsonl"
         with Archive.create(path, f"run-{at}", NOW) as archive:
-            take_restore.take(Store(client, KEYS), "work", [TO_HIGH], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [TO_HIGH], archive, Facts(NOW))
         ended = in_child(lambda path=path, at=at: move_in_child(url, path, Failpoint(at)))  # type: ignore[misc]
         if at % 2:  # a rerun goes on with it
             move_in_child(url, path)

@@ -45,7 +45,7 @@ Run = Callable[[Store, Archive], object]
 
 
 def requeue_some(store: Store, archive: Archive) -> object:
-    take_restore.take(store, "work", [STALE], archive, NOW)
+    take_restore.take(store, "work", [STALE], archive, Facts(NOW))
     return requeue.move(store, archive)
 
 
@@ -77,7 +77,7 @@ def recall_unacked(store: Store, archive: Archive) -> object:
 
 def second_run(client: "redis.Redis", archive: Archive, fetched: Archive) -> None:
     """Takes what is live out of the queue and of `unacked`; nothing of it is the first run's."""
-    take_restore.take(Store(client, SECOND), "work", [LIVE], archive, NOW)
+    take_restore.take(Store(client, SECOND), "work", [LIVE], archive, Facts(NOW))
     take_unacked(Store(client, SECOND), fetched, replace(FETCHED, task="live"))
 
 

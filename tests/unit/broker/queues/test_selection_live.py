@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from runbooks.broker.archive.reader import Fate, read, verify
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import requeue, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
@@ -79,7 +80,7 @@ def test_every_message_ends_in_one_place_and_only_what_is_meant_leaves(
     threads = workers(url, work, later, consumed) if busy else []
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run", NOW) as archive:
-        take_restore.take(Store(client, keys), "work", [rule], archive, NOW)
+        take_restore.take(Store(client, keys), "work", [rule], archive, Facts(NOW))
         requeue.move(Store(client, keys), archive)
         for thread in threads:
             thread.join()

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from runbooks.broker.archive.reader import ArchiveError, Fate, sha256, verify
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.queues.placement import Expected, Parted
-from runbooks.broker.queues.scan import scan_queue
+from runbooks.broker.queues.scan import Reading, scan_queue
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.pipeline import Stream
 from runbooks.broker.server.store import Store
@@ -48,7 +49,7 @@ def archive(archive_path: Path) -> Any:
 
 
 def take(store: Store, archive: Archive) -> take_restore.TakeReport:
-    return take_restore.take(store, "work", [STALE, MALFORMED], archive, NOW)
+    return take_restore.take(store, "work", [STALE, MALFORMED], archive, Facts(NOW))
 
 
 def fill(client: "redis.Redis", lists: dict[str, list[bytes]]) -> None:
@@ -68,7 +69,7 @@ def test_what_the_rules_choose_is_taken_and_the_rest_stays_in_its_order(
         if i % 2 and i % 100 != 1:
             kept.append(task_id.encode())
     before = contents(client)
-    report = take_restore.take(Store(client, KEYS), "work", [STALE, RETRIED, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, RETRIED, MALFORMED], archive, Facts(NOW))
     assert report == take_restore.TakeReport({"stale": 600, "retried too often": 12}, gone=0, malformed=0)
     after = contents(client)
     for key, items in before.items():
@@ -85,7 +86,7 @@ def test_rules_of_other_queues_and_other_lists_are_left_alone(
     client.rpush("invoices", b"not celery's", b"[]")
     client.rpush("work", b"[]")
     before = contents(client)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     del before[b"work"]
     assert contents(client) == before
 
@@ -98,7 +99,7 @@ def test_malformed_items_are_taken_and_put_back_only_when_asked_for(
     send("live")
     client.lpush("work", b"[]")
     before = contents(client)
-    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert (report.malformed, sum(report.taken.values())) == (5, 6)
     assert report.taken["malformed: not a JSON object"] == 3
     assert take_restore.restore(Store(client, KEYS), archive) == take_restore.RestoreReport(restored=1, withheld=5)
@@ -135,7 +136,7 @@ def test_a_queue_untouched_since_is_byte_for_byte_what_it_was(
     before = contents(client)
     path = tmp_path / f"{uuid.uuid4()}.jsonl"
     with Archive.create(path, "run-2", NOW) as archive:
-        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
         everything = [item for items in lists.values() for item in items]
         bad = [item for item in everything if item in (b"[]", b"", b"{}")]
         stale = [item for item in everything if b"stale.one" in item]
@@ -160,7 +161,7 @@ def test_a_large_queue_comes_back_in_place_over_many_windows_and_scripts(
     ]
     fill(client, {"work": [*unique, *draw.choices(pool, k=300)]})
     before = contents(client)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     take_restore.restore(Store(client, KEYS), archive, malformed=True)
     assert contents(client) == before
 
@@ -171,7 +172,7 @@ def test_messages_whose_neighbours_were_consumed_run_next_and_in_their_order(
     for i in range(20):
         send(["stale.one", "live"][i % 2], "work", i)
     before = listed(client, "work")
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     for _ in range(5):
         client.rpop("work")
     send("live")  # arrives meanwhile
@@ -187,7 +188,7 @@ def test_a_queue_that_is_empty_by_now_gets_its_messages_back_in_order(
     for i in range(400):
         send("stale.one" if i % 3 else "live", "work", i)
     stale = [item for item in listed(client, "work") if b"stale.one" in item]
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     client.delete("work")
     take_restore.restore(Store(client, KEYS), archive)
     assert listed(client, "work") == stale
@@ -246,7 +247,8 @@ def test_what_three_runs_took_comes_back_into_place_in_any_order(
     fill(client, {"work": items})
     for run in "abc":
         with Archive.create(tmp_path / run, f"run-{run}", NOW) as archive:
-            take_restore.take(Store(client, KEYS), "work", [Rule("stale", "work", task=f"stale.{run}")], archive, NOW)
+            rule = Rule("stale", "work", task=f"stale.{run}")
+            take_restore.take(Store(client, KEYS), "work", [rule], archive, Facts(NOW))
     for run in order:
         with Archive.open(tmp_path / run) as archive:
             take_restore.restore(Store(client, KEYS), archive)
@@ -273,7 +275,7 @@ def test_a_key_that_is_no_list_is_refused_before_anything_is_taken(
     send("stale.one")
     client.set("work\x06\x163", "someone else's")
     with pytest.raises(BrokerRefused, match=r"work\\x06\\x163 in .* is a string"):
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert client.llen("work") == 1
 
 
@@ -290,11 +292,11 @@ def test_nothing_is_removed_when_the_disk_is_full(
 
     monkeypatch.setattr(os, "write", fill_up)
     with pytest.raises(ArchiveError, match="No space left"):
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     monkeypatch.undo()
     assert client.llen("work") == 1
     assert verify(archive.path) == ()
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert client.llen("work") == 0
     assert verify(archive.path) == ()
 
@@ -306,7 +308,7 @@ def test_nothing_is_removed_when_redis_is_full(client: "redis.Redis", send: Send
     client.config_set("maxmemory-policy", "noeviction")
     try:
         with pytest.raises(BrokerRefused, match="left of its maxmemory of") as refused:
-            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     finally:
         client.config_set("maxmemory", 0)
     assert "maxmemory" in refused.value.advice
@@ -352,7 +354,7 @@ def test_a_script_that_arrives_after_its_batch_was_settled_does_nothing(
 
     before_each(monkeypatch, "begin", time_out)
     with pytest.raises(Exception, match="Timeout reading"):
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     monkeypatch.undo()
     assert take_restore.settle(Store(client, KEYS), archive) == 1
     client.execute_command(*late[0])  # type: ignore[no-untyped-call]
@@ -370,7 +372,7 @@ def test_no_script_of_a_run_that_was_taken_over_does_anything(
     transactions: list[list[bytes]] = []
     before_each(monkeypatch, "begin", scripts.append)
     before_each(monkeypatch, "go", transactions.append)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     monkeypatch.undo()
     before = contents(client)
     assert (len(scripts), len(transactions)) == (1, 1)
@@ -404,7 +406,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
 
     send_quietly = Stream.send_quietly
     if verb == "restore":
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     with monkeypatch.context() as patch:
         before_each(patch, "go", die)
         patch.setattr(list_pass, "bring_home", lambda *_: None)
@@ -414,7 +416,7 @@ def test_a_transaction_that_comes_when_the_next_run_is_at_work_does_nothing(
     before_each(monkeypatch, "go", come_late)
     hooked = Stream.send_quietly
     with Archive.create(tmp_path / "next.jsonl", "run-2", NOW) as following:
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], following, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], following, Facts(NOW))
     assert came > 3
     take_restore.settle(Store(client, KEYS), archive)
     assert listed(client, "work") == [item for item in items if b"stale.one" not in item]
@@ -433,7 +435,7 @@ def test_a_message_consumed_before_its_removal_is_reported_and_not_restored(
         oldest.append(cast(bytes, client.rpop("work")))
 
     before_each(monkeypatch, "begin", consume)
-    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert (report.taken, report.gone) == ({"stale": 2}, 1)
     assert sha256(oldest[0]) not in {message.sha256 for message in messages_in(archive.path, Fate.TAKEN)}
 
@@ -451,7 +453,7 @@ def test_a_queue_whose_end_keeps_moving_is_taken_all_the_same(
             client.rpush("work", kept.pop())
 
     before_each(monkeypatch, "begin", give_back)
-    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert (report.taken, report.gone) == ({"stale": 300}, 0)
     assert verify(archive.path) == ()
     take_restore.restore(Store(client, KEYS), archive)
@@ -475,7 +477,7 @@ def test_what_arrives_meanwhile_stays_newest_and_in_its_order(
             client.ltrim("work", 0, 0)  # all that was dealt with is consumed
 
     before_each(monkeypatch, "go", arrive)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     after = listed(client, "work")
     assert after[: len(arrived)] == arrived[::-1]
     rest = after[len(arrived) :]
@@ -500,7 +502,7 @@ def test_what_a_worker_gives_back_meanwhile_runs_next(
             client.rpush("work", given.pop(0))
 
     before_each(monkeypatch, "go", give_back)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert b'"redelivered": true' in listed(client, "work")[-1]
 
 
@@ -521,7 +523,7 @@ def test_a_run_killed_long_ago_comes_home_in_bounded_steps_and_in_order(
     with monkeypatch.context() as patch:
         patch.setattr(list_pass, "bring_home", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
-            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert 300 <= client.llen(KEYS.work("work")) < 500
     arrived = [before[0].replace(b'"id": "', b'"id": "%d-' % i) for i in range(12_000)]
     client.lpush("work", *arrived)
@@ -538,7 +540,7 @@ def test_a_queue_keeps_the_time_it_has_to_live(client: "redis.Redis", send: Send
     for i in range(300):
         send(["stale.one", "live"][i % 2])
     client.expire("work", 1000)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
     assert 900 < client.ttl("work") <= 1000
 
 
@@ -552,11 +554,11 @@ def test_a_run_goes_on_where_it_was_stopped(client: "redis.Redis", send: Send, a
             raise KeyboardInterrupt
 
     with Archive.create(archive_path, "run-1", NOW) as archive, pytest.raises(KeyboardInterrupt):
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW, stop)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW), stop)
     assert 450 < client.llen("work") < 900
     assert not client.exists(KEYS.work("work"))
     with Archive.open(archive_path) as again:
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], again, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], again, Facts(NOW))
         assert client.llen("work") == 450
         take_restore.restore(Store(client, KEYS), again)
     assert contents(client) == before
@@ -569,7 +571,7 @@ def test_an_overdue_message_is_taken_and_one_due_later_stays(
     send("report", countdown=3600)
     send("report", countdown=10)
     rule = Rule("overdue", "work", eta_overdue_s=60)
-    assert take_restore.take(Store(client, KEYS), "work", [rule], archive, now + 75).taken == {"overdue": 1}
+    assert take_restore.take(Store(client, KEYS), "work", [rule], archive, Facts(now + 75)).taken == {"overdue": 1}
     assert client.llen("work") == 1
 
 
@@ -584,8 +586,8 @@ def test_progress_is_told_from_the_first_item_to_the_last(
     def listener(verb: str) -> Callable[[int, int], None]:
         return lambda looked_at, total: told[verb].append((looked_at, total))
 
-    scan_queue(Store(client, KEYS), "work", [STALE], NOW, on_progress=listener("scan"))
-    take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW, listener("take"))
+    scan_queue(Store(client, KEYS), "work", [STALE], Facts(NOW), reading=Reading(listener("scan")))
+    take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(NOW), listener("take"))
     take_restore.restore(Store(client, KEYS), archive, on_progress=listener("restore"))
     assert [steps[-1] for steps in told.values()] == [(600, 600), (600, 600), (300, 300)]
     for steps in told.values():

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from runbooks.broker.archive.reader import Fate
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.queues.requeue import put_at_end
 from runbooks.broker.server.connection import connect
@@ -85,7 +86,7 @@ def resumed(pid: int) -> int:
 
 
 def first_take(client: "redis.Redis", archive: Archive) -> object:
-    return take_restore.take(Store(client, FIRST), "work", [STALE], archive, NOW)
+    return take_restore.take(Store(client, FIRST), "work", [STALE], archive, Facts(NOW))
 
 
 def first_restore(client: "redis.Redis", archive: Archive) -> object:
@@ -124,7 +125,7 @@ def test_a_run_stopped_at_any_boundary_changes_nothing_after_a_second_run_has_be
         mine, other = tmp_path / f"first-{at}.jsonl", tmp_path / f"second-{at}.jsonl"
         with Archive.create(mine, f"first-{at}", NOW) as archive:
             if work is first_restore:
-                take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW)
+                take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(NOW))
         client.set(KEYS.lock, "first")
         pid, stopped = stopped_child(url, mine, at, work)
         if not stopped:
@@ -140,7 +141,7 @@ def test_a_run_stopped_at_any_boundary_changes_nothing_after_a_second_run_has_be
         with Archive.create(other, f"second-{at}", NOW) as archive, monkeypatch.context() as patch:
             if meanwhile == "walking":
                 patch.setattr(Stream, "send_quietly", resume_in_the_middle)
-            take_restore.take(Store(client, SECOND), "work", [LIVE], archive, NOW)
+            take_restore.take(Store(client, SECOND), "work", [LIVE], archive, Facts(NOW))
             codes[seen[0] if seen else resumed(pid)] += 1
         client.delete(KEYS.lock)
         with Archive.open(mine) as archive:
@@ -162,7 +163,7 @@ def test_a_run_whose_lock_has_expired_changes_nothing(
         with pytest.raises(LockHeld):
             first_take(client, archive)
         assert listed(client, "work") == items
-        take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(NOW))
         left = listed(client, "work")
         with pytest.raises(LockHeld):
             first_restore(client, archive)
@@ -179,7 +180,7 @@ def test_a_run_stopped_while_it_opens_an_archive_cuts_off_nothing_that_another_o
 ) -> None:
     client.rpush("work", *items)
     with Archive.create(archive_path, "r1", NOW) as archive:
-        take_restore.take(Store(client, KEYS), "work", [STALE], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE], archive, Facts(NOW))
     client.set(KEYS.lock, "first")
     pid = os.fork()
     if pid == 0:

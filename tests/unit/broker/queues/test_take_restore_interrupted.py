@@ -17,6 +17,7 @@ import redis
 from lab.redis_server import RedisServer
 from runbooks.broker.archive.reader import Fate, verify
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
@@ -121,7 +122,7 @@ def through(proxy: Proxy, verb: str, archive: Archive) -> bool:
     try:
         client = connect(f"redis://127.0.0.1:{proxy.port}/5", timeout_s=10)
         if verb == "take":
-            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+            take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
         else:
             take_restore.restore(Store(client, KEYS), archive)
     except BrokerUnreachable:
@@ -142,7 +143,7 @@ def test_a_connection_cut_after_any_byte_loses_and_doubles_nothing(
         path = tmp_path / f"{n}.jsonl"
         with Archive.create(path, f"cut-{n}", NOW) as archive:
             if verb == "restore":
-                take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+                take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
             with Proxy(redis_server.port, whole and draw.randrange(whole)) as proxy:
                 assert through(proxy, verb, archive) is (whole is None)
         whole = whole or proxy.passed
@@ -202,5 +203,5 @@ def test_a_redis_killed_or_shut_down_in_the_middle_comes_back_with_every_message
 
 def take_and_restore(client: "redis.Redis", archive: Archive) -> None:
     while True:  # until the server is gone
-        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+        take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
         take_restore.restore(Store(client, KEYS), archive)

@@ -16,6 +16,7 @@ import redis
 
 from runbooks.broker.archive.reader import Fate, verify
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import list_pass, take_restore
 from runbooks.broker.server.connection import connect
 from runbooks.broker.server.keys import KeySpace
@@ -75,7 +76,7 @@ def take(url: str, path: Path, failpoint: Failpoint | None = None) -> None:
     client = connect(url)
     archive = Archive.open(path)
     arm(client, failpoint)
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, NOW)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(NOW))
 
 
 def restore(url: str, path: Path, failpoint: Failpoint | None = None) -> None:

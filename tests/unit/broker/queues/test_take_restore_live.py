@@ -18,6 +18,7 @@ from celery import Celery
 from lab.redis_server import RedisServer
 from runbooks.broker.archive.reader import Fate
 from runbooks.broker.archive.writer import Archive
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues import take_restore
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.store import Store
@@ -129,7 +130,7 @@ def test_every_message_is_run_or_kept_or_archived_exactly_once_and_in_order(
             process.start()
         until(lambda: _ran(workers) - sum(before) > 300 and newest(client)[1] in "89")
         started, sending = _ran(workers), [process.is_alive() for process in producers]
-        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, time.time())
+        report = take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()))
         if restores:
             take_restore.restore(Store(client, KEYS), archive)
         assert _ran(workers) > started, "the workers ran while messages were taken"

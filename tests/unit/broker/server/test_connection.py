@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from lab.redis_server import RedisServer, ServerNotStartedError, free_port
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.queues.scan import scan_queue
 from runbooks.broker.server.connection import _link, address, broker_errors, connect, db_of
 from runbooks.broker.server.keys import KeySpace
@@ -154,7 +155,7 @@ def test_what_was_only_read_is_as_idle_as_before_where_the_server_can(client: "r
     client.restore("work", 0, left_alone, replace=True, idletime=1000)
     older = client.info("server")["redis_version"].startswith(("6.", "7.0."))
     for _ in range(2):
-        scan_queue(Store(client, KeySpace()), "work", [], time.time())
+        scan_queue(Store(client, KeySpace()), "work", [], Facts(time.time()))
         assert (cast(int, client.object("idletime", "work")) >= 1000) is not older
         client.connection_pool.disconnect()  # what comes next is another connection
 

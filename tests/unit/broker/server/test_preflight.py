@@ -12,6 +12,7 @@ from lab.redis_server import RedisServer
 from runbooks.broker.archive.reader import Fate
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.broker import Broker
+from runbooks.broker.messages.selection import Facts
 from runbooks.broker.nodes.control import observe_nodes
 from runbooks.broker.observe import observe_broker
 from runbooks.broker.queues import requeue, take_restore
@@ -53,7 +54,7 @@ def archive(archive_path: Path) -> Iterator[Archive]:
 
 
 def take(client: "redis.Redis", archive: Archive) -> take_restore.TakeReport:
-    return take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, time.time())
+    return take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()))
 
 
 def test_every_missing_command_and_key_is_named_at_once(
@@ -137,7 +138,7 @@ def test_a_right_that_is_taken_away_between_taking_and_moving_leaves_every_messa
     (before,) = listed(client, "work")
     ops = as_user("+@all ~work* ~celery-*")
     take_restore.take(
-        Store(ops, KEYS), "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, time.time()
+        Store(ops, KEYS), "work", [Rule("r", "work", task="stale.*", requeue_to="high")], archive, Facts(time.time())
     )
     with pytest.raises(BrokerRefused, match="~high"):
         requeue.move(Store(ops, KEYS), archive)
@@ -216,7 +217,7 @@ def test_a_queue_that_another_run_works_on_is_refused_and_its_holder_named(
         with pytest.raises(LockHeld, match="run r1, inv clean-queues"):
             FleetLock(client, KEYS.lock, holder("r2")).acquire(2.0)
 
-    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, time.time(), try_as_well)
+    take_restore.take(Store(client, KEYS), "work", [STALE, MALFORMED], archive, Facts(time.time()), try_as_well)
     lock.release()
     assert client.llen("work") == 150
 
