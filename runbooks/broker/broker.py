@@ -22,8 +22,6 @@ from runbooks.broker.messages.selection import Facts
 from runbooks.broker.nodes.control import (
     ask_nodes,
     bound_nodes,
-    consume_again,
-    drain,
     find_holder,
     find_holders,
     find_revoked,
@@ -31,6 +29,7 @@ from runbooks.broker.nodes.control import (
     running_versions,
 )
 from runbooks.broker.nodes.details import node_views
+from runbooks.broker.nodes.drain import consume_again, drain
 from runbooks.broker.nodes.steer import OneNode, one_node, revoke, shut_down
 from runbooks.broker.nodes.task_watch import Watch, run_task, watch_events, watch_results
 from runbooks.broker.observe import observe_broker, registered_in
@@ -521,18 +520,7 @@ class Broker:
         def progress(seen: TaskState) -> None:
             waiting(f"{canary.task}: {seen.state} {seen.result if isinstance(seen.result, dict) else ''}")
 
-        return run_task(
-            self._url,
-            self._options,
-            watch=watch,
-            name=canary.task,
-            queue=canary.queue,
-            priority=canary.priority,
-            kwargs=canary.kwargs,
-            task_id=task_id,
-            timeout_s=canary.timeout,
-            on_progress=progress,
-        )
+        return run_task(self._url, self._options, canary, task_id, watch, progress)
 
 
 def _ledger(path: Path) -> tuple[Ledger, str]:

@@ -1,4 +1,6 @@
-"""Two ways to watch a task, through the result backend and by the events of workers; and to run one to its end."""
+"""Two ways to watch a task, through the result backend and by the events of workers; and to run one
+to its end.
+"""
 
 import base64
 import json
@@ -14,19 +16,27 @@ from runbooks.broker.server.connection import address, broker_errors, connect, d
 from runbooks.core.broker_url import safe_url
 from runbooks.core.errors import BrokerRefused, BrokerUnreachable
 from runbooks.core.model import TaskState
+from runbooks.core.settings import Canary
 
 PAUSE_S = 0.2
 _EVENTS = {
-    "task-received": "RECEIVED", "task-started": "STARTED", "task-retried": "RETRY", "task-succeeded": "SUCCESS",
-    "task-failed": "FAILURE", "task-revoked": "REVOKED", "task-rejected": "REJECTED",
-}  # fmt: skip
+    "task-received": "RECEIVED",
+    "task-started": "STARTED",
+    "task-retried": "RETRY",
+    "task-succeeded": "SUCCESS",
+    "task-failed": "FAILURE",
+    "task-revoked": "REVOKED",
+    "task-rejected": "REJECTED",
+}
 
 
 class Watch(Protocol):
     """Someone who knows how a task stands."""
 
     def look(self) -> TaskState:
-        """The state now, after a pause of PAUSE_S. Raises BrokerUnreachable; the next look tries again."""
+        """The state now, after a pause of PAUSE_S. Raises BrokerUnreachable; the next look tries
+        again.
+        """
         ...
 
 
@@ -37,7 +47,9 @@ class ResultWatch:
     """
 
     def __init__(self, app: Any, url: str, task_id: str) -> None:
-        self._app, self._url, self._task_id = app, url, task_id
+        self._app = app
+        self._url = url
+        self._task_id = task_id
 
     def look(self) -> TaskState:
         from kombu.exceptions import ContentDisallowed, OperationalError
@@ -46,15 +58,15 @@ class ResultWatch:
         try:
             meta = self._app.backend.get_task_meta(self._task_id, cache=False)
         except ContentDisallowed as error:
-            raise BrokerRefused(
-                f"the result of {self._task_id} cannot be read: {error}", "see the worker's log"
-            ) from None
+            problem = f"the result of {self._task_id} cannot be read: {error}"
+            raise BrokerRefused(problem, "see the worker's log") from None
         except (OperationalError, redis.RedisError, OSError) as error:
-            where = safe_url(self._url)
-            raise BrokerUnreachable(f"the result backend {where} does not answer: {error}", "is it up?") from error
+            problem = f"the result backend {safe_url(self._url)} does not answer: {error}"
+            raise BrokerUnreachable(problem, "is it up?") from error
         result = meta.get("result")
-        text = f"{type(result).__name__}: {result}" if isinstance(result, BaseException) else result
-        return TaskState(meta["status"], text, meta.get("traceback") or "")
+        if isinstance(result, BaseException):
+            result = f"{type(result).__name__}: {result}"
+        return TaskState(meta["status"], result, meta.get("traceback") or "")
 
 
 @contextmanager
@@ -68,22 +80,18 @@ def watch_results(backend_url: str, task_id: str) -> Iterator[ResultWatch]:
 
 def run_task(
     url: str,
-    transport_options: Mapping[str, Any] | None = None,
-    *,
-    watch: Watch,
-    name: str,
-    queue: str,
+    transport_options: Mapping[str, Any],
+    canary: Canary,
     task_id: str,
-    timeout_s: float,
-    kwargs: Mapping[str, Any] | None = None,
-    priority: int | None = None,
+    watch: Watch,
     on_progress: Callable[[TaskState], None] = lambda _: None,
 ) -> TaskState:
-    """Send a task by name, once, and wait for its end; each new state or progress goes to `on_progress`.
+    """Send a task by name, once, and wait for its end; each new state or progress goes to
+    `on_progress`.
 
-    One that wants to be tried again is not waited for. After `timeout_s` the last state seen is returned. A task that
-    did not succeed is revoked. Raises BrokerUnreachable where it could not be sent or is lost sight of, and
-    BrokerRefused where the result cannot be read.
+    One that wants to be tried again is not waited for. After the canary's timeout the last state
+    seen is returned. A task that did not succeed is revoked. Raises BrokerUnreachable where it
+    could not be sent or is lost sight of, and BrokerRefused where the result cannot be read.
 
     **Source:** celery 5.7.0 `app/base.py: send_task`.
     """
@@ -92,24 +100,39 @@ def run_task(
 
     connect(url, transport_options).close()
     with celery.Celery("celery-runbooks", broker=url, set_as_current=False) as app:
-        app.conf.broker_transport_options = {"socket_timeout": 5.0, **(transport_options or {}), "max_retries": 1}
+        app.conf.broker_transport_options = {
+            "socket_timeout": 5.0,
+            **transport_options,
+            "max_retries": 1,
+        }
         try:
             # retry=False: a send of unknown fate must not be sent again.
-            app.send_task(name, kwargs=dict(kwargs or {}), queue=queue, priority=priority, task_id=task_id, retry=False)
-            seen = _to_its_end(watch, timeout_s, on_progress)
+            app.send_task(
+                canary.task,
+                kwargs=dict(canary.kwargs),
+                queue=canary.queue,
+                priority=canary.priority,
+                task_id=task_id,
+                retry=False,
+            )
+            seen = _to_its_end(watch, canary.timeout, on_progress)
             if seen.state != "SUCCESS":
-                app.control.revoke(task_id)  # no retry, and no late start, of a task that nobody waits for any more
+                # Then neither a retry nor a late start follows, which is not waited for any more.
+                app.control.revoke(task_id)
             return seen
         except (OperationalError, redis.RedisError, OSError, BrokerUnreachable) as error:
-            told = (
-                error.problem if isinstance(error, BrokerUnreachable) else f"{safe_url(url)} stopped answering: {error}"
-            )
-            raise BrokerUnreachable(
-                told, f"look for task {task_id} in the workers' logs before sending it again"
-            ) from error
+            problem = f"{safe_url(url)} stopped answering: {error}"
+            if isinstance(error, BrokerUnreachable):
+                problem = error.problem
+            advice = f"look for task {task_id} in the workers' logs before sending it again"
+            raise BrokerUnreachable(problem, advice) from error
 
 
-def _to_its_end(watch: Watch, timeout_s: float, on_progress: Callable[[TaskState], None]) -> TaskState:
+def _to_its_end(
+    watch: Watch,
+    timeout_s: float,
+    on_progress: Callable[[TaskState], None],
+) -> TaskState:
     deadline = time.monotonic() + timeout_s
     shown = TaskState("PENDING")
     while True:
@@ -122,40 +145,58 @@ def _to_its_end(watch: Watch, timeout_s: float, on_progress: Callable[[TaskState
 
 
 class EventWatch:
-    """Hears what the workers tell. What they tell while the broker is away is lost, and they tell nothing of progress.
+    """Hears what the workers say. What they say while the broker is away is lost, and they say
+    nothing about progress.
 
-    It subscribes with a plain client: a consumer of kombu's would leave keys in Redis, and could restore messages.
+    It subscribes with a plain client: a consumer of kombu's would leave keys in Redis, and could
+    restore messages.
 
-    **Source:** kombu 5.7.0 `transport/redis.py: Channel._get_publish_topic, _put_fanout`; celery 5.7.0
-    `events/dispatcher.py` (`celeryev`, one event or a list of them in a message), `worker/state.py` and `request.py`
-    (the events' fields).
+    **Source:** kombu 5.7.0 `transport/redis.py: Channel._get_publish_topic, _put_fanout`; celery
+    5.7.0 `events/dispatcher.py` (`celeryev`, one event or a list of them in a message),
+    `worker/state.py` and `request.py` (the events' fields).
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any], nodes: Sequence[str], task_id: str) -> None:
-        self._url, self._options, self._nodes, self._task_id = url, options, nodes, task_id
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, Any],
+        nodes: Sequence[str],
+        task_id: str,
+    ) -> None:
+        self._url = url
+        self._options = options
+        self._nodes = nodes
+        self._task_id = task_id
         self._state = TaskState("PENDING")
         self._pubsub: Any = None
         self._client: redis.Redis | None = None
         self._switched: set[str] = set()
 
     def open(self) -> None:
-        """Subscribe, then let the nodes send events; a worker forgets what it was told when it is restarted."""
-        client = self._client = connect(
-            self._url, self._options
-        )  # kept: a client that is let go of ends its connections
+        """Subscribe, then let the nodes send events; a worker that is restarted sends none."""
+        client = connect(self._url, self._options)
+        self._client = client  # kept: a client that is let go of ends its connections
+        prefix = self._options.get("global_keyprefix", "")
         with broker_errors(address(client)):
             pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-            pubsub.psubscribe(f"{self._options.get('global_keyprefix', '')}/{db_of(client)}.celeryev*")
-        self._switched |= set(switch_events(self._url, self._nodes, self._options, on=True))
+            pubsub.psubscribe(f"{prefix}/{db_of(client)}.celeryev*")
+        self._switched.update(switch_events(self._url, self._nodes, self._options, on=True))
         self._pubsub = pubsub
 
     def close(self) -> None:
-        """Put back what was switched on; where the broker is away, it stays so until the workers are restarted."""
+        """Put back what was switched on; where the broker is away, it stays so until the workers
+        are restarted.
+        """
         if self._client is not None:
             self._client.close()
         if self._switched:
             with suppress(BrokerUnreachable):
-                switch_events(self._url, sorted(self._switched), self._options, on=False)
+                switch_events(
+                    self._url,
+                    sorted(self._switched),
+                    self._options,
+                    on=False,
+                )
 
     def look(self) -> TaskState:
         if self._pubsub is None:
@@ -164,14 +205,20 @@ class EventWatch:
         try:
             assert self._client is not None
             with broker_errors(address(self._client)):
-                until = time.monotonic() + PAUSE_S
-                while (left_s := until - time.monotonic()) > 0:
-                    if message := self._pubsub.get_message(timeout=left_s):
-                        self._hear(message["data"])
+                self._listen(time.monotonic() + PAUSE_S)
         except BrokerUnreachable:
             self._pubsub = None
             raise
         return self._state
+
+    def _listen(self, until: float) -> None:
+        while True:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            message = self._pubsub.get_message(timeout=left_s)
+            if message:
+                self._hear(message["data"])
 
     def _hear(self, raw: bytes) -> None:
         for event in _events(raw):
@@ -183,7 +230,11 @@ class EventWatch:
             result = event.get("result") or event.get("exception")
             if state == "STARTED":
                 result = {"hostname": event.get("hostname")}  # as the result backend has it
-            self._state = TaskState(state, result, event.get("traceback") or "")
+            self._state = TaskState(
+                state,
+                result,
+                event.get("traceback") or "",
+            )
 
 
 def _events(raw: bytes) -> list[dict[str, Any]]:
@@ -191,12 +242,19 @@ def _events(raw: bytes) -> list[dict[str, Any]]:
         found = json.loads(base64.b64decode(json.loads(raw)["body"]))
     except (ValueError, TypeError, LookupError):
         return []  # another serializer's
-    return found if isinstance(found, list) else [found]
+    if isinstance(found, list):
+        return found
+    return [found]
 
 
 @contextmanager
-def watch_events(url: str, options: Mapping[str, Any], nodes: Sequence[str], task_id: str) -> Iterator[EventWatch]:
-    """Watch a task by the events of these nodes; their settings are put back when the block ends."""
+def watch_events(
+    url: str,
+    options: Mapping[str, Any],
+    nodes: Sequence[str],
+    task_id: str,
+) -> Iterator[EventWatch]:
+    """Watch a task by the events of these nodes; their settings are put back in the end."""
     watch = EventWatch(url, options, nodes, task_id)
     try:
         watch.open()

@@ -18,7 +18,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from lab.redis_server import RedisServer, free_port
-from runbooks.broker.nodes.control import consume_again, drain, observe_nodes
+from runbooks.broker.nodes.control import observe_nodes
+from runbooks.broker.nodes.drain import consume_again, drain
 from runbooks.broker.nodes.mailbox import remote_control
 from runbooks.broker.queues.unacked import entries, hoards
 from runbooks.broker.server.connection import connect

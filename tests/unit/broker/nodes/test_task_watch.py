@@ -16,6 +16,7 @@ from runbooks.broker.nodes.task_watch import Watch, run_task, watch_events, watc
 from runbooks.broker.server.connection import connect
 from runbooks.core.errors import BrokerUnreachable
 from runbooks.core.model import TaskState
+from runbooks.core.settings import Canary
 
 APP = """
 import time
@@ -85,11 +86,12 @@ def new_id(task: str) -> str:
     return f"{task}-{uuid.uuid4()}"
 
 
-def run(url: str, task_id: str, name: str, *, queue: str = "work", timeout_s: float = 20, **said: Any) -> TaskState:
+def run(
+    url: str, task_id: str, name: str, on_progress: Callable[[TaskState], None] = lambda _: None, **said: Any
+) -> TaskState:
+    canary = Canary(task=f"tiny.{name}", **{"queue": "work", "timeout": 20.0, **said})
     with watch_results(url, task_id) as watch:
-        return run_task(
-            url, OPTIONS, watch=watch, name=f"tiny.{name}", queue=queue, task_id=task_id, timeout_s=timeout_s, **said
-        )
+        return run_task(url, OPTIONS, canary, task_id, watch, on_progress)
 
 
 def states(watch: Watch) -> list[TaskState]:
@@ -131,7 +133,7 @@ def test_a_failing_task_tells_its_error_and_traceback(worker_url: str) -> None:
 
 
 def test_a_task_that_nobody_runs_is_pending_when_the_time_is_over(worker_url: str) -> None:
-    outcome = run(worker_url, "task-3", "count", queue="nobody", timeout_s=0.5, priority=9)
+    outcome = run(worker_url, "task-3", "count", queue="nobody", timeout=0.5, priority=9)
     assert (outcome.state, outcome.ended) == ("PENDING", False)
     with connect(worker_url) as client:
         assert client.llen("tiny:nobody\x06\x169") == 1
