@@ -1,7 +1,8 @@
 """Estimates what fills a db: its keys by what they are for, from a sample that ends in time.
 
-**Source:** Redis `MEMORY USAGE` (a key's bytes; of its value so many elements are looked at), `SCAN`, `DBSIZE`, `TTL`;
-celery 5.7.0 `backends/base.py: KeyValueStoreBackend` (the prefixes of results); kombu 5.7.0 `pidbox.py: Mailbox`.
+**Source:** Redis `MEMORY USAGE` (a key's bytes; of its value so many elements are looked at),
+`SCAN`, `DBSIZE`, `TTL`; celery 5.7.0 `backends/base.py: KeyValueStoreBackend` (the prefixes of
+results); kombu 5.7.0 `pidbox.py: Mailbox`.
 """
 
 import time
@@ -15,44 +16,60 @@ from msgspec import Struct
 from runbooks.broker.server.keys import REPLY_SUFFIX
 
 KINDS = ("queues", "unacked", "results", "replies", "other")
-"""What keys are for: waiting messages, fetched ones, results and groups, answers to remote control, and the rest."""
+"""What keys are for: waiting messages, fetched ones, results and groups, answers to remote control,
+and the rest.
+"""
 
 _RESULTS = (b"celery-task-meta-", b"celery-taskset-meta-")
 _SCANNED_S = 0.5
 _KEYS_AT_ONCE = 1000
 _SIZED = 200
-"""So many keys of each kind have their size taken; of queues and what is unacked all have, for there are few."""
+"""So many keys of each kind have their size taken; of queues and what is unacked all have, because
+there are few.
+"""
 
 _ELEMENTS = 100
 
 
 class Kind(Struct, frozen=True):
-    """The keys of one kind, and their bytes; `keep` of the `sized` ones have no time to live."""
+    """The keys of one kind, and their bytes."""
 
     keys: int
     size_bytes: int
     sized: int
+    """How many had their size taken."""
     keep: int
+    """How many of these have no time to live."""
 
 
 class Usage(Struct, frozen=True):
-    """What fills a db: so many of its keys were `looked_at`; `exact` where that was all, and each was sized."""
+    """What fills a db."""
 
     kinds: dict[str, Kind]
     looked_at: int
+    """So many of its keys."""
     keys: int
     exact: bool
+    """Whether all were looked at, and each was sized."""
 
 
-def usage(client: "redis.Redis", queues: Collection[bytes], unacked: Collection[bytes]) -> Usage:
-    """What fills the client's db, of which these keys are known. Raises NoPermissionError where it may not be asked."""
+def usage(
+    client: "redis.Redis",
+    queues: Collection[bytes],
+    unacked: Collection[bytes],
+) -> Usage:
+    """What fills the client's db, of which these keys are known. Raises NoPermissionError where it
+    may not be asked.
+    """
     of_kind = {**dict.fromkeys(queues, "queues"), **dict.fromkeys(unacked, "unacked")}
     known = [key for key in of_kind if client.exists(key)]
     count = Counter(of_kind[key] for key in known)
     sized: defaultdict[str, list[bytes]] = defaultdict(list)
     for key in known:
         sized[of_kind[key]].append(key)
-    cursor, looked_at, until = 0, 0, time.monotonic() + _SCANNED_S
+    cursor = 0
+    looked_at = 0
+    until = time.monotonic() + _SCANNED_S
     while True:
         cursor, found = client.scan(cursor, count=_KEYS_AT_ONCE)
         keys = cast("list[bytes]", found)
@@ -65,13 +82,17 @@ def usage(client: "redis.Redis", queues: Collection[bytes], unacked: Collection[
                     sized[kind].append(key)
         if not cursor or time.monotonic() >= until:
             break
-    total = looked_at if not cursor else max(looked_at, client.dbsize())
-    kinds = {}
+    is_whole = not cursor
+    total = looked_at
+    if not is_whole:
+        total = max(looked_at, client.dbsize())
+    kinds: dict[str, Kind] = {}
     for kind in KINDS:
-        all_known = not cursor or kind in ("queues", "unacked")
-        there = count[kind] if all_known else count[kind] * total // max(1, looked_at)
+        there = count[kind]
+        if not is_whole and kind not in ("queues", "unacked"):
+            there = there * total // max(1, looked_at)
         kinds[kind] = _sized(client, sized[kind], there)
-    exact = not cursor and all(kind.sized == kind.keys for kind in kinds.values())
+    exact = is_whole and all(kind.sized == kind.keys for kind in kinds.values())
     return Usage(kinds, looked_at, total, exact)
 
 
@@ -79,7 +100,9 @@ def _kind(key: bytes) -> str:
     """The result backend's prefix is its own, so what it writes is known by a part of its name."""
     if any(name in key for name in _RESULTS):
         return "results"
-    return "replies" if key.endswith(REPLY_SUFFIX.encode()) else "other"
+    if key.endswith(REPLY_SUFFIX.encode()):
+        return "replies"
+    return "other"
 
 
 def _sized(client: "redis.Redis", keys: Iterable[bytes], there: int) -> Kind:
@@ -89,5 +112,8 @@ def _sized(client: "redis.Redis", keys: Iterable[bytes], there: int) -> Kind:
             pipe.ttl(key)
         answers: list[Any] = pipe.execute()
     sizes = [int(size) for size in answers[::2] if size is not None]
-    size_bytes = sum(sizes) * there // len(sizes) if sizes else 0
-    return Kind(there, size_bytes, len(sizes), sum(life == -1 for life in answers[1::2]))
+    size_bytes = 0
+    if sizes:
+        size_bytes = sum(sizes) * there // len(sizes)
+    keep = answers[1::2].count(-1)
+    return Kind(there, size_bytes, len(sizes), keep)

@@ -1,6 +1,6 @@
 """Shows messages of one queue, the next to run first, and never unpickles one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -9,7 +9,15 @@ from msgspec.structs import replace
 from runbooks.broker.messages.body import body_bytes, body_value, unread
 from runbooks.broker.messages.fast_parse import Headers, Read, read
 from runbooks.broker.messages.grep import Grep
-from runbooks.broker.messages.parse import Malformed, Message, Unreadable, args_text, envelope_of, headers_of, origin_of
+from runbooks.broker.messages.parse import (
+    Malformed,
+    Message,
+    Unreadable,
+    args_text,
+    envelope_of,
+    headers_of,
+    origin_of,
+)
 from runbooks.broker.messages.selection import Facts, Judge, keys_read
 from runbooks.broker.queues import unacked
 from runbooks.broker.queues.ends import next_first
@@ -27,30 +35,40 @@ _NOT_SHOWN = "(below)"
 
 
 class Wanted(Struct, frozen=True):
-    """Which messages are to be shown: those a `rule` means that hold a text, no more than `limit`.
-
-    `full` also with their whole envelopes and bodies; `unacked` those that workers have fetched, instead of those that
-    wait.
+    """Which messages are to be shown: those a `rule` means that hold a text, no more than
+    `limit`.
     """
 
     rule: Rule | None
     grep: str
     limit: int
     full: bool
+    """Also with their whole envelopes and bodies."""
     unacked: bool
+    """Those that workers have fetched, instead of those that wait."""
 
 
 def show_messages(
-    store: Store, queue: str, named: Sequence[str], wanted: Wanted, facts: Facts, on_progress: Progress
+    store: Store,
+    queue: str,
+    named: Sequence[str],
+    wanted: Wanted,
+    facts: Facts,
+    on_progress: Progress,
 ) -> MessagesView:
-    """The messages of a queue that are wanted. Raises UsageError where there is no such queue, and BrokerError."""
+    """The messages of a queue that are wanted. Raises UsageError where there is no such queue, and
+    BrokerError.
+    """
     if wanted.rule:
         store = replace(store, keys=keys_read(store.keys, [wanted.rule], queue))
     with store.errors():
         lists = _lists(store, queue, named)
         meant = _Meant(store, queue, wanted, facts, on_progress)
         depth = sum(store.client.llen(part.key) for part in lists.parts)
-        found = _fetched(store, queue, meant) if wanted.unacked else _waiting(store, lists, meant, depth, on_progress)
+        if wanted.unacked:
+            found = _fetched(store, queue, meant)
+        else:
+            found = _waiting(store, lists, meant, depth, on_progress)
         messages: list[MessageView] = []
         complete = True
         for message in found:
@@ -74,26 +92,44 @@ def show_messages(
 
 
 def _lists(store: Store, queue: str, named: Sequence[str]) -> Lists:
-    """The lists of a queue. Raises UsageError where nobody named it and it holds nothing."""
+    """The lists of a queue. Raises UsageError where it is not named and holds nothing."""
     lists = lists_of(store.keys, queue)
     for part in lists.parts:
         require_list(store.client, str(part.key))
     if queue in named or store.client.exists(*(part.key for part in lists.parts)):
         return lists
-    found = other_lists(store, ()).found
-    texts = (key.decode(errors="replace").removeprefix(store.keys.prefix) for key in found)
-    others = {text.partition(store.keys.sep)[0] for text in texts}
-    raise no_queue(queue, sorted({*named, *others}))
+    names = set(named)
+    for key in other_lists(store, ()).found:
+        name = key.decode(errors="replace").removeprefix(store.keys.prefix)
+        names.add(name.partition(store.keys.sep)[0])
+    raise no_queue(queue, sorted(names))
 
 
 class _Meant:
     """Which items of a queue's lists are wanted; counts those that it was asked of."""
 
-    def __init__(self, store: Store, queue: str, wanted: Wanted, facts: Facts, on_progress: Progress) -> None:
-        # What may be taken out is no question here, only what is meant.
-        rules = [replace(wanted.rule, queue="*", with_workflows=True)] if wanted.rule else []
-        self._judge: Judge | None = judge_of(store, queue, rules, facts, Reading(on_progress)) if rules else None
-        self._grep = Grep(wanted.grep) if wanted.grep else None
+    def __init__(
+        self,
+        store: Store,
+        queue: str,
+        wanted: Wanted,
+        facts: Facts,
+        on_progress: Progress,
+    ) -> None:
+        self._judge: Judge | None = None
+        if wanted.rule:
+            # It does not matter here what may be taken out, only what is meant.
+            rule = replace(wanted.rule, queue="*", with_workflows=True)
+            self._judge = judge_of(
+                store,
+                queue,
+                [rule],
+                facts,
+                Reading(on_progress),
+            )
+        self._grep: Grep | None = None
+        if wanted.grep:
+            self._grep = Grep(wanted.grep)
         self.full = wanted.full
         self.looked_at = 0
 
@@ -105,19 +141,28 @@ class _Meant:
     def of(self, items: Sequence[bytes]) -> Iterator[tuple[int, bytes, Read]]:
         """Those of a list's next items that are wanted, each with its place among them."""
         reads = read(items)
-        chosen = {i for i, _ in self._judge.choose(items, reads)} if self._judge else range(len(items))
+        chosen: Container[int] = range(len(items))
+        if self._judge:
+            chosen = {i for i, _ in self._judge.choose(items, reads)}
         for i, (raw, look) in enumerate(zip(items, reads, strict=True)):
             self.looked_at += 1
             if i in chosen and (self._grep is None or self._grep(raw)):
                 yield i, raw, look
 
 
-def _waiting(store: Store, lists: Lists, meant: _Meant, depth: int, on_progress: Progress) -> Iterator[MessageView]:
+def _waiting(
+    store: Store,
+    lists: Lists,
+    meant: _Meant,
+    depth: int,
+    on_progress: Progress,
+) -> Iterator[MessageView]:
     """What waits; the lists of a queue run one after the other."""
     ahead = 0
     main = ""
     for part in lists.parts:
-        main = main if part.aside else str(part.key)
+        if not part.aside:
+            main = str(part.key)
         meant.begin(main)
         for items in next_first(store.client, str(part.key)):
             for i, raw, look in meant.of(items):
@@ -132,12 +177,19 @@ def _fetched(store: Store, queue: str, meant: _Meant) -> Iterator[MessageView]:
     entries = [entry for entry in unacked.entries(store) if entry.queue == queue]
     for entry in sorted(entries, key=lambda entry: entry.fetched_at):
         meant.begin(entry.key, fetched=True)
+        part = Part(entry.key, steps[entry.key])
         for _, raw, look in meant.of([entry.item]):
-            yield _shown(raw, look, Part(entry.key, steps[entry.key]), meant, fetched_at=entry.fetched_at)
+            yield _shown(raw, look, part, meant, fetched_at=entry.fetched_at)
 
 
 def _shown(
-    raw: bytes, look: Read, part: Part, meant: _Meant, *, ahead: int | None = None, fetched_at: float | None = None
+    raw: bytes,
+    look: Read,
+    part: Part,
+    meant: _Meant,
+    *,
+    ahead: int | None = None,
+    fetched_at: float | None = None,
 ) -> MessageView:
     envelope = envelope_of(raw)
     shown = MessageView(
@@ -159,8 +211,11 @@ def _shown(
         fetched_at=fetched_at,
     )
     if isinstance(look, Malformed):
-        shown = replace(shown, state="malformed", why=look.why, args=redact(repr(raw))[:_RAW_SHOWN])
-        return replace(shown, envelope=raw.decode(errors="backslashreplace")) if meant.full else shown
+        args = redact(repr(raw))[:_RAW_SHOWN]
+        shown = replace(shown, state="malformed", why=look.why, args=args)
+        if meant.full:
+            shown = replace(shown, envelope=raw.decode(errors="backslashreplace"))
+        return shown
     if isinstance(look, Unreadable):
         shown = replace(shown, state="unreadable", why=look.why)
     else:
@@ -173,22 +228,32 @@ def _shown(
             expires_at=look.expires_at,
             args=_args(look),
         )
-    return _with_all(shown, raw, envelope) if meant.full else shown
+    if meant.full:
+        shown = _with_all(shown, raw, envelope)
+    return shown
 
 
 def _args(look: Headers | Message) -> str:
-    return look.args if isinstance(look, Message) else args_text(look.argsrepr, look.kwargsrepr)
+    if isinstance(look, Message):
+        return look.args
+    return args_text(look.argsrepr, look.kwargsrepr)
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    if isinstance(value, str):
+        return value
+    return None
 
 
-def _with_all(shown: MessageView, raw: bytes, envelope: dict[str, Any]) -> MessageView:
+def _with_all(
+    shown: MessageView,
+    raw: bytes,
+    envelope: dict[str, Any],
+) -> MessageView:
     """A message with its envelope, and its body read.
 
-    The body stands apart from the envelope, for as base64 no secret in it could be hidden; for the same reason one that
-    cannot be read is not shown.
+    The body stands apart from the envelope, because as base64 no secret in it could be hidden; for
+    the same reason one that cannot be read is not shown.
     """
     body = body_value(raw)
     return replace(
@@ -201,5 +266,7 @@ def _with_all(shown: MessageView, raw: bytes, envelope: dict[str, Any]) -> Messa
 
 def _unread(raw: bytes) -> str:
     data = body_bytes(raw)
-    size = "" if data is None else f" of {len(data):,} bytes"
+    size = ""
+    if data is not None:
+        size = f" of {len(data):,} bytes"
     return f"a body{size} {unread(raw)}; it is not shown, for a secret in it could not be hidden"

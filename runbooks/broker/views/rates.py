@@ -1,7 +1,9 @@
-"""How many messages come into lists and go out of them, from two looks at their lengths and their newest items.
+"""How many messages come into lists and go out of them, from two looks at their lengths and their
+newest items.
 
-The newest item of the first look is found again at the second: what stands before it has come in since, and what the
-lengths do not show then has gone out. What was pushed and taken between the looks without ever waiting is not seen.
+The newest item of the first look is found again at the second: what stands before it has come in
+since, and what the lengths do not show then has gone out. What was pushed and taken between the
+looks without ever waiting is not seen.
 """
 
 import time
@@ -14,27 +16,31 @@ from msgspec import Struct
 from runbooks.broker.server.keys import Key
 
 _FOUND_WITHIN = 100_000
-"""Items; where more have come in since, nothing is known of them."""
+"""Items; where more have come in since, nothing is known about them."""
 
 
 class Mark(Struct, frozen=True):
-    """A list at a time (monotonic s): how long it was, and its newest item, None of an empty one."""
+    """A list at a time."""
 
     at: float
+    """In monotonic seconds."""
     length: int
     newest: bytes | None
+    """Its newest item, None of an empty one."""
 
 
 class Flow(Struct, frozen=True):
-    """Messages that came into lists and went out of them in `span_s`; None where that is not known."""
+    """Messages that came into lists and went out of them."""
 
     came: int | None
+    """None where it is not known, as `went`."""
     went: int | None
     span_s: float
+    """The time between the two looks."""
 
 
 def mark(client: "redis.Redis", keys: Sequence[Key]) -> dict[Key, Mark]:
-    """A first look at lists, in one round trip; what is no list is left out."""
+    """A first look at lists, in one round trip; what is not a list is left out."""
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.llen(key)
@@ -57,23 +63,38 @@ def flows(client: "redis.Redis", marks: Mapping[Key, Mark]) -> dict[Key, Flow]:
     with client.pipeline(transaction=False) as pipe:
         for key in waited:
             pipe.llen(key)
-            pipe.lpos(key, cast(str, marks[key].newest), maxlen=_FOUND_WITHIN)  # redis-py sends bytes, too
+            newest = cast(str, marks[key].newest)  # redis-py sends bytes, too
+            pipe.lpos(key, newest, maxlen=_FOUND_WITHIN)
         answers: list[Any] = pipe.execute()
     now = time.monotonic()
     found = {key: Flow(None, None, now - one.at) for key, one in marks.items()}
     for n, key in enumerate(waited):
         length, came = answers[2 * n : 2 * n + 2]
-        if came is not None:
-            went = marks[key].length + came - length
-            # Where it is negative, messages were given back on the other end.
-            found[key] = Flow(came + max(0, -went), max(0, went), found[key].span_s)
+        if came is None:
+            continue
+        went = marks[key].length + came - length
+        if went < 0:
+            # Messages were given back on the other end.
+            came -= went
+            went = 0
+        found[key] = Flow(came, went, found[key].span_s)
     return found
 
 
 def together(flows: Sequence[Flow], waited: Sequence[bool]) -> Flow:
-    """The lists of one queue as one; those in which nothing `waited` tell nothing, and take nothing away."""
-    told = [flow for flow, has in zip(flows, waited, strict=True) if has]
+    """The lists of one queue as one; those in which nothing `waited` say nothing, and take nothing
+    away.
+    """
     span_s = max((flow.span_s for flow in flows), default=0.0)
-    if not told or any(flow.came is None for flow in told):
+    came: list[int] = []
+    went: list[int] = []
+    for flow, has_waited in zip(flows, waited, strict=True):
+        if not has_waited:
+            continue
+        if flow.came is None:
+            return Flow(None, None, span_s)
+        came.append(flow.came)
+        went.append(flow.went or 0)
+    if not came:
         return Flow(None, None, span_s)
-    return Flow(sum(flow.came or 0 for flow in told), sum(flow.went or 0 for flow in told), span_s)
+    return Flow(sum(came), sum(went), span_s)

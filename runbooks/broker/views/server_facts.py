@@ -1,9 +1,9 @@
-"""What the broker's server tells of itself, and what each of it means for Celery in that very case.
+"""What the broker's server says of itself, and what each fact means for Celery in that very case.
 
 Where the broker's user may not ask something (ACL, rename-command), that is said in its place.
 
-**Source:** Redis `INFO`, `CLIENT LIST` (flags: b blocked, S replica, O monitor, P pubsub; `cmd` the last command),
-`CONFIG GET`; "Key eviction"; "Persistence".
+**Source:** Redis `INFO`, `CLIENT LIST` (flags: b blocked, S replica, O monitor, P pubsub; `cmd` the
+last command), `CONFIG GET`; "Key eviction"; "Persistence".
 """
 
 import re
@@ -30,6 +30,28 @@ _HOUR_S = 3600
 _FINDING_QUEUES_S = 0.3
 _NAMES = "celery-runbooks"
 
+_ORDER = (
+    "version",
+    "role",
+    "uptime",
+    "clients",
+    "memory",
+    "memory_by_kind",
+    "snapshots",
+    "append_only_file",
+    "evictions",
+    "keys_by_db",
+)
+_FROM_INFO = (
+    "version",
+    "role",
+    "uptime",
+    "memory",
+    "snapshots",
+    "append_only_file",
+    "evictions",
+    "keys_by_db",
+)
 _KIND_WORDS = {
     "queues": "messages that wait",
     "unacked": "messages that workers have fetched and not acknowledged",
@@ -50,20 +72,17 @@ _CLIENT_WORDS = {
 
 
 def look_at_server(store: Store, queues: Collection[str]) -> BrokerView:
-    """Everything that is told; of the memory what these queues hold, and others that are found."""
+    """All facts; of the memory what these queues hold, and others that are found."""
     now = time.time()
     with store.errors():
         info = _allowed(lambda: store.client.info())
-        facts = dict(_of_info(info, store) if info is not None else _without_info())
+        if info is None:
+            facts = dict.fromkeys(_FROM_INFO, _not_allowed("INFO"))
+        else:
+            facts = dict(_of_info(info, store))
         facts["clients"] = _clients(store.client, info or {})
         facts["memory_by_kind"] = _memory_by_kind(store, queues, info or {})
-    order = [*_ORDER, *(name for name in facts if name not in _ORDER)]
-    return BrokerView(now, {name: facts[name] for name in order if name in facts})
-
-
-_ORDER = ("version", "role", "uptime", "clients", "memory", "memory_by_kind", "snapshots", "append_only_file",
-          "evictions", "keys_by_db")  # fmt: skip
-_FROM_INFO = ("version", "role", "uptime", "memory", "snapshots", "append_only_file", "evictions", "keys_by_db")
+    return BrokerView(now, {name: facts[name] for name in _ORDER})
 
 
 def _allowed(ask: Callable[[], Any]) -> Any:
@@ -76,16 +95,15 @@ def _allowed(ask: Callable[[], Any]) -> Any:
 
 def _config(client: "redis.Redis") -> dict[str, str]:
     """One at a time: before 7.0 Redis takes no more than one."""
-    names = ("save", "appendfsync", "stop-writes-on-bgsave-error")
-    return {name: str(client.config_get(name).get(name, "")) for name in names}
+    config: dict[str, str] = {}
+    for name in ("save", "appendfsync", "stop-writes-on-bgsave-error"):
+        found = client.config_get(name)
+        config[name] = str(found.get(name, ""))
+    return config
 
 
 def _not_allowed(command: str) -> Fact:
     return Fact(None, "", unknown=NOT_ALLOWED.format(command))
-
-
-def _without_info() -> Iterator[Named]:
-    return ((name, _not_allowed("INFO")) for name in _FROM_INFO)
 
 
 def _of_info(info: Info, store: Store) -> Iterator[Named]:
@@ -101,10 +119,13 @@ def _of_info(info: Info, store: Store) -> Iterator[Named]:
 
 
 def _version(info: Info) -> Fact:
-    is_valkey = info.get("server_name") == "valkey"
-    version = str(info["valkey_version"] if is_valkey else info.get("redis_version", ""))
-    name = "Valkey" if is_valkey else "Redis"
-    parts = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2])
+    compatible = str(info.get("redis_version", "0"))
+    name = "Redis"
+    version = str(info.get("redis_version", ""))
+    if info.get("server_name") == "valkey":
+        name = "Valkey"
+        version = str(info["valkey_version"])
+    parts = tuple(map(int, compatible.split(".")[:2]))
     means = f"this tool is tested on Redis {_TESTED}"
     if parts < _OLDEST:
         means = f"older than the oldest that this tool is tested on, {_OLDEST[0]}.{_OLDEST[1]}"
@@ -113,46 +134,64 @@ def _version(info: Info) -> Fact:
 
 def _role(info: Info) -> Fact:
     """**Source:** Redis `INFO replication`: `slaveN:ip=…,port=…,state=online,offset=…,lag=…`."""
-    replicas = [one for name, one in info.items() if name.startswith("slave") and isinstance(one, dict)]
-    shown = [
-        {"address": f"{one.get('ip')}:{one.get('port')}", "state": str(one.get("state")), "lag_s": one.get("lag")}
-        for one in replicas
-    ]
+    shown = [_replica(one) for one in _sections(info, "slave")]
     value = {"role": str(info.get("role", "")), "replicas": shown}
-    told = ", ".join(f"{one['address']} {one['state']}, {one['lag_s']} s behind" for one in shown)
-    text = f"{value['role']}, {counted(len(shown), 'replica')}" + (f": {told}" if told else "")
+    text = f"{value['role']}, {counted(len(shown), 'replica')}"
     if not shown:
         return Fact(value, text, "nobody else has a copy of the queues")
-    online = sum(one["state"] == "online" for one in shown)
-    if not online:
-        return Fact(value, text, "no replica is in step: one that took over now would lack messages")
-    return Fact(value, text, "one that takes over lacks what had not reached it: those messages are lost")
+    each = [f"{one['address']} {one['state']}, {one['lag_s']} s behind" for one in shown]
+    text += f": {', '.join(each)}"
+    means = "one that takes over lacks what had not reached it: those messages are lost"
+    if not any(one["state"] == "online" for one in shown):
+        means = "no replica is in step: one that took over now would lack messages"
+    return Fact(value, text, means)
+
+
+def _sections(info: Info, prefix: str) -> Iterator[Mapping[str, Any]]:
+    """The values of INFO that are mappings, under names that begin so."""
+    for name, one in info.items():
+        if name.startswith(prefix) and isinstance(one, dict):
+            yield one
+
+
+def _replica(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "address": f"{one.get('ip')}:{one.get('port')}",
+        "state": str(one.get("state")),
+        "lag_s": one.get("lag"),
+    }
 
 
 def _uptime(info: Info) -> Fact:
     up_s = int(info.get("uptime_in_seconds", 0))
     since = utc(time.time() - up_s)
     text = f"{span(up_s)}, since {since}"
+    means = "no restart has cost a message since then"
     if up_s < _HOUR_S:
-        return Fact(
-            up_s,
-            text,
-            "workers that were connected before lost their connections, and what was not on the disk is gone",
+        means = (
+            "workers that were connected before lost their connections, and what was not on the"
+            " disk is gone"
         )
-    return Fact(up_s, text, "no restart has cost a message since then")
+    return Fact(up_s, text, means)
 
 
 def _memory(info: Info) -> Fact:
-    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    used = int(info.get("used_memory", 0))
+    limit = int(info.get("maxmemory", 0))
     counted_bytes = used - int(info.get("mem_not_counted_for_evict", 0))
     policy = str(info.get("maxmemory_policy", ""))
     peak = int(info.get("used_memory_peak", 0))
     value = {"used_bytes": used, "maxmemory_bytes": limit, "policy": policy, "peak_bytes": peak}
     if not limit:
         text = f"{_size(used)} used, no maxmemory; at its peak {_size(peak)}"
-        return Fact(value, text, "queues may grow until the machine has no memory left")
+        return Fact(
+            value,
+            text,
+            "queues may grow until the machine has no memory left",
+        )
     share = counted_bytes / limit
-    text = f"{_size(used)} used, {share:.0%} of a maxmemory of {_size(limit)}; {policy}; at its peak {_size(peak)}"
+    text = f"{_size(used)} used, {share:.0%} of a maxmemory of {_size(limit)}; {policy};"
+    text += f" at its peak {_size(peak)}"
     return Fact(value, text, _when_full(policy, is_full=counted_bytes > limit))
 
 
@@ -162,90 +201,138 @@ def _when_full(policy: str, *, is_full: bool) -> str:
         return f"{when}Redis refuses what producers send"
     if policy.startswith("allkeys-"):
         return f"{when}Redis throws keys away, queues too: set maxmemory-policy noeviction"
-    return f"{when}Redis throws keys with a time to live away (results), and refuses writes when none is left"
+    return (
+        f"{when}Redis throws keys with a time to live away (results), and refuses writes when none"
+        " is left"
+    )
 
 
 def _size(size_bytes: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
+    if size_bytes < 1024:
+        return f"{size_bytes:,.0f} bytes"
+    size_bytes /= 1024
+    for unit in ("KiB", "MiB"):
         if size_bytes < 1024:
-            return f"{size_bytes:,.0f} {unit}" if unit == "bytes" else f"{size_bytes:,.1f} {unit}"
+            return f"{size_bytes:,.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:,.1f} GiB"
 
 
 def _snapshots(info: Info, config: Mapping[str, str] | None) -> Fact:
-    """**Source:** Redis `INFO persistence`: `rdb_last_save_time` is the server's start where it has not saved since."""
-    saved_at, changes = int(info.get("rdb_last_save_time", 0)), int(info.get("rdb_changes_since_last_save", 0))
+    """**Source:** Redis `INFO persistence`: `rdb_last_save_time` is the server's start where it has
+    not saved since.
+    """
+    saved_at = int(info.get("rdb_last_save_time", 0))
+    changes = int(info.get("rdb_changes_since_last_save", 0))
     status = str(info.get("rdb_last_bgsave_status", ""))
     when = None if config is None else str(config.get("save", ""))
-    value = {"last_status": status, "last_save_at": saved_at, "changes_since": changes, "configured": when}
-    since = f"{counted(changes, 'change')} since the last one or the start, {span(time.time() - saved_at)} ago"
-    text = f"none is configured; {since}" if when == "" else f"last {status}; {since}"
-    return Fact(value, text, _of_snapshots(info, config, changes, span(time.time() - saved_at)))
+    value = {
+        "last_status": status,
+        "last_save_at": saved_at,
+        "changes_since": changes,
+        "configured": when,
+    }
+    ago = span(time.time() - saved_at)
+    which = "none is configured" if when == "" else f"last {status}"
+    since = f"{counted(changes, 'change')} since the last one or the start, {ago} ago"
+    return Fact(
+        value,
+        f"{which}; {since}",
+        _of_snapshots(info, config, changes, ago),
+    )
 
 
-def _of_snapshots(info: Info, config: Mapping[str, str] | None, changes: int, ago: str) -> str:
-    configured = None if config is None else bool(config.get("save"))
+def _of_snapshots(
+    info: Info,
+    config: Mapping[str, str] | None,
+    changes: int,
+    ago: str,
+) -> str:
     if info.get("rdb_last_bgsave_status") != "ok":
-        if config is None:
-            return "the last one failed: Redis refuses what producers send, unless stop-writes-on-bgsave-error is off"
-        if configured and config.get("stop-writes-on-bgsave-error") == "yes":
-            return "the last one failed: Redis refuses what producers send until one succeeds"
-        return "the last one failed, and Redis takes writes all the same"
+        return _of_failed_snapshot(config)
     if info.get("aof_enabled"):
         return "the append-only file is what a restart reads"
     if not changes:
         return "no message has come or gone since"
-    if configured is False:
+    if config is not None and not config.get("save"):
         return f"when Redis ends, every queue goes back to how it was {ago} ago"
     return f"a crash now would take every queue back to how it was {ago} ago"
+
+
+def _of_failed_snapshot(config: Mapping[str, str] | None) -> str:
+    if config is None:
+        return (
+            "the last one failed: Redis refuses what producers send, unless"
+            " stop-writes-on-bgsave-error is off"
+        )
+    if config.get("save") and config.get("stop-writes-on-bgsave-error") == "yes":
+        return "the last one failed: Redis refuses what producers send until one succeeds"
+    return "the last one failed, and Redis takes writes all the same"
 
 
 def _append_only_file(info: Info, config: Mapping[str, str] | None) -> Fact:
     enabled = bool(info.get("aof_enabled"))
     fsync = None if config is None else str(config.get("appendfsync", ""))
-    written, rewritten = (str(info.get(name, "")) for name in ("aof_last_write_status", "aof_last_bgrewrite_status"))
+    written = str(info.get("aof_last_write_status", ""))
+    rewritten = str(info.get("aof_last_bgrewrite_status", ""))
     value = {"enabled": enabled, "fsync": fsync, "last_write": written, "last_rewrite": rewritten}
     if not enabled:
-        return Fact(value, "off", "a crash loses what the last snapshot does not have")
+        return Fact(
+            value,
+            "off",
+            "a crash loses what the last snapshot does not have",
+        )
     text = f"on, fsync {fsync or 'not known'}, last write {written}, last rewrite {rewritten}"
+    return Fact(value, text, _of_append_only_file(written, fsync))
+
+
+def _of_append_only_file(written: str, fsync: str | None) -> str:
     if written != "ok":
-        return Fact(value, text, "it cannot be written: Redis refuses what producers send until it can")
+        return "it cannot be written: Redis refuses what producers send until it can"
     if fsync == "always":
-        return Fact(value, text, "no message that Redis has confirmed is lost in a crash")
+        return "no message that Redis has confirmed is lost in a crash"
     if fsync == "everysec":
-        return Fact(value, text, "a crash of the machine loses up to about two seconds of messages")
+        return "a crash of the machine loses up to about two seconds of messages"
     if fsync == "no":
-        return Fact(value, text, "a crash of the machine loses what its kernel had not written yet")
-    return Fact(value, text, f"how much a crash loses depends on appendfsync: {NOT_ALLOWED.format('CONFIG GET')}")
+        return "a crash of the machine loses what its kernel had not written yet"
+    return f"how much a crash loses depends on appendfsync: {NOT_ALLOWED.format('CONFIG GET')}"
 
 
 def _evictions(info: Info) -> Fact:
-    evicted, policy = int(info.get("evicted_keys", 0)), str(info.get("maxmemory_policy", ""))
+    evicted = int(info.get("evicted_keys", 0))
+    policy = str(info.get("maxmemory_policy", ""))
     text = f"{counted(evicted, 'key')} since the start"
     if not evicted:
-        return Fact(evicted, text, "Redis has thrown no queue away for want of memory")
-    if policy.startswith("allkeys-"):
-        return Fact(evicted, text, f"queues may be among them: under {policy} any key may be thrown away")
-    if policy.startswith("volatile-"):
-        return Fact(evicted, text, f"under {policy} these had a time to live, as results have and queues have not")
-    return Fact(evicted, text, f"under a policy of before: {policy} throws nothing away")
+        means = "Redis has thrown no queue away for want of memory"
+    elif policy.startswith("allkeys-"):
+        means = f"queues may be among them: under {policy} any key may be thrown away"
+    elif policy.startswith("volatile-"):
+        means = f"under {policy} these had a time to live, as results have and queues have not"
+    else:
+        means = f"under a policy of before: {policy} throws nothing away"
+    return Fact(evicted, text, means)
 
 
 def _keys_by_db(info: Info, own: int) -> Fact:
-    """**Source:** Redis `INFO keyspace`: `dbN:keys=…,expires=…,avg_ttl=…` for each db that is not empty."""
-    dbs = {
-        int(name[2:]): {"keys": int(of["keys"]), "expires": int(of["expires"])}
-        for name, of in info.items()
-        if name.startswith("db") and name[2:].isdigit() and isinstance(of, dict)
-    }
-    value = {str(db): dbs[db] for db in sorted(dbs)}
-    told = [f"db {db}: {of['keys']:,}, {of['expires']:,} with a time to live" for db, of in sorted(dbs.items())]
-    text = "; ".join(told) or "no keys at all"
-    others = [db for db in dbs if db != own]
-    if not others:
-        return Fact(value, text, f"this application's db is {own}, and no other holds anything")
-    return Fact(value, text, f"this application's db is {own}; the others share this server's memory and time with it")
+    """**Source:** Redis `INFO keyspace`: `dbN:keys=…,expires=…,avg_ttl=…` for each db that is not
+    empty.
+    """
+    dbs: dict[int, dict[str, int]] = {}
+    for name, of in info.items():
+        number = name[2:]
+        if name.startswith("db") and number.isdigit() and isinstance(of, dict):
+            dbs[int(number)] = {"keys": int(of["keys"]), "expires": int(of["expires"])}
+    value: dict[str, dict[str, int]] = {}
+    each: list[str] = []
+    for db, its in sorted(dbs.items()):
+        value[str(db)] = its
+        each.append(f"db {db}: {its['keys']:,}, {its['expires']:,} with a time to live")
+    text = "; ".join(each) or "no keys at all"
+    here = f"this application's db is {own}"
+    if not dbs.keys() - {own}:
+        return Fact(value, text, f"{here}, and no other holds anything")
+    means = f"{here}; the others share this server's memory and time with it"
+    return Fact(value, text, means)
 
 
 def _clients(client: "redis.Redis", info: Info) -> Fact:
@@ -253,18 +340,19 @@ def _clients(client: "redis.Redis", info: Info) -> Fact:
     found = _allowed(client.client_list)
     if found is None:
         return _not_allowed("CLIENT LIST")
-    kinds = Counter(_client_kind(one, str(db_of(client))) for one in found)
+    own = str(db_of(client))
+    kinds = Counter(_client_kind(one, own) for one in found)
     by_kind = {name: kinds[name] for name in _CLIENT_WORDS}
     value = {"connected": len(found), "maxclients": most or None, "kinds": by_kind}
-    told = [f"{kinds[name]:,} {words}" for name, words in _client_words(kinds) if kinds[name]]
-    room = f" of {most:,}" if most else ""
-    text = f"{len(found):,}{room}: {', '.join(told)}"
-    return Fact(value, text, _of_clients(kinds, len(found), most, int(info.get("rejected_connections", 0))))
-
-
-def _client_words(kinds: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    each: list[str] = []
     for name, words in _CLIENT_WORDS.items():
-        yield name, words.format("is" if kinds[name] == 1 else "are")
+        if kinds[name]:
+            verb = "is" if kinds[name] == 1 else "are"
+            each.append(f"{kinds[name]:,} {words.format(verb)}")
+    room = f" of {most:,}" if most else ""
+    text = f"{len(found):,}{room}: {', '.join(each)}"
+    refused = int(info.get("rejected_connections", 0))
+    return Fact(value, text, _of_clients(kinds, len(found), most, refused))
 
 
 def _client_kind(one: Mapping[str, str], db: str) -> str:
@@ -284,54 +372,94 @@ def _client_kind(one: Mapping[str, str], db: str) -> str:
     return "others"
 
 
-def _of_clients(kinds: Mapping[str, int], connected: int, most: int, refused: int) -> str:
+def _of_clients(
+    kinds: Mapping[str, int],
+    connected: int,
+    most: int,
+    refused: int,
+) -> str:
     if most and connected >= most * 0.9:
         return f"workers and producers are refused when {most:,} are connected"
     if refused:
-        return f"{counted(refused, 'connection was', 'connections were')} refused since the start: there were too many"
+        were = counted(refused, "connection was", "connections were")
+        return f"{were} refused since the start: there were too many"
     if kinds["waiting"]:
         return "what is sent to the queues of those that wait is taken at once"
     if kinds["fetched"]:
         return "no worker waits for messages in this db: those that are connected are busy, or hang"
     if kinds["waiting_elsewhere"]:
-        return "no worker waits for messages in this db, and some do in others: is the broker URL theirs?"
+        return (
+            "no worker waits for messages in this db, and some do in others: is the broker URL"
+            " theirs?"
+        )
     return "no worker waits for messages"
 
 
 def _memory_by_kind(store: Store, queues: Collection[str], info: Info) -> Fact:
-    own = {key.encode() for queue in queues for key in store.keys.queue(queue)}
-    unacked = [store.keys.unacked.encode(), store.keys.unacked_index.encode()]
     try:
-        others = other_lists(store, own, time.monotonic() + _FINDING_QUEUES_S).found
-        found = usage(store.client, {*own, *(key for key, (_, holds) in others.items() if holds)}, unacked)
+        found = _usage(store, queues)
     except redis.exceptions.NoPermissionError as error:
         return _not_allowed(_denied(str(error)))
-    kinds = {name: {"keys": of.keys, "bytes": of.size_bytes} for name, of in found.kinds.items()}
     in_db = sum(of.size_bytes for of in found.kinds.values())
-    rest = max(0, int(info["used_memory"]) - in_db) if "used_memory" in info else None
-    value = {"kinds": kinds, "keys_looked_at": found.looked_at, "keys": found.keys, "exact": found.exact,
-             "elsewhere_bytes": rest}  # fmt: skip
-    told = [f"{_KIND_WORDS[name]} {_size(of.size_bytes)} in {counted(of.keys, 'key')}"
-            for name, of in sorted(found.kinds.items(), key=lambda one: -one[1].size_bytes) if of.keys]  # fmt: skip
-    text = f"{_how_sure(found)}: {'; '.join(told) or 'nothing'}"
+    rest: int | None = None
+    if "used_memory" in info:
+        rest = max(0, int(info["used_memory"]) - in_db)
+    kinds = {name: {"keys": of.keys, "bytes": of.size_bytes} for name, of in found.kinds.items()}
+    value = {
+        "kinds": kinds,
+        "keys_looked_at": found.looked_at,
+        "keys": found.keys,
+        "exact": found.exact,
+        "elsewhere_bytes": rest,
+    }
+    text = f"{_how_sure(found)}: {_largest_first(found.kinds) or 'nothing'}"
     if rest is not None:
         text += f"; other dbs, connections and Redis itself {_size(rest)}"
+    means = _of_kinds(found.kinds)
     if rest is not None and rest > in_db:
-        return Fact(value, text, "most of the server's memory is not in this db")
-    return Fact(value, text, _of_kinds(found.kinds))
+        means = "most of the server's memory is not in this db"
+    return Fact(value, text, means)
+
+
+def _usage(store: Store, queues: Collection[str]) -> Usage:
+    lists: set[bytes] = set()
+    for queue in queues:
+        lists.update(key.encode() for key in store.keys.queue(queue))
+    unacked = [store.keys.unacked.encode(), store.keys.unacked_index.encode()]
+    others = other_lists(store, lists, time.monotonic() + _FINDING_QUEUES_S).found
+    for key, (_, holds_messages) in others.items():
+        if holds_messages:
+            lists.add(key)
+    return usage(store.client, lists, unacked)
+
+
+def _largest_first(kinds: Mapping[str, Kind]) -> str:
+    each: list[str] = []
+    for name, kind in sorted(kinds.items(), key=lambda one: -one[1].size_bytes):
+        if kind.keys:
+            each.append(
+                f"{_KIND_WORDS[name]} {_size(kind.size_bytes)} in {counted(kind.keys, 'key')}"
+            )
+    return "; ".join(each)
 
 
 def _denied(problem: str) -> str:
     """The command that Redis refused, where its answer names it."""
     words = re.findall(r"(?:run the|unknown command) '(\w+)", problem)
-    return {"MEMORY": "MEMORY USAGE"}.get(words[-1].upper(), words[-1].upper()) if words else "SCAN or MEMORY USAGE"
+    if not words:
+        return "SCAN or MEMORY USAGE"
+    command = words[-1].upper()
+    if command == "MEMORY":
+        return "MEMORY USAGE"
+    return str(command)
 
 
 def _how_sure(found: Usage) -> str:
     if found.exact:
         return f"in this db, all {counted(found.keys, 'key')} looked at"
     sized = sum(kind.sized for kind in found.kinds.values())
-    return f"in this db, an estimate from {found.looked_at:,} of {counted(found.keys, 'key')}, {sized:,} of them sized"
+    looked_at = f"{found.looked_at:,} of {counted(found.keys, 'key')}"
+    return f"in this db, an estimate from {looked_at}, {sized:,} of them sized"
 
 
 def _of_kinds(kinds: Mapping[str, Kind]) -> str:
@@ -344,7 +472,9 @@ def _of_kinds(kinds: Mapping[str, Kind]) -> str:
     if largest == "unacked":
         return "most of it are messages that workers hold: it goes as they are acknowledged"
     if largest == "results" and results.keep:
-        return "most of it are results, and some that were looked at never expire: see result_expires"
+        return (
+            "most of it are results, and some that were looked at never expire: see result_expires"
+        )
     if largest == "results":
         return "most of it are results: they go when their time is over (result_expires)"
     if largest == "replies":

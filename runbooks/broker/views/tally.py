@@ -13,7 +13,9 @@ from runbooks.core.views import Counted, TaskTally
 
 _SHOWN = 10
 _DIFFERENT = 5000
-"""So many different arguments or origins of a task are counted: memory stays bounded however long the queue is."""
+"""So many different arguments or origins of a task are counted: memory stays bounded however long
+the queue is.
+"""
 
 
 class _Of(Struct):
@@ -30,14 +32,19 @@ class _Of(Struct):
 
 
 class Tally:
-    """Items of one queue, counted at `now` (epoch seconds); with `grep` only those that it holds of."""
+    """Items of one queue, counted at `now` (epoch seconds); with `grep` those that it finds."""
 
     def __init__(self, now: float, grep: Grep | None) -> None:
-        self._now, self._grep = now, grep
-        self.looked_at = self.matched = self.malformed = self.unreadable = 0
+        self._now = now
+        self._grep = grep
+        self.looked_at = 0
+        self.matched = 0
+        self.malformed = 0
+        self.unreadable = 0
         self._tasks: defaultdict[str, _Of] = defaultdict(_Of)
         self._forms: Counter[Form] = Counter()
-        self._usual = 0  # of Celery's default form, which a glance takes
+        self._usual = 0
+        """Of Celery's default form, which a glance takes."""
 
     def add(self, items: Sequence[bytes]) -> None:
         """Count these too."""
@@ -58,26 +65,38 @@ class Tally:
         of = self._tasks[look.task]
         of.retries[look.retries or 0] += 1
         if isinstance(look, Headers):
-            args, origin = args_text(look.argsrepr, look.kwargsrepr), look.origin
+            args = args_text(look.argsrepr, look.kwargsrepr)
+            origin = look.origin
             self._usual += 1
         else:
-            args, origin = look.args, origin_of(raw)
+            args = look.args
+            origin = origin_of(raw)
             self._forms[look.form] += 1
         _count(of.args, args)
         _count(of.origins, origin or "")
-        eta_at, expires_at = look.eta_at, look.expires_at
+        eta_at = look.eta_at
+        expires_at = look.expires_at
         if eta_at is not None:
-            of.eta_passed += eta_at < self._now
-            of.eta_ahead += eta_at >= self._now
-            of.oldest_eta_at = min(eta_at, eta_at if of.oldest_eta_at is None else of.oldest_eta_at)
-            of.furthest_eta_at = max(eta_at, eta_at if of.furthest_eta_at is None else of.furthest_eta_at)
-        of.expired += expires_at is not None and expires_at <= self._now
+            self._add_eta(of, eta_at)
+        if expires_at is not None and expires_at <= self._now:
+            of.expired += 1
+
+    def _add_eta(self, of: _Of, eta_at: float) -> None:
+        if eta_at < self._now:
+            of.eta_passed += 1
+        else:
+            of.eta_ahead += 1
+        if of.oldest_eta_at is None or eta_at < of.oldest_eta_at:
+            of.oldest_eta_at = eta_at
+        if of.furthest_eta_at is None or eta_at > of.furthest_eta_at:
+            of.furthest_eta_at = eta_at
 
     @property
     def tasks(self) -> tuple[TaskTally, ...]:
         """The largest first."""
-        ordered = sorted(self._tasks.items(), key=lambda one: (-one[1].retries.total(), one[0]))
-        return tuple(_tally(task, of) for task, of in ordered)
+        tallies = [_tally(task, of) for task, of in self._tasks.items()]
+        tallies.sort(key=lambda tally: (-tally.count, tally.task))
+        return tuple(tallies)
 
     @property
     def origins(self) -> tuple[Counted, ...]:
@@ -96,7 +115,12 @@ class Tally:
     @property
     def oldest_eta_at(self) -> float | None:
         """The oldest ETA of any of them."""
-        return min((of.oldest_eta_at for of in self._tasks.values() if of.oldest_eta_at is not None), default=None)
+        oldest: float | None = None
+        for of in self._tasks.values():
+            eta_at = of.oldest_eta_at
+            if eta_at is not None and (oldest is None or eta_at < oldest):
+                oldest = eta_at
+        return oldest
 
 
 def _count(counter: Counter[str], value: str) -> None:
@@ -126,5 +150,7 @@ def _most(counter: Counter[str]) -> tuple[Counted, ...]:
 
 
 def _named(form: Form) -> str:
-    compressed = f", {form.compression}" if form.compression else ""
+    compressed = ""
+    if form.compression:
+        compressed = f", {form.compression}"
     return f"{form.content_type}{compressed}, protocol {form.protocol}"
