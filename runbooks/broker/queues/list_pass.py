@@ -21,20 +21,26 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.resources import files
 from itertools import chain
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
 import redis
 from msgspec import Struct
 
 from runbooks.broker.archive.reader import Batch
 from runbooks.broker.queues.scan import fitting
+from runbooks.broker.queues.scripts import (
+    WAIT,
+    has_replica,
+    ordinals,
+    require_confirmed,
+    source,
+    unlocked,
+)
 from runbooks.broker.server.keys import KeySpace, readable
-from runbooks.broker.server.lock import lost
 from runbooks.broker.server.pipeline import Stream
 from runbooks.broker.server.store import Store
-from runbooks.core.errors import LockHeld, RunbookError
+from runbooks.core.errors import RunbookError
 
 CHUNK_ITEMS = 2000
 _CHUNK_BYTES = 2 * 1024 * 1024
@@ -45,11 +51,7 @@ _AHEAD = 2
 _WAITING = 4
 """Chunks that wait for the disk."""
 _HOME_ITEMS = 1000
-_WAIT = ("WAIT", 1, 3000)
-"""For one replica, so many milliseconds."""
 _ATTEMPTS = 5
-
-T = TypeVar("T")
 
 
 class Chunk(Struct, frozen=True):
@@ -156,63 +158,6 @@ def detached(store: Store) -> dict[str, int]:
     return lengths
 
 
-def unlocked() -> LockHeld:
-    """The error of a script that found the lock to be another's, or free."""
-    return lost("the lock was lost to another run, or it expired")
-
-
-def guarded(store: Store, command: str, key: str, *arguments: Any) -> None:
-    """Do one command where the lock is still ours; raises LockHeld where it is not."""
-    call_guarded(
-        store,
-        "guarded.lua",
-        (store.keys.lock, key),
-        command,
-        *arguments,
-    )
-
-
-def call_guarded(
-    store: Store,
-    script: str,
-    keys: Sequence[str],
-    *arguments: Any,
-) -> Any:
-    """What a script answers; raises LockHeld where it found that the lock is not ours."""
-    answer = store.client.eval(
-        _source(script),
-        len(keys),
-        *keys,
-        store.keys.holder,
-        *arguments,
-    )
-    if answer is None:
-        raise unlocked()
-    return answer
-
-
-def has_replica(client: "redis.Redis") -> bool:
-    """Whether a replica follows this server; False where that may not be asked."""
-    try:
-        return int(client.info("replication")["connected_slaves"]) > 0
-    except redis.exceptions.NoPermissionError:
-        return False
-
-
-def require_replicated(client: "redis.Redis") -> None:
-    """Raise RunbookError where a replica follows, and none has what was written so far."""
-    if has_replica(client):
-        _require_confirmed(client.execute_command(*_WAIT))  # type: ignore[no-untyped-call]
-
-
-def _require_confirmed(replicas: int) -> None:
-    if not replicas:
-        raise RunbookError(
-            f"no replica has confirmed a step within {_WAIT[2] // 1000} s",
-            "nothing is lost: look at redis-cli INFO replication, mend it and run again",
-        )
-
-
 def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
     aside = keyspace.aside(key)
     return (
@@ -228,17 +173,13 @@ def _keys(keyspace: KeySpace, key: str, batches: str) -> tuple[str, ...]:
     )
 
 
-def _source(name: str) -> str:
-    return files("runbooks.broker.queues").joinpath("lua", name).read_text()
-
-
 def _eval(
     store: Store,
     keys: Sequence[str],
     *head: Any,
 ) -> tuple[bytes, bytes, int]:
     answer = store.client.eval(
-        _source("pass.lua"),
+        source("pass.lua"),
         len(keys),
         *keys,
         *head,
@@ -278,8 +219,8 @@ class _Walk:
         self._work = work
         self._beside = beside
         self._name = name
-        self._script = _source("pass.lua")
-        self._close = _source("close.lua")
+        self._script = source("pass.lua")
+        self._close = source("close.lua")
         self._keep = stream.pack(
             "RPOPLPUSH",
             store.keys.held(self._key),
@@ -375,7 +316,7 @@ class _Walk:
             return False
         self._require_ok(what)
         if self._has_replica:
-            _require_confirmed(self._call(*_WAIT))
+            require_confirmed(self._call(*WAIT))
         self._finish(step, ordinals(record))
         left = int(answered)
         self._ahead = len(items) - step.count
@@ -481,7 +422,7 @@ class _Walk:
             self._stream.send_packed(commands, count)
         self._stream.send("HGET", journal, "token")
         if self._has_replica:
-            self._stream.send(*_WAIT)
+            self._stream.send(*WAIT)
         self._asked.append(_Sent(step, before, self._token, count))
 
     def _moves(self, step: Step) -> Iterator[bytes]:
@@ -513,7 +454,7 @@ class _Walk:
         if self._stream.receive() != sent.after.encode():
             self._explain(sent)
         if self._has_replica:
-            _require_confirmed(self._stream.receive())
+            require_confirmed(self._stream.receive())
         moved = len(sent.step.drops) + len(sent.step.inserts)
         self._finish(sent.step, range(moved))
 
@@ -564,31 +505,3 @@ def _first(oldest: Sequence[bytes]) -> Iterator[bytes]:
         if size_bytes > _FIRST_BYTES and size_bytes > len(raw):
             return
         yield raw
-
-
-def ordinals(record: bytes) -> list[int]:
-    """The 0-based places in a batch that a script's record names."""
-    if not record:
-        return []
-    return [int(ordinal) - 1 for ordinal in record.split(b",")]
-
-
-def in_bounds(
-    items: Iterable[T],
-    size_bytes: Callable[[T], int],
-    most_items: int,
-    most_bytes: int,
-) -> Iterator[list[T]]:
-    """Items in groups that one script puts in in bounded time."""
-    group: list[T] = []
-    group_bytes = 0
-    for item in items:
-        size = size_bytes(item)
-        if group and (len(group) == most_items or group_bytes + size > most_bytes):
-            yield group
-            group = []
-            group_bytes = 0
-        group.append(item)
-        group_bytes += size
-    if group:
-        yield group

@@ -15,16 +15,9 @@ from msgspec import Struct, field
 from runbooks.broker.archive.reader import Archived, Batch, Fate, Ledger, sha256
 from runbooks.broker.archive.writer import Archive
 from runbooks.broker.messages.fast_parse import redirected
-from runbooks.broker.queues.list_pass import (
-    Chunk,
-    Pass,
-    Step,
-    call_guarded,
-    in_bounds,
-    ordinals,
-    walk,
-)
+from runbooks.broker.queues.list_pass import Chunk, Pass, Step, walk
 from runbooks.broker.queues.scan import Progress, no_progress, require_list, windows
+from runbooks.broker.queues.scripts import call_guarded, in_bounds, ordinals
 from runbooks.broker.queues.take_restore import bring_all_home, forget
 from runbooks.broker.server.preflight import require_able
 from runbooks.broker.server.store import Store

@@ -28,14 +28,11 @@ from runbooks.broker.queues.list_pass import (
     Step,
     bring_home,
     detached,
-    guarded,
-    in_bounds,
-    ordinals,
-    require_replicated,
     walk,
 )
 from runbooks.broker.queues.placement import Counted, Expected, Merge, Parted
 from runbooks.broker.queues.scan import Progress, Reading, judge_of, no_progress, windows
+from runbooks.broker.queues.scripts import guarded, in_bounds, ordinals, require_replicated
 from runbooks.broker.server.preflight import require_able
 from runbooks.broker.server.store import Store
 from runbooks.core.model import Notice, Rule

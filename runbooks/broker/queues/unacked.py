@@ -22,7 +22,7 @@ from runbooks.broker.archive.reader import Archived, Batch, Fate
 from runbooks.broker.archive.writer import Archive, Victim
 from runbooks.broker.messages.parse import Message, fetched_item, parse, priority_of
 from runbooks.broker.messages.selection import Facts, Judge, Verdict, for_queue
-from runbooks.broker.queues.list_pass import call_guarded, ordinals
+from runbooks.broker.queues.scripts import call_guarded, ordinals
 from runbooks.broker.queues.take_restore import TakeReport, forget, settle
 from runbooks.broker.server.keys import KeySpace
 from runbooks.broker.server.preflight import require_able

@@ -1,4 +1,4 @@
--- Does one command where the fleet's lock is the caller's: see list_pass.py.
+-- Does one command where the fleet's lock is the caller's: see scripts.py.
 -- KEYS: the lock, the command's key. ARGV: what the lock must hold ("": is not looked at), the command, its arguments.
 -- Returns the command's answer; false where the lock is not the caller's: nothing is done.
 
