@@ -89,7 +89,7 @@ def rolling_hosts(ground: Hosts) -> Iterator[None]:
     began_at = time.time()
     process = subprocess.Popen(command, cwd=ground.world.path, env=ground.world.environment, stdout=subprocess.DEVNULL)
     stopped = f"journalctl --since=@{int(began_at)} -o cat | grep -c '^Stopped .*elery' || true"
-    until(lambda: any(int(ground.as_root(host, stopped)) for host in ("web1", "web2")), "the end of a worker")
+    until(lambda: any(int(ground.as_root(host, stopped)) for host in ("web1", "web2")), "the end of a worker", 120)
     try:
         yield
     finally:

@@ -3,12 +3,13 @@
 What waits where a worker takes it does not wait for long. So most of this is in a queue that nobody has to consume.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from lab.faults.fault import fault
-from lab.faults.grounds import Ground, Sandbox, text_of, until
+from lab.faults.grounds import Ground, Sandbox, look, text_of, until
 from lab.faults.messages import CHECK, POLL, empty, fetched, send, waiting
 
 SPARE = "celery_queues: {spare: {consumers: 0}}"
@@ -159,7 +160,8 @@ def aside(ground: Sandbox) -> Iterator[None]:
 def drain_time(ground: Sandbox) -> Iterator[None]:
     with spare(ground):
         send(ground, POLL, "spare", 2000)
-        assert ground.world.inv("monitor", "--inventory", str(ground.inventory)).code == 0
+        look(ground, ("monitor",))
+        time.sleep(61)  # two looks that are nearer to each other tell no rate
         send(ground, POLL, "spare", 2000)
         yield
 
@@ -171,7 +173,7 @@ def no_consumer(ground: Sandbox) -> Iterator[None]:
         yield
 
 
-@fault("queue.few_consumers", "the inventory wants two workers at a queue, and one is there", touches="spare")
+@fault("queue.few_consumers", "the inventory wants two workers at a queue, and one is there", touches="strange nodes")
 @contextmanager
 def few_consumers(ground: Sandbox) -> Iterator[None]:
     with ground.variables("celery_queues: {low_priority: {consumers: 2}}"):

@@ -60,22 +60,6 @@ def not_registered(ground: Sandbox) -> Iterator[None]:
     ground.restart()
 
 
-@fault(
-    "schedule.unpolled_priority",
-    "priority_steps changed, and no worker has the new ones",
-    touches="code beat workers",
-    after="broker.options_differ",
-)
-@contextmanager
-def unpolled_priority(ground: Sandbox) -> Iterator[None]:
-    options = '{"queue": "daemon", "priority": 5}'
-    steps = 'CELERY_BROKER_TRANSPORT_OPTIONS = {"priority_steps": [0, 5]}\n'
-    ours = ground.variables("celery_broker_options: {priority_steps: [0, 5]}")
-    sent = entry(ground, "inventory.tasks.collect_daemon_status", options)
-    with ours, ground.settings(steps), sent:
-        yield
-
-
 @fault("route.no_consumer", "a route leads to a queue that nobody consumes", touches="code workers")
 @contextmanager
 def route_no_consumer(ground: Sandbox) -> Iterator[None]:

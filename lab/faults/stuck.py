@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import redis
 
 from lab.faults.fault import fault
@@ -150,7 +149,8 @@ def not_answering(ground: Shop) -> Iterator[None]:
 )
 @contextmanager
 def busy(ground: Shop) -> Iterator[None]:
-    with text_of(ground.inventory, ("{name: one, queues: [mail]}", "{name: one, queues: [mail], options: [-P solo]}")):
+    named = "{name: one, queues: [mail]"
+    with text_of(ground.inventory, (named, f"{named}, options: [--pool=solo]")):
         ground.end("one")
         ground.start("one", "-P", "solo")
         send(ground, "shop.nap", "mail", args=(60,))
@@ -171,24 +171,6 @@ def discarded(ground: Shop) -> Iterator[None]:
     try:
         yield
     finally:
-        ground.anew("one")
-
-
-@fault("worker.left_processes", "kill -9 of a main process whose pool runs a task", ground="shop", touches="one")
-@contextmanager
-def left_processes(ground: Shop) -> Iterator[None]:
-    ground.end("one")
-    ground.start("one", "-P", "prefork")
-    send(ground, "shop.hang", "mail")
-    until(lambda: ground.active() == 1, "the task")
-    left = psutil.Process(ground.workers["one"].pid).children()
-    ground.end("one")
-    ground.start("one")
-    try:
-        yield
-    finally:
-        for process in left:
-            process.kill()
         ground.anew("one")
 
 

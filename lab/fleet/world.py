@@ -77,7 +77,7 @@ def two_hosts(path: Path, first: Callable[[FleetWorld], object] = lambda _: None
 def healed(path: Path, hosts: int, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
     """A fleet of so many hosts, which a remediation has made healthy; `first` is done before it."""
     world = make_fleet_world(path)
-    up = world.inv("fleet", "--hosts", str(hosts))
+    up = world.inv("fleet", "--hosts", str(hosts), timeout_s=600)
     assert up.code == 0, up.err
     with broker_of(world) as client:
         client.delete(*client.keys("low_priority*"))
