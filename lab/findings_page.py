@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from lab.faults.every import NOT_MADE
 from lab.faults.rows import Row, load
 from runbooks.core.views import Explanation
 from runbooks.diagnosis.codes import catalogue
@@ -43,6 +44,13 @@ def _tried(rows: Sequence[Row]) -> Iterator[str]:
             yield "| injected | by | told first | beside it | below it | notes | looking took | commit, date |"
             yield "|---|---|---|---|---|---|---|---|"
             yield "\n".join(lines) + "\n"
+    tried = {code for row in rows for code in row.expected}
+    yield "### Not tried\n"
+    yield "\n".join(
+        f"- `{code}`: {NOT_MADE.get(code, 'it can be made, and has not been yet')}"
+        for code in catalogue()
+        if code not in tried
+    )
 
 
 _TRIED = """\
