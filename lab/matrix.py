@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,7 +47,15 @@ def trials(pairs: int = PAIRS) -> list[Trial]:
     single = [trial_of(one) for one in FAULTS]
     possible = [(one, other) for one, other in combinations(FAULTS, 2) if _go_together(one, other)]
     chosen = sorted(possible, key=_by_chance)[:pairs]
-    return [*calm, *single, *(trial_of(*pair) for pair in chosen)]
+    return list(_named_apart([*calm, *single, *(trial_of(*pair) for pair in chosen)]))
+
+
+def _named_apart(found: Iterable[Trial]) -> Iterator[Trial]:
+    """Several ways to make one code have names of their own."""
+    times = Counter[str]()
+    for one in found:
+        times[one.name] += 1
+        yield replace(one, name=f"{one.name} ({times[one.name]})") if times[one.name] > 1 else one
 
 
 def _by_chance(pair: tuple[Fault, Fault]) -> str:
