@@ -29,7 +29,8 @@ NOTABLE = (
     "Cannot connect to|WRONGPASS|NOAUTH|Authentication required|invalid (username-)?password|"
     "Acquiring lock|Unrecoverable error|worker: Warm shutdown"
 )
-"""Extended regular expressions, as grep and Python read them. A worker that is well writes none of it."""
+"""Extended regular expressions, as grep and Python read them. A worker that is well writes
+none of it before it ends."""
 
 FAILURE = (
     "raised unexpected: |INTERNAL ERROR: |Hard time limit|exited with 'signal|"
