@@ -9,14 +9,12 @@ from lab.faults.grounds import Hosts, text_of, until
 from lab.faults.on_hosts import (
     ENV_FILE,
     LOW,
-    LOW_UNIT,
     PYTHON,
-    THEIRS,
     WORKER,
     away,
     changed,
-    installed,
     kept,
+    named,
     until_listens,
     write,
 )
@@ -77,14 +75,7 @@ def not_in_effect(ground: Hosts) -> Iterator[None]:
 def not_read(ground: Hosts) -> Iterator[None]:
     variables = ground.as_root("web1", f"cat {ENV_FILE}").replace("%", "%%").splitlines()
     lines = "".join(f'Environment="{variable}"\n' for variable in variables)
-    text = WORKER.replace(f"EnvironmentFile={ENV_FILE}\n", lines).replace("printers@", "worker_low@")
-    named = f"name: worker_low\n                unit: {THEIRS}\n"
-    with (
-        changed(ground, "web1", f"systemctl disable --now {LOW}", f"systemctl enable --now {LOW}"),
-        away(ground, "web1", LOW_UNIT),
-        installed(ground, THEIRS, text, "enable --now"),
-        text_of(ground.inventory, ("name: worker_low\n", named)),
-    ):
+    with named(ground, WORKER.replace(f"EnvironmentFile={ENV_FILE}\n", lines), "enable --now"):
         until_listens(ground, "worker_low@web1")
         yield
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lab.faults.grounds import Hosts, until
+from lab.faults.grounds import GroundError, Hosts, text_of, until
 
 ENV_FILE = "/etc/printer_inventory.env"
 APPLICATION = "/srv/printer_inventory"
@@ -79,9 +79,32 @@ def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1"
         yield
 
 
-def until_prints(ground: Hosts, host: str, command: str, wanted: str) -> None:
-    """Wait until a command of root's prints this. Raises GroundError."""
-    until(lambda: ground.as_root(host, command).strip() == wanted, f"{host}: {command}: {wanted}")
+@contextmanager
+def named(ground: Hosts, text: str, then: str) -> Iterator[None]:
+    """A unit of somebody else's in the place of worker_low's, which the inventory names; `then` as for `installed`."""
+    name = "name: worker_low\n"
+    with (
+        changed(ground, "web1", f"systemctl disable --now {LOW}", f"systemctl enable --now {LOW}"),
+        away(ground, "web1", LOW_UNIT),
+        installed(ground, THEIRS, text.replace("printers@", "worker_low@"), then),
+        text_of(ground.inventory, (name, f"{name}                unit: {THEIRS}\n")),
+    ):
+        yield
+
+
+@contextmanager
+def installed_by(ground: Hosts, verb: str, *replacements: tuple[str, str]) -> Iterator[None]:
+    """Another inventory, whose files a verb of this tool's installs; afterwards those of before."""
+
+    def install() -> None:
+        done = ground.world.inv(verb, "--yes", "--inventory", str(ground.inventory))
+        if done.code != 0:
+            raise GroundError(done.out + done.err)
+
+    with text_of(ground.inventory, *replacements):
+        install()
+        yield
+    install()
 
 
 def nodes(ground: Hosts) -> set[str]:

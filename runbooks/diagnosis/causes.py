@@ -210,6 +210,12 @@ def _of_its_file(look: _Look, cause: Finding, effect: Finding) -> bool:
     return any(name in said for name in names if name.startswith("/"))
 
 
+def _of_missing_timers(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether the files of all timers that would run nothing are missing."""
+    missing = {path.rpartition("/")[2] for path in cause.evidence}
+    return all(change.service in missing for change in effect.fix)
+
+
 def _lacks_them_too(look: _Look, cause: Finding, effect: Finding) -> bool:
     """Whether the application, as it loads now, lacks every expected task that the nodes lack."""
     assert look.snapshot.broker is not None
@@ -286,6 +292,8 @@ _PAIRS = (
           ("worker.outdated", "worker.touched_files"), where=_of_its_file),
     _Pair(("unit.missing",), ("unit.not_enabled",)),
     _Pair(("unit.unknown",), ("service.runs_elsewhere",)),
+    _Pair(("timer.missing",), ("timer.not_enabled",), where=_of_missing_timers),
+    _Pair(("logrotate.by_another",), ("logrotate.stale",)),
     _Pair(("unit.forking",), ("worker.starting",)),
     _Pair(("unit.kill_mode",), ("worker.leaked_processes",)),
     _Pair(("host.probe_failed", "task.import_fails"), ("worker.not_running", "beat.not_running"), where=_loads_not),

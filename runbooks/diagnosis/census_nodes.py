@@ -15,10 +15,18 @@ from runbooks.hosts.celery_argv import place_of
 
 
 def faults(fleet: Fleet, snapshot: Snapshot, rows: Sequence[Row]) -> Iterator[Finding]:
-    """Of the workers of the application that were seen."""
+    """Of the workers of the application that were seen; one that is left of an earlier start is to be ended anyway."""
     hosts = {host.name: host for host in fleet.hosts}
+    leaked = {
+        (name, process.pid)
+        for name, state in snapshot.reachable().items()
+        for service in state.all_services.values()
+        for process in service.leaked
+    }
     for row in rows:
         if not (row.process and row.of_app) or row.process.leftover or row.process.stopped:
+            continue
+        if (row.host, row.process.pid) in leaked:
             continue
         host = hosts[row.host]
         if row.at_ours is False:

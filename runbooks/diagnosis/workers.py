@@ -278,7 +278,7 @@ def _others(
     instead = [
         one
         for name, service in state.services.items()
-        if _is_down(service)
+        if _is_down(service) or service.untold
         for worker in host.workers_of(name) or (None,)
         for one in _others_at_this(host, worker, snapshot)
     ]

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from runbooks.core.application import Application, CameFrom, RegisteredTask, Route
+from runbooks.core.effects import Change, EnableService
 from runbooks.core.fleet import Fleet
 from runbooks.core.logged import Event, Logged, ServiceLog
 from runbooks.core.model import (
@@ -24,7 +25,7 @@ from runbooks.core.model import (
     Severity,
     TaskCount,
 )
-from runbooks.diagnosis.causes import _PAIRS, _changes_what_runs
+from runbooks.diagnosis.causes import _PAIRS, _changes_what_runs, causes_first
 from runbooks.diagnosis.files import STEPS
 from runbooks.diagnosis.judge import judge
 from runbooks.diagnosis.wanted_files import Kind, Wanted
@@ -117,6 +118,17 @@ def test_workers_that_run_on_older_files_follow_from_what_differs_there_and_from
     service = replace(make_state(HOST).services["high"], drop_ins=drop_in)
     assert caused_by(found(high(service)), "worker.touched_files") == ["unit.drop_in"]
     assert caused_by(found({**high(service), "files": edited}), "worker.touched_files") == ["environment.differs"]
+
+
+@pytest.mark.parametrize(("path", "causes"), [("/units/a.timer", ["timer.missing"]), ("/units/b.timer", [])])
+def test_a_timer_that_would_run_nothing_follows_from_its_own_missing_file_alone(path: str, causes: list[str]) -> None:
+    enable = Change("web1", "cron", "", EnableService("a.timer", True), EnableService("a.timer", False))
+    missing, off = (
+        Finding("timer.missing", "web1", "", (path,)),
+        Finding("timer.not_enabled", "web1", "", fix=(enable,)),
+    )
+    told = {one.code: one for one in causes_first(FLEET, make_snapshot(FLEET), [off, missing])}
+    assert caused_by(told, "timer.not_enabled") == causes
 
 
 def test_a_missing_environment_file_explains_what_cannot_start_or_be_loaded_without_it() -> None:

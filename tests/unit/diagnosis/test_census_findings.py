@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from runbooks.core.application import Application, Place
 from runbooks.core.census import BrokerPlace, CeleryProcess, Census, Connection, Kind, Options, Unit
 from runbooks.core.fleet import Fleet
-from runbooks.core.model import Block, Client, Finding, NodeState, OtherRunner, ServiceState, Severity
+from runbooks.core.model import Block, Client, Finding, NodeState, OtherRunner, Process, ServiceState, Severity
 from runbooks.core.settings import Worker
 from runbooks.diagnosis.judge import can_be_fixed, judge
 from runbooks.diagnosis.wanted_files import Kind as FileKind
@@ -146,6 +146,15 @@ def test_a_db_that_only_the_brokers_own_list_knows_is_told_as_such() -> None:
 def test_a_beat_at_another_broker_is_no_second_beat() -> None:
     beat = a_worker(200, Kind.BEAT, options=Options("beat", "shop"), told_broker=ELSEWHERE)
     assert [(one.code, one.severity) for one in found(a_worker(), beat)] == [("beat.other_broker", Severity.WARNING)]
+
+
+def test_a_worker_of_an_earlier_start_that_answers_in_another_name_is_told_as_left_alone() -> None:
+    earlier = a_worker(200, unit="celery-worker@high.service", options=Options("worker", "shop", "old@web1"))
+    node = replace(OURS, name="old@web1", pids=frozenset({200}))
+    high = replace(make_state(make_host(beat=False)).services["high"], leaked=(Process(200, 1, "python"),),
+                   pids={100: 100, 200: 200})  # fmt: skip
+    told = found(a_worker(), earlier, nodes=(OURS, node), services={"high": high})
+    assert [one.code for one in told if one.code.startswith("worker.")] == ["worker.leaked_processes"]
 
 
 def test_a_worker_that_has_the_hosts_own_name_is_told_with_how_to_make_the_names_one() -> None:
