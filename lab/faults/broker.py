@@ -71,7 +71,7 @@ def _failing_save(ground: Ground, stop_writes: str) -> Iterator[None]:
                 until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "ok", "a save that works")
 
 
-@fault("broker.cannot_save", "the last save to the disk failed", touches="saves writes")
+@fault("broker.cannot_save", "the last save to the disk failed", touches="saves writes", alone=True)
 @contextmanager
 def cannot_save(ground: Sandbox) -> Iterator[None]:
     with _failing_save(ground, "yes"):
@@ -86,7 +86,7 @@ def saves_fail(ground: Ground) -> Iterator[None]:
         yield
 
 
-@fault("broker.few_replicas", "min-replicas-to-write is 1, and there is none", touches="writes")
+@fault("broker.few_replicas", "min-replicas-to-write is 1, and there is none", touches="writes", alone=True)
 @contextmanager
 def few_replicas(ground: Sandbox) -> Iterator[None]:
     with setting(ground, min_replicas_to_write="1"):
