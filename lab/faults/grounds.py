@@ -184,7 +184,10 @@ def look(ground: Ground, command: tuple[str, ...] = ("diagnose",)) -> Look:
     seconds = time.monotonic() - began_at
     try:
         document = done.json
-        findings = document["look"]["crossings"] if "look" in document else document["findings"]
+        crossed = [
+            {"severity": "error", "caused_by": [], **one} for one in document.get("look", {}).get("crossings", ())
+        ]
+        findings = crossed if "look" in document else document["findings"]
     except (ValueError, KeyError):
         raise GroundError(f"inv {' '.join(command)} printed no findings:\n{done.out}{done.err}") from None
     return Look(findings, seconds)
