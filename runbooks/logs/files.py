@@ -26,20 +26,23 @@ PROBE_BYTES = 8 * 2**10
 
 
 class _Part(Struct):
-    """One file of the log when it was looked at; `end` is how far it is still to be read back."""
+    """One file of the log when it was looked at."""
 
     inode: int
     size: int
     changed_at: float
     end: int
+    """How far it is still to be read back."""
 
 
 class _Piece(Struct):
-    """What is read at once: where it begins in the log and in its file, and its size."""
+    """What is read at once."""
 
     place: int
+    """Where it begins in the log."""
     inode: int
     begin: int
+    """Where it begins in its file."""
     size: int
 
 
@@ -51,16 +54,20 @@ class LogFile:
     """
 
     def __init__(self, host: str, path: str) -> None:
-        self._host, self._path, self.name = host, path, PurePosixPath(path).name
+        self._host = host
+        self._path = path
+        self.name = PurePosixPath(path).name
         self._times = Times()
         self._parts: list[_Part] = []
         """The oldest first; none that is empty."""
-        self._inode = self._end = 0
+        self._inode = 0
+        self._end = 0
         self._between: tuple[int, int] | None = None
         """Where the time that is looked for begins; positions count through all parts."""
         self.read_to: float | None = None
         self._newer_at: float | None = None
-        self._head = self._rest = b""
+        self._head = b""
+        self._rest = b""
         self._waiting: list[str] = []
 
     @property
@@ -69,9 +76,14 @@ class LogFile:
 
     @property
     def caught_up(self) -> bool:
-        *before, last = self._parts or [_Part(0, 0, 0.0, 0)]
-        within = self._inode == last.inode and self._end < last.size
-        return not within and not self._rest and self._inode not in [part.inode for part in before]
+        if self._rest:
+            return False
+        if not self._parts:
+            return True
+        *before, last = self._parts
+        if self._inode == last.inode and self._end < last.size:
+            return False
+        return self._inode not in [part.inode for part in before]
 
     def ask_start(self) -> str:
         return self._shell("log_start", STEP_BYTES, CANDIDATES, SAMPLE_LINES)
@@ -80,81 +92,113 @@ class LogFile:
         zone, *states, sample = decoded(answer.out).split("\n", 3)
         for state in states:
             inode, size, changed_at = state.split()
+            part = _Part(int(inode), int(size), float(changed_at), int(size))
             if not self._inode:
-                self._inode, self._end = int(inode), int(size)
-            if int(size):
-                self._parts.insert(0, _Part(int(inode), int(size), float(changed_at), int(size)))
+                self._inode = part.inode
+                self._end = part.size
+            if part.size:
+                self._parts.insert(0, part)
         self._times = Times(hosts_zone(zone))
         if self._parts:
-            last, lines = self._parts[-1].changed_at, sample.split("\n")
-            self._times.learn(lines, last)
-            times = (self._times.read(line, last) for line in reversed(lines))
-            self.read_to = self._newer_at = next((at for at in times if at is not None), last)
+            changed_at_last = self._parts[-1].changed_at
+            lines = sample.split("\n")
+            self._times.learn(lines, changed_at_last)
+            self.read_to = self._first_time(reversed(lines), changed_at_last)
+            self._newer_at = self.read_to
         return said(answer, self._host, self.name)
+
+    def _first_time(self, lines: Iterable[str], changed_at: float) -> float:
+        """The time of the first of these lines that has one; else when their file changed."""
+        for line in lines:
+            at = self._times.read(line, changed_at)
+            if at is not None:
+                return at
+        return changed_at
 
     def ask_since(self, at: float) -> str:
         if self._between is None:
-            past = sum(part.size for part in self._parts if part.changed_at < at)
-            self._between, self._newer_at = (past, sum(part.size for part in self._parts)), None
+            past = 0
+            whole = 0
+            for part in self._parts:
+                whole += part.size
+                if part.changed_at < at:
+                    past += part.size
+            self._between = (past, whole)
+            self._newer_at = None
         return self._ask(self._probes())
 
     def since(self, answer: Answer, at: float) -> bool:
         """Narrow down where that time begins, to a step; of what is read in it older lines are
         known by their times.
         """
-        asked = begin, end = self._between or (0, 0)
-        rest = answer.out
-        for piece in self._probes():
-            lines, rest = _lines(rest[: piece.size], piece.begin == 0), rest[piece.size :]
-            if not self._times.known:
-                self._times.learn((text for _, text in lines), self._parts[-1].changed_at)
-            dated = (
-                (offset, text) for offset, text in lines if self._times.read(text, None) is not None
-            )
-            offset, text = next(dated, (0, ""))
-            latest = self._times.read(text, None)
-            if latest is not None and latest >= at:
-                end = piece.place + offset
-                break
-            if latest is not None and latest == self._times.read(
-                text, 0.0
-            ):  # not of an hour that was shown twice
-                begin = piece.place + offset
+        asked = self._between or (0, 0)
+        begin, end = self._narrowed(answer.out, at)
         if (begin, end) != asked and end - begin > STEP_BYTES:
-            self._between = begin, end
+            self._between = (begin, end)
             return False
         for piece in self._pieces([begin]):
-            self._inode, self._end = piece.inode, piece.begin
+            self._inode = piece.inode
+            self._end = piece.begin
         return True
+
+    def _narrowed(self, rest: bytes, at: float) -> tuple[int, int]:
+        """Where that time begins, between two places, as far as the probes in `rest` show."""
+        begin, end = self._between or (0, 0)
+        for piece in self._probes():
+            lines = _lines(rest[: piece.size], piece.begin == 0)
+            rest = rest[piece.size :]
+            if not self._times.known:
+                self._times.learn([text for _, text in lines], self._parts[-1].changed_at)
+            offset, text = self._first_dated(lines)
+            latest = self._times.read(text, None)
+            if latest is None:
+                continue
+            if latest >= at:
+                end = piece.place + offset
+                break
+            shown_twice = latest != self._times.read(text, 0.0)  # an hour, as a clock is put back
+            if not shown_twice:
+                begin = piece.place + offset
+        return begin, end
+
+    def _first_dated(self, lines: Iterable[tuple[int, str]]) -> tuple[int, str]:
+        for offset, text in lines:
+            if self._times.read(text, None) is not None:
+                return offset, text
+        return 0, ""
 
     def _probes(self) -> list[_Piece]:
         begin, end = self._between or (0, 0)
+        if end - begin <= STEP_BYTES:
+            return []
         step = (end - begin) // PROBES + 1
-        return self._pieces(range(begin, end, step)) if end - begin > STEP_BYTES else []
+        return self._pieces(range(begin, end, step))
 
     def _pieces(self, places: Iterable[int]) -> list[_Piece]:
-        pieces, begin = [], 0
+        pieces = []
+        begin = 0
         for part in self._parts:
-            inside = [place - begin for place in places if 0 <= place - begin < part.size]
-            pieces += [
-                _Piece(begin + at, part.inode, at, min(PROBE_BYTES, part.size - at))
-                for at in inside
-            ]
+            for place in places:
+                at = place - begin
+                if 0 <= at < part.size:
+                    size = min(PROBE_BYTES, part.size - at)
+                    pieces.append(_Piece(place, part.inode, at, size))
             begin += part.size
         return pieces
 
     def ask_older(self) -> str:
         if not self._parts:
             return "exit 1"
-        part, size = self._parts[-1], min(self._parts[-1].end, STEP_BYTES)
+        part = self._parts[-1]
+        size = min(part.end, STEP_BYTES)
         return self._ask([_Piece(0, part.inode, part.end - size, size)])
 
     def _ask(self, pieces: Iterable[_Piece]) -> str:
         """Pieces of the files, by whatever name they have now."""
-        return self._shell(
-            "log_pieces",
-            *(n for piece in pieces for n in (piece.inode, piece.begin + 1, piece.size)),
-        )
+        numbers: list[int] = []
+        for piece in pieces:
+            numbers += [piece.inode, piece.begin + 1, piece.size]
+        return self._shell("log_pieces", *numbers)
 
     def _shell(self, name: str, *arguments: object) -> str:
         return shell(name, self._path, *map(str, arguments), using=["log_files"])
@@ -172,9 +216,17 @@ class LogFile:
         if not self._times.known:
             self.read_to = part.changed_at
         part.end = max(0, part.end - STEP_BYTES)
-        self._head = lines.pop(0)[:LINE_BYTES] if part.end else b""
-        if not part.end:
+        if part.end:
+            self._head = lines.pop(0)[:LINE_BYTES]
+        else:
+            self._head = b""
             self._parts.pop()
+        found = self._read_back(lines, wanted)
+        if not self._parts:
+            found += self._dated()
+        return found
+
+    def _read_back(self, lines: Sequence[bytes], wanted: Wanted) -> list[LogLine]:
         found: list[LogLine] = []
         for line in reversed(lines):
             text, at = self._read(line, self.read_to)
@@ -183,11 +235,12 @@ class LogFile:
                 self._waiting.append(text)
             if at or len(self._waiting) >= HELD_LINES:
                 found += self._dated()
-        return found if self._parts else found + self._dated()
+        return found
 
     def _dated(self) -> list[LogLine]:
         """The lines that waited for the line before them."""
-        lines, self._waiting = self._waiting, []
+        lines = self._waiting
+        self._waiting = []
         return [LogLine(self.read_to, self._host, self.name, text) for text in lines]
 
     def ask_newer(self) -> str:
@@ -201,15 +254,22 @@ class LogFile:
         place = tuple(map(int, head.split()[:2]))
         lines: list[bytes] = []
         if self._rest and (not data or place != (self._inode, self._end)):
-            lines, self._rest = [self._rest], b""  # nobody ends this line any more, or not now
+            lines.append(self._rest)  # nobody ends this line any more, or not now
+            self._rest = b""
         if data:
-            self._inode, self._end = place[0], place[1] + len(data)
+            self._inode = place[0]
+            self._end = place[1] + len(data)
             *whole, rest = (self._rest + data).split(b"\n")
-            lines, self._rest = lines + whole, rest[:LINE_BYTES]
+            lines += whole
+            self._rest = rest[:LINE_BYTES]
             self._changed(float(head.split()[2]), whole)
         elif not lines:
             return None
-        return [line for line in map(self._next, lines) if wanted(line.text)]
+        found = []
+        for line in map(self._next, lines):
+            if wanted(line.text):
+                found.append(line)
+        return found
 
     def _changed(self, at: float, lines: Sequence[bytes]) -> None:
         """What was read on was written by `at`; of a file without lines at the start it shows how
@@ -221,8 +281,7 @@ class LogFile:
             self._times.learn(map(_text, lines[-SAMPLE_LINES:]), at)
             self._newer_at = None
         if self._newer_at is None:
-            times = (self._times.read(_text(line), at) for line in lines)
-            self._newer_at = next((time for time in times if time is not None), at)
+            self._newer_at = self._first_time(map(_text, lines), at)
 
     def _next(self, raw: bytes) -> LogLine:
         text, at = self._read(raw, self._newer_at)
@@ -239,10 +298,14 @@ def _text(raw: bytes) -> str:
 
 
 def _lines(piece: bytes, whole: bool) -> list[tuple[int, str]]:
-    """The lines that begin in a piece of a file, each with its offset; `whole`: the first one does."""
-    offset = 0 if whole else piece.find(b"\n") + 1
+    """The lines that begin in a piece of a file, each with its offset; `whole`: also the first."""
+    offset = 0
+    if not whole:
+        offset = piece.find(b"\n") + 1
+        if not offset:
+            return []
     lines = []
-    for raw in piece[offset:].split(b"\n") if offset or whole else ():
+    for raw in piece[offset:].split(b"\n"):
         lines.append((offset, _text(raw)))
         offset += len(raw) + 1
     return lines

@@ -91,26 +91,46 @@ class Times:
         self._sample: list[str] = []
 
     def learn(self, lines: Iterable[str], changed_at: float) -> None:
-        """Learn from lines of a file, best its last, and from when it last changed (epoch seconds)."""
+        """Learn from lines of a file, best its last; it last changed at `changed_at` (epoch s)."""
         self.changed(changed_at)
-        self._sample = [*self._sample, *(line for line in lines if _place(line))][-SAMPLE_LINES:]
-        places = Counter(
-            place for line in self._sample if not _PLAIN[1].match(line) and (place := _place(line))
-        )
+        self._sample += [line for line in lines if _place(line)]
+        self._sample = self._sample[-SAMPLE_LINES:]
+        self._learn_layout(changed_at)
+        for line in reversed(self._sample):
+            at = self._read_as(self._layouts, line)
+            if at is not None:
+                self.known = True
+                own = _own(line, self._layouts)
+                self._zone = _zone(at, own, changed_at, self._zone)
+                return
+
+    def _learn_layout(self, changed_at: float) -> None:
+        """Learn where in the sample's lines their time stands, other than plainly first."""
+        _, plain = _PLAIN
+        places: Counter[Place] = Counter()
+        for line in self._sample:
+            if plain.match(line):
+                continue
+            place = _place(line)
+            if place:
+                places[place] += 1
         for place, count in places.most_common(3):
             layouts = (_PLAIN, _layout(place))
-            times = [
-                at for line in self._sample if (at := self._read_as(layouts, line)) is not None
-            ]
-            forward = all(later > at - _STEP_BACK_S for at, later in pairwise(times))
-            if count > 1 and forward and abs(times[-1] - changed_at) < _NEAR_S:
+            if count > 1 and self._goes_forward(layouts, changed_at):
                 self._layouts = layouts
-                break
-        for line in reversed(self._sample):
-            if (at := self._read_as(self._layouts, line)) is not None:
-                self.known = True
-                self._zone = _zone(at, _own(line, self._layouts), changed_at, self._zone)
                 return
+
+    def _goes_forward(self, layouts: Iterable[Layout], changed_at: float) -> bool:
+        """Whether the times of the sample, read so, go on until about the file's last change."""
+        times = []
+        for line in self._sample:
+            at = self._read_as(layouts, line)
+            if at is not None:
+                times.append(at)
+        for at, later in pairwise(times):
+            if later <= at - _STEP_BACK_S:
+                return False
+        return abs(times[-1] - changed_at) < _NEAR_S
 
     def _read_as(self, layouts: Iterable[Layout], line: str) -> float | None:
         return _read(line, layouts, UTC, self._latest, None)
@@ -132,15 +152,17 @@ def _read(
     line: str, layouts: Iterable[Layout], zone: tzinfo, latest: float, beside: float | None
 ) -> float | None:
     for order, pattern in layouts:
-        if found := pattern.match(line):
-            minute, second, fraction, own = found.groups()
-            if times := _minutes(order, minute, own, zone, latest):
-                at = (
-                    times[-1]
-                    if len(times) == 1 or beside is None
-                    else min(times, key=lambda one: abs(one - beside))
-                )
-                return at + int(second or 0) + float(f"0.{fraction or 0}")
+        found = pattern.match(line)
+        if not found:
+            continue
+        minute, second, fraction, own = found.groups()
+        times = _minutes(order, minute, own, zone, latest)
+        if not times:
+            continue
+        at = times[-1]
+        if len(times) > 1 and beside is not None:
+            at = min(times, key=lambda one: abs(one - beside))
+        return at + int(second or 0) + float(f"0.{fraction or 0}")
     return None
 
 
@@ -154,7 +176,10 @@ def _minutes(
     Lines stand close together, so most ask for a minute that was asked for before.
     """
     if order == "s":
-        return (float(minute),) if float(minute) <= latest else ()
+        at_s = float(minute)
+        if at_s > latest:
+            return ()
+        return (at_s,)
     try:
         at = _naive(order, minute, own, latest).replace(tzinfo=_offset(own) or zone)
     except ValueError:
@@ -166,50 +191,69 @@ def _naive(order: str, minute: str, own: str | None, latest: float) -> datetime:
     if order == _ISO[0]:
         return datetime.fromisoformat(minute.translate(_DASHES))
     parts = dict(zip(order, _PARTS.findall(minute), strict=True))
-    month = int(parts["m"]) if "m" in parts else _MONTHS.get(parts["b"][:3].lower(), 0)
-    rest = f"{month:02}-{int(parts['d']):02}T{parts['h']}:{parts['i']}"
-    year = parts.get("Y") or (own if own and own.isdecimal() else "")
-    if year:
-        return datetime.fromisoformat(f"{year}-{rest}")
+    if "m" in parts:
+        month = int(parts["m"])
+    else:
+        month = _MONTHS.get(parts["b"][:3].lower(), 0)
+    day = int(parts["d"])
+    rest = f"{month:02}-{day:02}T{parts['h']}:{parts['i']}"
+    written = parts.get("Y")
+    if not written and own and own.isdecimal():
+        written = own
+    if written:
+        return datetime.fromisoformat(f"{written}-{rest}")
     last = datetime.fromtimestamp(latest).isoformat()
-    return datetime.fromisoformat(f"{int(last[:4]) - (rest > last[5:])}-{rest}")
+    year = int(last[:4])
+    if rest > last[5:]:
+        year -= 1
+    return datetime.fromisoformat(f"{year}-{rest}")
 
 
 @lru_cache
 def _offset(own: str | None) -> tzinfo | None:
     if not own or own.isdecimal():
         return None
-    return UTC if own.isalpha() else datetime.strptime(own, "%z").tzinfo
+    if own.isalpha():
+        return UTC
+    return datetime.strptime(own, "%z").tzinfo
 
 
 def _place(line: str) -> Place | None:
     """Where a line has its time: of which kind, after how many words, and what stands directly
     before it.
     """
-    found = [
-        (match.start(), order)
-        for order, kind in _SEARCHED
-        if (match := kind.search(line, 0, 2 * HEAD_CHARS))
-    ]
+    found = []
+    for order, kind in _SEARCHED:
+        match = kind.search(line, 0, 2 * HEAD_CHARS)
+        if match:
+            found.append((match.start(), order))
     if not found:
         return None
     start, order = min(found)
     words = line[:start].split()
-    before = words.pop() if start and not line[start - 1].isspace() else ""
-    return (order, len(words), before) if start < HEAD_CHARS and len(words) <= _HEAD_WORDS else None
+    before = ""
+    if start and not line[start - 1].isspace():
+        before = words.pop()
+    if start >= HEAD_CHARS or len(words) > _HEAD_WORDS:
+        return None
+    return order, len(words), before
 
 
 def _layout(place: Place) -> Layout:
     order, words, before = place
-    return order, re.compile(
-        rf"\s*(?:\S{{1,{HEAD_CHARS}}}\s+){{{words}}}{re.escape(before)}{dict(_KINDS)[order]}"
-    )
+    time = dict(_KINDS)[order]
+    word = rf"\S{{1,{HEAD_CHARS}}}\s+"
+    pattern = rf"\s*(?:{word}){{{words}}}{re.escape(before)}{time}"
+    return order, re.compile(pattern)
 
 
 def _own(line: str, layouts: Iterable[Layout]) -> tzinfo | None:
     """The offset that is written in a line."""
-    matches = (found for _, pattern in layouts if (found := pattern.match(line)))
-    return next((_offset(found[4]) for found in matches), None)
+    for _, pattern in layouts:
+        found = pattern.match(line)
+        if found:
+            return _offset(found[4])
+    return None
 
 
 def _zone(at: float, own: tzinfo | None, changed_at: float, hosts: tzinfo) -> tzinfo:

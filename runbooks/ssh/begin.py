@@ -142,7 +142,10 @@ def _sudo(become: Become, asks: str) -> list[str]:
     """**Source:** ansible-core 2.19 `plugins/become/sudo.py`: -H -S -n, but not -n where it has a
     password.
     """
-    flags = [flag for flag in become.flags if flag not in _IGNORED_FLAGS]
+    flags = []
+    for flag in become.flags:
+        if flag not in _IGNORED_FLAGS:
+            flags.append(flag)
     if become.password is None:
         ask = ["-n"]
     else:

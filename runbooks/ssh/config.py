@@ -185,7 +185,11 @@ def _jumps(jump: str, arguments: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 def _files(names: str) -> list[Path]:
     """They are not quoted: a name with a space in it goes on where the next word begins no path."""
-    return [Path(name) for name in re.split(r" (?=[/~]|none)", names) if name != "none"]
+    found = []
+    for name in re.split(r" (?=[/~]|none)", names):
+        if name != "none":
+            found.append(Path(name))
+    return found
 
 
 def _stands(identity: Path) -> bool:

@@ -112,7 +112,11 @@ def _local(host: FleetHost, become: Become | None) -> LocalTransport:
 
 
 def _our_names() -> list[str]:
-    return [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == os.geteuid()]
+    found = []
+    for entry in pwd.getpwall():
+        if entry.pw_uid == os.geteuid():
+            found.append(entry.pw_name)
+    return found
 
 
 def _become(host: FleetHost, password: str | None) -> Become | None:

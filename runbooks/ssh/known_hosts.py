@@ -115,7 +115,10 @@ class KnownHosts:
         the known one.
         """
         lines = self._lines or self._without_port
-        known = {line.key_type for line in lines if not line.marker}
+        known = set()
+        for line in lines:
+            if not line.marker:
+                known.add(line.key_type)
         if "ssh-rsa" in known:
             known.update(_RSA)
         authority = any(line.marker == _AUTHORITY for line in lines)
@@ -150,7 +153,10 @@ class KnownHosts:
                 why = _flaw(key.certificate, self.host)
                 if not why:
                     return Verdict.KNOWN, trusted.where
-        plain = [line for line in lines if not line.marker]
+        plain = []
+        for line in lines:
+            if not line.marker:
+                plain.append(line)
         for line in plain:
             if line.blob == key.blob:
                 return Verdict.KNOWN, line.where
