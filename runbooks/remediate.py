@@ -42,8 +42,9 @@ def remediate(session: Session, rolling: Rolling) -> ExitCode:
     if unproved and not make_plan(steps, snapshot):
         session.reporter.message("The last remediation did not end well, so its proof is made again.")
     canary = session.fleet.app.canary
-    proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, canary.said if canary else "")
-    code = walk(session, steps, snapshot, proof, prove_anyway=unproved, rolling=rolling, blocking=blocking)
+    does = canary.said if canary else ""
+    proof = Proof(Needs.EVERYTHING | Needs.PROBES, prove, does, anyway=unproved)
+    code = walk(session, steps, snapshot, proof, rolling=rolling, blocking=blocking)
     left = any(finding.severity is Severity.ERROR and not finding.fix for finding in findings)
     if code != ExitCode.OK or options.dry_run or not left:
         return code

@@ -38,6 +38,14 @@ def enumerated(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first of these names, and whether there are more: `a, b, c, …`."""
+    shown = ", ".join(names[:most])
+    if len(names) > most:
+        shown += ", …"
+    return shown
+
+
 def them(number: int) -> str:
     return "it" if number == 1 else "them"
 

@@ -19,12 +19,12 @@ class Appended:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.fchmod(self._fd, 0o600)  # whatever the umask
-        whole = path.read_bytes().rpartition(b"\n")
-        os.ftruncate(self._fd, len(whole[0]) + len(whole[1]))
+        whole, end, _ = path.read_bytes().rpartition(b"\n")
+        os.ftruncate(self._fd, len(whole) + len(end))
 
     def append(self, lines: bytes) -> None:
-        """Returns once all of these lines are on the disk. Raises RunbookError, and leaves none of
-        them, otherwise.
+        """Write lines; return once all of them are on the disk. Raises RunbookError, and leaves
+        none of them, otherwise.
         """
         size = os.fstat(self._fd).st_size
         try:
@@ -44,7 +44,7 @@ class Appended:
 
 
 def sync_directory(path: Path) -> None:
-    """Returns once the names in a folder are on the disk."""
+    """Return once the names in a folder are on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -3,9 +3,7 @@ then.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
-from operator import or_
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from runbooks.core.effects import BROKER, Change, Effect, target_of
 from runbooks.core.model import Snapshot, Unreachable
@@ -13,7 +11,7 @@ from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis.step import Step
 from runbooks.effects.dispatch import handler_of
-from runbooks.engine.drain import await_nodes, changed_service, gave_up
+from runbooks.engine.drain import all_gave_up, await_nodes
 from runbooks.engine.perform import Result, perform, tell
 from runbooks.engine.rolling import Rolling
 from runbooks.engine.run import Run
@@ -24,7 +22,10 @@ PAUSE_S = 0.25
 
 def make_plan(steps: Sequence[Step], snapshot: Snapshot) -> tuple[Change, ...]:
     """The changes of all steps in their order."""
-    return tuple(change for step in steps for change in step.plan(snapshot))
+    plan: list[Change] = []
+    for step in steps:
+        plan += step.plan(snapshot)
+    return tuple(plan)
 
 
 def apply(
@@ -45,7 +46,10 @@ def apply(
     after: Snapshot | None = None
     for stage in _stages(steps):
         names = [step.name for step in stage]
-        changes = [change for change in plan if change.step in names]
+        changes = []
+        for change in plan:
+            if change.step in names:
+                changes.append(change)
         rolls = stage[0].rolling and bool(changes)
         if rolls:
             run.session.reporter.step(names[0])
@@ -55,7 +59,8 @@ def apply(
             failed, after = _roll(run, stage[0], todo, rolling, proof)
             worse |= failed
         else:
-            after = None if todo else after
+            if todo:
+                after = None
             worse |= _run_stage(run, stage, todo)
     return worse, after
 
@@ -68,42 +73,53 @@ def _stages(steps: Sequence[Step]) -> list[list[Step]]:
     """
     stages: list[list[Step]] = []
     for step in steps:
-        shares = not step.rolling and Needs.QUEUES not in step.needs
-        if (
-            shares
-            and stages
-            and not stages[-1][0].rolling
-            and Needs.QUEUES not in stages[-1][0].needs
-        ):
+        if stages and _may_share(step) and _may_share(stages[-1][0]):
             stages[-1].append(step)
         else:
             stages.append([step])
     return stages
 
 
+def _may_share(step: Step) -> bool:
+    return not step.rolling and Needs.QUEUES not in step.needs
+
+
 def _count_right(run: Run, step: Step, changes: Sequence[Change]) -> None:
     """Count the step as right where it has nothing to change and nothing has gone wrong."""
-    hosts = (
-        {BROKER} if Needs.QUEUES in step.needs else {host.name for host in run.session.fleet.hosts}
-    )
-    for host in hosts - {change.host for change in changes if change.step == step.name}:
-        run.recap.at(host).ok += not run.recap.at(host).bad
+    if Needs.QUEUES in step.needs:
+        hosts = {BROKER}
+    else:
+        hosts = {host.name for host in run.session.fleet.hosts}
+    for change in changes:
+        if change.step == step.name:
+            hosts.discard(change.host)
+    for host in hosts:
+        tally = run.recap.at(host)
+        if not tally.bad:
+            tally.ok += 1
+
+
+def _failed_hosts(run: Run) -> list[str]:
+    """The hosts on which something failed so far, or that went away."""
+    found = []
+    for name, tally in run.recap.tallies.items():
+        if tally.failed or tally.unreachable:
+            found.append(name)
+    return found
 
 
 def _without_failed(run: Run, changes: Sequence[Change]) -> list[Change]:
-    out = {name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable}
-    _skip(
-        run,
-        [change for change in changes if change.host in out],
-        "an earlier step failed on this host",
-    )
-    return [change for change in changes if change.host not in out]
+    failed = set(_failed_hosts(run))
+    _skip(run, changes, failed, "an earlier step failed on this host")
+    return [change for change in changes if change.host not in failed]
 
 
-def _skip(run: Run, changes: Iterable[Change], why: str) -> None:
+def _skip(run: Run, changes: Iterable[Change], hosts: Collection[str], why: str) -> None:
+    """Count the changes of these hosts as skipped, and report them."""
     for change in changes:
-        run.recap.at(change.host).skipped += 1
-        run.session.reporter.change(change, Outcome.SKIPPED, why)
+        if change.host in hosts:
+            run.recap.at(change.host).skipped += 1
+            run.session.reporter.change(change, Outcome.SKIPPED, why)
 
 
 def _roll(
@@ -125,34 +141,45 @@ def _roll(
     spared: set[str] = set()
     after: Snapshot | None = None
     for batch in rolling.batches(hosts):
-        failed = [
-            name for name, tally in run.recap.tallies.items() if tally.failed or tally.unreachable
-        ]
+        failed = _failed_hosts(run)
         if len(failed) > rolling.max_fail and not set(hosts).isdisjoint(failed):
-            mine = {host for host in batch if worse or _interrupts(changes, host)}
+            mine = set()
+            for host in batch:
+                if worse or _interrupts(changes, host):
+                    mine.add(host)
             why = (
                 f"{', '.join(failed)} failed, and no more than {rolling.max_fail} may (--max-fail)"
             )
-            _skip(run, [change for change in changes if change.host in mine], why)
+            _skip(run, changes, mine, why)
             spared |= mine
             batch = [host for host in batch if host not in mine]
         if len(hosts) > 1 and batch:
             run.session.reporter.message(
                 f"{hosts.index(batch[0])} of {len(hosts)} hosts done; now {', '.join(batch)}"
             )
-        todo = [change for change in changes if change.host in batch]
-        look = proof if list(batch[-1:]) == hosts[-1:] else Needs(0)
+        todo = []
+        for change in changes:
+            if change.host in batch:
+                todo.append(change)
+        look = Needs(0)
+        if list(batch[-1:]) == hosts[-1:]:
+            look = proof
         results, after = _proved(run, [step], todo, look)
         tell(run, results)
-        worse |= {host for host in batch if run.recap.at(host).failed and _interrupts(todo, host)}
+        for host in batch:
+            if run.recap.at(host).failed and _interrupts(todo, host):
+                worse.add(host)
     return frozenset(worse | spared), after
 
 
 def _interrupts(changes: Sequence[Change], host: str) -> bool:
-    """Whether the step interrupts something on a host; a service that did not run is no worse for a
-    failed start.
+    """Whether the step interrupts something on a host; a failed start leaves a service that did not
+    run as it was.
     """
-    return any(change.host == host and handler_of(change.do).stops for change in changes)
+    for change in changes:
+        if change.host == host and handler_of(change.do).stops:
+            return True
+    return False
 
 
 def _run_stage(
@@ -160,27 +187,35 @@ def _run_stage(
     stage: Sequence[Step],
     changes: Sequence[Change],
 ) -> frozenset[str]:
-    """Make the changes of all steps of a stage, then tell of each step by itself; the hosts to be
+    """Make the changes of all steps of a stage, then report each step by itself; the hosts to be
     put back.
     """
     alone = len(stage) == 1
     if alone and changes:
-        run.session.reporter.step(
-            stage[0].name
-        )  # before, for it may take its time and tell of its progress
-    results = _proved(run, stage, changes, Needs(0))[0] if changes else []
+        # Before, because it may take its time and report its progress.
+        run.session.reporter.step(stage[0].name)
+    results: list[Result] = []
+    if changes:
+        results, _ = _proved(run, stage, changes, Needs(0))
     for step in stage:
-        mine = [result for result in results if result[0].step == step.name]
+        mine = []
+        for result in results:
+            if result[0].step == step.name:
+                mine.append(result)
         _count_right(run, step, [change for change, _, _ in mine])
         if mine and not alone:
             run.session.reporter.step(step.name)
         tell(run, mine)
-    put_back = {step.name for step in stage if step.puts_back}
-    return frozenset(
-        change.host
-        for change, outcome, _ in results
-        if outcome is Outcome.FAILED and change.step in put_back
-    )
+
+    puts_back = set()
+    for step in stage:
+        if step.puts_back:
+            puts_back.add(step.name)
+    put_back = set()
+    for change, outcome, _ in results:
+        if outcome is Outcome.FAILED and change.step in puts_back:
+            put_back.add(change.host)
+    return frozenset(put_back)
 
 
 def _proved(
@@ -194,19 +229,21 @@ def _proved(
     The look is returned if it was one for the `proof`, too.
     """
     results = perform(run, changes)
-    done = [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
+    done = []
+    for change, outcome, _ in results:
+        if outcome is Outcome.CHANGED:
+            done.append(change)
     lacking, gone, after = _second_look(run, steps, done, proof)
     for host in gone:
         run.recap.at(host).unreachable = 1
-    told = [
-        (change, *_after_look(change, outcome, detail, lacking, gone))
-        for change, outcome, detail in results
-    ]
-    if missed := [
-        (change, why)
-        for change, outcome, why in told
-        if outcome is Outcome.FAILED and change in done
-    ]:
+    told: list[Result] = []
+    missed = []
+    for change, outcome, detail in results:
+        outcome, why = _after_look(change, outcome, detail, lacking, gone)
+        told.append((change, outcome, why))
+        if outcome is Outcome.FAILED and change in done:
+            missed.append((change, why))
+    if missed:
         run.journal.unproved(missed)
     return told, after
 
@@ -218,11 +255,7 @@ def _after_look(
     lacking: Sequence[Change],
     gone: Mapping[str, str],
 ) -> tuple[Outcome, str]:
-    still = [
-        other
-        for other in lacking
-        if other.host == change.host and _same_target(other.do, change.do)
-    ]
+    still = _on_the_same(lacking, change)
     if outcome is not Outcome.CHANGED or not (still or change.host in gone):
         return outcome, detail
     summaries = "; ".join(other.summary for other in still)
@@ -232,6 +265,15 @@ def _after_look(
     if still:
         return Outcome.FAILED, f"made, but a second look says: {summaries}"
     return Outcome.FAILED, f"made, but a second look was not possible: {gone[change.host]}"
+
+
+def _on_the_same(changes: Iterable[Change], change: Change) -> list[Change]:
+    """Those of these changes that are about the same as `change` on the same host."""
+    found = []
+    for other in changes:
+        if other.host == change.host and _same_target(other.do, change.do):
+            found.append(other)
+    return found
 
 
 def _same_target(one: Effect, other: Effect) -> bool:
@@ -251,37 +293,58 @@ def _second_look(
     """
     session = run.session
     hosts = {change.host for change in done}
-    asked = [step for step in steps if any(change.step == step.name for change in done)]
-    needs = reduce(or_, (step.needs for step in asked), Needs(0))
-    deadline = time.monotonic() + max((step.patience_s for step in asked), default=0.0)
+    names = {change.step for change in done}
+    asked = []
+    for step in steps:
+        if step.name in names:
+            asked.append(step)
+    needs = Needs(0)
+    patience_s = 0.0
+    for step in asked:
+        needs |= step.needs
+        patience_s = max(patience_s, step.patience_s)
+    deadline = time.monotonic() + patience_s
     looked = False
     while done:
-        if (
-            Needs.NODES in needs
-        ):  # a look asks them, too; but one that is bound may be dead, and hosts cost more to ask
+        if Needs.NODES in needs:
+            # A look asks them, too; but one that is bound may be dead, and hosts cost more to ask.
             await_nodes(session, done, deadline, answering=looked)
-        whole = None if looked or not proof else session.observe(needs | proof)
+        whole = None
+        if proof and not looked:
+            whole = session.observe(needs | proof)
         snapshot = whole or session.observe(needs, hosts)
         looked = True
-        lacking = [
-            change
-            for step in asked
-            for change in step.lacking(snapshot)
-            if any(one.host == change.host and _same_target(one.do, change.do) for one in done)
-        ]
-        states = {name: state for name, state in snapshot.hosts.items() if name in hosts}
-        gone = {name: state.why for name, state in states.items() if isinstance(state, Unreachable)}
-        settled = not gone and all(
-            gave_up(changed_service(change), states.get(change.host)) for change in lacking
-        )
+        lacking = _lacking(asked, snapshot, done)
+        gone = _gone(snapshot, hosts)
+        settled = not gone and all_gave_up(lacking, snapshot.hosts)
         if settled or time.monotonic() >= deadline:
             session.reporter.waiting("")
             session.remember(snapshot)
             if Needs.QUEUES in needs:
                 run.journal.saw(Seen.of(snapshot))
             return lacking, gone, whole
-        session.reporter.waiting(
-            f"waiting: {lacking[0].summary if lacking else 'for ' + ', '.join(gone)}"
-        )
+        awaited = "for " + ", ".join(gone)
+        if lacking:
+            awaited = lacking[0].summary
+        session.reporter.waiting(f"waiting: {awaited}")
         time.sleep(PAUSE_S)
     return (), {}, None
+
+
+def _lacking(steps: Iterable[Step], snapshot: Snapshot, done: Sequence[Change]) -> list[Change]:
+    """What the steps still lack of these changes."""
+    lacking = []
+    for step in steps:
+        for change in step.lacking(snapshot):
+            if _on_the_same(done, change):
+                lacking.append(change)
+    return lacking
+
+
+def _gone(snapshot: Snapshot, hosts: Collection[str]) -> dict[str, str]:
+    """Those of these hosts that do not answer, each with why."""
+    gone = {}
+    for name, state in snapshot.hosts.items():
+        if name in hosts and isinstance(state, Unreachable):
+            gone[name] = state.why
+    return gone

@@ -1,10 +1,12 @@
 """What a host is asked once more, after nodes have answered: only what their answers leave open.
 
-- The processes of workers whose commands do not name Celery (`python run.py`): nodes tell their pids.
-- Which broker a worker works with that does not answer. One that answers has told it by that.
+- The processes of workers whose commands do not name Celery (`python run.py`): nodes know their
+  pids.
+- Which broker a worker works with that does not answer. One that answers shows it by that.
 - What files start a worker with that is other than the inventory's.
 - How the log ends of a worker that runs and is silent, and of a service that does not run.
-- Whether the processes wait for themselves that run tasks while the queue behind them does not move.
+- Whether the processes wait for themselves that run tasks while the queue behind them does not
+  move.
 """
 
 from collections import defaultdict
@@ -34,40 +36,50 @@ _LOG = "log: "
 
 
 class Open(Struct, frozen=True):
-    """What is to be asked of a host: `unnamed` are pids that its census lacks, each with the node
-    that answers from it; `silent` those of its census for which no node answers; `lines`: where
-    files name queues, nodes and sizes; `logs` are services, each with its main process (None: it
-    does not run), whose logs are read at the end; `busy` are
-    processes of pools.
-    """
+    """What is to be asked of a host."""
 
     unnamed: Mapping[int, str] = {}
+    """The pids that its census lacks, each with the node that answers from it."""
     silent: tuple[int, ...] = ()
+    """The pids of its census for which no node answers."""
     lines: bool = False
+    """Whether to look where files name queues, nodes and sizes."""
     logs: Mapping[str, int | None] = {}
+    """The services whose logs are read at the end, each with its main process; None: it does not
+    run.
+    """
     busy: tuple[int, ...] = ()
+    """The pids of processes of pools."""
 
 
 def still_open(fleet: Fleet, snapshot: Snapshot) -> dict[str, Open]:
     """The hosts that have to be asked again; none where all is well."""
-    nodes = snapshot.broker.nodes if snapshot.broker else {}
+    nodes: Mapping[str, NodeState] = {}
+    stuck: Mapping[str, Collection[int]] = {}
+    if snapshot.broker:
+        nodes = snapshot.broker.nodes
+        stuck = busy_processes(snapshot.broker, snapshot.at)
     rows = defaultdict[str, list[Row]](list)
     for row in table(fleet, snapshot):
         rows[row.host].append(row)
-    found, states = dict[str, Open](), snapshot.reachable()
-    stuck = busy_processes(snapshot.broker, snapshot.at) if snapshot.broker else {}
+    states = snapshot.reachable()
+    found: dict[str, Open] = {}
     for host in fleet.hosts:
-        if (state := states.get(host.name)) and state.census:
-            its = rows[host.name]
-            pids = unnamed(host, state, nodes)
-            found[host.name] = Open(
-                pids,
-                tuple(_silent(its)),
-                bool(pids) or _differs(fleet, host, its, nodes),
-                dict(_logs(host, state, its)),
-                tuple(_busy(its, stuck)),
-            )
-    return {name: one for name, one in found.items() if one != Open()}
+        state = states.get(host.name)
+        if not state or not state.census:
+            continue
+        its = rows[host.name]
+        pids = unnamed(host, state, nodes)
+        asked = Open(
+            pids,
+            tuple(_silent(its)),
+            bool(pids) or _differs(fleet, host, its, nodes),
+            dict(_logs(host, state, its)),
+            tuple(_busy(its, stuck)),
+        )
+        if asked != Open():
+            found[host.name] = asked
+    return found
 
 
 def unnamed(
@@ -79,12 +91,13 @@ def unnamed(
     if isinstance(state, Unreachable) or state.census is None:
         return {}
     known = {one.inner_pid for one in state.census.processes}
-    return {
-        pid: node.name
-        for node in nodes.values()
-        if node.name.partition("@")[2] == host.name and node.pids.isdisjoint(known)
-        for pid in node.pids | node.pool_pids
-    }
+    found: dict[int, str] = {}
+    for node in nodes.values():
+        _, _, machine = node.name.partition("@")
+        if machine == host.name and node.pids.isdisjoint(known):
+            for pid in node.pids | node.pool_pids:
+                found[pid] = node.name
+    return found
 
 
 def _silent(rows: Iterable[Row]) -> Iterator[int]:
@@ -93,8 +106,15 @@ def _silent(rows: Iterable[Row]) -> Iterator[int]:
     """
     for row in rows:
         decides = row.of_app or row.twins
-        if row.process and not row.answer and decides and row.process.options.role != "beat":
+        if row.process and decides and _is_silent(row):
             yield row.process.pid
+
+
+def _is_silent(row: Row) -> bool:
+    """Whether a worker's process runs and its node does not answer."""
+    if row.process is None or row.answer:
+        return False
+    return row.process.options.role != "beat"
 
 
 def _logs(
@@ -103,11 +123,10 @@ def _logs(
     """The services that do not run and of which that is known, and the workers that run and are
     silent.
     """
-    silent = {
-        row.service
-        for row in rows
-        if row.process and not row.answer and row.process.options.role != "beat"
-    }
+    silent = set()
+    for row in rows:
+        if _is_silent(row):
+            silent.add(row.service)
     for name in host.services:
         service = state.services.get(name)
         if service is None or service.last_lines or service.untold or not service.exists:
@@ -122,19 +141,26 @@ def _busy(rows: Iterable[Row], stuck: Mapping[str, Collection[int]]) -> Iterator
     Not those that know themselves by another pid.
     """
     for row in rows:
-        pids = stuck.get(row.answer.name, ()) if row.answer else ()
-        yield from (one.pid for one in row.below if one.pid in pids and one.pid == one.inner_pid)
+        if not row.answer:
+            continue
+        pids = stuck.get(row.answer.name, ())
+        for one in row.below:
+            if one.pid in pids and one.pid == one.inner_pid:
+                yield one.pid
 
 
 def _differs(
     fleet: Fleet, host: FleetHost, rows: Iterable[Row], nodes: Mapping[str, NodeState]
 ) -> bool:
     """Whether a worker has another name than the inventory's, more processes, or lacks a queue."""
-    answering = [(worker, nodes.get(host.node(worker))) for worker in host.settings.workers]
-    lacking = any(node and not node.queues >= set(worker.queues) for worker, node in answering)
-    return lacking or any(
-        is_named_otherwise(fleet, host, row) or has_too_many(host, row) for row in rows
-    )
+    for worker in host.settings.workers:
+        node = nodes.get(host.node(worker))
+        if node and not node.queues >= set(worker.queues):
+            return True
+    for row in rows:
+        if is_named_otherwise(fleet, host, row) or has_too_many(host, row):
+            return True
+    return False
 
 
 def ask_again(
@@ -148,48 +174,51 @@ def ask_again(
     """The state of a host with what was open, in one round trip."""
     pids = sorted({*asked.unnamed, *asked.silent})
     manager = manager_of(host)
-    questions = {"options": ask_option_lines(host)} if asked.lines else {}
-    ends = {
-        name: question
-        for name, pid in asked.logs.items()
-        if (question := manager.ask_end(name, pid))
-    }
-    questions |= {f"{_LOG}{name}": question for name, question in ends.items()}
+    questions: dict[str, str] = {}
+    if asked.lines:
+        questions["options"] = ask_option_lines(host)
+    ends = []
+    for name, pid in asked.logs.items():
+        question = manager.ask_end(name, pid)
+        if question:
+            questions[f"{_LOG}{name}"] = question
+            ends.append(name)
     if asked.busy:
         questions["waits"] = ask_waits(asked.busy)
     if pids:
-        questions |= {
-            "clock": facts.ask_clock(),
-            "census": ask_census(host, manager.own_groups, pids),
-        }
+        questions["clock"] = facts.ask_clock()
+        questions["census"] = ask_census(host, manager.own_groups, pids)
     answers = run_fragments(transport, questions, timeout_s=TIMEOUT_S)
+
     if asked.lines:
         state = replace(state, option_lines=parse_option_lines(host, answers["options"]))
-    services = {
-        name: replace(state.services[name], last_lines=parse_end(answers[f"{_LOG}{name}"]))
-        for name in ends
-    }
-    locked = parse_waits(answers["waits"]) if asked.busy else frozenset[int]()
-    state = replace(state, services={**state.services, **services}, locked=locked)
+    services = dict(state.services)
+    for name in ends:
+        last_lines = parse_end(answers[f"{_LOG}{name}"])
+        services[name] = replace(services[name], last_lines=last_lines)
+    locked = frozenset[int]()
+    if asked.busy:
+        locked = parse_waits(answers["waits"])
+    state = replace(state, services=services, locked=locked)
     if not pids:
         return state
     seen = parse_census(answers["census"], facts.parse_clock(answers["clock"]), {}, asked.unnamed)
     state = _with_brokers(state, seen.processes)
-    return _with_unnamed(fleet, host, state, seen, asked.unnamed, nodes) if asked.unnamed else state
+    if not asked.unnamed:
+        return state
+    return _with_unnamed(fleet, host, state, seen, asked.unnamed, nodes)
 
 
 def _with_brokers(state: HostState, seen: Iterable[CeleryProcess]) -> HostState:
     """The state with the connections of those processes that are the same still."""
     assert state.census
     again = {(one.pid, one.start_ticks): one for one in seen}
-    processes = [
-        (
-            replace(one, connections=now.connections, told_broker=now.told_broker)
-            if (now := again.get((one.pid, one.start_ticks)))
-            else one
-        )
-        for one in state.census.processes
-    ]
+    processes = []
+    for one in state.census.processes:
+        now = again.get((one.pid, one.start_ticks))
+        if now:
+            one = replace(one, connections=now.connections, told_broker=now.told_broker)
+        processes.append(one)
     return replace(state, census=replace(state.census, processes=tuple(processes)))
 
 
@@ -208,15 +237,27 @@ def _with_unnamed(
     """
     assert state.census
     its = {node.name: node for node in nodes.values()}
-    may_be = [one for one in seen.processes if one.pid in pids]
-    mains = [one for one in may_be if _is_its(one, its.get(pids[one.pid]), may_be)]
-    found = [one for one in may_be if one in mains or any(one.parent == main.pid for main in mains)]
+    may_be = []
+    for one in seen.processes:
+        if one.pid in pids:
+            may_be.append(one)
+    mains = []
+    for one in may_be:
+        if _is_its(one, its.get(pids[one.pid]), may_be):
+            mains.append(one)
+    main_pids = {main.pid for main in mains}
+    found = []
+    for one in may_be:
+        if one in mains or one.parent in main_pids:
+            found.append(one)
     census = replace(
         state.census,
         processes=(*state.census.processes, *found),
         units={**seen.units, **state.census.units},
     )
-    ours = {pid for service in state.all_services.values() for pid in service.pids}
+    ours: set[int] = set()
+    for service in state.all_services.values():
+        ours.update(service.pids)
     return replace(
         state,
         census=census,
@@ -225,7 +266,14 @@ def _with_unnamed(
 
 
 def _is_its(one: CeleryProcess, node: NodeState | None, processes: Sequence[CeleryProcess]) -> bool:
-    if not node or one.pid not in node.pids or one.kind not in (Kind.MAIN, Kind.UNCLEAR):
+    if not node or one.pid not in node.pids:
+        return False
+    if one.kind not in (Kind.MAIN, Kind.UNCLEAR):
         return False
     pool = node.pool_pids - {one.pid}  # of the pools without processes the worker itself
-    return not pool or any(child.parent == one.pid for child in processes if child.pid in pool)
+    if not pool:
+        return True
+    for child in processes:
+        if child.pid in pool and child.parent == one.pid:
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""What findings keep from being touched: left out of every plan, told by name, and counted."""
+"""What findings keep from being touched: left out of every plan, named, and counted."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -23,14 +23,13 @@ class Unblocked:
     """
 
     def __init__(self, step: Step, blocks: Collection[Block]) -> None:
-        self.name, self.needs, self.rolling, self.patience_s = (
-            step.name,
-            step.needs,
-            step.rolling,
-            step.patience_s,
-        )
+        self.name = step.name
+        self.needs = step.needs
+        self.rolling = step.rolling
+        self.patience_s = step.patience_s
         self.puts_back = step.puts_back
-        self._step, self._blocks = step, blocks
+        self._step = step
+        self._blocks = blocks
 
     def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
         """Those of the step."""
@@ -49,22 +48,32 @@ class Unblocked:
 
 
 def interrupted(plan: Sequence[Change]) -> frozenset[str]:
-    """The hosts on which these changes start or restart a service: what it loads is tried before."""
+    """The hosts on which these changes start or restart a service; what it loads is tried
+    before.
+    """
     return frozenset(change.host for change in plan if handler_of(change.do).starts)
 
 
 def leave_out(steps: Sequence[Step], blocking: Sequence[Finding]) -> Sequence[Step]:
     """The steps, without what these findings block."""
     blocks = frozenset(block for finding in blocking for block in finding.blocks)
-    return [Unblocked(step, blocks) for step in steps] if blocks else steps
+    if not blocks:
+        return steps
+    return [Unblocked(step, blocks) for step in steps]
 
 
 def require_unblocked(session: Session, blocking: Sequence[Finding]) -> None:
     """Raise RunbookError where nothing is left that may be touched: the fleet is blocked, or each
     of its hosts.
     """
-    blocks = {block: finding for finding in blocking for block in finding.blocks}
-    free = [host.name for host in session.fleet.hosts if Block(host.name) not in blocks]
+    blocks: dict[Block, Finding] = {}
+    for finding in blocking:
+        for block in finding.blocks:
+            blocks[block] = finding
+    free = []
+    for host in session.fleet.hosts:
+        if Block(host.name) not in blocks:
+            free.append(host.name)
     if Block() in blocks or (blocks and not free):
         reason = blocks.get(Block()) or blocking[0]
         raise RunbookError(
@@ -79,12 +88,11 @@ def require_distinct(session: Session, snapshot: Snapshot) -> None:
     """Raise InventoryError where two hosts are one machine; before anything is done, for it is
     about both of them.
     """
-    if found := [finding.summary for finding in same_machine(session.fleet, snapshot)]:
-        where = session.options.inventory
-        raise InventoryError(
-            (f"{where}: {summary}" for summary in found),
-            "leave one of these names in it; nothing was changed",
-        )
+    where = session.options.inventory
+    found = same_machine(session.fleet, snapshot)
+    problems = [f"{where}: {finding.summary}" for finding in found]
+    if problems:
+        raise InventoryError(problems, "leave one of these names in it; nothing was changed")
 
 
 def left_out(fleet: Fleet, blocking: Sequence[Finding]) -> Iterator[tuple[str, Finding]]:
@@ -92,18 +100,20 @@ def left_out(fleet: Fleet, blocking: Sequence[Finding]) -> Iterator[tuple[str, F
     together = {host.name: host.together for host in fleet.hosts}
     for finding in blocking:
         for block in finding.blocks:
-            its = together.get(block.host, ()) if block.service else ()
-            if len(its) > 1 and block.service in its:
-                names = enumerated(
-                    [block.service, *(name for name in its if name != block.service)]
-                )
-                yield (
-                    f"{names} on {block.host} are left as they are, for one command stops them all",
-                    finding,
-                )
-            else:
-                name = f"{block.service} on {block.host}" if block.service else block.host
-                yield f"{name} is left as it is", finding
+            yield _left(block, together.get(block.host, ())), finding
+
+
+def _left(block: Block, together: Collection[str]) -> str:
+    if not block.service:
+        return f"{block.host} is left as it is"
+    if len(together) > 1 and block.service in together:
+        others = []
+        for name in together:
+            if name != block.service:
+                others.append(name)
+        names = enumerated([block.service, *others])
+        return f"{names} on {block.host} are left as they are, for one command stops them all"
+    return f"{block.service} on {block.host} is left as it is"
 
 
 def count_blocked(blocking: Sequence[Finding], recap: Recap) -> None:

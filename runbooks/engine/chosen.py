@@ -4,6 +4,7 @@ that change nothing else.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -11,7 +12,7 @@ from runbooks.core.application import ScheduleEntry
 from runbooks.core.effects import Change
 from runbooks.core.errors import UsageError
 from runbooks.core.fleet import Fleet, FleetHost
-from runbooks.core.model import Block, Finding, HostState, NodeState, Snapshot, Unreachable
+from runbooks.core.model import Finding, HostState, NodeState, Snapshot, Unreachable
 from runbooks.core.rules import fits
 from runbooks.core.wording import did_you_mean
 from runbooks.diagnosis.step import Step
@@ -27,46 +28,56 @@ def chosen(fleet: Fleet, patterns: str | None) -> Services:
     A pattern is the shell's, for a name in the inventory, `NAME@HOST`, or the unit or service.
     Raises UsageError where one fits nothing.
     """
-    names = {
-        (host.name, service): tuple(_names(host, service))
-        for host in fleet.hosts
-        for service in host.services
-    }
+    names: dict[tuple[str, str], list[str]] = {}
+    for host in fleet.hosts:
+        for service in host.services:
+            names[host.name, service] = list(_names(host, service))
     if patterns is None:
         return frozenset(names)
-    found = set[tuple[str, str]]()
-    for pattern in (one.strip() for one in patterns.split(",")):
-        fitting = {
-            service
-            for service, own in names.items()
-            if any(fnmatchcase(name, pattern) for name in own)
-        }
+    found: set[tuple[str, str]] = set()
+    for pattern in _each(patterns):
+        fitting = set()
+        for key, own in names.items():
+            if _fits_one(pattern, own):
+                fitting.add(key)
         if not fitting:
-            known = list(dict.fromkeys(name for own in names.values() for name in own))
-            called = (
-                name
-                for host in fleet.hosts
-                for service in host.services
-                for name in _called(host, service)
-            )
-            there = ", ".join(dict.fromkeys(called)) or "none"
-            raise UsageError(
-                "no worker or beat of these hosts is called"
-                f" {pattern!r}{did_you_mean(pattern, known)}",
-                f"there are: {there}",
-            )
+            raise _fits_nothing(fleet, pattern, names.values())
         found |= fitting
     return frozenset(found | _together_with(fleet, found))
 
 
+def _each(patterns: str) -> list[str]:
+    return [one.strip() for one in patterns.split(",")]
+
+
+def _fits_one(pattern: str, names: Iterable[str]) -> bool:
+    for name in names:
+        if fnmatchcase(name, pattern):
+            return True
+    return False
+
+
+def _fits_nothing(fleet: Fleet, pattern: str, names: Iterable[Iterable[str]]) -> UsageError:
+    known = list(dict.fromkeys(chain.from_iterable(names)))
+    called: list[str] = []
+    for host in fleet.hosts:
+        for service in host.services:
+            called += _called(host, service)
+    there = ", ".join(dict.fromkeys(called)) or "none"
+    return UsageError(
+        f"no worker or beat of these hosts is called {pattern!r}{did_you_mean(pattern, known)}",
+        f"there are: {there}",
+    )
+
+
 def _together_with(fleet: Fleet, services: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Those that are started and stopped only together with one of these."""
-    hosts = [
-        host
-        for host in fleet.hosts
-        if any((host.name, service) in services for service in host.together)
-    ]
-    return {(host.name, service) for host in hosts for service in host.together}
+    found: set[tuple[str, str]] = set()
+    for host in fleet.hosts:
+        together = {(host.name, service) for service in host.together}
+        if not together.isdisjoint(services):
+            found |= together
+    return found
 
 
 def _names(host: FleetHost, service: str) -> Iterator[str]:
@@ -92,16 +103,17 @@ def chosen_nodes(
     answering = {node.name for node in nodes.values()}
     silent = sorted(name for name in listening if name not in answering)
     known = list(dict.fromkeys([*nodes, *sorted(answering), *silent]))
-    for pattern in (one.strip() for one in patterns.split(",")):
+    for pattern in _each(patterns):
         if not any(fits(pattern, name) for name in known):
-            there = f"there are: {', '.join(known)}" if known else "none answers"
+            there = "none answers"
+            if known:
+                there = f"there are: {', '.join(known)}"
             raise UsageError(f"no node is called {pattern!r}{did_you_mean(pattern, known)}", there)
-    wanted = ",".join(one.strip() for one in patterns.split(","))
-    meant = {
-        label: node
-        for label, node in nodes.items()
-        if fits(wanted, label) or fits(wanted, node.name)
-    }
+    wanted = ",".join(_each(patterns))
+    meant = {}
+    for label, node in nodes.items():
+        if fits(wanted, label) or fits(wanted, node.name):
+            meant[label] = node
     return meant, [name for name in silent if fits(wanted, name)]
 
 
@@ -112,26 +124,38 @@ def only(steps: Iterable[Step], services: Services) -> Sequence[Step]:
 
 def about(findings: Iterable[Finding], services: Services) -> list[Finding]:
     """The findings that keep one of these services from being touched, with no more than that."""
-    return [
-        finding for finding in findings if any(_covers(block, services) for block in finding.blocks)
-    ]
+    found = []
+    for finding in findings:
+        if _keeps_from(finding, services):
+            found.append(finding)
+    return found
+
+
+def _keeps_from(finding: Finding, services: Services) -> bool:
+    for block in finding.blocks:
+        for host, service in services:
+            if block.covers(host, service):
+                return True
+    return False
 
 
 def of_these(fleet: Fleet, findings: Iterable[Finding], services: Services) -> list[Finding]:
     """The findings without those about other services, hosts or queues alone; what may matter to
     these stays.
     """
-    others = frozenset(_subjects(fleet, services, chosen=False)) - frozenset(
-        _subjects(fleet, services, chosen=True)
-    )
-    away = {host.name for host in fleet.hosts} - {host for host, _ in services}
+    ours = frozenset(_subjects(fleet, services, chosen=True))
+    others = frozenset(_subjects(fleet, services, chosen=False)) - ours
+    near = {host for host, _ in services}
+    away = {host.name for host in fleet.hosts} - near
 
     def is_of_others(finding: Finding) -> bool:
-        if any((change.host, change.service) in services for change in finding.fix) or about(
-            [finding], services
-        ):
+        for change in finding.fix:
+            if (change.host, change.service) in services:
+                return False
+        if _keeps_from(finding, services):
             return False
-        return finding.subject in others | away or finding.subject.rpartition(" on ")[2] in away
+        subject = finding.subject
+        return subject in others | away or subject.rpartition(" on ")[2] in away
 
     return [finding for finding in findings if not is_of_others(finding)]
 
@@ -153,17 +177,22 @@ def part(fleet: Fleet, snapshot: Snapshot, services: Services) -> tuple[Fleet, S
 
     Without beat among them only those entries of the schedule remain that go to their queues.
     """
-    hosts = tuple(
-        _with_only(host, services)
-        for host in fleet.hosts
-        if any(name == host.name for name, _ in services)
-    )
-    states = {host.name: snapshot.hosts[host.name] for host in hosts if host.name in snapshot.hosts}
-    if not any(host.settings.beat for host in hosts):
-        queues = {
-            queue for host in hosts for worker in host.settings.workers for queue in worker.queues
-        }
-        states = {name: _sending_to(queues, state) for name, state in states.items()}
+    names = {name for name, _ in services}
+    hosts = tuple(_with_only(host, services) for host in fleet.hosts if host.name in names)
+    queues: set[str] = set()
+    for host in hosts:
+        for worker in host.settings.workers:
+            queues.update(worker.queues)
+
+    has_beat = any(host.settings.beat for host in hosts)
+    states: dict[str, HostState | Unreachable] = {}
+    for host in hosts:
+        state = snapshot.hosts.get(host.name)
+        if state is None:
+            continue
+        if not has_beat:
+            state = _sending_to(queues, state)
+        states[host.name] = state
     app = fleet.app.model_copy(update={"nodes": (), "queues": {}})
     return replace(fleet, app=app, hosts=hosts), replace(snapshot, hosts=states)
 
@@ -176,25 +205,24 @@ def _sending_to(queues: Collection[str], state: HostState | Unreachable) -> Host
     def goes_there(entry: ScheduleEntry) -> bool:
         return entry.route is not None and entry.route.queue in queues
 
-    said, kept = state.application, state.kept
-    return replace(
-        state,
-        application=said and replace(said, schedule=tuple(filter(goes_there, said.schedule))),
-        kept=kept
-        and replace(kept, entries=tuple(one for one in kept.entries if goes_there(one.entry))),
-    )
+    said = state.application
+    if said:
+        said = replace(said, schedule=tuple(filter(goes_there, said.schedule)))
+    kept = state.kept
+    if kept:
+        entries = []
+        for one in kept.entries:
+            if goes_there(one.entry):
+                entries.append(one)
+        kept = replace(kept, entries=tuple(entries))
+    return replace(state, application=said, kept=kept)
 
 
 def _with_only(host: FleetHost, services: Services) -> FleetHost:
     workers = tuple(one for one in host.settings.workers if (host.name, one.known_as) in services)
     beat = host.settings.beat and (host.name, host.beat) in services
-    return replace(
-        host, settings=host.settings.model_copy(update={"workers": workers, "beat": beat})
-    )
-
-
-def _covers(block: Block, services: Services) -> bool:
-    return any(block.covers(host, service) for host, service in services)
+    settings = host.settings.model_copy(update={"workers": workers, "beat": beat})
+    return replace(host, settings=settings)
 
 
 class _Only:
@@ -203,14 +231,13 @@ class _Only:
     """
 
     def __init__(self, step: Step, services: Collection[tuple[str, str]]) -> None:
-        self.name, self.needs, self.rolling, self.patience_s = (
-            step.name,
-            step.needs,
-            step.rolling,
-            step.patience_s,
-        )
+        self.name = step.name
+        self.needs = step.needs
+        self.rolling = step.rolling
+        self.patience_s = step.patience_s
         self.puts_back = step.puts_back
-        self._step, self._services = step, services
+        self._step = step
+        self._services = services
 
     def findings(self, snapshot: Snapshot) -> Iterable[Finding]:
         """Those of the step."""
@@ -225,6 +252,10 @@ class _Only:
         return self._own(self._step.lacking(snapshot))
 
     def _own(self, changes: Sequence[Change]) -> tuple[Change, ...]:
-        return tuple(
-            c for c in changes if any((c.host, service) in self._services for service in c.services)
-        )
+        return tuple(change for change in changes if self._is_own(change))
+
+    def _is_own(self, change: Change) -> bool:
+        for service in change.services:
+            if (change.host, service) in self._services:
+                return True
+        return False

@@ -4,7 +4,8 @@ in files.
 `contents.jsonl` (0600) in a run's folder is JSON lines, one for each change that hides a part of
 its effects:
 
-    {"salt", "do", "undo"}      the hidden fields (`HIDDEN`) of both effects, bytes in base64; null: there is no undo
+    {"salt", "do", "undo"}      the hidden fields (`HIDDEN`) of both effects, bytes in base64;
+                                null: there is no undo
 
 The journal names a line by its sha256. Because of the salt nothing can be guessed from that, not
 even a short password; and a line that is torn or damaged has another one.
@@ -25,7 +26,7 @@ CONTENTS = "contents.jsonl"
 
 
 class Contents:
-    """The contents of a run that goes on. The file is made when there is something to keep in it."""
+    """The contents of a run that goes on. The file is made when there is something to keep."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -33,13 +34,21 @@ class Contents:
 
     def keep(self, changes: Iterable[Change]) -> list[str]:
         """The name of what each change hides, "" for nothing. All of it is on the disk then."""
-        lines = [_line(change) for change in changes]
-        if any(lines):
+        names = []
+        kept = b""
+        for change in changes:
+            line = _line(change)
+            if line:
+                names.append(_name(line))
+                kept += line + b"\n"
+            else:
+                names.append("")
+        if kept:
             if not self._file:
                 self._file = Appended(self._directory / CONTENTS)
                 sync_directory(self._directory)
-            self._file.append(b"".join(line + b"\n" for line in lines if line))
-        return [_name(line) if line else "" for line in lines]
+            self._file.append(kept)
+        return names
 
     def close(self) -> None:
         if self._file:
@@ -74,12 +83,15 @@ class Kept:
 
 
 def _line(change: Change) -> bytes:
-    hidden = {"do": hidden_in(change.do), "undo": hidden_in(change.undo) if change.undo else None}
-    return (
-        json.dumps({"salt": secrets.token_hex(16), **hidden}).encode()
-        if any(hidden.values())
-        else b""
-    )
+    """The line for what a change hides, b"" for nothing."""
+    undo = None
+    if change.undo:
+        undo = hidden_in(change.undo)
+    hidden = {"do": hidden_in(change.do), "undo": undo}
+    if not any(hidden.values()):
+        return b""
+    salt = secrets.token_hex(16)
+    return json.dumps({"salt": salt, **hidden}).encode()
 
 
 def _name(line: bytes) -> str:

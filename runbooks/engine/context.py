@@ -34,9 +34,9 @@ from runbooks.diagnosis.steps import (
 from runbooks.diagnosis.take_over import drop_ins, left_blocking
 from runbooks.diagnosis.wanted_files import all_files
 from runbooks.engine.chosen import Services, of_these
-from runbooks.engine.journal import Journal, read_run
+from runbooks.engine.journal import Journal, Where, read_run
 from runbooks.engine.looked_at import looked_at
-from runbooks.engine.observe import observe, probe_imports
+from runbooks.engine.observe import Looking, observe, probe_imports
 from runbooks.engine.started import recall, remember
 from runbooks.hosts.transport import Transports
 from runbooks.inventory.templates import Templates
@@ -46,25 +46,28 @@ if TYPE_CHECKING:
 
 
 class Options(Struct, frozen=True):
-    """What the command line says; `inventory` is what stands behind `--inventory` in any folder.
-
-    `confirm` asks the operator, and is None without a terminal. `every_message` asks for each
-    message that a rule means, not for a few samples. With `kill_running` workers are restarted
-    although tasks run there that may be killed, with `fresh` the first look loads the application
-    wherever it runs; that of a dry run does so by itself. With `take_over` what others have started
-    to do the work of the inventory's services makes way for these.
-    """
+    """What the command line says."""
 
     verb: str
     inventory: str
+    """What stands behind `--inventory` in any folder."""
     state_directory: Path
     dry_run: bool = False
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
+    """Asks the operator; None without a terminal."""
     every_message: bool = False
+    """Whether to show each message that a rule means, not only a few samples."""
     kill_running: bool = False
+    """Whether workers are restarted although tasks run there that may be killed."""
     fresh: bool = False
+    """Whether the first look loads the application wherever it runs; that of a dry run does so by
+    itself.
+    """
     take_over: bool = False
+    """Whether what others have started to do the work of the inventory's services makes way for
+    these.
+    """
 
 
 class Session:
@@ -81,12 +84,15 @@ class Session:
         reporter: Reporter,
         options: Options,
     ) -> None:
-        self.fleet, self.transports, self._open_broker = fleet, transports, open_broker
-        self.reporter, self.options = reporter, options
+        self.fleet = fleet
+        self.transports = transports
+        self._open_broker = open_broker
+        self.reporter = reporter
+        self.options = options
         self.files = all_files(fleet, templates)
         self.node_names: dict[str, tuple[str, ...]] = {}
         """What Celery calls each node, or the nodes of several containers, by the name here, as
-        looks have told.
+        looks have shown.
         """
         self._looked = False
         self._judged: tuple[float, Sequence[Finding]] | None = None
@@ -116,26 +122,27 @@ class Session:
         Raises BrokerError where the broker cannot be looked at; `without_broker` that is part of
         what was seen.
         """
+        options = self.options
         fleet = self.fleet
         if hosts is not None:
-            fleet = replace(fleet, hosts=tuple(host for host in fleet.hosts if host.name in hosts))
-        paths = {
-            host.name: (
-                host.settings.env_file,
-                *(path for wanted in self.files.values() for path in wanted[host.name]),
-            )
-            for host in self.fleet.hosts
-        }
-        samples = None if self.options.every_message else SAMPLES
-        if self.options.take_over:
-            paths = {host.name: (*paths[host.name], *drop_ins(host)) for host in self.fleet.hosts}
-        records = self.options.state_directory
-        found = observe(
-            fleet, self.transports, lambda: self.broker, paths, needs, samples, records,
-            read_until=read_until, waiting=self.reporter.waiting, without_broker=without_broker,
-            fresh=self.options.dry_run or (self.options.fresh and not self._looked), writes=not self.options.dry_run,
-            take_over=self.options.take_over,
-        )  # fmt: skip
+            asked_hosts = [host for host in fleet.hosts if host.name in hosts]
+            fleet = replace(fleet, hosts=tuple(asked_hosts))
+        samples: int | None = SAMPLES
+        if options.every_message:
+            samples = None
+        asked = Looking(
+            needs,
+            self._paths(),
+            options.state_directory,
+            samples,
+            read_until=read_until,
+            without_broker=without_broker,
+            fresh=options.dry_run or (options.fresh and not self._looked),
+            writes=not options.dry_run,
+            take_over=options.take_over,
+        )
+        waiting = self.reporter.waiting
+        found = observe(fleet, self.transports, lambda: self.broker, asked, waiting)
         if Needs.IMPORTS in needs:
             self._said = {
                 name: (state.application, state.kept) for name, state in found.reachable().items()
@@ -147,7 +154,19 @@ class Session:
         if not self._looked:
             self._looked = True
             self.tell_about(found, needs)
-        return recall(records, fleet.app.app, found)
+        return recall(options.state_directory, fleet.app.app, found)
+
+    def _paths(self) -> dict[str, list[str]]:
+        """The files that matter on each host."""
+        paths = {}
+        for host in self.fleet.hosts:
+            its = [host.settings.env_file]
+            for wanted in self.files.values():
+                its += wanted[host.name]
+            if self.options.take_over:
+                its += drop_ins(host)
+            paths[host.name] = its
+        return paths
 
     def _with_said(self, found: Snapshot) -> Iterator[tuple[str, HostState]]:
         for name, state in found.reachable().items():
@@ -155,52 +174,48 @@ class Session:
             yield name, replace(state, application=application, kept=kept)
 
     def begin_again(self) -> None:
-        """What is looked at from now on is an output of its own: its first look tells what it is
-        about.
-        """
+        """Begin another output: its first look says what it is about."""
         self._looked = False
 
     def _keep_names(self, nodes: Mapping[str, NodeState], *, of_services: bool) -> None:
-        """Of several containers only a look at their services tells all nodes: another one takes
-        none of them away.
+        """Keep the names of nodes. Of several containers only a look at their services shows all
+        nodes: another one takes none of them away.
         """
-        several = {
-            name for name, names in self.node_names.items() if len(names) > 1 and not of_services
-        }
-        self.node_names |= {
-            name: node.known_as for name, node in nodes.items() if name not in several
-        }
+        for name, node in nodes.items():
+            known = self.node_names.get(name, ())
+            if of_services or len(known) <= 1:
+                self.node_names[name] = node.known_as
 
     def tell_about(self, snapshot: Snapshot, needs: Needs) -> None:
-        """Tell what was looked at; the first look of a verb tells it by itself."""
+        """Report what was looked at; the first look of a verb does it by itself."""
         self.reporter.about(self.about(snapshot, needs))
 
     def about(self, snapshot: Snapshot, needs: Needs) -> About:
         """What an output is about that shows this look."""
         about = About(self.fleet.app.app, self.options.inventory, self.broker.name)
         seen = looked_at(self.fleet, snapshot, needs)
-        states = snapshot.reachable().values()
-        before = [
-            said.loaded_at
-            for state in states
-            if (said := state.application) and said.loaded_at < snapshot.at
-        ]
+        before = []
+        for state in snapshot.reachable().values():
+            said = state.application
+            if said and said.loaded_at < snapshot.at:
+                before.append(said.loaded_at)
         loaded_at = min(before, default=None)
         return replace(about, **seen, other_run=snapshot.other_run, loaded_at=loaded_at)
 
     def remember(self, snapshot: Snapshot) -> None:
-        """Keep what services were started with, as far as a look tells it."""
+        """Keep what services were started with, as far as a look shows it."""
         remember(self.options.state_directory, self.fleet.app.app, self.fleet.hosts, snapshot)
 
     def with_imports(self, snapshot: Snapshot, names: Collection[str]) -> Snapshot:
         """The snapshot, with the application loaded also on those of these hosts where that was not
         tried yet.
         """
-        untried = {
-            name
-            for name in names
-            if (state := snapshot.reachable().get(name)) and state.imports_now is None
-        }
+        states = snapshot.reachable()
+        untried = set()
+        for name in names:
+            state = states.get(name)
+            if state and state.imports_now is None:
+                untried.add(name)
         assert snapshot.broker is not None
         tried = probe_imports(self.fleet, self.transports, snapshot.hosts, untried, snapshot.broker)
         return replace(snapshot, hosts={**snapshot.hosts, **tried})
@@ -208,7 +223,7 @@ class Session:
     def diagnose(
         self, snapshot: Snapshot, *, conclusive: bool = True, services: Services | None = None
     ) -> Sequence[Finding]:
-        """The findings of a snapshot of everything; tells them, as the last word where that is
+        """The findings of a snapshot of everything; reports them, as the last word where that is
         `conclusive`.
 
         With `services`, findings about other services alone are left out, and the output says how
@@ -217,23 +232,34 @@ class Session:
         findings: Sequence[Finding] = judge(
             self.fleet, snapshot, self.files, taking=self.options.take_over
         )
-        self._judged = snapshot.at, findings
+        self._judged = (snapshot.at, findings)
         every = len(findings)
-        findings = of_these(self.fleet, findings, services) if services is not None else findings
+        if services is not None:
+            findings = of_these(self.fleet, findings, services)
         self.reporter.findings(findings, conclusive=conclusive)
-        if left_out := every - len(findings):
+        left_out = every - len(findings)
+        if left_out:
             self.reporter.message(f"{counted(left_out, 'finding')} about other workers left out")
         return findings
 
     def found_in(self, snapshot: Snapshot) -> Sequence[Finding] | None:
         """What `diagnose` found in this snapshot, None where it was not asked."""
-        return self._judged[1] if self._judged and self._judged[0] == snapshot.at else None
+        if self._judged is None:
+            return None
+        at, findings = self._judged
+        if at != snapshot.at:
+            return None
+        return findings
 
     def blocking(self, snapshot: Snapshot) -> list[Finding]:
         """Of the findings of a snapshot of everything those that keep something from being touched;
-        tells nothing.
+        reports nothing.
         """
-        return [finding for finding in judge(self.fleet, snapshot, self.files) if finding.blocks]
+        found = []
+        for finding in judge(self.fleet, snapshot, self.files):
+            if finding.blocks:
+                found.append(finding)
+        return found
 
     def left_blocking(self, snapshot: Snapshot, blocking: Sequence[Finding]) -> Sequence[Finding]:
         """Of these what still keeps something from being touched once all is taken over that is to
@@ -274,7 +300,7 @@ class Session:
         return taken_over(self.fleet, self.files["unit"], kill=self.options.kill_running)
 
     def require_consent_possible(self) -> None:
-        """Fail before any work where the question at its end could not be asked. Raises UsageError."""
+        """Fail before any work where the question at its end cannot be asked. Raises UsageError."""
         if not (self.options.dry_run or self.options.yes or self.options.confirm):
             raise UsageError(
                 "nobody can be asked (this is not a terminal, or --json is given), and --yes is not"
@@ -303,14 +329,18 @@ class Session:
 
     def ask(self, question: str) -> None:
         """Go on only with the operator's consent. Raises Interrupted when it is not given."""
-        if not self.options.yes and not (self.options.confirm and self.options.confirm(question)):
+        if self.options.yes:
+            return
+        confirm = self.options.confirm
+        if confirm is None or not confirm(question):
             raise Interrupted("not confirmed; nothing was changed")
 
     def begin(self, run_id: str, machines: Mapping[str, str] = MappingProxyType({})) -> Journal:
-        """The journal of a new run; tells its id."""
+        """The journal of a new run; reports its id."""
         options = self.options
-        where = (options.inventory, self.broker.name, self.fleet.app.app, machines)
-        journal = Journal.create(options.state_directory, run_id, options.verb, *where)
+        application = self.fleet.app.app
+        where = Where(options.inventory, self.broker.name, application, machines)
+        journal = Journal.create(options.state_directory, run_id, options.verb, where)
         self.reporter.run_started(run_id)
         return journal
 
@@ -327,13 +357,18 @@ def closing_journal(journal: Journal) -> Iterator[None]:
         record = read_run(journal.directory)
         if not record.entries:
             raise Interrupted("interrupted; nothing was changed") from None
-        back = f", or {Command('undo', record.id)}" if record.stands else ""
+        back = ""
+        if record.stands:
+            back = f", or {Command('undo', record.id)}"
         raise Interrupted(
             f"interrupted; what was done stands in run {record.id}",
             f"{Command('show', record.id)} tells what; run the same command to go on{back}",
         ) from None
+    except Interrupted as error:
+        journal.end("interrupted", error.exit_code)
+        raise
     except RunbookError as error:
-        journal.end("interrupted" if isinstance(error, Interrupted) else "failed", error.exit_code)
+        journal.end("failed", error.exit_code)
         raise
     finally:
         journal.close()

@@ -3,7 +3,7 @@ was not made.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from runbooks.core.command import Command
@@ -13,29 +13,35 @@ from runbooks.core.model import HostState, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.nodes import fits
 from runbooks.core.settings import Worker
-from runbooks.core.wording import span
+from runbooks.core.wording import first_few, span
 from runbooks.diagnosis.told import told
 from runbooks.effects.dispatch import handler_of
 from runbooks.engine.context import Session
 from runbooks.engine.run import Run
 
-PAUSE_S = 0.02  # one command to Redis, and nothing to the hosts
+PAUSE_S = 0.02
+"""Between two commands to Redis; the hosts are not asked."""
+
 DRAIN_S = 10.0
-LOOK_S = 3.0  # seldom: a service that comes up does so by then, and what has failed stays so
+LOOK_S = 3.0
+"""Seldom: a service that comes up does so by then, and what has failed stays so."""
 
 Service = tuple[str, str]
-"""A host, and a service of it."""
+"""A host, and one of its services."""
+
+Node = tuple[str, Sequence[str]]
+"""A node, as Celery calls it, and the queues of its worker."""
 
 
 @contextmanager
 def drained(
     run: Run, hosts: Sequence[FleetHost], changes: Sequence[Change]
 ) -> Iterator[tuple[set[Service], Mapping[Service, str]]]:
-    """Before workers are stopped, what they hold is finished; those that do not are told, and why
-    they are left alone.
+    """Have workers finish what they hold before they are stopped; those that do not finish are
+    yielded, and why they are left alone.
 
     They may take as long as their stop would. Where what runs may be killed, only what ends soon is
-    waited for. The block is to tell which were ended; the others take messages again when it ends,
+    waited for. The block is to add which were ended; the others take messages again when it ends,
     however it ends. Not while another run is at work, which may be draining them: then they are
     named.
     """
@@ -49,50 +55,63 @@ def drained(
     ]
     try:
         if workers:
-            patience_s = max(host.settings.stop_timeout for host in hosts)
-            may_kill = session.options.kill_running
-            queues_of = dict(worker for _, worker in workers)
-            busy = session.broker.drain(
-                queues_of, min(DRAIN_S, patience_s) if may_kill else patience_s
-            )
-            why = f"left alone: after {span(patience_s)} it still"
-            nodes = {} if may_kill else busy
-            left = {
-                service: (
-                    f"{why} {'; '.join(told(task) for task in nodes[node])} (--kill-running stops"
-                    " it anyway)"
-                )
-                for service, (node, _) in workers
-                if node in nodes
-            }
+            left = _drain(session, hosts, workers)
         yield ended, left
     finally:
-        if going_on := dict(worker for service, worker in workers if service not in ended):
-            if not run.lock.is_anothers():
-                session.broker.consume_again(going_on)
-            else:
-                session.reporter.warning(
-                    f"{', '.join(sorted(going_on))} may have been told to take no messages, and"
-                    " another run is at work",
-                    f"when that has ended, run {Command('remediate')}",
-                )
+        going_on = dict(worker for service, worker in workers if service not in ended)
+        if going_on:
+            _consume_again(run, going_on)
+
+
+def _drain(
+    session: Session, hosts: Sequence[FleetHost], workers: Sequence[tuple[Service, Node]]
+) -> dict[Service, str]:
+    """Drain these workers; those that are to be left alone, each with why."""
+    patience_s = max(host.settings.stop_timeout for host in hosts)
+    may_kill = session.options.kill_running
+    drain_s = patience_s
+    if may_kill:
+        drain_s = min(DRAIN_S, patience_s)
+    queues_of = dict(worker for _, worker in workers)
+    busy = session.broker.drain(queues_of, drain_s)
+    left: dict[Service, str] = {}
+    if may_kill:
+        return left
+    for service, (node, _) in workers:
+        if node in busy:
+            tasks = "; ".join(told(task) for task in busy[node])
+            left[service] = (
+                f"left alone: after {span(patience_s)} it still {tasks} (--kill-running stops it"
+                " anyway)"
+            )
+    return left
+
+
+def _consume_again(run: Run, nodes: Mapping[str, Sequence[str]]) -> None:
+    session = run.session
+    if not run.lock.is_anothers():
+        session.broker.consume_again(nodes)
+        return
+    session.reporter.warning(
+        f"{', '.join(sorted(nodes))} may have been told to take no messages, and another run is at"
+        " work",
+        f"when that has ended, run {Command('remediate')}",
+    )
 
 
 def stopped_by(changes: Sequence[Change]) -> Sequence[Service]:
     """The services that these changes stop or restart, each once."""
-    return list(
-        dict.fromkeys(
-            one for change in changes if handler_of(change.do).stops for one in changed(change)
-        )
-    )
+    services: list[Service] = []
+    for change in changes:
+        if handler_of(change.do).stops:
+            services += changed(change)
+    return list(dict.fromkeys(services))
 
 
 def _workers(
     session: Session, hosts: Sequence[FleetHost], services: Collection[Service]
-) -> Iterator[tuple[Service, tuple[str, Sequence[str]]]]:
-    """The node, as Celery calls it, and queues of each worker of these services; of several
-    containers each node.
-    """
+) -> Iterator[tuple[Service, Node]]:
+    """Each worker of these services; of several containers each node."""
     for host in hosts:
         for worker in host.settings.workers:
             if (host.name, worker.known_as) in services:
@@ -103,29 +122,32 @@ def _workers(
 
 def _stale(
     session: Session, hosts: Sequence[FleetHost], changes: Sequence[Change]
-) -> dict[Service, tuple[str, Sequence[str]]]:
-    """The same of each worker that is stopped since the inventory no longer has it; its queues are
-    what it says.
+) -> dict[Service, Node]:
+    """Each worker that is stopped since the inventory no longer has it; its queues are what it
+    says.
     """
     own = {(host.name, service) for host in hosts for service in host.services}
-    stopped = {
-        service: f"{service[1]}@{service[0]}"
-        for change in changes
-        if handler_of(change.do).controls
-        for service in changed(change)
-        if service not in own
-    }
-    broker = session.observe(Needs.NODES, {host for host, _ in stopped}).broker if stopped else None
-    nodes = broker.nodes if broker else {}
-    return {
-        service: (node, sorted(nodes[node].queues))
-        for service, node in stopped.items()
-        if node in nodes
-    }
+    stopped: dict[Service, str] = {}
+    for change in changes:
+        if not handler_of(change.do).controls:
+            continue
+        for service in changed(change):
+            if service not in own:
+                stopped[service] = f"{service[1]}@{service[0]}"
+    if not stopped:
+        return {}
+    broker = session.observe(Needs.NODES, {host for host, _ in stopped}).broker
+    if not broker:
+        return {}
+    found: dict[Service, Node] = {}
+    for service, node in stopped.items():
+        if node in broker.nodes:
+            found[service] = (node, sorted(broker.nodes[node].queues))
+    return found
 
 
-def _others(changes: Sequence[Change]) -> Iterator[tuple[Service, tuple[str, Sequence[str]]]]:
-    """The same of each worker that somebody else has started, as far as it can be told."""
+def _others(changes: Sequence[Change]) -> Iterator[tuple[Service, Node]]:
+    """Each worker that somebody else has started, as far as that is known."""
     for change in changes:
         if isinstance(change.do, ControlOther):
             for node, queues in change.do.nodes.items():
@@ -151,60 +173,80 @@ def await_nodes(
     Without `answering` only until they are bound to remote control, as are those that were killed.
     Those that their service manager says have failed are not waited for.
     """
-    services = {
-        service for change in done if handler_of(change.do).starts for service in changed(change)
-    }
-    started = [
-        (host, worker)
-        for host in session.fleet.hosts
-        for worker in host.settings.workers
-        if (host.name, worker.known_as) in services
-    ]
+    started = _started(session, done)
     look_at = time.monotonic() + LOOK_S
     while time.monotonic() < deadline:
         if time.monotonic() >= look_at:
             started = _without_failed(session, started)
             look_at = time.monotonic() + LOOK_S
         listening = session.broker.listening()
-        silent = {
-            host.node(worker)
-            for host, worker in started
-            if not _hears(listening, host.node(worker), worker)
-        }
+        silent: set[str] = set()
+        for host, worker in started:
+            if not _hears(listening, host.node(worker), worker):
+                silent.add(host.node(worker))
         if answering and not silent:  # asking takes as long as they need to answer
             broker = session.observe(Needs.NODES, {host.name for host, _ in started}).broker
             assert broker is not None
             silent = {host.node(worker) for host, worker in started} - broker.nodes.keys()
         if not silent:
             return
-        shown = sorted(silent)[:3]
-        session.reporter.waiting(
-            f"waiting for {', '.join(shown)}{', …' * (len(silent) > 3)} to answer"
-        )
+        session.reporter.waiting(f"waiting for {first_few(sorted(silent))} to answer")
         time.sleep(PAUSE_S)
+
+
+def _started(session: Session, done: Sequence[Change]) -> list[tuple[FleetHost, Worker]]:
+    """The workers that these changes started, each with its host."""
+    services: set[Service] = set()
+    for change in done:
+        if handler_of(change.do).starts:
+            services.update(changed(change))
+    started = []
+    for host in session.fleet.hosts:
+        for worker in host.settings.workers:
+            if (host.name, worker.known_as) in services:
+                started.append((host, worker))
+    return started
 
 
 def _hears(listening: Collection[str], node: str, worker: Worker) -> bool:
     """Whether one that may be this worker is bound; what Celery calls it may be another name after
     each start.
     """
-    return any(fits(name, worker.node) for name in listening) if worker.node else node in listening
+    if not worker.node:
+        return node in listening
+    return any(fits(name, worker.node) for name in listening)
 
 
 def _without_failed(
     session: Session, started: Sequence[tuple[FleetHost, Worker]]
 ) -> list[tuple[FleetHost, Worker]]:
-    """Those of these workers whose service manager has not given up, as far as it tells."""
-    hosts = {host.name for host, _ in started if host.manager.gives_up}
-    states = session.observe(Needs.SERVICES, hosts).reachable() if hosts else {}
-    return [
-        (host, worker)
-        for host, worker in started
-        if not gave_up((host.name, worker.known_as), states.get(host.name))
-    ]
+    """Those of these workers whose service manager has not given up, as far as it says."""
+    hosts = set()
+    for host, _ in started:
+        if host.manager.gives_up:
+            hosts.add(host.name)
+    if not hosts:
+        return list(started)
+    states = session.observe(Needs.SERVICES, hosts).reachable()
+    waited_for = []
+    for host, worker in started:
+        if not gave_up((host.name, worker.known_as), states.get(host.name)):
+            waited_for.append((host, worker))
+    return waited_for
+
+
+def all_gave_up(changes: Iterable[Change], states: Mapping[str, HostState | Unreachable]) -> bool:
+    """Whether there is nothing to wait for from the services of all these changes."""
+    for change in changes:
+        if not gave_up(changed_service(change), states.get(change.host)):
+            return False
+    return True
 
 
 def gave_up(service: Service, state: HostState | Unreachable | None) -> bool:
     """Whether there is nothing to wait for: its manager says that the service has failed."""
-    found = state.services.get(service[1]) if isinstance(state, HostState) else None
+    if not isinstance(state, HostState):
+        return False
+    _, name = service
+    found = state.services.get(name)
     return found is not None and found.gave_up

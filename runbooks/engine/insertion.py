@@ -25,22 +25,19 @@ def tried_insertion(
     now: ImportProbe,
     timeout_s: float,
 ) -> Insertion | None:
-    """None where no expected task is missing for want of an import, or where one fails: that has to
-    be mended first.
+    """Find the lines that would import the expected tasks that are missing. None where none is
+    missing for want of an import, or where an import fails: that has to be fixed first.
     """
     tasks = never_imported(fleet, now)
     modules = sorted({task.rpartition(".")[0] for task in tasks} - {""})
     if not modules or any(now.errors.values()):
         return None
-    for short, long, path in now.twins:
-        if {short, long} & set(tasks) and {short, long} & now.registered:
-            return Insertion(
-                f"{path} is imported already, as another module: {short} and {long} are one task"
-            )
-    app, asked = fleet.app.app, {"home": ask_home(host, fleet.app.app, environment)}
-    home = parse_home(
-        host, run_fragments(transport, asked, timeout_s=timeout_s, private=asked)["home"]
-    )
+    twins = _twins(now, tasks)
+    if twins:
+        return Insertion(twins)
+    asked = {"home": ask_home(host, fleet.app.app, environment)}
+    answers = run_fragments(transport, asked, timeout_s=timeout_s, private=asked)
+    home = parse_home(host, answers["home"])
     if home.why:
         return Insertion(home.why)
     if holds_secret(home.text.decode(errors="replace")):
@@ -48,24 +45,18 @@ def tried_insertion(
             f"{home.path} holds a secret, and the record of a change has the file as it was"
         )
     texts = [_inserted(home, lines) for lines in _ways(home, modules)]
-    wanted = fleet.app.expected_tasks
-    asked = {
-        "files": ask_files([home.path]),
-        "unwritable": ask_folders([str(PurePosixPath(home.path).parent)]),
-        **{
-            str(n): ask_imports(host, app, wanted, environment, (), (home.path, text))
-            for n, text in enumerate(texts)
-        },
-    }
+    asked = _questions(fleet, host, environment, home, texts)
     answers = run_fragments(transport, asked, timeout_s=timeout_s, private=asked)
     before = parse_files([home.path], answers["files"])[home.path]
-    if unwritable := parse_unwritable(answers["unwritable"]):
+    unwritable = parse_unwritable(answers["unwritable"])
+    if unwritable:
         folder, user = next(iter(unwritable.items()))
         return Insertion(f"{user} may not write in {folder}")
     if before.content != home.text:
         return Insertion(f"{home.path} changes while it is looked at")
     for n, text in enumerate(texts):
-        if _mends(parse_imports(host, answers[str(n)]), now, tasks):
+        tried = parse_imports(host, answers[str(n)])
+        if _is_enough(tried, now, tasks):
             line = home.at or len(home.text.splitlines()) + 1
             return Insertion("", home.path, line, before, text, home.checkout)
     return Insertion(
@@ -73,7 +64,37 @@ def tried_insertion(
     )
 
 
-def _mends(tried: ImportProbe, now: ImportProbe, tasks: Collection[str]) -> bool:
+def _twins(now: ImportProbe, tasks: Collection[str]) -> str:
+    """Which of these tasks is known by another module's name; "" where none is."""
+    for short, long, path in now.twins:
+        names = {short, long}
+        if not names.isdisjoint(tasks) and not names.isdisjoint(now.registered):
+            return f"{path} is imported already, as another module: {short} and {long} are one task"
+    return ""
+
+
+def _questions(
+    fleet: Fleet,
+    host: FleetHost,
+    environment: Mapping[str, str],
+    home: Home,
+    texts: Sequence[bytes],
+) -> dict[str, str]:
+    """What the application knows with each of these texts as its file, by their numbers; and what
+    its file and folder are.
+    """
+    wanted = fleet.app.expected_tasks
+    asked = {
+        "files": ask_files([home.path]),
+        "unwritable": ask_folders([str(PurePosixPath(home.path).parent)]),
+    }
+    for n, text in enumerate(texts):
+        instead = (home.path, text)
+        asked[str(n)] = ask_imports(host, fleet.app.app, wanted, environment, (), instead)
+    return asked
+
+
+def _is_enough(tried: ImportProbe, now: ImportProbe, tasks: Collection[str]) -> bool:
     return tried.loaded and tried.registered >= now.registered | frozenset(tasks)
 
 
@@ -84,25 +105,32 @@ def _ways(home: Home, modules: Sequence[str]) -> Iterator[list[str]]:
     **Source:** celery 5.7.0 `app/base.py: Celery.autodiscover_tasks`.
     """
     yield [f"import {module}  # noqa: E402, F401" for module in modules]
-    parts = [module.rpartition(".") for module in modules]
-    yield [
-        (
-            f"{home.name}.autodiscover_tasks([{package!r}], related_name={last!r})"
-            if package
-            else f"{home.name}.autodiscover_tasks([{last!r}], related_name=None)"
-        )
-        for package, _, last in parts
-    ]
+    lines = []
+    for module in modules:
+        package, _, last = module.rpartition(".")
+        if package:
+            lines.append(f"{home.name}.autodiscover_tasks([{package!r}], related_name={last!r})")
+        else:
+            lines.append(f"{home.name}.autodiscover_tasks([{last!r}], related_name=None)")
+    yield lines
 
 
 def _inserted(home: Home, lines: Sequence[str]) -> bytes:
     """The file with these lines, ended as its own are."""
-    end = b"\r\n" if b"\r\n" in home.text else b"\n"
+    end = b"\n"
+    if b"\r\n" in home.text:
+        end = b"\r\n"
     old = home.text.splitlines(keepends=True)
-    at = home.at - 1 if home.at else len(old)
-    head, tail = b"".join(old[:at]), b"".join(old[at:])
+    at = len(old)
+    if home.at:
+        at = home.at - 1
+    head = b"".join(old[:at])
+    tail = b"".join(old[at:])
     if head and not head.endswith(b"\n"):
         head += end
+    if head and not head.endswith((b"\n\n", b"\r\n\r\n")):
+        head += end
     new = b"".join(line.encode() + end for line in (_WHY, *lines))
-    gap = b"" if not head or head.endswith((b"\n\n", b"\r\n\r\n")) else end
-    return head + gap + new + (end + end if tail else b"") + tail
+    if tail:
+        new += end + end
+    return head + new + tail

@@ -7,12 +7,16 @@ lines, each flushed to the disk before anything it speaks of is done:
 
     {"type": "run", "format": 1, "id", "verb", "started_at", "operator", "inventory", "broker",
      "application", "machines": {HOST: ID/BOOT/PROCESSES}}
-    {"type": "seen", "at", "depths": {QUEUE: COUNT}, "findings", "checks"}         a look (`seen.py`)
-    {"type": "effect", "n", "at", "host", "step", "summary", "do", "undo", "contents", "detail"}     before the effect
-    {"type": "outcome", "n", "at", "outcome": "changed" | "failed", "detail"}      after it; the last counts
-    {"type": "unproved", "n", "detail"}                                            made, and a look later not seen
-    {"type": "undone", "n"}                                                        after it was taken back
+    {"type": "seen", "at", "depths": {QUEUE: COUNT}, "findings", "checks"}
+    {"type": "effect", "n", "at", "host", "step", "summary", "do", "undo", "contents", "detail"}
+    {"type": "outcome", "n", "at", "outcome": "changed" | "failed", "detail"}
+    {"type": "unproved", "n", "detail"}
+    {"type": "undone", "n"}
     {"type": "end", "outcome", "exit_code", "ended_at"}
+
+"seen" is a look (see `seen.py`). "effect" stands before an effect is made, "outcome" after it; the
+last one counts. "unproved": it was made, and a later look did not show it. "undone" stands after it
+was taken back.
 
 `contents` is the name of what `do` and `undo` leave out (see `contents.py`), "" where that is
 nothing. A record that was written before looks were kept has no "seen", and no "at" of its changes.
@@ -28,11 +32,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from runbooks.core.command import Command, plain
 from runbooks.core.effects import (
@@ -63,32 +67,46 @@ MEND = (
 UNDO = "undo"
 """The verb of the runs that take others back; these cannot be taken back themselves."""
 
+_RUN_TIME = "%Y%m%d-%H%M%S"
+_TICKS_PER_S = 0x10000
+_OUTCOMES = {ExitCode.OK: "ok", ExitCode.UNREACHABLE: "unreachable"}
+"""The words for how the hosts of a run fared; any other has failed."""
+
+_ENDED_WELL = b'{"type": "end", "outcome": "ok"'
+
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+
+
+class Where(Struct, frozen=True):
+    """What a run works on."""
+
+    inventory: str
+    broker: str
+    """Where it moves messages."""
+    application: str = ""
+    machines: Mapping[str, str] = {}
+    """The hosts that it is to change, each with its `HostState.machine`."""
+
 
 class Entry(Struct):
-    """A change of a run as its journal knows it; `outcome` None: the run ended while it was being
-    made.
-
-    `unproved` says what a look after it missed, "" where nothing. `begun_at` and `ended_at` are
-    when it was written down before and after; None where the record does not tell.
-    """
+    """A change of a run as its journal knows it."""
 
     n: int
     change: Change
     outcome: Outcome | None = None
+    """None: the run ended while it was being made."""
     detail: str = ""
     undone: bool = False
     unproved: str = ""
+    """What a look after it missed; "" where nothing."""
     begun_at: float | None = None
+    """When it was written down before it was made; None where the record does not say."""
     ended_at: float | None = None
+    """When it was written down after it; None where the record does not say."""
 
 
 class RunRecord(Struct):
-    """A past run as read from its journal; `outcome` None: it was killed, or is still going on.
-
-    `damage` says where its journal cannot be read; what stands before that is here. `machines` are
-    the hosts that it changes, each with its `HostState.machine` of then; without those that did not
-    tell. `seen` are its looks, oldest first; `ended_at` is None where the end is not recorded.
-    """
+    """A past run as read from its journal."""
 
     directory: Path
     id: str
@@ -99,11 +117,16 @@ class RunRecord(Struct):
     broker: str
     application: str = ""
     machines: Mapping[str, str] = field(default_factory=dict)
+    """The hosts that it changes, each with its `HostState.machine` of then, where it was known."""
     entries: list[Entry] = field(default_factory=list)
     outcome: str | None = None
+    """None: it was killed, or is still going on."""
     damage: str = ""
+    """Where its journal cannot be read; what stands before that is here."""
     seen: list[Seen] = field(default_factory=list)
+    """Its looks, oldest first."""
     ended_at: float | None = None
+    """None where the end is not recorded."""
 
     @property
     def state(self) -> str:
@@ -116,30 +139,31 @@ class RunRecord(Struct):
 
     @property
     def undoable(self) -> list[Entry]:
-        """What of it there is a way back from; a task that was sent is not, nor what was never
-        tried.
+        """The changes that there is a way back from; a task that was sent is not, nor what was
+        never tried.
         """
-        return [
-            entry
-            for entry in self.entries
-            if entry.change.undo and entry.outcome is not Outcome.SKIPPED
-        ]
+        undoable = []
+        for entry in self.entries:
+            if entry.change.undo and entry.outcome is not Outcome.SKIPPED:
+                undoable.append(entry)
+        return undoable
 
     @property
     def stands(self) -> bool:
         """Whether there may be something to take back."""
-        return any(_leaves_something(entry) for entry in self.undoable if not entry.undone)
+        for entry in self.undoable:
+            if not entry.undone and _leaves_something(entry):
+                return True
+        return False
 
 
 def _leaves_something(entry: Entry) -> bool:
-    from runbooks.effects.dispatch import (
-        handler_of,
-    )  # what the handlers need is dear, and no list of runs asks for it
+    # What the handlers need is dear, and no list of runs asks for it.
+    from runbooks.effects.dispatch import handler_of
 
-    return (
-        entry.outcome is None
-        or entry.outcome is not handler_of(entry.change.do).leaves_nothing_after
-    )
+    if entry.outcome is None:
+        return True
+    return entry.outcome is not handler_of(entry.change.do).leaves_nothing_after
 
 
 class Journal:
@@ -161,16 +185,10 @@ class Journal:
         state_directory: Path,
         run_id: str,
         verb: str,
-        inventory: str,
-        broker: str,
-        application: str = "",
-        machines: Mapping[str, str] = MappingProxyType({}),
+        where: Where,
     ) -> "Journal":
-        """Start the record of a new run of an application; `broker` is where it moves messages.
-
-        `machines` are the hosts that it is to change, each with its `HostState.machine`.
-
-        Raises RunbookError when the state directory cannot be written.
+        """Start the record of a new run. Raises RunbookError when the state directory cannot be
+        written.
         """
         now = time.time()
         directory = state_directory / "runs" / run_id
@@ -180,18 +198,14 @@ class Journal:
             directory.mkdir()
             directory.chmod(0o700)
             journal = cls(directory)
-            header = {"format": FORMAT, "id": run_id, "verb": verb, "started_at": now}
-            where = {
-                "inventory": inventory,
-                "broker": broker,
-                "application": application,
-                "machines": dict(machines),
-            }
-            journal._append({"type": "run", **header, "operator": operator(), **where})
+            journal._append(_header(run_id, verb, now, where))
             for folder in (directory, directory.parent, directory.parent.parent):
                 sync_directory(folder)
         except (OSError, RunbookError) as error:
-            why = error.strerror if isinstance(error, OSError) else error.problem
+            if isinstance(error, OSError):
+                why = error.strerror
+            else:
+                why = error.problem
             raise RunbookError(
                 f"the run cannot be written down in {directory}: {why}",
                 "nothing was changed; make room or make it writable there, or name another folder"
@@ -224,12 +238,10 @@ class Journal:
         with self._writing:
             numbered = list(enumerate(changes, self._n + 1))
             names = self._contents.keep(changes)
-            self._append(
-                *(
-                    _effect_line(n, change, name)
-                    for (n, change), name in zip(numbered, names, strict=True)
-                )
-            )
+            lines = []
+            for (n, change), name in zip(numbered, names, strict=True):
+                lines.append(_effect_line(n, change, name))
+            self._append(*lines)
             self._n += len(numbered)
             self._written += numbered
         return numbered
@@ -239,10 +251,16 @@ class Journal:
 
     def finished_all(self, outcomes: Sequence[tuple[int, Outcome, str]]) -> None:
         at = time.time()
-        lines = [
-            {"type": "outcome", "n": n, "at": at, "outcome": o.value, "detail": detail}
-            for n, o, detail in outcomes
-        ]
+        lines = []
+        for n, outcome, detail in outcomes:
+            line = {
+                "type": "outcome",
+                "n": n,
+                "at": at,
+                "outcome": outcome.value,
+                "detail": detail,
+            }
+            lines.append(line)
         with self._writing:
             self._append(*lines)
 
@@ -258,9 +276,12 @@ class Journal:
         Their outcome stays: whoever takes the run back has to know that they were made.
         """
         why = {id(change): detail for change, detail in changes}
-        missed = [(n, why[id(change)]) for n, change in self._written if id(change) in why]
+        lines = []
+        for n, change in self._written:
+            if id(change) in why:
+                lines.append({"type": "unproved", "n": n, "detail": why[id(change)]})
         with self._writing:
-            self._append(*({"type": "unproved", "n": n, "detail": detail} for n, detail in missed))
+            self._append(*lines)
 
     def undone(self, n: int) -> None:
         self._append({"type": "undone", "n": n})
@@ -272,41 +293,57 @@ class Journal:
 
     def end_with(self, code: ExitCode) -> None:
         """End a run that came to its end, with the word for how its hosts fared."""
-        self.end({ExitCode.OK: "ok", ExitCode.UNREACHABLE: "unreachable"}.get(code, "failed"), code)
+        self.end(_OUTCOMES.get(code, "failed"), code)
 
     def close(self) -> None:
         self._file.close()
         self._contents.close()
 
     def _append(self, *entries: Mapping[str, Any]) -> None:
-        self._file.append(
-            "".join(plain(json.dumps(_without_secrets(entry))) + "\n" for entry in entries).encode()
-        )
+        lines = ""
+        for entry in entries:
+            lines += plain(json.dumps(_without_secrets(entry))) + "\n"
+        self._file.append(lines.encode())
+
+
+def _header(run_id: str, verb: str, started_at: float, where: Where) -> Mapping[str, Any]:
+    return {
+        "type": "run",
+        "format": FORMAT,
+        "id": run_id,
+        "verb": verb,
+        "started_at": started_at,
+        "operator": operator(),
+        "inventory": where.inventory,
+        "broker": where.broker,
+        "application": where.application,
+        "machines": dict(where.machines),
+    }
 
 
 def _without_secrets(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is told of a change without secrets; what is done and undone stays exact, for undo goes
-    by it.
+    """What is said of a change without secrets; what is done and undone stays exact, since undo
+    goes by it.
     """
-    return {
-        name: redact(plain(value)) if name in ("summary", "detail") else value
-        for name, value in entry.items()
-    }
+    shown = dict(entry)
+    for name in ("summary", "detail"):
+        if name in shown:
+            shown[name] = redact(plain(shown[name]))
+    return shown
 
 
 def _effect_line(n: int, change: Change, contents: str) -> Mapping[str, Any]:
-    what = {
-        "host": change.host,
-        "step": change.step,
-        "summary": change.summary,
-        "detail": change.detail,
-    }
-    undo = shown_of(change.undo) if change.undo else None
+    undo = None
+    if change.undo:
+        undo = shown_of(change.undo)
     return {
         "type": "effect",
         "n": n,
         "at": time.time(),
-        **what,
+        "host": change.host,
+        "step": change.step,
+        "summary": change.summary,
+        "detail": change.detail,
         "do": shown_of(change.do),
         "undo": undo,
         "contents": contents,
@@ -319,23 +356,21 @@ def new_run_id(state_directory: Path) -> str:
     It is the time (UTC, its last part the fraction of the second). Where the clock was set back it
     counts on from the newest run, so that the last is always the one that was made last.
     """
-    newest = max((_ticks(path.name) for path in (state_directory / "runs").glob("*")), default=0)
+    folders = (state_directory / "runs").glob("*")
+    newest = max((_ticks(path.name) for path in folders), default=0)
     ticks = max(int(time.time() * _TICKS_PER_S), newest + 1)
     seconds, fraction = divmod(ticks, _TICKS_PER_S)
     return f"{time.strftime(_RUN_TIME, time.gmtime(seconds))}-{fraction:04x}"
 
 
 def _ticks(run_id: str) -> int:
-    """The time in an id, 0 for a folder that is no run's."""
+    """The time in an id, 0 for a folder of anything else."""
     at, _, fraction = run_id.rpartition("-")
     try:
-        return calendar.timegm(time.strptime(at, _RUN_TIME)) * _TICKS_PER_S + int(fraction, 16)
+        seconds = calendar.timegm(time.strptime(at, _RUN_TIME))
+        return seconds * _TICKS_PER_S + int(fraction, 16)
     except ValueError:
         return 0
-
-
-_RUN_TIME = "%Y%m%d-%H%M%S"
-_TICKS_PER_S = 0x10000
 
 
 def operator() -> str:
@@ -363,17 +398,18 @@ def read_run(directory: Path) -> RunRecord:
 
 def _legible(directory: Path) -> RunRecord:
     """A run as far as its journal can be read: one that is damaged must not hide the others."""
-    path, record = directory / JOURNAL, RunRecord(directory, directory.name, "", 0.0, "", "", "")
+    path = directory / JOURNAL
+    record = RunRecord(directory, directory.name, "", 0.0, "", "", "")
     try:
-        if why := not_ours(directory.lstat()) or not_ours(path.lstat()):
+        why = not_ours(directory.lstat()) or not_ours(path.lstat())
+        if why:
             raise RunbookError(f"{directory} or its journal {why}: it may not be this user's run")
         lines = _lines(path)
         head = next(lines, {})
         if head["type"] != "run" or head["format"] != FORMAT:
             raise RunbookError(f"{path}:1: not a journal of format {FORMAT}")
         known = msgspec.convert(head, _Head)
-        where = (known.operator, known.inventory, known.broker, known.application, known.machines)
-        record = RunRecord(directory, known.id, known.verb, known.started_at, *where)
+        record = RunRecord(directory, **asdict(known))
         contents = Kept(directory)
         for line in lines:
             _apply(record, line, contents)
@@ -382,9 +418,6 @@ def _legible(directory: Path) -> RunRecord:
     except Exception as error:  # whatever stands in it
         record.damage = f"{path} is missing or damaged: {error}"
     return record
-
-
-_Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
 
 class _Head(Struct):
@@ -402,22 +435,19 @@ class _Head(Struct):
 
 def _apply(record: RunRecord, line: Mapping[str, Any], contents: Kept) -> None:
     n = line.get("n", 1)
-    if (
-        not 0 < msgspec.convert(n, int) <= len(record.entries) + (line["type"] == "effect")
-        and "n" in line
-    ):
+    last = len(record.entries)
+    if line["type"] == "effect":
+        last += 1
+    if not 0 < msgspec.convert(n, int) <= last and "n" in line:
         raise ValueError(f"there is no change {n}")
     match line["type"]:
         case "effect":
-            record.entries.append(
-                Entry(line["n"], _change_of(line, contents), begun_at=_at(line, "at"))
-            )
+            change = _change_of(line, contents)
+            record.entries.append(Entry(line["n"], change, begun_at=_at(line, "at")))
         case "outcome":
             entry = record.entries[line["n"] - 1]
-            entry.outcome, entry.detail = (
-                Outcome(line["outcome"]),
-                msgspec.convert(line["detail"], str),
-            )
+            entry.outcome = Outcome(line["outcome"])
+            entry.detail = msgspec.convert(line["detail"], str)
             entry.ended_at = _at(line, "at")
         case "unproved":
             record.entries[line["n"] - 1].unproved = msgspec.convert(line["detail"], str)
@@ -442,15 +472,23 @@ def _change_of(line: Mapping[str, Any], contents: Kept) -> Change:
 
 
 def _effects_of(line: Mapping[str, Any], contents: Kept) -> tuple[Effect, Reverse | None]:
-    do, undo, name = line["do"], line["undo"], line["contents"]
+    do = line["do"]
+    undo = line["undo"]
+    name = line["contents"]
     try:
-        hidden = contents.named(name) if name else ({}, {})
+        if name:
+            hidden, hidden_in_undo = contents.named(name)
+            do = {**do, **hidden}
+            undo = undo and {**undo, **hidden_in_undo}
     except RunbookError as error:
         lost = LostContents(do["path"], error.problem)
-        return lost, lost if undo else None
-    return from_json({**do, **hidden[0]}), (
-        reverse_from_json({**undo, **hidden[1]}) if undo else None
-    )
+        if undo:
+            return lost, lost
+        return lost, None
+    effect = from_json(do)
+    if undo:
+        return effect, reverse_from_json(undo)
+    return effect, None
 
 
 def list_runs(state_directory: Path) -> list[RunRecord]:
@@ -479,7 +517,7 @@ def recent_runs(
 
 def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, str]] | None:
     """The services, each after its host, of the changes that a run wrote down last and together: it
-    is making them, or waits for what comes of them. None where it is not recorded here, or its
+    is making them, or waits for what comes of that. None where it is not recorded here, or its
     journal cannot be read.
     """
     if not _ticks(run_id):
@@ -491,16 +529,23 @@ def restarted_now(state_directory: Path, run_id: str) -> frozenset[tuple[str, st
     try:
         for line in _lines(directory / JOURNAL):
             if line["type"] == "effect":
-                together = [*(together if before == "effect" else ()), _change_of(line, contents)]
+                if before != "effect":
+                    together = []
+                together.append(_change_of(line, contents))
             before = line["type"]
     except Exception:  # whatever stands in it
         return None
-    return frozenset((change.host, service) for change in together for service in change.services)
+    services: set[tuple[str, str]] = set()
+    for change in together:
+        services.update((change.host, service) for service in change.services)
+    return frozenset(services)
 
 
 def failed_runs(state_directory: Path) -> Iterator[RunRecord]:
     """The runs that did not end well, oldest first."""
-    return (_legible(path) for path in _run_directories(state_directory) if not _ended_well(path))
+    for path in _run_directories(state_directory):
+        if not _ended_well(path):
+            yield _legible(path)
 
 
 def last_failed(state_directory: Path, verb: str, inventory: str) -> bool:
@@ -511,19 +556,20 @@ def last_failed(state_directory: Path, verb: str, inventory: str) -> bool:
     wanted = {"verb": verb, "inventory": inventory}
     for directory in reversed(_run_directories(state_directory)):
         with suppress(OSError, RunbookError):
-            if wanted.items() <= next(_lines(directory / JOURNAL), {}).items():
-                return not _ended_well(directory) and _legible(directory).state not in (
-                    "ok",
-                    "undone",
-                )
+            head = next(_lines(directory / JOURNAL), {})
+            if wanted.items() <= head.items():
+                if _ended_well(directory):
+                    return False
+                return _legible(directory).state not in ("ok", "undone")
     return False
 
 
 def _ended_well(directory: Path) -> bool:
     """Whether a run's last line says so: the others are many, and need not be read then."""
     with suppress(OSError):
-        last = (directory / JOURNAL).read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
-        return last.startswith(b'{"type": "end", "outcome": "ok"')
+        whole = (directory / JOURNAL).read_bytes().rstrip(b"\n")
+        _, _, last = whole.rpartition(b"\n")
+        return last.startswith(_ENDED_WELL)
     return False
 
 
@@ -553,15 +599,21 @@ def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunR
     Raises UsageError, with `to_undo` also for a run that is an undo.
     """
     if name == "last" and to_undo:
-        runs = [run for run in reversed(list_runs(state_directory)) if run.verb != UNDO]
-        name = next((run.id for run in runs if run.undoable), runs[0].id if runs else name)
+        name = _last_to_undo(state_directory)
     folder = state_directory / "runs"
     ids: Sequence[str] = [path.name for path in _run_directories(state_directory)]
-    found = (
-        ids[-1:] if name == "last" else [run for run in ids if run.startswith(name)] if name else []
-    )
+    found: Sequence[str] = []
+    if name == "last":
+        found = ids[-1:]
+    elif name:
+        found = []
+        for run in ids:
+            if run.startswith(name):
+                found.append(run)
     if len(found) != 1:
-        problem = "there is no run" if not found else "there are several runs"
+        problem = "there is no run"
+        if found:
+            problem = "there are several runs"
         raise UsageError(
             f"{problem} {name!r} in {folder}", f"see {Command('runs')} for the runs there are"
         )
@@ -572,3 +624,19 @@ def find_run(state_directory: Path, name: str, *, to_undo: bool = False) -> RunR
             "to have its changes again, run the first command again",
         )
     return record
+
+
+def _last_to_undo(state_directory: Path) -> str:
+    """The id of the newest run that has something to undo; else that of the newest that is not an
+    undo itself; `last` where there is none.
+    """
+    runs = []
+    for run in list_runs(state_directory):
+        if run.verb != UNDO:
+            runs.append(run)
+    for run in reversed(runs):
+        if run.undoable:
+            return run.id
+    if runs:
+        return runs[-1].id
+    return "last"

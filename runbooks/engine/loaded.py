@@ -32,9 +32,10 @@ UNUSED_S = 30 * 86_400
 
 
 class Kept(Struct, frozen=True):
-    """What an application said, and a digest of what it was `asked`, and with which environment."""
+    """What an application said."""
 
     asked: str
+    """A digest of what it was asked, and with which environment."""
     said: Application
 
 
@@ -49,7 +50,9 @@ def recall(state_directory: Path, app: str, host: str) -> Kept | None:
 
 def still_holds(kept: Kept, host: FleetHost, app: str, state: HostState) -> bool:
     """Whether a load would say the same, by what the look has seen."""
-    return state.digest == kept.said.came_from.digest and kept.asked == _asked(host, app, state)
+    if state.digest != kept.said.came_from.digest:
+        return False
+    return kept.asked == _asked(host, app, state)
 
 
 def keep(state_directory: Path, host: FleetHost, app: str, state: HostState) -> None:
@@ -59,14 +62,18 @@ def keep(state_directory: Path, host: FleetHost, app: str, state: HostState) -> 
     Where it cannot be written the next look loads it again.
     """
     said = state.application
-    if said is None or not said.came_from.digest or not host.settings.env_file:
-        return  # without an environment file it has that of a process, of which nothing tells that it is another one
+    if said is None or not said.came_from.digest:
+        return
+    if not host.settings.env_file:
+        # It has the environment of a process, and nothing shows when that is another one's.
+        return
     path = _path(state_directory, app, host.name)
     with suppress(OSError):
         make_private(path.parent)
         beside = path.with_suffix(f".{os.getpid()}.new")
         beside.unlink(missing_ok=True)
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
             file.write(msgspec.json.encode(Kept(_asked(host, app, state), said)))
         beside.rename(path)
 
@@ -82,23 +89,27 @@ def forget_unused(state_directory: Path) -> None:
 def _asked(host: FleetHost, app: str, state: HostState) -> str:
     """A digest of all that a load depends on beside the files that it reads itself."""
     settings = host.settings
-    files_ = {path: sha256(file.content) for service in host.services for path in loads(host, service, None)
-              if (file := state.files.get(path))}  # fmt: skip
-    drop_ins = {
-        path: one.digest
-        for found in state.services.values()
-        for path, one in found.drop_ins.items()
-    }
     own = (app, settings.directory, settings.python, settings.user, settings.group)
-    return sha256(
-        msgspec.json.encode((_question(), own, sorted(files_.items()), sorted(drop_ins.items())))
-    )
+    read: dict[str, str] = {}
+    for service in host.services:
+        for path in loads(host, service, None):
+            file = state.files.get(path)
+            if file:
+                read[path] = sha256(file.content)
+    drop_ins: dict[str, str] = {}
+    for found in state.services.values():
+        for path, drop_in in found.drop_ins.items():
+            drop_ins[path] = drop_in.digest
+    asked = (_question(), own, sorted(read.items()), sorted(drop_ins.items()))
+    return sha256(msgspec.json.encode(asked))
 
 
 @cache
 def _question() -> str:
-    return sha256(b"".join(files("runbooks.hosts").joinpath(name).read_bytes() for name in SOURCES))
+    folder = files("runbooks.hosts")
+    return sha256(b"".join(folder.joinpath(name).read_bytes() for name in SOURCES))
 
 
 def _path(state_directory: Path, app: str, host: str) -> Path:
-    return state_directory / "applications" / quote(app, safe="") / f"{quote(host, safe='')}.json"
+    folder = state_directory / "applications" / quote(app, safe="")
+    return folder / f"{quote(host, safe='')}.json"

@@ -13,21 +13,33 @@ def looked_at(fleet: Fleet, snapshot: Snapshot, needs: Needs) -> dict[str, Seen]
     A worker was looked at where its host answered what it runs, or its node answered.
     """
     seen = {}
-    states, broker = snapshot.reachable(), snapshot.broker
     if snapshot.hosts:
-        seen["hosts"] = Seen(len(states), len(snapshot.hosts))
+        seen["hosts"] = Seen(len(snapshot.reachable()), len(snapshot.hosts))
     if needs & (Needs.SERVICES | Needs.NODES):
-        workers = {
-            host.node(worker): host.name for host in fleet.hosts for worker in host.settings.workers
-        }
-        told = states.keys() if Needs.SERVICES in needs else ()
-        answered = [
-            node
-            for node, host in workers.items()
-            if host in told or (broker and node in broker.nodes)
-        ]
-        others = len(fleet.nodes_by_pattern(broker.nodes)) if broker else 0
-        seen["workers"] = Seen(len(answered) + others, len(workers) + others)
+        seen["workers"] = _workers(fleet, snapshot, needs)
     if Needs.QUEUES in needs:
-        seen["queues"] = Seen(len(broker.queues) if broker else 0, len(fleet.queues))
+        queues = 0
+        if snapshot.broker:
+            queues = len(snapshot.broker.queues)
+        seen["queues"] = Seen(queues, len(fleet.queues))
     return seen
+
+
+def _workers(fleet: Fleet, snapshot: Snapshot, needs: Needs) -> Seen:
+    host_of: dict[str, str] = {}
+    for host in fleet.hosts:
+        for worker in host.settings.workers:
+            host_of[host.node(worker)] = host.name
+    seen: set[str] = set()
+    if Needs.SERVICES in needs:
+        states = snapshot.reachable()
+        seen = set()
+        for node, name in host_of.items():
+            if name in states:
+                seen.add(node)
+    others = 0
+    if snapshot.broker:
+        nodes = snapshot.broker.nodes
+        seen |= nodes.keys() & host_of.keys()
+        others = len(fleet.nodes_by_pattern(nodes))
+    return Seen(len(seen) + others, len(host_of) + others)

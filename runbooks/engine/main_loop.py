@@ -4,8 +4,7 @@ recap.
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 
 from msgspec import Struct
 
@@ -40,15 +39,15 @@ AT_ONCE_S = 3.0
 
 
 class Proof(Struct, frozen=True):
-    """What is done after all steps succeeded, to show that the fleet really works; `make` gets a
-    look at `needs`.
-
-    `does` is what it does besides looking.
-    """
+    """What is done after all steps succeeded, to show that the fleet really works."""
 
     needs: Needs
     make: Callable[[Run, Snapshot], None]
+    """Called with a look at `needs`."""
     does: str = ""
+    """What it does besides looking."""
+    anyway: bool = False
+    """Whether it is made also where no change is needed."""
 
 
 def walk(
@@ -57,18 +56,16 @@ def walk(
     snapshot: Snapshot,
     proof: Proof | None = None,
     *,
-    prove_anyway: bool = False,
     rolling: Rolling | None = None,
     blocking: Sequence[Finding] = (),
 ) -> ExitCode:
     """Bring about the steps' states from what `snapshot` shows, after asking; a dry run ends with
     the plan.
 
-    The proof is made after changes, and with `prove_anyway` also when none is needed. Hosts whose
-    services a rolling step interrupted and did not bring back, or did not come to any more, get
-    back the files they had. What `blocking` findings cover is left as it is, and the rest is put
-    right. Raises what stops a run: no consent, a lock that is held, a broker that goes away, an
-    interrupt.
+    The proof is made after changes, or `anyway`. Hosts whose services a rolling step interrupted
+    and did not bring back, or did not come to any more, get back the files they had. What
+    `blocking` findings cover is left as it is, and the rest is put right. Raises what stops a run:
+    no consent, a lock that is held, a broker that goes away, an interrupt.
     """
     session.require_alone(snapshot.other_run)
     require_distinct(session, snapshot)
@@ -77,63 +74,29 @@ def walk(
     plan = make_plan(steps, snapshot)
     if plan and not session.options.kill_running and snapshot.broker:
         killed = list(would_kill(session.fleet, snapshot, stopped_by(plan)))
-        blocking, steps = [*blocking, *killed], leave_out(steps, killed)
+        blocking = [*blocking, *killed]
+        steps = leave_out(steps, killed)
         plan = make_plan(steps, snapshot)
     recap = start_recap(session, snapshot)
     count_blocked(blocking, recap)
-    session.reporter.plan(plan, dry_run=session.options.dry_run)
-    if proof and proof.does and (plan or prove_anyway):
-        session.reporter.message(f"The proof at the end: {proof.does}")
-    for name, host in snapshot.hosts.items():
-        if isinstance(host, Unreachable):
-            session.reporter.warning(
-                f"{name} is left out: {host.why}", "run the same command again when it answers"
-            )
-    for left, finding in left_out(session.fleet, blocking):
-        session.reporter.warning(
-            f"{left}: {on_one_line(finding.summary)}", "mend that, then run the same command again"
-        )
+    _show(session, plan, proof)
+    _warn_of_left(session, snapshot, blocking)
     require_able(session.broker, plan)
     if session.options.dry_run:
         return recap.exit_code
-    if not plan and not prove_anyway:
+    if not plan and not (proof and proof.anyway):
         apply_nothing(steps, session, recap)
         return recap.exit_code
+
     asked_at = time.monotonic()
-    session.ask(
-        f"Make {'this change' if len(plan) == 1 else f'these {len(plan)} changes'}?"
-        if plan
-        else "Prove it?"
-    )
-    changed = {change.host for change in plan}
-    machines = {
-        name: state.machine
-        for name, state in snapshot.reachable().items()
-        if name in changed and state.machine
-    }
+    session.ask(_question(plan))
     waited_s = time.monotonic() - asked_at
-    still_so = (
-        partial(_require_still_asked_for, session, steps, plan, snapshot)
-        if waited_s > AT_ONCE_S
-        else None
-    )
-    with recorded(session, recap, machines, still_so) as run:
+    still_so = None
+    if waited_s > AT_ONCE_S:
+        still_so = partial(_require_still_asked_for, session, steps, plan, snapshot)
+    with recorded(session, recap, _machines(plan, snapshot), still_so) as run:
         try:
-            run.journal.saw(Seen.of(snapshot, session.found_in(snapshot)))
-            session.remember(snapshot)
-            needs = proof.needs if proof else Needs(0)
-            worse, after = apply(run, steps, plan, rolling or Rolling(), needs)
-            if worse:
-                put_back(run, worse)
-            if proof and recap.exit_code == ExitCode.OK:
-                session.reporter.step("proof")
-                proof.make(run, after or session.observe(needs))
-            elif proof:
-                session.reporter.message(
-                    "", "No proof: it is made where every host answered and every step succeeded."
-                )
-            _point_to_logs(session, recap)
-            run.lock.held()
+            _carry_out(run, steps, plan, snapshot, rolling or Rolling(), proof)
         except RunbookError:
             recap.at(BROKER).failed += 1
             session.reporter.recap(recap.tallies, undo=way_back(run.journal))
@@ -143,6 +106,71 @@ def walk(
     return recap.exit_code
 
 
+def _show(session: Session, plan: Sequence[Change], proof: Proof | None) -> None:
+    session.reporter.plan(plan, dry_run=session.options.dry_run)
+    if proof and proof.does and (plan or proof.anyway):
+        session.reporter.message(f"The proof at the end: {proof.does}")
+
+
+def _warn_of_left(session: Session, snapshot: Snapshot, blocking: Sequence[Finding]) -> None:
+    """Warn of what takes no part: hosts that do not answer, and what findings block."""
+    for name, host in snapshot.hosts.items():
+        if isinstance(host, Unreachable):
+            session.reporter.warning(
+                f"{name} is left out: {host.why}", "run the same command again when it answers"
+            )
+    for left, finding in left_out(session.fleet, blocking):
+        session.reporter.warning(
+            f"{left}: {on_one_line(finding.summary)}", "mend that, then run the same command again"
+        )
+
+
+def _question(plan: Sequence[Change]) -> str:
+    if not plan:
+        return "Prove it?"
+    if len(plan) == 1:
+        return "Make this change?"
+    return f"Make these {len(plan)} changes?"
+
+
+def _machines(plan: Sequence[Change], snapshot: Snapshot) -> dict[str, str]:
+    """The hosts that are to be changed, each with its `HostState.machine`, where that is known."""
+    changed = {change.host for change in plan}
+    machines = {}
+    for name, state in snapshot.reachable().items():
+        if name in changed and state.machine:
+            machines[name] = state.machine
+    return machines
+
+
+def _carry_out(
+    run: Run,
+    steps: Sequence[Step],
+    plan: Sequence[Change],
+    snapshot: Snapshot,
+    rolling: Rolling,
+    proof: Proof | None,
+) -> None:
+    session = run.session
+    run.journal.saw(Seen.of(snapshot, session.found_in(snapshot)))
+    session.remember(snapshot)
+    needs = Needs(0)
+    if proof:
+        needs = proof.needs
+    worse, after = apply(run, steps, plan, rolling, needs)
+    if worse:
+        put_back(run, worse)
+    if proof and run.recap.exit_code == ExitCode.OK:
+        session.reporter.step("proof")
+        proof.make(run, after or session.observe(needs))
+    elif proof:
+        session.reporter.message(
+            "", "No proof: it is made where every host answered and every step succeeded."
+        )
+    _point_to_logs(session, run.recap)
+    run.lock.held()
+
+
 def _require_still_asked_for(
     session: Session, steps: Sequence[Step], plan: Sequence[Change], then: Snapshot
 ) -> None:
@@ -150,33 +178,44 @@ def _require_still_asked_for(
     asked for no more.
     """
     hosts = {change.host for change in plan} - {BROKER}
-    names = {change.step for change in plan if change.host in hosts}
     if not hosts:
         return  # what is taken out of queues is judged anew while it is taken
-    now = session.observe(reduce(or_, (step.needs for step in steps if step.name in names)), hosts)
-    now = session.with_imports(now, [name for name in hosts if then.reachable()[name].imports_now])
+    names = set()
+    for change in plan:
+        if change.host in hosts:
+            names.add(change.step)
+    needs = Needs(0)
+    for step in steps:
+        if step.name in names:
+            needs |= step.needs
+    before = then.reachable()
+    now = session.observe(needs, hosts)
+    now = session.with_imports(now, [name for name in hosts if before[name].imports_now])
     asked_for = [(change.host, change.do) for change in make_plan(steps, now)]
-    if gone := [
-        change
-        for change in plan
-        if change.host in hosts and (change.host, change.do) not in asked_for
-    ]:
-        raise StalePlan(
-            f"since it was looked at something changed: on {gone[0].host} there is no need any more"
-            f" to {on_one_line(gone[0].summary)}; nothing was changed",
-            "run the same command again",
-        )
+    for change in plan:
+        if change.host in hosts and (change.host, change.do) not in asked_for:
+            raise StalePlan(
+                f"since it was looked at something changed: on {change.host} there is no need any"
+                f" more to {on_one_line(change.summary)}; nothing was changed",
+                "run the same command again",
+            )
 
 
 def way_back(journal: Journal) -> str:
     """The run's id, "" where it left nothing to take back."""
-    return journal.run_id if read_run(journal.directory).stands else ""
+    if not read_run(journal.directory).stands:
+        return ""
+    return journal.run_id
 
 
 def _point_to_logs(session: Session, recap: Recap) -> None:
-    """What a service that does not come up says stands in its log."""
-    told = {name for name, tally in recap.tallies.items() if tally.failed and not tally.unreachable}
-    if failed := [host.name for host in session.fleet.hosts if host.name in told and host.services]:
+    """Say where the logs are of the services that do not come up."""
+    failed = []
+    for host in session.fleet.hosts:
+        tally = recap.tallies.get(host.name)
+        if tally and tally.failed and not tally.unreachable and host.services:
+            failed.append(host.name)
+    if failed:
         command = Command("tail-logs", "--limit", ",".join(failed))
         session.reporter.message(f"What the services there say: {command}")
 
@@ -184,5 +223,7 @@ def _point_to_logs(session: Session, recap: Recap) -> None:
 def apply_nothing(steps: Sequence[Step], session: Session, recap: Recap) -> None:
     """The recap of a fleet that is already right: every step ok on every host that answers."""
     for tally in recap.tallies.values():
-        tally.ok = 0 if tally.bad else len(steps)
+        tally.ok = len(steps)
+        if tally.bad:
+            tally.ok = 0
     session.reporter.recap(recap.tallies, undo="")

@@ -10,17 +10,21 @@ from runbooks.core.fleet import FleetHost
 from runbooks.core.model import FileState, Unreachable
 from runbooks.core.redaction import redact
 from runbooks.core.reporter import Outcome
-from runbooks.core.wording import span
+from runbooks.core.wording import first_few, span
 from runbooks.effects.dispatch import fragments, in_broker, on_host
 from runbooks.engine.drain import Service, changed, drained
+from runbooks.engine.host_look import keep_secrets_of
 from runbooks.engine.journal import Journal
-from runbooks.engine.observe import keep_secrets_of, on_hosts
+from runbooks.engine.observe import on_hosts
 from runbooks.engine.run import Run
 from runbooks.hosts import facts
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.hosts.transport import Transport
 
 MARGIN_S = 60.0
+
+Numbered = Sequence[tuple[int, Change]]
+"""Changes, each after its number in the journal."""
 
 Result = tuple[Change, Outcome, str]
 """What became of a change, and what there is to say about it."""
@@ -29,15 +33,16 @@ Result = tuple[Change, Outcome, str]
 def perform(run: Run, changes: Sequence[Change]) -> list[Result]:
     """Make changes: on hosts all of one host in one exec, in the broker one after the other.
 
-    Raises LockHeld where the lock is lost, when what was done before, and what was not, is told and
-    written down.
+    Raises LockHeld where the lock is lost, when what was done before, and what was not, is reported
+    and written down.
     """
     results: list[Result] = []
     try:
         run.lock.held()
-        for change in (change for change in changes if change.host == BROKER):
-            run.lock.held()
-            results.append((change, *_in_broker(run, change)))
+        for change in changes:
+            if change.host == BROKER:
+                run.lock.held()
+                results.append((change, *_in_broker(run, change)))
         _perform_on_hosts(run, changes, results)
         run.lock.held()
     except RunbookError:
@@ -47,121 +52,165 @@ def perform(run: Run, changes: Sequence[Change]) -> list[Result]:
 
 
 def tell(run: Run, results: Sequence[Result]) -> None:
-    """Count what became of changes, and tell it."""
+    """Count what became of changes, and report it."""
     for change, outcome, detail in results:
         tally = run.recap.at(change.host)
-        tally.changed += outcome is Outcome.CHANGED
-        tally.failed += outcome is Outcome.FAILED
-        tally.skipped += outcome is Outcome.SKIPPED
+        if outcome is Outcome.CHANGED:
+            tally.changed += 1
+        elif outcome is Outcome.FAILED:
+            tally.failed += 1
+        elif outcome is Outcome.SKIPPED:
+            tally.skipped += 1
         run.session.reporter.change(change, outcome, detail)
 
 
 def _perform_on_hosts(run: Run, changes: Sequence[Change], results: list[Result]) -> None:
-    session, journal = run.session, run.journal
-    hosts = [
-        host for host in session.fleet.hosts if any(change.host == host.name for change in changes)
-    ]
-    intended = journal.intend_all(
-        [change for host in hosts for change in changes if change.host == host.name]
-    )
+    changed_hosts = {change.host for change in changes}
+    hosts = []
+    for host in run.session.fleet.hosts:
+        if host.name in changed_hosts:
+            hosts.append(host)
+    ordered: list[Change] = []
+    for host in hosts:
+        ordered += [change for change in changes if change.host == host.name]
+    intended = run.journal.intend_all(ordered)
     try:
         run.lock.held()
     except LockHeld as error:
-        results += _not_made(journal, intended, error.problem)
+        results += _not_made(run.journal, intended, error.problem)
         raise
     with drained(run, hosts, changes) as (ended, left):
-        alone = [(n, change, why) for n, change in intended if (why := _why_left(change, left))]
-        journal.finished_all([(n, Outcome.SKIPPED, why) for n, _, why in alone])
-        for _, change, why in alone:
-            run.recap.at(change.host).blocked += 1
-            results.append((change, Outcome.SKIPPED, why))
-        todo = [(n, change) for n, change in intended if not _why_left(change, left)]
-        mine = {
-            host.name: [(n, change) for n, change in todo if change.host == host.name]
-            for host in hosts
-        }
-        hosts = [host for host in hosts if mine[host.name]]
-        session.reporter.waiting(_awaited(hosts, todo))
-        answers = on_hosts(
-            session.transports, hosts, lambda host, way: _on_host(run, host, way, mine[host.name])
-        )
-        session.reporter.waiting("")
-        for name, answer in answers.items():
-            if isinstance(answer, Unreachable):
-                run.recap.at(name).unreachable = 1
-                results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
-            else:
-                results += answer
+        results += _left_alone(run, intended, left)
+        todo = []
+        for n, change in intended:
+            if not _why_left(change, left):
+                todo.append((n, change))
+        results += _made(run, hosts, todo)
         for change, outcome, _ in results:
-            ended.update(changed(change) if outcome is Outcome.CHANGED else ())
+            if outcome is Outcome.CHANGED:
+                ended.update(changed(change))
+
+
+def _left_alone(run: Run, intended: Numbered, left: Mapping[Service, str]) -> list[Result]:
+    """Write down which changes are not made since their services are `left` alone."""
+    outcomes = []
+    results: list[Result] = []
+    for n, change in intended:
+        why = _why_left(change, left)
+        if why:
+            outcomes.append((n, Outcome.SKIPPED, why))
+            results.append((change, Outcome.SKIPPED, why))
+    run.journal.finished_all(outcomes)
+    for change, _, _ in results:
+        run.recap.at(change.host).blocked += 1
+    return results
+
+
+def _made(run: Run, hosts: Sequence[FleetHost], todo: Numbered) -> list[Result]:
+    """Make the changes on all of these hosts at once."""
+    session = run.session
+    mine: dict[str, list[tuple[int, Change]]] = {}
+    for n, change in todo:
+        mine.setdefault(change.host, []).append((n, change))
+    hosts = [host for host in hosts if host.name in mine]
+    session.reporter.waiting(_awaited(hosts, todo))
+    answers = on_hosts(
+        session.transports, hosts, lambda host, way: _on_host(run, host, way, mine[host.name])
+    )
+    session.reporter.waiting("")
+    results: list[Result] = []
+    for name, answer in answers.items():
+        if isinstance(answer, Unreachable):
+            run.recap.at(name).unreachable = 1
+            results += [(change, Outcome.FAILED, answer.why) for _, change in mine[name]]
+        else:
+            results += answer
+    return results
 
 
 def _why_left(change: Change, left: Mapping[Service, str]) -> str:
     """Why a change is not made: one of its services is `left` alone, and all change together; ""
     where none is.
     """
-    its = [service for service in changed(change) if service in left]
-    return "; ".join(
-        left[one] if len(changed(change)) == 1 else f"{one[1]}: {left[one]}" for one in its
-    )
+    services = changed(change)
+    reasons = []
+    for service in services:
+        if service not in left:
+            continue
+        reason = left[service]
+        if len(services) > 1:
+            _, name = service
+            reason = f"{name}: {reason}"
+        reasons.append(reason)
+    return "; ".join(reasons)
 
 
-def _awaited(hosts: Sequence[FleetHost], todo: Sequence[tuple[int, Change]]) -> str:
+def _awaited(hosts: Sequence[FleetHost], todo: Numbered) -> str:
     """What these changes have to wait for, "" where nothing is ended."""
-    ended = [
-        f"{name} on {change.host}"
-        for _, change in todo
-        if on_host(change.do).waits
-        for name in change.services
-    ]
+    ended = []
+    for _, change in todo:
+        if on_host(change.do).waits:
+            ended += [f"{name} on {change.host}" for name in change.services]
+    if not ended:
+        return ""
     limit = span(max((host.settings.stop_timeout for host in hosts), default=0.0))
-    return (
-        f"waiting up to {limit} for {', '.join(ended[:3])}{', …' * (len(ended) > 3)} to end"
-        if ended
-        else ""
-    )
+    return f"waiting up to {limit} for {first_few(ended)} to end"
 
 
-def _on_host(
-    run: Run, host: FleetHost, transport: Transport, intended: Sequence[tuple[int, Change]]
-) -> list[Result]:
+def _on_host(run: Run, host: FleetHost, transport: Transport, intended: Numbered) -> list[Result]:
+    effects = {str(n): change.do for n, change in intended}
     try:
-        effects = {str(n): change.do for n, change in intended}
-        up_s, read = _read_first(transport, effects)
-        services = sum(len(on_host(effect).services) for effect in effects.values())
-        budget_s = MARGIN_S + (host.settings.stop_timeout + host.settings.start_timeout) * services
-        fragment_of = fragments(host, effects, read)
-        answers = run_fragments(
-            transport,
-            fragment_of,
-            timeout_s=budget_s,
-            stop_at_failure=True,
-            begins_by_s=up_s + run.lock.held(),
-        )
+        answers = _answers(run, host, transport, effects)
     except HostUnreachable:
         raise
     except LockHeld as error:  # another run may be at work here by now
         return _not_made(run.journal, intended, error.problem)
-    except (
-        RunbookError
-    ) as error:  # the plan is stale here, or a file cannot be read: this host's failure alone
-        answers = {str(intended[0][0]): Answer(error.exit_code, b"", error.problem)}
+    except RunbookError as error:
+        # The plan is stale here, or a file cannot be read: this host's failure alone.
+        first = next(iter(effects))
+        answers = {first: Answer(error.exit_code, b"", error.problem)}
     else:
-        answers = {
-            n: _told(host, transport, answer) if answer.code else answer
-            for n, answer in answers.items()
-        }
-    results = [(change, *_judge(answers.get(str(n)))) for n, change in intended]
-    run.journal.finished_all(
-        [
-            (n, outcome, detail)
-            for (n, _), (_, outcome, detail) in zip(intended, results, strict=True)
-        ]
-    )
+        answers = _shown(host, transport, answers)
+    results: list[Result] = []
+    outcomes = []
+    for n, change in intended:
+        outcome, detail = _judge(answers.get(str(n)))
+        results.append((change, outcome, detail))
+        outcomes.append((n, outcome, detail))
+    run.journal.finished_all(outcomes)
     return results
 
 
-def _not_made(journal: Journal, intended: Sequence[tuple[int, Change]], why: str) -> list[Result]:
+def _answers(
+    run: Run, host: FleetHost, transport: Transport, effects: Mapping[str, Effect]
+) -> Mapping[str, Answer]:
+    """Make effects, until one fails; what the host answered to each."""
+    settings = host.settings
+    up_s, read = _read_first(transport, effects)
+    services = sum(len(on_host(effect).services) for effect in effects.values())
+    budget_s = MARGIN_S + (settings.stop_timeout + settings.start_timeout) * services
+    fragment_of = fragments(host, effects, read)
+    return run_fragments(
+        transport,
+        fragment_of,
+        timeout_s=budget_s,
+        stop_at_failure=True,
+        begins_by_s=up_s + run.lock.held(),
+    )
+
+
+def _shown(
+    host: FleetHost, transport: Transport, answers: Mapping[str, Answer]
+) -> dict[str, Answer]:
+    """The answers, as they may be shown."""
+    shown = dict(answers)
+    for n, answer in answers.items():
+        if answer.code:
+            shown[n] = _told(host, transport, answer)
+    return shown
+
+
+def _not_made(journal: Journal, intended: Numbered, why: str) -> list[Result]:
     journal.finished_all([(n, Outcome.SKIPPED, why) for n, _ in intended])
     return [(change, Outcome.SKIPPED, why) for _, change in intended]
 
@@ -172,28 +221,34 @@ def _read_first(
     """For how many seconds the host is up, and the files that effects have to know, by the effect's
     name.
     """
-    files = {n: [path] for n, effect in effects.items() if (path := on_host(effect).reads)}
-    questions = {"uptime": facts.ask_uptime()} | {
-        n: facts.ask_files(paths) for n, paths in files.items()
-    }
-    answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=list(files))
-    read = {n: facts.parse_files(paths, answers[n])[paths[0]] for n, paths in files.items()}
+    questions = {"uptime": facts.ask_uptime()}
+    paths: dict[str, str] = {}
+    for n, effect in effects.items():
+        path = on_host(effect).reads
+        if path:
+            paths[n] = path
+            questions[n] = facts.ask_files([path])
+    answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=list(paths))
+    read = {}
+    for n, path in paths.items():
+        files = facts.parse_files([path], answers[n])
+        read[n] = files[path]
     return facts.parse_uptime(answers["uptime"]), read
 
 
 def _told(host: FleetHost, transport: Transport, answer: Answer) -> Answer:
-    """What may be shown of a command that failed: a start script may tell all that is in the
+    """What may be shown of a command that failed: a start script may print all that is in the
     environment file.
     """
     path = host.settings.env_file
+    questions = {"file": facts.ask_files([path])}
     try:
-        found = run_fragments(
-            transport, {"file": facts.ask_files([path])}, timeout_s=MARGIN_S, private=["file"]
-        )["file"]
-        keep_secrets_of(facts.parse_files([path], found)[path])
+        answers = run_fragments(transport, questions, timeout_s=MARGIN_S, private=["file"])
+        keep_secrets_of(facts.parse_files([path], answers["file"])[path])
     except RunbookError:
         return Answer(answer.code, b"", f"what it said is not shown, for {path} cannot be read now")
-    return Answer(answer.code, b"", redact(answer.err + answer.out.decode(errors="replace")))
+    said = answer.err + answer.out.decode(errors="replace")
+    return Answer(answer.code, b"", redact(said))
 
 
 def _judge(answer: Answer | None) -> tuple[Outcome, str]:
@@ -209,7 +264,9 @@ def _in_broker(run: Run, change: Change) -> tuple[Outcome, str]:
     journal = run.journal
     n = journal.intend(change)
     try:
-        detail = in_broker(change.do).make(run.session.broker, run.session.fleet, journal.directory)
+        session = run.session
+        handler = in_broker(change.do)
+        detail = handler.make(session.broker, session.fleet, journal.directory)
     except RunbookError as error:
         journal.finished(n, Outcome.FAILED, error.problem)
         raise

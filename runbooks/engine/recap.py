@@ -23,16 +23,20 @@ class Recap(Struct):
         gone = any(tally.unreachable for tally in self.tallies.values())
         if failed and gone:
             return ExitCode.FAILED_AND_UNREACHABLE
-        return ExitCode.FAILED if failed else ExitCode.UNREACHABLE if gone else ExitCode.OK
+        if failed:
+            return ExitCode.FAILED
+        if gone:
+            return ExitCode.UNREACHABLE
+        return ExitCode.OK
 
 
 def start_recap(session: Session, snapshot: Snapshot) -> Recap:
-    """A recap with a line for every host, and what does not answer marked: hosts, and the broker."""
+    """A recap with a line for every host, and what does not answer marked, also the broker."""
     recap = Recap()
     for host in session.fleet.hosts:
-        recap.at(host.name).unreachable = int(
-            isinstance(snapshot.hosts.get(host.name), Unreachable)
-        )
+        tally = recap.at(host.name)
+        if isinstance(snapshot.hosts.get(host.name), Unreachable):
+            tally.unreachable = 1
     if snapshot.broker and snapshot.broker.is_away:
         recap.at(BROKER).unreachable = 1
     return recap

@@ -12,18 +12,20 @@ from runbooks.core.errors import UsageError
 
 
 class Rolling(Struct, frozen=True):
-    """How a step that interrupts service goes over the hosts.
-
-    `serial` is a number of hosts, or with `%` a share of those that are to be changed; `max_fail`
-    is how many hosts may fail over the whole run before the rest is left alone.
-    """
+    """How a step that interrupts service goes over the hosts."""
 
     serial: str = "30%"
+    """A number of hosts, or with `%` a share of those that are to be changed."""
     max_fail: int = 0
+    """How many hosts may fail over the whole run before the rest is left alone."""
 
     def __post_init__(self) -> None:
         found = re.fullmatch(r"(\d+)(%?)", self.serial)
-        if not found or int(found[1]) == 0 or (found[2] and int(found[1]) > 100):
+        number = 0
+        if found:
+            number = int(found[1])
+        is_share = self.serial.endswith("%")
+        if number == 0 or (is_share and number > 100):
             raise UsageError(
                 f"--serial {self.serial!r} is neither a number of hosts nor a share",
                 "e.g. 1, 4 or 30%",
@@ -38,8 +40,8 @@ class Rolling(Struct, frozen=True):
         """One host first, as the canary; then the others in batches."""
         yield hosts[:1]
         number = int(self.serial.rstrip("%"))
-        size = (
-            max(1, math.floor(len(hosts) * number / 100)) if self.serial.endswith("%") else number
-        )
+        size = number
+        if self.serial.endswith("%"):
+            size = max(1, math.floor(len(hosts) * number / 100))
         for start in range(1, len(hosts), size):
             yield hosts[start : start + size]

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Run(Struct, frozen=True):
-    """The session that it belongs to, its journal, the fleet's lock that it holds, and how it goes
-    so far.
-    """
+    """A run that goes on, and the session that it belongs to."""
 
     session: Session
     journal: Journal
     lock: "FleetLock"
+    """The fleet's, which it holds."""
     recap: Recap
+    """How it goes so far."""
 
 
 @contextmanager

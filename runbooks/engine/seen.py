@@ -16,15 +16,13 @@ from runbooks.core.reporter import Check
 
 
 class Seen(Struct, frozen=True):
-    """One look of a run: how many messages each queue held, and what was found.
-
-    `findings` is None where the look was not judged, and `depths` is empty where no queue was
-    looked at.
-    """
+    """One look of a run: how many messages each queue held, and what was found."""
 
     at: float
     depths: Mapping[str, int] = field(default_factory=dict)
+    """Empty where no queue was looked at."""
     findings: tuple[Finding, ...] | None = None
+    """None where the look was not judged."""
     checks: tuple[Check, ...] = ()
 
     @classmethod
@@ -34,12 +32,14 @@ class Seen(Struct, frozen=True):
         findings: Sequence[Finding] | None = None,
         checks: Sequence[Check] = (),
     ) -> "Seen":
-        """What is kept of a look; the changes that fix a finding stand in the record by themselves."""
-        queues = snapshot.broker.queues if snapshot.broker and not snapshot.broker.unseen else {}
-        depths = {name: state.depth for name, state in queues.items()}
-        kept = (
-            None if findings is None else tuple(replace(one, fix=(), blocks=()) for one in findings)
-        )
+        """What is kept of a look; the record has the changes that fix a finding by themselves."""
+        depths = {}
+        broker = snapshot.broker
+        if broker and not broker.unseen:
+            depths = {name: state.depth for name, state in broker.queues.items()}
+        kept = None
+        if findings is not None:
+            kept = tuple(replace(one, fix=(), blocks=()) for one in findings)
         return cls(snapshot.at, depths, kept, tuple(checks))
 
 

@@ -3,7 +3,7 @@ in the archives.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -23,23 +23,22 @@ _NEW_IDS = uuid.UUID("5b0c2b7e-2f7a-4a5e-9d59-6f0f3c0a8e11")
 
 
 class Old(Struct, frozen=True):
-    """A task that is to be sent again, by its old id; `why` is its exception, or why it was taken
-    out of its queue.
-    """
+    """A task that is to be sent again."""
 
     id: str
+    """Its old id."""
     task: str
     why: str
+    """Its exception, or why it was taken out of its queue."""
 
 
 class Earlier(Struct, frozen=True):
-    """A new message that an earlier run has written down: in which archive, and whether it was
-    sent.
-    """
+    """A new message that an earlier run has written down."""
 
     run: str
     archive: Path
     sent: bool
+    """Whether it was sent."""
 
 
 def new_id(old: str) -> str:
@@ -54,34 +53,56 @@ def reason_for(old: str) -> str:
 
 def sent_earlier(session: Session) -> dict[str, Earlier]:
     """What runs at this broker have written down, by new id."""
-    found = {}
+    found: dict[str, Earlier] = {}
     for record in list_runs(session.options.state_directory):
-        if record.verb != RETRY or record.broker != session.broker.name:
-            continue
-        for path in archives_in(record.directory):
-            ledger = read(path)
-            for n in ledger.messages:
-                if (fate := ledger.fates[n]) is not Fate.QUEUED:
-                    task_id = row(ledger.messages[n], ledger, "")["id"]
-                    found[task_id] = Earlier(
-                        record.id, path, fate is Fate.RESTORED and n not in ledger.unsure
-                    )
+        if record.verb == RETRY and record.broker == session.broker.name:
+            for path in archives_in(record.directory):
+                found.update(_in_archive(record.id, path))
     return found
 
 
-def send_change(archive: str, queue: str, tasks: Sequence[Old], per_s: float, lines: Sequence[str],
-                *, of_archive: bool = False) -> Change:  # fmt: skip
+def _in_archive(run: str, path: Path) -> Iterator[tuple[str, Earlier]]:
+    ledger = read(path)
+    for n in ledger.messages:
+        fate = ledger.fates[n]
+        if fate is Fate.QUEUED:
+            continue
+        task_id = row(ledger.messages[n], ledger, "")["id"]
+        sent = fate is Fate.RESTORED and n not in ledger.unsure
+        yield task_id, Earlier(run, path, sent)
+
+
+def send_change(
+    archive: str,
+    queue: str,
+    tasks: Sequence[Old],
+    per_s: float,
+    lines: Sequence[str],
+    *,
+    of_archive: bool = False,
+) -> Change:
     """The change that sends the new messages of an archive to its queue; `of_archive`: the old ones
     are in one, too.
     """
+    taken_from = ""
+    why = "error"
+    if of_archive:
+        taken_from = queue
+        why = "reason"
+    ids: dict[str, str] = {}
+    rows = []
+    for one in tasks:
+        new = new_id(one.id)
+        ids[new] = one.id
+        rows.append({"id": one.id, "new_id": new, "task": one.task, why: one.why})
     token = uuid.uuid4().hex
-    ids = {new_id(one.id): one.id for one in tasks}
-    why = "reason" if of_archive else "error"
-    rows = tuple(
-        {"id": one.id, "new_id": new_id(one.id), "task": one.task, why: one.why} for one in tasks
-    )
     return Change(
-        BROKER, RETRY, f"send {counted(len(tasks), 'task')} again to {queue}",
-        SendAgain(archive, ids, per_s, token, queue if of_archive else ""),
-        RecallMessages(archive, token), as_lines(lines), rows, len(tasks),
-    )  # fmt: skip
+        BROKER,
+        RETRY,
+        f"send {counted(len(tasks), 'task')} again to {queue}",
+        SendAgain(archive, ids, per_s, token, taken_from),
+        RecallMessages(archive, token),
+        as_lines(lines),
+        tuple(rows),
+        len(tasks),
+    )

@@ -44,23 +44,22 @@ def recall(state_directory: Path, app: str, snapshot: Snapshot) -> Snapshot:
     """The snapshot, with what earlier runs saw of its services; nothing where somebody else may
     have written that.
     """
-    states = {
-        name: replace(
-            state, services=_recalled(state.services, _read(_path(state_directory, app, name)))
-        )
-        for name, state in snapshot.reachable().items()
-        if state.services
-    }
-    return replace(snapshot, hosts={**snapshot.hosts, **states})
+    states = dict(snapshot.hosts)
+    for name, state in snapshot.reachable().items():
+        if state.services:
+            seen = _read(_path(state_directory, app, name))
+            states[name] = replace(state, services=_recalled(state.services, seen))
+    return replace(snapshot, hosts=states)
 
 
 def _recalled(
     services: Mapping[str, ServiceState], seen: Mapping[str, _Seen]
 ) -> dict[str, ServiceState]:
-    return {
-        name: replace(found, started_with=seen[name].recalled(found)) if name in seen else found
-        for name, found in services.items()
-    }
+    recalled = dict(services)
+    for name, found in services.items():
+        if name in seen:
+            recalled[name] = replace(found, started_with=seen[name].recalled(found))
+    return recalled
 
 
 def remember(
@@ -76,17 +75,20 @@ def remember(
         state = snapshot.reachable().get(host.name)
         if not (state and state.files):
             continue
-        path = _path(state_directory, app, host.name)
-        if new := dict(_seen(host, state)):
+        new = dict(_seen(host, state))
+        if new:
             with suppress(OSError):
-                make_private(path.parent)
-                beside = path.with_suffix(".new")
-                beside.unlink(missing_ok=True)
-                with open(
-                    os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-                ) as file:
-                    file.write(msgspec.json.encode({**_read(path), **new}))
-                beside.rename(path)
+                _write(_path(state_directory, app, host.name), new)
+
+
+def _write(path: Path, new: Mapping[str, _Seen]) -> None:
+    make_private(path.parent)
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode({**_read(path), **new}))
+    beside.rename(path)
 
 
 def _seen(host: FleetHost, state: HostState) -> Iterator[tuple[str, _Seen]]:
@@ -96,31 +98,30 @@ def _seen(host: FleetHost, state: HostState) -> Iterator[tuple[str, _Seen]]:
             continue
         if found.started_with and found.started_with.same:
             continue
-        files = {
-            path: file
-            for path in loads(host, service, found)
-            if (file := state.files.get(path)) and file.content
-        }
-        unsure = {path for path, file in files.items() if file.changed_at > found.started_at}
-        unsure |= {
-            path
-            for path, drop_in in found.drop_ins.items()
-            if drop_in.changed_at > found.started_at
-        }
+        files: dict[str, str] = {}
+        unsure: set[str] = set()
+        for path in loads(host, service, found):
+            file = state.files.get(path)
+            if file and file.content:
+                files[path] = sha256(file.content)
+                if file.changed_at > found.started_at:
+                    unsure.add(path)
+        drop_ins: dict[str, str] = {}
+        for path, drop_in in found.drop_ins.items():
+            drop_ins[path] = drop_in.digest
+            if drop_in.changed_at > found.started_at:
+                unsure.add(path)
         if found.needs_reload:
-            unsure |= files.keys() | found.drop_ins.keys()
+            unsure |= files.keys() | drop_ins.keys()
         if has_environment_of(host, found, state):
             unsure.discard(host.settings.env_file)
-        yield service, _Seen(
-            found.pid, found.started_at,
-            {path: sha256(file.content) for path, file in files.items()},
-            {path: drop_in.digest for path, drop_in in found.drop_ins.items()},
-            tuple(sorted(unsure)),
-        )  # fmt: skip
+        ordered = tuple(sorted(unsure))
+        yield service, _Seen(found.pid, found.started_at, files, drop_ins, ordered)
 
 
 def _path(state_directory: Path, app: str, host: str) -> Path:
-    return state_directory / "started" / quote(app, safe="") / f"{quote(host, safe='')}.json"
+    folder = state_directory / "started" / quote(app, safe="")
+    return folder / f"{quote(host, safe='')}.json"
 
 
 def _read(path: Path) -> dict[str, _Seen]:

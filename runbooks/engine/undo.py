@@ -3,7 +3,7 @@ first.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -26,27 +26,32 @@ from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import HostState, Unreachable
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
+from runbooks.core.wording import first_few
 from runbooks.diagnosis import services, workers
 from runbooks.diagnosis.since_start import loads
 from runbooks.effects.base import ReverseInBroker, ReverseOnHost, Way
 from runbooks.effects.dispatch import handler_of, reverse_of
 from runbooks.engine.apply import PAUSE_S
 from runbooks.engine.context import Session
-from runbooks.engine.drain import await_nodes, changed, changed_service, gave_up
+from runbooks.engine.drain import all_gave_up, await_nodes, changed
+from runbooks.engine.host_look import HostLook, look
 from runbooks.engine.journal import UNDO, Entry, Journal, RunRecord, find_run
-from runbooks.engine.observe import look, on_hosts, recognised
+from runbooks.engine.observe import on_hosts, recognised
 from runbooks.engine.perform import perform
 from runbooks.engine.recap import Recap
 from runbooks.engine.run import Run, recorded
 from runbooks.hosts.transport import Transport
+
+_BLOCKING = ("service.runs_elsewhere", "worker.answered_by_another", "worker.twins")
+"""What would let a start, stop or restart, or the drain before it, meet somebody else's worker."""
 
 
 class Undo(Struct, frozen=True):
     """What undoing one effect would mean now: CHANGED it can be, ALREADY there is nothing to do,
     CANNOT and why.
 
-    SKIPPED: not now; its host is `away`, or is none of those that the verb is to touch, or it is
-    `blocked`: somebody else does the service's work, or answers in its name.
+    SKIPPED: not now; its host is away, or not one of those that the verb is to touch, or it is
+    blocked.
     """
 
     entry: Entry
@@ -54,7 +59,9 @@ class Undo(Struct, frozen=True):
     outcome: Outcome
     why: str
     away: bool = False
+    """Whether its host does not answer."""
     blocked: bool = False
+    """Whether somebody else does the service's work, or answers in its name."""
 
 
 def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[Undo]:
@@ -66,36 +73,48 @@ def plan_undo(session: Session, record: RunRecord, *, malformed: bool) -> list[U
     Newest first; but a worker that has to be restarted is so after the files, because it loads what
     they put back, and messages come last, so that they meet the workers of before.
     """
-    pending = [
-        entry
-        for entry in reversed(record.entries)
-        if entry.outcome is not Outcome.SKIPPED
-        and not _takes_back(entry)
-        and (not entry.undone or _is_judged_again(_way_back(entry)))
-    ]
-    ways = [(entry, _way_back(entry)) for entry in pending]
-    undoing = [(entry.change.host, entry.change.undo) for entry in pending if entry.change.undo]
-    targets = [(host, target) for host, effect in undoing for target in targets_of(effect)]
+    pending = []
+    for entry in reversed(record.entries):
+        if _is_pending(entry):
+            pending.append(entry)
+    targets: list[tuple[str, Target]] = []
+    for entry in pending:
+        host = entry.change.host
+        if entry.change.undo:
+            targets += [(host, target) for target in targets_of(entry.change.undo)]
     states = _states(session, session.fleet.hosts, targets)
-    undos = [
-        (
-            _judge_in_broker(session, record, entry, way, malformed)
-            if isinstance(way, ReverseInBroker)
-            else _judge(
-                entry,
-                way,
-                states.get(entry.change.host),
-                record.machines.get(entry.change.host, ""),
-            )
-        )
-        for entry, way in ways
-    ]
-    changing = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
-    files_change = {change.host for change in changing if change.path}
+    undos = []
+    for entry in pending:
+        host = entry.change.host
+        way = _way_back(entry)
+        if isinstance(way, ReverseInBroker):
+            undos.append(_judge_in_broker(session, record, entry, way, malformed))
+        else:
+            machine = record.machines.get(host, "")
+            undos.append(_judge(entry, way, states.get(host), machine))
+
+    changing = []
+    for undo in undos:
+        if undo.outcome is Outcome.CHANGED:
+            changing.append(undo.change)
+    files_change = set()
+    for change in changing:
+        if change.path:
+            files_change.add(change.host)
     undos = [_without_needless_restart(undo, undo.change.host in files_change) for undo in undos]
     undos = _without_blocked(session, undos)
     undos = [_with_consumers(session, undo, undos) for undo in undos]
     return sorted(undos, key=lambda undo: handler_of(undo.change.do).rank)
+
+
+def _is_pending(entry: Entry) -> bool:
+    """Whether a change is to be judged."""
+    if entry.outcome is Outcome.SKIPPED or _takes_back(entry):
+        return False
+    if not entry.undone:
+        return True
+    way = _way_back(entry)
+    return isinstance(way, ReverseInBroker) and way.again
 
 
 def _takes_back(entry: Entry) -> bool:
@@ -107,12 +126,10 @@ def _takes_back(entry: Entry) -> bool:
     )
 
 
-def _is_judged_again(way: Way | None) -> bool:
-    return isinstance(way, ReverseInBroker) and way.again
-
-
 def _way_back(entry: Entry) -> Way | None:
-    return reverse_of(entry.change.undo) if entry.change.undo else None
+    if entry.change.undo is None:
+        return None
+    return reverse_of(entry.change.undo)
 
 
 def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunRecord | None:
@@ -122,20 +139,28 @@ def newer_on_the_same(record: RunRecord, others: Sequence[RunRecord]) -> RunReco
     Also where it knew the machine by another name.
     """
 
-    def targets(run: RunRecord) -> set[tuple[str, Target]]:
-        standing = (entry.change for entry in run.undoable if not entry.undone)
-        changed = [(change.host, target) for change in standing if (target := target_of(change.do))]
-        return {
-            *changed,
-            *((run.machines[host], target) for host, target in changed if host in run.machines),
-        }
+    targets = _standing(record)
+    newest = None
+    for run in others:
+        is_later = run.id > record.id and run.verb != UNDO
+        if is_later and not targets.isdisjoint(_standing(run)):
+            newest = run
+    return newest
 
-    later = [
-        run
-        for run in others
-        if run.id > record.id and run.verb != UNDO and targets(run) & targets(record)
-    ]
-    return later[-1] if later else None
+
+def _standing(run: RunRecord) -> set[tuple[str, Target]]:
+    """What a run changed that still stands, by the names of its hosts and by their machines."""
+    found: set[tuple[str, Target]] = set()
+    for entry in run.undoable:
+        if entry.undone:
+            continue
+        host = entry.change.host
+        target = target_of(entry.change.do)
+        if target:
+            found.add((host, target))
+            if host in run.machines:
+                found.add((run.machines[host], target))
+    return found
 
 
 def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
@@ -147,16 +172,10 @@ def _without_needless_restart(undo: Undo, files_change: bool) -> Undo:
             undo,
             why="the run ended while it was being made: it may have been told to take no messages",
         )
-    why = (
-        "it ran before the run, and it runs"
-        if len(changed(undo.change)) == 1
-        else "all of them run"
-    )
+    why = "all of them run"
+    if len(changed(undo.change)) == 1:
+        why = "it ran before the run, and it runs"
     return Undo(undo.entry, undo.change, Outcome.ALREADY, why)
-
-
-_BLOCKING = ("service.runs_elsewhere", "worker.answered_by_another", "worker.twins")
-"""What would let a start, stop or restart, or the drain before it, meet somebody else's worker."""
 
 
 def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
@@ -168,21 +187,22 @@ def _without_blocked(session: Session, undos: Sequence[Undo]) -> list[Undo]:
         *workers.faults(session.fleet, snapshot),
         *services.at_work(session.fleet, snapshot, {}),
     )
-    found = [finding for finding in judged if finding.code in _BLOCKING]
-    why = {
-        (block.host, block.service): finding.summary
-        for finding in found
-        for block in finding.blocks
-    }
-    return [
-        (
-            replace(undo, outcome=Outcome.SKIPPED, why=why[blocked[0]], blocked=True)
-            if _controls(undo)
-            and (blocked := [service for service in changed(undo.change) if service in why])
-            else undo
-        )
-        for undo in undos
-    ]
+    why: dict[tuple[str, str], str] = {}
+    for finding in judged:
+        if finding.code in _BLOCKING:
+            for block in finding.blocks:
+                why[block.host, block.service] = finding.summary
+    return [_blocked(undo, why) for undo in undos]
+
+
+def _blocked(undo: Undo, why: Mapping[tuple[str, str], str]) -> Undo:
+    """The same, but skipped where one of its services is blocked; `why` has the blocked ones."""
+    if not _controls(undo):
+        return undo
+    for service in changed(undo.change):
+        if service in why:
+            return replace(undo, outcome=Outcome.SKIPPED, why=why[service], blocked=True)
+    return undo
 
 
 def _controls(undo: Undo) -> bool:
@@ -198,75 +218,90 @@ def _with_consumers(session: Session, undo: Undo, undos: Sequence[Undo]) -> Undo
     queue = target_of(undo.entry.change.do)
     if undo.outcome is not Outcome.CHANGED or not isinstance(queue, Queue):
         return undo
-    controlled = [other.change for other in undos if _controls(other)]
-    hosts = {host.name: host for host in session.fleet.hosts}
-    starts = {
-        node: handler_of(change.do).starts
-        for change in controlled
-        for service in change.services
-        if service != hosts[change.host].beat
-        for node in hosts[change.host].nodes_of(service)
-    }
-    nodes = session.observe(Needs.NODES).broker
-    assert nodes is not None
+    starts = _controlled_nodes(session, undos)
+    broker = session.observe(Needs.NODES).broker
+    assert broker is not None
+    sure = []
+    for name, node in broker.nodes.items():
+        if queue.name in node.queues and name not in starts:
+            sure.append(node.name)
+    perhaps = []
+    for name, is_started in starts.items():
+        if is_started:
+            perhaps.append(name)
     told = [undo.why]
-    consuming = {name: node.name for name, node in nodes.nodes.items() if queue.name in node.queues}
-    if sure := sorted(called for name, called in consuming.items() if name not in starts):
-        told.append(f"run at once by {', '.join(sure)}, for {queue.name} is consumed there")
-    if perhaps := [node for node, is_started in starts.items() if is_started]:
-        names = ", ".join(sorted(perhaps)[:_NAMED]) + ", …" * (len(perhaps) > _NAMED)
+    if sure:
+        names = ", ".join(sorted(sure))
+        told.append(f"run at once by {names}, for {queue.name} is consumed there")
+    if perhaps:
+        names = first_few(sorted(perhaps))
         told.append(f"run at once by {names} if {queue.name} is consumed there on the old files")
     return replace(undo, why="; ".join(told))
 
 
-_NAMED = 3
+def _controlled_nodes(session: Session, undos: Sequence[Undo]) -> dict[str, bool]:
+    """The nodes of the workers that these start, stop or restart; each with whether it is
+    started.
+    """
+    hosts = {host.name: host for host in session.fleet.hosts}
+    starts: dict[str, bool] = {}
+    for undo in undos:
+        if not _controls(undo):
+            continue
+        change = undo.change
+        host = hosts[change.host]
+        for service in change.services:
+            if service != host.beat:
+                for node in host.nodes_of(service):
+                    starts[node] = handler_of(change.do).starts
+    return starts
 
 
 def _states(
     session: Session, hosts: Sequence[FleetHost], targets: Sequence[tuple[str, Target]]
 ) -> dict[str, HostState | Unreachable]:
-    """Looks at these targets, each with its host; where a process is not known, its node is asked."""
+    """Look at these targets, each with its host; where a process is not known, ask its node."""
     states = on_hosts(
         session.transports, hosts, lambda host, way: _look(session.fleet, host, way, targets)
     )
-    unknown = [
-        state
-        for state in states.values()
-        if isinstance(state, HostState)
-        and any(found.other_process for found in state.services.values())
-    ]
-    broker = session.observe(Needs.NODES).broker if unknown else None
-    return (
-        {host.name: recognised(host, states[host.name], broker) for host in hosts}
-        if broker
-        else states
-    )
+    if not any(_has_other_process(state) for state in states.values()):
+        return states
+    broker = session.observe(Needs.NODES).broker
+    if not broker:
+        return states
+    return {host.name: recognised(host, states[host.name], broker) for host in hosts}
+
+
+def _has_other_process(state: HostState | Unreachable) -> bool:
+    if isinstance(state, Unreachable):
+        return False
+    return any(found.other_process for found in state.services.values())
 
 
 def _look(
     fleet: Fleet, host: FleetHost, transport: Transport, targets: Sequence[tuple[str, Target]]
 ) -> HostState:
     """The files and services of a host among these targets, each with its host."""
-    mine = [target for name, target in targets if name == host.name]
+    mine = []
+    for name, target in targets:
+        if name == host.name:
+            mine.append(target)
     paths = sorted({target.path for target in mine if isinstance(target, File)})
     services = sorted({target.name for target in mine if isinstance(target, Service)})
     others = any(isinstance(target, Other) for target in mine)
-    return look(fleet, host, transport, paths, services, census=others)
+    return look(fleet, host, transport, HostLook(paths, services, census=others))
 
 
 def _judge_in_broker(
     session: Session, record: RunRecord, entry: Entry, way: ReverseInBroker[Any], malformed: bool
 ) -> Undo:
     if record.broker != session.broker.name:
-        return Undo(
-            entry,
-            entry.change,
-            Outcome.CANNOT,
-            f"it was done at {record.broker}, not {session.broker.name}",
-        )
+        why = f"it was done at {record.broker}, not {session.broker.name}"
+        return Undo(entry, entry.change, Outcome.CANNOT, why)
     outcome, why = way.judge(session.broker, record.directory, malformed=malformed)
     do = way.resolved(record.directory, malformed=malformed)
-    return Undo(entry, Change(BROKER, entry.change.step, way.summary, do), outcome, why)
+    reverse = Change(BROKER, entry.change.step, way.summary, do)
+    return Undo(entry, reverse, outcome, why)
 
 
 def _judge(
@@ -275,14 +310,15 @@ def _judge(
     state: HostState | Unreachable | None,
     machine: str,
 ) -> Undo:
-    """`machine` is the `HostState.machine` that was changed, "" where it did not tell."""
+    """`machine` is the `HostState.machine` that was changed, "" where that is not known."""
     change = entry.change
     if way is None:
         return Undo(entry, change, Outcome.CANNOT, "there is no way back from it")
     reverse = Change(change.host, change.step, way.summary, way.effect)
-    if not isinstance(state, HostState):
-        why = state.why if state else "this host is not selected"
-        return Undo(entry, reverse, Outcome.SKIPPED, why, away=state is not None)
+    if state is None:
+        return Undo(entry, reverse, Outcome.SKIPPED, "this host is not selected")
+    if isinstance(state, Unreachable):
+        return Undo(entry, reverse, Outcome.SKIPPED, state.why, away=True)
     if not _is_still(machine, state):
         why = (
             f"{change.host} is another machine now, for it has another machine-id: set up anew, or"
@@ -293,15 +329,15 @@ def _judge(
     outcome, why = way.judge(state)
     lost = isinstance(change.undo, LostContents)
     if outcome is Outcome.CANNOT and entry.outcome is Outcome.FAILED and not lost:
-        return Undo(
-            entry, reverse, Outcome.ALREADY, "it was not made, and somebody else has changed it"
-        )
+        why = "it was not made, and somebody else has changed it"
+        outcome = Outcome.ALREADY
     return Undo(entry, reverse, outcome, why)
 
 
 def _is_still(machine: str, state: HostState) -> bool:
     """Whether a host is the machine that it was; one that had no machine-id is taken for it."""
-    known, now = (name.partition("/")[0] for name in (machine, state.machine))
+    known, _, _ = machine.partition("/")
+    now, _, _ = state.machine.partition("/")
     return not known or known == now
 
 
@@ -316,9 +352,8 @@ def undo(
 
     `still_so` is `recorded`'s.
     """
-    with recorded(
-        session, recap, still_so=still_so
-    ) as run:  # first: a run that goes on holds the lock, and writes into its journal
+    # First: a run that goes on holds the lock, and writes into its journal.
+    with recorded(session, recap, still_so=still_so) as run:
         original = Journal.reopen(record.directory)
         try:
             _take_back(run, original, undos)
@@ -334,9 +369,11 @@ def count_left(undos: Sequence[Undo], recap: Recap) -> None:
         if undo.outcome is Outcome.CANNOT and undo.entry.change.undo:
             recap.at(undo.change.host).failed += 1
         elif undo.outcome is Outcome.SKIPPED:
-            recap.at(undo.change.host).skipped += 1
-            recap.at(undo.change.host).blocked += undo.blocked
-            recap.at(undo.change.host).unreachable = int(undo.away)
+            tally = recap.at(undo.change.host)
+            tally.skipped += 1
+            tally.unreachable = int(undo.away)
+            if undo.blocked:
+                tally.blocked += 1
 
 
 def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
@@ -347,14 +384,14 @@ def settle(session: Session, record: RunRecord, *, malformed: bool) -> None:
     it was looked for.
     """
     with session.broker.lock(record.id, session.options.verb) as lock:
-        undos = plan_undo(
-            session, find_run(session.options.state_directory, record.id), malformed=malformed
-        )
+        now = find_run(session.options.state_directory, record.id)
+        undos = plan_undo(session, now, malformed=malformed)
         lock.held()
         journal = Journal.reopen(record.directory)
         try:
-            for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-                journal.undone(undo.entry.n)
+            for undo in undos:
+                if undo.outcome is Outcome.ALREADY:
+                    journal.undone(undo.entry.n)
         finally:
             journal.close()
 
@@ -365,91 +402,117 @@ def put_back(run: Run, hosts: Collection[str]) -> None:
     A service none of whose files it changed has nothing to be put back to: one that it started
     stays up.
     """
-    session, journal = run.session, run.journal
-    record = find_run(session.options.state_directory, journal.run_id)
-    by_name = {host.name: host for host in session.fleet.hosts if host.name in hosts}
-    done = [entry for entry in record.entries if entry.change.host in by_name]
-    entries = [
-        entry for entry in done if not _only_controlled(entry, by_name[entry.change.host], done)
-    ]
+    session = run.session
+    record = find_run(session.options.state_directory, run.journal.run_id)
+    by_name = {}
+    for host in session.fleet.hosts:
+        if host.name in hosts:
+            by_name[host.name] = host
+    done = []
+    for entry in record.entries:
+        if entry.change.host in by_name:
+            done.append(entry)
+    entries = []
+    for entry in done:
+        if not _only_controlled(entry, by_name[entry.change.host], done):
+            entries.append(entry)
     undos = plan_undo(session, replace(record, entries=entries), malformed=False)
     if any(undo.outcome is Outcome.CHANGED for undo in undos):
         session.reporter.step("put back")
-    for undo in (undo for undo in undos if undo.blocked):
-        session.reporter.change(undo.change, Outcome.SKIPPED, undo.why)
-    _take_back(run, journal, undos)
+    for undo in undos:
+        if undo.blocked:
+            session.reporter.change(undo.change, Outcome.SKIPPED, undo.why)
+    _take_back(run, run.journal, undos)
 
 
 def _only_controlled(entry: Entry, host: FleetHost, entries: Sequence[Entry]) -> bool:
     """Whether a change starts, stops or restarts a service none of whose files changed; not where
     it took over the work of somebody else's, which is to be at work again.
     """
-    taken_over = any(
-        isinstance(target_of(other.change.do), Other)
-        for other in entries
-        if other.change.host == host.name
-    )
+    own = []
+    for other in entries:
+        if other.change.host == host.name:
+            own.append(other)
+    taken_over = any(isinstance(target_of(other.change.do), Other) for other in own)
     if taken_over or not handler_of(entry.change.do).controls:
         return False
-    written = {
-        other.change.path
-        for other in entries
-        if other.change.host == host.name and other.outcome in (None, Outcome.CHANGED)
-    }
+    written = set()
+    for other in own:
+        if other.outcome in (None, Outcome.CHANGED):
+            written.add(other.change.path)
     return written.isdisjoint(loads(host, entry.change.service, None))
 
 
 def _take_back(run: Run, original: Journal, undos: Sequence[Undo]) -> None:
-    session, recap = run.session, run.recap
-    for batch in _batches([undo for undo in undos if undo.outcome is Outcome.CHANGED]):
-        entries = {id(undo.change): undo.entry for undo in batch}
-        results = perform(run, [u.change for u in batch])
-        lacking = _second_look(
-            session, [change for change, outcome, _ in results if outcome is Outcome.CHANGED]
-        )
-        for change, outcome, detail in results:
-            if outcome is Outcome.CHANGED and id(change) in lacking:
-                outcome, detail = (
-                    Outcome.FAILED,
-                    f"taken back, but a second look says: {lacking[id(change)]}",
-                )
-            if outcome is Outcome.CHANGED:
-                original.undone(entries[id(change)].n)
-            tally = recap.at(change.host)
-            tally.changed += outcome is Outcome.CHANGED
-            tally.failed += outcome is not Outcome.CHANGED
-            session.reporter.change(change, outcome, detail)
+    session = run.session
+    changing = []
+    for undo in undos:
+        if undo.outcome is Outcome.CHANGED:
+            changing.append(undo)
+    for batch in _batches(changing):
+        _take_batch_back(run, original, batch)
         run.lock.held()
-    for undo in (undo for undo in undos if undo.outcome is Outcome.ALREADY):
-        original.undone(undo.entry.n)
-        recap.at(undo.change.host).ok += 1
-    made = [undo.change for undo in undos if undo.outcome is Outcome.CHANGED]
-    if started := {change.host for change in made if handler_of(change.do).starts}:
+    for undo in undos:
+        if undo.outcome is Outcome.ALREADY:
+            original.undone(undo.entry.n)
+            run.recap.at(undo.change.host).ok += 1
+    started = set()
+    for undo in changing:
+        if handler_of(undo.change.do).starts:
+            started.add(undo.change.host)
+    if started:
         session.remember(session.observe(Needs.FILES | Needs.SERVICES, started))
+
+
+def _take_batch_back(run: Run, original: Journal, batch: Sequence[Undo]) -> None:
+    entries = {id(undo.change): undo.entry for undo in batch}
+    results = perform(run, [undo.change for undo in batch])
+    made = []
+    for change, outcome, _ in results:
+        if outcome is Outcome.CHANGED:
+            made.append(change)
+    lacking = _second_look(run.session, made)
+    for change, outcome, detail in results:
+        if outcome is Outcome.CHANGED and id(change) in lacking:
+            outcome = Outcome.FAILED
+            detail = f"taken back, but a second look says: {lacking[id(change)]}"
+        tally = run.recap.at(change.host)
+        if outcome is Outcome.CHANGED:
+            original.undone(entries[id(change)].n)
+            tally.changed += 1
+        else:
+            tally.failed += 1
+        run.session.reporter.change(change, outcome, detail)
 
 
 def _second_look(session: Session, changes: Sequence[Change]) -> dict[int, str]:
     """Of these reverse changes those that do not show on their hosts (by id), and why; services are
     waited for.
     """
-    pending = [change for change in changes if change.host != BROKER]
-    hosts = [
-        host for host in session.fleet.hosts if any(change.host == host.name for change in pending)
-    ]
+    pending = []
+    for change in changes:
+        if change.host != BROKER:
+            pending.append(change)
+    names = {change.host for change in pending}
+    hosts = []
+    for host in session.fleet.hosts:
+        if host.name in names:
+            hosts.append(host)
     deadline = time.monotonic() + max((host.settings.start_timeout for host in hosts), default=0.0)
     while pending:
-        targets = [(change.host, target) for change in pending for target in targets_of(change.do)]
+        targets: list[tuple[str, Target]] = []
+        for change in pending:
+            targets += [(change.host, target) for target in targets_of(change.do)]
         states = _states(session, hosts, targets)
         why = {id(change): _missing(change, states[change.host]) for change in pending}
         pending = [change for change in pending if why[id(change)]]
-        hopeless = all(gave_up(changed_service(change), states[change.host]) for change in pending)
+        hopeless = all_gave_up(pending, states)
         if pending and (hopeless or time.monotonic() > deadline):
             return {id(change): why[id(change)] for change in pending}
         if pending:
             time.sleep(PAUSE_S)
-    await_nodes(
-        session, changes, deadline
-    )  # those that ran before answered, as a rule; it is no condition
+    # Those that ran before answered, as a rule; that they do is not a condition.
+    await_nodes(session, changes, deadline)
     return {}
 
 
@@ -457,12 +520,16 @@ def _missing(change: Change, state: HostState | Unreachable) -> str:
     """Why a reverse change does not show on its host, "" where it does."""
     handler = handler_of(change.do)
     assert isinstance(handler, ReverseOnHost)
-    return state.why if isinstance(state, Unreachable) else handler.missing(state)
+    if isinstance(state, Unreachable):
+        return state.why
+    return handler.missing(state)
 
 
 def _batches(undos: Sequence[Undo]) -> Iterator[list[Undo]]:
     """Neighbours that may travel together: of one rank, and all in the broker or all on hosts."""
-    for _, batch in groupby(
-        undos, key=lambda undo: (handler_of(undo.change.do).rank, undo.change.host == BROKER)
-    ):
+
+    def travels_with(undo: Undo) -> tuple[object, bool]:
+        return handler_of(undo.change.do).rank, undo.change.host == BROKER
+
+    for _, batch in groupby(undos, key=travels_with):
         yield list(batch)

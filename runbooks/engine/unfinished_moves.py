@@ -24,7 +24,7 @@ _ENDED = {
 
 
 def warn_of_half_moves(session: Session) -> None:
-    """Tell of runs on this broker whose messages are in neither queue, and how to put them back."""
+    """Warn of runs on this broker whose messages are in neither queue; say how to put them back."""
     for record in failed_runs(session.options.state_directory):
         if record.outcome != "ok" and record.broker == session.broker.name:
             _warn(session, record)
@@ -34,8 +34,11 @@ def _warn(session: Session, record: RunRecord) -> None:
     for path in _archives(record):
         with suppress(RunbookError):
             ledger = read(path)
-            if count := _unmoved(ledger):
-                most = "up to " if ledger.unsettled else ""
+            count = _unmoved(ledger)
+            if count:
+                most = ""
+                if ledger.unsettled:
+                    most = "up to "
                 session.reporter.warning(
                     f"run {record.id} {_ENDED[record.outcome]}: {most}{counted(count, 'message')}"
                     f" that it took out of {queue_of(path)} to move on: in its archive, and in no"
@@ -56,5 +59,10 @@ def _unmoved(ledger: Ledger) -> int:
     fate count.
     """
     unsure = ledger.unsure
-    moves = (n for n in ledger.messages if ledger.lots[n].to)
-    return sum(ledger.fates[n] is Fate.TAKEN or n in unsure for n in moves)
+    count = 0
+    for n in ledger.messages:
+        if not ledger.lots[n].to:
+            continue
+        if ledger.fates[n] is Fate.TAKEN or n in unsure:
+            count += 1
+    return count

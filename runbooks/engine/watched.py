@@ -9,8 +9,8 @@ from runbooks.engine.context import Session
 
 
 def watched(session: Session, watch: str, show: Callable[[], ExitCode]) -> ExitCode:
-    """Show a view; with `watch`, which says how often, again and again. Raises UsageError where it
-    is no duration.
+    """Show a view; with `watch`, which says how often, again and again. Raises UsageError where
+    that is not a duration.
     """
     every_s = _every_s(watch)
     while True:

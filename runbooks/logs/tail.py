@@ -1,4 +1,6 @@
-"""The logs of many hosts as one, in the order of time: what they hold, and what is added to them."""
+"""The logs of many hosts as one, in the order of time: what they hold, and what is added to
+them.
+"""
 
 import heapq
 import re
@@ -14,7 +16,7 @@ from runbooks.core.errors import HostUnreachable
 from runbooks.core.fleet import FleetHost
 from runbooks.core.model import LogLine
 from runbooks.engine.chosen import Services
-from runbooks.engine.observe import keep_secrets_of
+from runbooks.engine.host_look import keep_secrets_of
 from runbooks.hosts.facts import ask_files, parse_files
 from runbooks.hosts.log import Log, Wanted
 from runbooks.hosts.script import Answer, run_fragments
@@ -45,14 +47,15 @@ def when(line: LogLine) -> float:
 
 
 class Asked(Struct, frozen=True):
-    """Which lines, how many of each log (None: all), since when (epoch seconds), of which services
-    (None: all).
-    """
+    """Which lines are asked for."""
 
     wanted: Wanted
     lines: int | None
+    """How many of each log; None: all."""
     since: float | None = None
+    """Epoch seconds."""
     services: Services | None = None
+    """None: all."""
 
 
 def logs_of(host: FleetHost, services: Services | None = None) -> tuple[Log, ...]:
@@ -61,39 +64,59 @@ def logs_of(host: FleetHost, services: Services | None = None) -> tuple[Log, ...
     Of some `services` alone a file is one that has the name of such a worker, or of beat, in its
     own.
     """
-    own = [one for one in host.services if services is None or (host.name, one) in services]
-    kept = manager_of(host).logs(host, own) if own else ()
-    names = [
-        name for one in own for name in [worker.name for worker in host.workers_of(one)] or ["beat"]
-    ]
-    paths = [path for path in host.settings.logs if services is None or _names_one(path, names)]
-    return (*kept, *(LogFile(host.name, path) for path in paths))
+    own = _own_services(host, services)
+    logs: list[Log] = []
+    if own:
+        logs += manager_of(host).logs(host, own)
+    names: list[str] = []
+    for one in own:
+        names += [worker.name for worker in host.workers_of(one)] or ["beat"]
+    for path in host.settings.logs:
+        if services is None or _names_one(path, names):
+            logs.append(LogFile(host.name, path))
+    return tuple(logs)
 
 
 def has_logs(host: FleetHost, services: Services | None) -> bool:
     return bool(logs_of(host, services) or _ask_log_files(host, services))
 
 
+def _own_services(host: FleetHost, services: Services | None) -> list[str]:
+    """The services of a host that are among these; None: all."""
+    if services is None:
+        return list(host.services)
+    found = []
+    for one in host.services:
+        if (host.name, one) in services:
+            found.append(one)
+    return found
+
+
 def _ask_log_files(host: FleetHost, services: Services | None) -> str:
-    own = [one for one in host.services if services is None or (host.name, one) in services]
-    return manager_of(host).ask_log_files(host, own) if own else ""
+    own = _own_services(host, services)
+    if not own:
+        return ""
+    return manager_of(host).ask_log_files(host, own)
 
 
 def _names_one(path: str, names: Sequence[str]) -> bool:
     """Whether one of these is a word of the file's name: `worker_high.log` is not of a worker
     `high`.
     """
-    return any(
-        re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", PurePosixPath(path).name)
-        for name in names
-    )
+    file_name = PurePosixPath(path).name
+    for name in names:
+        if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", file_name):
+            return True
+    return False
 
 
 class HostLogs:
     """The logs of one host, and how far they have been read."""
 
     def __init__(self, host: FleetHost, transport: Transport, asked: Asked) -> None:
-        self.name, self.transport, self._asked = host.name, transport, asked
+        self.name = host.name
+        self.transport = transport
+        self._asked = asked
         self._host = host
         self._logs: Sequence[Log] = ()
         self.started = False
@@ -104,49 +127,64 @@ class HostLogs:
 
         The environment file is read, too, for its secrets may stand in a log.
         """
-        host, env_file = self._host, self._host.settings.env_file
+        host = self._host
+        env_file = host.settings.env_file
         questions = {"env": ask_files([env_file])}
-        if kept := _ask_log_files(host, self._asked.services):
+        kept = _ask_log_files(host, self._asked.services)
+        if kept:
             questions["kept"] = kept
         asked = run_fragments(self.transport, questions, timeout_s=STEP_TIMEOUT_S, private=["env"])
         keep_secrets_of(parse_files([env_file], asked["env"])[env_file])
-        paths = manager_of(host).log_files(asked["kept"]) if kept else ()
-        self._logs = (
-            *logs_of(host, self._asked.services),
-            *(LogFile(host.name, path) for path in paths),
-        )
-        answers = self._each(self._logs, self.transport, lambda log: log.ask_start())
-        told = [line for log, answer in answers for line in log.start(answer)]
-        since = self._asked.since
-        if since is not None:
-            if self._asked.lines is None:
-                self._go_to(since)
-            told += [
-                LogLine(None, self.name, log.name, UNDATED) for log in self._logs if not log.dated
-            ]
+        logs = list(logs_of(host, self._asked.services))
+        if kept:
+            for path in manager_of(host).log_files(asked["kept"]):
+                logs.append(LogFile(host.name, path))
+        self._logs = logs
+        told = self._start_each()
         self.started = True
+        return told
+
+    def _start_each(self) -> list[LogLine]:
+        told: list[LogLine] = []
+        for log, answer in self._each(self._logs, self.transport, lambda log: log.ask_start()):
+            told += log.start(answer)
+        since = self._asked.since
+        if since is None:
+            return told
+        if self._asked.lines is None:
+            self._go_to(since)
+        for log in self._logs:
+            if not log.dated:
+                told.append(LogLine(None, self.name, log.name, UNDATED))
         return told
 
     def _go_to(self, since: float) -> None:
         logs = self._logs
         while logs:
             answers = self._each(logs, self.transport, lambda log: log.ask_since(since))
-            logs = [log for log, answer in answers if not log.since(answer, since)]
+            logs = []
+            for log, answer in answers:
+                if not log.since(answer, since):
+                    logs.append(log)
 
     def newest(self) -> list[LogLine]:
         """The last lines of each log in the order of time. A search goes back until it has found
         enough.
         """
-        return sorted((line for log in self._logs for line in self._last(log)), key=when)
+        lines: list[LogLine] = []
+        for log in self._logs:
+            lines += self._last(log)
+        return sorted(lines, key=when)
 
     def _last(self, log: Log) -> list[LogLine]:
-        count, since = self._asked.lines or 0, self._asked.since or 0.0
+        count = self._asked.lines or 0
+        since = self._asked.since or 0.0
         found: list[LogLine] = []
         while len(found) < count and (log.read_to is None or log.read_to >= since):
             lines = log.older(_ask(self.transport, log.ask_older()), self._asked.wanted)
             if lines is None:
                 break
-            found += (line for line in lines if when(line) >= since)
+            found += [line for line in lines if when(line) >= since]
         return found[:count][::-1]
 
     def onward(self) -> Iterator[LogLine]:
@@ -158,26 +196,35 @@ class HostLogs:
 
         def steps(shell: Runner, log: Log) -> Iterator[LogLine]:
             try:
-                while (
-                    lines := log.newer(_ask(shell, log.ask_newer()), self._asked.wanted)
-                ) is not None:
-                    yield from (line for line in lines if when(line) >= since)
+                while True:
+                    lines = log.newer(_ask(shell, log.ask_newer()), self._asked.wanted)
+                    if lines is None:
+                        return
+                    for line in lines:
+                        if when(line) >= since:
+                            yield line
                     if log.caught_up:
                         return
             except HostUnreachable as error:  # what the other logs have brought is not lost with it
                 lost.append(error)
 
         with self.transport.shell() as shell:
-            yield from heapq.merge(*(steps(shell, log) for log in self._logs), key=when)
+            each = [steps(shell, log) for log in self._logs]
+            yield from heapq.merge(*each, key=when)
         if lost:
             raise lost[0]
 
     def added(self, shell: Runner) -> Iterable[LogLine] | None:
         """One step on in every log, in the order of time; None when nothing was added."""
         answers = self._each(self._logs, shell, lambda log: log.ask_newer(), POLL_TIMEOUT_S)
-        steps = [log.newer(answer, self._asked.wanted) for log, answer in answers]
-        found = [lines for lines in steps if lines is not None]
-        return heapq.merge(*found, key=when) if found else None
+        found = []
+        for log, answer in answers:
+            lines = log.newer(answer, self._asked.wanted)
+            if lines is not None:
+                found.append(lines)
+        if not found:
+            return None
+        return heapq.merge(*found, key=when)
 
     @staticmethod
     def _each(
@@ -218,7 +265,8 @@ def follow(hosts: Iterable[HostLogs]) -> Iterator[list[LogLine]]:
 
 def _gather(arriving: "Queue[LogLine | Exception]") -> Iterator[LogLine]:
     """The next line, and those that arrive shortly after it."""
-    timeout_s, deadline = None, 0.0
+    timeout_s = None
+    deadline = 0.0
     for _ in range(GATHER_LINES):
         try:
             line = arriving.get(timeout=timeout_s)
@@ -237,7 +285,9 @@ class _Pump:
     def __init__(
         self, logs: HostLogs, arriving: "Queue[LogLine | Exception]", ended: threading.Event
     ) -> None:
-        self._logs, self._arriving, self._ended = logs, arriving, ended
+        self._logs = logs
+        self._arriving = arriving
+        self._ended = ended
         self._away = not logs.started
 
     def run(self) -> None:
@@ -249,7 +299,8 @@ class _Pump:
                     self._follow()
                 except HostUnreachable as error:
                     if not self._away:
-                        self._put(self._about(f"unreachable: {error.problem}; it is tried again"))
+                        why = f"unreachable: {error.problem}; it is tried again"
+                        self._put(self._about(why))
                         retry_s = first_s
                     self._away = True
                     self._logs.transport.abort()  # a connection that says nothing is of no use

@@ -14,7 +14,7 @@ from runbooks.core.errors import BrokerUnreachable, HostUnreachable, RunbookErro
 from runbooks.core.fleet import Fleet, FleetHost
 from runbooks.core.model import AppResults, TaskState
 from runbooks.engine.context import Session
-from runbooks.engine.observe import HOST_TIMEOUT_S
+from runbooks.engine.host_look import HOST_TIMEOUT_S
 from runbooks.hosts.script import run_fragments
 from runbooks.task_runs.application import ask_result, ask_results, parse_result, parse_results
 from runbooks.task_runs.send import Way, environment_of

@@ -14,8 +14,8 @@ from runbooks.core.model import AppTask, NodeState
 from runbooks.core.needs import Needs
 from runbooks.core.settings import TaskCall
 from runbooks.engine.context import Session
+from runbooks.engine.host_look import HOST_TIMEOUT_S, keep_secrets_of
 from runbooks.engine.journal import RunRecord, list_runs
-from runbooks.engine.observe import HOST_TIMEOUT_S, keep_secrets_of
 from runbooks.hosts.facts import ask_files, parse_files
 from runbooks.hosts.script import Answer, run_fragments
 from runbooks.task_runs.application import ask_route, ask_send, parse_route, parse_send

@@ -14,7 +14,7 @@ from runbooks.core.errors import UsageError
 from runbooks.core.model import TaskCount
 from runbooks.core.reporter import Outcome
 from runbooks.diagnosis.judge import judge
-from runbooks.engine.journal import JOURNAL, Journal, find_run
+from runbooks.engine.journal import JOURNAL, Journal, Where, find_run
 from runbooks.monitoring.history import crossings, news_text
 from runbooks.reports.console import ConsoleReporter
 from runbooks.reports.json_document import JsonReporter
@@ -75,7 +75,7 @@ CHANGE = Change("web1", "workers", "start high", ControlService("high", "start")
 
 
 def test_journals_hold_commands_as_plain_text(tmp_path: Path) -> None:
-    with closing(Journal.create(tmp_path, "20260101-000000-0000", "remediate", "i", "localhost:6379/0")) as run:
+    with closing(Journal.create(tmp_path, "20260101-000000-0000", "remediate", Where("i", "localhost:6379/0"))) as run:
         run.finished(run.intend(CHANGE), Outcome.FAILED, f"see {Command('runs')} and `inv undo`")
         assert "see `inv runs` and `inv undo`" in (run.directory / JOURNAL).read_text()
     (entry,) = find_run(tmp_path, "last").entries

@@ -11,7 +11,7 @@ from runbooks.core.effects import Change, SetEnvironment, WriteFile, sha256
 from runbooks.core.errors import ExitCode, UsageError
 from runbooks.core.reporter import Outcome
 from runbooks.engine.contents import CONTENTS
-from runbooks.engine.journal import JOURNAL, Journal, find_run, list_runs
+from runbooks.engine.journal import JOURNAL, Journal, Where, find_run, list_runs
 from runbooks.undo import undo
 from tests.unit.engine.conftest import Recorder, World
 
@@ -32,7 +32,7 @@ def set_variable(path: Path) -> Change:
 
 def recorded(world: World, *changes: Change) -> Path:
     """The folder of a run that made these changes, as far as its record says."""
-    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", "i", "localhost:6379/3")
+    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Where("i", "localhost:6379/3"))
     for n, _ in journal.intend_all(changes):
         journal.finished(n, Outcome.CHANGED)
     journal.end("ok", 0)
@@ -59,7 +59,7 @@ def test_a_journal_holds_neither_contents_nor_what_they_could_be_guessed_from(wo
 
 
 def test_a_run_that_writes_no_file_has_no_contents(world: World) -> None:
-    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", "i", "b")
+    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Where("i", "b"))
     journal.intend_all([])
     journal.close()
     assert [path.name for path in journal.directory.iterdir()] == [JOURNAL]
@@ -157,7 +157,7 @@ def test_a_variable_whose_values_are_lost_is_left_alone(world: World) -> None:
 def test_a_write_that_failed_is_not_called_somebody_elses_where_its_contents_are_lost(
     world: World, two: tuple[Path, Path]
 ) -> None:
-    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", "i", "localhost:6379/3")
+    journal = Journal.create(world.state, "20250101-000000-aaaa", "remediate", Where("i", "localhost:6379/3"))
     journal.finished(journal.intend(put(two[0])), Outcome.FAILED)
     journal.close()
     (journal.directory / CONTENTS).unlink()
@@ -167,7 +167,7 @@ def test_a_write_that_failed_is_not_called_somebody_elses_where_its_contents_are
 
 def test_a_run_that_lost_its_contents_still_stands_before_older_ones(world: World, two: tuple[Path, Path]) -> None:
     recorded(world, put(two[0]))
-    later = Journal.create(world.state, "20250102-000000-aaaa", "remediate", "i", "localhost:6379/3")
+    later = Journal.create(world.state, "20250102-000000-aaaa", "remediate", Where("i", "localhost:6379/3"))
     later.finished(later.intend(put(two[0], AFTER, b"newer")), Outcome.CHANGED)
     later.close()
     (later.directory / CONTENTS).unlink()

@@ -26,6 +26,7 @@ from runbooks.engine.context import closing_journal
 from runbooks.engine.journal import (
     JOURNAL,
     Journal,
+    Where,
     failed_runs,
     find_run,
     last_failed,
@@ -56,7 +57,7 @@ def state(tmp_path: Path) -> Path:
 
 @contextmanager
 def journal(state: Path, run_id: str = "20250101-000000-aaaa") -> Iterator[Journal]:
-    opened = Journal.create(state, run_id, "remediate", "inventory.yaml", "localhost:6379/3")
+    opened = Journal.create(state, run_id, "remediate", Where("inventory.yaml", "localhost:6379/3"))
     try:
         yield opened
     finally:
@@ -102,7 +103,7 @@ def test_what_a_run_saw_is_read_back_without_secrets(state: Path) -> None:
 
 def test_the_runs_of_an_application_since_a_time_are_named_by_their_first_lines(state: Path) -> None:
     for run_id, application in ((IDS[0], "shop"), (IDS[1], "mail"), (IDS[2], "shop")):
-        Journal.create(state, run_id, "undo", "i", "b", application).close()
+        Journal.create(state, run_id, "undo", Where("i", "b", application)).close()
     midnight = 1_735_689_600.0  # of the first day
     assert [run.id for run in recent_runs(state, "shop", midnight, 9)] == [IDS[0], IDS[2]]
     assert [run.id for run in recent_runs(state, "shop", midnight, 1)] == [IDS[2]]
@@ -341,8 +342,8 @@ import sys
 from pathlib import Path
 from runbooks.core.effects import Change, WriteFile
 from runbooks.core.reporter import Outcome
-from runbooks.engine.journal import Journal
-journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", "i", "b")
+from runbooks.engine.journal import Journal, Where
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Where("i", "b"))
 while True:
     n = journal.intend(Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent")))
     journal.finished(n, Outcome.CHANGED)
@@ -374,9 +375,9 @@ import resource, sys
 from pathlib import Path
 from runbooks.core.effects import Change, ReloadUnits, WriteFile
 from runbooks.core.errors import RunbookError
-from runbooks.engine.journal import Journal
+from runbooks.engine.journal import Journal, Where
 from runbooks.engine.context import closing_journal
-journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", "i", "b")
+journal = Journal.create(Path(sys.argv[1]), "20250101-000000-aaaa", "remediate", Where("i", "b"))
 change = {
     "journal.jsonl": Change("web1", "s", "x", ReloadUnits(), detail="x" * 3000),
     "contents.jsonl": Change("web1", "s", "x", WriteFile("/f", b"x" * 3000, 0o644, "absent")),
@@ -409,10 +410,10 @@ def test_a_full_disk_is_told_and_leaves_the_record_whole(state: Path, name: str)
 
 def test_a_disk_that_is_full_from_the_start_is_told_with_that_nothing_was_changed(state: Path) -> None:
     program = (
-        "import resource, sys; from pathlib import Path; from runbooks.engine.journal import Journal\n"
+        "import resource, sys; from pathlib import Path; from runbooks.engine.journal import Journal, Where\n"
         "from runbooks.core.errors import RunbookError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
-        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', 'i', 'b')\n"
+        "try: Journal.create(Path(sys.argv[1]), '20250101-000000-aaaa', 'remediate', Where('i', 'b'))\n"
         "except RunbookError as error: print(error.problem, error.advice)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, state], cwd=ROOT, capture_output=True, text=True)
@@ -483,7 +484,7 @@ def test_whether_the_last_run_failed_is_told_of_the_same_verb_and_inventory_alon
     made = [("remediate", "mine", "ok"), ("remediate", "mine", "failed"), ("undo", "mine", "ok"),
             ("remediate", "other", "failed"), ("remediate", "other", "ok"), ("remediate", "killed", "")]  # fmt: skip
     for day, (verb, inventory, outcome) in enumerate(made, 1):
-        run = Journal.create(state, f"2025010{day}-000000-aaaa", verb, inventory, "localhost:6379/3")
+        run = Journal.create(state, f"2025010{day}-000000-aaaa", verb, Where(inventory, "localhost:6379/3"))
         if outcome:
             run.end(outcome, 0)
         run.close()
@@ -570,7 +571,7 @@ def ends(state: Path) -> list[tuple[str, int]]:
 
 
 def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "remediate", "i", "localhost:6379/3")
+    run = Journal.create(state, IDS[0], "remediate", Where("i", "localhost:6379/3"))
     run.intend(WRITE)
     with pytest.raises(Interrupted, match=IDS[0]) as caught, closing_journal(run):
         raise KeyboardInterrupt
@@ -579,7 +580,7 @@ def test_an_interrupt_is_written_down_and_says_how_to_go_on(state: Path) -> None
 
 
 def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "undo", "i", "localhost:6379/3")
+    run = Journal.create(state, IDS[0], "undo", Where("i", "localhost:6379/3"))
     run.intend(CANARY)
     with pytest.raises(Interrupted) as caught, closing_journal(run):
         raise KeyboardInterrupt
@@ -587,7 +588,7 @@ def test_an_interrupted_undo_does_not_offer_to_undo_itself(state: Path) -> None:
 
 
 def test_an_error_is_written_down_with_its_exit_code(state: Path) -> None:
-    run = Journal.create(state, IDS[0], "remediate", "i", "localhost:6379/3")
+    run = Journal.create(state, IDS[0], "remediate", Where("i", "localhost:6379/3"))
     with pytest.raises(StalePlan), closing_journal(run):
         raise StalePlan("changed")
     assert ends(state) == [("failed", ExitCode.STALE)]

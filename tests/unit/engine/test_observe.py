@@ -15,7 +15,8 @@ from runbooks.core.model import BrokerState, FileState, HostState, NotAsked, Oth
 from runbooks.core.needs import Needs
 from runbooks.core.redaction import redact
 from runbooks.diagnosis.judge import judge
-from runbooks.engine.observe import keep_secrets_of, on_hosts
+from runbooks.engine.host_look import keep_secrets_of
+from runbooks.engine.observe import on_hosts
 from runbooks.hosts.transport import Completed, LocalTransport, Transport, Transports
 from tests.unit.engine.conftest import Flaky, World, ready
 from tests.unit.fleets import make_fleet, make_host

@@ -10,7 +10,7 @@ from runbooks.core.model import OtherRun
 from runbooks.core.needs import Needs
 from runbooks.core.reporter import Outcome
 from runbooks.engine import main_loop
-from runbooks.engine.journal import Journal, new_run_id, restarted_now
+from runbooks.engine.journal import Journal, Where, new_run_id, restarted_now
 from runbooks.engine.main_loop import walk
 from runbooks.undo import undo
 from tests.unit.engine.conftest import World
@@ -87,7 +87,7 @@ def test_a_run_that_a_later_one_has_changed_since_it_was_asked_for_is_not_undone
 
 def test_the_record_of_a_run_says_what_it_is_restarting_now(world: World) -> None:
     run = new_run_id(world.state)
-    journal = Journal.create(world.state, run, "remediate", "i", "b")
+    journal = Journal.create(world.state, run, "remediate", Where("i", "b"))
     assert restarted_now(world.state, run) == frozenset()
     restarts = [Change(host, "workers", "restart", ControlService("high", "restart")) for host in ("web1", "web2")]
     journal.finished(journal.intend(restarts[0]), Outcome.CHANGED)

@@ -17,7 +17,7 @@ from runbooks.core.effects import (
 )
 from runbooks.core.errors import BrokerUnreachable, ExitCode, LockHeld, RunbookError, UsageError
 from runbooks.core.reporter import Outcome
-from runbooks.engine.journal import JOURNAL, Journal, RunRecord, find_run, list_runs
+from runbooks.engine.journal import JOURNAL, Journal, RunRecord, Where, find_run, list_runs
 from runbooks.engine.recap import Recap
 from runbooks.engine.undo import Undo, plan_undo, undo
 from runbooks.hosts.transport import Completed
@@ -64,7 +64,7 @@ def done(world: World) -> str:
 
 def record_of(world: World, *changes: Change, outcome: Outcome | None = CHANGED) -> RunRecord:
     """A run of these changes as its journal has it; nothing is made."""
-    journal = Journal.create(world.state, RUN, "remediate", "i", "localhost:6379/3")
+    journal = Journal.create(world.state, RUN, "remediate", Where("i", "localhost:6379/3"))
     for change in changes:
         n = journal.intend(change)
         if outcome:
@@ -501,7 +501,7 @@ def test_what_a_later_run_changed_on_the_machine_under_another_name_is_undone_fi
 def test_what_belongs_to_another_application_or_broker_is_refused_whole(
     world: World, application: str, broker: str
 ) -> None:
-    run = Journal.create(world.state, RUN, "remediate", "i", broker, application)
+    run = Journal.create(world.state, RUN, "remediate", Where("i", broker, application))
     run.close()
     with pytest.raises(UsageError, match="nothing was changed"):
         undo_page(world.session(), "last", malformed=False)

@@ -10,7 +10,7 @@ from runbooks.core.effects import BROKER, Change, ControlService, SetEnvironment
 from runbooks.core.errors import ExitCode
 from runbooks.core.model import Cause, Finding, Severity
 from runbooks.core.reporter import Check, Outcome
-from runbooks.engine.journal import Journal, RunRecord, find_run
+from runbooks.engine.journal import Journal, RunRecord, Where, find_run
 from runbooks.engine.seen import Seen
 
 RUN = "20250615-150640-0000"
@@ -55,7 +55,7 @@ def record(
     told: bool = True,
 ) -> RunRecord:
     """A remediation of these hosts that took these messages out; with `told` it kept what it saw."""
-    journal = Journal.create(state, RUN, "remediate", "/etc/shop/inventory.yaml", "127.0.0.1:6379/3", "shop")
+    journal = Journal.create(state, RUN, "remediate", Where("/etc/shop/inventory.yaml", "127.0.0.1:6379/3", "shop"))
     findings = [NOT_RUNNING, NO_CONSUMER, NOTED, *(Finding("host.slow", text, text, (text,), text) for text in texts)]
     at = 1_750_000_000.0
     if told:

@@ -9,7 +9,7 @@ from markupsafe import escape
 from runbooks.core.model import Crossing, LogLine
 from runbooks.core.outside import on_one_line
 from runbooks.core.redaction import keep_secret
-from runbooks.engine.journal import Journal, find_run
+from runbooks.engine.journal import Journal, Where, find_run
 from runbooks.pages.render import Pages
 from runbooks.pages.run_facts import Around, Facts, facts
 from tests.unit.pages.records import RUN, changes_of, message, record
@@ -115,7 +115,7 @@ def test_a_record_that_kept_no_look_says_so_and_invents_nothing(tmp_path: Path) 
 
 
 def test_a_run_that_was_killed_has_no_end_and_its_last_change_is_not_known(tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path, RUN, "remediate", "i", "b", "shop")
+    journal = Journal.create(tmp_path, RUN, "remediate", Where("i", "b", "shop"))
     journal.intend_all(changes_of("web1")[:2])
     journal.close()
     known = facts(find_run(tmp_path, RUN), Around())
