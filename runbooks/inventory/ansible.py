@@ -1,8 +1,9 @@
 """What `ansible-inventory` makes of sources that Ansible alone can read.
 
-**Source:** `ansible/cli/inventory.py: json_inventory` (ansible-core 2.19): `--list --export` has each group once, with
-its hosts and children in their order and its variables, and `_meta.hostvars`. Text that came from outside, in which
-Jinja means nothing, is marked; encrypted values stay encrypted.
+**Source:** `ansible/cli/inventory.py: json_inventory` (ansible-core 2.19): `--list --export` has
+each group once, with its hosts and children in their order and its variables, and `_meta.hostvars`.
+Text that came from outside, in which Jinja means nothing, is marked; encrypted values stay
+encrypted.
 """
 
 import json
@@ -36,12 +37,15 @@ class AnsibleError(InventoryError):
 
 def export_command(sources: Sequence[str]) -> list[str]:
     """What to type where Ansible is, for a file that can be read without it."""
-    named = (word for source in sources for word in ("-i", source))
-    return ["ansible-inventory", *named, "--list", "--export", "--yaml"]
+    command = ["ansible-inventory"]
+    for source in sources:
+        command += ["-i", source]
+    return [*command, "--list", "--export", "--yaml"]
 
 
 def export(sources: Sequence[str], why: str) -> Mapping[str, Any]:
-    """What Ansible makes of the sources, as `groups_of` reads it; `why` names the one that only Ansible can read.
+    """What Ansible makes of the sources, as `groups_of` reads it; `why` names the one that only
+    Ansible can read.
 
     Raises AnsibleError, with Ansible's own words.
     """
@@ -49,20 +53,30 @@ def export(sources: Sequence[str], why: str) -> Mapping[str, Any]:
     if not command:
         typed = f"{shlex.join(export_command(sources))} > inventory.yaml"
         advice = f"install ansible-core, or run `{typed}` where Ansible is, and name that file"
-        raise AnsibleError([f"{why}, which only Ansible can read, and there is no ansible-inventory on PATH"], advice)
+        raise AnsibleError(
+            [f"{why}, which only Ansible can read, and there is no ansible-inventory on PATH"],
+            advice,
+        )
     name = ", ".join(sources)
+    named = [f"--inventory={source}" for source in sources]
     try:
         done = subprocess.run(
-            [command, *(f"--inventory={source}" for source in sources), "--list", "--export"],
-            stdin=subprocess.DEVNULL, capture_output=True, check=False, env=os.environ | _SETTINGS,
+            [command, *named, "--list", "--export"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            env=os.environ | _SETTINGS,
             start_new_session=True,  # without a terminal it cannot ask for a password
-        )  # fmt: skip
+        )
     except OSError as error:
-        raise AnsibleError([f"{name}: {command} cannot be run: {error.strerror}"], "is its Python gone?") from None
+        raise AnsibleError(
+            [f"{name}: {command} cannot be run: {error.strerror}"], "is its Python gone?"
+        ) from None
     if done.returncode:
         said = _said(done.stderr.decode(errors="replace"))
-        lines = ("ansible-inventory cannot read it, and says:", *said)
-        raise AnsibleError((f"{name}: {line}" for line in lines), _advice(said, sources))
+        lines = ["ansible-inventory cannot read it, and says:", *said]
+        problems = [f"{name}: {line}" for line in lines]
+        raise AnsibleError(problems, _advice(said, sources))
     try:
         exported: Mapping[str, Any] = json.loads(done.stdout, object_hook=tagged)
     except ValueError:
@@ -75,7 +89,9 @@ def _said(stderr: str) -> list[str]:
     """The lines of an error, without those that say again what an earlier one said."""
     lines: list[str] = []
     for line in map(str.strip, stderr.splitlines()):
-        if line != "<<< caused by >>>" and not any(line.rstrip(".") in earlier for earlier in (*lines, "")):
+        if line != "<<< caused by >>>" and not any(
+            line.rstrip(".") in earlier for earlier in (*lines, "")
+        ):
             lines.append(line)
     return lines
 
@@ -83,11 +99,15 @@ def _said(stderr: str) -> list[str]:
 def _advice(said: Sequence[str], sources: Sequence[str]) -> str:
     if any("vault secrets" in line for line in said):
         return f"the password is that of {SET_BY}"
-    return LEFT_OUT if any(map(os.path.isdir, sources)) else ""
+    if any(map(os.path.isdir, sources)):
+        return LEFT_OUT
+    return ""
 
 
 def groups_of(exported: Mapping[str, Any]) -> Iterator[Entry]:
-    """The groups of an export, from `all` down, in the form in which an INI file's are; the lines are 0."""
+    """The groups of an export, from `all` down, in the form in which an INI file's are; the lines
+    are 0.
+    """
     variables = dict(exported["_meta"]["hostvars"])
     seen = set()
 
@@ -96,7 +116,14 @@ def groups_of(exported: Mapping[str, Any]) -> Iterator[Entry]:
         body = exported.get(name, {})
         children = body.get("children", [])
         hosts = {host: variables.pop(host, {}) for host in body.get("hosts", [])}
-        yield name, placed({"vars": body.get("vars", {}), "hosts": hosts, "children": dict.fromkeys(children)}, 0), 0
+        yield (
+            name,
+            placed(
+                {"vars": body.get("vars", {}), "hosts": hosts, "children": dict.fromkeys(children)},
+                0,
+            ),
+            0,
+        )
         for child in children:
             if child not in seen:
                 yield from walk(child)

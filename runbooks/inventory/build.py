@@ -44,6 +44,29 @@ from runbooks.inventory.values import Renderer, Values
 from runbooks.inventory.variables import Variable, place
 from runbooks.inventory.yaml import Vaulted
 
+_EXAMPLES = {AppSettings: "the-application-the-same-on-all-its-hosts", HostSettings: "a-host"}
+"""The part of docs/inventory.md that has an example of each of these variables."""
+
+ON_HOSTS = f"docs/inventory.md#{_EXAMPLES[HostSettings]}"
+_NESTED: dict[str, type[BaseModel]] = {
+    "workers": Worker,
+    "commands": Commands,
+    "docker": DockerSettings,
+    "cron": CronEntry,
+    "queue_rules": QueueRule,
+    "thresholds": Thresholds,
+    "canary": Canary,
+    "broker_options": BrokerOptions,
+    "shortcuts": TaskCall,
+    "probes": Probe,
+    "queues": ExpectedQueue,
+    "monitor": MonitorSettings,
+}
+"""The records that a variable's maps are, by its name."""
+
+Built = tuple[AppSettings, FleetHost]
+"""A host of the fleet, and what it has of the application's variables."""
+
 _SECRETS = tuple(
     PREFIX + name
     for name, field_info in AppSettings.model_fields.items()
@@ -55,129 +78,224 @@ _SECRETS = tuple(
 def limited_fleet(
     inventory: Inventory, limit: str | None, app: str | None = None, *, only_looks: bool = False
 ) -> Fleet:
-    """Build the fleet of the hosts that `--limit` selects, and that have this application where it is named.
+    """Build the fleet of the hosts that `--limit` selects, and that have this application where it
+    is named.
 
-    A verb that `only_looks` goes without hosts that lack variables.
-    Raises UsageError for a pattern that selects no host, which says so where it names a worker or a queue instead.
+    A verb that `only_looks` goes without hosts that lack variables. Raises UsageError for a pattern
+    that selects no host, which says so where it names a worker or a queue instead.
     """
     try:
         selected = select_hosts(inventory, limit)
     except UsageError:
         with suppress(InventoryError):
-            _require_no_worker(build_fleet(inventory, select_hosts(inventory, None), app), limit or "")
+            everything = build_fleet(inventory, select_hosts(inventory, None), app)
+            _require_no_worker(everything, limit or "")
         raise
     return build_fleet(inventory, selected, app, only_looks=only_looks)
 
 
 def _require_no_worker(fleet: Fleet, limit: str) -> None:
     """Raise UsageError where `--limit` names a worker, its node or a queue."""
-    by_queue = [worker.name for worker in fleet.all_workers if limit in worker.queues]
-    if any(limit in (node, worker.name, worker.node, worker.known_as) for node, worker in fleet.workers):
-        raise UsageError(f"--limit takes hosts and groups, and {limit!r} is a worker", _chosen_by(limit))
+    by_queue = []
+    for worker in fleet.all_workers:
+        if limit in worker.queues:
+            by_queue.append(worker.name)
+    for node, worker in fleet.workers:
+        if limit in (node, worker.name, worker.node, worker.known_as):
+            raise UsageError(
+                f"--limit takes hosts and groups, and {limit!r} is a worker", _chosen_by(limit)
+            )
     if by_queue:
-        problem = f"--limit takes hosts and groups, and {limit!r} is a queue that {enumerated(by_queue)} consume"
-        problem += "s" if len(by_queue) == 1 else ""
-        raise UsageError(problem, f"{Command('queues', limit)} shows the queue; {_chosen_by(','.join(by_queue))}")
+        problem = (
+            f"--limit takes hosts and groups, and {limit!r} is a queue that {enumerated(by_queue)}"
+            " consume"
+        )
+        if len(by_queue) == 1:
+            problem += "s"
+        raise UsageError(
+            problem, f"{Command('queues', limit)} shows the queue; {_chosen_by(','.join(by_queue))}"
+        )
 
 
 def _chosen_by(patterns: str) -> str:
-    return f"diagnose, verify, restart-workers and tail-logs take workers: --worker {quote(patterns)}"
+    return (
+        f"diagnose, verify, restart-workers and tail-logs take workers: --worker {quote(patterns)}"
+    )
 
 
 def build_fleet(
-    inventory: Inventory, selected: tuple[str, ...], named: str | None = None, *, only_looks: bool = False
+    inventory: Inventory,
+    selected: tuple[str, ...],
+    named: str | None = None,
+    *,
+    only_looks: bool = False,
 ) -> Fleet:
-    """Validate every host's variables and gather the application's fleet, restricted to the `selected` hosts.
+    """Validate every host's variables and gather the application's fleet, restricted to the
+    `selected` hosts.
 
-    Where several applications are in the inventory, `named` is the one that is meant. A verb that `only_looks` goes
-    without hosts that lack variables.
+    Where several applications are in the inventory, `named` is the one that is meant. A verb that
+    `only_looks` goes without hosts that lack variables.
 
-    Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of the fleet.
+    Raises InventoryError with all problems of all hosts. Hosts without `celery_app` are not part of
+    the fleet.
     """
     problems: dict[str, None] = {}
-    built: list[tuple[AppSettings, FleetHost]] = []
     unchecked: dict[str, tuple[str, ...]] = {}
+    built = []
+    for one, lacking in _built(inventory, named, problems):
+        _, host = one
+        built.append(one)
+        if lacking and only_looks:
+            unchecked[host.name] = lacking
+        else:
+            its_place = inventory.hosts[host.name].place
+            for name in lacking:
+                problems[f"{its_place}: host '{host.name}' lacks the variable '{name}'"] = None
+    if not built and not problems:
+        problems[_no_application(inventory, named)] = None
+    if not problems:
+        _require_one_application(inventory.name, built)
+    if built:
+        problems.update(dict.fromkeys(_problems_together(inventory, built)))
+        for url in built[0][0].notify:
+            keep_webhook(url.get_secret_value())
+    if problems:
+        raise InventoryError(list(problems), _advice(problems))
+
+    fleet = _fleet_of(inventory, selected, built, unchecked)
+    unknown = list(_unknown_names(inventory, fleet, [host.name for _, host in built]))
+    if unknown:
+        raise InventoryError(
+            unknown, "nothing was looked at or changed; correct the inventory and run again"
+        )
+    return fleet
+
+
+def _built(
+    inventory: Inventory, named: str | None, problems: dict[str, None]
+) -> Iterator[tuple[Built, tuple[str, ...]]]:
+    """Each host of the application, and the variables that it lacks."""
     renderer = Renderer(inventory)
     for host, values in members(inventory, renderer, problems):
         if named is not None and values.get(APP) != named:
             continue
         _keep_secrets(inventory.hosts[host.name], values)
-        if settings := _validate(inventory, host, values, problems):
-            own = _with_own_probes(inventory, host, settings[1], problems)
-            lacking = tuple(name for one in own.lacks if (name := f"{PREFIX}{one}") not in host.variables)
-            if lacking and only_looks:
-                unchecked[host.name] = lacking
-            else:
-                told = (f"{host.place}: host '{host.name}' lacks the variable '{name}'" for name in lacking)
-                problems.update(dict.fromkeys(told))
-            built.append((settings[0], FleetHost(host.name, host.groups, own, values)))
-    if named is not None and not built and not problems:
-        problems[f"{inventory.name}: no host has the application {named}"] = None
-    elif not built and not problems:
-        problems[
-            f"{inventory.name}: no host has {APP}, so there is nothing to look at{like_app(inventory.hosts.values())}"
-        ] = None
-    if not problems:
-        _require_one_application(inventory.name, built)
-    for app, host_of_app in built[1:]:
-        problems.update(_disagreement(inventory.name, built[0][0], built[0][1].name, app, host_of_app.name))
-    if built:
-        consumed = {queue for _, host in built for worker in host.settings.workers for queue in worker.queues}
-        consumed |= built[0][0].queues.keys()
-        problems.update(dict.fromkeys(_lost_moves(inventory, built[0][1].name, built[0][0].queue_rules, consumed)))
-        problems.update(dict.fromkeys(_nameless_master(inventory, built[0][0], built[0][1].name)))
-        problems.update(dict.fromkeys(_lost_tunnel(inventory, built[0][0], [host for _, host in built])))
-        for url in built[0][0].notify:
-            keep_webhook(url.get_secret_value())
-    if problems:
-        raise InventoryError(list(problems), _advice(problems))
-    checked = [host for _, host in built if host.name not in unchecked]
-    workers = tuple(worker for host in checked for worker in host.settings.workers)
-    state, own_templates = (built[0][1].variables.get(name) for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY))
-    nodes = tuple(host.node(worker) for host in checked for worker in host.settings.workers)
-    by_name = {host.name: host for _, host in built}
-    fleet = Fleet(
-        _by_their_nodes(built[0][0], [host for _, host in built if host.name in unchecked]),
-        tuple(host for host in checked if host.name in selected and not host.settings.is_empty),
-        workers,
-        Path(state) if state else None,
-        nodes,
-        templates_directory=Path(own_templates) if own_templates else None,
-        tunnel=by_name.get(built[0][0].broker_tunnel or ""),
-        monitor_host=_monitor_host(inventory, built[0][0], by_name),
+        settings = _validate(inventory, host, values, problems)
+        if settings is None:
+            continue
+        app, own = settings
+        own = _with_own_probes(inventory, host, own, problems)
+        names = [f"{PREFIX}{one}" for one in own.lacks]
+        lacking = tuple(name for name in names if name not in host.variables)
+        yield (app, FleetHost(host.name, host.groups, own, values)), lacking
+
+
+def _no_application(inventory: Inventory, named: str | None) -> str:
+    if named is not None:
+        return f"{inventory.name}: no host has the application {named}"
+    return (
+        f"{inventory.name}: no host has {APP}, so there is nothing to look"
+        f" at{like_app(inventory.hosts.values())}"
+    )
+
+
+def _problems_together(inventory: Inventory, built: Sequence[Built]) -> Iterator[str]:
+    """What is wrong between the hosts, and between them and the application's variables."""
+    (app, first), *others = built
+    for other, host in others:
+        yield from _disagreement(inventory.name, app, first.name, other, host.name)
+    hosts = [host for _, host in built]
+    consumed = set(app.queues)
+    for host in hosts:
+        for worker in host.settings.workers:
+            consumed.update(worker.queues)
+    yield from _lost_moves(inventory, first.name, app.queue_rules, consumed)
+    yield from _nameless_master(inventory, app, first.name)
+    yield from _lost_tunnel(inventory, app, hosts)
+
+
+def _fleet_of(
+    inventory: Inventory,
+    selected: tuple[str, ...],
+    built: Sequence[Built],
+    unchecked: Mapping[str, tuple[str, ...]],
+) -> Fleet:
+    app, first = built[0]
+    hosts = [host for _, host in built]
+    by_name = {host.name: host for host in hosts}
+    not_looked_at = []
+    for host in hosts:
+        if host.name in unchecked:
+            not_looked_at.append(host)
+    workers = []
+    nodes = []
+    touched = []
+    for host in hosts:
+        if host.name in unchecked:
+            continue
+        for worker in host.settings.workers:
+            workers.append(worker)
+            nodes.append(host.node(worker))
+        if host.name in selected and not host.settings.is_empty:
+            touched.append(host)
+    return Fleet(
+        _by_their_nodes(app, not_looked_at),
+        tuple(touched),
+        tuple(workers),
+        _folder(first, STATE_DIRECTORY),
+        tuple(nodes),
+        templates_directory=_folder(first, TEMPLATES_DIRECTORY),
+        tunnel=by_name.get(app.broker_tunnel or ""),
+        monitor_host=_monitor_host(inventory, app, by_name),
         unchecked={name: lacking for name, lacking in unchecked.items() if name in selected},
     )
-    if unknown := list(_unknown_names(inventory, fleet, list(by_name))):
-        raise InventoryError(unknown, "nothing was looked at or changed; correct the inventory and run again")
-    return fleet
+
+
+def _folder(host: FleetHost, name: str) -> Path | None:
+    value = host.variables.get(name)
+    if not value:
+        return None
+    return Path(value)
 
 
 def _by_their_nodes(app: AppSettings, unchecked: Sequence[FleetHost]) -> AppSettings:
-    """With the workers of hosts that are not looked at as nodes that answer somewhere, and their queues."""
-    workers = [(host, worker) for host in unchecked for worker in host.settings.workers]
-    if not workers:
+    """With the workers of hosts that are not looked at as nodes that answer somewhere, and their
+    queues.
+    """
+    nodes: list[str] = []
+    queues: dict[str, ExpectedQueue] = {}
+    for host in unchecked:
+        for worker in host.settings.workers:
+            nodes.append(re.sub("%[hnd]", "*", worker.node or host.node(worker)))
+            for queue in worker.queues:
+                queues[queue] = ExpectedQueue()
+    if not nodes:
         return app
-    nodes = (re.sub("%[hnd]", "*", worker.node or host.node(worker)) for host, worker in workers)
-    queues = {queue: ExpectedQueue() for _, worker in workers for queue in worker.queues} | app.queues
-    return app.model_copy(update={"nodes": (*app.nodes, *nodes), "queues": queues})
-
-
-_EXAMPLES = {AppSettings: "the-application-the-same-on-all-its-hosts", HostSettings: "a-host"}
-"""The part of docs/inventory.md that has an example of each of these variables."""
-ON_HOSTS = f"docs/inventory.md#{_EXAMPLES[HostSettings]}"
+    return app.model_copy(
+        update={"nodes": (*app.nodes, *nodes), "queues": {**queues, **app.queues}}
+    )
 
 
 def _advice(problems: Iterable[str]) -> str:
     """Where examples of the variables are that the problems are about."""
-    words = {word for problem in problems for word in re.findall(rf"{PREFIX}\w+", problem)}
-    pages = dict.fromkeys(f"docs/inventory.md#{_EXAMPLES[KNOWN[name]]}" for name in sorted(words & KNOWN.keys()))
-    examples = f"; {' and '.join(pages)} has an example of each" if len(pages) == 1 else ""
-    examples = f"; {' and '.join(pages)} have examples" if len(pages) > 1 else examples
+    words: set[str] = set()
+    for problem in problems:
+        words.update(re.findall(rf"{PREFIX}\w+", problem))
+    pages = dict.fromkeys(
+        f"docs/inventory.md#{_EXAMPLES[KNOWN[name]]}" for name in sorted(words & KNOWN.keys())
+    )
+    examples = ""
+    if len(pages) == 1:
+        examples = f"; {' and '.join(pages)} has an example of each"
+    elif pages:
+        examples = f"; {' and '.join(pages)} have examples"
     return f"nothing was looked at or changed; correct the inventory and run again{examples}"
 
 
 def _keep_secrets(host: Host, values: Values) -> None:
-    """Never show what stands in the inventory under the name of a secret; what is rendered follows when it is."""
+    """Never show what stands in the inventory under the name of a secret; what is rendered follows
+    when it is.
+    """
     with suppress(LookupError, InventoryError):  # which is told where it is validated
         names = values[f"{PREFIX}secret_names"]
         if isinstance(names, list):
@@ -192,14 +310,21 @@ def _as_written(value: Any) -> Any:
         return {key: _as_written(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_as_written(item) for item in value]
-    return "" if isinstance(value, Vaulted) or (isinstance(value, str) and "{{" in value) else value
+    if isinstance(value, Vaulted):
+        return ""
+    if isinstance(value, str) and "{{" in value:
+        return ""
+    return value
 
 
 def _monitor_host(inventory: Inventory, app: AppSettings, hosts: Iterable[str]) -> str | None:
     """The first host of the fleet that `celery_monitor` names, by its own name or its group's."""
     name = app.monitor.host
     named = inventory.groups.get(name or "", {name: None})
-    return next((host for host in hosts if host in named), None)
+    for host in hosts:
+        if host in named:
+            return host
+    return None
 
 
 def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> Iterator[str]:
@@ -209,27 +334,40 @@ def _unknown_names(inventory: Inventory, fleet: Fleet, hosts: Sequence[str]) -> 
         if queue not in fleet.queues:
             variable = variables["celery_thresholds"]
             where = _deep_place(variable, ["queues", queue])
-            yield f"{where}: celery_thresholds.queues: no worker consumes '{queue}'{did_you_mean(queue, fleet.queues)}"
-    if (canary := fleet.app.canary) and canary.queue not in fleet.consumed:
+            yield (
+                f"{where}: celery_thresholds.queues: no worker consumes"
+                f" '{queue}'{did_you_mean(queue, fleet.queues)}"
+            )
+    canary = fleet.app.canary
+    if canary and canary.queue not in fleet.consumed:
         variable = variables["celery_canary"]
         where = _deep_place(variable, ["queue"])
         hint = did_you_mean(canary.queue, fleet.consumed)
         yield f"{where}: celery_canary.queue: no worker consumes '{canary.queue}'{hint}"
-    if (name := fleet.app.monitor.host) and not fleet.monitor_host:
+    name = fleet.app.monitor.host
+    if name and not fleet.monitor_host:
         variable = variables["celery_monitor"]
         where = _deep_place(variable, ["host"])
         hint = did_you_mean(name, (*inventory.groups, *hosts))
-        yield f"{where}: celery_monitor.host: no host or group of the application is called '{name}'{hint}"
+        yield (
+            f"{where}: celery_monitor.host: no host or group of the application is called"
+            f" '{name}'{hint}"
+        )
 
 
 def _nameless_master(inventory: Inventory, app: AppSettings, host: str) -> Iterator[str]:
-    if app.broker_url.get_secret_value().lower().startswith("sentinel:") and not app.broker_options.master_name:
+    url = app.broker_url.get_secret_value()
+    is_sentinel = url.lower().startswith("sentinel:")
+    if is_sentinel and not app.broker_options.master_name:
         where = f"{inventory.hosts[host].variables['celery_broker_url'].place}: celery_broker_url"
         yield f"{where}: behind Sentinels celery_broker_options needs the master_name"
 
 
-def _lost_tunnel(inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]) -> Iterator[str]:
-    name, names = app.broker_tunnel, [host.name for host in hosts]
+def _lost_tunnel(
+    inventory: Inventory, app: AppSettings, hosts: Sequence[FleetHost]
+) -> Iterator[str]:
+    name = app.broker_tunnel
+    names = [host.name for host in hosts]
     if name and name not in names:
         variable = inventory.hosts[names[0]].variables["celery_broker_tunnel"]
         where = f"{variable.place}: celery_broker_tunnel"
@@ -252,21 +390,35 @@ def _with_own_probes(
     return settings.model_copy(update={"probes": tuple(own)})
 
 
-def _require_one_application(inventory: str, built: Sequence[tuple[AppSettings, FleetHost]]) -> None:
+def _require_one_application(
+    inventory: str, built: Sequence[tuple[AppSettings, FleetHost]]
+) -> None:
     hosts = {app.app: host.name for app, host in reversed(built)}
     if len(hosts) > 1:
         (first, one), (second, other), *_ = reversed(hosts.items())
-        problem = f"{inventory}: {one} has {first}, and {other} has {second}: choose one with -A {first}"
+        problem = (
+            f"{inventory}: {one} has {first}, and {other} has {second}: choose one with -A {first}"
+        )
         raise SeveralApplications(problem, reversed(hosts))
 
 
-def _disagreement(inventory: str, app: AppSettings, name: str, other: AppSettings, other_name: str) -> dict[str, None]:
-    differing = ", ".join(PREFIX + key for key in AppSettings.model_fields if getattr(app, key) != getattr(other, key))
-    text = f"{inventory}: {name} and {other_name} differ in {differing}, but an inventory describes one application"
-    return {text: None} if differing and app.app == other.app else {}
+def _disagreement(
+    inventory: str, app: AppSettings, name: str, other: AppSettings, other_name: str
+) -> Iterator[str]:
+    differing = []
+    for key in AppSettings.model_fields:
+        if getattr(app, key) != getattr(other, key):
+            differing.append(PREFIX + key)
+    if differing and app.app == other.app:
+        yield (
+            f"{inventory}: {name} and {other_name} differ in {', '.join(differing)}, but an"
+            " inventory describes one application"
+        )
 
 
-def _lost_moves(inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]) -> Iterator[str]:
+def _lost_moves(
+    inventory: Inventory, host: str, rules: tuple[QueueRule, ...], consumed: set[str]
+) -> Iterator[str]:
     for i, rule in enumerate(rules):
         queue, _ = destination(rule.requeue_to or "")
         if queue and queue not in consumed:
@@ -283,16 +435,24 @@ def _validate(
     built: list[Any] = []
     for model in (AppSettings, HostSettings):
         try:
-            own = {name.removeprefix(PREFIX): value for name, value in given.items() if KNOWN.get(name) is model}
+            own = {}
+            for name, value in given.items():
+                if KNOWN.get(name) is model:
+                    own[name.removeprefix(PREFIX)] = value
             built.append(model.model_validate(own))
         except ValidationError as error:
             problems.update(dict.fromkeys(_located(host, given, error)))
     problems.update(dict.fromkeys(_directory_problems(inventory, host, given)))
-    return (built[0], built[1]) if len(built) == 2 else None
+    if len(built) < 2:
+        return None
+    app, own_settings = built
+    return app, own_settings
 
 
 def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str, Any]:
-    """The variables that mean something to this tool, but for those that cannot be had or would show a secret."""
+    """The variables that mean something to this tool, but for those that cannot be had or would
+    show a secret.
+    """
     given = {}
     for name in sorted(host.variables):
         if not name.startswith((PREFIX, "ansible_", STATE_DIRECTORY, TEMPLATES_DIRECTORY)):
@@ -303,20 +463,29 @@ def _rendered(host: Host, values: Values, problems: dict[str, None]) -> dict[str
             problems.update(dict.fromkeys(error.problems))
             continue
         if values.is_secret(name) and not name.startswith("ansible_") and name not in _SECRETS:
-            what = f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or stays on the host"
+            what = (
+                f"vault-encrypted text would be shown; it belongs into {' or '.join(_SECRETS)}, or"
+                " stays on the host"
+            )
             problems[f"{host.variables[name].place}: {name}: {what}"] = None
             continue
         given[name] = value
     return given
 
 
-def _directory_problems(inventory: Inventory, host: Host, given: Mapping[str, Any]) -> Iterator[str]:
+def _directory_problems(
+    inventory: Inventory, host: Host, given: Mapping[str, Any]
+) -> Iterator[str]:
     for name in (STATE_DIRECTORY, TEMPLATES_DIRECTORY):
         if name not in given:
             continue
-        value, where = given[name], f"{host.variables[name].place}: {name}"
+        value = given[name]
+        where = f"{host.variables[name].place}: {name}"
+        text = ""
+        if isinstance(value, str):
+            text = value
         try:
-            absolute(value if isinstance(value, str) else "")
+            absolute(text)
         except ValueError as error:
             yield f"{where}: {error}"
         else:
@@ -331,7 +500,8 @@ def _located(host: Host, given: Mapping[str, Any], error: ValidationError) -> It
     rendered = all(name in given for name in host.variables if name.startswith(PREFIX))
     for detail in error.errors(include_url=False, include_context=False):
         if not detail["loc"] and not rendered:
-            continue  # it is about variables together, and of one of them it was told that it cannot be had
+            # It is about variables together, and that one of them cannot be had was said already.
+            continue
         name, *path = detail["loc"] or ("service_manager",)
         variable = host.variables.get(f"{PREFIX}{name}")
         where = ".".join(map(str, (f"{PREFIX}{name}", *path)))
@@ -339,12 +509,14 @@ def _located(host: Host, given: Mapping[str, Any], error: ValidationError) -> It
             yield f"{host.place}: host '{host.name}' lacks the variable '{where}'"
             continue
         if f"{PREFIX}{name}" not in given:
-            continue  # it is there but could not be rendered, which has been told
+            continue  # it is there but could not be rendered, which was said already
         text = plainly(detail)
         if detail["type"] == "extra_forbidden":
             text = f"unknown key{did_you_mean(str(path[-1]), _keys_of(str(name)))}"
         elif not path and _is_list_as_text(given[f"{PREFIX}{name}"]):
-            text += "; this is text: in INI write True, False and None, in YAML leave out the quotes"
+            text += (
+                "; this is text: in INI write True, False and None, in YAML leave out the quotes"
+            )
         yield f"{_deep_place(variable, path)}: {where}: {text}"
 
 
@@ -354,20 +526,20 @@ def _is_list_as_text(value: Any) -> bool:
 
 def _keys_of(name: str) -> list[str]:
     """The keys that a variable's maps may have."""
-    nested: dict[str, type[BaseModel]] = {
-        "workers": Worker, "commands": Commands, "docker": DockerSettings, "cron": CronEntry, "queue_rules": QueueRule,
-        "thresholds": Thresholds, "canary": Canary, "broker_options": BrokerOptions, "shortcuts": TaskCall,
-        "probes": Probe, "queues": ExpectedQueue, "monitor": MonitorSettings,
-    }  # fmt: skip
-    return list(nested[name].model_fields) if name in nested else []
+    if name not in _NESTED:
+        return []
+    return list(_NESTED[name].model_fields)
 
 
 def _deep_place(variable: Variable, path: Sequence[str | int]) -> str:
     """Where the innermost part of a variable's value stands that the path reaches."""
-    line, value = variable.line, variable.value
+    line = variable.line
+    value = variable.value
     for key in path:
         try:
-            line, value = value.lines[key], value[key]
+            line_of_key = value.lines[key]
+            value = value[key]
+            line = line_of_key
         except (AttributeError, LookupError, TypeError):  # the rest of the path came out of Jinja
             break
     return place(variable.path, line)

@@ -11,17 +11,28 @@ from pathlib import Path
 
 
 def find(command: str) -> str | None:
-    """A command of Ansible's: on PATH, beside `ansible` in the environment of pipx or uv, or beside this Python."""
-    return shutil.which(command) or shutil.which(command, path=os.pathsep.join(map(str, _folders())))
+    """A command of Ansible's: on PATH, beside `ansible` in the environment of pipx or uv, or beside
+    this Python.
+    """
+    found = shutil.which(command)
+    if found:
+        return found
+    folders = os.pathsep.join(map(str, _folders()))
+    return shutil.which(command, path=folders)
 
 
 def _folders() -> Iterator[Path]:
-    if ansible := shutil.which("ansible"):
+    ansible = shutil.which("ansible")
+    if ansible:
         yield Path(ansible).resolve().parent
     home = Path.home()
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
     pipx = os.environ.get("PIPX_HOME")
-    roots = [Path(pipx) / "venvs"] if pipx else [data / "pipx/venvs", home / ".local/pipx/venvs"]
+    roots = [data / "pipx/venvs", home / ".local/pipx/venvs"]
+    if pipx:
+        roots = [Path(pipx) / "venvs"]
     roots.append(Path(os.environ.get("UV_TOOL_DIR") or data / "uv/tools"))
-    yield from (root / package / "bin" for root in roots for package in ("ansible-core", "ansible"))
+    for root in roots:
+        yield root / "ansible-core" / "bin"
+        yield root / "ansible" / "bin"
     yield Path(sys.executable).parent

@@ -1,6 +1,8 @@
-"""Gathers groups and hosts from the sources of an inventory, in their order, and says how the groups hang together.
+"""Gathers groups and hosts from the sources of an inventory, in their order, and says how the
+groups hang together.
 
-**Source:** `ansible/inventory/data.py`, `inventory/group.py`, `plugins/inventory/yaml.py` (ansible-core 2.19).
+**Source:** `ansible/inventory/data.py`, `inventory/group.py`, `plugins/inventory/yaml.py`
+(ansible-core 2.19).
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,9 +21,11 @@ PRIORITY = "ansible_group_priority"
 
 
 class Source(Struct, frozen=True):
-    """What is being read: a file, or what Ansible made of several; `secret` says that it was vault-encrypted.
+    """What is being read: a file, or what Ansible made of several; `secret` says that it was
+    vault-encrypted.
 
-    `file` and `folder` are those of its hosts, None where they are not known; `literal`: a host's name is no range.
+    `file` and `folder` are those of its hosts, None where they are not known; `literal`: a host's
+    name is no range.
     """
 
     path: Path
@@ -60,7 +64,9 @@ class Groups:
         self._source = Source(Path())
 
     def read(self, source: Source, groups: Iterable[tuple[Any, Any, int]]) -> None:
-        """Take in groups of a source: each the name, what a YAML file has of it (None: only its name), and the line."""
+        """Take in groups of a source: each the name, what a YAML file has of it (None: only its
+        name), and the line.
+        """
         self._source = source
         for name, body, line in groups:
             self._read_group(name, body, line)
@@ -76,7 +82,9 @@ class Groups:
             return
         if not isinstance(body, Map):
             return self._problem(line, f"group '{name}' must be a map with {', '.join(GROUP_KEYS)}")
-        for key in body:  # in the file's order: of two places that set a host's variable the later wins
+        for (
+            key
+        ) in body:  # in the file's order: of two places that set a host's variable the later wins
             if key not in GROUP_KEYS:
                 hint = did_you_mean(str(key), GROUP_KEYS)
                 self._problem(body.lines[key], f"group '{name}' has an unknown key '{key}'{hint}")
@@ -102,7 +110,8 @@ class Groups:
 
     def _read_group_variables(self, group: Group, items: Iterable[tuple[Any, Any, int]]) -> None:
         variables = self._variables(items)
-        if priority := variables.pop(PRIORITY, None):
+        priority = variables.pop(PRIORITY, None)
+        if priority:
             try:
                 group.priority = int(priority.value)
             except (TypeError, ValueError):
@@ -118,31 +127,54 @@ class Groups:
         if variables and not isinstance(variables, Map):
             return self._problem(line, f"the variables of host '{name}' must be a map")
         try:
-            hosts, port = ([name], None) if self._source.literal else expand(name)
+            hosts, port = self._expanded(name)
         except ValueError as error:
             return self._problem(line, f"host '{name}': {error}")
-        own = self._variables(items_of(variables)) if variables else {}
+        own: dict[str, Variable] = {}
+        if variables:
+            own = self._variables(items_of(variables))
+        path = self._source.path
         for host in hosts:
             group.hosts[host] = None
-            if host not in self.hosts:  # a port counts where the host is first named, as for Ansible
-                port_of = {"ansible_port": Variable(port, self._source.path, line)} if port else {}
-                self.hosts[host] = Member(place(self._source.path, line), self._source, port_of)
+            if host not in self.hosts:
+                member = Member(place(path, line), self._source)
+                if port:  # it counts where the host is first named, as for Ansible
+                    member.variables["ansible_port"] = Variable(port, path, line)
+                self.hosts[host] = member
             self.hosts[host].variables |= own
 
+    def _expanded(self, name: str) -> tuple[list[str], int | None]:
+        if self._source.literal:
+            return [name], None
+        return expand(name)
+
     def attach_to_all(self) -> None:
-        """Make every group a descendant of `all`, and the hosts of no group those of `ungrouped`."""
+        """Make every group a descendant of `all`, and the hosts without a group those of
+        `ungrouped`.
+        """
         for name in self.hosts.keys() & self.groups.keys():
             self.problems.append(f"{self.hosts[name].place}: '{name}' is both a host and a group")
-        parents = {child for group in self.groups.values() for child in group.children}
+        parents: set[str] = set()
+        for group in self.groups.values():
+            parents.update(group.children)
         ungrouped = self.groups["ungrouped"]
         if ungrouped.children or "ungrouped" in parents - set(self.groups["all"].children):
             text = "'ungrouped' has no children and is no child: it holds the hosts of no group"
             self.problems.append(f"{ungrouped.place}: {text}")
-        grouped = {h for name, group in self.groups.items() if name not in ("all", "ungrouped") for h in group.hosts}
-        lone = [host for host in (*ungrouped.hosts, *self.hosts) if host not in grouped]
+        grouped: set[str] = set()
+        for name, group in self.groups.items():
+            if name not in ("all", "ungrouped"):
+                grouped.update(group.hosts)
+        lone = []
+        for host in (*ungrouped.hosts, *self.hosts):
+            if host not in grouped:
+                lone.append(host)
         ungrouped.hosts = dict.fromkeys(lone)
         everything = self.groups["all"]
-        tops = {name: None for name in self.groups if name != "all" and name not in parents}
+        tops: dict[str, None] = {}
+        for name in self.groups:
+            if name != "all" and name not in parents:
+                tops[name] = None
         everything.children = {"ungrouped": None} | everything.children | tops
         if not self.hosts:
             self.problems.append(f"{self.name}: the inventory has no hosts")
@@ -154,7 +186,9 @@ class Groups:
         def visit(name: str, trail: tuple[str, ...]) -> None:
             if name in trail:
                 cycle = " → ".join((*trail[trail.index(name) :], name))
-                return self.problems.append(f"{self.groups[name].place}: group '{name}' is its own descendant: {cycle}")
+                return self.problems.append(
+                    f"{self.groups[name].place}: group '{name}' is its own descendant: {cycle}"
+                )
             if depths.get(name, -1) < len(trail):
                 depths[name] = len(trail)
                 for child in self.groups[name].children:
@@ -168,11 +202,16 @@ class Groups:
     def members(self, name: str) -> dict[str, None]:
         """A group's hosts, breadth first."""
         hosts: dict[str, None] = {}
-        level, seen = {name: None}, {name}
+        level = {name: None}
+        seen = {name}
         while level:
             for group in level:
                 hosts |= self.groups[group].hosts
-            below = (child for group in level for child in self.groups[group].children)
-            level = {child: None for child in below if child not in seen}
+            below: dict[str, None] = {}
+            for group in level:
+                for child in self.groups[group].children:
+                    if child not in seen:
+                        below[child] = None
+            level = below
             seen |= level.keys()
         return hosts

@@ -1,7 +1,8 @@
 """The names under `hosts:`: one host, or a range of them, perhaps with a port.
 
-**Source:** `ansible/parsing/utils/addresses.py: parse_address` and `ansible/plugins/inventory/__init__.py:
-expand_hostname_range` (ansible-core 2.19): ranges are inclusive, padded with zeros as the start is; several multiply.
+**Source:** `ansible/parsing/utils/addresses.py: parse_address` and
+`ansible/plugins/inventory/__init__.py: expand_hostname_range` (ansible-core 2.19): ranges are
+inclusive, padded with zeros as the start is; several multiply.
 """
 
 import ipaddress
@@ -13,14 +14,23 @@ _LETTERS = string.ascii_letters  # a to z, then A to Z
 
 
 def expand(name: str) -> tuple[list[str], int | None]:
-    """The hosts that a name stands for, and their port if it has one. Raises ValueError, which says what is wrong."""
-    found = re.fullmatch(r"\[([^\[\]]+)\]:(\d+)", name) or re.fullmatch(r"((?:[^:\[\]]|\[[^\]]*\])*):(\d+)", name)
-    pattern, port = (found[1], int(found[2])) if found else (name, None)
+    """The hosts that a name stands for, and their port if it has one. Raises ValueError, which says
+    what is wrong.
+    """
+    found = re.fullmatch(r"\[([^\[\]]+)\]:(\d+)", name) or re.fullmatch(
+        r"((?:[^:\[\]]|\[[^\]]*\])*):(\d+)", name
+    )
+    pattern = name
+    port = None
+    if found:
+        pattern = found[1]
+        port = int(found[2])
     if re.search(r"[\s,\x00-\x1f\x7f]", pattern):
         raise ValueError("a space or a comma in it, so that no --limit could name it")
     hosts = list(_expand(pattern))
-    if any(not _is_address(host) for host in hosts if port or ":" in host):
-        raise ValueError("neither a host with a port nor an IPv6 address")
+    for host in hosts:
+        if (port or ":" in host) and not _is_address(host):
+            raise ValueError("neither a host with a port nor an IPv6 address")
     return hosts, port
 
 
@@ -41,20 +51,33 @@ def _expand(pattern: str) -> Iterator[str]:
             raise ValueError("a [ that begins no range")
         yield pattern
         return
-    head, tail = pattern[: found.start()], pattern[found.end() :]
+    head = pattern[: found.start()]
+    tail = pattern[found.end() :]
     for item in _range(found[1]):
-        yield from (head + item + rest for rest in _expand(tail))
+        for rest in _expand(tail):
+            yield head + item + rest
 
 
 def _range(text: str) -> Iterator[str]:
     found = re.fullmatch(r"(\d*|[a-zA-Z]):(\d+|[a-zA-Z])(?::(\d*[1-9]\d*))?", text)
-    start, stop, step = (found[1] or "0", found[2], int(found[3] or 1)) if found else ("", "", 0)
+    start = ""
+    stop = ""
+    step = 0
+    if found:
+        start = found[1] or "0"
+        stop = found[2]
+        step = int(found[3] or 1)
     if start.isdigit() and stop.isdigit() and int(start) <= int(stop):
         if len(start) > 1 and start.startswith("0") and len(start) != len(stop):
             raise ValueError(f"range [{text}]: a padded start needs an end of the same width")
-        width = len(start) if start.startswith("0") else 0
-        yield from (str(number).zfill(width) for number in range(int(start), int(stop) + 1, step))
+        width = 0
+        if start.startswith("0"):
+            width = len(start)
+        for number in range(int(start), int(stop) + 1, step):
+            yield str(number).zfill(width)
     elif start.isalpha() and stop.isalpha() and _LETTERS.index(start) <= _LETTERS.index(stop):
         yield from _LETTERS[_LETTERS.index(start) : _LETTERS.index(stop) + 1 : step]
     else:
-        raise ValueError(f"range [{text}] is not START:END or START:END:STEP with START not after END")
+        raise ValueError(
+            f"range [{text}] is not START:END or START:END:STEP with START not after END"
+        )

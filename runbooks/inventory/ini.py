@@ -1,9 +1,11 @@
-"""Reads an Ansible INI inventory into the groups that a YAML one has: names, hosts, children and variables, with lines.
+"""Reads an Ansible INI inventory into the groups that a YAML one has: names, hosts, children and
+variables, with lines.
 
-**Source:** `ansible/plugins/inventory/ini.py` (ansible-core 2.19). A file begins as if with `[ungrouped]`; `[NAME]` has
-a host in each line, with variables behind it that are split as a shell splits words; `[NAME:children]` a group, and
-`[NAME:vars]` a variable. A value is a Python literal where it can be one, else it is text. A child counts from where
-its group is declared, which decides the order of hosts.
+**Source:** `ansible/plugins/inventory/ini.py` (ansible-core 2.19). A file begins as if with
+`[ungrouped]`; `[NAME]` has a host in each line, with variables behind it that are split as a shell
+splits words; `[NAME:children]` a group, and `[NAME:vars]` a variable. A value is a Python literal
+where it can be one, else it is text. A child counts from where its group is declared, which decides
+the order of hosts.
 """
 
 import ast
@@ -42,28 +44,39 @@ def read_ini(text: str, path: Path, known: Collection[str], problems: list[str])
     """
     reader = _IniReader(path, known, problems)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of values that are no good Python, and so are text
+        warnings.simplefilter(
+            "ignore", SyntaxWarning
+        )  # of values that are no good Python, and so are text
         return list(reader.entries(text))
 
 
 class _IniReader:
     def __init__(self, path: Path, known: Collection[str], problems: list[str]) -> None:
-        self._path, self._problems = path, problems
-        self._known, self._awaited = set(known), dict[str, _Awaited]()
+        self._path = path
+        self._problems = problems
+        self._known = set(known)
+        self._awaited: dict[str, _Awaited] = {}
 
     def _problem(self, line: int, text: str) -> None:
         self._problems.append(f"{self._path}:{line}: {text}")
 
     def entries(self, text: str) -> Iterator[Entry]:
-        group, kind = "ungrouped", "hosts"
-        for number, line in enumerate((line.strip() for line in text.splitlines()), 1):
+        group = "ungrouped"
+        kind = "hosts"
+        for number, raw in enumerate(text.splitlines(), 1):
+            line = raw.strip()
             if not line or line[0] in ";#":
                 continue
-            if section := _SECTION.fullmatch(line):
-                group, kind = section[1], section[2] or "hosts"
+            section = _SECTION.fullmatch(line)
+            if section:
+                group = section[1]
+                kind = section[2] or "hosts"
                 yield from self._declare(group, kind, number)
             elif line.startswith("[") and line.endswith("]"):
-                self._problem(number, f"{line} is no section: [NAME], [NAME:children] or [NAME:vars], without spaces")
+                self._problem(
+                    number,
+                    f"{line} is no section: [NAME], [NAME:children] or [NAME:vars], without spaces",
+                )
             elif kind == "hosts":
                 yield from self._host(group, line, number)
             elif kind == "children":
@@ -72,25 +85,35 @@ class _IniReader:
                 yield from self._variable(group, line, number)
         for name, awaited in self._awaited.items():
             hint = did_you_mean(name, self._known - {name})
-            self._problem(awaited.line, f"there is no group '{name}': no section [{name}] or [{name}:children]{hint}")
+            self._problem(
+                awaited.line,
+                f"there is no group '{name}': no section [{name}] or [{name}:children]{hint}",
+            )
 
     def _declare(self, group: str, kind: str, line: int) -> Iterator[Entry]:
         if kind not in _KINDS:
             hint = did_you_mean(kind, _KINDS)
-            return self._problem(line, f"[{group}:{kind}] is neither [{group}:children] nor [{group}:vars]{hint}")
+            return self._problem(
+                line, f"[{group}:{kind}] is neither [{group}:children] nor [{group}:vars]{hint}"
+            )
         if group not in self._known:
             self._known.add(group)
             yield group, None, line
             if kind == "vars":  # these alone declare no group
                 self._awaited.setdefault(group, _Awaited(line))
-        if kind != "vars" and (awaited := self._awaited.pop(group, None)):
+        if kind == "vars":
+            return
+        awaited = self._awaited.pop(group, None)
+        if awaited:
             for parent in awaited.parents:
                 yield _entry(parent, "children", group, None, awaited.line)
 
     def _child(self, group: str, line: str, number: int) -> Iterator[Entry]:
         found = _GROUP.fullmatch(line)
         if not found:
-            self._problem(number, f"each line of [{group}:children] is the name of a group, and nothing else")
+            self._problem(
+                number, f"each line of [{group}:children] is the name of a group, and nothing else"
+            )
         elif found[1] in self._known:
             yield _entry(group, "children", found[1], None, number)
         else:
@@ -99,8 +122,12 @@ class _IniReader:
     def _variable(self, group: str, line: str, number: int) -> Iterator[Entry]:
         name, equals, value = line.partition("=")
         if not equals:
-            return self._problem(number, f"each line of [{group}:vars] is NAME=VALUE, and this one has no =")
-        yield _entry(group, "vars", name.strip(), self._value(name.strip(), value.strip(), number), number)
+            return self._problem(
+                number, f"each line of [{group}:vars] is NAME=VALUE, and this one has no ="
+            )
+        yield _entry(
+            group, "vars", name.strip(), self._value(name.strip(), value.strip(), number), number
+        )
 
     def _host(self, group: str, line: str, number: int) -> Iterator[Entry]:
         try:
@@ -109,12 +136,17 @@ class _IniReader:
         except ValueError as error:
             return self._problem(number, f"no host with its variables: {error}")
         if name == "---":
-            return self._problem(number, "'---' begins a YAML file, and this is none: it is read as INI")
+            return self._problem(
+                number, "'---' begins a YAML file, and this is none: it is read as INI"
+            )
         variables = {}
         for word in words:
             key, equals, value = word.partition("=")
             if not equals:
-                text = f"each word behind host '{name}' is NAME=VALUE; a value with a space in it stands in quotes"
+                text = (
+                    f"each word behind host '{name}' is NAME=VALUE; a value with a space in it"
+                    " stands in quotes"
+                )
                 return self._problem(number, text)
             variables[key] = self._value(key, value, number)
         yield _entry(group, "hosts", name, variables, number)
@@ -125,7 +157,9 @@ class _IniReader:
         except (ValueError, SyntaxError):
             return text
         except (TypeError, MemoryError, RecursionError) as error:
-            self._problem(line, f"the value of {name} cannot be read: {error or type(error).__name__}")
+            self._problem(
+                line, f"the value of {name} cannot be read: {error or type(error).__name__}"
+            )
             return None
 
 
@@ -144,4 +178,6 @@ def _plain(value: Any) -> Any:
             return value.decode(errors="surrogateescape")
         case complex():
             return str(value)
-    return "..." if value is ... else value
+    if value is ...:
+        return "..."
+    return value

@@ -1,8 +1,9 @@
-"""Jinja as Ansible has it: a template that is one expression keeps its type, what is undefined raises where it is used.
+"""Jinja as Ansible has it: a template that is one expression keeps its type, what is undefined
+raises where it is used.
 
-**Source:** `ansible/_internal/_templating/_jinja_bits.py` (ansible-core 2.19): several parts are joined as text, None
-as nothing; a backslash in an expression's string is a backslash, for YAML has had its turn.
-Deviation, on purpose: an expression cannot change a value (`x.append(1)`).
+**Source:** `ansible/_internal/_templating/_jinja_bits.py` (ansible-core 2.19): several parts are
+joined as text, None as nothing; a backslash in an expression's string is a backslash, for YAML has
+had its turn. Deviation, on purpose: an expression cannot change a value (`x.append(1)`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -40,16 +41,21 @@ class Failed(Missing):
 
 class _CodeGenerator(NativeCodeGenerator):
     def _output_const_repr(self, group: Iterable[Any]) -> str:
-        return repr(Environment.concat(group))  # jinja2 would make a string of a single constant too
+        return repr(
+            Environment.concat(group)
+        )  # jinja2 would make a string of a single constant too
 
 
 class _Lexer(Lexer):
     def tokeniter(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, str, str]]:
         in_expression = False
         for line, token, text in super().tokeniter(*args, **kwargs):
-            in_expression = token == TOKEN_VARIABLE_BEGIN or (in_expression and token != TOKEN_VARIABLE_END)
-            is_string = in_expression and token == TOKEN_STRING
-            yield line, token, text.replace("\\", "\\\\") if is_string else text
+            in_expression = token == TOKEN_VARIABLE_BEGIN or (
+                in_expression and token != TOKEN_VARIABLE_END
+            )
+            if in_expression and token == TOKEN_STRING:
+                text = text.replace("\\", "\\\\")
+            yield line, token, text
 
 
 class Environment(ImmutableSandboxedEnvironment):
@@ -58,7 +64,9 @@ class Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
 
     def __init__(self, context: type[Context]) -> None:
-        super().__init__(undefined=Missing, keep_trailing_newline=True, trim_blocks=True, optimized=False)
+        super().__init__(
+            undefined=Missing, keep_trailing_newline=True, trim_blocks=True, optimized=False
+        )
         self.context_class = context
         self.filters |= {name: _default(self.filters["default"]) for name in ("default", "d")}
         self.globals["undef"] = _undef
@@ -70,9 +78,11 @@ class Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def concat(parts: Iterable[Any]) -> Any:
         nodes = list(parts)
-        if len(nodes) < 2:
-            return nodes[0] if nodes else None
-        return "".join("" if node is None else str(node) for node in nodes)
+        if not nodes:
+            return None
+        if len(nodes) == 1:
+            return nodes[0]
+        return "".join(str(node) for node in nodes if node is not None)
 
 
 def missing(message: str) -> Missing:
@@ -89,13 +99,17 @@ def _undef(hint: str | None = None) -> Missing:
 
 def _default(jinjas: Any) -> Any:
     def default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
-        return value if isinstance(value, Failed) else jinjas(value, default_value, boolean)
+        if isinstance(value, Failed):
+            return value
+        return jinjas(value, default_value, boolean)
 
     return default
 
 
 def plain(value: Any) -> Any:
-    """The value in the types that a YAML file has; an undefined one raises, what is undefined deeper down stays."""
+    """The value in the types that a YAML file has; an undefined one raises, what is undefined
+    deeper down stays.
+    """
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     return _plain(value)

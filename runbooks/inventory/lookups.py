@@ -1,6 +1,8 @@
-"""What the inventory's Jinja may use beside Jinja's own: three lookups, which are where secrets belong, and filters.
+"""What the inventory's Jinja may use beside Jinja's own: three lookups, which are where secrets
+belong, and filters.
 
-**Source:** `ansible/plugins/lookup/{file,env,pipe}.py` and `ansible/plugins/filter/core.py` (ansible-core 2.19).
+**Source:** `ansible/plugins/lookup/{file,env,pipe}.py` and `ansible/plugins/filter/core.py`
+(ansible-core 2.19).
 """
 
 import base64
@@ -22,9 +24,11 @@ from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 
 class Lookups:
-    """`lookup('file', PATH)`, `lookup('env', NAME)`, `lookup('pipe', COMMAND)`; `found` is what they returned.
+    """`lookup('file', PATH)`, `lookup('env', NAME)`, `lookup('pipe', COMMAND)`; `found` is what
+    they returned.
 
-    Not so this user's name, which is no secret: `lookup('pipe', 'id -un')` says who runs a local application.
+    Not so this user's name, which is no secret: `lookup('pipe', 'id -un')` says who runs a local
+    application.
     """
 
     def __init__(self, vault: Vault) -> None:
@@ -35,14 +39,19 @@ class Lookups:
     def __call__(self, kind: str, *terms: Any, errors: str = "strict", default: Any = "") -> Any:
         if not terms:
             raise RenderError(f"lookup('{kind}') needs something to look up")
+        kind = str(kind).removeprefix("ansible.builtin.")
         try:
-            found = [self._one(str(kind).removeprefix("ansible.builtin."), str(term), default) for term in terms]
+            found = [self._one(kind, str(term), default) for term in terms]
         except RenderError:
             if errors == "strict":
                 raise
             return None
-        self.found.update(value for value in found if isinstance(value, str) and value != user_name())
-        return found[0] if len(found) == 1 else ",".join(map(str, found))
+        for value in found:
+            if isinstance(value, str) and value != user_name():
+                self.found.add(value)
+        if len(found) == 1:
+            return found[0]
+        return ",".join(map(str, found))
 
     def _one(self, kind: str, term: str, default: Any) -> Any:
         match kind:
@@ -63,17 +72,27 @@ class Lookups:
             text = Path(path).expanduser().read_text(encoding="utf-8")
         except OSError as error:
             raise RenderError(f"lookup('file'): {error.strerror}: {path}") from None
+        if not is_encrypted(text):
+            return text
         try:
-            return self._vault.decrypt(text) if is_encrypted(text) else text
+            return self._vault.decrypt(text)
         except VaultError as error:
             raise RenderError(f"lookup('file'): {path} {error.problem}") from None
 
 
 def _output(command: str) -> str:
     """What a shell command prints; its messages go where ours go."""
-    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)  # noqa: S602
+    done = subprocess.run(  # noqa: S602
+        command,
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
     if done.returncode:
-        raise RenderError(f"lookup('pipe'): '{command.split()[0]}' ended with exit code {done.returncode}")
+        raise RenderError(
+            f"lookup('pipe'): '{command.split()[0]}' ended with exit code {done.returncode}"
+        )
     return done.stdout.decode().rstrip()
 
 
@@ -97,13 +116,18 @@ def _combine(*maps: Mapping[Any, Any], recursive: bool = False) -> dict[Any, Any
     result: dict[Any, Any] = {}
     for one in maps:
         for key, value in one.items():
-            nested = recursive and isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-            result[key] = _combine(result[key], value, recursive=True) if nested else value
+            if recursive and isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                value = _combine(result[key], value, recursive=True)
+            result[key] = value
     return result
 
 
-def _regex_replace(value: Any, pattern: str = "", replacement: str = "", ignorecase: bool = False) -> str:
-    return re.sub(pattern, replacement, str(value), flags=re.IGNORECASE if ignorecase else 0)
+def _regex_replace(
+    value: Any, pattern: str = "", replacement: str = "", ignorecase: bool = False
+) -> str:
+    if ignorecase:
+        return re.sub(pattern, replacement, str(value), flags=re.IGNORECASE)
+    return re.sub(pattern, replacement, str(value))
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {

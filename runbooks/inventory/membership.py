@@ -1,8 +1,8 @@
 """Which hosts are the fleet's, and which of their `celery_` variables are this tool's.
 
-Others have variables that begin so, too: roles for the same hosts, and settings in `group_vars/all`. Those that are not
-known here are theirs, unless one looks like a slip of the pen on a host of the fleet; `runbooks_ignore` names what is
-theirs although it is known here.
+Others have variables that begin so, too: roles for the same hosts, and settings in
+`group_vars/all`. Those that are not known here are theirs, unless one looks like a slip of the pen
+on a host of the fleet; `runbooks_ignore` names what is theirs although it is known here.
 """
 
 import difflib
@@ -19,26 +19,38 @@ from runbooks.core.wording import did_you_mean
 from runbooks.inventory.read import Host, Inventory
 from runbooks.inventory.values import Renderer, Values
 
-KNOWN = {PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields}
+KNOWN = {
+    PREFIX + name: model for model in (AppSettings, HostSettings) for name in model.model_fields
+}
 """This tool's variables, each with the record that it is a field of."""
 APP = f"{PREFIX}app"
 IGNORE = "runbooks_ignore"
 
 
-def members(inventory: Inventory, renderer: Renderer, problems: dict[str, None]) -> Iterator[tuple[Host, Values]]:
-    """The hosts that have `celery_app`, in the order of a run, each without the `celery_` variables that are others'.
+def members(
+    inventory: Inventory, renderer: Renderer, problems: dict[str, None]
+) -> Iterator[tuple[Host, Values]]:
+    """The hosts that have `celery_app`, in the order of a run, each without the `celery_` variables
+    that are others'.
 
-    What is wrong is added to `problems`: slips of the pen, and the hosts that have variables of this tool but no
-    application.
+    What is wrong is added to `problems`: slips of the pen, and the hosts that have variables of
+    this tool but no application.
     """
     strays: dict[tuple[str, ...], list[Host]] = {}
-    for host in (inventory.hosts[name] for name in inventory.groups["all"]):
-        values = renderer.hosts[host.name]
+    for host_name in inventory.groups["all"]:
+        host = inventory.hosts[host_name]
+        values = renderer.hosts[host_name]
         theirs = _ignored(host, values, problems)
-        ours = [name for name in host.variables if name in KNOWN and name not in theirs]
+        ours = []
+        for name in host.variables:
+            if name in KNOWN and name not in theirs:
+                ours.append(name)
         if APP in ours:
             problems.update(dict.fromkeys(_slips(host, theirs)))
-            kept = {name: one for name, one in host.variables.items() if name in ours or not name.startswith(PREFIX)}
+            kept = {}
+            for name, one in host.variables.items():
+                if name in ours or not name.startswith(PREFIX):
+                    kept[name] = one
             yield replace(host, variables=kept), values
         elif ours:
             strays.setdefault(tuple(sorted(ours)), []).append(host)
@@ -46,10 +58,16 @@ def members(inventory: Inventory, renderer: Renderer, problems: dict[str, None])
 
 
 def like_app(hosts: Iterable[Host]) -> str:
-    """`; did you mean 'celery_app' by 'celery_ap'?` where one of these hosts, which have no `celery_app`, has that."""
-    names = {name for host in hosts for name in host.variables if name.startswith(PREFIX)}
-    slip = next((name for name in sorted(names) if _meant(name, (APP,))), None)
-    return f"; did you mean '{APP}' by '{slip}'?" if slip else ""
+    """`; did you mean 'celery_app' by 'celery_ap'?` where one of these hosts, which have no
+    `celery_app`, has that.
+    """
+    names: set[str] = set()
+    for host in hosts:
+        names.update(host.variables)
+    for name in sorted(names):
+        if name.startswith(PREFIX) and _meant(name, (APP,)):
+            return f"; did you mean '{APP}' by '{name}'?"
+    return ""
 
 
 def _ignored(host: Host, values: Values, problems: dict[str, None]) -> Sequence[str]:
@@ -66,12 +84,16 @@ def _ignored(host: Host, values: Values, problems: dict[str, None]) -> Sequence[
         return ()
     for name in names:
         if not name.startswith(PREFIX):
-            problems[f"{place}: '{name}' is no variable of this tool{did_you_mean(name, KNOWN)}"] = None
+            problems[
+                f"{place}: '{name}' is no variable of this tool{did_you_mean(name, KNOWN)}"
+            ] = None
     return names
 
 
 def applications(inventory: Inventory) -> tuple[str, ...]:
-    """The applications that hosts of the inventory have, as far as their names can be had; once each."""
+    """The applications that hosts of the inventory have, as far as their names can be had; once
+    each.
+    """
     values = Renderer(inventory).hosts
     found = []
     for name in inventory.groups["all"]:
@@ -83,8 +105,13 @@ def applications(inventory: Inventory) -> tuple[str, ...]:
 
 @lru_cache
 def _meant(name: str, known: tuple[str, ...]) -> str | None:
-    """The variable that a name looks like a slip of: a letter is wrong, missing, too much, or in another place."""
-    return next((one for one in known if _is_slip(name, one)), None)
+    """The variable that a name looks like a slip of: a letter is wrong, missing, too much, or in
+    another place.
+    """
+    for one in known:
+        if _is_slip(name, one):
+            return one
+    return None
 
 
 def _is_slip(name: str, known: str) -> bool:
@@ -95,20 +122,29 @@ def _is_slip(name: str, known: str) -> bool:
 
 def _slips(host: Host, theirs: Sequence[str]) -> Iterator[str]:
     for name in sorted(host.variables):
-        if (
-            name.startswith(PREFIX)
-            and name not in KNOWN
-            and name not in theirs
-            and (meant := _meant(name, tuple(KNOWN)))
-        ):
+        if not name.startswith(PREFIX) or name in KNOWN or name in theirs:
+            continue
+        meant = _meant(name, tuple(KNOWN))
+        if meant:
             what = f"did you mean '{meant}'? If it is a role's, name it in {IGNORE}"
             yield f"{host.variables[name].place}: unknown variable '{name}'; {what}"
 
 
 def _stray(names: Sequence[str], hosts: Sequence[Host]) -> str:
     """What is said of hosts that have variables of this tool, and no application."""
-    names_of, more = [host.name for host in hosts[:3]], len(hosts) - 3
-    who = ", ".join(names_of) + (f" and {more} more" if more > 0 else "")
-    have, them = ("has", "it") if len(hosts) == 1 else ("have", "them")
-    way = like_app(hosts) or f": give {them} one, or, where {', '.join(names)} is a role's, name it in {IGNORE}"
-    return f"{hosts[0].variables[names[0]].place}: {who} {have} {', '.join(names)} and no {APP}{way}"
+    who = ", ".join(host.name for host in hosts[:3])
+    more = len(hosts) - 3
+    if more > 0:
+        who += f" and {more} more"
+    have = "have"
+    them = "them"
+    if len(hosts) == 1:
+        have = "has"
+        them = "it"
+    way = (
+        like_app(hosts)
+        or f": give {them} one, or, where {', '.join(names)} is a role's, name it in {IGNORE}"
+    )
+    return (
+        f"{hosts[0].variables[names[0]].place}: {who} {have} {', '.join(names)} and no {APP}{way}"
+    )

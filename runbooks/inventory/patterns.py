@@ -1,10 +1,12 @@
 """`--limit` patterns: which hosts of an inventory a verb is to touch.
 
-**Source:** Ansible's "Patterns: targeting hosts and groups"; `ansible/inventory/manager.py` (ansible-core 2.19): terms
-are separated by `,` or, where there is none, by `:`; a plain term adds, `&` intersects, `!` takes away, in this order.
-A term is a host, a group, a glob over both, `~` and a regular expression, or `@` and a file with a term in each line;
-but for expressions, a subscript such as `[0]`, `[-1]` or `[1:2]` (inclusive) takes some of a term's hosts, in order.
-Deviations, on purpose: an empty pattern or file, a term that matches nothing, a pattern that leaves no host are errors.
+**Source:** Ansible's "Patterns: targeting hosts and groups"; `ansible/inventory/manager.py`
+(ansible-core 2.19): terms are separated by `,` or, where there is none, by `:`; a plain term adds,
+`&` intersects, `!` takes away, in this order. A term is a host, a group, a glob over both, `~` and
+a regular expression, or `@` and a file with a term in each line; but for expressions, a subscript
+such as `[0]`, `[-1]` or `[1:2]` (inclusive) takes some of a term's hosts, in order. Deviations, on
+purpose: an empty pattern or file, a term that matches nothing, a pattern that leaves no host are
+errors.
 """
 
 import fnmatch
@@ -30,12 +32,17 @@ def select_hosts(inventory: Inventory, pattern: str | None) -> tuple[str, ...]:
     """
     if pattern is None:
         return inventory.groups["all"]
-    terms = [term for part in _split(pattern) for term in _from_file(part)]
+    terms: list[str] = []
+    for part in _split(pattern):
+        terms += _from_file(part)
     if not terms:
-        what = f"--limit {pattern!r} names nothing" if pattern.strip(" ,:") else "--limit is empty"
+        what = "--limit is empty"
+        if pattern.strip(" ,:"):
+            what = f"--limit {pattern!r} names nothing"
         raise UsageError(what, "name hosts or groups, or leave --limit out for all hosts")
-    plain = [term for term in terms if term[0] not in "&!"] or ["all"]
-    chosen = set().union(*(_matches(inventory, term) for term in plain))
+    chosen: set[str] = set()
+    for term in [term for term in terms if term[0] not in "&!"] or ["all"]:
+        chosen |= _matches(inventory, term)
     for term in terms:
         if term[0] == "&":
             chosen &= _matches(inventory, term[1:])
@@ -53,8 +60,14 @@ def _split(pattern: str) -> list[str]:
     elif _is_one(pattern):
         terms = [pattern]
     else:
-        terms = re.findall(r"(?:[^\s:\[\]]|\[[^\]]*\])+", pattern)  # a colon in brackets separates nothing
-    return [term.strip() for term in terms if term.strip()]
+        terms = re.findall(
+            r"(?:[^\s:\[\]]|\[[^\]]*\])+", pattern
+        )  # a colon in brackets separates nothing
+    found = []
+    for term in terms:
+        if term.strip():
+            found.append(term.strip())
+    return found
 
 
 def _is_one(pattern: str) -> bool:
@@ -72,7 +85,9 @@ def _from_file(term: str) -> Iterator[str]:
     try:
         lines = [line.strip() for line in Path(term[1:]).read_text(encoding="utf-8").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+        why: object = error
+        if isinstance(error, OSError):
+            why = error.strerror
         raise UsageError(f"--limit {term}: the file cannot be read: {why}", _FILE) from None
     if not any(lines):
         raise UsageError(f"--limit {term}: the file is empty", _FILE)
@@ -80,29 +95,60 @@ def _from_file(term: str) -> Iterator[str]:
 
 
 def _matches(inventory: Inventory, term: str) -> set[str]:
-    found = None if term.startswith("~") else _SUBSCRIPT.fullmatch(term)
-    hosts = _named(inventory, found[1] if found else term)
-    if not found or not hosts:
-        return set(hosts)
-    if found[2]:
-        index = int(found[2])
-        some = [hosts[index]] if -len(hosts) <= index < len(hosts) else []
-    else:
-        some = hosts[int(found[3]) : int(found[4]) + 1 if found[4] else None]
+    found = None
+    if not term.startswith("~"):
+        found = _SUBSCRIPT.fullmatch(term)
+    if not found:
+        return set(_named(inventory, term))
+    hosts = _named(inventory, found[1])
+    if not hosts:
+        return set()
+    some = _some(hosts, found)
     if not some:
-        raise UsageError(f"--limit {term!r}: '{found[1]}' has {counted(len(hosts), 'host')}, the first is [0]", _ADVICE)
+        raise UsageError(
+            f"--limit {term!r}: '{found[1]}' has {counted(len(hosts), 'host')}, the first is [0]",
+            _ADVICE,
+        )
     return set(some)
 
 
+def _some(hosts: list[str], subscript: re.Match[str]) -> list[str]:
+    _, index, first, last = subscript.groups()
+    if index:
+        at = int(index)
+        if -len(hosts) <= at < len(hosts):
+            return [hosts[at]]
+        return []
+    if last:
+        return hosts[int(first) : int(last) + 1]
+    return hosts[int(first) :]
+
+
 def _named(inventory: Inventory, term: str) -> list[str]:
-    """The hosts of the groups that a term matches, then those it matches itself; as for Ansible, some twice."""
+    """The hosts of the groups that a term matches, then those it matches itself; as for Ansible,
+    some twice.
+    """
+    text = fnmatch.translate(term)
+    if term.startswith("~"):
+        text = term[1:]
     try:
-        expression = re.compile(term[1:] if term.startswith("~") else fnmatch.translate(term))
+        expression = re.compile(text)
     except re.error as error:
         raise UsageError(f"--limit {term!r} is not a regular expression: {error}") from None
-    groups = [name for name in inventory.groups if expression.match(name)]
-    hosts = [name for name in inventory.hosts if expression.match(name)]
+    groups = []
+    for name in inventory.groups:
+        if expression.match(name):
+            groups.append(name)
+    hosts = []
+    for name in inventory.hosts:
+        if expression.match(name):
+            hosts.append(name)
     if not groups and not hosts:
         hint = did_you_mean(term, (*inventory.hosts, *inventory.groups))
-        raise UsageError(f"--limit {term!r} matches no host or group of {inventory.name}{hint}", _ADVICE)
-    return [host for group in groups for host in inventory.groups[group]] + hosts
+        raise UsageError(
+            f"--limit {term!r} matches no host or group of {inventory.name}{hint}", _ADVICE
+        )
+    found: list[str] = []
+    for group in groups:
+        found += inventory.groups[group]
+    return found + hosts

@@ -1,11 +1,13 @@
-"""Reads an inventory as Ansible does: its groups and hosts, and for each host the variables that win there.
+"""Reads an inventory as Ansible does: its groups and hosts, and for each host the variables that
+win there.
 
-YAML and INI files are read here. What Ansible alone can read (scripts, plugins) it is asked for, with all sources, for
-one may depend on those before it. The files of variables beside them are read here in any case.
+YAML and INI files are read here. What Ansible alone can read (scripts, plugins) it is asked for,
+with all sources, for one may depend on those before it. The files of variables beside them are read
+here in any case.
 
-**Source:** Ansible's "How to build your inventory"; `ansible/inventory/manager.py`, `plugins/inventory/host_list.py`,
-`vars/manager.py` (ansible-core 2.19).
-Deviations, on purpose: what Ansible skips with a warning, and an inventory or a range without hosts, are errors here.
+**Source:** Ansible's "How to build your inventory"; `ansible/inventory/manager.py`,
+`plugins/inventory/host_list.py`, `vars/manager.py` (ansible-core 2.19). Deviations, on purpose:
+what Ansible skips with a warning, and an inventory or a range without hosts, are errors here.
 """
 
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from runbooks.core.errors import InventoryError
 from runbooks.core.secret_records import Discreet
@@ -39,7 +42,8 @@ _MEND = "nothing was looked at or changed; correct the inventory and run again"
 
 
 class Host(Struct, frozen=True):
-    """A host of the inventory: the groups it is in (without `all`), its variables after precedence, and its place.
+    """A host of the inventory: the groups it is in (without `all`), its variables after precedence,
+    and its place.
 
     `file` and `folder` are those where it is first named, None where they are not known.
     """
@@ -53,10 +57,12 @@ class Host(Struct, frozen=True):
 
 
 class Inventory(Discreet, frozen=True):
-    """A loaded inventory: `hosts` in the files' order, `groups` (`all` included) with their hosts in Ansible's order.
+    """A loaded inventory: `hosts` in the files' order, `groups` (`all` included) with their hosts
+    in Ansible's order.
 
-    That is: those of the group itself, then those of its children, then of their children. A run goes in that of `all`.
-    `name` is what the operator called it; `whole_folders` are those of its sources of which every file is read.
+    That is: those of the group itself, then those of its children, then of their children. A run
+    goes in that of `all`. `name` is what the operator called it; `whole_folders` are those of its
+    sources of which every file is read.
     """
 
     HIDDEN = ("vault",)
@@ -73,9 +79,11 @@ class _Foreign(Exception):
 
 
 def load_inventory(*sources: Path | str) -> Inventory:
-    """Load the inventory that these sources make, in their order, with the `group_vars/` and `host_vars/` beside them.
+    """Load the inventory that these sources make, in their order, with the `group_vars/` and
+    `host_vars/` beside them.
 
-    Each is what Ansible's `-i` takes. Raises InventoryError with every problem found, each with its file and line.
+    Each is what Ansible's `-i` takes. Raises InventoryError with every problem found, each with its
+    file and line.
     """
     named = tuple(map(str, sources))
     reader = _Reader(named)
@@ -98,9 +106,12 @@ class _Reader:
     """Reads the sources in their order into `groups`."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        self.sources, self.name = sources, ", ".join(sources)
-        self.groups, self.vault = Groups(self.name), Vault()
-        self.problems, self.advice = self.groups.problems, _MEND
+        self.sources = sources
+        self.name = ", ".join(sources)
+        self.groups = Groups(self.name)
+        self.vault = Vault()
+        self.problems = self.groups.problems
+        self.advice = _MEND
 
     def refuse_problems(self) -> None:
         if self.problems:
@@ -115,7 +126,9 @@ class _Reader:
             advice = "name the inventory with --inventory FILE; docs/inventory.md has a short one"
             raise InventoryError([f"{path}: no such file"], advice)
         if path.is_dir() and reads_in_its_own_way():
-            raise _Foreign(f"{path}: Ansible's settings say which files of a folder are read, and how")
+            raise _Foreign(
+                f"{path}: Ansible's settings say which files of a folder are read, and how"
+            )
         try:
             files = list(files_of(path))
         except OSError as error:
@@ -126,12 +139,16 @@ class _Reader:
             self._read_file(file)
 
     def _read_host_list(self, source: str) -> None:
-        hosts: dict[str, Any] = {name: {} for name in (part.strip() for part in source.split(",")) if name}
+        hosts: dict[str, Any] = {}
+        for part in source.split(","):
+            if part.strip():
+                hosts[part.strip()] = {}
         entries = [("ungrouped", placed({"hosts": hosts}, 0), 0)]
         self.groups.read(Source(Path(source)), entries)
 
     def _read_file(self, path: Path) -> None:
-        if why := why_ansible(path):
+        why = why_ansible(path)
+        if why:
             raise _Foreign(f"{path}: {why}")
         read = read_text(path, self.vault, self.problems)
         if not read:
@@ -139,44 +156,61 @@ class _Reader:
         text, secret = read
         source = Source(path, secret, file=path, folder=path.parent)
         of_yaml: list[str] = []
-        document = parse(text, secret, path, of_yaml) if path.suffix in YAML_EXTENSIONS else None
+        document = None
+        if path.suffix in YAML_EXTENSIONS:
+            document = parse(text, secret, path, of_yaml)
         if document and isinstance(document.value, Map):
             if is_plugin(document.value):
                 raise _Foreign(f"{path}: an inventory plugin's file")
-            self.problems += of_yaml if document.value else [_no_map(path)]
+            if document.value:
+                self.problems += of_yaml
+            else:
+                self.problems.append(_no_map(path))
             return self.groups.read(source, items_of(document.value))
         of_ini: list[str] = []
         entries = read_ini(text, path, self.groups.groups, of_ini)
         if of_ini:
             self.problems += _neither(path, text, of_yaml, of_ini)
-            self.advice = _MEND if str(path) in self.sources else f"{_MEND}; {LEFT_OUT}"
+            self.advice = _MEND
+            if str(path) not in self.sources:
+                self.advice = f"{_MEND}; {LEFT_OUT}"
         else:
             self.groups.read(source, entries)
 
     def ask_ansible(self, why: str) -> None:
         """Read what Ansible makes of all sources. Raises AnsibleError."""
         exported = ansible.export(self.sources, why)
-        folders = {folder_of(Path(source)) for source in self.sources if not is_host_list(source)}
         paths = [Path(source) for source in self.sources]
-        source = Source(
-            Path(self.name),
-            secret=any(_is_encrypted(file) for path in paths if path.exists() for file in files_of(path)),
-            file=paths[0] if len(paths) == 1 and paths[0].is_file() else None,
-            folder=folders.pop() if len(folders) == 1 else None,
-            literal=True,
-        )
+        folders = set(self._folders())
+        source = Source(Path(self.name), secret=_any_encrypted(paths), literal=True)
+        if len(paths) == 1 and paths[0].is_file():
+            source = replace(source, file=paths[0])
+        if len(folders) == 1:
+            source = replace(source, folder=folders.pop())
         self.groups.read(source, ansible.groups_of(exported))
+
+    def _folders(self) -> list[Path]:
+        """Where the variables of each source are."""
+        folders = []
+        for source in self.sources:
+            if not is_host_list(source):
+                folders.append(folder_of(Path(source)))
+        return folders
 
     def result(self, depths: Mapping[str, int]) -> Inventory:
         """The inventory, with the variables that win for each host."""
         groups = self.groups.groups
         members = {name: tuple(self.groups.members(name)) for name in groups}
         ranked = sorted(groups, key=lambda name: (depths[name], groups[name].priority, name))
-        folders = [folder_of(Path(source)) for source in self.sources if not is_host_list(source)]
+        folders = self._folders()
         if playbooks_folder():
             folders.append(Path())
-        besides = [Beside(folder, self.vault, self.problems) for folder in _each_at_its_last(folders)]
-        of_groups = [{name: folder.of_group(name) for name in ranked if members[name]} for folder in besides]
+        besides = [
+            Beside(folder, self.vault, self.problems) for folder in _each_at_its_last(folders)
+        ]
+        of_groups = [
+            {name: folder.of_group(name) for name in ranked if members[name]} for folder in besides
+        ]
         hosts = {}
         for name, member in self.groups.hosts.items():
             everything, *others = mine = [group for group in ranked if name in members[group]]
@@ -192,7 +226,9 @@ class _Reader:
             for folder in besides:
                 variables |= folder.of_host(name)
             named = tuple(group for group in groups if group in mine and group != "all")
-            hosts[name] = Host(name, named, variables, member.place, member.source.file, member.source.folder)
+            hosts[name] = Host(
+                name, named, variables, member.place, member.source.file, member.source.folder
+            )
         whole = tuple(Path(source) for source in self.sources if Path(source).is_dir())
         return Inventory(self.name, hosts, members, whole, self.vault)
 
@@ -208,17 +244,32 @@ def _each_at_its_last(folders: Sequence[Path]) -> list[Path]:
 def _neither(path: Path, text: str, of_yaml: list[str], of_ini: list[str]) -> list[str]:
     """What is wrong with a file that is no inventory, by what it looks like."""
     if text.startswith("#!"):
-        return [f"{path}:1: it begins with #! and is not executable, so that Ansible takes it for no script: chmod +x"]
-    is_ini = re.search(r"(?m)^\s*\[[^\]\s]+\]", text) or not re.search(r"(?m)^\s*(---|- |[^\s=#;]+:(\s|$))", text)
+        return [
+            f"{path}:1: it begins with #! and is not executable, so that Ansible takes it for no"
+            " script: chmod +x"
+        ]
+    is_ini = re.search(r"(?m)^\s*\[[^\]\s]+\]", text) or not re.search(
+        r"(?m)^\s*(---|- |[^\s=#;]+:(\s|$))", text
+    )
     if is_ini:
         return of_ini
     if path.suffix not in YAML_EXTENSIONS:
-        return [f"{path}: read as INI, and it is none; YAML stands in files named .yml, .yaml, .json, or without a dot"]
+        return [
+            f"{path}: read as INI, and it is none; YAML stands in files named .yml, .yaml, .json,"
+            " or without a dot"
+        ]
     return of_yaml or [_no_map(path)]
 
 
 def _no_map(path: Path) -> str:
     return f"{path}:1: an inventory is a map of groups, e.g. `all: {{hosts: …}}`"
+
+
+def _any_encrypted(paths: Sequence[Path]) -> bool:
+    for path in paths:
+        if path.exists() and any(map(_is_encrypted, files_of(path))):
+            return True
+    return False
 
 
 def _is_encrypted(path: Path) -> bool:

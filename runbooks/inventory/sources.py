@@ -1,7 +1,9 @@
-"""What `-i` of Ansible's takes: which files a source consists of, and which of them Ansible alone can read.
+"""What `-i` of Ansible's takes: which files a source consists of, and which of them Ansible alone
+can read.
 
-**Source:** `ansible/inventory/manager.py: parse_source`, `plugins/inventory/{host_list,script,auto,yaml,ini,toml}.py`,
-`config/manager.py: find_ini_config_file`, `config/base.yml: DEFAULT_HOST_LIST, INVENTORY_*` (ansible-core 2.19).
+**Source:** `ansible/inventory/manager.py: parse_source`,
+`plugins/inventory/{host_list,script,auto,yaml,ini,toml}.py`, `config/manager.py:
+find_ini_config_file`, `config/base.yml: DEFAULT_HOST_LIST, INVENTORY_*` (ansible-core 2.19).
 """
 
 import os
@@ -19,21 +21,31 @@ if TYPE_CHECKING:
     from configparser import ConfigParser
 
 YAML_EXTENSIONS = ("", ".yaml", ".yml", ".json")
-LEFT_OUT = "a file of a folder that is no inventory is left out by ignore_patterns under [inventory] in ansible.cfg"
+LEFT_OUT = (
+    "a file of a folder that is no inventory is left out by ignore_patterns under [inventory] in"
+    " ansible.cfg"
+)
 
 _IGNORED = re.compile(
     r"^\.|^host_vars$|^group_vars$|^vars_plugins$|"
     r"(\.pyc|\.pyo|\.swp|\.bak|~|\.rpm|\.md|\.txt|\.rst|\.orig|\.cfg|\.retry)$"
 )
 _IN_ENVIRONMENT = (
-    "ANSIBLE_INVENTORY_IGNORE", "ANSIBLE_INVENTORY_IGNORE_REGEX", "ANSIBLE_INVENTORY_ENABLED",
-    "ANSIBLE_YAML_FILENAME_EXT", "ANSIBLE_INVENTORY_PLUGIN_EXTS",
-)  # fmt: skip
+    "ANSIBLE_INVENTORY_IGNORE",
+    "ANSIBLE_INVENTORY_IGNORE_REGEX",
+    "ANSIBLE_INVENTORY_ENABLED",
+    "ANSIBLE_YAML_FILENAME_EXT",
+    "ANSIBLE_INVENTORY_PLUGIN_EXTS",
+)
 _IN_CONFIGURATION = (
-    ("defaults", "inventory_ignore_extensions"), ("defaults", "inventory_ignore_patterns"),
-    ("inventory", "ignore_extensions"), ("inventory", "ignore_patterns"), ("inventory", "enable_plugins"),
-    ("inventory_plugin_yaml", "yaml_valid_extensions"), ("defaults", "yaml_valid_extensions"),
-)  # fmt: skip
+    ("defaults", "inventory_ignore_extensions"),
+    ("defaults", "inventory_ignore_patterns"),
+    ("inventory", "ignore_extensions"),
+    ("inventory", "ignore_patterns"),
+    ("inventory", "enable_plugins"),
+    ("inventory_plugin_yaml", "yaml_valid_extensions"),
+    ("defaults", "yaml_valid_extensions"),
+)
 
 
 def is_host_list(source: str) -> bool:
@@ -52,62 +64,88 @@ def files_of(source: Path) -> Iterator[Path]:
 
 
 def is_read_with(folder: Path, path: Path) -> bool:
-    """Whether what lies at a path is read as a part of the inventory where this folder is its source."""
-    folder, path = folder.absolute(), path.absolute()
-    return path.is_relative_to(folder) and not any(map(_IGNORED.search, path.relative_to(folder).parts))
+    """Whether what lies at a path is read as a part of the inventory where this folder is its
+    source.
+    """
+    folder = folder.absolute()
+    path = path.absolute()
+    if not path.is_relative_to(folder):
+        return False
+    return not any(map(_IGNORED.search, path.relative_to(folder).parts))
 
 
 def folder_of(source: Path) -> Path:
     """Where the `group_vars/` and `host_vars/` of a source are."""
-    return source if source.is_dir() else source.parent
+    if source.is_dir():
+        return source
+    return source.parent
 
 
 def playbooks_folder() -> Path | None:
-    """Where Ansible looks for `group_vars/` and `host_vars/` beside those of the sources: here, as beside a playbook.
+    """Where Ansible looks for `group_vars/` and `host_vars/` beside those of the sources: here, as
+    beside a playbook.
 
     Not so where anybody could have put them there, or where the folder is gone.
     """
     with suppress(OSError):
         here = Path.cwd()
-        return None if here.stat().st_mode & stat.S_IWOTH else here
+        if not here.stat().st_mode & stat.S_IWOTH:
+            return here
     return None
 
 
 def why_ansible(path: Path) -> str | None:
-    """Why Ansible alone can read a file, as far as its name and its first bytes say; None: they do not."""
+    """Why Ansible alone can read a file, as far as its name and its first bytes say; None: they do
+    not.
+    """
     if path.suffix == ".toml":
         return "a TOML file"
     if not os.access(path, os.X_OK):
         return None
-    with suppress(OSError), path.open("rb") as file:  # where it cannot be read, that is told by whoever reads it
+    with (
+        suppress(OSError),
+        path.open("rb") as file,
+    ):  # where it cannot be read, that is told by whoever reads it
         if file.read(4).startswith((b"#!", b"\x7fELF")):
             return "a script"
     return None
 
 
 def is_plugin(groups: Map) -> bool:
-    """Whether a YAML file is the configuration of an inventory plugin, such as `constructed` or a cloud's."""
+    """Whether a YAML file is the configuration of an inventory plugin, such as `constructed` or a
+    cloud's.
+    """
     return bool(groups.get("plugin"))
 
 
 def default_sources() -> list[str]:
-    """The sources that Ansible would take where no `-i` is given: by ANSIBLE_INVENTORY or ansible.cfg; perhaps none."""
-    if said := os.environ.get("ANSIBLE_INVENTORY"):
+    """The sources that Ansible would take where no `-i` is given: by ANSIBLE_INVENTORY or
+    ansible.cfg; perhaps none.
+    """
+    said = os.environ.get("ANSIBLE_INVENTORY")
+    if said:
         return _paths(said, Path.cwd())
     path, settings = _configuration()
     return _paths(settings.get("defaults", "inventory", raw=True, fallback=""), path.parent)
 
 
 def reads_in_its_own_way() -> bool:
-    """Whether Ansible's settings say that it reads folders in another way than it does by itself."""
+    """Whether Ansible's settings change how it reads folders."""
     _, settings = _configuration()
-    return any(name in os.environ for name in _IN_ENVIRONMENT) or any(
-        settings.has_option(section, option) for section, option in _IN_CONFIGURATION
-    )
+    if any(name in os.environ for name in _IN_ENVIRONMENT):
+        return True
+    for section, option in _IN_CONFIGURATION:
+        if settings.has_option(section, option):
+            return True
+    return False
 
 
 def _paths(text: str, folder: Path) -> list[str]:
-    return [str(_path(part.strip(), folder)) for part in text.split(",") if part.strip()]
+    paths = []
+    for part in text.split(","):
+        if part.strip():
+            paths.append(str(_path(part.strip(), folder)))
+    return paths
 
 
 def _path(text: str, folder: Path) -> Path:
@@ -126,15 +164,21 @@ def _configuration() -> tuple[Path, "ConfigParser"]:
     try:
         settings.read(path, encoding="utf-8")
     except (Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "Ansible cannot read it either; mend it") from None
+        raise UsageError(
+            f"{path} cannot be read: {error}", "Ansible cannot read it either; mend it"
+        ) from None
     return path, settings
 
 
 def _candidates() -> Iterator[Path]:
-    if named := os.environ.get("ANSIBLE_CONFIG"):
+    named = os.environ.get("ANSIBLE_CONFIG")
+    if named:
         path = _path(named, Path.cwd())
-        yield path / "ansible.cfg" if path.is_dir() else path
-    if folder := playbooks_folder():
+        if path.is_dir():
+            path = path / "ansible.cfg"
+        yield path
+    folder = playbooks_folder()
+    if folder:
         yield folder / "ansible.cfg"
     yield Path.home() / ".ansible.cfg"
     yield Path("/etc/ansible/ansible.cfg")

@@ -13,7 +13,8 @@ from runbooks.core.errors import RenderError
 
 
 class Templates:
-    """The files this tool installs, by their name under `templates/` (`systemd/celery-worker@.service.j2`).
+    """The files this tool installs, by their name under `templates/`
+    (`systemd/celery-worker@.service.j2`).
 
     The first directory that has a template of that name is the one that counts.
     """
@@ -38,7 +39,9 @@ class Templates:
             self._environment.filters[escape.__name__] = escape
 
     def render(self, name: str, *, mark: str, **values: Any) -> bytes:
-        """The file's bytes, which begin with the mark. Raises RenderError naming the template's file and line."""
+        """The file's bytes, which begin with the mark. Raises RenderError naming the template's
+        file and line.
+        """
         try:
             template = self._environment.get_template(name)
             text = template.render(mark=mark, **values)
@@ -48,18 +51,23 @@ class Templates:
             raise RenderError(f"template {_where(error, name)}: {error}") from None
         if not text.startswith(mark):
             raise RenderError(
-                f"template {template.filename}:1: it has to begin with {{{{ mark }}}}: that is how the file is known "
-                "again when the inventory no longer wants it"
+                f"template {template.filename}:1: it has to begin with {{{{ mark }}}}: that is how"
+                " the file is known again when the inventory no longer wants it"
             )
         return text.encode()
 
 
 def _where(error: Exception, name: str) -> str:
-    """The file and line of a template that an error comes from: Jinja puts them into the traceback."""
+    """The file and line of a template that an error comes from, by Jinja's traceback."""
     if isinstance(error, TemplateSyntaxError):
         return f"{error.filename or name}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else name
+    frames = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.endswith(".j2"):
+            frames.append(frame)
+    if not frames:
+        return name
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
 
 
 def _one_line(value: object) -> str:
@@ -72,14 +80,25 @@ def _one_line(value: object) -> str:
 def systemd_word(value: object) -> str:
     """One argument of an `ExecStart=` line, quoted so that systemd passes exactly it.
 
-    **Source:** systemd.service(5), "Command lines", and systemd.syntax(7), "Quoting": `%` and `$` are doubled.
+    **Source:** systemd.service(5), "Command lines", and systemd.syntax(7), "Quoting": `%` and `$`
+    are doubled.
     """
-    text = _one_line(value).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return text if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", text) else f'"{text}"'
+    text = (
+        _one_line(value)
+        .replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("%", "%%")
+        .replace("$", "$$")
+    )
+    if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", text):
+        return text
+    return f'"{text}"'
 
 
 def systemd_path(value: object) -> str:
-    """A value of a directive that takes the rest of its line. **Source:** systemd.unit(5), "Specifiers"."""
+    """A value of a directive that takes the rest of its line. **Source:** systemd.unit(5),
+    "Specifiers".
+    """
     text = _one_line(value).replace("%", "%%")
     if text.endswith("\\"):
         raise RenderError(f"{text!r} ends with a backslash, which would join it with the next line")
@@ -94,7 +113,8 @@ def shell_word(value: object) -> str:
 def supervisor_word(script: object) -> str:
     """A shell script as one word of supervisord's `command=`, whose further lines are set in.
 
-    **Source:** supervisor 4.3.0 `process.py: get_execv_args`: shlex, on what `supervisor_value` says of values.
+    **Source:** supervisor 4.3.0 `process.py: get_execv_args`: shlex, on what `supervisor_value`
+    says of values.
     """
     return "\n    ".join(map(supervisor_value, shlex.quote(str(script).rstrip()).splitlines()))
 
@@ -102,26 +122,32 @@ def supervisor_word(script: object) -> str:
 def supervisor_value(value: object) -> str:
     """A value of supervisord's configuration, or a line of it.
 
-    **Source:** supervisor 4.3.0 `options.py: UnhosedConfigParser, expand`: `%` is doubled; `#` and `;` behind a space
-    begin a comment, and nothing takes that from them.
+    **Source:** supervisor 4.3.0 `options.py: UnhosedConfigParser, expand`: `%` is doubled; `#` and
+    `;` behind a space begin a comment, and nothing takes that from them.
     """
     text = _one_line(value)
     if re.search(r"(^|\s)[#;]", text):
-        raise RenderError(f"{text!r} holds a # or ; behind a space, which begins a comment in supervisord's files")
+        raise RenderError(
+            f"{text!r} holds a # or ; behind a space, which begins a comment in supervisord's files"
+        )
     return text.replace("%", "%%")
 
 
 def cron_command(value: object) -> str:
-    """A command in a crontab line. **Source:** crontab(5): an unescaped `%` ends the command and starts its input."""
+    """A command in a crontab line. **Source:** crontab(5): an unescaped `%` ends the command and
+    starts its input.
+    """
     return _one_line(value).replace("%", r"\%")
 
 
 def logrotate_path(value: object) -> str:
     """A log file's own name, and no pattern.
 
-    **Source:** logrotate(8): names are globs, and may stand in quotes; in double ones a single one is itself (3.21).
+    **Source:** logrotate(8): names are globs, and may stand in quotes; in double ones a single one
+    is itself (3.21).
     """
     text = _one_line(value)
-    if found := re.search(r'["\\*?\[\]{}]', text):
+    found = re.search(r'["\\*?\[\]{}]', text)
+    if found:
         raise RenderError(f"{text!r} holds {found[0]}, which means something else to logrotate")
     return f'"{text}"'

@@ -1,7 +1,9 @@
-"""What the inventory's values come to: Jinja rendered as Ansible does, vault decrypted, each at its first use.
+"""What the inventory's values come to: Jinja rendered as Ansible does, vault decrypted, each at its
+first use.
 
-**Source:** `ansible/_internal/_templating/` (ansible-core 2.19): a variable's own Jinja is rendered where the variable
-is used; results of lookups, `!vault` and `!unsafe` values are not rendered again.
+**Source:** `ansible/_internal/_templating/` (ansible-core 2.19): a variable's own Jinja is rendered
+where the variable is used; results of lookups, `!vault` and `!unsafe` values are not rendered
+again.
 """
 
 import os
@@ -47,19 +49,26 @@ class _Promise(Struct, frozen=True):
 class _Context(Context):
     def resolve_or_missing(self, key: str) -> Any:
         found = super().resolve_or_missing(key)
-        return found.values.resolve(found.name) if isinstance(found, _Promise) else found
+        if isinstance(found, _Promise):
+            return found.values.resolve(found.name)
+        return found
 
 
 class Values(Mapping[str, Any]):
-    """A host's variables. A value that cannot be had raises InventoryError with each reason and where it stands."""
+    """A host's variables. A value that cannot be had raises InventoryError with each reason and
+    where it stands.
+    """
 
     def __init__(self, name: str, raw: Mapping[str, Variable], renderer: "Renderer") -> None:
-        self._name, self._raw, self._renderer = name, raw, renderer
+        self._name = name
+        self._raw = raw
+        self._renderer = renderer
         self._resolved: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         value = self.resolve(name)
-        if problems := list(dict.fromkeys(_problems(value))):
+        problems = list(dict.fromkeys(_problems(value)))
+        if problems:
             raise InventoryError(problems)
         return value
 
@@ -75,11 +84,16 @@ class Values(Mapping[str, Any]):
 
     def resolve(self, name: str) -> Any:
         """The value, perhaps with undefined parts in it. Raises KeyError for an unknown name."""
-        variable, busy = self._raw[name], self._renderer.busy
+        variable = self._raw[name]
+        busy = self._renderer.busy
         with self._renderer.lock:
             if (self._name, name) in busy:
-                trail = " → ".join((*(other for _, other in busy[busy.index((self._name, name)) :]), name))
-                return failed(_Place(variable.path, variable.line, name).of(f"is defined by itself: {trail}"))
+                trail = " → ".join(
+                    (*(other for _, other in busy[busy.index((self._name, name)) :]), name)
+                )
+                return failed(
+                    _Place(variable.path, variable.line, name).of(f"is defined by itself: {trail}")
+                )
             busy.append((self._name, name))
             try:
                 if name not in self._resolved:
@@ -95,17 +109,26 @@ class Values(Mapping[str, Any]):
 
 
 class Renderer:
-    """Renders the values of one inventory; `secrets` are the (host, variable) that vault-encrypted text went into."""
+    """Renders the values of one inventory; `secrets` are the (host, variable) that vault-encrypted
+    text went into.
+    """
 
     def __init__(self, inventory: Inventory) -> None:
-        self.lock, self.busy, self.secrets = RLock(), list[tuple[str, str]](), set[tuple[str, str]]()
-        self._vault, self._lookups = inventory.vault, Lookups(inventory.vault)
+        self.lock = RLock()
+        self.busy: list[tuple[str, str]] = []
+        self.secrets: set[tuple[str, str]] = set()
+        self._vault = inventory.vault
+        self._lookups = Lookups(inventory.vault)
         self._environment = Environment(_Context)
         for prefix in ("", "ansible.builtin."):
-            self._environment.filters |= {prefix + name: function for name, function in FILTERS.items()}
+            self._environment.filters |= {
+                prefix + name: function for name, function in FILTERS.items()
+            }
         self._environment.globals["lookup"] = self._lookups
         self._templates: dict[str, Template] = {}
-        self.hosts = {name: Values(name, host.variables, self) for name, host in inventory.hosts.items()}
+        self.hosts = {
+            name: Values(name, host.variables, self) for name, host in inventory.hosts.items()
+        }
         self._known = {name: _known_to(host) for name, host in inventory.hosts.items()}
         self._environment.globals |= {
             "groups": {name: list(hosts) for name, hosts in inventory.groups.items()},
@@ -114,7 +137,7 @@ class Renderer:
         }
 
     def render(self, value: Any, place: _Place, host: str) -> Any:
-        """The value with the Jinja in it rendered; what cannot be had is an undefined in its place."""
+        """The value with the Jinja in it rendered; an undefined stands for what cannot be had."""
         match value:
             case Vaulted():
                 return self._decrypt(value, place)
@@ -124,7 +147,10 @@ class Renderer:
                 return self._render_text(value, place, host)
             case Map():
                 lines = value.lines
-                return {key: self.render(item, replace(place, line=lines[key]), host) for key, item in value.items()}
+                return {
+                    key: self.render(item, replace(place, line=lines[key]), host)
+                    for key, item in value.items()
+                }
             case Sequence():
                 pairs = zip(value, value.lines, strict=True)
                 return [self.render(item, replace(place, line=line), host) for item, line in pairs]
@@ -153,7 +179,9 @@ class Renderer:
         except MissingError as error:
             return missing(str(error))
         except UndefinedError as error:
-            hint = self._like(str(error), (*variables, *self._known[host], *self._environment.globals))
+            hint = self._like(
+                str(error), (*variables, *self._known[host], *self._environment.globals)
+            )
             return missing(place.of(self._without_secrets(str(error)) + hint))
         except TemplateSyntaxError as error:
             return failed(place.of(f"not valid Jinja: {error.message}"))
@@ -164,7 +192,9 @@ class Renderer:
 
     def _like(self, problem: str, known: Iterable[str]) -> str:
         found = re.fullmatch(r"'(\w+)' is undefined", problem)
-        return did_you_mean(found[1], known) if found else ""
+        if not found:
+            return ""
+        return did_you_mean(found[1], known)
 
     def hide(self, value: Any) -> None:
         """Never show a decrypted value, nor anything in it."""
@@ -172,8 +202,11 @@ class Renderer:
             case str():
                 self._lookups.found.add(value)
                 keep_secret(value)
-            case dict() | list():
-                for item in value.values() if isinstance(value, dict) else value:
+            case dict():
+                for item in value.values():
+                    self.hide(item)
+            case list():
+                for item in value:
                     self.hide(item)
 
     def _without_secrets(self, message: str) -> str:
@@ -185,14 +218,19 @@ class Renderer:
 def _known_to(host: Host) -> dict[str, Any]:
     """The variables that Ansible itself defines for a host."""
     name = host.name
-    short = name if re.fullmatch(r"[\d.]+|.*:.*", name) else name.split(".")[0]
-    places = {"inventory_file": host.file, "inventory_dir": host.folder}
-    return {
+    short = name
+    if not re.fullmatch(r"[\d.]+|.*:.*", name):
+        short, _, _ = name.partition(".")
+    known = {
         "inventory_hostname": name,
         "inventory_hostname_short": short,
         "group_names": sorted(host.groups),
-        **{variable: os.path.abspath(path) for variable, path in places.items() if path},
     }
+    if host.file:
+        known["inventory_file"] = os.path.abspath(host.file)
+    if host.folder:
+        known["inventory_dir"] = os.path.abspath(host.folder)
+    return known
 
 
 def _problems(value: Any) -> Iterator[str]:
@@ -202,6 +240,9 @@ def _problems(value: Any) -> Iterator[str]:
             str(value)
         except UndefinedError as error:
             yield str(error)
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _problems(item)
+    elif isinstance(value, list):
+        for item in value:
             yield from _problems(item)

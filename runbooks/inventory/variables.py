@@ -1,7 +1,8 @@
-"""The variables of groups and hosts: where each stands, and those in `group_vars/` and `host_vars/`.
+"""The variables of groups and hosts: where each stands, and those in `group_vars/` and
+`host_vars/`.
 
-**Source:** `ansible/plugins/vars/host_group_vars.py`, `vars/plugins.py: get_vars_from_inventory_sources` (ansible-core
-2.19).
+**Source:** `ansible/plugins/vars/host_group_vars.py`, `vars/plugins.py:
+get_vars_from_inventory_sources` (ansible-core 2.19).
 """
 
 import os
@@ -17,9 +18,11 @@ _EXTENSIONS = ("", ".yml", ".yaml", ".json")
 
 
 class Variable(Discreet, frozen=True):
-    """A variable's raw value (Jinja unrendered, vault undecrypted), and where it stands: the file and its 1-based line.
+    """A variable's raw value (Jinja unrendered, vault undecrypted), and where it stands: the file
+    and its 1-based line.
 
-    The line is 0 where Ansible has read the file. `secret` says that it comes from a vault-encrypted file.
+    The line is 0 where Ansible has read the file. `secret` says that it comes from a
+    vault-encrypted file.
     """
 
     HIDDEN = ("value",)
@@ -37,7 +40,9 @@ class Variable(Discreet, frozen=True):
 
 def place(path: Path, line: int) -> str:
     """`FILE:LINE`, as problems begin; the file alone where the line is 0."""
-    return f"{path}:{line}" if line else str(path)
+    if not line:
+        return str(path)
+    return f"{path}:{line}"
 
 
 def variables_of(
@@ -49,7 +54,9 @@ def variables_of(
         if isinstance(name, str):
             found[str(name)] = Variable(value, path, line, secret)
         else:
-            problems.append(f"{place(path, line)}: variable name {name!r} must be a string; put it in quotes")
+            problems.append(
+                f"{place(path, line)}: variable name {name!r} must be a string; put it in quotes"
+            )
     return found
 
 
@@ -59,10 +66,14 @@ def items_of(mapping: Map) -> Iterator[tuple[Any, Any, int]]:
 
 
 class Beside:
-    """The files of variables that are beside one source of an inventory: in the folder that it is in, or is."""
+    """The files of variables that are beside one source of an inventory: in the folder that it is
+    in, or is.
+    """
 
     def __init__(self, folder: Path, vault: Vault, problems: list[str]) -> None:
-        self._folder, self._vault, self._problems = folder, vault, problems
+        self._folder = folder
+        self._vault = vault
+        self._problems = problems
         self._kinds = [kind for kind in ("group_vars", "host_vars") if (folder / kind).is_dir()]
 
     def of_group(self, name: str) -> dict[str, Variable]:
@@ -78,9 +89,12 @@ class Beside:
         if kind not in self._kinds or name.startswith("/"):
             return found
         base = self._folder / kind / name
-        exact = next((path for end in _EXTENSIONS if (path := base.with_name(base.name + end)).exists()), None)
-        for path in _files(exact) if exact else ():
-            found |= self._file(path)
+        for end in _EXTENSIONS:
+            exact = base.with_name(base.name + end)
+            if exact.exists():
+                for path in _files(exact):
+                    found |= self._file(path)
+                return found
         return found
 
     def _file(self, path: Path) -> dict[str, Variable]:
@@ -94,7 +108,7 @@ class Beside:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file itself; of a folder all files for variables in it, hidden ones and backups left out."""
+    """The file itself; of a folder all its files for variables, without hidden ones and backups."""
     if not path.is_dir():
         yield path
         return

@@ -1,7 +1,9 @@
-"""Decrypts what `ansible-vault` encrypted, by `ansible-vault` itself, which finds its password as it does for Ansible.
+"""Decrypts what `ansible-vault` encrypted, by `ansible-vault` itself, which finds its password as
+it does for Ansible.
 
 **Source:** "Ansible Vault" in Ansible's documentation; the messages are those of ansible-core 2.19.
-The cipher text goes in by stdin and the plain text comes back by stdout: neither is ever in an argument or in a file.
+The cipher text goes in by stdin and the plain text comes back by stdout: neither is ever in an
+argument or in a file.
 """
 
 import os
@@ -44,13 +46,18 @@ class Vault:
 def _decrypt(cipher_text: str) -> str:
     command = find("ansible-vault")
     if not command:
-        raise VaultError("is vault-encrypted, and there is no ansible-vault on PATH: install ansible-core")
+        raise VaultError(
+            "is vault-encrypted, and there is no ansible-vault on PATH: install ansible-core"
+        )
     done = subprocess.run(
         [command, "decrypt", "--output", "-"],
-        input=cipher_text.encode(), capture_output=True, check=False,
+        input=cipher_text.encode(),
+        capture_output=True,
+        check=False,
         env=os.environ | {"LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"},
-        start_new_session=True,  # without a terminal it cannot ask for a password, for each text anew
-    )  # fmt: skip
+        # Without a terminal it cannot ask for a password, for each text anew.
+        start_new_session=True,
+    )
     if done.returncode == 0:
         try:
             return done.stdout.decode()
@@ -59,6 +66,9 @@ def _decrypt(cipher_text: str) -> str:
     told = done.stderr.decode(errors="replace")
     if "Vault password" in told:  # the question
         raise VaultError(f"is vault-encrypted, and no password is set by {SET_BY}")
-    errors = [line.removeprefix("[ERROR]: ").removesuffix(" for -") for line in told.splitlines() if "[ERROR]" in line]
+    errors = []
+    for line in told.splitlines():
+        if "[ERROR]" in line:
+            errors.append(line.removeprefix("[ERROR]: ").removesuffix(" for -"))
     reason = (errors or told.splitlines() or [f"exit code {done.returncode}"])[-1]
     raise VaultError(f"cannot be decrypted with the password of {SET_BY}: {reason}")

@@ -1,8 +1,9 @@
-"""Reads a YAML or JSON file as Ansible does, with the line of every key and item, and all duplicate keys at once.
+"""Reads a YAML or JSON file as Ansible does, with the line of every key and item, and all duplicate
+keys at once.
 
-**Source:** `ansible/_internal/_yaml/_constructor.py`, `ansible/parsing/utils/yaml.py` (ansible-core 2.19): a text that
-is JSON is read as JSON, any other by PyYAML with libyaml, so scalars mean what they mean to Ansible (YAML 1.1: `yes` is
-true); `!vault` and `!unsafe` are Ansible's own tags.
+**Source:** `ansible/_internal/_yaml/_constructor.py`, `ansible/parsing/utils/yaml.py` (ansible-core
+2.19): a text that is JSON is read as JSON, any other by PyYAML with libyaml, so scalars mean what
+they mean to Ansible (YAML 1.1: `yes` is true); `!vault` and `!unsafe` are Ansible's own tags.
 """
 
 import copy
@@ -11,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from msgspec import Struct
 
+import yaml
 from runbooks.inventory.vault import Vault, VaultError, is_encrypted
 
 
@@ -38,7 +39,8 @@ def placed(value: Any, line: int) -> Any:
     if isinstance(value, dict):
         mapping = Map()
         for key, item in value.items():
-            mapping[key], mapping.lines[key] = placed(item, line), line
+            mapping[key] = placed(item, line)
+            mapping.lines[key] = line
         return mapping
     if isinstance(value, list):
         sequence = Sequence()
@@ -61,7 +63,7 @@ class Unsafe(str):
 
 
 def tagged(value: dict[str, Any]) -> Any:
-    """What a map of a JSON file is: such a text where it has the key that JSON has for YAML's tag."""
+    """What a map of a JSON file is: such a text where it has the key that stands for YAML's tag."""
     for key, kind in (("__ansible_vault", Vaulted), ("__ansible_unsafe", Unsafe)):
         if key in value:
             return kind(value[key])
@@ -69,7 +71,9 @@ def tagged(value: dict[str, Any]) -> Any:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Collects duplicate keys instead of taking the last one, and refuses values that contain themselves."""
+    """Collects duplicate keys instead of taking the last one, and refuses values that contain
+    themselves.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -80,7 +84,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         try:
             return super().construct_object(node, deep)
         except (TypeError, ValueError) as error:  # a key that is a map; a date that is none
-            hint = "a map or a list cannot be a key; Jinja needs quotes" if isinstance(error, TypeError) else str(error)
+            hint = str(error)
+            if isinstance(error, TypeError):
+                hint = "a map or a list cannot be a key; Jinja needs quotes"
             raise yaml.constructor.ConstructorError(None, None, hint, node.start_mark) from None
 
     def map(self, node: yaml.MappingNode) -> Map:
@@ -108,7 +114,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     def string(self, node: Any) -> str:
         value: str = self.construct_scalar(node)
-        return Unsafe(value) if self.unsafe_depth else value
+        if self.unsafe_depth:
+            return Unsafe(value)
+        return value
 
     def vaulted(self, node: Any) -> Vaulted:
         return Vaulted(self.construct_scalar(node))
@@ -135,7 +143,9 @@ for _tag, _construct in {
 
 
 class _JsonLoader(_Loader):
-    """JSON is YAML but for its numbers (YAML 1.1 takes `1e3` for a string), and has keys where YAML has tags."""
+    """JSON is YAML but for its numbers (YAML 1.1 takes `1e3` for a string), and has keys where YAML
+    has tags.
+    """
 
     def json_map(self, node: yaml.MappingNode) -> Any:
         return tagged(self.map(node))
@@ -155,27 +165,36 @@ class Document(Struct, frozen=True):
 
 
 def read_document(path: Path, vault: Vault, problems: list[str]) -> Document | None:
-    """Read a file; what is wrong with it is added to `problems` as `FILE:LINE: what`, and None returned.
+    """Read a file; what is wrong with it is added to `problems` as `FILE:LINE: what`, and None
+    returned.
 
     A vault-encrypted file is decrypted in memory.
     """
     read = read_text(path, vault, problems)
-    return parse(*read, path, problems) if read else None
+    if read is None:
+        return None
+    text, secret = read
+    return parse(text, secret, path, problems)
 
 
 def read_text(path: Path, vault: Vault, problems: list[str]) -> tuple[str, bool] | None:
-    """A file's text, and whether it was encrypted; what is wrong is added to `problems`, and None returned.
+    """A file's text, and whether it was encrypted; what is wrong is added to `problems`, and None
+    returned.
 
     Comments of an INI file may be in any encoding; such lines are left empty.
     """
     try:
         text = _decoded(path.read_bytes())
         secret = is_encrypted(text)
-        return (vault.decrypt(text) if secret else text), secret
+        if secret:
+            text = vault.decrypt(text)
+        return text, secret
     except VaultError as error:
         problems.append(f"{path}:1: {error.problem}")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}")
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: cannot be read: {error}")
     return None
 
 
@@ -183,18 +202,32 @@ def _decoded(content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        return "\n".join("" if line[:1] in b"#;" else line.decode() for line in content.splitlines())
+        lines = []
+        for line in content.splitlines():
+            if line[:1] in b"#;":
+                lines.append("")
+            else:
+                lines.append(line.decode())
+        return "\n".join(lines)
 
 
 def parse(text: str, secret: bool, path: Path, problems: list[str]) -> Document | None:
     """What a file's text comes to; what is wrong is added to `problems`, and None returned."""
-    loader = (_JsonLoader if _is_json(text) else _Loader)(text)
+    kind = _Loader
+    if _is_json(text):
+        kind = _JsonLoader
+    loader = kind(text)
     try:
         value = loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        what = "" if secret else f": {getattr(error, 'problem', None) or error}"  # it may quote the text
-        problems.append(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML{what}")
+        what = ""
+        if not secret:  # it may quote the text
+            what = f": {getattr(error, 'problem', None) or error}"
+        line = 1
+        if mark:
+            line = mark.line + 1
+        problems.append(f"{path}:{line}: not valid YAML{what}")
         return None
     finally:
         loader.dispose()
