@@ -21,7 +21,6 @@ VERSIONS = {  # Celery, by the Python that it is installed into
     "3.7": ("celery[redis]==5.1.2", "importlib-metadata<5"),
     "3.8": ("celery[redis]==5.3.6",),
     "3.9": ("celery[redis]==5.2.7",),
-    "3.10": ("celery[redis]==5.4.0", "packaging"),
     "3.12": ("celery[redis]==5.5.3",),
     "3.13": ("celery[redis]",),
 }
