@@ -77,16 +77,18 @@ def two_hosts(path: Path, first: Callable[[FleetWorld], object] = lambda _: None
 def healed(path: Path, hosts: int, first: Callable[[FleetWorld], object] = lambda _: None) -> Iterator[FleetWorld]:
     """A fleet of so many hosts, which a remediation has made healthy; `first` is done before it."""
     world = make_fleet_world(path)
-    up = world.inv("fleet", "--hosts", str(hosts), timeout_s=600)
-    assert up.code == 0, up.err
-    with broker_of(world) as client:
-        client.delete(*client.keys("low_priority*"))
-    first(world)
-    healed = world.inv("remediate", "--yes", "--kill-running", "--inventory", ".fleet/inventory.yaml")
-    assert healed.code == 0, healed.out + healed.err
-    yield world
-    down = world.inv("fleet", "--down")
-    assert down.code == 0, down.err
+    try:
+        up = world.inv("fleet", "--hosts", str(hosts), timeout_s=600)
+        assert up.code == 0, up.err
+        with broker_of(world) as client:
+            client.delete(*client.keys("low_priority*"))
+        first(world)
+        healed = world.inv("remediate", "--yes", "--kill-running", "--inventory", ".fleet/inventory.yaml")
+        assert healed.code == 0, healed.out + healed.err
+        yield world
+    finally:
+        down = world.inv("fleet", "--down")
+        assert down.code == 0, down.err
 
 
 def broker_of(world: FleetWorld) -> "redis.Redis":
