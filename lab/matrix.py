@@ -81,6 +81,11 @@ def trial_of(*faults: Fault) -> Trial:
 # --- trying
 
 
+def tried_alone(code: str, ground: Ground) -> Row:
+    """Make the first fault of a code on a ground that is up, look, and undo it."""
+    return tried(trial_of(next(one for one in FAULTS if one.code == code)), ground)
+
+
 class Grounds:
     """Puts each ground up when it is first needed, and once more where a fault could not be undone on it."""
 

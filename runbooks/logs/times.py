@@ -127,6 +127,8 @@ class Times:
             at = self._read_as(layouts, line)
             if at is not None:
                 times.append(at)
+        if not times:
+            return False
         for at, later in pairwise(times):
             if later <= at - _STEP_BACK_S:
                 return False

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from lab.faults.grounds import Hosts, look
+from lab.matrix import tried_alone
 from runbooks.core.census import Kind, Unit
 from runbooks.hosts.census import ask_census, parse_census
 from runbooks.hosts.facts import Clock
 from runbooks.hosts.script import Answer
 from runbooks.hosts.services.registry import manager_of
-from tests.fleet.conftest import FleetWorld, two_hosts
+from tests.fleet.conftest import FleetWorld, two_hosts, wait_until
 from tests.sandbox.conftest import Done
 from tests.unit.fleets import make_host
 
@@ -194,3 +196,22 @@ def test_units_that_name_celery_are_told_also_where_they_do_not_run(two: FleetWo
     again = two.ssh("web1", "sudo sh -s", stdin=ask_census(host, manager_of(host).own_groups, mains))
     asked = parse_census(Answer(again.code, again.out.encode(), again.err), Clock(0.0, 0.0, 100), {})
     assert all(one.told_broker and one.connections for one in asked.processes if one.kind is Kind.MAIN)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "host.login_refused",
+        "environment.missing",
+        "unit.missing",
+        "service.runs_elsewhere",
+        "cron.missing",
+        "timer.missing",
+        "logrotate.by_another",
+    ],
+)
+def test_of_each_kind_of_fault_on_hosts_the_cause_is_told_first(two: FleetWorld, code: str) -> None:
+    ground = Hosts(two)
+    row = tried_alone(code, ground)
+    assert row.well, row
+    wait_until(lambda: look(ground).faults == [], "a fleet that is well again")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from lab.docker import PROJECT, SERVICES, DockerError, Engine, require
+from lab.faults.grounds import Sandbox
+from lab.matrix import tried_alone
 from lab.sshd import SSHD, make_key, running_sshd
 from runbooks.core.errors import RunbookError
 from runbooks.core.settings import DockerSettings
@@ -292,6 +294,8 @@ def test_where_the_first_batch_does_not_come_up_the_rest_is_left_alone(world: Wo
     engine_of(world).docker("stop", *(one for name in SERVICES for one in containers(world, name)))
     healed = world.inv("remediate", "--yes")
     assert healed.code == 0, healed.out + healed.err
+    paused = tried_alone("container.paused", Sandbox(world))
+    assert paused.well, paused
     _known_without_an_inventory(world)
     _found_by_their_names(world)
     _loaded_beside_those_that_are_down(world)

@@ -17,6 +17,7 @@ OF_EACH_KIND = (
     "probe.failed",
     "queue.malformed",
     "results.elsewhere",
+    "route.no_consumer",
     "schedule.bad_arguments",
     "task.was_discarded",
     "worker.not_consuming",

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from lab import supervisord
+from lab.faults.grounds import Sandbox
+from lab.matrix import tried_alone
 from lab.redis_server import RedisServer
 from tests.brokers import until
 from tests.sandbox.conftest import Done, World, make_world
@@ -58,6 +60,8 @@ def test_the_incident_is_diagnosed_healed_after_a_kill_taken_back_and_leaves_no_
     until(lambda: status(world.root / "supervisord.conf").count("RUNNING") == 4)
     again = world.inv("remediate", "--yes")
     assert (again.code, "Nothing to change." in again.out) == (0, True)
+    impatient = tried_alone("program.stop_loses_tasks", Sandbox(world))
+    assert impatient.well, impatient
     logs = world.inv("tail-logs", "worker_low", "--grep", "ready")
     assert "worker_low@sandbox ready" in logs.out
 

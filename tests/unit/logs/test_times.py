@@ -84,6 +84,10 @@ def test_a_time_in_a_message_is_none_of_its_line() -> None:
     assert read("printed", "the order of 2026-11-21 12:00:00", "is late") == [None, None, None]
 
 
+def test_dates_that_are_on_no_calendar_are_no_times() -> None:
+    assert read("x: 2026-13-45 10:00:00 a", "x: 2026-13-46 10:00:00 b") == [None, None]
+
+
 def test_two_loggers_that_write_one_file_are_both_read() -> None:
     lines = [
         "[2026-11-21 12:00:00,000: INFO/MainProcess] a",
