@@ -8,6 +8,7 @@ import pytest
 
 from tests.sandbox.conftest import World, make_world
 from tests.sandbox.test_bad_input import refused
+from tests.transcripts import require_shown
 
 LINES = (
     "# Nothing else imports these tasks, so workers did not know them.",
@@ -106,6 +107,7 @@ def test_it_is_offered_with_file_line_and_diff_made_proved_and_taken_back(place:
 
     dry = place.inv("fix-imports", "--dry-run")
     assert dry.code == 0, dry.out + dry.err
+    require_shown("tasks.md", "./inv fix-imports --dry-run", dry.out, numbers=False)
     assert all(f"+{text}" in dry.out for text in LINES)
     assert f"in {path}, line {line}" in dry.out
     assert "is a git checkout, and the next deployment overwrites it" in dry.out

@@ -21,6 +21,7 @@ from celery import Celery
 from lab.redis_server import free_port, redis_server_binary
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
+from tests.transcripts import require_shown
 
 SHOP = """\
 import os
@@ -145,6 +146,7 @@ def test_a_node_is_shown_with_what_it_holds_as_celery_inspect_has_it(shop: Shop)
     until(lambda: len(shop.inspect("active")) == 2 and shop.inspect("reserved") and shop.inspect("scheduled"))
     seen = shop.world.inv("workers", "one*", "--json").json
     text = shop.world.inv("workers", "one@here").out
+    require_shown("workers.md", "inv workers one@here", text, numbers=False)
     [node] = seen["nodes"]
     for kind in ("active", "reserved"):
         assert {one["id"]: one["pid"] for one in node[kind]} == {

@@ -12,6 +12,7 @@ import pytest
 from runbooks.broker.nodes.control import switch_events
 from tests.sandbox.conftest import Done, World
 from tests.sandbox.test_bad_input import glpi, refused
+from tests.transcripts import require_shown
 
 CHECK = "integrations.tasks.check_all_devices_in_glpi"
 CHECK_ONE = "integrations.tasks.check_single_device_in_glpi"
@@ -67,6 +68,7 @@ def test_a_shortcut_is_watched_through_its_whole_progress_and_its_result_printed
     glpi(healthy, {"latency_s": 0.03})
     done = healthy.inv("run-task", "check-glpi")
     assert done.code == 0, done.out + done.err
+    require_shown("tasks.md", "./inv run-task check-glpi", done.out, numbers=False)
     progress = [line for line in done.out.splitlines() if line.startswith("PROGRESS")]
     assert len(progress) >= 5
     assert any("of 60, found " in line and " left · " in line for line in progress)
