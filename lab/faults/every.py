@@ -32,7 +32,6 @@ _CLOCK = "the clock of this machine is left as it is"
 NOT_MADE: dict[str, str] = {
     "beat.repeated_hour": _CLOCK,
     "broker.clock": _CLOCK,
-    "host.clock": _CLOCK,
     "host.not_loaded": _NOBODY_YET,
     "inventory.units_of_another": _NOBODY_YET,
     "message.would_kill": _OF_PLANS,

@@ -209,6 +209,21 @@ def text_of(file: Path, *replacements: tuple[str, str]) -> Iterator[None]:
         file.write_text(before)
 
 
+@contextmanager
+def installed_by(ground: Ground, verb: str, *replacements: tuple[str, str]) -> Iterator[None]:
+    """Another inventory, whose files a verb of this tool's installs; afterwards those of before."""
+
+    def install() -> None:
+        done = ground.world.inv(verb, "--yes", "--inventory", str(ground.inventory))
+        if done.code != 0:
+            raise GroundError(done.out + done.err)
+
+    with text_of(ground.inventory, *replacements):
+        install()
+        yield
+    install()
+
+
 def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
     """Wait for a condition. Raises GroundError."""
     deadline = time.monotonic() + timeout_s

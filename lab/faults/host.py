@@ -21,6 +21,15 @@ def cannot_write(ground: Hosts) -> Iterator[None]:
         yield
 
 
+@fault("host.clock", "a wrapper of date that is ten minutes ahead", ground="fleet", touches="web1", alone=True)
+@contextmanager
+def clock(ground: Hosts) -> Iterator[None]:
+    wrapper = "/usr/local/bin/date"
+    ahead = '#!/bin/sh\nexec /usr/bin/date -d "+600 seconds" "$@"\n'
+    with changed(ground, "web1", f"{write(wrapper, ahead)}; chmod 755 {wrapper}", f"rm {wrapper}"):
+        yield
+
+
 @fault("host.folder_in_place", "a folder in the place of the cron file", ground="fleet", touches="broker cron-file")
 @contextmanager
 def folder_in_place(ground: Hosts) -> Iterator[None]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.faults.fault import fault
-from lab.faults.grounds import Hosts
-from lab.faults.on_hosts import away, changed, installed_by, kept, write
+from lab.faults.grounds import Hosts, installed_by
+from lab.faults.on_hosts import away, changed, kept, write
 from lab.fleet.faults import CRON
 
 _FILE = "/etc/logrotate.d/celery-printer_inventory"

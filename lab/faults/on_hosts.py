@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lab.faults.grounds import GroundError, Hosts, text_of, until
+from lab.faults.grounds import Hosts, text_of, until
 
 ENV_FILE = "/etc/printer_inventory.env"
 APPLICATION = "/srv/printer_inventory"
@@ -90,21 +90,6 @@ def named(ground: Hosts, text: str, then: str) -> Iterator[None]:
         text_of(ground.inventory, (name, f"{name}                unit: {THEIRS}\n")),
     ):
         yield
-
-
-@contextmanager
-def installed_by(ground: Hosts, verb: str, *replacements: tuple[str, str]) -> Iterator[None]:
-    """Another inventory, whose files a verb of this tool's installs; afterwards those of before."""
-
-    def install() -> None:
-        done = ground.world.inv(verb, "--yes", "--inventory", str(ground.inventory))
-        if done.code != 0:
-            raise GroundError(done.out + done.err)
-
-    with text_of(ground.inventory, *replacements):
-        install()
-        yield
-    install()
 
 
 def nodes(ground: Hosts) -> set[str]:

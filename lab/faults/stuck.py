@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import redis
 
 from lab.faults.fault import fault
-from lab.faults.grounds import GroundError, text_of, until
+from lab.faults.grounds import GroundError, installed_by, text_of, until
 from lab.faults.messages import send
 from lab.faults.shop import Shop
 from lab.redis_server import RedisServer, redis_server_binary
@@ -150,7 +150,7 @@ def not_answering(ground: Shop) -> Iterator[None]:
 @contextmanager
 def busy(ground: Shop) -> Iterator[None]:
     named = "{name: one, queues: [mail]"
-    with text_of(ground.inventory, (named, f"{named}, options: [--pool=solo]")):
+    with installed_by(ground, "install-units", (named, f"{named}, options: [--pool=solo]")):
         ground.end("one")
         ground.start("one", "-P", "solo")
         send(ground, "shop.nap", "mail", args=(60,))

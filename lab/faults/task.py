@@ -11,7 +11,7 @@ from lab.faults.worker import EXPECTED, LOW, down, stranger
 _EXPECTED = "          - inventory.tasks.poll_printer\n"
 
 
-@fault("task.failing", "every run of a task fails", touches="worker_high")
+@fault("task.failing", "every run of a task fails", touches="worker_high environment")
 @contextmanager
 def failing(ground: Sandbox) -> Iterator[None]:
     send(ground, CHECK, "high_priority", 6, args=(99999,))
