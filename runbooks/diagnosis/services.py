@@ -377,11 +377,9 @@ class _Host:
 
     def _why_left_running(self, name: str, service: ServiceState) -> str:
         """Why a service that is silent is not restarted; "" where it is."""
-        if away := not_back_yet(self.broker, self.state, service):
-            return f"; that proves nothing, so it is left running: {away}"
         if no_help := restart_is_no_help(self.host, name, self.state, service, self.broker.clients or ()):
             return f"; a restart would not help, so it is left running: {no_help}"
-        doubt = silence_means_nothing(self.broker, service)
+        doubt = not_back_yet(self.broker, self.state, service) or silence_means_nothing(self.broker, service)
         return f"; that proves nothing, so it is left running: {doubt}" if doubt else ""
 
     def _answering(self, worker: Worker, service: ServiceState, node: NodeState) -> Iterator[Finding]:

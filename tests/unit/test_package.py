@@ -49,7 +49,7 @@ def test_the_wheel_has_what_the_verbs_need_and_what_installers_read(installed: P
     assert not metadata.get_all("Project-URL")
     readme = metadata.get_payload()
     assert isinstance(readme, str)
-    assert "docs/fleet.md" in readme
+    assert "docs/adopt.md" in readme
     assert re.findall(r"\]\((?!https?:)", readme) == [], "links that lead nowhere outside the repository"
     (data,) = (installed / "packages").glob("*.data/data")
     assert ".SH EXIT STATUS" in (data / "share/man/man1/celery-runbooks.1").read_text()

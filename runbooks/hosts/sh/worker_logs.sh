@@ -29,9 +29,11 @@ export LC_ALL
 # shellcheck disable=SC2086 # paths of /proc
 tail -q -c "$bytes" -- $files 2>/dev/null | grep -qaE -e "$notable" || exit 0
 date +%z
+# The line of a warm shutdown has no time, and takes that of the line before it, which is of no interest otherwise.
+with_times() { sed -n '/^worker: Warm shutdown/{x;G;s/^\(.\{0,26\}\)[^\n]*\n/\1 /p;x;d;}; p; /./h'; }
 # shellcheck disable=SC2086
 notable_lines() {
-    tail -v -c "$bytes" -- $files 2>/dev/null | grep -aE -e '^==> /proc/' -e "$1" | cut -b 1-500
+    tail -v -c "$bytes" -- $files 2>/dev/null | with_times | grep -aE -e '^==> /proc/' -e "$1" | cut -b 1-500
 }
 notable_lines "$notable" >"$dir/notable"
 if grep -qaE -e "$failure" "$dir/notable"; then notable_lines "$notable|$outcome"; else cat "$dir/notable"; fi
