@@ -53,6 +53,7 @@ def routes_differ(ground: Hosts) -> Iterator[None]:
 @fault("application.results_differ", "one host stores results in another db", ground="fleet", touches="web2")
 @contextmanager
 def results_differ(ground: Hosts) -> Iterator[None]:
-    backend = '\nCELERY_RESULT_BACKEND = CELERY_RESULT_BACKEND.rpartition("/")[0] + "/8"\n'
-    with newer_on_web2(ground, "printer_inventory/settings.py", backend):
+    backend = 'CELERY_RESULT_BACKEND.rpartition("/")[0] + "/8"'
+    code = f'\nos.environ["CELERY_RESULT_BACKEND"] = {backend}  # Celery asks the environment first\n'
+    with newer_on_web2(ground, "printer_inventory/settings.py", code):
         yield

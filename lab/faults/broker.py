@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from lab.faults.fault import fault
 from lab.faults.grounds import Ground, Sandbox, text_of, until
@@ -59,6 +60,7 @@ def nearly_full(ground: Ground) -> Iterator[None]:
 def _failing_save(ground: Ground, stop_writes: str) -> Iterator[None]:
     with ground.broker() as client:
         dump = client.config_get("dir")["dir"] + "/dump.rdb"
+        Path(dump).unlink(missing_ok=True)
         os.mkdir(dump)
         with setting(ground, save="3600 1", stop_writes_on_bgsave_error=stop_writes):
             try:
@@ -76,7 +78,7 @@ def _failing_save(ground: Ground, stop_writes: str) -> Iterator[None]:
 def cannot_save(ground: Sandbox) -> Iterator[None]:
     with _failing_save(ground, "yes"):
         yield
-    ground.script("start_workers.sh")  # a worker whose write is refused may end
+    ground.restart()  # a worker whose write was refused may end a moment later
 
 
 @fault("broker.saves_fail", "the last save failed, and Redis takes writes all the same", touches="saves")
@@ -91,7 +93,7 @@ def saves_fail(ground: Ground) -> Iterator[None]:
 def few_replicas(ground: Sandbox) -> Iterator[None]:
     with setting(ground, min_replicas_to_write="1"):
         yield
-    ground.script("start_workers.sh")  # a worker whose write is refused may end
+    ground.restart()  # a worker whose write was refused may end a moment later
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lab.faults.grounds import Hosts, text_of, until
 
@@ -83,12 +83,13 @@ def installed(ground: Hosts, unit: str, text: str, then: str, host: str = "web1"
 def named(ground: Hosts, text: str, then: str) -> Iterator[None]:
     """A unit of somebody else's in the place of worker_low's, which the inventory names; `then` as for `installed`."""
     name = "name: worker_low\n"
-    with (
-        changed(ground, "web1", f"systemctl disable --now {LOW}", f"systemctl enable --now {LOW}"),
-        away(ground, "web1", LOW_UNIT),
-        installed(ground, THEIRS, text.replace("printers@", "worker_low@"), then),
-        text_of(ground.inventory, (name, f"{name}                unit: {THEIRS}\n")),
-    ):
+    with ExitStack() as stack:
+        for host in (one.name for one in ground.world.record.hosts[1:]):
+            stop, start = f"systemctl disable --now {LOW}", f"systemctl enable --now {LOW}"
+            stack.enter_context(changed(ground, host, stop, start))
+            stack.enter_context(away(ground, host, LOW_UNIT))
+            stack.enter_context(installed(ground, THEIRS, text.replace("printers@", "worker_low@"), then, host))
+        stack.enter_context(text_of(ground.inventory, (name, f"{name}                unit: {THEIRS}\n")))
         yield
 
 
