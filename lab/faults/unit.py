@@ -207,6 +207,16 @@ def stale(ground: Hosts) -> Iterator[None]:
         yield
 
 
+@fault("inventory.units_of_another", "a unit of a host that --limit leaves out", ground="fleet",
+       command=("diagnose", "--limit", "web1"), touches="web1", alone=True)  # fmt: skip
+@contextmanager
+def of_another(ground: Hosts) -> Iterator[None]:
+    other = f"{UNITS}/celery-worker@other.service"
+    copied = f"sed s/worker_low@web1/worker_low@web2/ {LOW_UNIT} >{other}; systemctl daemon-reload"
+    with changed(ground, "web1", copied, f"rm {other}; systemctl daemon-reload"):
+        yield
+
+
 @fault("unit.unknown", "the inventory names a unit that systemd does not have", ground="fleet",
        touches="worker_low inventory")  # fmt: skip
 @contextmanager
