@@ -108,7 +108,7 @@ def unacked_age(ground: Sandbox) -> Iterator[None]:
     threshold = text_of(ground.inventory, ("unacked_age: 2h", "unacked_age: 1s"))
     with threshold, ground.broker() as client:
         send(ground, POLL, "low_priority", args=(1,), countdown=900)
-        until(lambda: client.hlen("unacked"), "a worker that fetches it")
+        until(lambda: client.zcount("unacked_index", "-inf", time.time() - 2), "a worker that has held it for 2 s")
         try:
             yield
         finally:
@@ -128,7 +128,7 @@ def too_large(ground: Sandbox) -> Iterator[None]:
 @fault(
     "queue.sampled",
     "more messages wait than can be read in the time",
-    command=("diagnose", "--budget", "1s"),
+    command=("diagnose", "--budget", "0.1s"),
     touches="spare",
 )
 @contextmanager
