@@ -76,7 +76,8 @@ def not_read(ground: Hosts) -> Iterator[None]:
     variables = ground.as_root("web1", f"cat {ENV_FILE}").replace("%", "%%").splitlines()
     lines = "".join(f'Environment="{variable}"\n' for variable in variables)
     with named(ground, WORKER.replace(f"EnvironmentFile={ENV_FILE}\n", lines), "enable --now"):
-        until_listens(ground, "worker_low@web1")
+        for host in ground.world.record.hosts[1:]:
+            until_listens(ground, f"worker_low@{host.name}")
         yield
 
 

@@ -247,6 +247,11 @@ def _is_there_on_one_host(look: _Look, cause: Finding, effect: Finding) -> bool:
     return any(line.partition(":")[0] in words for line in cause.evidence)
 
 
+def _is_on_some_hosts(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
+    """Whether the effect is on some of the hosts of the cause, and not on all of them."""
+    return set(effect.subject.split(", ")) < set(cause.subject.split(", "))
+
+
 def _is_its_other_name(look: _Look, cause: Finding, effect: Finding) -> bool:  # noqa: ARG001
     """Whether the only task that is never imported is one of the two names."""
     return effect.summary.partition(":")[0] in cause.summary.partition(" are one task")[0].split(" and ")
@@ -303,6 +308,7 @@ _PAIRS = (
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"),
           ("task.not_registered",), where=_lacks_them_too),
     _Pair(("application.tasks_differ",), ("task.not_registered", "task.discarded"), where=_is_there_on_one_host),
+    _Pair(("application.results_differ",), ("results.elsewhere",), where=_is_on_some_hosts, of_all=True),
     _Pair(("worker.older_code",), ("task.not_registered", "task.discarded"), where=_restart_brings_them),
     _Pair(("task.import_fails", "task.never_imported", "host.probe_failed"), ("task.would_be_discarded",)),
     _Pair(("task.not_registered", "task.discarded"), ("task.was_discarded",), any_of_them=True),

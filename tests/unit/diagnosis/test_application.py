@@ -203,6 +203,14 @@ def test_what_hosts_say_otherwise_is_one_finding_of_each_kind_that_names_who_say
     assert {finding.severity for finding in findings.values()} == {Severity.WARNING}
 
 
+def test_results_of_one_host_alone_that_are_kept_elsewhere_follow_from_the_difference() -> None:
+    fleet = make_fleet(*HOSTS, queue_rules=(), result_backend=SecretStr("redis://127.0.0.1:1/2"))
+    ours, theirs = (says(backend=(Place("redis", "127.0.0.1", 1, db),)) for db in ("2", "8"))
+    cause, effect = found(look(ours, theirs, fleet=fleet), fleet)
+    assert (cause.code, effect.code, effect.subject) == ("application.results_differ", "results.elsewhere", "web2")
+    assert [one.code for one in effect.caused_by] == ["application.results_differ"]
+
+
 def test_another_prefix_on_several_hosts_is_one_fault() -> None:
     said = says(transport_options={"global_keyprefix": "shop:"})
     finding = only(found(look(said, said, broker=SILENT)))
