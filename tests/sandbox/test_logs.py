@@ -133,3 +133,13 @@ def test_a_template_of_ones_own_counts_before_the_shipped_one(healthy: World) ->
     assert target["content"].endswith("[Unit]\nDescription=ours on sandbox\n")
     (change,) = healthy.inv("install-units", "--inventory", name, "--dry-run", "--json").json["plan"]
     assert change["summary"].endswith("celery.target")
+
+
+def test_a_log_that_is_missing_is_named_and_hosts_without_logs_are_told_what_to_name(healthy: World) -> None:
+    logs = "celery_logs: \"{{ sandbox_logs if celery_service_manager == 'commands' else [] }}\""
+    missing = healthy.inv("tail-logs", "-i", healthy.inventory((logs, "celery_logs: [/nowhere/celery.log]")))
+    assert "/nowhere/celery.log" in missing.out
+    nothing = healthy.inv("tail-logs", "-i", healthy.inventory((logs, "celery_logs: []")))
+    assert nothing.code == 5
+    assert "these hosts have no logs to show" in nothing.err
+    assert "name files in celery_logs" in nothing.err
