@@ -464,6 +464,8 @@ def test_what_failed_is_sent_again_once_though_the_run_is_killed_and_repeated(sh
     plan = shop.world.inv("retry", "--task", "shop.fail", "--dry-run", "--json")
     assert plan.code == 2
     assert "1 failure left out: shop.fail was one of a group or chord" in plan.err
+    said = shop.world.inv("retry", "--task", "shop.fail", "--dry-run").out
+    require_shown("tasks.md", "inv retry --task shop.fail --dry-run", said, numbers=False)
     [change] = plan.json["plan"]
     new = {row["id"]: row["new_id"] for row in change["messages"]}
     assert (set(new), shop.client.llen("work")) == (set(failed), length)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.brokers import until
 from tests.sandbox.conftest import World
+from tests.transcripts import require_shown
 
 
 def pid_of(world: World, worker: str) -> int:
@@ -49,6 +50,7 @@ def test_what_is_stopped_or_not_there_is_told_as_that_and_is_no_failure(healthy:
         os.kill(low, signal.SIGCONT)
         assert healthy.inv("remediate", "--yes").code == 0
     assert done.code == 0, done.err
+    require_shown("workers.md", "inv workers", done.out, numbers=False)
     (row,) = (line for line in done.out.splitlines() if line.startswith("worker_low@sandbox"))
     assert row.split()[1:3] == ["stopped", str(low)]
     gone = seen["worker_daemon"]

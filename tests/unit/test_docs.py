@@ -143,11 +143,19 @@ def test_the_inventory_of_a_how_to_page_works(page: str, tmp_path: Path) -> None
 def test_two_applications_are_told_apart_as_the_page_shows(tmp_path: Path) -> None:
     (example,) = examples("several-applications.md")
     (tmp_path / "inventory.yaml").write_text(example)
-    program = [sys.executable, str(CHECKOUT / "tasks.py"), "hosts"]
-    for words in ([], ["-A", "mail"]):
+    program = [sys.executable, str(CHECKOUT / "tasks.py")]
+    for command, code in {"inv hosts": 5, "inv hosts -A mail": 0}.items():
+        words = command.split()[1:]
         done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == (0 if words else 5)
-        require_shown("several-applications.md", " ".join(["inv hosts", *words]), done.stdout + done.stderr)
+        assert done.returncode == code
+        require_shown("several-applications.md", command, done.stdout + done.stderr)
+
+
+def test_what_the_pages_show_of_a_command_is_compared_with_what_it_prints() -> None:
+    tests = "".join(path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    for page in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")):
+        for command in re.findall(r"^    \$ (.+)\n    (?!\$ )\S", page.read_text(), re.MULTILINE):
+            assert f'"{command}"' in tests, f"{page.name}: {command}"
 
 
 @pytest.mark.parametrize(("page", "other"), [("README.md", "README.ru.md"), ("docs/start.md", "docs/start.ru.md")])
