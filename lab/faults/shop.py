@@ -17,10 +17,32 @@ from lab.faults.messages import empty
 from lab.redis_server import RedisServer
 from lab.world import World, make_world
 
-_APP = """\
+KILL = """
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def kill(count):
+    with open(count, "a+") as file:
+        file.write("x")
+        if file.tell() > 3:
+            threading.Event().wait()
+    os.kill(os.getpid(), 9)
+"""
+"""A task that kills its process three times, and hangs the fourth time. It needs os and threading."""
+TAKE_NO_MORE = """
+from celery.worker.control import control_command
+
+@control_command()
+def take_no_more(state):
+    "As a worker whose count of what it may fetch has leaked: it asks for no message any more."
+    qos = state.consumer.task_consumer.channel.qos
+    qos.prefetch_count = 1
+    qos._delivered["leaked"] = None
+    return {"ok": "done"}
+"""
+"""A command for a node, after which it takes no message any more."""
+_APP = (
+    """\
 import os, threading, time
 from celery import Celery
-from celery.worker.control import control_command
 
 app = Celery("shop", broker=open("broker.url").read().strip())
 app.conf.broker_transport_options = eval(open("options").read())
@@ -49,23 +71,10 @@ def limited(): ...
 @app.task(acks_late=True)
 def late():
     threading.Event().wait()
-
-@app.task(acks_late=True, reject_on_worker_lost=True)
-def kill(count):
-    with open(count, "a+") as file:
-        file.write("x")
-        if file.tell() > 3:
-            threading.Event().wait()
-    os.kill(os.getpid(), 9)
-
-@control_command()
-def take_no_more(state):
-    "As a worker whose count of what it may fetch has leaked: it asks for no message any more."
-    qos = state.consumer.task_consumer.channel.qos
-    qos.prefetch_count = 1
-    qos._delivered["leaked"] = None
-    return {"ok": "done"}
 """
+    + KILL
+    + TAKE_NO_MORE
+)
 _INVENTORY = """\
 all:
   hosts:

@@ -11,6 +11,7 @@ import pytest
 import redis
 from celery import Celery
 
+from lab.faults.shop import KILL
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
 
@@ -27,14 +28,6 @@ def bill():
 
 @app.task
 def add(): ...
-
-@app.task(acks_late=True, reject_on_worker_lost=True)
-def kill(count):
-    with open(count, "a+") as file:
-        file.write("x")
-        if file.tell() > 3:
-            threading.Event().wait()
-    os.kill(os.getpid(), 9)
 """
 INVENTORY = """\
 all:
@@ -74,7 +67,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
     folder.mkdir()
     with ExitStack() as stack:
         url = stack.enter_context(servers(world.path))().url(0)
-        (folder / "shop.py").write_text(APP.replace("URL", repr(url)))
+        (folder / "shop.py").write_text(APP.replace("URL", repr(url)) + KILL)
         (folder / "inventory.yaml").write_text(INVENTORY.replace("URL", url).replace("PYTHON", sys.executable))
         command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "1", "-l", "INFO", "--without-mingle"]
         ways: dict[str, dict[str, str]] = {

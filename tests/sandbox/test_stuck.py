@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from lab.faults.shop import TAKE_NO_MORE
 from lab.redis_server import RedisServer
 from tests.brokers import servers, until
 from tests.sandbox.conftest import World, make_world
@@ -19,7 +20,6 @@ from tests.sandbox.conftest import World, make_world
 APP = """
 import threading, time
 from celery import Celery
-from celery.worker.control import control_command
 
 app = Celery("shop", broker=URL, backend=URL)
 app.conf.broker_transport_options = OPTIONS
@@ -55,14 +55,6 @@ def limited(): ...
 @app.task(acks_late=True)
 def late():
     threading.Event().wait()
-
-@control_command()
-def take_no_more(state):
-    "As a worker whose count of what it may fetch has leaked: it asks for no message any more."
-    qos = state.consumer.task_consumer.channel.qos
-    qos.prefetch_count = 1
-    qos._delivered["leaked"] = None
-    return {"ok": "done"}
 """
 HEAD = """\
 all:
@@ -117,7 +109,7 @@ class Shop:
         self.folder = world.path / self.name
         self.folder.mkdir()
         (self.folder / "shop.py").write_text(
-            APP.replace("URL", repr(self.url)).replace("OPTIONS", repr(options | RESTORES))
+            APP.replace("URL", repr(self.url)).replace("OPTIONS", repr(options | RESTORES)) + TAKE_NO_MORE
         )
         head = (
             HEAD.replace("RUNTIME", runtime)
